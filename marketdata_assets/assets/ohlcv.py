@@ -1,0 +1,151 @@
+"""The ``ohlcv`` asset: bars of every series, fetched or rolled up, one partition per day and series."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+from dagster import (
+    AssetExecutionContext,
+    AssetsDefinition,
+    BackfillPolicy,
+    Config,
+    Failure,
+    MetadataValue,
+    MultiPartitionsDefinition,
+    asset,
+)
+from pydantic import Field
+
+from marketdata_assets.assets.ingest import Ingest, IngestReport
+from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window
+from marketdata_assets.partitions import days_by_series
+from marketdata_assets.polygon.planner import CORRECTION_SESSIONS, Instrument, plan
+from marketdata_assets.polygon.resource import PolygonResource
+from marketdata_assets.storage.bars import BarBatch, read_coverage, read_rows
+from marketdata_assets.storage.connection import Database
+from marketdata_assets.storage.io_manager import table_metadata
+from marketdata_assets.storage.resource import PostgresResource
+from marketdata_assets.storage.symbols import list_symbols, not_tracked
+from marketdata_assets.storage.tables import OHLCV
+
+DESCRIPTION = """\
+OHLCV bars of every tracked series, **unadjusted**, keyed by `(symbol, timeframe, time)`; `time` is the open, UTC.
+
+`1m` and `1d` are fetched from Polygon.io; `5m` to `4h` are rolled up from `1m`, `1w` from `1d`. A bar belongs to
+the partition of the local date of its open. Rows that break a rule go to `ohlcv_quarantine`; old values of a
+revised bar go to `ohlcv_revision`; nothing is deleted.
+"""
+
+
+class OhlcvConfig(Config):
+    """What a run of ``ohlcv`` may be told."""
+
+    force: bool = Field(
+        default=False, description="Ask the vendor again for windows that are stored already."
+    )
+    correction_sessions: int = Field(
+        default=CORRECTION_SESSIONS,
+        ge=0,
+        description="Latest sessions that are asked for again: late trades revise them.",
+    )
+
+
+def ohlcv_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
+    """The asset over ``partitions``."""
+
+    @asset(
+        name="ohlcv",
+        partitions_def=partitions,
+        backfill_policy=BackfillPolicy.single_run(),
+        group_name="bars",
+        kinds={"polars", "postgres"},
+        description=DESCRIPTION,
+        metadata=table_metadata(OHLCV),
+    )
+    def ohlcv(
+        context: AssetExecutionContext,
+        config: OhlcvConfig,
+        polygon: PolygonResource,
+        postgres: PostgresResource,
+    ) -> Any:  # noqa: ANN401 - a generator of batches: Dagster would take its element type for an output type
+        return _batches(context, config, polygon, postgres)
+
+    return ohlcv
+
+
+def _batches(
+    context: AssetExecutionContext, config: OhlcvConfig, polygon: PolygonResource, postgres: PostgresResource
+) -> Iterator[BarBatch]:
+    days = days_by_series(context.partition_keys)
+    now = datetime.now(UTC)
+    with postgres.database() as database:
+        wanted = _instruments(database, days)
+        planned = plan(
+            wanted,
+            {day for series_days in days.values() for day in series_days},
+            read_coverage(database, [instrument.symbol for instrument in wanted]),
+            now=now,
+            force=config.force,
+            correction_sessions=config.correction_sessions,
+        )
+        context.log.info(
+            "%d series over %d days: %d requests (at most %d pages), %d windows rolled up from stored bars",
+            len(days),
+            len({day for series_days in days.values() for day in series_days}),
+            len(planned.fetches),
+            planned.pages,
+            len(planned.rollups),
+        )
+        ingest = Ingest(planned, now=now, run_id=context.run_id)
+
+        def read_bars(series: Series, window: Window) -> pl.DataFrame:
+            return read_rows(database, OHLCV, {series: [window]})
+
+        if planned.requests:
+            with closing(polygon.stream(planned.requests, database_url=database.url)) as events:
+                yield from ingest.batches(events, read_bars)
+        else:
+            yield from ingest.batches((), read_bars)
+    report = ingest.report
+    context.add_asset_metadata(_metadata(report))
+    for notice in report.notices:
+        context.log.warning("%s", notice)
+    if report.failures:
+        raise _failure(report)
+
+
+def _instruments(database: Database, days: dict[Series, list[Any]]) -> dict[Instrument, list[Timeframe]]:
+    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+    wanted: dict[Instrument, list[Timeframe]] = {}
+    for series in days:
+        if series.symbol not in classes:
+            raise not_tracked(series.symbol)
+        wanted.setdefault(Instrument(series.symbol, classes[series.symbol]), []).append(series.timeframe)
+    return wanted
+
+
+def _metadata(report: IngestReport) -> dict[str, MetadataValue]:
+    return {
+        "requests": MetadataValue.int(report.requests),
+        "pages": MetadataValue.int(report.pages),
+        "retries": MetadataValue.int(report.retries),
+        "seconds_waited_for_limit": MetadataValue.float(round(report.waited_seconds, 3)),
+    }
+
+
+def _failure(report: IngestReport) -> Failure:
+    shown = "; ".join(str(error) for _, error in report.failures[:3])
+    more = f"; and {len(report.failures) - 3} more" if len(report.failures) > 3 else ""  # noqa: PLR2004 - as shown above
+    return Failure(
+        description=f"{', '.join(report.failed_symbols)} failed, every other symbol is stored: {shown}{more}",
+        metadata={
+            **_metadata(report),
+            "failed_symbols": MetadataValue.json(report.failed_symbols),
+            "errors": MetadataValue.json([str(error) for _, error in report.failures]),
+        },
+        allow_retries=False,
+    )

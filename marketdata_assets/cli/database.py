@@ -1,0 +1,103 @@
+"""``marketdata db …`` and ``marketdata migrate``: the market database from the command line.
+
+Belongs here: arguments and what is printed. Does not belong here: how a server lives (``storage``).
+Errors are raised as :class:`MarketDataError`; the command line's entry point prints them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from marketdata_assets.config import Settings, load_settings
+from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.storage import migrations
+from marketdata_assets.storage.connection import connect, redacted, resolve_database_url
+from marketdata_assets.storage.embedded import EmbeddedServer
+
+app = typer.Typer(no_args_is_help=True, help="The embedded Postgres server: start, stop, look, connect.")
+
+
+@app.command(epilog="Example: marketdata db start")
+def start() -> None:
+    """Start the embedded server, making it on first use. Nothing happens when it runs already."""
+    typer.echo(f"running: {redacted(_embedded(load_settings()).ensure_running())}")
+
+
+@app.command(epilog="Example: marketdata db stop")
+def stop() -> None:
+    """Stop the embedded server, ending its sessions. The data stay."""
+    typer.echo("stopped" if _embedded(load_settings()).stop() else "not running")
+
+
+@app.command(epilog="Example: marketdata db status --json")
+def status(
+    *, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for a machine.")] = False
+) -> None:
+    """Say whether the database answers; exit with 1 when the embedded server is down."""
+    settings = load_settings()
+    if settings.database_url is not None:
+        url = resolve_database_url(settings)
+        connect(url, application_name="marketdata status").close()
+        facts: dict[str, object] = {"running": True, "embedded": False, "url": redacted(url)}
+        line = f"running: {redacted(url)} (DATABASE_URL)"
+    else:
+        found = EmbeddedServer(settings.home).status()
+        facts = {
+            "running": found.running,
+            "embedded": True,
+            "port": found.port,
+            "pid": found.pid,
+            "data": str(found.data),
+        }
+        line = (
+            f"running: port {found.port}, pid {found.pid}, data in {found.data}"
+            if found.running
+            else f"not running (data in {found.data}); start it with: marketdata db start"
+        )
+    typer.echo(json.dumps(facts) if as_json else line)
+    if not facts["running"]:
+        raise typer.Exit(1)
+
+
+@app.command(epilog='Example: psql "$(marketdata db url --show-password)"')
+def url(
+    *,
+    show_password: Annotated[
+        bool, typer.Option("--show-password", help="Print the password, too, so that psql can use the URL.")
+    ] = False,
+) -> None:
+    """Print the URL of the database, starting the embedded server when it is down."""
+    found = resolve_database_url(load_settings())
+    typer.echo(found if show_password else redacted(found))
+    if not show_password:
+        typer.echo("the password is left out; --show-password prints it", err=True)
+
+
+def migrate(
+    *,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Apply nothing: list what is pending, exit with 1 when anything is."),
+    ] = False,
+) -> None:
+    """Bring the database's schema up to date. Safe to repeat, and to run in several processes at once."""
+    database = resolve_database_url(load_settings())
+    names = migrations.pending(database) if check else migrations.migrate(database)
+    for name in names:
+        typer.echo(f"{'pending' if check else 'applied'}: {name}")
+    if not names:
+        typer.echo("up to date")
+    elif check:
+        raise typer.Exit(1)
+
+
+def _embedded(settings: Settings) -> EmbeddedServer:
+    if settings.database_url is not None:
+        message = (
+            "DATABASE_URL is set, so the server is not ours to start or stop: unset it, or manage that server"
+        )
+        raise ConfigurationError(message)
+    return EmbeddedServer(settings.home)

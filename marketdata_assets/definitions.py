@@ -1,0 +1,39 @@
+"""The one Definitions object of the platform."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from marketdata_assets.assets.ohlcv import ohlcv_asset
+from marketdata_assets.config import load_settings
+from marketdata_assets.partitions import day_by_series
+from marketdata_assets.polygon.resource import PolygonResource
+from marketdata_assets.storage.io_manager import PostgresIOManager
+from marketdata_assets.storage.resource import PostgresResource
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Assets, resources and jobs; ``resources`` replace those of the same name (test doubles)."""
+    partitions = day_by_series(load_settings().start)
+    postgres = PostgresResource()
+    return dg.Definitions(
+        assets=[ohlcv_asset(partitions)],
+        resources={
+            "polygon": PolygonResource(),
+            "postgres": postgres,
+            "io_manager": PostgresIOManager(postgres=postgres),
+            **(resources or {}),
+        },
+        executor=dg.in_process_executor,
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What ``workspace.yaml`` loads."""
+    return build_definitions()

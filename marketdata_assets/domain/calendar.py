@@ -1,0 +1,132 @@
+"""Trading calendars: which local days have a session, and which hours of them.
+
+A *session* is a local date on which the market opens. Local dates and clock times appear only here; every
+other module speaks UTC. XNYS comes from ``exchange_calendars``, which knows half days and unscheduled
+closures; crypto trades every UTC day.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from marketdata_assets.domain.series import AssetClass
+from marketdata_assets.domain.windows import Window
+
+_XNYS_FIRST, _XNYS_LAST = date(1990, 1, 1), date(2040, 12, 31)
+# Polygon's stock minutes run from 04:00 to 20:00 Eastern (POLYGON_API.md, "Timestamps").
+_EXTENDED_OPEN, _EXTENDED_CLOSE = time(4), time(20)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One local trading date.
+
+    ``regular`` is the window in which bars are expected; ``extended`` is the window in which the vendor may
+    have bars (pre-market and after-hours included). Both are UTC.
+    """
+
+    day: date
+    regular: Window
+    extended: Window
+
+
+@dataclass(frozen=True, eq=False)
+class TradingCalendar:
+    """The sessions of a market and the time zone of its dates."""
+
+    name: str
+    timezone: ZoneInfo
+    _days: Sequence[date] | None = field(repr=False)
+    _opens: Sequence[datetime] = field(default=(), repr=False)
+    _closes: Sequence[datetime] = field(default=(), repr=False)
+
+    @property
+    def is_always_open(self) -> bool:
+        """Whether every day is a session of 24 hours."""
+        return self._days is None
+
+    def day_start(self, day: date) -> datetime:
+        """Local midnight that opens ``day``, as UTC."""
+        return datetime.combine(day, time(), self.timezone).astimezone(UTC)
+
+    def day_window(self, day: date) -> Window:
+        """``day`` from local midnight to local midnight: 23, 24 or 25 hours."""
+        return Window(self.day_start(day), self.day_start(day + timedelta(days=1)))
+
+    def local_day(self, moment: datetime) -> date:
+        """The local date on which ``moment`` falls."""
+        return moment.astimezone(self.timezone).date()
+
+    def is_session(self, day: date) -> bool:
+        """Whether the market opens on ``day``."""
+        if self._days is None:
+            return True
+        position = bisect_left(self._days, day)
+        return position < len(self._days) and self._days[position] == day
+
+    def sessions(self, first: date, last: date) -> list[date]:
+        """The sessions from ``first`` to ``last``, both inclusive."""
+        if self._days is None:
+            return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+        return list(
+            self._days[bisect_left(self._days, first) : bisect_left(self._days, last + timedelta(days=1))]
+        )
+
+    def session(self, day: date) -> Session | None:
+        """The session of ``day``, or None when the market stays closed."""
+        window = self.day_window(day)
+        if self._days is None:
+            return Session(day, window, window)
+        position = bisect_left(self._days, day)
+        if position == len(self._days) or self._days[position] != day:
+            return None
+        extended = Window(
+            datetime.combine(day, _EXTENDED_OPEN, self.timezone).astimezone(UTC),
+            datetime.combine(day, _EXTENDED_CLOSE, self.timezone).astimezone(UTC),
+        )
+        return Session(day, Window(self._opens[position], self._closes[position]), extended)
+
+    def last_sessions(self, today: date, count: int) -> list[date]:
+        """The ``count`` latest sessions up to and including ``today``, in order."""
+        if self._days is None:
+            return self.sessions(today - timedelta(days=count - 1), today)
+        end = bisect_left(self._days, today + timedelta(days=1))
+        return list(self._days[max(0, end - count) : end])
+
+
+@cache
+def _xnys() -> TradingCalendar:
+    # Imported here: pandas and the calendar's tables cost a second that `marketdata --help` need not pay.
+    import exchange_calendars  # noqa: PLC0415
+
+    calendar = exchange_calendars.get_calendar(
+        "XNYS", start=_XNYS_FIRST.isoformat(), end=_XNYS_LAST.isoformat()
+    )
+    return TradingCalendar(
+        name="XNYS",
+        timezone=ZoneInfo("America/New_York"),
+        _days=calendar.sessions.to_numpy().astype("datetime64[D]").astype(object).tolist(),
+        _opens=_utc(calendar.opens.dt.tz_convert(None).to_numpy()),
+        _closes=_utc(calendar.closes.dt.tz_convert(None).to_numpy()),
+    )
+
+
+def _utc(moments: np.ndarray) -> list[datetime]:
+    return [moment.replace(tzinfo=UTC) for moment in moments.astype("datetime64[us]").astype(object)]
+
+
+@cache
+def _always_open() -> TradingCalendar:
+    return TradingCalendar(name="24/7", timezone=ZoneInfo("UTC"), _days=None)
+
+
+def calendar_of(asset_class: AssetClass) -> TradingCalendar:
+    """The calendar of an asset class: XNYS for stocks, ETFs and indices, 24/7 for crypto."""
+    return _always_open() if asset_class is AssetClass.CRYPTO else _xnys()

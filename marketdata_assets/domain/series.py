@@ -1,0 +1,59 @@
+"""Series: a symbol in a timeframe, and the asset class that decides its calendar and vendor ticker."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.timeframe import Timeframe
+
+_SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9.\-]{0,19}")
+
+
+class AssetClass(StrEnum):
+    """What kind of instrument a symbol names."""
+
+    STOCK = "stock"
+    ETF = "etf"
+    CRYPTO = "crypto"
+    INDEX = "index"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Series:
+    """A symbol in one timeframe. Its key, ``SYMBOL:TIMEFRAME``, is the ``series`` partition key."""
+
+    symbol: str
+    timeframe: Timeframe
+
+    @classmethod
+    def parse(cls, key: str) -> Series:
+        """The series of a key such as ``AAPL:1m`` or ``BRK.B:1d``; raises :class:`ConfigurationError`."""
+        symbol, separator, timeframe = key.rpartition(":")
+        if not separator:
+            message = f"{key!r} is not a series key: write SYMBOL:TIMEFRAME, as in AAPL:1m"
+            raise ConfigurationError(message)
+        return cls(parse_symbol(symbol), Timeframe.parse(timeframe))
+
+    @property
+    def key(self) -> str:
+        """``SYMBOL:TIMEFRAME``."""
+        return f"{self.symbol}:{self.timeframe}"
+
+    def __str__(self) -> str:
+        return self.key
+
+
+def parse_symbol(text: str) -> str:
+    """``text`` as a symbol: upper case, letters, digits, dots and dashes, at most 20 characters.
+
+    Raises :class:`ConfigurationError` for anything else; Dagster forbids ``| , [ ]`` in a partition key and
+    ``:`` separates symbol and timeframe.
+    """
+    symbol = text.strip().upper()
+    if not _SYMBOL.fullmatch(symbol):
+        message = f"{text!r} is not a symbol: use letters, digits, '.' and '-', as in AAPL, BRK.B or BTC-USD"
+        raise ConfigurationError(message)
+    return symbol

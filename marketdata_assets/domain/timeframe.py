@@ -1,0 +1,87 @@
+"""Timeframes: the eight bar lengths and the two base resolutions that they are made from."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+
+from marketdata_assets.domain.errors import ConfigurationError
+
+
+class Timeframe(StrEnum):
+    """The length of a bar. The value is its name everywhere: partition keys, columns, commands."""
+
+    M1 = "1m"
+    M5 = "5m"
+    M15 = "15m"
+    M30 = "30m"
+    H1 = "1h"
+    H4 = "4h"
+    D1 = "1d"
+    W1 = "1w"
+
+    @classmethod
+    def parse(cls, text: str) -> Timeframe:
+        """The timeframe named ``text``; raises :class:`ConfigurationError` naming the eight that exist."""
+        try:
+            return cls(text.strip())
+        except ValueError:
+            known = ", ".join(cls)
+            message = f"unknown timeframe {text!r}: use one of {known}"
+            raise ConfigurationError(message) from None
+
+    @property
+    def multiplier(self) -> int:
+        """How many ``timespan`` units a bar has, as the vendor counts them."""
+        return _VENDOR[self][0]
+
+    @property
+    def timespan(self) -> str:
+        """The vendor's unit: ``minute``, ``hour``, ``day`` or ``week``."""
+        return _VENDOR[self][1]
+
+    @property
+    def duration(self) -> timedelta:
+        """Nominal length. A local day is 23 or 25 hours long when the clock changes."""
+        return _DURATION[self]
+
+    @property
+    def base(self) -> Timeframe:
+        """The fetched resolution that this one is rolled up from: ``1m`` or ``1d`` (itself, for a base)."""
+        return Timeframe.M1 if self.is_intraday else Timeframe.D1
+
+    @property
+    def is_base(self) -> bool:
+        """Whether bars of this timeframe are fetched rather than rolled up."""
+        return self in (Timeframe.M1, Timeframe.D1)
+
+    @property
+    def is_intraday(self) -> bool:
+        """Whether a bar is shorter than a day."""
+        return self not in (Timeframe.D1, Timeframe.W1)
+
+
+_VENDOR: dict[Timeframe, tuple[int, str]] = {
+    Timeframe.M1: (1, "minute"),
+    Timeframe.M5: (5, "minute"),
+    Timeframe.M15: (15, "minute"),
+    Timeframe.M30: (30, "minute"),
+    Timeframe.H1: (1, "hour"),
+    Timeframe.H4: (4, "hour"),
+    Timeframe.D1: (1, "day"),
+    Timeframe.W1: (1, "week"),
+}
+
+_DURATION: dict[Timeframe, timedelta] = {
+    Timeframe.M1: timedelta(minutes=1),
+    Timeframe.M5: timedelta(minutes=5),
+    Timeframe.M15: timedelta(minutes=15),
+    Timeframe.M30: timedelta(minutes=30),
+    Timeframe.H1: timedelta(hours=1),
+    Timeframe.H4: timedelta(hours=4),
+    Timeframe.D1: timedelta(days=1),
+    Timeframe.W1: timedelta(days=7),
+}
+
+BASES: tuple[Timeframe, Timeframe] = (Timeframe.M1, Timeframe.D1)
+"""The two resolutions that are asked of the vendor."""

@@ -1,0 +1,69 @@
+"""Partitions: day x series. One key per local date and per active (symbol, timeframe) pair.
+
+The dimension ``day`` sorts before ``series``; that order is part of every key (``2024-01-02|AAPL:1m``).
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING, Final
+
+from dagster import (
+    DailyPartitionsDefinition,
+    DynamicPartitionsDefinition,
+    MultiPartitionKey,
+    MultiPartitionsDefinition,
+)
+
+from marketdata_assets.domain.series import Series
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+DAY: Final = "day"
+SERIES: Final = "series"
+
+
+def day_by_series(start: date) -> MultiPartitionsDefinition:
+    """The partitions of every asset that holds bars, from ``start`` on; today is the last day."""
+    return MultiPartitionsDefinition(
+        {
+            # The last partition is today's: closed bars of an open session have a place.
+            DAY: DailyPartitionsDefinition(start_date=start.isoformat(), end_offset=1),
+            SERIES: DynamicPartitionsDefinition(name=SERIES),
+        }
+    )
+
+
+def partition_key(day: date, series: Series) -> MultiPartitionKey:
+    """The key of one partition."""
+    return MultiPartitionKey({DAY: day.isoformat(), SERIES: series.key})
+
+
+def parse_key(key: str) -> tuple[date, Series]:
+    """Day and series of a partition key."""
+    day, _, series = key.partition("|")
+    return date.fromisoformat(day), Series.parse(series)
+
+
+def days_by_series(keys: Iterable[str]) -> dict[Series, list[date]]:
+    """The days of each series that partition ``keys`` name."""
+    days: dict[Series, list[date]] = {}
+    for key in keys:
+        day, series = parse_key(key)
+        days.setdefault(series, []).append(day)
+    return days
+
+
+def islands(ordered: Sequence[str], wanted: Collection[str]) -> list[tuple[str, str]]:
+    """``wanted`` series keys as the fewest ranges of ``ordered``, Dagster's own order of the dimension.
+
+    A run takes a contiguous range of a dimension; each island is one run.
+    """
+    ranges: list[tuple[str, str]] = []
+    inside = False
+    for key in ordered:
+        if key in wanted:
+            ranges = [*ranges[:-1], (ranges[-1][0], key)] if inside else [*ranges, (key, key)]
+        inside = key in wanted
+    return ranges

@@ -1,0 +1,122 @@
+"""What can go wrong at the vendor, as one hierarchy with the facts as attributes.
+
+Every text is one line: what happened, to which symbol and window, the vendor's request_id, and what to do.
+The API key never appears: the client scrubs whatever the vendor says before it reaches an error.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
+
+if TYPE_CHECKING:
+    from marketdata_assets.domain.windows import Window
+    from marketdata_assets.polygon.request import FetchRecord
+
+
+class PolygonError(MarketDataError):
+    """The vendor did not deliver what was asked of it.
+
+    Attributes:
+        symbol: Whose bars were asked for, as this project writes it.
+        window: Which time was asked for.
+        status: The HTTP status, or None when no answer arrived.
+        request_id: The vendor's own name for the request, to quote to its support; None when it gave none.
+        record: What the client noted of the page that failed; None before it did.
+    """
+
+    remedy = "ask again later"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        symbol: str | None = None,
+        window: Window | None = None,
+        status: int | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        self.symbol = symbol
+        self.window = window
+        self.status = status
+        self.request_id = request_id
+        self.record: FetchRecord | None = None
+        subject = " ".join(str(part) for part in (symbol, window) if part is not None)
+        facts = [f"HTTP {status}"] if status is not None else []
+        facts += [f"request_id {request_id}"] if request_id else []
+        super().__init__(
+            (f"{subject}: " if subject else "")
+            + what.rstrip(". ")
+            + (f" ({', '.join(facts)})" if facts else "")
+            + f"; {self.remedy}"
+        )
+
+
+class AuthenticationError(PolygonError, ConfigurationError):
+    """HTTP 401: the key is unknown to the vendor. Nothing else can succeed with it."""
+
+    remedy = (
+        "set POLYGON_API_KEY to a key of the vendor's dashboard, or run `marketdata demo`, which needs none"
+    )
+
+
+class EntitlementError(PolygonError):
+    """The plan does not include this data: HTTP 403, or HTTP 200 with the status NOT_AUTHORIZED."""
+
+    remedy = "ask for data that the vendor's plan includes, or change the plan"
+
+
+class NotFoundError(PolygonError):
+    """HTTP 404: the vendor does not know the ticker."""
+
+    remedy = "check the symbol and its asset class"
+
+
+class BadRequestError(PolygonError):
+    """HTTP 400 and the other refusals: the request itself is wrong, so asking again cannot help."""
+
+    remedy = "check the symbol, the dates and POLYGON_BASE_URL"
+
+
+class RateLimitedError(PolygonError):
+    """HTTP 429 on every attempt.
+
+    Attributes:
+        retry_after: Seconds that the last answer asked to wait.
+    """
+
+    remedy = "lower POLYGON_REQUESTS_PER_MINUTE to the plan's limit, or stop whatever else uses the same key"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        retry_after: float,
+        symbol: str | None = None,
+        window: Window | None = None,
+        status: int | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        self.retry_after = retry_after
+        super().__init__(what, symbol=symbol, window=window, status=status, request_id=request_id)
+
+
+class VendorFailureError(PolygonError):
+    """No usable answer on any attempt: 5xx, time-outs, resets, truncated bodies or no connection."""
+
+    remedy = "check the network, POLYGON_BASE_URL and the vendor's status page, then ask again"
+
+
+class PagingLoopError(PolygonError):
+    """A ``next_url`` led back to a page that was already read."""
+
+    remedy = "ask for a shorter window, and report the request_id to the vendor"
+
+
+class MalformedPageError(MarketDataError):
+    """A body is not a whole page. Raised by the parser; the client asks again before it gives up."""
+
+
+class RateLimiterUnavailableError(MarketDataError):
+    """The database that holds the shared rate limit is away, so nothing may be asked of the vendor."""

@@ -1,0 +1,358 @@
+"""The vendor's rate limit, kept exactly by any number of processes.
+
+One row of Postgres per API key holds the times of the latest grants. A single statement reserves the next
+slot, which is the latest of
+
+- now,
+- the grant N places back, plus the period and a slack (so that no period ever holds more than N),
+- the pace: one grant every period/N, after an allowance of N/10 that refills while nobody asks,
+- the end of a penalty (a 429's Retry-After), which pushes every process back.
+
+The caller then sleeps until its slot. The slack of 0.6 s, 1 % of a minute, absorbs what happens between the
+slot and the vendor's clock: a late wake-up, a new connection. A caller that wakes later than that allows
+drops its slot and takes another. Whoever sleeps when a penalty falls hears of it through LISTEN/NOTIFY and
+takes a new slot behind it, so that no burst follows.
+
+When the database is away nothing is granted: :class:`RateLimiterUnavailableError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, LiteralString, Protocol, Self
+
+import psycopg
+
+from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.polygon.errors import RateLimiterUnavailableError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pydantic import SecretStr
+
+_LOGGER = logging.getLogger(__name__)
+
+PERIOD_SECONDS: Final = 60.0
+"""The vendor counts requests in one rolling minute per key (POLYGON_API.md, "Errors and limits")."""
+
+SLACK_SECONDS: Final = 0.6
+"""How much longer than the vendor's period a slot stays taken."""
+
+_CHANNEL: Final = "marketdata_rate_limit"
+_LISTEN: Final = "listen marketdata_rate_limit"
+_DATABASE_TIMEOUT_SECONDS: Final = 15.0
+_LISTEN_RETRY_SECONDS: Final = 5.0
+_NOTE_WAIT_SECONDS: Final = 1.0
+_NOTE_EVERY_SECONDS: Final = 10.0
+
+# One statement, evaluated under the row's lock (ON CONFLICT sees the newest row, not the snapshot's):
+#   ring   the grants with the oldest first, at least %(requests)s of them
+#   slot   the earliest time that the ring, the pace and a penalty allow
+# A ring never shrinks: a smaller limit looks fewer places back, and a larger one later still knows the past.
+_RESERVE: Final[LiteralString] = """
+insert into rate_limit as kept (bucket, grants, position, paced_until)
+values (
+    %(bucket)s,
+    array_fill('-infinity'::timestamptz, array[%(requests)s::int - 1]) || clock_timestamp(),
+    %(requests)s::int,
+    clock_timestamp() + %(spacing)s::float8 * interval '1 second'
+)
+on conflict (bucket) do update set (grants, position, paced_until) = (
+    select
+        slot.ring[: slot.place - 1] || slot.granted || slot.ring[slot.place + 1 :],
+        slot.place,
+        -- A caller held by the ring or by a penalty leaves no allowance to those behind it: no burst follows.
+        case when slot.granted > slot.free
+            then slot.granted + (%(allowance)s::float8 + 1) * %(spacing)s::float8 * interval '1 second'
+            else greatest(kept.paced_until, slot.granted) + %(spacing)s::float8 * interval '1 second'
+        end
+    from (
+        select
+            turn.ring,
+            turn.latest %% cardinality(turn.ring) + 1 as place,
+            free.free,
+            greatest(
+                free.free,
+                kept.blocked_until,
+                turn.ring[turn.latest],
+                turn.ring[
+                    (turn.latest - %(requests)s::int + cardinality(turn.ring)) %% cardinality(turn.ring) + 1
+                ] + %(hold)s::float8 * interval '1 second'
+            ) as granted
+        from (
+            select
+                case when cardinality(kept.grants) >= %(requests)s::int then kept.grants
+                    else array_fill(
+                            '-infinity'::timestamptz, array[%(requests)s::int - cardinality(kept.grants)]
+                        ) || kept.grants[kept.position + 1 :] || kept.grants[: kept.position]
+                end as ring,
+                case when cardinality(kept.grants) >= %(requests)s::int then kept.position
+                    else %(requests)s::int
+                end as latest
+        ) as turn,
+        lateral (
+            select greatest(
+                clock_timestamp(),
+                kept.paced_until - %(allowance)s::float8 * %(spacing)s::float8 * interval '1 second'
+            ) as free
+        ) as free
+    ) as slot
+)
+returning
+    extract(epoch from grants[position])::float8,
+    extract(epoch from grants[position] - clock_timestamp())::float8
+"""
+
+_PENALISE: Final = """
+with blocked as (
+    insert into rate_limit as kept (bucket, grants, position, paced_until, blocked_until)
+    values (%(bucket)s, array['-infinity'::timestamptz], 1, '-infinity',
+            clock_timestamp() + %(seconds)s::float8 * interval '1 second')
+    on conflict (bucket) do update set blocked_until = greatest(kept.blocked_until, excluded.blocked_until)
+    returning extract(epoch from blocked_until)::float8 as until
+)
+select until, pg_notify(%(channel)s, %(bucket)s || ' ' || until) from blocked
+"""
+
+_BLOCKED: Final = "select extract(epoch from blocked_until)::float8 from rate_limit where bucket = %(bucket)s"
+
+
+def bucket_of(api_key: SecretStr) -> str:
+    """The name under which processes with one key share a limit: a hash, from which no key can be had."""
+    return hashlib.sha256(b"marketdata rate limit " + api_key.get_secret_value().encode()).hexdigest()[:16]
+
+
+class Limiter(Protocol):
+    """Says when the next request may be sent."""
+
+    async def acquire(self) -> float:
+        """Wait for a slot; the seconds that it took."""
+
+    async def penalise(self, retry_after: float) -> None:
+        """Let nobody send anything for ``retry_after`` seconds."""
+
+
+class NoLimit:
+    """A limiter without a limit, for a plan that has none. A penalty holds within the process."""
+
+    def __init__(self) -> None:
+        self._blocked_until = 0.0
+
+    async def acquire(self) -> float:
+        """Wait for the end of a penalty, if there is one; the seconds that it took."""
+        started = time.monotonic()
+        # Not an event: the end of a penalty is a time, and it may move while this sleeps.
+        while (remaining := self._blocked_until - time.monotonic()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(remaining)
+        return time.monotonic() - started
+
+    async def penalise(self, retry_after: float) -> None:
+        """Let nobody in this process send anything for ``retry_after`` seconds."""
+        self._blocked_until = max(self._blocked_until, time.monotonic() + retry_after)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    granted: float  # epoch seconds of the database's clock
+    due: float  # the same moment on this process's monotonic clock
+    deaf: int  # how often the listener had lost its connection when the slot was reserved
+
+
+class RateLimiter:
+    """At most ``requests_per_minute`` grants in any period, over every process that uses the same bucket.
+
+    An async context manager that belongs to one event loop. It keeps two connections: one for reservations,
+    one that listens for penalties.
+
+    Args:
+        database_url: The Postgres that holds the table ``rate_limit``.
+        bucket: See :func:`bucket_of`.
+        requests_per_minute: The limit N, per period.
+        period_seconds: The vendor's window; another value than a minute is for tests.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        bucket: str,
+        requests_per_minute: int,
+        *,
+        period_seconds: float = PERIOD_SECONDS,
+    ) -> None:
+        if requests_per_minute < 1:
+            message = f"a rate limit grants at least one request a minute, not {requests_per_minute}"
+            raise ValueError(message)
+        hold = period_seconds + SLACK_SECONDS
+        self._database_url = database_url
+        self._bucket = bucket
+        self._requests = requests_per_minute
+        self._reservation = {
+            "bucket": bucket,
+            "requests": requests_per_minute,
+            "allowance": -(-requests_per_minute // 10),
+            "spacing": hold / requests_per_minute,
+            "hold": hold,
+        }
+        self._connection: psycopg.AsyncConnection | None = None
+        self._connecting = asyncio.Lock()
+        self._listener: asyncio.Task[None] | None = None
+        self._listening = False
+        self._tried_to_listen = asyncio.Event()
+        self._deaf = 0
+        self._blocked_until = float("-inf")
+        self._penalty = asyncio.Event()
+        self._noted = float("-inf")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close both connections. Slots that were reserved and not used are lost."""
+        if self._listener is not None:
+            self._listener.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._listener
+            self._listener = None
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    async def acquire(self) -> float:
+        """Wait until a request may be sent, and send it at once; the seconds waited.
+
+        Cancelling it loses the slot and nothing else. Raises :class:`RateLimiterUnavailableError`.
+        """
+        started = time.monotonic()
+        while not await self._sleep_until(await self._reserve()):
+            pass
+        return time.monotonic() - started
+
+    async def penalise(self, retry_after: float) -> None:
+        """Let no process with this bucket send anything for ``retry_after`` seconds from now.
+
+        Sleepers whose slot lies before the end of it take a new one behind it. Raises
+        :class:`RateLimiterUnavailableError`.
+        """
+        until, _ = await self._ask(
+            _PENALISE, {"bucket": self._bucket, "channel": _CHANNEL, "seconds": max(0.0, retry_after)}
+        )
+        self._hear(until)
+
+    async def _reserve(self) -> _Slot:
+        await self._listen()
+        deaf = self._deaf
+        granted, wait = await self._ask(_RESERVE, self._reservation)
+        return _Slot(granted, time.monotonic() + wait, deaf)
+
+    async def _sleep_until(self, slot: _Slot) -> bool:
+        """Sleep until ``slot``; whether it still holds: not after a penalty, and not when woken too late."""
+        self._note(slot.due - time.monotonic())
+        slept = False
+        while (remaining := slot.due - time.monotonic()) > 0:
+            if slot.granted < self._blocked_until:
+                return False
+            slept = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(remaining):
+                    await self._penalty.wait()
+        if slept and (self._deaf != slot.deaf or not self._listening):
+            # A penalty may have fallen while nobody listened.
+            (blocked_until,) = await self._ask(_BLOCKED, {"bucket": self._bucket})
+            self._hear(blocked_until)
+        return slot.granted >= self._blocked_until and time.monotonic() - slot.due < SLACK_SECONDS / 2
+
+    def _note(self, wait: float) -> None:
+        now = time.monotonic()
+        if wait > _NOTE_WAIT_SECONDS and now - self._noted > _NOTE_EVERY_SECONDS:
+            self._noted = now
+            _LOGGER.info(
+                "waiting %.1f s for the vendor's limit of %d requests a minute", wait, self._requests
+            )
+
+    def _hear(self, blocked_until: float) -> None:
+        if blocked_until > self._blocked_until:
+            self._blocked_until = blocked_until
+            self._penalty.set()
+            self._penalty = asyncio.Event()
+
+    async def _ask(self, statement: LiteralString, values: dict[str, object]) -> tuple[float, ...]:
+        """The row that ``statement`` returns. A lost connection is replaced once; a slot may go with it."""
+        try:
+            return await self._row(statement, values)
+        except (psycopg.OperationalError, TimeoutError):
+            _LOGGER.debug("the rate limiter lost its connection and opens another")
+        try:
+            return await self._row(statement, values)
+        except (psycopg.Error, TimeoutError) as error:
+            reason = str(error).strip().partition("\n")[0] or "no answer in time"
+            message = (
+                f"the vendor's rate limit cannot be kept without its database ({reason}): start it with "
+                "`marketdata db start`, run `marketdata migrate`, or correct DATABASE_URL"
+            )
+            raise RateLimiterUnavailableError(message) from None
+
+    async def _row(self, statement: LiteralString, values: dict[str, object]) -> tuple[float, ...]:
+        async with asyncio.timeout(_DATABASE_TIMEOUT_SECONDS):
+            async with self._connecting:
+                if self._connection is None or self._connection.closed:
+                    self._connection = await _connect(self._database_url)
+                connection = self._connection
+            try:
+                row = await (await connection.execute(statement, values)).fetchone()
+            except psycopg.OperationalError:
+                await connection.close()
+                raise
+        return row or ()
+
+    async def _listen(self) -> None:
+        """Start to listen for penalties, once; returns when the first attempt has succeeded or failed."""
+        if self._listener is None:
+            self._listener = asyncio.create_task(self._keep_listening())
+        await self._tried_to_listen.wait()
+
+    async def _keep_listening(self) -> None:
+        while True:
+            try:
+                async with await _connect(self._database_url) as connection:
+                    await connection.execute(_LISTEN)
+                    self._listening = True
+                    self._tried_to_listen.set()
+                    async for notice in connection.notifies():
+                        bucket, _, until = notice.payload.partition(" ")
+                        if bucket == self._bucket:
+                            self._hear(float(until))
+            except psycopg.Error:
+                _LOGGER.debug("not listening for penalties: sleepers look for one when they wake")
+            finally:
+                self._listening = False
+                self._deaf += 1
+                self._tried_to_listen.set()
+            await asyncio.sleep(_LISTEN_RETRY_SECONDS)
+
+
+async def _connect(database_url: str) -> psycopg.AsyncConnection:
+    try:
+        return await psycopg.AsyncConnection.connect(
+            database_url,
+            autocommit=True,
+            connect_timeout=10,
+            application_name="marketdata rate limit",
+            keepalives_idle=30,
+            keepalives_interval=10,
+            keepalives_count=3,
+        )
+    except psycopg.ProgrammingError:
+        # libpq repeats the text that it could not read, password and all.
+        message = "DATABASE_URL is malformed: write postgresql://user:password@host:port/database"
+        raise ConfigurationError(message) from None

@@ -1,0 +1,276 @@
+"""The planner: from wanted series and days to the fewest requests. Pure.
+
+Only ``1m`` and ``1d`` bars are asked for; one request serves every timeframe that is rolled up from its base.
+Days without a session are never asked for, nor are windows whose answer is already stored, unless they lie in
+the correction window (the vendor revises its latest sessions) or the caller insists.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
+from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.domain.timeframe import BASES, Timeframe
+from marketdata_assets.domain.windows import Window, union
+from marketdata_assets.polygon.request import FetchRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+PAGE_BARS: Final = 50_000
+"""Base bars that one page holds: the vendor's largest ``limit``."""
+
+CORRECTION_SESSIONS: Final = 3
+"""Sessions that are asked for again although they are stored: late trades revise them."""
+
+_EXTENDED_MINUTES, _DAY_MINUTES = 16 * 60, 24 * 60
+_SUNDAY = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """A symbol with its asset class."""
+
+    symbol: str
+    asset_class: AssetClass
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """A request, and the timeframes that its bars are stored in."""
+
+    request: FetchRequest
+    timeframes: tuple[Timeframe, ...]
+    pages: int
+    """Upper bound of the pages that the vendor answers with."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRollup:
+    """Bars that can be rolled up from base bars that are already stored: costs no request."""
+
+    instrument: Instrument
+    base: Timeframe
+    window: Window
+    timeframes: tuple[Timeframe, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What has to be done so that every wanted series holds every wanted day."""
+
+    fetches: tuple[Fetch, ...] = ()
+    rollups: tuple[StoredRollup, ...] = ()
+
+    @property
+    def requests(self) -> list[FetchRequest]:
+        """What to ask of the vendor."""
+        return [fetch.request for fetch in self.fetches]
+
+    @property
+    def pages(self) -> int:
+        """Upper bound of the HTTP requests, retries left out."""
+        return sum(fetch.pages for fetch in self.fetches)
+
+
+def plan(
+    wanted: Mapping[Instrument, Iterable[Timeframe]],
+    days: Iterable[date],
+    coverage: Mapping[Series, Sequence[Window]],
+    *,
+    now: datetime,
+    force: bool = False,
+    correction_sessions: int = CORRECTION_SESSIONS,
+) -> Plan:
+    """The fewest requests that bring ``wanted`` series over ``days``.
+
+    Args:
+        wanted: Timeframes by instrument.
+        days: Local dates, in any order; a bar belongs to the local date of its open.
+        coverage: Windows of each series that were asked for and stored whole before.
+        now: The present, UTC. What has not closed by then is not asked for.
+        force: Ask for everything again.
+        correction_sessions: How many of the latest sessions are asked for again.
+    """
+    sorted_days = sorted(set(days))
+    fetches: list[Fetch] = []
+    rollups: list[StoredRollup] = []
+    for instrument, timeframes in wanted.items():
+        for base in BASES:
+            group = tuple(
+                timeframe
+                for timeframe in Timeframe
+                if timeframe in set(timeframes) and timeframe.base is base
+            )
+            if group and sorted_days:
+                planner = _GroupPlanner(instrument, base, group, coverage, now)
+                planner.want(sorted_days, force=force, correction_sessions=correction_sessions)
+                fetches += planner.fetches()
+                rollups += planner.rollups()
+    return Plan(tuple(fetches), tuple(rollups))
+
+
+class _GroupPlanner:
+    """Plans the timeframes of one symbol that share a base."""
+
+    def __init__(
+        self,
+        instrument: Instrument,
+        base: Timeframe,
+        timeframes: tuple[Timeframe, ...],
+        coverage: Mapping[Series, Sequence[Window]],
+        now: datetime,
+    ) -> None:
+        self._instrument = instrument
+        self._base = base
+        self._timeframes = timeframes
+        self._calendar = calendar_of(instrument.asset_class)
+        self._now = now
+        self._covered = {
+            timeframe: union(coverage.get(Series(instrument.symbol, timeframe), ()))
+            for timeframe in {base, *timeframes}
+        }
+        self._to_fetch: dict[date, set[Timeframe]] = defaultdict(set)
+        self._to_roll_up: dict[date, set[Timeframe]] = defaultdict(set)
+
+    def want(self, days: Sequence[date], *, force: bool, correction_sessions: int) -> None:
+        """Sort the sessions of ``days`` into those to fetch and those to roll up from the store."""
+        today = self._calendar.local_day(self._now)
+        corrected = (
+            self._calendar.last_sessions(today, correction_sessions) if correction_sessions > 0 else []
+        )
+        revised_from = corrected[0] if corrected else date.max
+        for timeframe in self._timeframes:
+            for unit in self._units(timeframe, days):
+                renew = force or unit[-1] >= revised_from
+                if not renew and all(self._is_covered(timeframe, day) for day in unit):
+                    continue
+                stored = (
+                    not renew
+                    and timeframe is not self._base
+                    and all(self._is_covered(self._base, day) for day in unit)
+                )
+                target = self._to_roll_up if stored else self._to_fetch
+                for day in unit:
+                    target[day].add(timeframe)
+
+    def _units(self, timeframe: Timeframe, days: Sequence[date]) -> Iterable[list[date]]:
+        """Sessions that are stored together: a week for ``1w``, a day for the others. Unfinished ones left out."""
+        calendar = self._calendar
+        if timeframe is Timeframe.W1:
+            for sunday in (day for day in days if day.weekday() == _SUNDAY):
+                following = sunday + timedelta(days=7)
+                if calendar.day_start(following) <= self._now and (
+                    sessions := calendar.sessions(sunday, following - timedelta(days=1))
+                ):
+                    yield sessions
+            return
+        chosen = set(days)
+        for day in calendar.sessions(days[0], days[-1]):
+            if day in chosen and self._has_closed_bar(day):
+                yield [day]
+
+    def _has_closed_bar(self, day: date) -> bool:
+        window = self._traded(day)
+        first_close = window.end if self._base is Timeframe.D1 else window.start + self._base.duration
+        return first_close <= self._now
+
+    def _traded(self, day: date) -> Window:
+        """The window of a session in which the vendor may have base bars."""
+        session = self._calendar.session(day)
+        if session is None or self._base is Timeframe.D1:
+            return self._calendar.day_window(day)
+        return session.extended
+
+    def _is_covered(self, timeframe: Timeframe, day: date) -> bool:
+        traded = self._traded(day)
+        return any(window.covers(traded) for window in self._covered[timeframe])
+
+    def fetches(self) -> list[Fetch]:
+        """One :class:`Fetch` per request."""
+        return [
+            Fetch(
+                FetchRequest(self._instrument.symbol, self._instrument.asset_class, self._base, window),
+                timeframes,
+                pages_of(len(self._calendar.sessions(first, last)), self._base, self._calendar),
+            )
+            for first, last, window, timeframes in self._windows(self._to_fetch)
+        ]
+
+    def rollups(self) -> list[StoredRollup]:
+        """One :class:`StoredRollup` per stretch of days."""
+        return [
+            StoredRollup(self._instrument, self._base, window, timeframes)
+            for _, _, window, timeframes in self._windows(self._to_roll_up)
+        ]
+
+    def _windows(
+        self, wanted: Mapping[date, set[Timeframe]]
+    ) -> Iterable[tuple[date, date, Window, tuple[Timeframe, ...]]]:
+        if not wanted:
+            return
+        sessions = self._calendar.sessions(min(wanted), max(wanted))
+        places = [place for place, day in enumerate(sessions) if day in wanted]
+        closed = _last_close(self._now, self._base)
+        for first, last in fewest_pages(places, self._base, self._calendar):
+            days = sessions[first : last + 1]
+            start = self._calendar.day_start(days[0])
+            end = min(self._calendar.day_window(days[-1]).end, closed)
+            served = set().union(*(wanted.get(day, set()) for day in days))
+            if Timeframe.W1 in served:
+                # A week bar needs its whole week in the request, Sunday and Saturday included.
+                start = min(start, self._calendar.day_start(_sunday(days[0])))
+                end = max(end, min(self._calendar.day_start(_sunday(days[-1]) + timedelta(days=7)), closed))
+            yield days[0], days[-1], Window(start, end), tuple(t for t in Timeframe if t in served)
+
+
+def _sunday(day: date) -> date:
+    return day - timedelta(days=(day.weekday() + 1) % 7)
+
+
+def _last_close(now: datetime, base: Timeframe) -> datetime:
+    """The latest moment at which a base bar can have closed."""
+    if base is Timeframe.D1:
+        return now
+    return now.astimezone(UTC).replace(second=0, microsecond=0)
+
+
+def pages_of(sessions: int, base: Timeframe, calendar: TradingCalendar) -> int:
+    """Upper bound of the pages that ``sessions`` sessions of base bars fill."""
+    per_session = (
+        1 if base is Timeframe.D1 else _DAY_MINUTES if calendar.is_always_open else _EXTENDED_MINUTES
+    )
+    return -(-sessions * per_session // PAGE_BARS)
+
+
+def fewest_pages(places: Sequence[int], base: Timeframe, calendar: TradingCalendar) -> list[tuple[int, int]]:
+    """Stretches ``(first, last)``, inclusive, that cover ``places`` with the fewest pages.
+
+    ``places`` are positions in a list of sessions, ascending. Bridging days that nobody wants is worth it when
+    it saves a page; among equals, the stretches with the fewest sessions win.
+    """
+    runs: list[tuple[int, int]] = []
+    for place in places:
+        if runs and place == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], place)
+        else:
+            runs.append((place, place))
+    # best[k] covers runs[:k]: (pages, sessions, first run of the last stretch).
+    best: list[tuple[int, int, int]] = [(0, 0, 0)]
+    for end in range(1, len(runs) + 1):
+        options = []
+        for begin in range(end - 1, -1, -1):
+            span = runs[end - 1][1] - runs[begin][0] + 1
+            options.append((best[begin][0] + pages_of(span, base, calendar), best[begin][1] + span, begin))
+        best.append(min(options))
+    stretches: list[tuple[int, int]] = []
+    end = len(runs)
+    while end:
+        begin = best[end][2]
+        stretches.append((runs[begin][0], runs[end - 1][1]))
+        end = begin
+    return stretches[::-1]

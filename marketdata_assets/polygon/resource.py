@@ -1,0 +1,342 @@
+"""The vendor as a Dagster resource: a synchronous face over the async client.
+
+Settings that are left out come from the environment when the resource is used. The API key comes only from
+there: it is no field of the resource, so that no page of the UI and no run configuration can show it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Final
+
+import polars as pl
+from dagster import ConfigurableResource
+from pydantic import Field, SecretStr
+
+from marketdata_assets.config import load_settings
+from marketdata_assets.domain.bars import VENDOR_SCHEMA
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.series import AssetClass, parse_symbol
+from marketdata_assets.domain.windows import Window
+from marketdata_assets.polygon.client import HistoryNotice, PolygonClient, RetryPolicy, Timeouts, history_cut
+from marketdata_assets.polygon.errors import AuthenticationError, PolygonError
+from marketdata_assets.polygon.limiter import NoLimit, RateLimiter, bucket_of
+from marketdata_assets.polygon.request import FetchRecord, FetchRequest
+from marketdata_assets.polygon.tickers import inferred_asset_class, vendor_ticker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+
+    from marketdata_assets.domain.timeframe import Timeframe
+    from marketdata_assets.polygon.limiter import Limiter
+_LOGGER = logging.getLogger(__name__)
+
+_QUEUED_EVENTS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PageFetched:
+    """A page arrived. ``frame`` has the domain's ``VENDOR_SCHEMA``; ``is_last`` closes the request.
+
+    ``notice`` hints, on the first page with bars, that the plan cut the range.
+    """
+
+    request: FetchRequest
+    frame: pl.DataFrame
+    record: FetchRecord
+    is_last: bool
+    notice: HistoryNotice | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFailed:
+    """A request ended without its remaining pages; the others go on."""
+
+    request: FetchRequest
+    error: PolygonError
+    record: FetchRecord
+
+
+FetchEvent = PageFetched | RequestFailed
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Everything that a fetch needs, settled before it starts."""
+
+    base_url: str
+    api_key: SecretStr
+    requests_per_minute: int
+    database_url: SecretStr | None
+    concurrency: int
+    timeouts: Timeouts
+    retry: RetryPolicy
+
+
+class PolygonResource(ConfigurableResource[None]):
+    """Bars from Polygon.io (Massive), under the rate limit that every process with the same key shares."""
+
+    base_url: str | None = Field(default=None, description="Scheme and host; default POLYGON_BASE_URL.")
+    requests_per_minute: int | None = Field(
+        default=None,
+        ge=0,
+        description="Default POLYGON_REQUESTS_PER_MINUTE. 0 sends without a limit, for a plan that has none.",
+    )
+    concurrency: int = Field(
+        default=8, ge=1, le=64, description="Requests that are fetched at the same time."
+    )
+    connect_timeout_seconds: float = Field(default=10.0, gt=0)
+    read_timeout_seconds: float = Field(default=30.0, gt=0, description="The longest pause within an answer.")
+    total_timeout_seconds: float = Field(default=120.0, gt=0, description="The longest whole answer.")
+    max_attempts: int = Field(default=6, ge=1, description="Attempts for one page, the first included.")
+    retry_budget_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        description="No new attempt for a page after this long, waits for the limit left out.",
+    )
+    retry_first_wait_seconds: float = Field(
+        default=0.5, ge=0, description="Upper bound of the first random wait; it doubles with each attempt."
+    )
+
+    def stream(
+        self, requests: Sequence[FetchRequest], *, database_url: str | None = None
+    ) -> Generator[FetchEvent]:
+        """Fetch ``requests``, up to ``concurrency`` at once; the pages of one request come in order.
+
+        Only a few pages are held, however long the caller takes. Closing the generator stops everything.
+
+        Args:
+            requests: What to fetch; started in this order.
+            database_url: Where the shared rate limit lives; default DATABASE_URL.
+
+        Raises:
+            ConfigurationError: At once, when the key or the database is not set.
+            AuthenticationError: When the vendor refuses the key; everything else is dropped.
+            RateLimiterUnavailableError: When the database is away.
+        """
+        return _events(self._plan(database_url), requests)
+
+    def fetch_range(
+        self,
+        symbol: str,
+        timeframe: Timeframe,
+        start: date | datetime,
+        end: date | datetime,
+        *,
+        asset_class: AssetClass | None = None,
+        database_url: str | None = None,
+    ) -> pl.DataFrame:
+        """The vendor's own bars of any timeframe, with ``VENDOR_SCHEMA``, sorted, one row per time.
+
+        Args:
+            symbol: As this project writes it.
+            timeframe: Any of the eight; the vendor's 4-hour and weekly bars keep the vendor's own anchors.
+            start: A local date, or an aware moment; bars that open from there on.
+            end: The last local date, inclusive; or an aware moment, exclusive.
+            asset_class: Default: crypto for BASE-QUOTE, else stock.
+            database_url: Where the shared rate limit lives; default DATABASE_URL.
+
+        Raises:
+            ConfigurationError: When an argument or a setting is wrong.
+            PolygonError: Of the kind that fits.
+        """
+        symbol = parse_symbol(symbol)
+        asset_class = asset_class or inferred_asset_class(symbol)
+        request = FetchRequest(symbol, asset_class, timeframe, _window(start, end, asset_class))
+        frames = [VENDOR_SCHEMA.to_frame()]
+        with contextlib.closing(self.stream([request], database_url=database_url)) as events:
+            for event in events:
+                if isinstance(event, RequestFailed):
+                    raise event.error
+                frames.append(event.frame)
+        opens = pl.col("time")
+        return (
+            pl.concat(frames)
+            .filter(opens >= request.window.start, opens < request.window.end)
+            .unique("time", keep="last")
+            .sort("time")
+        )
+
+    def _plan(self, database_url: str | None) -> _Plan:
+        settings = load_settings()
+        if settings.polygon_api_key is None:
+            message = (
+                "no API key: set POLYGON_API_KEY in the environment or in .env, "
+                "or run `marketdata demo`, which needs none"
+            )
+            raise ConfigurationError(message)
+        limit = self.requests_per_minute
+        limit = settings.polygon_requests_per_minute if limit is None else limit
+        if database_url is None and settings.database_url is not None:
+            database_url = settings.database_url.get_secret_value()
+        if limit and database_url is None:
+            message = (
+                "the rate limit is kept in Postgres, and none is known: set DATABASE_URL or pass database_url"
+            )
+            raise ConfigurationError(message)
+        return _Plan(
+            base_url=self.base_url or settings.polygon_base_url,
+            api_key=settings.polygon_api_key,
+            requests_per_minute=limit,
+            database_url=None if database_url is None else SecretStr(database_url),
+            concurrency=self.concurrency,
+            timeouts=Timeouts(
+                self.connect_timeout_seconds, self.read_timeout_seconds, self.total_timeout_seconds
+            ),
+            retry=RetryPolicy(
+                attempts=self.max_attempts,
+                budget_seconds=self.retry_budget_seconds,
+                first_wait_seconds=self.retry_first_wait_seconds,
+            ),
+        )
+
+
+def _window(start: date | datetime, end: date | datetime, asset_class: AssetClass) -> Window:
+    calendar = calendar_of(asset_class)
+    edges = [
+        moment.astimezone(UTC)
+        if isinstance(moment, datetime)
+        else calendar.day_start(moment + timedelta(days=extra))
+        for moment, extra in ((start, 0), (end, 1))
+    ]
+    if edges[0] >= edges[1]:
+        message = f"the range {start}..{end} is empty or reversed: give an end after the start"
+        raise ConfigurationError(message)
+    return Window(edges[0], edges[1])
+
+
+def _events(plan: _Plan, requests: Sequence[FetchRequest]) -> Generator[FetchEvent]:
+    channel = _Channel()
+    with channel.running(lambda: _fetch_all(plan, requests, channel)):
+        yield from channel
+
+
+class _Channel:
+    """Runs a coroutine on an event loop in a thread, and hands its events to the thread that iterates.
+
+    At most ``_QUEUED_EVENTS`` wait in between; :meth:`put` holds the coroutine back until there is room.
+    """
+
+    def __init__(self) -> None:
+        self._room = asyncio.Semaphore(_QUEUED_EVENTS)
+        # A queue without a bound of its own: putting must never block the loop.
+        self._events: SimpleQueue[FetchEvent | BaseException | None] = SimpleQueue()
+        self._started = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def put(self, event: FetchEvent) -> None:
+        """Queue ``event`` as soon as there is room."""
+        await self._room.acquire()
+        self._events.put(event)
+
+    def __iter__(self) -> Iterator[FetchEvent]:
+        while (event := self._events.get()) is not None:
+            if isinstance(event, BaseException):
+                raise event
+            self._call(self._room.release)
+            yield event
+
+    @contextlib.contextmanager
+    def running(self, main: Callable[[], Coroutine[None, None, None]]) -> Iterator[None]:
+        """Run ``main()`` in a thread; on leaving, cancel what is left of it and wait for its end."""
+        # A daemon: a generator that is never closed must not keep the process alive.
+        thread = threading.Thread(target=self._run, args=(main,), name="polygon", daemon=True)
+        thread.start()
+        self._started.wait()
+        try:
+            yield
+        finally:
+            if self._task is not None:
+                self._call(self._task.cancel)
+            thread.join()
+
+    def _call(self, function: Callable[[], object]) -> None:
+        # The loop may have ended already: then there is nobody left to tell.
+        with contextlib.suppress(RuntimeError):
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(function)
+
+    def _run(self, main: Callable[[], Coroutine[None, None, None]]) -> None:
+        async def started() -> None:
+            self._loop = asyncio.get_running_loop()
+            self._task = asyncio.current_task()
+            self._started.set()
+            await main()
+
+        outcome: BaseException | None = None
+        try:
+            # psycopg does not work on Windows' default loop.
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+                runner.run(started())
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - raised again in the consumer's thread
+            outcome = error
+        finally:
+            self._events.put(outcome)
+            self._started.set()
+
+
+async def _fetch_all(plan: _Plan, requests: Sequence[FetchRequest], channel: _Channel) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        limiter: Limiter = NoLimit()
+        if plan.requests_per_minute and plan.database_url is not None:
+            bucket = bucket_of(plan.api_key)
+            limiter = await stack.enter_async_context(
+                RateLimiter(plan.database_url.get_secret_value(), bucket, plan.requests_per_minute)
+            )
+        client = await stack.enter_async_context(
+            PolygonClient(
+                base_url=plan.base_url,
+                api_key=plan.api_key,
+                limiter=limiter,
+                concurrency=plan.concurrency,
+                timeouts=plan.timeouts,
+                retry=plan.retry,
+            )
+        )
+        waiting = iter(requests)
+
+        async def work() -> None:
+            for request in waiting:
+                await _fetch(client, request, channel)
+
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(plan.concurrency, len(requests))):
+                    workers.create_task(work())
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+
+async def _fetch(client: PolygonClient, request: FetchRequest, channel: _Channel) -> None:
+    calendar = calendar_of(request.asset_class)
+    ticker = vendor_ticker(request.symbol, request.asset_class)
+    pages = client.aggregates(ticker, request.base, request.window, symbol=request.symbol, calendar=calendar)
+    begun = False
+    async with contextlib.aclosing(pages):
+        try:
+            async for page in pages:
+                notice = None
+                if not begun and page.frame.height:
+                    begun = True
+                    notice = history_cut(
+                        request.window, page.frame["time"][0], calendar, symbol=request.symbol
+                    )
+                if notice is not None:
+                    _LOGGER.warning("%s", notice)
+                await channel.put(PageFetched(request, page.frame, page.record, page.is_last, notice))
+        except AuthenticationError:
+            raise
+        except PolygonError as error:
+            if error.record is None:
+                raise
+            await channel.put(RequestFailed(request, error, error.record))

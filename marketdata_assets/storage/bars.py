@@ -1,0 +1,277 @@
+"""Bars in and out of Postgres: batches with their evidence, coverage, and columnar reads."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import polars as pl
+from psycopg import sql
+from psycopg.types.multirange import TimestamptzMultirange
+from psycopg.types.range import TimestamptzRange
+
+from marketdata_assets.domain.bars import KEY, QUARANTINE_SCHEMA
+from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window, union
+from marketdata_assets.storage.merge import MergeCounts, lock_series, merge
+from marketdata_assets.storage.months import ensure_months, months_between
+from marketdata_assets.storage.tables import OHLCV, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import date
+    from zoneinfo import ZoneInfo
+
+    from psycopg import Connection
+
+    from marketdata_assets.storage.connection import Database
+
+_VENDOR_COLUMNS: Final = ("time", "open", "high", "low", "close", "volume", "vwap", "transactions")
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLogEntry:
+    """A row of ``fetch_log``: one request to the vendor, as far as it has come. Counts are totals so far."""
+
+    symbol: str
+    base: Timeframe
+    window: Window
+    timeframes: tuple[Timeframe, ...]
+    status: str
+    requested_at: datetime
+    pages: int = 0
+    bars: int = 0
+    retries: int = 0
+    duration_seconds: float = 0.0
+    waited_seconds: float = 0.0
+    request_id: str | None = None
+    error: str | None = None
+    run_id: str | None = None
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+
+
+@dataclass(frozen=True, slots=True)
+class BarBatch:
+    """What is committed together: bars, the rows that broke a rule, and the evidence of both.
+
+    Attributes:
+        bars: ``BAR_SCHEMA``, any number of series.
+        quarantined: ``QUARANTINE_SCHEMA``.
+        covered: Windows that ``bars`` answers whole, by series.
+        fetches: The requests that the bars came from.
+    """
+
+    bars: pl.DataFrame
+    quarantined: pl.DataFrame = field(default_factory=QUARANTINE_SCHEMA.to_frame)
+    covered: Mapping[Series, Sequence[Window]] = field(default_factory=dict)
+    fetches: Sequence[FetchLogEntry] = ()
+
+
+def write_batch(database: Database, batch: BarBatch) -> MergeCounts:
+    """Commit ``batch`` in one transaction, or nothing of it.
+
+    Safe to repeat: bars merge, coverage adds up, a request's log row carries totals.
+    """
+    minutes = batch.bars.filter(pl.col("timeframe") == Timeframe.M1.value)["time"]
+    first, last = minutes.min(), minutes.max()
+    if isinstance(first, datetime) and isinstance(last, datetime):
+        months = months_between(first, last)
+        database.transaction(lambda connection: ensure_months(connection, months))
+
+    def work(connection: Connection[tuple[object, ...]]) -> MergeCounts:
+        # Locks for everything that follows, in one sorted go: the merge's own are then held already.
+        lock_series(connection, {*batch.covered, *_series_of(batch.bars)})
+        counts = merge(connection, OHLCV, batch.bars)
+        _write_quarantine(connection, batch.quarantined)
+        _add_coverage(connection, batch.covered)
+        _write_fetch_log(connection, batch.fetches)
+        return counts
+
+    return database.transaction(work)
+
+
+def _series_of(bars: pl.DataFrame) -> list[Series]:
+    pairs = bars.select("symbol", "timeframe").unique().iter_rows()
+    return [Series(symbol, Timeframe(timeframe)) for symbol, timeframe in pairs]
+
+
+def _write_quarantine(connection: Connection[tuple[object, ...]], rows: pl.DataFrame) -> None:
+    if rows.is_empty():
+        return
+    encoded = rows.select(
+        "symbol", "timeframe", "time", "rule", vendor_row=pl.struct(_VENDOR_COLUMNS).struct.json_encode()
+    ).unique(["symbol", "timeframe", "rule", "vendor_row"], maintain_order=True)
+    connection.execute(
+        "insert into ohlcv_quarantine as q (symbol, timeframe, time, rule, vendor_row)"
+        " select * from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::jsonb[])"
+        " on conflict (symbol, timeframe, rule, md5(vendor_row::text))"
+        " do update set last_seen = now(), times_seen = q.times_seen + 1",
+        [encoded[name].to_list() for name in ("symbol", "timeframe", "time", "rule", "vendor_row")],
+    )
+
+
+def _add_coverage(
+    connection: Connection[tuple[object, ...]], covered: Mapping[Series, Sequence[Window]]
+) -> None:
+    rows = [
+        (one.symbol, one.timeframe.value, _multirange(windows)) for one, windows in covered.items() if windows
+    ]
+    if not rows:
+        return
+    connection.execute(
+        "insert into coverage as c (symbol, timeframe, covered)"
+        " select * from unnest(%s::text[], %s::text[], %s::tstzmultirange[])"
+        " on conflict (symbol, timeframe) do update set covered = c.covered + excluded.covered, updated_at = now()"
+        # An upsert that adds nothing would rewrite the row all the same.
+        " where not c.covered @> excluded.covered",
+        [list(column) for column in zip(*rows, strict=True)],
+    )
+
+
+def _multirange(windows: Sequence[Window]) -> TimestamptzMultirange:
+    return TimestamptzMultirange(TimestamptzRange(one.start, one.end) for one in union(windows))
+
+
+def _write_fetch_log(connection: Connection[tuple[object, ...]], fetches: Sequence[FetchLogEntry]) -> None:
+    if not fetches:
+        return
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "insert into fetch_log (id, symbol, base, window_start, window_end, timeframes, status, pages, bars,"
+            "  retries, duration_seconds, waited_seconds, request_id, error, run_id, requested_at, finished_at)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
+            "  case when %s then clock_timestamp() end)"
+            " on conflict (id) do update set status = excluded.status, pages = excluded.pages,"
+            "  bars = excluded.bars, retries = excluded.retries, duration_seconds = excluded.duration_seconds,"
+            "  waited_seconds = excluded.waited_seconds, request_id = excluded.request_id,"
+            "  error = excluded.error, finished_at = excluded.finished_at",
+            [
+                (
+                    one.id,
+                    one.symbol,
+                    one.base.value,
+                    one.window.start,
+                    one.window.end,
+                    [timeframe.value for timeframe in one.timeframes],
+                    one.status,
+                    one.pages,
+                    one.bars,
+                    one.retries,
+                    one.duration_seconds,
+                    one.waited_seconds,
+                    one.request_id,
+                    one.error,
+                    one.run_id,
+                    one.requested_at,
+                    one.status != "partial",
+                )
+                for one in fetches
+            ],
+        )
+
+
+def read_coverage(database: Database, symbols: Sequence[str]) -> dict[Series, list[Window]]:
+    """The covered windows of every series of ``symbols``."""
+
+    def read(connection: Connection[tuple[object, ...]]) -> dict[Series, list[Window]]:
+        rows = connection.execute(
+            "select symbol, timeframe, lower(one), upper(one)"
+            " from coverage, unnest(covered) as one where symbol = any(%s) order by 1, 2, 3",
+            [list(symbols)],
+        ).fetchall()
+        covered: dict[Series, list[Window]] = {}
+        for symbol, timeframe, start, end in rows:
+            if not isinstance(start, datetime) or not isinstance(end, datetime):
+                message = f"coverage of {symbol}:{timeframe} has an unbounded range"
+                raise TypeError(message)
+            window = Window(start.astimezone(UTC), end.astimezone(UTC))
+            covered.setdefault(Series(str(symbol), Timeframe(str(timeframe))), []).append(window)
+        return covered
+
+    return database.transaction(read)
+
+
+def read_rows(
+    database: Database,
+    table: Table,
+    windows: Mapping[Series, Sequence[Window]],
+    *,
+    columns: Sequence[str] | None = None,
+    lookback_bars: int = 0,
+) -> pl.DataFrame:
+    """Rows of ``table`` whose time lies in the windows of their series, sorted by key.
+
+    Args:
+        database: Where to read.
+        table: Which table.
+        windows: By series.
+        columns: Which columns, default all of the table's schema.
+        lookback_bars: How many bars before each window come with it, however long ago they opened.
+    """
+    selected = table.selection(columns)
+    spans = _spans(windows)
+    if not spans:
+        return table.schema.to_frame().select(selected)
+    fetched = list(dict.fromkeys([*KEY, *selected]))
+    listed = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in fetched)
+    same_series = sql.SQL("from {} t where t.symbol = w.symbol and t.timeframe = w.timeframe").format(
+        sql.Identifier(table.name)
+    )
+    inside = sql.SQL("select {} {} and t.time >= w.lo and t.time < w.hi").format(listed, same_series)
+    if lookback_bars > 0:
+        before = sql.SQL("(select {} {} and t.time < w.lo order by t.time desc limit {})").format(
+            listed, same_series, sql.Literal(lookback_bars)
+        )
+        inside = sql.SQL("{} union all {}").format(inside, before)
+    query = sql.SQL(
+        "select bars.* from (values {}) as w(symbol, timeframe, lo, hi), lateral ({}) as bars"
+    ).format(_values(spans), inside)
+    frame = database.read_frame(query.as_string(None))
+    if lookback_bars > 0:
+        frame = frame.unique(KEY)
+    schema = {name: table.schema[name] for name in fetched}
+    return (
+        frame.cast(schema).sort(KEY).select(selected)
+        if frame.width
+        else table.schema.to_frame().select(selected)
+    )
+
+
+def count_by_day(
+    database: Database, windows: Mapping[Series, Sequence[Window]], timezone: ZoneInfo
+) -> dict[tuple[date, Series], int]:
+    """How many bars each series has on each local date of ``timezone``; days without a bar are left out."""
+    spans = _spans(windows)
+    if not spans:
+        return {}
+    query = sql.SQL(
+        "select w.symbol, w.timeframe, (t.time at time zone {zone})::date as day, count(*) as bars"
+        " from (values {spans}) as w(symbol, timeframe, lo, hi) join ohlcv t"
+        " on t.symbol = w.symbol and t.timeframe = w.timeframe and t.time >= w.lo and t.time < w.hi"
+        " group by 1, 2, 3"
+    ).format(zone=sql.Literal(timezone.key), spans=_values(spans))
+    counts = database.read_frame(query.as_string(None))
+    return {
+        (day, Series(symbol, Timeframe(timeframe))): bars
+        for symbol, timeframe, day, bars in counts.iter_rows()
+    }
+
+
+def _spans(windows: Mapping[Series, Sequence[Window]]) -> list[tuple[Series, Window]]:
+    return [(one, window) for one, series_windows in windows.items() for window in union(series_windows)]
+
+
+def _values(spans: Sequence[tuple[Series, Window]]) -> sql.Composed:
+    # Literals rather than parameters: the planner prunes partitions by them, and ADBC binds no arrays.
+    return sql.SQL(", ").join(
+        sql.SQL("({}, {}, {}::timestamptz, {}::timestamptz)").format(
+            sql.Literal(one.symbol),
+            sql.Literal(one.timeframe.value),
+            sql.Literal(window.start.isoformat()),
+            sql.Literal(window.end.isoformat()),
+        )
+        for one, window in spans
+    )

@@ -1,0 +1,319 @@
+"""Connections to the market database: where it is, how a session is set up, what happens when one is lost.
+
+Belongs here: URLs, session settings, kept connections, the one retry after a lost connection.
+Does not belong here: the statements that run on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Self, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+import adbc_driver_manager
+import polars as pl
+import psycopg
+import stamina
+from adbc_driver_postgresql import dbapi
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.storage.embedded import EmbeddedServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from marketdata_assets.config import Settings
+
+T = TypeVar("T")
+
+_SHAPE = "postgresql://user:password@host:port/database"
+_DAGSTER_SCHEMA = "dagster"
+_CONNECT_SECONDS = 10
+_RECONNECT_SECONDS = 30.0
+"""How long a restarting server is waited for after a connection was lost."""
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Limits of one session; a zero length switches that limit off.
+
+    `lock` bounds the wait for advisory locks, too: it is long enough to queue behind another writer's batch.
+    """
+
+    statement: timedelta = timedelta(minutes=10)
+    lock: timedelta = timedelta(minutes=2)
+    idle_in_transaction: timedelta = timedelta(minutes=5)
+
+    def options(self) -> str:
+        """The libpq ``options`` that set these limits and the UTC time zone before the first statement."""
+        values = {
+            "TimeZone": "UTC",
+            "statement_timeout": _milliseconds(self.statement),
+            "lock_timeout": _milliseconds(self.lock),
+            "idle_in_transaction_session_timeout": _milliseconds(self.idle_in_transaction),
+        }
+        return " ".join(f"-c {name}={value}" for name, value in values.items())
+
+
+def _milliseconds(length: timedelta) -> int:
+    return round(length.total_seconds() * 1000)
+
+
+DEFAULT_TIMEOUTS = Timeouts()
+
+
+def resolve_database_url(settings: Settings) -> str:
+    """The URL of the market database: ``DATABASE_URL``, else the embedded server, which is started when down.
+
+    Raises:
+        ConfigurationError: DATABASE_URL is not a Postgres URL, or the home folder cannot hold a server.
+        MarketDataError: the embedded server does not start.
+    """
+    if settings.database_url is None:
+        return EmbeddedServer(settings.home).ensure_running()
+    url = settings.database_url.get_secret_value()
+    _parse(url)
+    return url
+
+
+def connect(
+    url: str, *, application_name: str, timeouts: Timeouts = DEFAULT_TIMEOUTS
+) -> psycopg.Connection[tuple[object, ...]]:
+    """A new connection: UTC, not autocommit, with `timeouts` and TCP keepalives.
+
+    ``options`` in the URL come last and win.
+    Raises :class:`ConfigurationError` when the server is out of reach.
+    """
+    try:
+        return _connect(url, application_name, timeouts)
+    except psycopg.OperationalError as error:
+        raise _unreachable(url, error) from None
+
+
+def _connect(url: str, application_name: str, timeouts: Timeouts) -> psycopg.Connection[tuple[object, ...]]:
+    return psycopg.connect(_session(url, application_name, timeouts), autocommit=False)
+
+
+def _session(url: str, application_name: str, timeouts: Timeouts) -> str:
+    """What libpq needs to open a session as this project wants it. Holds the password."""
+    parameters = _parse(url)
+    settings = {
+        "connect_timeout": str(_CONNECT_SECONDS),
+        # a peer that vanished without a word is noticed after a minute
+        "keepalives_idle": "30",
+        "keepalives_interval": "10",
+        "keepalives_count": "3",
+        "application_name": application_name,
+        **parameters,
+        "options": f"{timeouts.options()} {parameters.get('options', '')}".strip(),
+    }
+    return make_conninfo("", **settings)
+
+
+def redacted(url: str) -> str:
+    """`url` without its password, wherever in it that stands. Safe to print."""
+    try:
+        parameters = _parse(url)
+    except ConfigurationError:
+        return "(a malformed database URL)"
+    user = quote(parameters["user"], safe="") + "@" if "user" in parameters else ""
+    return f"postgresql://{user}{_servers(parameters)}/{quote(parameters.get('dbname', ''), safe='')}"
+
+
+def dagster_storage_url(url: str) -> str:
+    """The URL for Dagster's own storage: the same database, schema ``dagster``, which is made when missing.
+
+    The scheme is ``postgresql+psycopg2``: SQLAlchemy 2.1 resolves plain ``postgresql`` to psycopg 3, with
+    which dagster-postgres fails on its first event. Every libpq parameter of `url` is kept.
+    Raises :class:`ConfigurationError` when the server is out of reach.
+    """
+    with connect(url, application_name="marketdata set-up") as connection:
+        found = connection.execute("select to_regnamespace(%s) is not null", [_DAGSTER_SCHEMA]).fetchone()
+        if found != (True,):
+            connection.execute(
+                sql.SQL("create schema if not exists {}").format(sql.Identifier(_DAGSTER_SCHEMA))
+            )
+    parameters = _parse(url)
+    kept = {key: value for key, value in parameters.items() if key not in {"user", "password", "dbname"}}
+    kept["options"] = f"{kept.get('options', '')} -csearch_path={_DAGSTER_SCHEMA}".strip()
+    account = quote(parameters.get("user", ""), safe="")
+    if "password" in parameters:
+        account += ":" + quote(parameters["password"], safe="")
+    host, port = kept.pop("host", ""), kept.pop("port", "")
+    if "," in host or host.startswith(
+        "/"
+    ):  # several servers, or a socket folder: only the query can say that
+        kept |= {"host": host} | ({"port": port} if port else {})
+        server = ""
+    else:
+        server = _servers({"host": host, "port": port})
+    at = "@" if account else ""
+    database = quote(parameters.get("dbname", ""), safe="")
+    return f"postgresql+psycopg2://{account}{at}{server}/{database}?{urlencode(kept, quote_via=quote)}"
+
+
+def _servers(parameters: dict[str, str]) -> str:
+    hosts = parameters.get("host", "").split(",")
+    ports = parameters.get("port", "").split(",")
+    ports += ports[-1:] * (len(hosts) - len(ports))
+    return ",".join(
+        (f"[{host}]" if ":" in host else quote(host, safe="")) + (f":{port}" if port else "")
+        for host, port in zip(hosts, ports, strict=False)
+    )
+
+
+def _parse(url: str) -> dict[str, str]:
+    """The libpq parameters of `url`. Errors never quote it: any part of it may be the password."""
+    if not url.startswith(("postgresql://", "postgres://")):
+        scheme = urlsplit(url).scheme if "://" in url else ""
+        said = f"starts with {scheme}://" if scheme.replace("+", "").isalnum() else "has no scheme"
+        message = f"DATABASE_URL {said}: write it as {_SHAPE}"
+        raise ConfigurationError(message)
+    try:
+        parameters = {key: str(value) for key, value in conninfo_to_dict(url).items() if value is not None}
+    except psycopg.ProgrammingError:
+        message = f"DATABASE_URL is malformed: write it as {_SHAPE}, special characters percent-encoded"
+        raise ConfigurationError(message) from None
+    ports = [port for port in parameters.get("port", "").split(",") if port]
+    if not all(port.isascii() and port.isdigit() and 0 < int(port) < 65_536 for port in ports):  # noqa: PLR2004
+        message = f"DATABASE_URL has a port that is not a number from 1 to 65535: write it as {_SHAPE}"
+        raise ConfigurationError(message)
+    return parameters
+
+
+def _unreachable(url: str, error: psycopg.OperationalError) -> ConfigurationError:
+    why = " ".join(str(error).split())
+    password = _parse(url).get("password", "")
+    if password:
+        why = why.replace(password, "***")
+    return ConfigurationError(
+        f"cannot connect to {redacted(url)}: {why}; is the server up and DATABASE_URL right?"
+    )
+
+
+class Database:
+    """The market database over kept connections, opened when first needed. Not for several threads at once.
+
+    Holds at most one psycopg connection, for transactions, and one ADBC connection, for columnar reads.
+    """
+
+    def __init__(
+        self, url: str, *, application_name: str = "marketdata", timeouts: Timeouts = DEFAULT_TIMEOUTS
+    ) -> None:
+        _parse(url)
+        self._url = url
+        self._application_name = application_name
+        self._timeouts = timeouts
+        self._connection: psycopg.Connection[tuple[object, ...]] | None = None
+        self._reader: dbapi.Connection | None = None
+
+    def __repr__(self) -> str:
+        return f"Database({redacted(self._url)!r})"
+
+    @property
+    def url(self) -> str:
+        """The URL with its password: for handing on, not for printing."""
+        return self._url
+
+    def transaction(self, work: Callable[[psycopg.Connection[tuple[object, ...]]], T]) -> T:
+        """What `work` returns, run in one transaction: commits when it returns, rolls back when it raises.
+
+        When the connection is lost on the way, `work` runs once more, from its start, on a new connection: it
+        must not mind that a commit whose answer was lost has already happened. A second loss, and every other
+        error, propagates. Raises :class:`ConfigurationError` when the server is out of reach.
+        """
+        connection = self._kept()
+        try:
+            with connection.transaction():
+                return work(connection)
+        except psycopg.OperationalError:
+            if (
+                not connection.closed
+            ):  # closed includes broken: the server answers, so it is no lost connection
+                raise
+        self._drop_connection()
+        connection = self._reconnected()
+        with connection.transaction():
+            return work(connection)
+
+    def read_frame(self, query: str, parameters: Sequence[object] = ()) -> pl.DataFrame:
+        """The rows of `query` as a frame; timestamptz arrives as ``Datetime("us", "UTC")``.
+
+        Parameters are positional: ``$1``, ``$2`` …. After a lost connection the query runs once more.
+        """
+        reader = self.adbc()
+        try:
+            return _read(reader, query, parameters)
+        except adbc_driver_manager.Error:
+            if self._answers(reader):
+                raise
+        self._drop_reader()
+        self._reconnected()
+        return _read(self.adbc(), query, parameters)
+
+    def adbc(self) -> dbapi.Connection:
+        """The kept ADBC connection, in autocommit: a read leaves no transaction behind."""
+        if self._reader is None:
+            try:
+                self._reader = dbapi.connect(
+                    _session(self._url, self._application_name, self._timeouts), autocommit=True
+                )
+            except adbc_driver_manager.Error as error:
+                raise _unreachable(self._url, psycopg.OperationalError(str(error))) from None
+        return self._reader
+
+    def close(self) -> None:
+        """Close what is open. The next use opens it again."""
+        self._drop_connection()
+        self._drop_reader()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _kept(self) -> psycopg.Connection[tuple[object, ...]]:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(
+                self._url, application_name=self._application_name, timeouts=self._timeouts
+            )
+        return self._connection
+
+    def _reconnected(self) -> psycopg.Connection[tuple[object, ...]]:
+        """The kept connection, while a server that restarts or recovers is given time to come back."""
+        for attempt in stamina.retry_context(
+            on=ConfigurationError, attempts=None, timeout=_RECONNECT_SECONDS, wait_initial=0.05, wait_max=1.0
+        ):
+            with attempt:
+                self._kept()
+        return self._kept()
+
+    def _answers(self, reader: dbapi.Connection) -> bool:
+        try:
+            _read(reader, "select 1", ())
+        except adbc_driver_manager.Error:
+            return False
+        return True
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _drop_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+def _read(reader: dbapi.Connection, query: str, parameters: Sequence[object]) -> pl.DataFrame:
+    with reader.cursor() as cursor:
+        cursor.execute(query, parameters or None)
+        return pl.DataFrame(cursor.fetch_arrow_table())

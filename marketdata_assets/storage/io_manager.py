@@ -1,0 +1,201 @@
+"""Dagster's IO manager: Polars frames into Postgres tables and back, partition keys as WHERE windows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from dagster import (
+    ConfigurableIOManager,
+    InputContext,
+    MetadataValue,
+    OutputContext,
+    TableColumn,
+    TableColumnConstraints,
+    TableConstraints,
+    TableSchema,
+)
+
+from marketdata_assets.domain.bars import KEY
+from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
+from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.domain.windows import Window, union
+from marketdata_assets.partitions import days_by_series, partition_key
+from marketdata_assets.storage.bars import BarBatch, count_by_day, read_rows, write_batch
+from marketdata_assets.storage.dagster_internals import add_partition_metadata
+from marketdata_assets.storage.merge import MergeCounts
+from marketdata_assets.storage.resource import PostgresResource
+from marketdata_assets.storage.symbols import list_symbols, not_tracked
+from marketdata_assets.storage.tables import TABLES, Table
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from marketdata_assets.storage.connection import Database
+
+LOOKBACK_BARS = "lookback_bars"
+"""Input metadata: how many bars before each window come with it."""
+
+COLUMNS = "columns"
+"""Input metadata: which columns to read; default all."""
+
+
+class PostgresIOManager(ConfigurableIOManager):
+    """Stores what an asset returns in the table of the asset's name.
+
+    An output is a frame, a :class:`BarBatch`, or an iterable of either: each item is committed in a
+    transaction of its own, so that memory stays bounded whatever the range. An input is the frame of the
+    rows of its partitions; input metadata ``columns`` and ``lookback_bars`` narrow and widen it.
+    """
+
+    postgres: PostgresResource
+
+    def handle_output(
+        self, context: OutputContext, obj: pl.DataFrame | BarBatch | Iterable[pl.DataFrame | BarBatch]
+    ) -> None:
+        """Commit ``obj`` batch by batch and attach what was done as metadata."""
+        table = _table(context.asset_key.path[-1])
+        counts = MergeCounts()
+        quarantined = 0
+        with self.postgres.database() as database:
+            for batch in _batches(obj):
+                counts += write_batch(database, batch)
+                quarantined += batch.quarantined.height
+            context.add_output_metadata(
+                {
+                    **table_metadata(table),
+                    "dagster/row_count": _live_rows(database, table),
+                    "rows_fetched": counts.inserted + counts.changed + counts.unchanged + quarantined,
+                    "rows_inserted": counts.inserted,
+                    "rows_changed": counts.changed,
+                    "rows_unchanged": counts.unchanged,
+                    "rows_quarantined": quarantined,
+                }
+            )
+            if context.has_asset_partitions:
+                keys = context.asset_partition_keys
+                rows = _partition_rows(database, keys)
+                add_partition_metadata(
+                    context, {key: {"dagster/partition_row_count": rows.get(key, 0)} for key in keys}
+                )
+
+    def load_input(self, context: InputContext) -> pl.DataFrame:
+        """The rows of the input's partitions, sorted by (symbol, timeframe, time)."""
+        table = _table(context.asset_key.path[-1])
+        metadata = context.definition_metadata or {}
+        columns = metadata.get(COLUMNS)
+        with self.postgres.database() as database:
+            windows = partition_windows(database, context.asset_partition_keys)
+            return read_rows(
+                database,
+                table,
+                windows,
+                columns=None if columns is None else [str(name) for name in _sequence(columns)],
+                lookback_bars=int(str(metadata.get(LOOKBACK_BARS, 0))),
+            )
+
+
+def partition_windows(database: Database, keys: Iterable[str]) -> dict[Series, list[Window]]:
+    """The windows of UTC time that partition ``keys`` stand for, adjacent days merged, by series.
+
+    Raises:
+        ConfigurationError: A series is not tracked, so that its time zone is unknown.
+    """
+    days = days_by_series(keys)
+    calendars = _calendars(database, days)
+    # Series share few day sets: their windows are worked out once for each.
+    known: dict[tuple[str, tuple[date, ...]], list[Window]] = {}
+    windows = {}
+    for series, series_days in days.items():
+        calendar = calendars[series]
+        shared = (calendar.name, tuple(series_days))
+        if shared not in known:
+            known[shared] = union(calendar.day_window(day) for day in series_days)
+        windows[series] = known[shared]
+    return windows
+
+
+def _calendars(database: Database, series: Iterable[Series]) -> dict[Series, TradingCalendar]:
+    classes: dict[str, AssetClass] = {one.symbol: one.asset_class for one in list_symbols(database)}
+    calendars = {}
+    for one in series:
+        if one.symbol not in classes:
+            raise not_tracked(one.symbol)
+        calendars[one] = calendar_of(classes[one.symbol])
+    return calendars
+
+
+def _partition_rows(database: Database, keys: Sequence[str]) -> dict[str, int]:
+    windows = partition_windows(database, keys)
+    by_zone: dict[TradingCalendar, dict[Series, list[Window]]] = defaultdict(dict)
+    for series, calendar in _calendars(database, windows).items():
+        by_zone[calendar][series] = windows[series]
+    return {
+        partition_key(day, series): rows
+        for calendar, zone_windows in by_zone.items()
+        for (day, series), rows in count_by_day(database, zone_windows, calendar.timezone).items()
+    }
+
+
+def _batches(obj: object) -> Iterator[BarBatch]:
+    if isinstance(obj, BarBatch):
+        yield obj
+    elif isinstance(obj, pl.DataFrame):
+        yield BarBatch(obj)
+    elif isinstance(obj, Iterable):
+        for item in obj:
+            yield from _batches(item)
+    else:
+        message = f"an asset returned {type(obj).__name__}: PostgresIOManager stores Polars frames, batches or iterables of them"
+        raise MarketDataError(message)
+
+
+def _table(asset_name: str) -> Table:
+    if asset_name not in TABLES:
+        message = f"asset {asset_name} has no table: PostgresIOManager stores {', '.join(TABLES)}"
+        raise MarketDataError(message)
+    return TABLES[asset_name]
+
+
+def table_metadata(table: Table) -> Mapping[str, Any]:
+    """The metadata that Dagster's UI knows about a table: its name and its columns."""
+    return {
+        "dagster/table_name": f"public.{table.name}",
+        "dagster/column_schema": MetadataValue.table_schema(
+            TableSchema(
+                columns=[
+                    TableColumn(
+                        name,
+                        type=kind,
+                        constraints=TableColumnConstraints(nullable=name in _NULLABLE),
+                    )
+                    for name, kind in table.column_types()
+                ],
+                constraints=TableConstraints(other=[f"primary key ({', '.join(KEY)})"]),
+            )
+        ),
+    }
+
+
+_NULLABLE = frozenset({"volume", "vwap", "transactions"})
+
+
+def _live_rows(database: Database, table: Table) -> int:
+    """Rows of the whole table by Postgres' own statistics: exact counting would read every bar."""
+    rows = database.read_frame(
+        "select coalesce(sum(s.n_live_tup), 0)::bigint as rows"  # noqa: S608 - the name is a constant of this package
+        f" from pg_partition_tree('public.{table.name}') p join pg_stat_user_tables s on s.relid = p.relid"
+    )
+    return int(rows.item())
+
+
+def _sequence(value: object) -> Sequence[object]:
+    if isinstance(value, MetadataValue):
+        value = value.value
+    if not isinstance(value, list | tuple):
+        message = f"input metadata {COLUMNS!r} is a list of column names, not {value!r}"
+        raise MarketDataError(message)
+    return value

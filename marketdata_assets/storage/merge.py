@@ -1,0 +1,188 @@
+"""Bulk writes: a frame into a keyed table, idempotent, in one transaction of the caller's.
+
+Rows that are already there with the same values are not touched; changed rows leave their old values in the
+table's revisions; nothing is ever deleted. Every writer takes the advisory locks of its series first, in
+sorted order, so that no two transactions deadlock or insert the same key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import pgpq
+import polars as pl
+import pyarrow as pa
+from psycopg import sql
+
+from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.storage.months import LOCK_SPACE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from psycopg import Connection, Cursor
+
+    from marketdata_assets.storage.tables import Table
+
+COPY_ROWS: Final = 65_536
+"""Rows that are encoded at once: bounds the memory of a copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class MergeCounts:
+    """What a merge did, in rows."""
+
+    inserted: int = 0
+    changed: int = 0
+    unchanged: int = 0
+
+    def __add__(self, other: MergeCounts) -> MergeCounts:
+        return MergeCounts(
+            self.inserted + other.inserted, self.changed + other.changed, self.unchanged + other.unchanged
+        )
+
+
+def lock_series(connection: Connection[tuple[object, ...]], series: Iterable[Series]) -> None:
+    """Hold the advisory locks of ``series`` until the transaction ends, taken in the order of their keys."""
+    keys = sorted({one.key for one in series})
+    connection.execute(
+        "select pg_advisory_xact_lock(hashtextextended(key, %s))"
+        " from unnest(%s::text[]) with ordinality as wanted(key, place) order by place",
+        [LOCK_SPACE, keys],
+    )
+
+
+def merge(connection: Connection[tuple[object, ...]], table: Table, frame: pl.DataFrame) -> MergeCounts:
+    """Merge ``frame`` into ``table`` within the open transaction.
+
+    Raises:
+        FrameError: The frame does not fit the table; nothing was sent.
+    """
+    rows = table.conform(frame)
+    if rows.is_empty():
+        return MergeCounts()
+    spans = rows.group_by("symbol", "timeframe").agg(
+        first=pl.col("time").min(), last=pl.col("time").max(), rows=pl.len()
+    )
+    lock_series(
+        connection,
+        (
+            Series(symbol, Timeframe(timeframe))
+            for symbol, timeframe in spans.select("symbol", "timeframe").iter_rows()
+        ),
+    )
+    occupied = _occupied(connection, table, spans)
+    if occupied.is_empty():
+        _copy(connection.cursor(), table.name, table.columns, rows)
+        return MergeCounts(inserted=rows.height)
+    fresh = rows.join(occupied, on=["symbol", "timeframe"], how="anti")
+    if fresh.height:
+        _copy(connection.cursor(), table.name, table.columns, fresh)
+        rows = rows.join(occupied, on=["symbol", "timeframe"], how="semi")
+    return MergeCounts(inserted=fresh.height) + _merge_staged(connection, table, rows)
+
+
+def _occupied(connection: Connection[tuple[object, ...]], table: Table, spans: pl.DataFrame) -> pl.DataFrame:
+    """The series of ``spans`` that have a row between the first and the last of the frame.
+
+    A series without one can be copied straight into the table: the locks keep other writers out of it.
+    """
+    query = sql.SQL(
+        "select symbol, timeframe"
+        " from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[]) as w(symbol, timeframe, lo, hi)"
+        " where exists (select from {} t where t.symbol = w.symbol and t.timeframe = w.timeframe"
+        " and t.time between w.lo and w.hi)"
+    ).format(sql.Identifier(table.name))
+    columns = [spans[name].to_list() for name in ("symbol", "timeframe", "first", "last")]
+    found = connection.execute(query, columns).fetchall()
+    return pl.DataFrame(found, schema={"symbol": pl.String, "timeframe": pl.String}, orient="row")
+
+
+def _merge_staged(
+    connection: Connection[tuple[object, ...]], table: Table, rows: pl.DataFrame
+) -> MergeCounts:
+    stage = sql.Identifier("stage")
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in table.column_types()
+    )
+    # A nested loop over a stale estimate is quadratic; hash and merge joins are not. Their sorts fit in memory.
+    connection.execute("set local enable_nestloop = off; set local work_mem = '256MB'")
+    connection.execute(sql.SQL("drop table if exists {}").format(stage))
+    connection.execute(sql.SQL("create temporary table {} ({}) on commit drop").format(stage, columns))
+    _copy(connection.cursor(), "stage", table.columns, rows)
+    connection.execute(sql.SQL("analyze {}").format(stage))
+    result = connection.execute(
+        _merge_statement(table),
+        {
+            "symbols": rows["symbol"].unique().to_list(),
+            "timeframes": rows["timeframe"].unique().to_list(),
+            "first": rows["time"].min(),
+            "last": rows["time"].max(),
+        },
+    ).fetchone()
+    connection.execute("set local enable_nestloop = on")
+    if result is None:
+        message = "count() returned no row"
+        raise AssertionError(message)
+    inserted, changed = (int(str(count)) for count in result)
+    return MergeCounts(inserted, changed, rows.height - inserted - changed)
+
+
+def _merge_statement(table: Table) -> sql.Composed:
+    def listed(template: str, names: list[str]) -> sql.Composed:
+        return sql.SQL(", ").join(sql.SQL(template).format(name=sql.Identifier(name)) for name in names)
+
+    kept = [*table.columns, "stored_at"]
+    merged = sql.SQL(
+        "merge into {table} t using stage s"
+        # The constants let the planner prune partitions and bound the scan of a large table.
+        " on t.symbol = s.symbol and t.timeframe = s.timeframe and t.time = s.time"
+        " and t.symbol = any(%(symbols)s) and t.timeframe = any(%(timeframes)s)"
+        " and t.time between %(first)s and %(last)s"
+        " when matched and ({old}) is distinct from ({new}) then update set {update}, stored_at = now()"
+        " when not matched then insert ({columns}) values ({row})"
+        " returning merge_action() as action, {kept}"
+    ).format(
+        table=sql.Identifier(table.name),
+        old=listed("t.{name}", table.values),
+        new=listed("s.{name}", table.values),
+        update=listed("{name} = s.{name}", table.values),
+        columns=listed("{name}", table.columns),
+        row=listed("s.{name}", table.columns),
+        kept=listed("old.{name}", kept),
+    )
+    revised = sql.SQL("")
+    if table.revisions is not None:
+        revised = sql.SQL(
+            ", revised as (insert into {revisions} ({kept}) select {kept} from merged where action = 'UPDATE')"
+        ).format(revisions=sql.Identifier(table.revisions), kept=listed("{name}", kept))
+    return sql.SQL(
+        "with merged as ({merged}){revised}"
+        " select count(*) filter (where action = 'INSERT'), count(*) filter (where action = 'UPDATE') from merged"
+    ).format(merged=merged, revised=revised)
+
+
+def _copy(cursor: Cursor[tuple[object, ...]], table: str, columns: list[str], rows: pl.DataFrame) -> None:
+    statement = sql.SQL("copy {} ({}) from stdin with (format binary)").format(
+        sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, columns))
+    )
+    arrow_schema = _arrow_schema(rows)
+    encoder = pgpq.ArrowToPostgresBinaryEncoder(arrow_schema)
+    with cursor.copy(statement) as copy:
+        copy.write(encoder.write_header())
+        for start in range(0, rows.height, COPY_ROWS):
+            for batch in rows.slice(start, COPY_ROWS).to_arrow().cast(arrow_schema).to_batches():
+                copy.write(encoder.write_batch(batch))
+        copy.write(encoder.finish())
+
+
+def _arrow_schema(rows: pl.DataFrame) -> pa.Schema:
+    # pgpq encodes Arrow's plain string type, not the large one that Polars exports.
+    return pa.schema(
+        [
+            pa.field(field.name, pa.string() if pa.types.is_large_string(field.type) else field.type)
+            for field in rows.head(0).to_arrow().schema
+        ]
+    )

@@ -1,0 +1,163 @@
+"""The schema of the market database, as numbered SQL files that are applied once, in order.
+
+A file is named ``NNNN_name.sql``, numbered from 0001 without gaps, and never edited once applied: its
+checksum is kept in ``schema_migrations``. Each file is one transaction. Concurrent migrators queue on a lock.
+
+Belongs here: the bookkeeping. Does not belong here: tables (they are in ``sql/``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
+from marketdata_assets.storage.connection import Timeouts, connect
+
+_FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+_LOCK = 0x6D64_6D69_6772_6174  # any constant that nobody else locks: "mdmigrat" in ASCII
+_TIMEOUTS = Timeouts(statement=timedelta(0), lock=timedelta(minutes=30))
+"""Building an index on years of bars takes as long as it takes; so does waiting for another migrator."""
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One numbered file. `checksum` is the SHA-256 of its text with Unix line ends."""
+
+    version: int
+    file_name: str
+    text: str
+    checksum: str
+
+
+def sql_folder() -> Path:
+    """Where the numbered files are: inside the installed package, or at the root of the checkout."""
+    package = Path(str(files("marketdata_assets")))
+    packaged = package / "sql"
+    return packaged if packaged.is_dir() else package.parent / "sql"
+
+
+def load_migrations(folder: Path | None = None) -> list[Migration]:
+    """The migrations of `folder` (default: the platform's own) in order.
+
+    Raises :class:`ConfigurationError` on a file that is misnamed, a number used twice, and a number left out.
+    """
+    folder = sql_folder() if folder is None else folder
+    if not folder.is_dir():
+        message = f"there is no folder {folder} with migrations: reinstall marketdata_assets"
+        raise ConfigurationError(message)
+    migrations: list[Migration] = []
+    for path in sorted(folder.glob("*.sql")):
+        match = _FILE_NAME.fullmatch(path.name)
+        if match is None:
+            message = (
+                f"{path} is not named NNNN_name.sql (digits, then lower-case letters, digits, underscores)"
+            )
+            raise ConfigurationError(message)
+        text = path.read_text(
+            encoding="utf-8"
+        )  # universal newlines: a checkout on Windows has the same checksum
+        checksum = hashlib.sha256(text.encode()).hexdigest()
+        migrations.append(Migration(int(match[1]), path.name, text, checksum))
+    for expected, migration in enumerate(migrations, start=1):
+        if migration.version == expected - 1 and expected > 1:
+            earlier = migrations[expected - 2].file_name
+            message = f"{earlier} and {migration.file_name} have the same number in {folder}"
+            raise ConfigurationError(message)
+        if migration.version != expected:
+            message = (
+                f"migration {expected:04d} is missing in {folder}: {migration.file_name} comes too early"
+            )
+            raise ConfigurationError(message)
+    return migrations
+
+
+def migrate(url: str, folder: Path | None = None) -> list[str]:
+    """Apply what is pending and return the file names in order; empty when the schema is up to date.
+
+    Raises:
+        ConfigurationError: an applied file was edited or renamed, the database is ahead of this version, the
+            files are misnumbered, or the server is out of reach.
+        MarketDataError: a migration failed; nothing of it was kept, the ones before it were.
+    """
+    migrations = load_migrations(folder)
+    with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as connection:
+        connection.autocommit = True
+        if not _pending(connection, migrations):
+            return []
+        connection.execute(
+            "select pg_advisory_lock(%s)", [_LOCK]
+        )  # released with the session, however that ends
+        connection.execute(
+            "create table if not exists public.schema_migrations ("
+            " version integer primary key,"
+            " name text not null,"
+            " checksum text not null,"
+            " applied_at timestamptz not null default now())"
+        )
+        todo = _pending(connection, migrations)
+        for migration in todo:
+            _apply(connection, migration)
+        return [migration.file_name for migration in todo]
+
+
+def pending(url: str, folder: Path | None = None) -> list[str]:
+    """The file names that :func:`migrate` would apply. Raises what it raises before it applies anything."""
+    migrations = load_migrations(folder)
+    with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as connection:
+        connection.autocommit = True
+        return [migration.file_name for migration in _pending(connection, migrations)]
+
+
+def _pending(connection: psycopg.Connection[Any], migrations: list[Migration]) -> list[Migration]:
+    try:
+        rows = connection.execute(
+            "select version, name, checksum from public.schema_migrations order by version"
+        ).fetchall()
+    except psycopg.errors.UndefinedTable:
+        rows = []
+    known = {migration.version: migration for migration in migrations}
+    for version, name, checksum in rows:
+        migration = known.pop(version, None)
+        if migration is None:
+            message = (
+                f"the database is ahead: it has migration {name}, unknown here; upgrade marketdata_assets"
+            )
+            raise ConfigurationError(message)
+        if (migration.file_name, migration.checksum) != (name, checksum):
+            what = "was edited" if migration.file_name == name else f"was renamed to {migration.file_name}"
+            message = (
+                f"migration {name} {what} after it was applied: restore it and put the change in a new file"
+            )
+            raise ConfigurationError(message)
+    return list(known.values())
+
+
+def _apply(connection: psycopg.Connection[Any], migration: Migration) -> None:
+    try:
+        with connection.transaction():
+            connection.execute(
+                migration.text.encode()
+            )  # without parameters: several statements, % is a plain sign
+            if connection.info.transaction_status != TransactionStatus.INTRANS:
+                message = (
+                    f"migration {migration.file_name} ends its own transaction: "
+                    "remove its COMMIT or ROLLBACK and restore the database from a backup"
+                )
+                raise MarketDataError(message)
+            connection.execute(
+                "insert into public.schema_migrations (version, name, checksum) values (%s, %s, %s)",
+                [migration.version, migration.file_name, migration.checksum],
+            )
+    except psycopg.Error as error:
+        why = " ".join(str(error).split())
+        message = f"migration {migration.file_name} failed and was rolled back: {why}"
+        raise MarketDataError(message) from error

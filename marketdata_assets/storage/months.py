@@ -1,0 +1,77 @@
+"""Monthly partitions of the one-minute bars, made before the first bar of a month is written.
+
+There is no default partition: Postgres refuses a new partition whose rows already sit in it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from psycopg import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from psycopg import Connection
+
+LOCK_SPACE: Final = 0x6D64
+"""Seed of the hashes that advisory locks are made of: keeps them apart from other users of the database."""
+
+_PARENT: Final = "ohlcv_1m"
+
+
+def months_between(first: datetime, last: datetime) -> list[datetime]:
+    """The UTC months (as their first moments) from that of ``first`` to the one after that of ``last``."""
+    month = datetime(first.year, first.month, 1, tzinfo=UTC)
+    end = _next(datetime(last.year, last.month, 1, tzinfo=UTC))
+    months = []
+    while month <= end:
+        months.append(month)
+        month = _next(month)
+    return months
+
+
+def ensure_months(connection: Connection[tuple[object, ...]], months: Iterable[datetime]) -> list[str]:
+    """Make the partitions of ``months`` that are missing; returns their names.
+
+    Attaching a table that was made on its own locks neither readers nor writers of the parent out.
+    """
+    wanted = {partition_name(month): month for month in months}
+    found = connection.execute(
+        "select name from unnest(%s::text[]) as wanted(name) where to_regclass('public.' || name) is null",
+        [list(wanted)],
+    ).fetchall()
+    if not found:
+        return []
+    connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, %s))", [_PARENT, LOCK_SPACE])
+    made = []
+    for name in sorted(str(row[0]) for row in found):
+        # Another writer may have made it while this one waited for the lock.
+        if connection.execute("select to_regclass('public.' || %s)", [name]).fetchone() != (None,):
+            continue
+        month = wanted[name]
+        connection.execute(
+            sql.SQL("create table {} (like {} including all)").format(
+                sql.Identifier(name), sql.Identifier(_PARENT)
+            )
+        )
+        connection.execute(
+            sql.SQL("alter table {} attach partition {} for values from ({}) to ({})").format(
+                sql.Identifier(_PARENT),
+                sql.Identifier(name),
+                sql.Literal(month.isoformat()),
+                sql.Literal(_next(month).isoformat()),
+            )
+        )
+        made.append(name)
+    return made
+
+
+def partition_name(month: datetime) -> str:
+    """``ohlcv_1m_YYYY_MM``."""
+    return f"{_PARENT}_{month:%Y_%m}"
+
+
+def _next(month: datetime) -> datetime:
+    return datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)

@@ -1,0 +1,28 @@
+"""The market database as a Dagster resource.
+
+The URL comes from the environment when the resource is used; it is no field, so that no page of the UI and no
+run configuration can show its password.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from dagster import ConfigurableResource
+
+from marketdata_assets.config import load_settings
+from marketdata_assets.storage.connection import Database, resolve_database_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class PostgresResource(ConfigurableResource[None]):
+    """The market database: ``DATABASE_URL``, else the embedded server."""
+
+    @contextmanager
+    def database(self) -> Iterator[Database]:
+        """A :class:`Database`, closed on leaving. Raises :class:`ConfigurationError` when it is out of reach."""
+        with Database(resolve_database_url(load_settings())) as database:
+            yield database

@@ -1,0 +1,213 @@
+"""``tracked_symbols``: what is collected, and in which timeframes."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.series import AssetClass, Series, parse_symbol
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.polygon.tickers import vendor_ticker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from psycopg import Connection
+
+    from marketdata_assets.storage.connection import Database
+
+DEFAULT_TIMEFRAMES = (Timeframe.H1, Timeframe.D1)
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedSymbol:
+    """A row of ``tracked_symbols``. Vendor ticker and calendar follow from symbol and asset class."""
+
+    symbol: str
+    asset_class: AssetClass
+    name: str | None = None
+    timeframes: tuple[Timeframe, ...] = DEFAULT_TIMEFRAMES
+    active: bool = True
+
+    @property
+    def vendor_ticker(self) -> str:
+        """The vendor's name of the symbol."""
+        return vendor_ticker(self.symbol, self.asset_class)
+
+    @property
+    def calendar(self) -> str:
+        """The name of the calendar that the symbol trades by."""
+        return calendar_of(self.asset_class).name
+
+    @property
+    def series(self) -> list[Series]:
+        """One series per timeframe, shortest first."""
+        return [Series(self.symbol, timeframe) for timeframe in Timeframe if timeframe in self.timeframes]
+
+
+def list_symbols(database: Database, *, active_only: bool = False) -> list[TrackedSymbol]:
+    """The tracked symbols in the order in which they were added."""
+
+    def read(connection: Connection[tuple[object, ...]]) -> list[TrackedSymbol]:
+        rows = connection.execute(
+            "select symbol, asset_class, name, timeframes, active from tracked_symbols"
+            " where active or not %s order by position",
+            [active_only],
+        ).fetchall()
+        return [_symbol_of(row) for row in rows]
+
+    return database.transaction(read)
+
+
+def add_symbols(database: Database, symbols: Iterable[TrackedSymbol]) -> list[str]:
+    """Start to track ``symbols``, or take them up again; returns those that were not tracked as given.
+
+    Raises:
+        ConfigurationError: A symbol is tracked with another asset class: its bars would mix two instruments.
+    """
+    wanted = list(symbols)
+
+    def write(connection: Connection[tuple[object, ...]]) -> list[str]:
+        rows = connection.execute(
+            "select symbol, asset_class from tracked_symbols where symbol = any(%s) for update",
+            [[one.symbol for one in wanted]],
+        ).fetchall()
+        known = {str(symbol): str(asset_class) for symbol, asset_class in rows}
+        for one in wanted:
+            if known.get(one.symbol, one.asset_class.value) != one.asset_class.value:
+                message = (
+                    f"{one.symbol} is tracked as {known[one.symbol]}, not {one.asset_class.value}:"
+                    f" its history would mix two instruments; nothing was added"
+                )
+                raise ConfigurationError(message)
+        changed = []
+        for one in wanted:
+            # Bound one by one: a universe is some hundred rows, sent in one pipeline.
+            row = connection.execute(
+                "insert into tracked_symbols as t (symbol, asset_class, name, timeframes, vendor_ticker, calendar)"
+                " values (%s, %s, %s, %s, %s, %s)"
+                " on conflict (symbol) do update set timeframes = excluded.timeframes, active = true,"
+                "  name = coalesce(excluded.name, t.name), updated_at = now()"
+                " where (t.timeframes, t.active, t.name) is distinct from"
+                "  (excluded.timeframes, true, coalesce(excluded.name, t.name))"
+                " returning symbol",
+                [
+                    one.symbol,
+                    one.asset_class.value,
+                    one.name,
+                    [timeframe.value for timeframe in one.timeframes],
+                    one.vendor_ticker,
+                    one.calendar,
+                ],
+            ).fetchone()
+            if row is not None:
+                changed.append(one.symbol)
+        return changed
+
+    return database.transaction(write)
+
+
+def set_timeframes(database: Database, symbol: str, timeframes: Sequence[Timeframe]) -> None:
+    """Collect ``symbol`` in ``timeframes`` from now on. Bars of a timeframe that is left out stay.
+
+    Raises:
+        ConfigurationError: The symbol is not tracked.
+    """
+    _update(
+        database,
+        "update tracked_symbols set timeframes = %s, updated_at = now() where symbol = %s",
+        [[timeframe.value for timeframe in timeframes], symbol],
+        symbol,
+    )
+
+
+def deactivate(database: Database, symbol: str) -> None:
+    """Stop collecting ``symbol``. Its bars stay.
+
+    Raises:
+        ConfigurationError: The symbol is not tracked.
+    """
+    _update(
+        database,
+        "update tracked_symbols set active = false, updated_at = now() where symbol = %s",
+        [symbol],
+        symbol,
+    )
+
+
+def _update(database: Database, statement: str, parameters: list[object], symbol: str) -> None:
+    def write(connection: Connection[tuple[object, ...]]) -> int:
+        return connection.execute(statement.encode(), parameters).rowcount
+
+    if database.transaction(write) == 0:
+        raise not_tracked(symbol)
+
+
+def not_tracked(symbol: str) -> ConfigurationError:
+    """The error for a symbol that ``tracked_symbols`` does not have."""
+    return ConfigurationError(
+        f"{symbol} is not tracked: add it with `marketdata symbols add {symbol}`, or see `marketdata symbols list`"
+    )
+
+
+def packaged_universe() -> list[TrackedSymbol]:
+    """The universe that comes with the package: 20 US stocks, 20 ETFs, 22 crypto pairs."""
+    return read_universe(
+        files("marketdata_assets").joinpath("universe.csv").read_text("utf-8"), "universe.csv"
+    )
+
+
+def read_universe(text: str, source: str) -> list[TrackedSymbol]:
+    """Symbols from CSV with the columns ``symbol, asset_class`` and, optionally, ``name, timeframes``.
+
+    Timeframes are separated by spaces. Raises :class:`ConfigurationError` naming ``source`` and the line.
+    """
+    reader = csv.DictReader(text.splitlines())
+    if not {"symbol", "asset_class"} <= set(reader.fieldnames or ()):
+        message = f"{source} lacks a heading with symbol and asset_class: its first line is symbol,asset_class,name,timeframes"
+        raise ConfigurationError(message)
+    symbols: dict[str, TrackedSymbol] = {}
+    for row in reader:
+        try:
+            one = TrackedSymbol(
+                symbol=parse_symbol(row["symbol"] or ""),
+                asset_class=parse_asset_class(row["asset_class"] or ""),
+                name=row.get("name") or None,
+                timeframes=tuple(Timeframe.parse(name) for name in (row.get("timeframes") or "").split())
+                or DEFAULT_TIMEFRAMES,
+            )
+            if one.symbol in symbols:
+                message = f"{one.symbol} stands there twice"
+                raise ConfigurationError(message)  # noqa: TRY301 - told with the line it stands on, below
+        except ConfigurationError as error:
+            message = f"{source}, line {reader.line_num}: {error}; nothing was imported"
+            raise ConfigurationError(message) from None
+        symbols[one.symbol] = one
+    return list(symbols.values())
+
+
+def parse_asset_class(text: str) -> AssetClass:
+    """The asset class named ``text``; raises :class:`ConfigurationError` naming the four that exist."""
+    try:
+        return AssetClass(text.strip().lower())
+    except ValueError:
+        message = f"unknown asset class {text!r}: use one of {', '.join(AssetClass)}"
+        raise ConfigurationError(message) from None
+
+
+def _symbol_of(row: tuple[object, ...]) -> TrackedSymbol:
+    symbol, asset_class, name, timeframes, active = row
+    if not isinstance(timeframes, list):
+        message = "timeframes is text[]"
+        raise TypeError(message)
+    return TrackedSymbol(
+        symbol=str(symbol),
+        asset_class=AssetClass(str(asset_class)),
+        name=None if name is None else str(name),
+        timeframes=tuple(Timeframe(one) for one in timeframes),
+        active=bool(active),
+    )

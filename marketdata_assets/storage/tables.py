@@ -1,0 +1,108 @@
+"""The tables that frames are merged into, and the exact schema of each.
+
+Binary COPY is type-blind: a frame is cast to its table's schema before a byte is sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import polars as pl
+
+from marketdata_assets.domain.bars import BAR_SCHEMA, KEY
+from marketdata_assets.domain.errors import MarketDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_POSTGRES_TYPES: Final[dict[pl.DataType, str]] = {
+    pl.String(): "text",
+    pl.Float64(): "double precision",
+    pl.Int64(): "bigint",
+    pl.Int32(): "integer",
+    pl.Boolean(): "boolean",
+    pl.Datetime("us", "UTC"): "timestamptz",
+}
+
+
+class FrameError(MarketDataError):
+    """A frame does not fit the table that it was meant for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of series, keyed by (symbol, timeframe, time).
+
+    Attributes:
+        name: The table's name in schema ``public``.
+        schema: Columns that frames carry, in the order in which they are sent.
+        revisions: The table that keeps the old values of a changed row, or None.
+    """
+
+    name: str
+    schema: pl.Schema
+    revisions: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that frames carry."""
+        return self.schema.names()
+
+    @property
+    def values(self) -> list[str]:
+        """The columns outside the key."""
+        return [name for name in self.columns if name not in KEY]
+
+    def column_types(self) -> list[tuple[str, str]]:
+        """Each column with its Postgres type."""
+        return [(name, _POSTGRES_TYPES[dtype]) for name, dtype in self.schema.items()]
+
+    def conform(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """``frame`` in the table's exact schema, sorted by key.
+
+        Raises:
+            FrameError: A column is missing or of a kind that does not cast without loss, a key is null, or
+                two rows share a key.
+        """
+        missing = [name for name in self.columns if name not in frame.columns]
+        if missing:
+            message = f"a frame for {self.name} lacks {', '.join(missing)}: nothing of it was written"
+            raise FrameError(message)
+        try:
+            conformed = frame.select(self.columns).cast(dict(self.schema), strict=True)
+        except pl.exceptions.PolarsError as error:
+            reason = str(error).splitlines()[0]
+            message = f"a frame for {self.name} does not cast to the table's types ({reason}): nothing of it was written"
+            raise FrameError(message) from error
+        if conformed.select(pl.any_horizontal(pl.col(KEY).is_null().any())).item():
+            message = (
+                f"a frame for {self.name} has a null in its key ({', '.join(KEY)}): nothing of it was written"
+            )
+            raise FrameError(message)
+        conformed = conformed.sort(KEY)
+        if conformed.height > 1 and conformed.select(_repeats_previous_key()).item():
+            message = (
+                f"a frame for {self.name} has two rows for one ({', '.join(KEY)}): nothing of it was written"
+            )
+            raise FrameError(message)
+        return conformed
+
+    def selection(self, columns: Sequence[str] | None) -> list[str]:
+        """``columns`` in the given order, or all; raises :class:`FrameError` naming one that does not exist."""
+        unknown = [name for name in columns or () if name not in self.schema]
+        if unknown:
+            message = f"{self.name} has no column {unknown[0]!r}: it has {', '.join(self.columns)}"
+            raise FrameError(message)
+        return list(columns) if columns else self.columns
+
+
+def _repeats_previous_key() -> pl.Expr:
+    return pl.all_horizontal(pl.col(name) == pl.col(name).shift() for name in KEY).any()
+
+
+OHLCV: Final = Table(name="ohlcv", schema=BAR_SCHEMA, revisions="ohlcv_revision")
+"""Bars; what the vendor changes goes to ``ohlcv_revision``."""
+
+TABLES: Final = {table.name: table for table in (OHLCV,)}
+"""Tables by the name of the asset that owns them."""

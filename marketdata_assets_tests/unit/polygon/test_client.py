@@ -1,0 +1,436 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import traceback
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.series import AssetClass
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window
+from marketdata_assets.polygon.client import PolygonClient, RetryPolicy, Timeouts, history_cut, vendor_range
+from marketdata_assets.polygon.errors import (
+    AuthenticationError,
+    BadRequestError,
+    EntitlementError,
+    NotFoundError,
+    PagingLoopError,
+    PolygonError,
+    RateLimitedError,
+    VendorFailureError,
+)
+from marketdata_assets.polygon.limiter import NoLimit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from marketdata_assets.polygon.client import FetchedPage
+    from marketdata_assets.polygon.request import FetchRecord
+
+KEY = "s3cr3t/key+of=the.vendor"
+XNYS = calendar_of(AssetClass.STOCK)
+CRYPTO = calendar_of(AssetClass.CRYPTO)
+DAY = XNYS.day_window(date(2023, 7, 31))
+BAR = {"t": 1690790400000, "o": 1, "h": 2, "l": 1, "c": 1.5, "v": 10, "vw": 1.2, "n": 3}
+
+
+class Patient(NoLimit):
+    """Grants at once and remembers; penalties would only slow the tests down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grants = 0
+        self.penalties: list[float] = []
+
+    async def acquire(self) -> float:
+        self.grants += 1
+        return 0.25
+
+    async def penalise(self, retry_after: float) -> None:
+        self.penalties.append(retry_after)
+
+
+@dataclass
+class Asked:
+    """A client over canned answers, one after the other (the last one repeats), and what came of it."""
+
+    answers: list[httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]]
+    attempts: int = 4
+    budget: float = 60
+    requests: list[httpx.Request] = field(default_factory=list)
+    log: list[FetchRecord] = field(default_factory=list)
+    limiter: Patient = field(default_factory=Patient)
+
+    def handle(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer(request) if callable(answer) else answer
+
+    def pages(self, window: Window = DAY, ticker: str = "AAPL") -> list[FetchedPage]:
+        async def collect() -> list[FetchedPage]:
+            async with PolygonClient(
+                base_url="https://vendor.test",
+                api_key=SecretStr(KEY),
+                limiter=self.limiter,
+                timeouts=Timeouts(total=0.2),
+                retry=RetryPolicy(self.attempts, self.budget, first_wait_seconds=0, rate_window_seconds=60),
+                request_log=self.log.append,
+                transport=httpx.MockTransport(self.handle),
+            ) as client:
+                stream = client.aggregates(ticker, Timeframe.M1, window, symbol="AAPL", calendar=XNYS)
+                return [page async for page in stream]
+
+        return asyncio.run(collect())
+
+
+def ok(*rows: object, **envelope: object) -> httpx.Response:
+    body = {"status": "OK", "request_id": "r1", "queryCount": 7, "results": rows, **envelope}
+    return httpx.Response(200, json=body)
+
+
+def test_the_first_request() -> None:
+    asked = Asked([ok(BAR)])
+    asked.pages()
+    (request,) = asked.requests
+    assert request.url.path == "/v2/aggs/ticker/AAPL/range/1/minute/2023-07-31/2023-07-31"
+    assert dict(request.url.params) == {"adjusted": "false", "sort": "asc", "limit": "50000"}
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert request.headers["accept-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize("ticker", ["X:BTCUSD", "I:VIX", "BRK.B"])
+def test_a_ticker_stands_in_the_path_as_it_is(ticker: str) -> None:
+    asked = Asked([ok(BAR)])
+    asked.pages(ticker=ticker)
+    assert f"/ticker/{ticker}/range/" in str(asked.requests[0].url)
+
+
+def test_pages_are_followed_on_the_configured_host_without_a_key_and_with_every_parameter() -> None:
+    following = "https://elsewhere.test:8443/v2/aggs/ticker/AAPL/range/1/minute/169/2023-07-31"
+    asked = Asked(
+        [
+            ok(BAR, next_url=f"{following}?cursor=YQ%3D%3D&apiKey={KEY}&adjusted=true&sort=desc&limit=10"),
+            ok(BAR),
+        ]
+    )
+    first, second = asked.pages()
+    url = asked.requests[1].url
+    assert (url.scheme, url.host, url.port) == ("https", "vendor.test", None)
+    assert url.path == "/v2/aggs/ticker/AAPL/range/1/minute/169/2023-07-31"
+    assert dict(url.params) == {"cursor": "YQ==", "adjusted": "false", "sort": "asc", "limit": "50000"}
+    assert [first.is_last, second.is_last] == [False, True]
+    assert [first.record.page, second.record.page] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "https://vendor.test@evil.test/v2/x?cursor=a",
+        "//evil.test/v2/x?cursor=a",
+        "https://evil.test//evil.test/x",
+        "@evil.test/x",
+        ".evil.test/x",
+        "http://vendor.test.evil.test/x",
+        "/ü?cursor=ü",
+        "",
+    ],
+)
+def test_no_next_url_leads_the_key_to_another_host(hostile: str) -> None:
+    asked = Asked([ok(BAR, next_url=hostile), ok(BAR)])
+    with contextlib.suppress(VendorFailureError):
+        asked.pages()
+    assert {request.url.host for request in asked.requests} == {"vendor.test"}
+    assert {request.url.scheme for request in asked.requests} == {"https"}
+
+
+def test_a_redirect_is_not_followed() -> None:
+    asked = Asked([httpx.Response(302, headers={"location": "https://evil.test/"})])
+    with pytest.raises(VendorFailureError, match="HTTP 302"):
+        asked.pages()
+    assert len(asked.requests) == 1
+
+
+def test_paging_goes_on_as_long_as_there_is_a_next_url() -> None:
+    def empty(number: int) -> httpx.Response:
+        body = {"status": "OK", "resultsCount": 0, "next_url": f"https://vendor.test/v2/x?cursor={number}"}
+        return httpx.Response(200, json=body)
+
+    pages = Asked([empty(1), ok(BAR, next_url="/v2/x?cursor=2"), empty(3), ok(BAR)]).pages()
+    assert [page.frame.height for page in pages] == [0, 1, 0, 1]
+
+
+def test_a_loop_is_an_error_and_not_endless() -> None:
+    asked = Asked([ok(BAR, next_url="/v2/x?cursor=1")])
+    with pytest.raises(PagingLoopError, match="AAPL") as caught:
+        asked.pages()
+    assert caught.value.record is not None
+    assert len(asked.requests) == 2
+
+
+def test_the_record_of_a_page() -> None:
+    asked = Asked([httpx.Response(503), ok(BAR, BAR | {"t": 1690790460000}, status="DELAYED")])
+    (page,) = asked.pages()
+    assert asked.log == [page.record]
+    record = page.record
+    assert (record.symbol, record.base, record.window, record.page) == ("AAPL", Timeframe.M1, DAY, 1)
+    assert (record.status, record.vendor_status, record.request_id) == (200, "DELAYED", "r1")
+    assert (record.bars, record.base_bars, record.retries, record.error) == (2, 7, 1, None)
+    assert record.waited_seconds == 0.5
+    assert record.duration_seconds > 0
+    assert record.requested_at.tzinfo is UTC
+
+
+PASSING = [
+    httpx.Response(500),
+    httpx.Response(502, html="<html>Bad Gateway</html>"),
+    httpx.Response(503, json={"status": "ERROR", "error": "down"}),
+    httpx.Response(408),
+    httpx.ConnectError("refused"),
+    httpx.ConnectTimeout("slow"),
+    httpx.ReadTimeout("slow"),
+    httpx.ReadError("reset by peer"),
+    httpx.RemoteProtocolError("peer closed connection without sending complete message body"),
+    httpx.DecodingError("incomplete gzip"),
+    httpx.Response(200, content=ok(BAR).content[:-20]),
+    httpx.Response(200, html="<html>maintenance</html>"),
+    httpx.Response(200, content=b""),
+    httpx.Response(200, json={}),
+    httpx.Response(429),
+    httpx.Response(200, json={"status": "ERROR", "error": "You've exceeded the maximum requests per minute"}),
+]
+
+
+@pytest.mark.parametrize("failure", PASSING, ids=str)
+def test_what_may_pass_is_asked_again_through_the_limiter(failure: httpx.Response | Exception) -> None:
+    asked = Asked([failure, failure, ok(BAR)])
+    (page,) = asked.pages()
+    assert page.frame.height == 1
+    assert page.record.retries == 2
+    assert asked.limiter.grants == len(asked.requests) == 3
+
+
+@pytest.mark.parametrize("failure", PASSING, ids=str)
+def test_attempts_come_to_an_end(failure: httpx.Response | Exception) -> None:
+    asked = Asked([failure])
+    with pytest.raises((VendorFailureError, RateLimitedError), match="after 4 attempts") as caught:
+        asked.pages()
+    assert len(asked.requests) == 4
+    assert asked.log == [caught.value.record]
+    assert asked.log[0].retries == 3
+    assert asked.log[0].error == str(caught.value)
+
+
+def test_an_answer_that_never_ends_is_given_up() -> None:
+    async def never(request: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        return ok()
+
+    async def ask() -> None:
+        async with PolygonClient(
+            base_url="https://vendor.test",
+            api_key=SecretStr(KEY),
+            limiter=NoLimit(),
+            timeouts=Timeouts(total=0.01),
+            retry=RetryPolicy(attempts=2, first_wait_seconds=0),
+            transport=httpx.MockTransport(never),
+        ) as client:
+            async for _ in client.aggregates("AAPL", Timeframe.M1, DAY, symbol="AAPL", calendar=XNYS):
+                pass
+
+    with pytest.raises(VendorFailureError, match="no answer in time"):
+        asyncio.run(ask())
+
+
+def test_no_attempt_follows_once_the_budget_is_spent() -> None:
+    asked = Asked([httpx.Response(500)], budget=-1)
+    with pytest.raises(VendorFailureError, match="after 1 attempt"):
+        asked.pages()
+    assert len(asked.requests) == 1
+
+
+FINAL = [
+    (httpx.Response(401, json={"status": "ERROR", "error": "Unknown API Key"}), AuthenticationError),
+    (httpx.Response(401), AuthenticationError),
+    (httpx.Response(200, json={"status": "ERROR", "error": "Unknown API Key"}), AuthenticationError),
+    (httpx.Response(403, json={"status": "NOT_AUTHORIZED", "message": "upgrade"}), EntitlementError),
+    (httpx.Response(403), EntitlementError),
+    (httpx.Response(200, json={"status": "NOT_AUTHORIZED", "message": "upgrade"}), EntitlementError),
+    (httpx.Response(404, json={"status": "NOT_FOUND", "message": "Ticker not found."}), NotFoundError),
+    (httpx.Response(400, json={"status": "ERROR", "error": "'to' before 'from'"}), BadRequestError),
+    (httpx.Response(422), BadRequestError),
+    (httpx.Response(200, json={"status": "ERROR", "error": "broken", "results": [BAR]}), BadRequestError),
+]
+
+
+@pytest.mark.parametrize(("answer", "kind"), FINAL, ids=str)
+def test_what_cannot_pass_is_asked_once(answer: httpx.Response, kind: type[PolygonError]) -> None:
+    asked = Asked([answer])
+    with pytest.raises(kind) as caught:
+        asked.pages()
+    assert type(caught.value) is kind
+    assert len(asked.requests) == 1
+    assert (caught.value.symbol, caught.value.window) == ("AAPL", DAY)
+    assert caught.value.status == answer.status_code
+    assert "AAPL 2023-07-31T04:00Z..2023-08-01T04:00Z" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert asked.log == [caught.value.record]
+
+
+def test_recorded_errors_have_their_kinds(vendor_fixtures: Path) -> None:
+    kinds: dict[int, type[PolygonError]] = {
+        400: BadRequestError,
+        401: AuthenticationError,
+        403: EntitlementError,
+        404: NotFoundError,
+        429: RateLimitedError,
+    }
+    recorded: list[dict[str, Any]] = json.loads((vendor_fixtures / "errors.json").read_text())
+    assert {case["http_status"] for case in recorded} == set(kinds)
+    for case in recorded:
+        with pytest.raises(kinds[case["http_status"]]) as caught:
+            Asked([httpx.Response(case["http_status"], json=case["body"])]).pages()
+        assert caught.value.request_id == case["body"]["request_id"]
+        assert case["body"]["request_id"] in str(caught.value)
+
+
+def test_a_wrong_key_is_a_configuration_error() -> None:
+    with pytest.raises(AuthenticationError, match="POLYGON_API_KEY") as caught:
+        Asked([httpx.Response(401)]).pages()
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, 60),
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after": "0"}, 0),
+        ({"retry-after": "-3"}, 0),
+        ({"retry-after": "soon"}, 60),
+        ({"retry-after": "nan"}, 60),
+        ({"retry-after": "1e99"}, 3600),
+        ({"retry-after": "Mon, 31 Jul 2023 10:00:30 GMT", "date": "Mon, 31 Jul 2023 10:00:00 GMT"}, 30),
+        ({"retry-after": "Mon, 31 Jul 2023 10:00:30 GMT"}, 0),
+        ({"retry-after": "Mon, 31 Jul 2023 10:00:30 GMT", "date": "never"}, 60),
+    ],
+    ids=str,
+)
+def test_a_429_pushes_everybody_back(headers: dict[str, str], seconds: float) -> None:
+    asked = Asked([httpx.Response(429, headers=headers), ok(BAR)])
+    asked.pages()
+    assert asked.limiter.penalties == [seconds]
+
+
+def test_a_429_to_the_end_says_how_long_it_asked_to_wait() -> None:
+    with pytest.raises(RateLimitedError) as caught:
+        Asked([httpx.Response(429, headers={"retry-after": "7"})]).pages()
+    assert caught.value.retry_after == 7
+
+
+@pytest.mark.parametrize("echo", [KEY, KEY.replace("/", "%2F"), httpx.QueryParams({"k": KEY})["k"]])
+def test_the_key_is_in_no_text(echo: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    said = f"the key\n{echo} is bad"
+    answers: list[httpx.Response | Exception] = [
+        httpx.Response(401, json={"status": echo, "error": said, "request_id": echo}),
+        httpx.Response(
+            403, json={"status": "NOT_AUTHORIZED", "message": said}, headers={"x-request-id": echo}
+        ),
+        httpx.Response(500, json={"status": "ERROR", "error": said}),
+        httpx.Response(429, json={"status": "ERROR", "error": said}),
+        httpx.ConnectError(said),
+        ok(BAR, next_url=f"https://elsewhere.test/v2/{echo}?apiKey={echo}&cursor=x"),
+    ]
+    for answer in answers:
+        asked = Asked([answer], attempts=2)
+        with pytest.raises(PolygonError) as caught:
+            asked.pages()
+        texts = [
+            str(caught.value),
+            repr(caught.value),
+            "".join(traceback.format_exception(caught.value)),
+            repr(caught.value.__dict__),
+            repr(asked.log),
+            caplog.text,
+        ]
+        for text in texts:
+            assert KEY not in text
+            assert echo not in text
+
+
+def test_the_client_does_not_show_its_key() -> None:
+    client = PolygonClient(base_url="https://vendor.test", api_key=SecretStr(KEY), limiter=NoLimit())
+    assert KEY not in repr(client)
+    assert KEY not in repr(vars(client))
+    assert KEY not in repr(client._http.headers)
+    asyncio.run(client.__aexit__(None, None, None))
+
+
+@pytest.mark.parametrize(
+    ("calendar", "start", "end", "expected"),
+    [
+        (XNYS, "2023-07-31T04:00", "2023-08-01T04:00", ("2023-07-31", "2023-07-31")),
+        # the clock changes on 5 November: 25 hours
+        (XNYS, "2023-11-05T04:00", "2023-11-06T05:00", ("2023-11-05", "2023-11-05")),
+        (XNYS, "2023-11-03T04:00", "2023-11-07T05:00", ("2023-11-03", "2023-11-06")),
+        (CRYPTO, "2023-07-31T00:00", "2023-08-02T00:00", ("2023-07-31", "2023-08-01")),
+        (CRYPTO, "2023-07-31T00:00", "2023-07-31T12:00", ("1690761600000", "1690804799999")),
+        (XNYS, "2023-07-31T00:00", "2023-08-01T00:00", ("1690761600000", "1690847999999")),
+    ],
+)
+def test_vendor_range(calendar: Any, start: str, end: str, expected: tuple[str, str]) -> None:  # noqa: ANN401 - XNYS or CRYPTO
+    window = Window(*(datetime.fromisoformat(edge).replace(tzinfo=UTC) for edge in (start, end)))
+    assert vendor_range(window, calendar) == expected
+
+
+@given(
+    start=st.integers(0, 4_000_000_000_000),
+    length=st.integers(1, 10**12),
+    asset_class=st.sampled_from([AssetClass.STOCK, AssetClass.CRYPTO]),
+)
+def test_an_inclusive_range_holds_exactly_the_windows_milliseconds(
+    start: int, length: int, asset_class: AssetClass
+) -> None:
+    calendar = calendar_of(asset_class)
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    window = Window(*(epoch + timedelta(milliseconds=edge) for edge in (start, start + length)))
+    first, last = vendor_range(window, calendar)
+    if "-" in first:
+        assert calendar.day_start(date.fromisoformat(first)) == window.start
+        assert calendar.day_start(date.fromisoformat(last) + timedelta(days=1)) == window.end
+    else:
+        assert (int(first), int(last)) == (start, start + length - 1)
+
+
+def test_a_first_bar_long_after_the_start_is_noticed() -> None:
+    window = Window(XNYS.day_start(date(2023, 1, 1)), XNYS.day_start(date(2023, 12, 31)))
+    late = datetime(2023, 7, 31, 13, 30, tzinfo=UTC)
+    notice = history_cut(window, late, XNYS, symbol="AAPL")
+    assert notice is not None
+    # 251 sessions of 2023 minus 1 January to 28 July: XNYS had 143 sessions by then
+    assert notice.sessions == len(XNYS.sessions(date(2023, 1, 1), date(2023, 7, 30))) == 143
+    assert "AAPL" in str(notice)
+    assert "2023-07-31" in str(notice)
+
+
+@pytest.mark.parametrize(
+    "first_bar", [None, datetime(2023, 1, 3, 9, tzinfo=UTC), datetime(2023, 1, 10, 9, tzinfo=UTC)]
+)
+def test_a_first_bar_near_the_start_is_not(first_bar: datetime | None) -> None:
+    window = Window(XNYS.day_start(date(2022, 12, 30)), XNYS.day_start(date(2023, 12, 31)))
+    assert history_cut(window, first_bar, XNYS, symbol="AAPL", tolerance=6) is None
