@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from marketdata_assets.assets.ohlcv import ohlcv_asset
+from marketdata_assets.automation.jobs import bars_job
 from marketdata_assets.config import load_settings
 from marketdata_assets.partitions import day_by_series
 from marketdata_assets.polygon.resource import PolygonResource
@@ -23,6 +24,7 @@ def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Defin
     postgres = PostgresResource()
     return dg.Definitions(
         assets=[ohlcv_asset(partitions)],
+        jobs=[bars_job],
         resources={
             "polygon": PolygonResource(),
             "postgres": postgres,

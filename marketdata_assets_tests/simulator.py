@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,14 +37,26 @@ class SimulatorHandle:
         """Replace the fault plan with one fault."""
         self.set_faults(Fault(kind=kind, **options))
 
+    def wait_for_requests(self, count: int, seconds: float = 30) -> None:
+        """Return as soon as ``count`` requests have arrived; raises :class:`TimeoutError` otherwise."""
+        end = time.monotonic() + seconds
+        while len(self.running.simulator.requests) < count:
+            if time.monotonic() > end:
+                message = f"the simulator was not asked {count} times within {seconds:g} s"
+                raise TimeoutError(message)
+            time.sleep(0.005)
+
     def reset(self) -> None:
         """Clear the log, the rate limit and what the faults have done."""
         self.running.simulator.reset()
 
 
 @contextmanager
-def running_simulator(**options: Any) -> Iterator[SimulatorHandle]:  # noqa: ANN401  # see below
-    """A simulator in a thread, with the options of :class:`SimulatorConfig`; by default only :data:`KEY` fits."""
+def running_simulator(**options: Any) -> Iterator[SimulatorHandle]:  # noqa: ANN401  # as above
+    """A simulator in a thread, with the options of :class:`SimulatorConfig`.
+
+    Only :data:`KEY` is let in, unless ``api_keys`` says otherwise.
+    """
     config = SimulatorConfig(**{"api_keys": frozenset({KEY}), **options})
     with RunningSimulator(config) as running:
         yield SimulatorHandle(running.url, running)

@@ -14,6 +14,7 @@ from dagster import (
     Failure,
     MetadataValue,
     MultiPartitionsDefinition,
+    Output,
     asset,
 )
 from pydantic import Field
@@ -71,8 +72,9 @@ def ohlcv_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
         config: OhlcvConfig,
         polygon: PolygonResource,
         postgres: PostgresResource,
-    ) -> Any:  # noqa: ANN401 - a generator of batches: Dagster would take its element type for an output type
-        return _batches(context, config, polygon, postgres)
+    ) -> Output[Any]:
+        # Wrapped, or Dagster would take the batches for outputs of the step.
+        return Output(_batches(context, config, polygon, postgres))
 
     return ohlcv
 

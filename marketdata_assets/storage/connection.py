@@ -231,9 +231,8 @@ class Database:
             with connection.transaction():
                 return work(connection)
         except psycopg.OperationalError:
-            if (
-                not connection.closed
-            ):  # closed includes broken: the server answers, so it is no lost connection
+            # closed includes broken: on an open connection the server has answered, so this is no loss
+            if not connection.closed:
                 raise
         self._drop_connection()
         connection = self._reconnected()

@@ -25,4 +25,4 @@ def add_partition_metadata(context: OutputContext, metadata: Mapping[str, Mappin
         AssetMetadataHandle(asset_key=context.asset_key, partition_key=key): dict(values)
         for key, values in metadata.items()
     }
-    step._metadata_accumulator = OutputMetadataAccumulator({**earlier, **added})  # noqa: SLF001 - same
+    step._metadata_accumulator = OutputMetadataAccumulator(per_output_metadata={**earlier, **added})  # noqa: SLF001 - same

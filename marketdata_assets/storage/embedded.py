@@ -340,7 +340,7 @@ class EmbeddedServer:
     def _start(self, access: _Access, account: Account) -> None:
         # No process of this data directory lives, so a pid file is stale, whoever has its pid now. Should
         # that ever be wrong, Postgres still refuses to start on the shared memory of a living server.
-        pass
+        (self._data / "postmaster.pid").unlink(missing_ok=True)
         options = {
             "listen_addresses": _HOST,
             "port": str(access.port),

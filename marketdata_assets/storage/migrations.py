@@ -93,9 +93,8 @@ def migrate(url: str, folder: Path | None = None) -> list[str]:
         connection.autocommit = True
         if not _pending(connection, migrations):
             return []
-        connection.execute(
-            "select pg_advisory_lock(%s)", [_LOCK]
-        )  # released with the session, however that ends
+        # a session's lock: released when the session ends, however it ends
+        connection.execute("select pg_advisory_lock(%s)", [_LOCK])
         connection.execute(
             "create table if not exists public.schema_migrations ("
             " version integer primary key,"

@@ -123,7 +123,7 @@ def _allowed(found: os.stat_result, account: Account, wanted: int) -> bool:
 def postgres_programs(home: Path, account: Account) -> Path:
     """The folder of ``postgres`` and ``initdb``, fit to be run by `account`.
 
-    Those of the installed wheel, or else of a copy: in `home`, or in ``/var/lib`` where `home` is out of reach.
+    Those of the installed wheel, or else of a copy: in `home`, or in ``/var/lib`` where it cannot be reached.
     Raises :class:`ConfigurationError` when the wheel is not installed or no place is in reach.
     """
     installed = _installed_wheel()

@@ -44,8 +44,8 @@ def outside_plan() -> Refusal:
 def too_many_requests(retry_after: float | None) -> Refusal:
     """429, with ``Retry-After`` only when a number of seconds is given."""
     error = (
-        "You've exceeded the maximum requests per minute, please wait or upgrade your subscription to continue. "
-        "https://polygon.io/pricing"
+        "You've exceeded the maximum requests per minute, please wait or upgrade your subscription "
+        "to continue. https://polygon.io/pricing"
     )
     headers = {} if retry_after is None else {"Retry-After": f"{retry_after:g}"}
     return Refusal(HTTPStatus.TOO_MANY_REQUESTS, {"status": "ERROR", "error": error}, headers)

@@ -203,9 +203,7 @@ class FaultPlan:
             return False
         if fault.kind is FaultKind.HISTORY_CUT:
             return asked is not None
-        if fault.kind is FaultKind.LOST_HOURS and (
-            asked is None or (asked.base == "day" and not _spans_day(fault))
-        ):
+        if fault.kind is FaultKind.LOST_HOURS and asked and asked.base == "day" and not _spans_day(fault):
             return False
         if fault.start is not None and (asked is None or asked.end_ms <= milliseconds(fault.start)):
             return False

@@ -27,6 +27,7 @@ from marketdata_assets.polygon.simulator.bars import (
     Integers,
     day_number,
     day_of,
+    decimals,
     local_day_number,
     midnight_ms,
     milliseconds,
@@ -57,7 +58,7 @@ _NEWS_SHARE = 0.015  # of overnight moves, which are then four times as large
 _OVERNIGHT_SHARE = 0.35  # of the day's standard deviation
 _LIT_SHARE = 0.87  # of a day's volume that its minutes show; the rest is auctions and off-exchange prints
 _FRACTIONAL_SHARES = date(2026, 1, 1)
-_CACHED_DAYS = 1024
+_CACHED_DAYS = 512  # at most 50 MB
 _CACHED_TICKERS = 256
 
 _PRE, _EXTENDED, _AFTER_LUNCH_CLOSE = 330, 960, 17 * 60 - 4 * 60  # minutes from 04:00 ET
@@ -468,12 +469,18 @@ def _until(bars: Bars, now_ms: int) -> Bars:
     if not len(begun) or begun.time[-1] + MINUTE_MS <= now_ms:
         return begun
     done, current = begun.take(slice(len(begun) - 1)), begun.take(slice(len(begun) - 1, None))
-    share = (now_ms - int(current.time[0])) / MINUTE_MS
-    partial = replace(
-        current, high=np.maximum(current.open, current.close), low=np.minimum(current.open, current.close)
-    )
-    if partial.volume is not None:
-        partial = replace(partial, volume=np.maximum(np.round(partial.volume * share), 1.0))
+    share = max(0.01, (now_ms - int(current.time[0])) / MINUTE_MS)
+    upper, lower = np.maximum(current.open, current.close), np.minimum(current.open, current.close)
+    partial = replace(current, high=upper, low=lower)
+    if current.volume is not None and current.transactions is not None:
+        whole = bool((current.volume % 1 == 0).all())
+        volume = np.maximum(1.0, np.floor(current.volume * share)) if whole else current.volume * share
+        partial = replace(
+            partial,
+            volume=np.round(volume, 8),
+            vwap=np.round((upper + lower) / 2, decimals(lower)),
+            transactions=np.maximum(1, (current.transactions * share).astype(np.int64)),
+        )
     return Bars.concatenate([done, partial])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +20,9 @@ NOW = datetime(2025, 6, 30, 12, tzinfo=UTC)
 
 @pytest.fixture(scope="session")
 def vendor() -> Callable[..., Vendor]:
-    """A client of a simulator with the given options, at noon UTC of 2025-06-30 unless `now` says otherwise."""
+    """Builds a client of a simulator with the given options, at noon UTC of 2025-06-30 by default."""
 
-    def build(**options: Any) -> Vendor:
+    def build(**options: Any) -> Vendor:  # noqa: ANN401  # the options of SimulatorConfig
         config = SimulatorConfig(**{"now": lambda: NOW, **options})
         return Vendor(create_app(config))
 
@@ -36,21 +35,10 @@ def plain(vendor: Callable[..., Vendor]) -> Vendor:
     return vendor()
 
 
-def _shared(variable: str, default: str) -> Path:
-    root = Path(__file__).resolve().parents[3]
-    folder = Path(os.environ.get(variable, root.parent / "shared" / default))
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent: set {variable} to run this test")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def realdata() -> Path:
-    """Recorded market data; the test is skipped where it is absent."""
-    return _shared("MARKETDATA_REALDATA", "realdata")
-
-
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
     """Recorded vendor responses; the test is skipped where they are absent."""
-    return _shared("MARKETDATA_FIXTURES", "polygon_api/fixtures")
+    folder = Path(__file__).resolve().parents[4] / "shared" / "polygon_api" / "fixtures"
+    if not folder.is_dir():
+        pytest.skip("the recorded vendor responses are absent")
+    return folder

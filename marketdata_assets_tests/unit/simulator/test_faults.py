@@ -21,7 +21,7 @@ PATH = f"/v2/aggs/ticker/{WINDOW}"
 LOST = (datetime(2024, 3, 7, 15, tzinfo=UTC), datetime(2024, 3, 7, 17, tzinfo=UTC))
 
 
-def one(vendor: Callable[..., Vendor], kind: FaultKind, **options: Any) -> Vendor:
+def one(vendor: Callable[..., Vendor], kind: FaultKind, **options: Any) -> Vendor:  # noqa: ANN401  # of Fault
     return vendor(faults=(Fault(kind=kind, **options),))
 
 
@@ -103,7 +103,7 @@ def test_duplicated_bars_repeat_and_out_of_order_bars_swap(vendor: Callable[...,
 
 @pytest.mark.parametrize("variant", list(Variant))
 def test_invalid_bars_break_the_rule_that_they_name(vendor: Callable[..., Vendor], variant: Variant) -> None:
-    broken = {
+    broken: Callable[[dict[str, Any]], bool] = {
         Variant.HIGH_BELOW_LOW: lambda row: row["h"] < row["l"],
         Variant.NEGATIVE_VOLUME: lambda row: row["v"] < 0,
         Variant.ZERO_PRICE: lambda row: row["l"] == 0,

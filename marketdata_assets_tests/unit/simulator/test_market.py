@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from datetime import UTC, datetime
@@ -142,8 +143,8 @@ def test_a_day_bar_is_not_the_sum_of_its_minutes_but_agrees_with_their_prices(
 
 def test_prices_look_like_a_market(plain: Vendor) -> None:
     days = bars(plain, "SPY/range/1/day/2004-01-01/2024-12-31")
-    returns = [math.log(b["c"] / a["c"]) for a, b in zip(days, days[1:], strict=False)]
-    overnight = [math.log(b["o"] / a["c"]) for a, b in zip(days, days[1:], strict=False)]
+    returns = [math.log(b["c"] / a["c"]) for a, b in itertools.pairwise(days)]
+    overnight = [math.log(b["o"] / a["c"]) for a, b in itertools.pairwise(days)]
     yearly = statistics.stdev(returns) * math.sqrt(252)
     assert 0.08 < yearly < 0.4
     assert statistics.stdev(overnight) > 0.001
@@ -152,14 +153,16 @@ def test_prices_look_like_a_market(plain: Vendor) -> None:
     assert statistics.correlation(sizes[:-1], sizes[1:]) > 0.05
     assert abs(statistics.correlation(returns[:-1], returns[1:])) < 0.05
     # Fat tails: more than a normal distribution's 0.27 % beyond three deviations.
-    assert sum(abs(value) > 3 * statistics.stdev(returns) for value in returns) / len(returns) > 0.004
+    far = 3 * statistics.stdev(returns)
+    assert sum(size > far for size in sizes) / len(sizes) > 0.004
 
 
 def test_volume_is_u_shaped(plain: Vendor) -> None:
     rows = regular(bars(plain, "SPY/range/1/minute/2024-03-04/2024-03-15"))
 
     def mean(first: tuple[int, int], last: tuple[int, int]) -> float:
-        return statistics.mean(row["v"] for row in rows if first <= (local(row).hour, local(row).minute) < last)
+        volumes = [row["v"] for row in rows if first <= (local(row).hour, local(row).minute) < last]
+        return float(statistics.mean(volumes))
 
     assert mean((9, 30), (10, 0)) > 1.5 * mean((12, 0), (13, 0)) < mean((15, 30), (16, 0))
 
@@ -211,7 +214,10 @@ def test_the_bar_in_progress_is_served_and_nothing_after_it(vendor: Callable[...
     rows = bars(during, path)
     final = {row["t"]: row for row in bars(after, path)}
     assert rows[-1]["t"] == int(now.timestamp()) // 60 * MINUTE
-    assert rows[-1]["v"] < final[rows[-1]["t"]]["v"]
+    assert 0 < rows[-1]["v"] < final[rows[-1]["t"]]["v"]
+    assert 0 < rows[-1]["n"] < final[rows[-1]["t"]]["n"]
+    coin = bars(during, "X:XRPUSD/range/1/minute/2024-03-07/2024-03-07")[-1]
+    assert coin["l"] <= coin["vw"] <= coin["h"]
     assert rows[:-1] == [final[row["t"]] for row in rows[:-1]]
     day = "SPY/range/1/day/2024-03-07/2024-03-08"
     [today] = bars(during, day)

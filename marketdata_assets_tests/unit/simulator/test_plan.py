@@ -57,7 +57,7 @@ def test_no_sixty_seconds_hold_more_than_the_limit_and_none_is_refused_below_it(
     moment = 0.0
     window = SlidingWindow(limit, lambda: moment)
     admitted: list[float] = []
-    for moment in arrivals:  # noqa: B007  # the limiter's clock reads it
+    for moment in arrivals:  # the limiter's clock reads it
         recent = sum(moment - 60 < earlier for earlier in admitted)
         assert window.admit("key") == (recent < limit)
         if recent < limit:
@@ -79,7 +79,9 @@ def test_each_key_has_its_own_limit(vendor: Callable[..., Vendor]) -> None:
 
 
 @pytest.mark.parametrize("retry_after", [None, 12])
-def test_retry_after_is_sent_only_when_asked_for(vendor: Callable[..., Vendor], retry_after: int | None) -> None:
+def test_retry_after_is_sent_only_when_asked_for(
+    vendor: Callable[..., Vendor], retry_after: int | None
+) -> None:
     client = vendor(requests_per_minute=1, retry_after=retry_after)
     client.get(PATH)
     answer = client.get(PATH)

@@ -61,13 +61,17 @@ def test_pages_together_are_the_one_big_page_in_the_order_asked_for(plain: Vendo
 def test_filters(plain: Vendor) -> None:
     reverse = rows(plain, "/v3/reference/splits", reverse_split="true")
     assert {row["ticker"] for row in reverse} == {"GE", "USO"}
-    some = rows(plain, "/stocks/v1/splits", **{"ticker.any_of": "TSLA,NVDA", "execution_date.gte": "2022-01-01"})
+    some = rows(
+        plain, "/stocks/v1/splits", **{"ticker.any_of": "TSLA,NVDA", "execution_date.gte": "2022-01-01"}
+    )
     assert {row["ticker"] for row in some} == {"TSLA", "NVDA"}
     assert rows(plain, "/v3/reference/splits", ticker="NOTHING") == []
 
 
 def test_dividends_are_quarterly_and_end_today(plain: Vendor) -> None:
-    paid = rows(plain, "/v3/reference/dividends", ticker="KO", limit="7", **{"ex_dividend_date.gte": "2024-01-01"})
+    paid = rows(
+        plain, "/v3/reference/dividends", ticker="KO", limit="7", **{"ex_dividend_date.gte": "2024-01-01"}
+    )
     days = [row["ex_dividend_date"] for row in paid]
     assert len(days) == 6  # four of 2024, two of 2025 up to its 30th of June
     assert all(row["cash_amount"] > 0 for row in paid)
@@ -90,7 +94,11 @@ def test_duplicated_splits_can_be_asked_for(vendor: Callable[..., Vendor]) -> No
     ],
 )
 def test_market_status(
-    vendor: Callable[..., Vendor], moment: datetime, market: str, early: bool, after: bool  # noqa: FBT001  # cases
+    vendor: Callable[..., Vendor],
+    moment: datetime,
+    market: str,
+    early: bool,  # noqa: FBT001  # a column of the table above
+    after: bool,  # noqa: FBT001  # as above
 ) -> None:
     status = vendor(now=lambda: moment).get("/v1/marketstatus/now").json()
     assert (status["market"], status["earlyHours"], status["afterHours"]) == (market, early, after)

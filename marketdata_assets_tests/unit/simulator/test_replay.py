@@ -56,7 +56,9 @@ def test_apple_has_all_its_days_and_its_four_splits(real: Vendor) -> None:
 
 
 def test_factor_files_give_dividends(real: Vendor) -> None:
-    found = real.get("/v3/reference/dividends", params={"ticker": "AAPL", "ex_dividend_date": "2012-08-09"}).json()
+    found = real.get(
+        "/v3/reference/dividends", params={"ticker": "AAPL", "ex_dividend_date": "2012-08-09"}
+    ).json()
     [dividend] = found["results"]
     assert dividend["cash_amount"] == pytest.approx(2.65, abs=0.01)  # Apple's dividend of August 2012
 

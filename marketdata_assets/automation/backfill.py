@@ -1,0 +1,302 @@
+"""Backfills: a rectangle of days x series as few range runs, executed one after the other in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import psutil
+from dagster import DagsterRunStatus, RunsFilter
+
+from marketdata_assets.automation.jobs import BARS_JOB
+from marketdata_assets.domain.series import Series
+from marketdata_assets.partitions import islands, partition_key
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
+    from psycopg import Connection
+
+    from marketdata_assets.storage.connection import Database
+
+MAX_PARTITIONS: Final = 10_000
+"""Partitions of one run: bounds the events and the memory of a run. A single series may exceed it."""
+
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+_PROCESS_TAG, _HOST_TAG, _BACKFILL_TAG = "marketdata/process", "marketdata/host", "marketdata/backfill"
+
+
+@dataclass(frozen=True, slots=True)
+class RangeRun:
+    """One run: every series from ``first_series`` to ``last_series`` in Dagster's order, over the days."""
+
+    first_day: date
+    last_day: date
+    series: tuple[Series, ...]
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that make a run of the job a range run."""
+        return {
+            RANGE_START: partition_key(self.first_day, self.series[0]),
+            RANGE_END: partition_key(self.last_day, self.series[-1]),
+        }
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a backfill did. Rows count bars over all series; ``failures`` holds one line per symbol."""
+
+    backfill_id: str
+    run_ids: list[str] = field(default_factory=list)
+    rows_inserted: int = 0
+    rows_changed: int = 0
+    rows_unchanged: int = 0
+    rows_quarantined: int = 0
+    requests: int = 0
+    pages: int = 0
+    retries: int = 0
+    seconds_waited_for_limit: float = 0.0
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, last: date) -> list[RangeRun]:
+    """The runs for ``wanted`` series over the days ``first`` to ``last``, both inclusive.
+
+    Timeframes of one symbol stay in one run where Dagster's order allows: they share their requests. A run
+    takes all the days, so that a page of the vendor is as full as it can be.
+    """
+    days = (last - first).days + 1
+    runs: list[RangeRun] = []
+    place = {key: position for position, key in enumerate(ordered)}
+    for begin, end in islands(ordered, {one.key for one in wanted}):
+        members = [Series.parse(key) for key in ordered[place[begin] : place[end] + 1]]
+        chunk: list[Series] = []
+        for symbol_members in _by_symbol(members):
+            if chunk and (len(chunk) + len(symbol_members)) * days > MAX_PARTITIONS:
+                runs.append(RangeRun(first, last, tuple(chunk)))
+                chunk = []
+            chunk += symbol_members
+        runs.append(RangeRun(first, last, tuple(chunk)))
+    return runs
+
+
+def _by_symbol(series: Sequence[Series]) -> Iterator[list[Series]]:
+    group: list[Series] = []
+    for one in series:
+        if group and group[-1].symbol != one.symbol:
+            yield group
+            group = []
+        group.append(one)
+    yield group
+
+
+def execute(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    database: Database,
+    runs: Sequence[RangeRun],
+    *,
+    arguments: dict[str, object],
+    force: bool = False,
+    on_run: Callable[[RangeRun], None] = lambda _: None,
+) -> Outcome:
+    """Execute ``runs`` in order. A symbol that fails does not stop the others.
+
+    When a run loses a symbol, Dagster records none of its partitions; the others are stored all the same, so
+    their partitions are recorded by a second run that asks the vendor for nothing.
+    """
+    outcome = Outcome(backfill_id=str(uuid.uuid4()))
+    _begin_history(database, outcome, arguments)
+    try:
+        for run in runs:
+            on_run(run)
+            _execute(definitions, instance, database, run, outcome, force=force)
+    except BaseException:
+        _end_history(database, outcome, "failed")
+        raise
+    _end_history(database, outcome, "failed" if outcome.failures else "ok")
+    return outcome
+
+
+def _execute(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    database: Database,
+    run: RangeRun,
+    outcome: Outcome,
+    *,
+    force: bool,
+) -> None:
+    result = _run_once(definitions, instance, run, outcome, {"force": force})
+    if result.success:
+        return
+    failed = _failed_symbols(database, result.run_id)
+    outcome.failures |= failed or {_symbols_of(run): _reason(result)}
+    sound = [one for one in run.series if one.symbol not in failed]
+    if not failed or not sound:
+        return
+    # Contiguous in the run's own order, which is a stretch of Dagster's.
+    ordered = [one.key for one in run.series]
+    for again in range_runs(ordered, sound, run.first_day, run.last_day):
+        retried = _run_once(definitions, instance, again, outcome, {"correction_sessions": 0})
+        if not retried.success:
+            outcome.failures |= _failed_symbols(database, retried.run_id) or {
+                _symbols_of(again): _reason(retried)
+            }
+
+
+def _run_once(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    run: RangeRun,
+    outcome: Outcome,
+    config: dict[str, object],
+) -> ExecuteInProcessResult:
+    result = definitions.resolve_job_def(BARS_JOB).execute_in_process(
+        run_config={
+            "ops": {"ohlcv": {"config": config}},
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        },
+        instance=instance,
+        tags={
+            **run.tags,
+            _BACKFILL_TAG: outcome.backfill_id,
+            _PROCESS_TAG: _process_identity(os.getpid()) or "",
+            _HOST_TAG: socket.gethostname(),
+        },
+        raise_on_error=False,
+    )
+    outcome.run_ids.append(result.run_id)
+    for event in result.get_asset_materialization_events()[:1]:
+        # Every partition of a range run carries the totals of the run.
+        metadata = event.materialization.metadata
+        for name in ("rows_inserted", "rows_changed", "rows_unchanged", "rows_quarantined"):
+            setattr(outcome, name, getattr(outcome, name) + int(str(metadata[name].value)))
+    return result
+
+
+def _symbols_of(run: RangeRun) -> str:
+    symbols = list(dict.fromkeys(one.symbol for one in run.series))
+    return ", ".join(symbols[:3]) + (f" and {len(symbols) - 3} more" if len(symbols) > 3 else "")  # noqa: PLR2004 - as shown
+
+
+def _reason(result: ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            if error is not None:
+                return " ".join(error.message.split(": ", 1)[-1].split())
+    return f"run {result.run_id} failed: see it in the UI"
+
+
+def _failed_symbols(database: Database, run_id: str) -> dict[str, str]:
+    def read(connection: Connection[tuple[object, ...]]) -> dict[str, str]:
+        rows = connection.execute(
+            "select distinct on (symbol) symbol, error from fetch_log"
+            " where run_id = %s and status = 'failed' order by symbol, requested_at",
+            [run_id],
+        ).fetchall()
+        return {str(symbol): str(error) for symbol, error in rows}
+
+    return database.transaction(read)
+
+
+def _begin_history(database: Database, outcome: Outcome, arguments: dict[str, object]) -> None:
+    database.transaction(
+        lambda connection: connection.execute(
+            "insert into backfill_history (id, started_at, status, arguments)"
+            " values (%s, clock_timestamp(), 'running', %s::jsonb)",
+            [outcome.backfill_id, json.dumps(arguments, default=str)],
+        )
+    )
+
+
+def _end_history(database: Database, outcome: Outcome, status: str) -> None:
+    def write(connection: Connection[tuple[object, ...]]) -> None:
+        row = connection.execute(
+            "select count(*), coalesce(sum(pages), 0), coalesce(sum(retries), 0), coalesce(sum(waited_seconds), 0)"
+            " from fetch_log where run_id = any(%s)",
+            [outcome.run_ids],
+        ).fetchone()
+        if row is not None:
+            outcome.requests, outcome.pages, outcome.retries = (int(str(value)) for value in row[:3])
+            outcome.seconds_waited_for_limit = float(str(row[3]))
+        connection.execute(
+            "update backfill_history set finished_at = clock_timestamp(), status = %s, summary = %s::jsonb"
+            " where id = %s",
+            [status, json.dumps(summary(outcome)), outcome.backfill_id],
+        )
+
+    database.transaction(write)
+
+
+def summary(outcome: Outcome) -> dict[str, object]:
+    """``outcome`` as JSON can hold it."""
+    return {
+        "backfill_id": outcome.backfill_id,
+        "runs": outcome.run_ids,
+        "rows_inserted": outcome.rows_inserted,
+        "rows_changed": outcome.rows_changed,
+        "rows_unchanged": outcome.rows_unchanged,
+        "rows_quarantined": outcome.rows_quarantined,
+        "requests": outcome.requests,
+        "pages": outcome.pages,
+        "retries": outcome.retries,
+        "seconds_waited_for_limit": round(outcome.seconds_waited_for_limit, 3),
+        "failures": outcome.failures,
+    }
+
+
+def close_orphans(instance: DagsterInstance, database: Database) -> int:
+    """End the records of backfills whose process is gone (killed, or the machine restarted); returns the runs.
+
+    Nothing else is left of them: batches are transactions, and locks end with their connection.
+    """
+    closed = 0
+    for run in instance.get_runs(
+        RunsFilter(
+            statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.STARTING],
+            tags={_HOST_TAG: socket.gethostname()},
+        )
+    ):
+        identity = run.tags.get(_PROCESS_TAG, "")
+        pid = int(identity.partition("@")[0] or 0)
+        if _process_identity(pid) == identity:
+            continue
+        instance.report_run_failed(
+            run, message="The process that executed this run is gone; run the backfill again."
+        )
+        backfill_id = run.tags.get(_BACKFILL_TAG)
+        database.transaction(
+            lambda connection, backfill_id=backfill_id: connection.execute(
+                "update backfill_history set status = 'failed', finished_at = clock_timestamp()"
+                " where id = %s and status = 'running'",
+                [backfill_id],
+            )
+        )
+        closed += 1
+    return closed
+
+
+def _process_identity(pid: int) -> str | None:
+    """``PID@start``: tells a process from a later one with the same number."""
+    try:
+        return f"{pid}@{psutil.Process(pid).create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return None
+
+
+def day_window(days: int | None, start: date | None, end: date | None, *, now: datetime) -> tuple[date, date]:
+    """First and last day of a backfill, both inclusive: the last ``days`` days, or ``start`` to ``end``."""
+    last = end or now.astimezone(UTC).date()
+    if start is not None:
+        return start, last
+    return last - timedelta(days=(days or 1) - 1), last

@@ -1,0 +1,60 @@
+"""The root of the command line: the commands, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from marketdata_assets.cli import backfill, database, demo, simulate, symbols, up
+from marketdata_assets.domain.errors import MarketDataError
+
+app = typer.Typer(
+    name="marketdata",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="OHLCV market data in Postgres, collected and checked by Dagster.",
+    epilog="Start with: marketdata demo",
+)
+
+
+def _show_version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if value:
+        typer.echo(f"marketdata_assets {version('marketdata_assets')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    # Multi-partition backfill policies are beta in Dagster; whoever runs a command cannot do anything about it.
+    warnings.filterwarnings("ignore", message=".*is currently in beta.*")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+
+
+app.command(epilog="Example: marketdata demo")(demo.demo)
+app.command(epilog="Example: marketdata up")(up.up)
+app.command(epilog="Example: marketdata backfill --symbols AAPL,SPY --timeframes 1h,1d --days 30")(
+    backfill.backfill
+)
+app.add_typer(symbols.app, name="symbols")
+app.add_typer(database.app, name="db")
+app.command(epilog="Example: marketdata migrate")(database.migrate)
+app.command()(simulate.simulate)
+
+
+def main() -> None:
+    """Run the command line; every expected error is one line on standard error."""
+    try:
+        app()
+    except MarketDataError as error:
+        typer.echo(f"marketdata: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,248 @@
+"""``marketdata backfill``: bring history, through the Dagster asset, with progress and a summary."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path  # noqa: TC003  # typer reads the annotations when it runs
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.series import Series, parse_symbol
+from marketdata_assets.domain.timeframe import Timeframe
+
+if TYPE_CHECKING:
+    from marketdata_assets.automation.backfill import Outcome
+    from marketdata_assets.cli.session import Store
+    from marketdata_assets.polygon.resource import PolygonResource
+    from marketdata_assets.storage.symbols import TrackedSymbol
+
+_DEFAULT_DAYS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a backfill is asked for. Days are local dates, both inclusive."""
+
+    series: tuple[Series, ...]
+    first: date
+    last: date
+    force: bool = False
+
+
+def backfill(  # noqa: PLR0913 - a command line has the options that its users need
+    *,
+    symbols: Annotated[str | None, typer.Option(help="Comma-separated; default every active symbol.")] = None,
+    timeframes: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated, from 1m 5m 15m 30m 1h 4h 1d 1w; default each symbol's own."),
+    ] = None,
+    days: Annotated[
+        int | None, typer.Option(help=f"The last N days, today included; default {_DEFAULT_DAYS}.")
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="First day, YYYY-MM-DD.")] = None,
+    end: Annotated[str | None, typer.Option(help="Last day, YYYY-MM-DD, inclusive; default today.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Ask again for what is stored already.")] = False,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write the summary to this file; - for stdout.")
+    ] = None,
+) -> None:
+    """Bring bars of symbols x timeframes x days; what is stored already is not asked for again.
+
+    A timeframe that a symbol is not tracked in is added to the symbol. Exits with 1 when a symbol failed.
+    """
+    from marketdata_assets.cli.session import open_store  # noqa: PLC0415 - Dagster and Polars cost seconds
+
+    now = datetime.now(UTC)
+    first, last = _days(days, start, end, now)
+    wanted_timeframes = _timeframes(timeframes)
+    with open_store() as store:
+        _check_days(first, last, store.settings.start, now)
+        tracked = _tracked(store, symbols, wanted_timeframes)
+        series = tuple(
+            one
+            for symbol in tracked
+            for one in symbol.series
+            if wanted_timeframes is None or one.timeframe in wanted_timeframes
+        )
+        started = datetime.now(UTC)
+        outcome = run(store, Request(series, first, last, force=force))
+        seconds = (datetime.now(UTC) - started).total_seconds()
+    _report(outcome, seconds, json_path)
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+def run(store: Store, request: Request, *, polygon: PolygonResource | None = None) -> Outcome:
+    """Execute ``request`` in this process on the persistent instance, with progress on a terminal."""
+    from dagster import DagsterInstance  # noqa: PLC0415 - costs a second that --help need not pay
+
+    from marketdata_assets.automation import backfill as runs  # noqa: PLC0415 - same
+    from marketdata_assets.automation.instance import prepare_environment, sync_series  # noqa: PLC0415 - same
+    from marketdata_assets.cli.console import FetchProgress, err, progress  # noqa: PLC0415 - same
+    from marketdata_assets.definitions import build_definitions  # noqa: PLC0415 - same
+
+    prepare_environment(store.settings, store.database.url)
+    with DagsterInstance.get() as instance, progress() as bars:
+        closed = runs.close_orphans(instance, store.database)
+        if closed:
+            err.print(
+                f"{closed} earlier run(s) of a process that is gone were marked as failed", highlight=False
+            )
+        ordered = sync_series(instance, store.database)
+        planned = runs.range_runs(ordered, request.series, request.first, request.last)
+        watcher = FetchProgress(bars)
+        task = bars.add_task("runs", total=len(planned), note="")
+
+        def on_run(run: runs.RangeRun) -> None:
+            begin, finish = run.series[0], run.series[-1]
+            label = f"{begin}" if begin == finish else f"{begin} … {finish}"
+            if err.is_terminal:
+                bars.update(task, advance=1, note=label)
+            else:
+                err.print(f"run: {label}, {run.first_day} to {run.last_day}", highlight=False)
+
+        return runs.execute(
+            build_definitions(resources={"polygon": watched(polygon, watcher)}),
+            instance,
+            store.database,
+            planned,
+            arguments={
+                "series": [one.key for one in request.series],
+                "start": request.first.isoformat(),
+                "end": request.last.isoformat(),
+                "force": request.force,
+            },
+            force=request.force,
+            on_run=on_run,
+        )
+
+
+def watched(polygon: PolygonResource | None, watcher: object) -> PolygonResource:
+    """``polygon`` (default: as the environment says) with ``watcher`` seeing every event of its streams."""
+    from marketdata_assets.cli.console import FetchProgress  # noqa: PLC0415 - see run
+    from marketdata_assets.polygon.request import FetchRequest  # noqa: PLC0415 - same
+    from marketdata_assets.polygon.resource import FetchEvent, PolygonResource  # noqa: PLC0415 - same
+
+    class WatchedPolygon(PolygonResource):
+        def stream(
+            self, requests: Sequence[FetchRequest], *, database_url: str | None = None
+        ) -> Generator[FetchEvent]:
+            if isinstance(watcher, FetchProgress):
+                watcher.expect(len(requests))
+            for event in super().stream(requests, database_url=database_url):
+                if isinstance(watcher, FetchProgress):
+                    watcher.saw(event)
+                yield event
+
+    return WatchedPolygon(**(polygon.model_dump() if polygon else {}))
+
+
+def _timeframes(text: str | None) -> tuple[Timeframe, ...] | None:
+    if text is None:
+        return None
+    chosen = {Timeframe.parse(name) for name in text.split(",") if name.strip()}
+    if not chosen:
+        message = f"--timeframes names none: use some of {', '.join(Timeframe)}"
+        raise ConfigurationError(message)
+    return tuple(timeframe for timeframe in Timeframe if timeframe in chosen)
+
+
+def _days(days: int | None, start: str | None, end: str | None, now: datetime) -> tuple[date, date]:
+    from marketdata_assets.automation.backfill import day_window  # noqa: PLC0415 - see run
+
+    if days is not None and start is not None:
+        message = "--days and --start exclude each other: give one of them"
+        raise ConfigurationError(message)
+    if days is not None and days < 1:
+        message = f"--days {days} is no number of days: give 1 or more"
+        raise ConfigurationError(message)
+    first_day, last_day = _day("--start", start), _day("--end", end)
+    return day_window(days or _DEFAULT_DAYS, first_day, last_day, now=now)
+
+
+def _day(option: str, text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        message = f"{option} {text!r} is not a date: write it as YYYY-MM-DD"
+        raise ConfigurationError(message) from None
+
+
+def _check_days(first: date, last: date, earliest: date, now: datetime) -> None:
+    today = now.date()
+    if last < first:
+        message = f"--end {last} lies before --start {first}: swap them"
+    elif last > today:
+        message = f"--end {last} lies in the future: today is {today} (UTC)"
+    elif first < earliest:
+        message = f"--start {first} lies before the first partition, {earliest}: set MARKETDATA_START to {first} or earlier"
+    else:
+        return
+    raise ConfigurationError(message)
+
+
+def _tracked(
+    store: Store, symbols: str | None, timeframes: tuple[Timeframe, ...] | None
+) -> list[TrackedSymbol]:
+    """The active symbols that are asked for, tracked in ``timeframes`` too."""
+    from dataclasses import replace  # noqa: PLC0415 - used here only
+
+    from marketdata_assets.storage.symbols import list_symbols, not_tracked, set_timeframes  # noqa: PLC0415 - see run
+
+    active = {one.symbol: one for one in list_symbols(store.database, active_only=True)}
+    if symbols is None:
+        if timeframes is not None:
+            # Without --symbols, --timeframes narrows: it must not widen what every symbol is tracked in.
+            return list(active.values())
+        return list(active.values())
+    names = [parse_symbol(name) for name in symbols.split(",") if name.strip()]
+    if not names:
+        message = "--symbols names none: give symbols such as AAPL,SPY"
+        raise ConfigurationError(message)
+    for name in names:
+        if name not in active:
+            raise not_tracked(name)
+    chosen = []
+    for name in dict.fromkeys(names):
+        symbol = active[name]
+        missing = [timeframe for timeframe in timeframes or () if timeframe not in symbol.timeframes]
+        if missing:
+            symbol = replace(
+                symbol, timeframes=tuple(one for one in Timeframe if one in {*symbol.timeframes, *missing})
+            )
+            set_timeframes(store.database, name, symbol.timeframes)
+            typer.echo(f"{name}: tracked in {', '.join(missing)} from now on", err=True)
+        chosen.append(symbol)
+    return chosen
+
+
+def _report(outcome: Outcome, seconds: float, json_path: Path | None) -> None:
+    from marketdata_assets.automation.backfill import summary  # noqa: PLC0415 - see run
+
+    facts = {"duration_seconds": round(seconds, 3), **summary(outcome)}
+    text = json.dumps(facts, indent=2)
+    if json_path is not None and str(json_path) == "-":
+        sys.stdout.write(text + "\n")
+    else:
+        for line in describe(outcome, seconds):
+            typer.echo(line)
+        if json_path is not None:
+            json_path.write_text(text + "\n", encoding="utf-8")
+    for symbol, reason in outcome.failures.items():
+        typer.echo(f"failed: {symbol}: {reason}", err=True)
+
+
+def describe(outcome: Outcome, seconds: float) -> list[str]:
+    """The summary for people."""
+    return [
+        f"{outcome.rows_inserted:,} bars inserted, {outcome.rows_changed:,} changed, "
+        f"{outcome.rows_unchanged:,} unchanged, {outcome.rows_quarantined:,} quarantined",
+        f"{outcome.requests:,} requests ({outcome.pages:,} pages, {outcome.retries:,} retries), "
+        f"{outcome.seconds_waited_for_limit:.1f} s waited for the limit, {seconds:.1f} s in all",
+    ]

@@ -1,0 +1,95 @@
+"""``marketdata demo``: the whole pipeline on a bare machine, against the vendor simulator."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import typer
+
+from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.domain.timeframe import Timeframe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from marketdata_assets.cli.session import Store
+    from marketdata_assets.storage.symbols import TrackedSymbol
+
+SYMBOLS = ("AAPL", "MSFT", "SPY", "DBB", "BTC-USD", "ETH-USD")
+"""Two stocks, a liquid and a thin ETF, two crypto pairs."""
+
+_SESSIONS = 10
+
+
+def demo() -> None:
+    """Fetch, check and store six symbols in eight timeframes over the last ten sessions, without a key.
+
+    Starts the embedded Postgres and a simulated vendor; what is stored shows in the UI (`marketdata up`).
+    """
+    # Imported here: Dagster, Polars and the simulator cost seconds that `marketdata --help` need not pay.
+    from marketdata_assets.cli import backfill  # noqa: PLC0415 - see above
+    from marketdata_assets.cli.session import open_store  # noqa: PLC0415 - see above
+    from marketdata_assets.polygon.simulator import RunningSimulator, SimulatorConfig  # noqa: PLC0415 - see above
+    from marketdata_assets.storage.symbols import add_symbols, packaged_universe  # noqa: PLC0415 - see above
+
+    started = datetime.now(UTC)
+    typer.echo("starting Postgres ...", err=True)
+    with open_store() as store:
+        by_name = {one.symbol: one for one in packaged_universe()}
+        tracked = [_in_every_timeframe(by_name[name]) for name in SYMBOLS]
+        add_symbols(store.database, tracked)
+        first, last = _range(started)
+        simulator = RunningSimulator(
+            SimulatorConfig(requests_per_minute=store.settings.polygon_requests_per_minute), port=0
+        )
+        with simulator:
+            # The simulator takes any key; the real one, when set, must not leave this machine's settings.
+            os.environ["POLYGON_API_KEY"], os.environ["POLYGON_BASE_URL"] = "demo", simulator.url
+            request = backfill.Request(tuple(one for symbol in tracked for one in symbol.series), first, last)
+            outcome = backfill.run(store, request)
+        _show(counts(store, request.series))
+    seconds = (datetime.now(UTC) - started).total_seconds()
+    for line in backfill.describe(outcome, seconds):
+        typer.echo(line)
+    for symbol, reason in outcome.failures.items():
+        typer.echo(f"failed: {symbol}: {reason}", err=True)
+    if outcome.failures:
+        raise typer.Exit(1)
+    typer.echo("Open the UI with: marketdata up --simulate   (then http://127.0.0.1:3000, asset ohlcv)")
+
+
+def _in_every_timeframe(symbol: TrackedSymbol) -> TrackedSymbol:
+    from dataclasses import replace  # noqa: PLC0415 - used here only
+
+    return replace(symbol, timeframes=tuple(Timeframe))
+
+
+def _range(now: datetime) -> tuple[date, date]:
+    """The last ten sessions, from the Sunday before them on, so that a week bar is whole."""
+    from marketdata_assets.domain.calendar import calendar_of  # noqa: PLC0415 - see demo
+
+    calendar = calendar_of(AssetClass.STOCK)
+    first = calendar.last_sessions(calendar.local_day(now), _SESSIONS)[0]
+    return first - timedelta(days=(first.weekday() + 1) % 7), now.date()
+
+
+def counts(store: Store, series: tuple[Series, ...]) -> dict[Series, int]:
+    """Stored bars of each series."""
+    rows = store.database.read_frame("select symbol, timeframe, count(*) as bars from ohlcv group by 1, 2")
+    found = {Series(symbol, Timeframe(timeframe)): bars for symbol, timeframe, bars in rows.iter_rows()}
+    return {one: found.get(one, 0) for one in series}
+
+
+def _show(bars: Mapping[Series, int]) -> None:
+    from rich.table import Table  # noqa: PLC0415 - see demo
+
+    from marketdata_assets.cli.console import out  # noqa: PLC0415 - see demo
+
+    table = Table("symbol", title="Stored bars by series", title_justify="left")
+    for timeframe in Timeframe:
+        table.add_column(timeframe.value, justify="right")
+    for symbol in dict.fromkeys(one.symbol for one in bars):
+        table.add_row(symbol, *(f"{bars.get(Series(symbol, timeframe), 0):,}" for timeframe in Timeframe))
+    out.print(table)

@@ -1,0 +1,35 @@
+"""What every command that touches the store needs first: settings, a migrated database, Dagster's instance."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from marketdata_assets.config import Settings, load_settings
+from marketdata_assets.storage.connection import Database, resolve_database_url
+from marketdata_assets.storage.migrations import migrate
+from marketdata_assets.storage.symbols import add_symbols, list_symbols, packaged_universe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open market database, its schema up to date."""
+
+    settings: Settings
+    database: Database
+
+
+@contextmanager
+def open_store() -> Iterator[Store]:
+    """The market database: started when embedded, migrated, and with the packaged universe when it is new."""
+    settings = load_settings()
+    url = resolve_database_url(settings)
+    migrate(url)
+    with Database(url) as database:
+        if not list_symbols(database):
+            add_symbols(database, packaged_universe())
+        yield Store(settings, database)

@@ -1,0 +1,152 @@
+"""``marketdata symbols …``: what is collected, and in which timeframes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003  # typer reads the annotations when it runs
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.series import parse_symbol
+from marketdata_assets.domain.timeframe import Timeframe
+
+if TYPE_CHECKING:
+    from marketdata_assets.storage.symbols import TrackedSymbol
+
+app = typer.Typer(
+    no_args_is_help=True, help="What is collected: symbols, their asset classes and timeframes."
+)
+
+
+@app.command("list", epilog="Example: marketdata symbols list --json")
+def list_(
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Deactivated symbols, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+) -> None:
+    """List the tracked symbols in the order in which they were added."""
+    from rich.table import Table  # noqa: PLC0415 - costs time that --help need not pay
+
+    from marketdata_assets.cli.console import out  # noqa: PLC0415 - same
+    from marketdata_assets.cli.session import open_store  # noqa: PLC0415 - same
+    from marketdata_assets.storage.symbols import list_symbols  # noqa: PLC0415 - same
+
+    with open_store() as store:
+        tracked = list_symbols(store.database, active_only=not everything)
+    if as_json:
+        typer.echo(json.dumps([_facts(one) for one in tracked], indent=2))
+    elif not out.is_terminal:
+        for one in tracked:
+            typer.echo("\t".join((one.symbol, one.asset_class, ",".join(one.timeframes), one.name or "")))
+    else:
+        table = Table("symbol", "class", "timeframes", "vendor ticker", "calendar", "name")
+        for one in tracked:
+            table.add_row(
+                one.symbol if one.active else f"[dim]{one.symbol} (inactive)[/dim]",
+                one.asset_class,
+                " ".join(one.timeframes),
+                one.vendor_ticker,
+                one.calendar,
+                one.name or "",
+            )
+        out.print(table)
+
+
+@app.command(epilog="Example: marketdata symbols add NFLX --timeframes 1m,1h,1d")
+def add(
+    symbols: Annotated[list[str], typer.Argument(help="One or more symbols, such as NFLX or SOL-USD.")],
+    *,
+    asset_class: Annotated[
+        str | None,
+        typer.Option("--class", help="stock, etf, crypto or index; default stock, crypto for BASE-QUOTE."),
+    ] = None,
+    timeframes: Annotated[str, typer.Option(help="Comma-separated.")] = "1h,1d",
+    name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
+) -> None:
+    """Track symbols from now on, or take them up again."""
+    from marketdata_assets.domain.tickers import inferred_asset_class  # noqa: PLC0415 - see list_
+    from marketdata_assets.storage.symbols import TrackedSymbol, parse_asset_class  # noqa: PLC0415 - same
+
+    given = None if asset_class is None else parse_asset_class(asset_class)
+    chosen = _timeframes(timeframes)
+    wanted = []
+    for text in symbols:
+        symbol = parse_symbol(text)
+        wanted.append(TrackedSymbol(symbol, given or inferred_asset_class(symbol), name, chosen))
+    _write(wanted)
+
+
+@app.command("set-timeframes", epilog="Example: marketdata symbols set-timeframes AAPL 1m,5m,1h,1d")
+def set_timeframes(
+    symbol: Annotated[str, typer.Argument(help="A tracked symbol.")],
+    timeframes: Annotated[str, typer.Argument(help="Comma-separated; replaces what it is tracked in.")],
+) -> None:
+    """Change the timeframes that a symbol is collected in. Bars that are stored stay."""
+    from marketdata_assets.cli.session import open_store  # noqa: PLC0415 - see list_
+    from marketdata_assets.storage import symbols  # noqa: PLC0415 - same
+
+    chosen, name = _timeframes(timeframes), parse_symbol(symbol)
+    with open_store() as store:
+        symbols.set_timeframes(store.database, name, chosen)
+    typer.echo(f"{name}: {', '.join(chosen)}")
+
+
+@app.command(epilog="Example: marketdata symbols deactivate TSLA")
+def deactivate(symbol: Annotated[str, typer.Argument(help="A tracked symbol.")]) -> None:
+    """Stop collecting a symbol. Its bars stay; `symbols add` takes it up again."""
+    from marketdata_assets.cli.session import open_store  # noqa: PLC0415 - see list_
+    from marketdata_assets.storage import symbols  # noqa: PLC0415 - same
+
+    name = parse_symbol(symbol)
+    with open_store() as store:
+        symbols.deactivate(store.database, name)
+    typer.echo(f"{name}: no longer collected")
+
+
+@app.command("import", epilog="Example: marketdata symbols import universe.csv")
+def import_(
+    path: Annotated[Path, typer.Argument(help="CSV with the heading symbol,asset_class,name,timeframes.")],
+) -> None:
+    """Track every symbol of a CSV file, or none when a line is wrong."""
+    from marketdata_assets.storage.symbols import read_universe  # noqa: PLC0415 - see list_
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"cannot read {path}: {error.__class__.__name__}; give a CSV file in UTF-8"
+        raise ConfigurationError(message) from None
+    _write(read_universe(text, str(path)))
+
+
+def _write(wanted: list[TrackedSymbol]) -> None:
+    from marketdata_assets.cli.session import open_store  # noqa: PLC0415 - see list_
+    from marketdata_assets.storage.symbols import add_symbols  # noqa: PLC0415 - same
+
+    with open_store() as store:
+        changed = add_symbols(store.database, wanted)
+    for name in changed:
+        typer.echo(f"tracked: {name}")
+    if len(changed) < len(wanted):
+        typer.echo(f"{len(wanted) - len(changed)} already tracked so", err=True)
+
+
+def _timeframes(text: str) -> tuple[Timeframe, ...]:
+    chosen = {Timeframe.parse(name) for name in text.split(",") if name.strip()}
+    if not chosen:
+        message = f"no timeframe given: use some of {', '.join(Timeframe)}"
+        raise ConfigurationError(message)
+    return tuple(timeframe for timeframe in Timeframe if timeframe in chosen)
+
+
+def _facts(symbol: TrackedSymbol) -> dict[str, object]:
+    return {
+        "symbol": symbol.symbol,
+        "asset_class": symbol.asset_class.value,
+        "name": symbol.name,
+        "timeframes": [timeframe.value for timeframe in symbol.timeframes],
+        "vendor_ticker": symbol.vendor_ticker,
+        "calendar": symbol.calendar,
+        "active": symbol.active,
+    }
