@@ -141,7 +141,9 @@ class Ingest:
         if event.notice is not None:
             self.report.notices.append(str(event.notice))
             # The stretch before the first bar is not known to be empty: the plan may have cut it off.
-            self._skip_to(progress, event.frame["time"].min())
+            asked, opens = event.request.window, event.frame["time"]
+            # A stray row outside the window tells nothing about it.
+            self._skip_to(progress, opens.filter((opens >= asked.start) & (opens < asked.end)).min())
         progress.carried = pl.concat([progress.carried, event.frame])
         self._advance(progress, is_last=event.is_last)
         if not event.is_last:

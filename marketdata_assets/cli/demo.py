@@ -67,12 +67,15 @@ def _in_every_timeframe(symbol: TrackedSymbol) -> TrackedSymbol:
 
 
 def _range(now: datetime) -> tuple[date, date]:
-    """The last ten sessions, from the Sunday before them on, so that a week bar is whole."""
+    """The last ten sessions whose day has closed, from the Sunday before them on, so that a week bar is whole.
+
+    Everything in it has closed: a second demo on the same day finds nothing new.
+    """
     from marketdata_assets.domain.calendar import calendar_of  # noqa: PLC0415 - see demo
 
     calendar = calendar_of(AssetClass.STOCK)
-    first = calendar.last_sessions(calendar.local_day(now), _SESSIONS)[0]
-    return first - timedelta(days=(first.weekday() + 1) % 7), now.date()
+    sessions = calendar.last_sessions(calendar.local_day(now) - timedelta(days=1), _SESSIONS)
+    return sessions[0] - timedelta(days=(sessions[0].weekday() + 1) % 7), sessions[-1]
 
 
 def counts(store: Store, series: tuple[Series, ...]) -> dict[Series, int]:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import stamina
+
 from marketdata_assets.config import Settings, load_settings
 from marketdata_assets.storage.connection import Database, resolve_database_url
 from marketdata_assets.storage.migrations import migrate
@@ -26,6 +28,8 @@ class Store:
 @contextmanager
 def open_store() -> Iterator[Store]:
     """The market database: started when embedded, migrated, and with the packaged universe when it is new."""
+    # stamina's own notices go to stdout, where --json is read; the client logs every retry itself.
+    stamina.instrumentation.set_on_retry_hooks(())
     settings = load_settings()
     url = resolve_database_url(settings)
     migrate(url)

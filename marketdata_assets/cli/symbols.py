@@ -66,7 +66,7 @@ def add(
     name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
 ) -> None:
     """Track symbols from now on, or take them up again."""
-    from marketdata_assets.domain.tickers import inferred_asset_class  # noqa: PLC0415 - see list_
+    from marketdata_assets.polygon.tickers import inferred_asset_class  # noqa: PLC0415 - see list_
     from marketdata_assets.storage.symbols import TrackedSymbol, parse_asset_class  # noqa: PLC0415 - same
 
     given = None if asset_class is None else parse_asset_class(asset_class)

@@ -289,11 +289,11 @@ class RateLimiter:
     async def _ask(self, statement: LiteralString, values: dict[str, object]) -> tuple[float, ...]:
         """The row that ``statement`` returns. A lost connection is replaced once; a slot may go with it."""
         try:
-            return await self._row(statement, values)
-        except (psycopg.OperationalError, TimeoutError):
-            _LOGGER.debug("the rate limiter lost its connection and opens another")
-        try:
-            return await self._row(statement, values)
+            try:
+                return await self._row(statement, values)
+            except (psycopg.OperationalError, TimeoutError):
+                _LOGGER.debug("the rate limiter lost its connection and opens another")
+                return await self._row(statement, values)
         except (psycopg.Error, TimeoutError) as error:
             reason = str(error).strip().partition("\n")[0] or "no answer in time"
             message = (

@@ -100,11 +100,10 @@ def plan(
     fetches: list[Fetch] = []
     rollups: list[StoredRollup] = []
     for instrument, timeframes in wanted.items():
+        chosen = set(timeframes)
         for base in BASES:
             group = tuple(
-                timeframe
-                for timeframe in Timeframe
-                if timeframe in set(timeframes) and timeframe.base is base
+                timeframe for timeframe in Timeframe if timeframe in chosen and timeframe.base is base
             )
             if group and sorted_days:
                 planner = _GroupPlanner(instrument, base, group, coverage, now)
@@ -198,25 +197,27 @@ class _GroupPlanner:
                 timeframes,
                 pages_of(len(self._calendar.sessions(first, last)), self._base, self._calendar),
             )
-            for first, last, window, timeframes in self._windows(self._to_fetch)
+            for first, last, window, timeframes in self._windows(self._to_fetch, bridge=True)
         ]
 
     def rollups(self) -> list[StoredRollup]:
         """One :class:`StoredRollup` per stretch of days."""
         return [
             StoredRollup(self._instrument, self._base, window, timeframes)
-            for _, _, window, timeframes in self._windows(self._to_roll_up)
+            # Never bridged: the base bars of a day in between may never have been asked for.
+            for _, _, window, timeframes in self._windows(self._to_roll_up, bridge=False)
         ]
 
     def _windows(
-        self, wanted: Mapping[date, set[Timeframe]]
+        self, wanted: Mapping[date, set[Timeframe]], *, bridge: bool
     ) -> Iterable[tuple[date, date, Window, tuple[Timeframe, ...]]]:
         if not wanted:
             return
         sessions = self._calendar.sessions(min(wanted), max(wanted))
         places = [place for place, day in enumerate(sessions) if day in wanted]
         closed = _last_close(self._now, self._base)
-        for first, last in fewest_pages(places, self._base, self._calendar):
+        stretches = fewest_pages(places, self._base, self._calendar) if bridge else _runs(places)
+        for first, last in stretches:
             days = sessions[first : last + 1]
             start = self._calendar.day_start(days[0])
             end = min(self._calendar.day_window(days[-1]).end, closed)
@@ -247,18 +248,24 @@ def pages_of(sessions: int, base: Timeframe, calendar: TradingCalendar) -> int:
     return -(-sessions * per_session // PAGE_BARS)
 
 
-def fewest_pages(places: Sequence[int], base: Timeframe, calendar: TradingCalendar) -> list[tuple[int, int]]:
-    """Stretches ``(first, last)``, inclusive, that cover ``places`` with the fewest pages.
-
-    ``places`` are positions in a list of sessions, ascending. Bridging days that nobody wants is worth it when
-    it saves a page; among equals, the stretches with the fewest sessions win.
-    """
+def _runs(places: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending ``places`` as runs of neighbours ``(first, last)``, inclusive."""
     runs: list[tuple[int, int]] = []
     for place in places:
         if runs and place == runs[-1][1] + 1:
             runs[-1] = (runs[-1][0], place)
         else:
             runs.append((place, place))
+    return runs
+
+
+def fewest_pages(places: Sequence[int], base: Timeframe, calendar: TradingCalendar) -> list[tuple[int, int]]:
+    """Stretches ``(first, last)``, inclusive, that cover ``places`` with the fewest pages.
+
+    ``places`` are positions in a list of sessions, ascending. Bridging days that nobody wants is worth it when
+    it saves a page; among equals, the stretches with the fewest sessions win.
+    """
+    runs = _runs(places)
     # best[k] covers runs[:k]: (pages, sessions, first run of the last stretch).
     best: list[tuple[int, int, int]] = [(0, 0, 0)]
     for end in range(1, len(runs) + 1):

@@ -107,12 +107,12 @@ def _merge_staged(
     columns = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in table.column_types()
     )
-    # A nested loop over a stale estimate is quadratic; hash and merge joins are not. Their sorts fit in memory.
+    # A nested loop over a stale estimate is quadratic; hash and merge joins are not, and their sorts fit in
+    # memory. So the stage needs no statistics: collecting them would cost nearly as much as the merge.
     connection.execute("set local enable_nestloop = off; set local work_mem = '256MB'")
     connection.execute(sql.SQL("drop table if exists {}").format(stage))
     connection.execute(sql.SQL("create temporary table {} ({}) on commit drop").format(stage, columns))
     _copy(connection.cursor(), "stage", table.columns, rows)
-    connection.execute(sql.SQL("analyze {}").format(stage))
     result = connection.execute(
         _merge_statement(table),
         {
@@ -121,6 +121,8 @@ def _merge_staged(
             "first": rows["time"].min(),
             "last": rows["time"].max(),
         },
+        # A prepared statement could get a plan for any window, which prunes no partitions.
+        prepare=False,
     ).fetchone()
     connection.execute("set local enable_nestloop = on")
     if result is None:

@@ -180,6 +180,7 @@ def read_universe(text: str, source: str) -> list[TrackedSymbol]:
                 timeframes=tuple(Timeframe.parse(name) for name in (row.get("timeframes") or "").split())
                 or DEFAULT_TIMEFRAMES,
             )
+            vendor_ticker(one.symbol, one.asset_class)  # refuses a crypto symbol that is no pair
             if one.symbol in symbols:
                 message = f"{one.symbol} stands there twice"
                 raise ConfigurationError(message)  # noqa: TRY301 - told with the line it stands on, below

@@ -69,8 +69,19 @@ class Table:
         if missing:
             message = f"a frame for {self.name} lacks {', '.join(missing)}: nothing of it was written"
             raise FrameError(message)
+        unfit = [
+            f"{name} is {frame.schema[name]}, not {dtype}"
+            for name, dtype in self.schema.items()
+            if not _casts_without_loss(frame.schema[name], dtype)
+        ]
+        if unfit:
+            message = (
+                f"a frame for {self.name} does not cast to the table's types ({'; '.join(unfit)}):"
+                " nothing of it was written"
+            )
+            raise FrameError(message)
         try:
-            conformed = frame.select(self.columns).cast(dict(self.schema), strict=True)
+            conformed = frame.select(self.columns).cast(self.schema, strict=True)
         except pl.exceptions.PolarsError as error:
             reason = str(error).splitlines()[0]
             message = f"a frame for {self.name} does not cast to the table's types ({reason}): nothing of it was written"
@@ -95,6 +106,20 @@ class Table:
             message = f"{self.name} has no column {unknown[0]!r}: it has {', '.join(self.columns)}"
             raise FrameError(message)
         return list(columns) if columns else self.columns
+
+
+def _casts_without_loss(given: pl.DataType, wanted: pl.DataType) -> bool:
+    # Polars' strict cast refuses values that do not fit, but reads 1.5 as 1, a number as a time and a naive
+    # time as UTC.
+    if given == pl.Null:
+        return True
+    if wanted.is_float():
+        return given.is_numeric()
+    if wanted.is_integer():
+        return given.is_integer()
+    if isinstance(wanted, pl.Datetime):
+        return isinstance(given, pl.Datetime) and given.time_zone is not None
+    return given == wanted
 
 
 def _repeats_previous_key() -> pl.Expr:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import multiprocessing
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -26,10 +27,10 @@ BUCKET = "bucket"
 PROCESSES = 8
 
 
-def hammer(
+def hammer(  # noqa: PLR0917  # a process takes its arguments by position
     url: str, requests: int, period: float, length: float, ready: Barrier, arrivals: SimpleQueue[list[float]]
 ) -> None:
-    """Eight callers ask for ``length`` seconds as fast as they are let; when each was let, on the machine's clock."""
+    """Eight callers ask for ``length`` seconds as fast as they may; queues when each was let."""
 
     async def run() -> list[float]:
         async with RateLimiter(url, BUCKET, requests, period_seconds=period) as limiter:
@@ -81,7 +82,7 @@ def test_eight_processes_share_one_limit(database_url: str) -> None:
     hold = period + SLACK_SECONDS
     arrived = arrivals_of(database_url, requests, period, 2 * hold)
     assert most_in_a_window(arrived, period) <= requests
-    # The slack, 1 % of a minute, is 23 % of this shorter period. A busy machine drops slots it wakes too late for.
+    # Half the slack is what a wake-up may be late: a busy machine drops a slot now and then.
     assert len(arrived) >= 0.9 * 2 * requests
 
 
@@ -92,9 +93,7 @@ def test_eight_processes_use_98_percent_of_the_vendors_minute(database_url: str)
     assert most_in_a_window(arrived, period) <= requests
     for start in (0, period):
         assert sum(start <= moment < start + period for moment in arrived) >= 0.98 * requests
-    steady = [
-        later - earlier for earlier, later in zip(arrived, arrived[1:], strict=False) if earlier > period
-    ]
+    steady = [later - earlier for earlier, later in pairwise(arrived) if earlier > period]
     assert min(steady) > 0.1 * period / requests
 
 
@@ -102,14 +101,12 @@ def reserved(url: str, limits: list[int], period: float = 1000.0) -> list[float]
     """Granted times of one reservation per limit, as seconds after the first, without waiting for any."""
 
     async def run() -> list[float]:
-        granted = []
         async with contextlib.AsyncExitStack() as stack:
             limiters = {
                 limit: await stack.enter_async_context(RateLimiter(url, BUCKET, limit, period_seconds=period))
                 for limit in set(limits)
             }
-            for limit in limits:
-                granted.append((await limiters[limit]._reserve()).granted)
+            granted = [(await limiters[limit]._reserve()).granted for limit in limits]
         return [moment - granted[0] for moment in granted]
 
     with psycopg.connect(url, autocommit=True) as connection:
@@ -124,9 +121,9 @@ def test_an_allowance_and_then_an_even_pace(database_url: str) -> None:
     assert granted[3:20] == pytest.approx([(n + 1) * spacing for n in range(17)], abs=5)
     # What was granted ahead is made up for once; from then on the pace is even and no burst comes back.
     assert granted[20] == pytest.approx(20 * spacing, abs=0.01)
-    assert [
-        later - earlier for earlier, later in zip(granted[20:], granted[21:], strict=False)
-    ] == pytest.approx([spacing] * 49, abs=0.01)
+    assert [later - earlier for earlier, later in pairwise(granted[20:])] == pytest.approx(
+        [spacing] * 49, abs=0.01
+    )
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -154,7 +151,7 @@ def test_a_waiting_caller_is_told_of(database_url: str, caplog: pytest.LogCaptur
 
     caplog.set_level(logging.INFO, logger="marketdata_assets")
     waited = asyncio.run(run())
-    assert 0.9 < waited
+    assert waited > 0.9
     assert [record.getMessage() for record in caplog.records] == [
         "waiting 1.1 s for the vendor's limit of 1 requests a minute"
     ]
@@ -163,12 +160,13 @@ def test_a_waiting_caller_is_told_of(database_url: str, caplog: pytest.LogCaptur
 def penalised(
     url: str, retry_after: float, before: Callable[[RateLimiter], Awaitable[None]]
 ) -> tuple[float, list[float]]:
-    """When one process's penalty ended, and when six sleepers of another were let; ``before`` the penalty falls."""
+    """When one limiter's penalty ended, and when the sleepers of another were let; ``before`` comes first."""
 
     async def run() -> tuple[float, list[float]]:
         async with (
-            RateLimiter(url, BUCKET, 20, period_seconds=1) as sleeping,
-            RateLimiter(url, BUCKET, 20, period_seconds=1) as other,
+            asyncio.timeout(30),
+            RateLimiter(url, BUCKET, 20, period_seconds=5) as sleeping,
+            RateLimiter(url, BUCKET, 20, period_seconds=5) as other,
         ):
             arrived: list[float] = []
 
@@ -180,21 +178,21 @@ def penalised(
                 await sleeping.acquire()
             callers = [asyncio.create_task(ask()) for _ in range(6)]
             with psycopg.connect(url) as connection:
-                while _last_grant_is_ahead(connection) < 6:
+                while _grants(connection) < 9:  # noqa: ASYNC110  # a row in Postgres sets no event
                     await asyncio.sleep(0.001)
             await before(sleeping)
-            arrived.clear()
             await other.penalise(retry_after)
-            end = time.monotonic() + retry_after
+            fallen = time.monotonic()
             await asyncio.gather(*callers)
-            return end, arrived
+            return fallen + retry_after, [moment for moment in arrived if moment > fallen]
 
     return asyncio.run(run())
 
 
-def _last_grant_is_ahead(connection: psycopg.Connection) -> int:
-    """How many grants the row has seen; reservations are only counted, their times do not matter here."""
-    row = connection.execute("select position - 3 from rate_limit where bucket = %s", [BUCKET]).fetchone()
+def _grants(connection: psycopg.Connection) -> int:
+    row = connection.execute(
+        "select count(*) from rate_limit, unnest(grants) as granted where granted > '-infinity'"
+    ).fetchone()
     connection.rollback()
     assert row is not None
     return int(row[0])
@@ -206,9 +204,9 @@ async def nothing(_: RateLimiter) -> None:
 
 def test_a_penalty_pushes_back_those_who_sleep_already_and_no_burst_follows(database_url: str) -> None:
     end, arrived = penalised(database_url, 1.0, nothing)
-    assert len(arrived) >= 3
+    assert len(arrived) >= 2
     assert arrived[0] >= end - 0.05
-    assert arrived[-1] - arrived[0] >= 0.9 * (len(arrived) - 1) * 1.6 / 20 - 0.05
+    assert arrived[-1] - arrived[0] >= 0.9 * (len(arrived) - 1) * 5.6 / 20 - 0.05
 
 
 def test_a_penalty_reaches_a_sleeper_that_could_not_listen(database_url: str) -> None:
@@ -218,7 +216,7 @@ def test_a_penalty_reaches_a_sleeper_that_could_not_listen(database_url: str) ->
                 "select pg_terminate_backend(pid) from pg_stat_activity "
                 "where datname = current_database() and query like 'listen%'"
             )
-        while sleeping._listening:
+        while sleeping._listening:  # noqa: ASYNC110  # the limiter shows no event
             await asyncio.sleep(0.001)
 
     end, arrived = penalised(database_url, 1.0, cut)

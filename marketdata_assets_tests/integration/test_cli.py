@@ -1,0 +1,286 @@
+"""The console script as people and scripts meet it: exit codes, one-line errors, pipes, JSON."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+from typer.main import get_command
+
+from marketdata_assets.cli.app import app, main
+from marketdata_assets.polygon.simulator import FaultKind
+from marketdata_assets_tests.integration.platform import command_environment, run_command
+from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from marketdata_assets.storage.connection import Database
+
+    Run = Callable[..., subprocess.CompletedProcess[str]]
+
+TOMORROW = (datetime.now(UTC) + timedelta(days=2)).date().isoformat()
+WEEK = ("--start", "2023-07-03", "--end", "2023-07-05")
+
+
+@pytest.fixture
+def simulator() -> Iterator[SimulatorHandle]:
+    with running_simulator() as running:
+        yield running
+
+
+@pytest.fixture
+def run(tmp_path: Path, database_url: str, simulator: SimulatorHandle) -> Run:
+    """Runs ``marketdata`` with arguments, and variables of the environment as keywords; None unsets one."""
+    usual = command_environment(tmp_path, database_url, POLYGON_API_KEY=KEY, POLYGON_BASE_URL=simulator.url)
+
+    def run(*arguments: str, **variables: str | None) -> subprocess.CompletedProcess[str]:
+        merged = {**usual, **variables}
+        environment = {name: value for name, value in merged.items() if value is not None}
+        return run_command(environment, tmp_path, *arguments)
+
+    return run
+
+
+@pytest.fixture
+def here(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Run:
+    """As ``run``, through the console script's function in this process: ends before Dagster starts."""
+    monkeypatch.chdir(tmp_path)
+
+    def here(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["marketdata", *arguments])
+            for name, value in {"DATABASE_URL": database_url, "POLYGON_API_KEY": KEY, **variables}.items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out, err)
+
+    return here
+
+
+def one_line(done: subprocess.CompletedProcess[str], code: int, *said: str) -> None:
+    """The command failed with ``code`` and a single line that holds every part of ``said``."""
+    assert done.returncode == code, (done.args, done.stdout, done.stderr)
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    for part in said:
+        assert part in line
+    assert KEY not in line
+
+
+def commands() -> list[list[str]]:
+    """Every command, groups included."""
+    found: list[list[str]] = []
+
+    def walk(command: object, path: list[str]) -> None:
+        found.append(path)
+        for name, inner in getattr(command, "commands", {}).items():
+            walk(inner, [*path, name])
+
+    walk(get_command(app), [])
+    return found
+
+
+def test_every_command_explains_itself_with_an_example(here: Run) -> None:
+    listed = commands()
+    assert ["symbols", "add"] in listed
+    for path in listed:
+        done = here(*path, "--help")
+        assert done.returncode == 0, path
+        assert "Usage: marketdata" in done.stdout
+        assert "\x1b" not in done.stdout
+        if path not in ([], ["symbols"], ["db"]):  # the groups list their commands
+            assert "Example:" in done.stdout, path
+            assert "marketdata" in done.stdout.partition("Example:")[2], path
+
+
+def test_wrong_arguments_are_one_line_and_leave_nothing(here: Run, database: Database) -> None:
+    cases: list[tuple[tuple[str, ...], dict[str, str], tuple[str, ...]]] = [
+        (("--symbols", "ZZZZ"), {}, ("ZZZZ is not tracked", "marketdata symbols add ZZZZ")),
+        (("--symbols", "AAPL", "--timeframes", "7m"), {}, ("unknown timeframe '7m'", "1m, 5m")),
+        (("--start", "2023-07-05", "--end", "2023-07-03"), {}, ("2023-07-03", "before", "swap them")),
+        (("--end", TOMORROW), {}, (TOMORROW, "future")),
+        (("--start", "2019-12-31"), {}, ("MARKETDATA_START", "2019-12-31")),
+        (("--start", "2023-06-31"), {}, ("--start '2023-06-31'", "YYYY-MM-DD")),
+        (("--days", "0"), {}, ("--days 0", "1 or more")),
+        (("--days", "3", "--start", "2023-07-03"), {}, ("--days and --start",)),
+        (WEEK, {"DATABASE_URL": "mysql://me:hunter2@host/db"}, ("DATABASE_URL", "postgresql://")),
+        (WEEK, {"DATABASE_URL": "postgresql://me:hunter2@host:port/db"}, ("DATABASE_URL", "port")),
+        (WEEK, {"MARKETDATA_START": "soon"}, ("MARKETDATA_START is wrong",)),
+    ]
+    for arguments, variables, said in cases:
+        done = here("backfill", *arguments, **variables)
+        one_line(done, 2, *said)
+        assert "hunter2" not in done.stderr
+    for table in ("ohlcv", "coverage", "fetch_log", "backfill_history"):
+        assert database.read_frame(f"select count(*) as n from {table}").item() == 0
+
+
+def test_days_that_are_no_number_are_a_usage_error(here: Run) -> None:
+    done = here("backfill", "--days", "many")
+    assert done.returncode == 2
+    assert "--days" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unreachable_database_is_one_line(run: Run, database_url: str) -> None:
+    with socket.socket() as bound:  # bound, not listening: refuses
+        bound.bind(("127.0.0.1", 0))
+        parts = urlsplit(database_url)
+        url = parts._replace(netloc=f"me:hunter2@127.0.0.1:{bound.getsockname()[1]}").geturl()
+        done = run("backfill", *WEEK, DATABASE_URL=url)
+    one_line(done, 2, "cannot connect to postgresql://me@127.0.0.1", "DATABASE_URL")
+    assert "hunter2" not in done.stderr
+
+
+def failed(done: subprocess.CompletedProcess[str], *said: str) -> int:
+    """Checks that a backfill failed, and said why in one line beside its plain progress; returns the code."""
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("run: ", "AAPL: tracked"))]
+    assert len(lines) == 1, done.stderr
+    for part in said:
+        assert part in lines[0]
+    assert KEY not in done.stderr + done.stdout
+    assert "\x1b" not in done.stderr + done.stdout
+    return done.returncode
+
+
+def nothing_stored(database: Database) -> None:
+    for table in ("ohlcv", "coverage"):
+        assert database.read_frame(f"select count(*) as n from {table}").item() == 0
+
+
+ONE = ("backfill", "--symbols", "AAPL", "--timeframes", "1d", *WEEK)
+
+
+def test_a_wrong_key_is_one_line(run: Run, database: Database) -> None:
+    wrong = "wrong-key-0123456789"
+    done = run(*ONE, POLYGON_API_KEY=wrong)
+    assert failed(done, "AAPL", "POLYGON_API_KEY") in (1, 2)
+    assert wrong not in done.stderr + done.stdout
+    nothing_stored(database)
+
+
+def test_a_missing_key_is_one_line(run: Run, database: Database) -> None:
+    done = run(*ONE, POLYGON_API_KEY=None)
+    assert failed(done, "no API key", "POLYGON_API_KEY") in (1, 2)
+    nothing_stored(database)
+
+
+def test_bars_that_are_all_broken_are_one_line(
+    run: Run, database: Database, simulator: SimulatorHandle
+) -> None:
+    simulator.fail(FaultKind.INVALID_BARS)
+    done = run(*ONE)
+    assert failed(done, "failed: AAPL", "broke a rule", "ohlcv_quarantine") == 1
+    nothing_stored(database)
+    history = database.read_frame("select status from backfill_history")
+    assert history["status"].to_list() == ["failed"]
+
+
+def test_a_backfill_in_a_pipe_is_plain_and_its_json_parses(
+    run: Run, database: Database, tmp_path: Path
+) -> None:
+    done = run(*ONE, "--json", "-")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["rows_inserted"], facts["requests"], facts["failures"]) == (2, 1, {})
+    assert "\x1b" not in done.stderr
+    again = run(*ONE, "--json", "summary.json")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[0] == "0 bars inserted, 0 changed, 0 unchanged, 0 quarantined"
+    assert json.loads((tmp_path / "summary.json").read_text())["requests"] == 0
+    assert database.read_frame("select count(*) as n from ohlcv").item() == 2
+
+
+def test_the_life_of_a_tracked_symbol(here: Run, tmp_path: Path, database: Database) -> None:
+    def tracked(*options: str) -> dict[str, list[str]]:
+        done = here("symbols", "list", "--json", *options)
+        assert done.returncode == 0, done.stderr
+        return {one["symbol"]: one["timeframes"] for one in json.loads(done.stdout)}
+
+    universe = tracked()
+    assert len(universe) == 62
+    assert universe["AAPL"] == ["1h", "1d"]
+
+    added = here("symbols", "add", "nflx", "ADA-EUR", "--timeframes", "1d,1m")
+    assert added.returncode == 0, added.stderr
+    assert added.stdout == "tracked: NFLX\ntracked: ADA-EUR\n" or "ADA-EUR" in universe
+    assert here("symbols", "set-timeframes", "AAPL", "1w,5m").stdout == "AAPL: 5m, 1w\n"
+    assert here("symbols", "deactivate", "TSLA").returncode == 0
+    rows = database.read_frame(
+        "select symbol, asset_class from tracked_symbols where symbol = any(array['NFLX','ADA-EUR'])"
+    )
+    assert dict(rows.iter_rows()) == {"NFLX": "stock", "ADA-EUR": "crypto"}
+
+    (tmp_path / "more.csv").write_text(
+        "symbol,asset_class,name,timeframes\nVIX,index,Volatility,1m 1d\nRIO,stock,,\n"
+    )
+    imported = here("symbols", "import", "more.csv")
+    assert imported.stdout == "tracked: VIX\ntracked: RIO\n", imported.stderr
+    now = tracked()
+    assert (now["NFLX"], now["AAPL"], now["VIX"], now["RIO"]) == (
+        ["1m", "1d"],
+        ["5m", "1w"],
+        ["1m", "1d"],
+        ["1h", "1d"],
+    )
+    assert "TSLA" not in now
+    assert "TSLA" in tracked("--all")
+    plain = here("symbols", "list").stdout
+    assert "AAPL\tstock\t5m,1w\t" in plain
+    assert "\x1b" not in plain
+
+
+def test_wrong_symbols_are_one_line_and_change_nothing(here: Run, tmp_path: Path, database: Database) -> None:
+    here("symbols", "list")
+    before = database.read_frame("select * from tracked_symbols order by symbol")
+    files = {
+        "heading.csv": ("ticker,kind\nRIO,stock\n", ("heading.csv", "heading")),
+        "class.csv": (
+            "symbol,asset_class\nRIO,stock\nXYZ,bond\n",
+            ("class.csv, line 3", "'bond'", "nothing was imported"),
+        ),
+        "twice.csv": ("symbol,asset_class\nRIO,stock\nrio,stock\n", ("line 3", "twice")),
+        "timeframe.csv": ("symbol,asset_class,name,timeframes\nRIO,stock,,2h\n", ("line 2", "'2h'")),
+        "mixed.csv": ("symbol,asset_class\nRIO,stock\nAAPL,crypto\n", ("AAPL",)),
+    }
+    for name, (text, _) in files.items():
+        (tmp_path / name).write_text(text)
+    cases: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
+        *((("import", name), said) for name, (_, said) in files.items()),
+        (("import", "absent.csv"), ("cannot read absent.csv",)),
+        (("add", "A|B"), ("'A|B' is not a symbol",)),
+        (("add", "NFLX", "--class", "bond"), ("unknown asset class 'bond'",)),
+        (("add", "NFLX", "--timeframes", "9h"), ("unknown timeframe '9h'",)),
+        (("set-timeframes", "ZZZZ", "1h"), ("ZZZZ is not tracked",)),
+        (("deactivate", "ZZZZ"), ("ZZZZ is not tracked",)),
+    ]
+    for arguments, said in cases:
+        one_line(here("symbols", *arguments), 2, *said)
+    assert database.read_frame("select * from tracked_symbols order by symbol").equals(before)
+
+
+# slow: the vendor's retries wait some six seconds of real time
+@pytest.mark.slow
+def test_an_unreachable_vendor_is_one_line(run: Run, database: Database) -> None:
+    with socket.socket() as bound:  # bound, not listening: refuses
+        bound.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        done = run(*ONE, "--json", "-", POLYGON_BASE_URL=url)
+    assert done.returncode == 1
+    assert list(json.loads(done.stdout)["failures"]) == ["AAPL"]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert "no usable answer" in line
+    assert "POLYGON_BASE_URL" in line
+    nothing_stored(database)

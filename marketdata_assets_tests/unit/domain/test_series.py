@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
+from marketdata_assets.domain.series import Series, parse_symbol
+from marketdata_assets.domain.timeframe import BASES, Timeframe
+
+symbols = st.from_regex(r"[A-Z0-9][A-Z0-9.\-]{0,19}", fullmatch=True)
+
+
+@given(symbols, st.sampled_from(Timeframe))
+def test_a_key_names_its_series(symbol: str, timeframe: Timeframe) -> None:
+    series = Series(symbol, timeframe)
+    assert Series.parse(series.key) == series
+    assert str(series) == series.key == f"{symbol}:{timeframe.value}"
+
+
+@pytest.mark.parametrize(
+    ("key", "series"),
+    [
+        ("AAPL:1m", Series("AAPL", Timeframe.M1)),
+        ("BRK.B:1d", Series("BRK.B", Timeframe.D1)),
+        ("btc-usd:1h", Series("BTC-USD", Timeframe.H1)),
+    ],
+)
+def test_series_keys(key: str, series: Series) -> None:
+    assert Series.parse(key) == series
+
+
+@pytest.mark.parametrize("key", ["AAPL", "", "AAPL:", ":1m", "AAPL:2m", "AAPL:1M", "A|B:1m", "X:BTCUSD:1m"])
+def test_a_key_that_names_no_series_is_refused_in_one_line(key: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Series.parse(key)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "symbol"), [(" aapl ", "AAPL"), ("brk.b", "BRK.B"), ("A" * 20, "A" * 20)])
+def test_a_symbol_is_trimmed_and_upper_case(text: str, symbol: str) -> None:
+    assert parse_symbol(text) == symbol
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "A B", "A|B", "A,B", "A[0]", "X:BTCUSD", ".A", "-A", "A" * 21, "ÄPL", "A\nB", "A\n|"]
+)
+def test_text_that_is_no_symbol_is_quoted_in_the_error(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not a symbol") as caught:
+        parse_symbol(text)
+    assert repr(text) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_series_sort_by_symbol_then_timeframe_name() -> None:
+    assert sorted(map(Series.parse, ["B:1m", "A:1w", "A:1d"])) == list(
+        map(Series.parse, ["A:1d", "A:1w", "B:1m"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "multiplier", "timespan", "duration", "base"),
+    [
+        ("1m", 1, "minute", timedelta(minutes=1), "1m"),
+        ("5m", 5, "minute", timedelta(minutes=5), "1m"),
+        ("15m", 15, "minute", timedelta(minutes=15), "1m"),
+        ("30m", 30, "minute", timedelta(minutes=30), "1m"),
+        ("1h", 1, "hour", timedelta(hours=1), "1m"),
+        ("4h", 4, "hour", timedelta(hours=4), "1m"),
+        ("1d", 1, "day", timedelta(days=1), "1d"),
+        ("1w", 1, "week", timedelta(days=7), "1d"),
+    ],
+)
+def test_the_eight_timeframes(
+    name: str, multiplier: int, timespan: str, duration: timedelta, base: str
+) -> None:
+    timeframe = Timeframe.parse(f" {name} ")
+    assert timeframe.value == str(timeframe) == name
+    assert (timeframe.multiplier, timeframe.timespan) == (multiplier, timespan)
+    assert timeframe.duration == duration
+    assert timeframe.base.value == base
+    assert timeframe.is_base == (timeframe in BASES) == (name == base)
+    assert timeframe.is_intraday == (duration < timedelta(days=1))
+
+
+def test_there_are_eight_timeframes_from_short_to_long() -> None:
+    assert len(Timeframe) == 8
+    assert [one.duration for one in Timeframe] == sorted(one.duration for one in Timeframe)
+
+
+@pytest.mark.parametrize("text", ["2m", "", "1M", "1D", "60m", "minute"])
+def test_an_unknown_timeframe_is_refused_by_name_with_the_known_ones(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="1m, 5m, 15m, 30m, 1h, 4h, 1d, 1w") as caught:
+        Timeframe.parse(text)
+    assert repr(text) in str(caught.value)
+
+
+def test_errors_carry_the_exit_code_of_the_command_line() -> None:
+    assert (MarketDataError("x").exit_code, ConfigurationError("x").exit_code) == (1, 2)
+    assert issubclass(ConfigurationError, MarketDataError)
