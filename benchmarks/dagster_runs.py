@@ -48,7 +48,7 @@ def run(server_url: str, *, quick: bool) -> list[Figure]:
         Database(url) as database,
     ):
         os.environ |= {"MARKETDATA_HOME": str(Path(home)), "DATABASE_URL": url}
-        prepare_environment(load_settings(), url)
+        prepare_environment(load_settings())
         symbols = [
             TrackedSymbol(f"C{number:03d}-USD", AssetClass.CRYPTO, timeframes=(Timeframe.H1,))
             for number in range(max(sizes) // _DAYS)

@@ -17,12 +17,12 @@ from benchmarks.server import fresh_database, settle
 from benchmarks.vendor import recorder, simulator
 from marketdata_assets.assets.ingest import Ingest
 from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.series import AssetClass
+from marketdata_assets.domain.series import AssetClass, Instrument
+from marketdata_assets.domain.tickers import vendor_ticker
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.polygon.parser import parse_envelope, parse_page
-from marketdata_assets.polygon.planner import Instrument, Plan, plan
+from marketdata_assets.polygon.planner import Plan, plan
 from marketdata_assets.polygon.resource import PageFetched, PolygonResource
-from marketdata_assets.polygon.tickers import vendor_ticker
 from marketdata_assets.storage.bars import write_batch
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.tables import OHLCV

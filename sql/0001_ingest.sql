@@ -132,6 +132,14 @@ create table rate_limit (
 comment on table rate_limit is
     'The vendor''s rate limit, shared by every process: one row per key (a short hash of it), the latest grants in a ring.';
 
+create table vendor (
+    only_row       boolean primary key default true check (only_row),
+    simulated      boolean not null,
+    first_used_at  timestamptz not null default now()
+);
+comment on table vendor is
+    'Where the bars of this store come from, settled by the first request: simulated and real bars never mix.';
+
 create view market_data as
 select symbol, timeframe, time, open, high, low, close, volume, vwap, transactions, base_bars from ohlcv;
 

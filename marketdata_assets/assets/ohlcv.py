@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,11 +21,11 @@ from dagster import (
 from pydantic import Field
 
 from marketdata_assets.assets.ingest import Ingest, IngestReport
-from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.series import Instrument, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.partitions import days_by_series
-from marketdata_assets.polygon.planner import CORRECTION_SESSIONS, Instrument, plan
+from marketdata_assets.polygon.planner import CORRECTION_SESSIONS, plan
 from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.storage.bars import BarBatch, read_coverage, read_rows
 from marketdata_assets.storage.connection import Database
@@ -32,6 +33,7 @@ from marketdata_assets.storage.io_manager import table_metadata
 from marketdata_assets.storage.resource import PostgresResource
 from marketdata_assets.storage.symbols import list_symbols, not_tracked
 from marketdata_assets.storage.tables import OHLCV
+from marketdata_assets.storage.vendor import claim_store
 
 DESCRIPTION = """\
 OHLCV bars of every tracked series, **unadjusted**, keyed by `(symbol, timeframe, time)`; `time` is the open, UTC.
@@ -45,6 +47,10 @@ revised bar go to `ohlcv_revision`; nothing is deleted.
 class OhlcvConfig(Config):
     """What a run of ``ohlcv`` may be told."""
 
+    ask_vendor: bool = Field(
+        default=True,
+        description="False rolls up and records what is stored, and makes no request.",
+    )
     force: bool = Field(
         default=False, description="Ask the vendor again for windows that are stored already."
     )
@@ -102,6 +108,10 @@ def _batches(
             planned.pages,
             len(planned.rollups),
         )
+        if not config.ask_vendor:
+            planned = replace(planned, fetches=())
+        if planned.requests:
+            claim_store(database, simulated=polygon.is_simulated)
         ingest = Ingest(planned, now=now, run_id=context.run_id)
 
         def read_bars(series: Series, window: Window) -> pl.DataFrame:

@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -15,11 +14,16 @@ import psutil
 from dagster import DagsterRunStatus, RunsFilter
 
 from marketdata_assets.automation.jobs import BARS_JOB
+from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import Series
 from marketdata_assets.partitions import islands, partition_key
+from marketdata_assets.polygon.errors import AuthenticationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
+    from dagster_shared.error import SerializableErrorInfo
     from psycopg import Connection
 
     from marketdata_assets.storage.connection import Database
@@ -70,7 +74,13 @@ def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, la
 
     Timeframes of one symbol stay in one run where Dagster's order allows: they share their requests. A run
     takes all the days, so that a page of the vendor is as full as it can be.
+
+    Raises:
+        ConfigurationError: A wanted series is no partition: it was taken out of ``tracked_symbols``.
     """
+    if absent := {one.key for one in wanted}.difference(ordered):
+        message = f"{min(absent)} is not tracked any more: add it with `marketdata symbols add`"
+        raise ConfigurationError(message)
     days = (last - first).days + 1
     runs: list[RangeRun] = []
     place = {key: position for position, key in enumerate(ordered)}
@@ -110,6 +120,9 @@ def execute(
 
     When a run loses a symbol, Dagster records none of its partitions; the others are stored all the same, so
     their partitions are recorded by a second run that asks the vendor for nothing.
+
+    Raises:
+        ConfigurationError: A setting is wrong (the key, say): every other run would fail like this one.
     """
     outcome = Outcome(backfill_id=str(uuid.uuid4()))
     _begin_history(database, outcome, arguments)
@@ -136,6 +149,8 @@ def _execute(
     result = _run_once(definitions, instance, run, outcome, {"force": force})
     if result.success:
         return
+    if (problem := _configuration_problem(result)) is not None:
+        raise ConfigurationError(problem)
     failed = _failed_symbols(database, result.run_id)
     outcome.failures |= failed or {_symbols_of(run): _reason(result)}
     sound = [one for one in run.series if one.symbol not in failed]
@@ -144,7 +159,7 @@ def _execute(
     # Contiguous in the run's own order, which is a stretch of Dagster's.
     ordered = [one.key for one in run.series]
     for again in range_runs(ordered, sound, run.first_day, run.last_day):
-        retried = _run_once(definitions, instance, again, outcome, {"correction_sessions": 0})
+        retried = _run_once(definitions, instance, again, outcome, {"ask_vendor": False})
         if not retried.success:
             outcome.failures |= _failed_symbols(database, retried.run_id) or {
                 _symbols_of(again): _reason(retried)
@@ -187,14 +202,30 @@ def _symbols_of(run: RangeRun) -> str:
 
 
 def _reason(result: ExecuteInProcessResult) -> str:
+    causes = _causes(result)
+    return _text_of(causes[-1]) if causes else f"run {result.run_id} failed: see it in the UI"
+
+
+def _configuration_problem(result: ExecuteInProcessResult) -> str | None:
+    """What the user has to correct, when that is why the run failed."""
+    names = {ConfigurationError.__name__, AuthenticationError.__name__}
+    return next((_text_of(error) for error in _causes(result) if error.cls_name in names), None)
+
+
+def _causes(result: ExecuteInProcessResult) -> list[SerializableErrorInfo]:
+    """The errors of the step that failed, each followed by its cause."""
     for event in result.all_events:
-        if event.is_step_failure:
-            error = event.step_failure_data.error
-            while error is not None and error.cause is not None:
-                error = error.cause
-            if error is not None:
-                return " ".join(error.message.split(": ", 1)[-1].split())
-    return f"run {result.run_id} failed: see it in the UI"
+        if event.is_step_failure and (error := event.step_failure_data.error) is not None:
+            chain = [error]
+            while (error := chain[-1].cause) is not None:
+                chain.append(error)
+            return chain
+    return []
+
+
+def _text_of(error: SerializableErrorInfo) -> str:
+    # Dagster keeps an error as text, its class in front.
+    return " ".join(error.message.split(": ", 1)[-1].split())
 
 
 def _failed_symbols(database: Database, run_id: str) -> dict[str, str]:
@@ -275,15 +306,19 @@ def close_orphans(instance: DagsterInstance, database: Database) -> int:
             run, message="The process that executed this run is gone; run the backfill again."
         )
         backfill_id = run.tags.get(_BACKFILL_TAG)
-        database.transaction(
-            lambda connection, backfill_id=backfill_id: connection.execute(
-                "update backfill_history set status = 'failed', finished_at = clock_timestamp()"
-                " where id = %s and status = 'running'",
-                [backfill_id],
-            )
-        )
+        _close_history(database, backfill_id)
         closed += 1
     return closed
+
+
+def _close_history(database: Database, backfill_id: str | None) -> None:
+    database.transaction(
+        lambda connection: connection.execute(
+            "update backfill_history set status = 'failed', finished_at = clock_timestamp()"
+            " where id = %s and status = 'running'",
+            [backfill_id],
+        )
+    )
 
 
 def _process_identity(pid: int) -> str | None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from dagster import DagsterInstance
-
 from marketdata_assets.config import project_root
 from marketdata_assets.partitions import SERIES
-from marketdata_assets.storage.connection import dagster_storage_url
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
     from marketdata_assets.config import Settings
     from marketdata_assets.storage.connection import Database
 
@@ -23,17 +22,23 @@ BATCHING = {
 }
 
 
-def prepare_environment(settings: Settings, database_url: str) -> None:
+def prepare_environment(settings: Settings) -> None:
     """Set what Dagster reads from the environment, for this process and its children.
 
-    ``dagster.yaml`` names the variables. What the user has set stays.
+    Dagster's files live under MARKETDATA_HOME, with a copy of the project's ``dagster.yaml``. What the user has
+    set stays.
     """
-    files = settings.home / "dagster"
-    files.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("DAGSTER_HOME", str(project_root()))
-    os.environ.setdefault("MARKETDATA_DAGSTER_FILES", str(files))
-    if "DAGSTER_POSTGRES_URL" not in os.environ:
-        os.environ["DAGSTER_POSTGRES_URL"] = dagster_storage_url(database_url)
+    home = settings.home / "dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    wanted = (project_root() / "dagster.yaml").read_text(encoding="utf-8")
+    placed = home / "dagster.yaml"
+    if not placed.is_file() or placed.read_text(encoding="utf-8") != wanted:
+        draft = home / f"dagster.yaml.{os.getpid()}"
+        draft.write_text(wanted, encoding="utf-8")
+        draft.replace(placed)  # at once: another process may be reading it
+    os.environ.setdefault("DAGSTER_HOME", str(home))
+    # The instance must be the one of these settings, whatever working folder a child has.
+    os.environ.setdefault("MARKETDATA_HOME", str(settings.home))
     for name, value in BATCHING.items():
         os.environ.setdefault(name, value)
 

@@ -31,7 +31,7 @@ def _show_version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
 @app.callback()
 def _root(
     *,
-    show_version: Annotated[
+    _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
@@ -54,7 +54,15 @@ app.command()(simulate.simulate)
 def main() -> None:
     """Run the command line; every expected error is one line on standard error."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except MarketDataError as error:
         typer.echo(f"marketdata: {error}", err=True)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    except typer.TyperException as error:
+        text = error.format_message()
+        # Without a command there is no error to tell: the text is the help.
+        typer.echo(text if "\n" in text else f"marketdata: {text.rstrip('.')}; see --help", err=True)
+        code = error.exit_code
+    except typer.Abort:
+        code = 1
+    sys.exit(code or 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path  # noqa: TC003  # typer reads the annotations when it runs
@@ -17,8 +16,12 @@ from marketdata_assets.domain.series import Series, parse_symbol
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
     from marketdata_assets.automation.backfill import Outcome
+    from marketdata_assets.cli.console import FetchProgress
     from marketdata_assets.cli.session import Store
+    from marketdata_assets.polygon.request import FetchRequest
     from marketdata_assets.polygon.resource import PolygonResource
     from marketdata_assets.storage.symbols import TrackedSymbol
 
@@ -35,7 +38,7 @@ class Request:
     force: bool = False
 
 
-def backfill(  # noqa: PLR0913 - a command line has the options that its users need
+def backfill(
     *,
     symbols: Annotated[str | None, typer.Option(help="Comma-separated; default every active symbol.")] = None,
     timeframes: Annotated[
@@ -56,7 +59,7 @@ def backfill(  # noqa: PLR0913 - a command line has the options that its users n
 
     A timeframe that a symbol is not tracked in is added to the symbol. Exits with 1 when a symbol failed.
     """
-    from marketdata_assets.cli.session import open_store  # noqa: PLC0415 - Dagster and Polars cost seconds
+    from marketdata_assets.cli.session import open_store
 
     now = datetime.now(UTC)
     first, last = _days(days, start, end, now)
@@ -80,14 +83,14 @@ def backfill(  # noqa: PLR0913 - a command line has the options that its users n
 
 def run(store: Store, request: Request, *, polygon: PolygonResource | None = None) -> Outcome:
     """Execute ``request`` in this process on the persistent instance, with progress on a terminal."""
-    from dagster import DagsterInstance  # noqa: PLC0415 - costs a second that --help need not pay
+    from dagster import DagsterInstance
 
-    from marketdata_assets.automation import backfill as runs  # noqa: PLC0415 - same
-    from marketdata_assets.automation.instance import prepare_environment, sync_series  # noqa: PLC0415 - same
-    from marketdata_assets.cli.console import FetchProgress, err, progress  # noqa: PLC0415 - same
-    from marketdata_assets.definitions import build_definitions  # noqa: PLC0415 - same
+    from marketdata_assets.automation import backfill as runs
+    from marketdata_assets.automation.instance import prepare_environment, sync_series
+    from marketdata_assets.cli.console import FetchProgress, err, progress
+    from marketdata_assets.definitions import build_definitions
 
-    prepare_environment(store.settings, store.database.url)
+    prepare_environment(store.settings)
     with DagsterInstance.get() as instance, progress() as bars:
         closed = runs.close_orphans(instance, store.database)
         if closed:
@@ -123,21 +126,17 @@ def run(store: Store, request: Request, *, polygon: PolygonResource | None = Non
         )
 
 
-def watched(polygon: PolygonResource | None, watcher: object) -> PolygonResource:
+def watched(polygon: PolygonResource | None, watcher: FetchProgress) -> PolygonResource:
     """``polygon`` (default: as the environment says) with ``watcher`` seeing every event of its streams."""
-    from marketdata_assets.cli.console import FetchProgress  # noqa: PLC0415 - see run
-    from marketdata_assets.polygon.request import FetchRequest  # noqa: PLC0415 - same
-    from marketdata_assets.polygon.resource import FetchEvent, PolygonResource  # noqa: PLC0415 - same
+    from marketdata_assets.polygon.resource import FetchEvent, PolygonResource
 
     class WatchedPolygon(PolygonResource):
         def stream(
             self, requests: Sequence[FetchRequest], *, database_url: str | None = None
         ) -> Generator[FetchEvent]:
-            if isinstance(watcher, FetchProgress):
-                watcher.expect(len(requests))
+            watcher.expect(len(requests))
             for event in super().stream(requests, database_url=database_url):
-                if isinstance(watcher, FetchProgress):
-                    watcher.saw(event)
+                watcher.saw(event)
                 yield event
 
     return WatchedPolygon(**(polygon.model_dump() if polygon else {}))
@@ -154,7 +153,7 @@ def _timeframes(text: str | None) -> tuple[Timeframe, ...] | None:
 
 
 def _days(days: int | None, start: str | None, end: str | None, now: datetime) -> tuple[date, date]:
-    from marketdata_assets.automation.backfill import day_window  # noqa: PLC0415 - see run
+    from marketdata_assets.automation.backfill import day_window
 
     if days is not None and start is not None:
         message = "--days and --start exclude each other: give one of them"
@@ -191,15 +190,13 @@ def _tracked(
     store: Store, symbols: str | None, timeframes: tuple[Timeframe, ...] | None
 ) -> list[TrackedSymbol]:
     """The active symbols that are asked for, tracked in ``timeframes`` too."""
-    from dataclasses import replace  # noqa: PLC0415 - used here only
+    from dataclasses import replace
 
-    from marketdata_assets.storage.symbols import list_symbols, not_tracked, set_timeframes  # noqa: PLC0415 - see run
+    from marketdata_assets.storage.symbols import list_symbols, not_tracked, set_timeframes
 
     active = {one.symbol: one for one in list_symbols(store.database, active_only=True)}
     if symbols is None:
-        if timeframes is not None:
-            # Without --symbols, --timeframes narrows: it must not widen what every symbol is tracked in.
-            return list(active.values())
+        # Without --symbols, --timeframes narrows: it must not widen what every symbol is tracked in.
         return list(active.values())
     names = [parse_symbol(name) for name in symbols.split(",") if name.strip()]
     if not names:
@@ -223,7 +220,7 @@ def _tracked(
 
 
 def _report(outcome: Outcome, seconds: float, json_path: Path | None) -> None:
-    from marketdata_assets.automation.backfill import summary  # noqa: PLC0415 - see run
+    from marketdata_assets.automation.backfill import summary
 
     facts = {"duration_seconds": round(seconds, 3), **summary(outcome)}
     text = json.dumps(facts, indent=2)
@@ -241,8 +238,12 @@ def _report(outcome: Outcome, seconds: float, json_path: Path | None) -> None:
 def describe(outcome: Outcome, seconds: float) -> list[str]:
     """The summary for people."""
     return [
-        f"{outcome.rows_inserted:,} bars inserted, {outcome.rows_changed:,} changed, "
-        f"{outcome.rows_unchanged:,} unchanged, {outcome.rows_quarantined:,} quarantined",
-        f"{outcome.requests:,} requests ({outcome.pages:,} pages, {outcome.retries:,} retries), "
-        f"{outcome.seconds_waited_for_limit:.1f} s waited for the limit, {seconds:.1f} s in all",
+        (
+            f"{outcome.rows_inserted:,} bars inserted, {outcome.rows_changed:,} changed, "
+            f"{outcome.rows_unchanged:,} unchanged, {outcome.rows_quarantined:,} quarantined"
+        ),
+        (
+            f"{outcome.requests:,} requests ({outcome.pages:,} pages, {outcome.retries:,} retries), "
+            f"{outcome.seconds_waited_for_limit:.1f} s waited for the limit, {seconds:.1f} s in all"
+        ),
     ]

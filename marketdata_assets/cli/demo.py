@@ -28,11 +28,10 @@ def demo() -> None:
 
     Starts the embedded Postgres and a simulated vendor; what is stored shows in the UI (`marketdata up`).
     """
-    # Imported here: Dagster, Polars and the simulator cost seconds that `marketdata --help` need not pay.
-    from marketdata_assets.cli import backfill  # noqa: PLC0415 - see above
-    from marketdata_assets.cli.session import open_store  # noqa: PLC0415 - see above
-    from marketdata_assets.polygon.simulator import RunningSimulator, SimulatorConfig  # noqa: PLC0415 - see above
-    from marketdata_assets.storage.symbols import add_symbols, packaged_universe  # noqa: PLC0415 - see above
+    from marketdata_assets.cli import backfill
+    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.polygon.simulator import RunningSimulator, SimulatorConfig
+    from marketdata_assets.storage.symbols import add_symbols, packaged_universe
 
     started = datetime.now(UTC)
     typer.echo("starting Postgres ...", err=True)
@@ -61,7 +60,7 @@ def demo() -> None:
 
 
 def _in_every_timeframe(symbol: TrackedSymbol) -> TrackedSymbol:
-    from dataclasses import replace  # noqa: PLC0415 - used here only
+    from dataclasses import replace
 
     return replace(symbol, timeframes=tuple(Timeframe))
 
@@ -71,7 +70,7 @@ def _range(now: datetime) -> tuple[date, date]:
 
     Everything in it has closed: a second demo on the same day finds nothing new.
     """
-    from marketdata_assets.domain.calendar import calendar_of  # noqa: PLC0415 - see demo
+    from marketdata_assets.domain.calendar import calendar_of
 
     calendar = calendar_of(AssetClass.STOCK)
     sessions = calendar.last_sessions(calendar.local_day(now) - timedelta(days=1), _SESSIONS)
@@ -86,9 +85,9 @@ def counts(store: Store, series: tuple[Series, ...]) -> dict[Series, int]:
 
 
 def _show(bars: Mapping[Series, int]) -> None:
-    from rich.table import Table  # noqa: PLC0415 - see demo
+    from rich.table import Table
 
-    from marketdata_assets.cli.console import out  # noqa: PLC0415 - see demo
+    from marketdata_assets.cli.console import out
 
     table = Table("symbol", title="Stored bars by series", title_justify="left")
     for timeframe in Timeframe:

@@ -37,7 +37,7 @@ def simulate(
     duplicated_bars, out_of_order_bars, invalid_bars, lost_hours, history_cut.
     """
     # Imported here: NumPy, Polars and the server cost a second that `marketdata --help` need not pay.
-    from marketdata_assets.polygon.simulator import (  # noqa: PLC0415  # see above
+    from marketdata_assets.polygon.simulator import (
         RunningSimulator,
         SimulatorConfig,
         parse_fault,

@@ -27,11 +27,11 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
 ) -> None:
     """List the tracked symbols in the order in which they were added."""
-    from rich.table import Table  # noqa: PLC0415 - costs time that --help need not pay
+    from rich.table import Table
 
-    from marketdata_assets.cli.console import out  # noqa: PLC0415 - same
-    from marketdata_assets.cli.session import open_store  # noqa: PLC0415 - same
-    from marketdata_assets.storage.symbols import list_symbols  # noqa: PLC0415 - same
+    from marketdata_assets.cli.console import out
+    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.storage.symbols import list_symbols
 
     with open_store() as store:
         tracked = list_symbols(store.database, active_only=not everything)
@@ -66,8 +66,8 @@ def add(
     name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
 ) -> None:
     """Track symbols from now on, or take them up again."""
-    from marketdata_assets.polygon.tickers import inferred_asset_class  # noqa: PLC0415 - see list_
-    from marketdata_assets.storage.symbols import TrackedSymbol, parse_asset_class  # noqa: PLC0415 - same
+    from marketdata_assets.domain.tickers import inferred_asset_class
+    from marketdata_assets.storage.symbols import TrackedSymbol, parse_asset_class
 
     given = None if asset_class is None else parse_asset_class(asset_class)
     chosen = _timeframes(timeframes)
@@ -84,8 +84,8 @@ def set_timeframes(
     timeframes: Annotated[str, typer.Argument(help="Comma-separated; replaces what it is tracked in.")],
 ) -> None:
     """Change the timeframes that a symbol is collected in. Bars that are stored stay."""
-    from marketdata_assets.cli.session import open_store  # noqa: PLC0415 - see list_
-    from marketdata_assets.storage import symbols  # noqa: PLC0415 - same
+    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.storage import symbols
 
     chosen, name = _timeframes(timeframes), parse_symbol(symbol)
     with open_store() as store:
@@ -96,8 +96,8 @@ def set_timeframes(
 @app.command(epilog="Example: marketdata symbols deactivate TSLA")
 def deactivate(symbol: Annotated[str, typer.Argument(help="A tracked symbol.")]) -> None:
     """Stop collecting a symbol. Its bars stay; `symbols add` takes it up again."""
-    from marketdata_assets.cli.session import open_store  # noqa: PLC0415 - see list_
-    from marketdata_assets.storage import symbols  # noqa: PLC0415 - same
+    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.storage import symbols
 
     name = parse_symbol(symbol)
     with open_store() as store:
@@ -110,7 +110,7 @@ def import_(
     path: Annotated[Path, typer.Argument(help="CSV with the heading symbol,asset_class,name,timeframes.")],
 ) -> None:
     """Track every symbol of a CSV file, or none when a line is wrong."""
-    from marketdata_assets.storage.symbols import read_universe  # noqa: PLC0415 - see list_
+    from marketdata_assets.storage.symbols import read_universe
 
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -121,8 +121,8 @@ def import_(
 
 
 def _write(wanted: list[TrackedSymbol]) -> None:
-    from marketdata_assets.cli.session import open_store  # noqa: PLC0415 - see list_
-    from marketdata_assets.storage.symbols import add_symbols  # noqa: PLC0415 - same
+    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.storage.symbols import add_symbols
 
     with open_store() as store:
         changed = add_symbols(store.database, wanted)

@@ -36,17 +36,16 @@ def up(
     ] = False,
 ) -> None:
     """Serve Dagster's UI on 127.0.0.1 and run its daemon; Ctrl-C stops all of it."""
-    # Imported here: Dagster costs seconds that `marketdata --help` need not pay.
-    from marketdata_assets.automation.instance import prepare_environment, sync_series  # noqa: PLC0415 - see above
-    from marketdata_assets.cli.session import open_store  # noqa: PLC0415 - see above
-    from marketdata_assets.config import load_settings  # noqa: PLC0415 - see above
+    from marketdata_assets.automation.instance import prepare_environment, sync_series
+    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.config import load_settings
 
     with ExitStack() as stack:
         stack.enter_context(_only_one(load_settings().home))
         _check_port(port)
         with open_store() as store:
-            prepare_environment(store.settings, store.database.url)
-            from dagster import DagsterInstance  # noqa: PLC0415 - see above
+            prepare_environment(store.settings)
+            from dagster import DagsterInstance
 
             with DagsterInstance.get() as instance:
                 sync_series(instance, store.database)
@@ -86,7 +85,7 @@ def _check_port(port: int) -> None:
 
 @contextlib.contextmanager
 def _simulator() -> Iterator[None]:
-    from marketdata_assets.polygon.simulator import RunningSimulator, SimulatorConfig  # noqa: PLC0415 - see up
+    from marketdata_assets.polygon.simulator import RunningSimulator, SimulatorConfig
 
     with RunningSimulator(SimulatorConfig(), port=0) as simulator:
         os.environ["POLYGON_API_KEY"], os.environ["POLYGON_BASE_URL"] = "demo", simulator.url
@@ -127,9 +126,6 @@ def _check_alive(children: list[subprocess.Popen[bytes]]) -> None:
 
 def _wait_for_the_end(children: list[subprocess.Popen[bytes]]) -> None:
     """Until Ctrl-C or SIGTERM; a child that ends by itself is an error."""
-    ended = signal.sigtimedwait if hasattr(signal, "sigtimedwait") else None
-    if ended is None:
-        children[0].wait()
     stop = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, {*stop, signal.SIGCHLD})
     while True:

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.series import Series
     from marketdata_assets.domain.windows import Window
 
-UTC_TIME: Final = pl.Datetime("us", "UTC")
+UTC_TIME: Final[pl.DataType] = pl.Datetime("us", "UTC")
 
 VENDOR_SCHEMA: Final = pl.Schema(
     {
         "time": UTC_TIME,
-        "open": pl.Float64,
-        "high": pl.Float64,
-        "low": pl.Float64,
-        "close": pl.Float64,
-        "volume": pl.Float64,
-        "vwap": pl.Float64,
-        "transactions": pl.Int64,
+        "open": pl.Float64(),
+        "high": pl.Float64(),
+        "low": pl.Float64(),
+        "close": pl.Float64(),
+        "volume": pl.Float64(),
+        "vwap": pl.Float64(),
+        "transactions": pl.Int64(),
     }
 )
 """Bars of one ticker as the vendor sends them, before any rule.
@@ -36,7 +36,7 @@ or coins. An index has null ``volume``, ``vwap`` and ``transactions``.
 """
 
 BAR_SCHEMA: Final = pl.Schema(
-    {"symbol": pl.String, "timeframe": pl.String, **VENDOR_SCHEMA, "base_bars": pl.Int32}
+    {"symbol": pl.String(), "timeframe": pl.String(), **VENDOR_SCHEMA, "base_bars": pl.Int32()}
 )
 """Bars of any number of series, keyed by (symbol, timeframe, time).
 
@@ -45,7 +45,7 @@ BAR_SCHEMA: Final = pl.Schema(
 
 KEY: Final = ("symbol", "timeframe", "time")
 
-QUARANTINE_SCHEMA: Final = pl.Schema({**BAR_SCHEMA, "rule": pl.String})
+QUARANTINE_SCHEMA: Final = pl.Schema({**BAR_SCHEMA, "rule": pl.String()})
 """Rows that break a rule, with the name of the first rule that each breaks."""
 
 

@@ -8,16 +8,19 @@ closures; crypto trades every UTC day.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
-
-import numpy as np
 
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.windows import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
 
 _XNYS_FIRST, _XNYS_LAST = date(1990, 1, 1), date(2040, 12, 31)
 # Polygon's stock minutes run from 04:00 to 20:00 Eastern (POLYGON_API.md, "Timestamps").

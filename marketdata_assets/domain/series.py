@@ -21,6 +21,14 @@ class AssetClass(StrEnum):
     INDEX = "index"
 
 
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """A symbol with its asset class."""
+
+    symbol: str
+    asset_class: AssetClass
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Series:
     """A symbol in one timeframe. Its key, ``SYMBOL:TIMEFRAME``, is the ``series`` partition key."""

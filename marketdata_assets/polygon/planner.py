@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
-from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.domain.series import Instrument, Series
 from marketdata_assets.domain.timeframe import BASES, Timeframe
 from marketdata_assets.domain.windows import Window, union
 from marketdata_assets.polygon.request import FetchRequest
@@ -29,14 +29,6 @@ CORRECTION_SESSIONS: Final = 3
 
 _EXTENDED_MINUTES, _DAY_MINUTES = 16 * 60, 24 * 60
 _SUNDAY = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Instrument:
-    """A symbol with its asset class."""
-
-    symbol: str
-    asset_class: AssetClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +140,7 @@ class _GroupPlanner:
                 renew = force or unit[-1] >= revised_from
                 if not renew and all(self._is_covered(timeframe, day) for day in unit):
                     continue
-                stored = (
-                    not renew
-                    and timeframe is not self._base
-                    and all(self._is_covered(self._base, day) for day in unit)
-                )
+                stored = not renew and all(self._is_covered(self._base, day) for day in unit)
                 target = self._to_roll_up if stored else self._to_fetch
                 for day in unit:
                     target[day].add(timeframe)

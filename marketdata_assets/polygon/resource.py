@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import threading
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import polars as pl
 from dagster import ConfigurableResource
@@ -24,12 +26,12 @@ from marketdata_assets.domain.bars import VENDOR_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import AssetClass, parse_symbol
+from marketdata_assets.domain.tickers import inferred_asset_class, vendor_ticker
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.polygon.client import HistoryNotice, PolygonClient, RetryPolicy, Timeouts, history_cut
 from marketdata_assets.polygon.errors import AuthenticationError, PolygonError
 from marketdata_assets.polygon.limiter import NoLimit, RateLimiter, bucket_of
 from marketdata_assets.polygon.request import FetchRecord, FetchRequest
-from marketdata_assets.polygon.tickers import inferred_asset_class, vendor_ticker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
@@ -104,6 +106,15 @@ class PolygonResource(ConfigurableResource[None]):
     retry_first_wait_seconds: float = Field(
         default=0.5, ge=0, description="Upper bound of the first random wait; it doubles with each attempt."
     )
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the vendor is on this machine, which only a simulator is. Raises :class:`ConfigurationError`."""
+        host = urlsplit(self.base_url or load_settings().polygon_base_url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
 
     def stream(
         self, requests: Sequence[FetchRequest], *, database_url: str | None = None

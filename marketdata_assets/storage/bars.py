@@ -232,7 +232,7 @@ def read_rows(
     frame = database.read_frame(query.as_string(None))
     if lookback_bars > 0:
         frame = frame.unique(KEY)
-    schema = {name: table.schema[name] for name in fetched}
+    schema = pl.Schema({name: table.schema[name] for name in fetched})
     return (
         frame.cast(schema).sort(KEY).select(selected)
         if frame.width

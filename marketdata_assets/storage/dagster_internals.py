@@ -1,15 +1,16 @@
 """What this project needs of Dagster that its public API does not offer. Every private import stands here.
 
-``context.add_asset_metadata(partition_key=...)`` checks the key against the whole range and copies all earlier
-metadata on every call: quadratic in the partitions of a run. Adding them in one go is linear.
 ``test_dagster_internals`` notices when a release of Dagster moves what is used here.
 """
 
 from __future__ import annotations
 
+import tempfile
+from functools import cache
 from typing import TYPE_CHECKING
 
 from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,12 +18,25 @@ if TYPE_CHECKING:
     from dagster import OutputContext
 
 
+@cache
+def _passing_folder() -> tempfile.TemporaryDirectory[str]:
+    # Kept until the process ends: an instance holds the parts of its storage, not the storage.
+    return tempfile.TemporaryDirectory(prefix="marketdata-dagster-")
+
+
+def passing_storage() -> DagsterSqliteStorage:
+    """A storage that goes with the process: for commands that need an instance and store nothing of worth."""
+    return DagsterSqliteStorage.from_local(_passing_folder().name)
+
+
 def add_partition_metadata(context: OutputContext, metadata: Mapping[str, Mapping[str, object]]) -> None:
-    """Attach metadata to the materialization of each partition, given by partition key."""
+    """Attach metadata to the materialization of each partition, given by partition key.
+
+    ``context.add_asset_metadata(partition_key=...)`` checks the key against the whole range and copies all
+    earlier metadata on every call: quadratic in the partitions of a run. Adding them in one go is linear.
+    """
     step = context.step_context
-    earlier = step._metadata_accumulator.per_output_metadata  # noqa: SLF001 - see the module's docstring
-    added = {
-        AssetMetadataHandle(asset_key=context.asset_key, partition_key=key): dict(values)
-        for key, values in metadata.items()
-    }
-    step._metadata_accumulator = OutputMetadataAccumulator(per_output_metadata={**earlier, **added})  # noqa: SLF001 - same
+    collected = dict(step._metadata_accumulator.per_output_metadata)  # noqa: SLF001 - no public way
+    for key, values in metadata.items():
+        collected[AssetMetadataHandle(asset_key=context.asset_key, partition_key=key)] = values
+    step._metadata_accumulator = OutputMetadataAccumulator(per_output_metadata=collected)  # noqa: SLF001 - same

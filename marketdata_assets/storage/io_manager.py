@@ -21,7 +21,6 @@ from dagster import (
 from marketdata_assets.domain.bars import KEY
 from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
 from marketdata_assets.domain.errors import MarketDataError
-from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.windows import Window, union
 from marketdata_assets.partitions import days_by_series, partition_key
 from marketdata_assets.storage.bars import BarBatch, count_by_day, read_rows, write_batch
@@ -34,6 +33,7 @@ from marketdata_assets.storage.tables import TABLES, Table
 if TYPE_CHECKING:
     from datetime import date
 
+    from marketdata_assets.domain.series import AssetClass, Series
     from marketdata_assets.storage.connection import Database
 
 LOOKBACK_BARS = "lookback_bars"

@@ -155,7 +155,7 @@ def _merge_statement(table: Table) -> sql.Composed:
         row=listed("s.{name}", table.columns),
         kept=listed("old.{name}", kept),
     )
-    revised = sql.SQL("")
+    revised = sql.Composed([])
     if table.revisions is not None:
         revised = sql.SQL(
             ", revised as (insert into {revisions} ({kept}) select {kept} from merged where action = 'UPDATE')"

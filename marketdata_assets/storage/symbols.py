@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import AssetClass, Series, parse_symbol
+from marketdata_assets.domain.tickers import vendor_ticker
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.polygon.tickers import vendor_ticker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

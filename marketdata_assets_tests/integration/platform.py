@@ -18,9 +18,9 @@ from marketdata_assets.automation.instance import BATCHING, sync_series
 from marketdata_assets.automation.jobs import BARS_JOB
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.tickers import inferred_asset_class
 from marketdata_assets.partitions import partition_key
 from marketdata_assets.polygon.resource import PolygonResource
-from marketdata_assets.polygon.tickers import inferred_asset_class
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
 from marketdata_assets_tests.conftest import REPOSITORY

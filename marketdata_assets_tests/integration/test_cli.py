@@ -128,10 +128,15 @@ def test_wrong_arguments_are_one_line_and_leave_nothing(here: Run, database: Dat
 
 
 def test_days_that_are_no_number_are_a_usage_error(here: Run) -> None:
-    done = here("backfill", "--days", "many")
+    one_line(here("backfill", "--days", "many"), 2, "--days", "many", "--help")
+    one_line(here("backfill", "--dayz", "3"), 2, "--dayz", "--help")
+    one_line(here("backfil"), 2, "backfil", "--help")
+
+
+def test_no_command_shows_the_help(here: Run) -> None:
+    done = here()
     assert done.returncode == 2
-    assert "--days" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Usage: marketdata" in done.stderr
 
 
 def test_an_unreachable_database_is_one_line(run: Run, database_url: str) -> None:
@@ -166,15 +171,26 @@ ONE = ("backfill", "--symbols", "AAPL", "--timeframes", "1d", *WEEK)
 def test_a_wrong_key_is_one_line(run: Run, database: Database) -> None:
     wrong = "wrong-key-0123456789"
     done = run(*ONE, POLYGON_API_KEY=wrong)
-    assert failed(done, "AAPL", "POLYGON_API_KEY") in (1, 2)
+    assert failed(done, "marketdata: ", "POLYGON_API_KEY") == 2
     assert wrong not in done.stderr + done.stdout
     nothing_stored(database)
 
 
 def test_a_missing_key_is_one_line(run: Run, database: Database) -> None:
     done = run(*ONE, POLYGON_API_KEY=None)
-    assert failed(done, "no API key", "POLYGON_API_KEY") in (1, 2)
+    assert failed(done, "no API key", "POLYGON_API_KEY") == 2
     nothing_stored(database)
+    history = database.read_frame("select status from backfill_history")
+    assert history["status"].to_list() == ["failed"]
+
+
+def test_simulated_and_real_bars_do_not_mix(run: Run, database: Database) -> None:
+    assert run(*ONE).returncode == 0
+    stored = database.read_frame("select count(*) as n from ohlcv").item()
+    # Nothing is asked of the real vendor: the refusal comes first.
+    done = run(*ONE, "--force", POLYGON_BASE_URL="https://api.massive.com")
+    assert failed(done, "simulated bars", "MARKETDATA_HOME") == 2
+    assert database.read_frame("select count(*) as n from ohlcv").item() == stored
 
 
 def test_bars_that_are_all_broken_are_one_line(

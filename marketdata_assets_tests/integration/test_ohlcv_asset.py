@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, date, datetime, timedelta
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,6 @@ from marketdata_assets.partitions import day_by_series, partition_key
 from marketdata_assets.polygon.planner import PAGE_BARS
 from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.polygon.simulator import Fault, FaultKind
-from marketdata_assets.storage.connection import dagster_storage_url
 from marketdata_assets.storage.io_manager import PostgresIOManager
 from marketdata_assets.storage.resource import PostgresResource
 from marketdata_assets_tests.conftest import REPOSITORY
@@ -303,9 +303,9 @@ def test_the_api_key_is_written_nowhere(
 ) -> None:
     files = tmp_path / "dagster"
     files.mkdir()
-    monkeypatch.setenv("DAGSTER_HOME", str(REPOSITORY))
-    monkeypatch.setenv("MARKETDATA_DAGSTER_FILES", str(files))
-    monkeypatch.setenv("DAGSTER_POSTGRES_URL", dagster_storage_url(database_url))
+    shutil.copy(REPOSITORY / "dagster.yaml", files)
+    monkeypatch.setenv("DAGSTER_HOME", str(files))
+    monkeypatch.setenv("DATABASE_URL", database_url)
     caplog.set_level("DEBUG")
     with (
         DagsterInstance.get() as instance,

@@ -15,12 +15,12 @@ from marketdata_assets.assets.ingest import Ingest, QuarantinedError
 from marketdata_assets.domain.bars import KEY, VENDOR_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.rollup import roll_up
-from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, union
 from marketdata_assets.polygon.client import HistoryNotice
 from marketdata_assets.polygon.errors import AuthenticationError, VendorFailureError
-from marketdata_assets.polygon.planner import Fetch, Instrument, Plan, StoredRollup
+from marketdata_assets.polygon.planner import Fetch, Plan, StoredRollup
 from marketdata_assets.polygon.request import FetchRecord, FetchRequest
 from marketdata_assets.polygon.resource import FetchEvent, PageFetched, RequestFailed
 from marketdata_assets_tests.unit.frames import as_bars, at, days_window, joined, minutes, vendor_bars

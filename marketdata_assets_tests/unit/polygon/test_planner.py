@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
-from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.timeframe import BASES, Timeframe
 from marketdata_assets.domain.windows import Window, difference, union
 from marketdata_assets.polygon.planner import (
     PAGE_BARS,
-    Instrument,
     Plan,
     fewest_pages,
     pages_of,

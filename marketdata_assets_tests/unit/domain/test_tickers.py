@@ -4,7 +4,7 @@ import pytest
 
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import AssetClass
-from marketdata_assets.polygon.tickers import inferred_asset_class, vendor_ticker
+from marketdata_assets.domain.tickers import inferred_asset_class, vendor_ticker
 
 
 @pytest.mark.parametrize(
