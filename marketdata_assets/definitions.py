@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
 def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
     """Assets, resources and jobs; ``resources`` replace those of the same name (test doubles)."""
     partitions = day_by_series(load_settings().start)
+    with warnings.catch_warnings():
+        # What is beta there has been measured on the version that constraints.txt pins.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        ohlcv = ohlcv_asset(partitions)
     postgres = PostgresResource()
     return dg.Definitions(
-        assets=[ohlcv_asset(partitions)],
+        assets=[ohlcv],
         jobs=[bars_job],
         resources={
             "polygon": PolygonResource(),

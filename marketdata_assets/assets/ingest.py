@@ -51,10 +51,15 @@ class QuarantinedError(MarketDataError):
 
 @dataclass(slots=True)
 class IngestReport:
-    """What an ingest did, in the end. ``failures`` holds one error per request that failed."""
+    """What an ingest did, in the end.
+
+    ``rows_fetched`` counts the vendor's rows, broken ones included; ``failures`` holds one error per request
+    that failed.
+    """
 
     requests: int = 0
     pages: int = 0
+    rows_fetched: int = 0
     retries: int = 0
     waited_seconds: float = 0.0
     failures: list[tuple[Series, MarketDataError]] = field(default_factory=list)
@@ -137,6 +142,7 @@ class Ingest:
             self._end(progress, replace(log, status="failed", error=str(event.error)))
             return
         self.report.pages += 1
+        self.report.rows_fetched += event.frame.height
         progress.log = replace(log, pages=log.pages + 1, bars=log.bars + event.frame.height)
         if event.notice is not None:
             self.report.notices.append(str(event.notice))

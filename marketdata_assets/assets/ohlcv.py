@@ -112,7 +112,7 @@ def _batches(
             planned = replace(planned, fetches=())
         if planned.requests:
             claim_store(database, simulated=polygon.is_simulated)
-        ingest = Ingest(planned, now=now, run_id=context.run_id)
+        ingest = Ingest(planned, now=now, run_id=context.run.run_id)
 
         def read_bars(series: Series, window: Window) -> pl.DataFrame:
             return read_rows(database, OHLCV, {series: [window]})
@@ -142,6 +142,7 @@ def _instruments(database: Database, days: dict[Series, list[Any]]) -> dict[Inst
 
 def _metadata(report: IngestReport) -> dict[str, MetadataValue]:
     return {
+        "rows_fetched": MetadataValue.int(report.rows_fetched),
         "requests": MetadataValue.int(report.requests),
         "pages": MetadataValue.int(report.pages),
         "retries": MetadataValue.int(report.retries),

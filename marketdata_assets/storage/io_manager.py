@@ -68,7 +68,6 @@ class PostgresIOManager(ConfigurableIOManager):
                 {
                     **table_metadata(table),
                     "dagster/row_count": _live_rows(database, table),
-                    "rows_fetched": counts.inserted + counts.changed + counts.unchanged + quarantined,
                     "rows_inserted": counts.inserted,
                     "rows_changed": counts.changed,
                     "rows_unchanged": counts.unchanged,
@@ -170,6 +169,7 @@ def table_metadata(table: Table) -> Mapping[str, Any]:
                     TableColumn(
                         name,
                         type=kind,
+                        description=table.descriptions[name],
                         constraints=TableColumnConstraints(nullable=name in _NULLABLE),
                     )
                     for name, kind in table.column_types()

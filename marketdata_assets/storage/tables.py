@@ -14,7 +14,7 @@ from marketdata_assets.domain.bars import BAR_SCHEMA, KEY
 from marketdata_assets.domain.errors import MarketDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _POSTGRES_TYPES: Final[dict[pl.DataType, str]] = {
     pl.String(): "text",
@@ -37,11 +37,13 @@ class Table:
     Attributes:
         name: The table's name in schema ``public``.
         schema: Columns that frames carry, in the order in which they are sent.
+        descriptions: What each column holds, with units, for people.
         revisions: The table that keeps the old values of a changed row, or None.
     """
 
     name: str
     schema: pl.Schema
+    descriptions: Mapping[str, str]
     revisions: str | None = None
 
     @property
@@ -126,7 +128,24 @@ def _repeats_previous_key() -> pl.Expr:
     return pl.all_horizontal(pl.col(name) == pl.col(name).shift() for name in KEY).any()
 
 
-OHLCV: Final = Table(name="ohlcv", schema=BAR_SCHEMA, revisions="ohlcv_revision")
+OHLCV: Final = Table(
+    name="ohlcv",
+    schema=BAR_SCHEMA,
+    descriptions={
+        "symbol": "AAPL, BRK.B, BTC-USD",
+        "timeframe": "1m 5m 15m 30m 1h 4h 1d 1w",
+        "time": "The bar's open, UTC",
+        "open": "First price, quote currency, unadjusted",
+        "high": "Highest price",
+        "low": "Lowest price",
+        "close": "Last price",
+        "volume": "Shares or coins traded; null for an index",
+        "vwap": "Volume-weighted mean price; null for an index and without volume",
+        "transactions": "Trades; null for an index",
+        "base_bars": "Fetched bars (1m or 1d) that the bar is made of",
+    },
+    revisions="ohlcv_revision",
+)
 """Bars; what the vendor changes goes to ``ohlcv_revision``."""
 
 TABLES: Final = {table.name: table for table in (OHLCV,)}

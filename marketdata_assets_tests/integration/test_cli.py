@@ -128,7 +128,7 @@ def test_wrong_arguments_are_one_line_and_leave_nothing(here: Run, database: Dat
 
 
 def test_days_that_are_no_number_are_a_usage_error(here: Run) -> None:
-    one_line(here("backfill", "--days", "many"), 2, "--days", "many", "--help")
+    one_line(here("backfill", "--days", "many"), 2, "--days", "integer", "--help")
     one_line(here("backfill", "--dayz", "3"), 2, "--dayz", "--help")
     one_line(here("backfil"), 2, "backfil", "--help")
 

@@ -91,7 +91,7 @@ def test_a_materialization_says_what_was_done(platform: Platform) -> None:
     assert columns["time"] == "timestamptz"
     assert list(columns) == platform.database.read_frame("select * from market_data").columns
     assert {name: facts[name] for name in facts if name.startswith("rows_")} == {
-        "rows_fetched": bars,
+        "rows_fetched": sum(record.bars for record in asked),
         "rows_inserted": bars,
         "rows_changed": 0,
         "rows_unchanged": 0,

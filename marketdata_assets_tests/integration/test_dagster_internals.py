@@ -1,0 +1,48 @@
+"""What is used of Dagster's private modules: a release that moves any of it fails here first."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from marketdata_assets.storage.dagster_internals import add_partition_metadata, passing_storage
+
+
+class CountingIOManager(dg.ConfigurableIOManager):
+    """Attaches a count to each partition, as the platform's own IO manager does."""
+
+    def handle_output(self, context: dg.OutputContext, obj: object) -> None:
+        assert obj == 0
+        context.add_output_metadata({"shared": 1})
+        keys = context.asset_partition_keys
+        add_partition_metadata(context, {key: {"rows": len(key) + int(key[-1])} for key in keys})
+
+    def load_input(self, context: dg.InputContext) -> None:
+        raise NotImplementedError
+
+
+def test_each_partition_of_a_range_run_has_metadata_of_its_own() -> None:
+    partitions = dg.StaticPartitionsDefinition(["p1", "p2", "p3"])
+
+    @dg.asset(partitions_def=partitions, backfill_policy=dg.BackfillPolicy.single_run())
+    def counted() -> int:
+        return 0
+
+    result = dg.materialize(
+        [counted],
+        resources={"io_manager": CountingIOManager()},
+        instance=dg.DagsterInstance.ephemeral(),
+        tags={"dagster/asset_partition_range_start": "p1", "dagster/asset_partition_range_end": "p3"},
+    )
+    found = {
+        event.materialization.partition: {
+            name: value.value for name, value in event.materialization.metadata.items()
+        }
+        for event in result.get_asset_materialization_events()
+    }
+    assert found == {f"p{n}": {"shared": 1, "rows": 2 + n} for n in (1, 2, 3)}
+
+
+def test_a_passing_storage_answers_and_is_empty() -> None:
+    storage = passing_storage()
+    assert storage.run_storage.get_runs() == []
+    assert storage.event_log_storage.all_asset_keys() == []
