@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -23,6 +23,8 @@ from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.storage.connection import Timeouts, connect
 
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+MINIMUM_VERSION: Final = 18
+"""The first Postgres whose MERGE returns the values that it replaces."""
 _LOCK = 0x6D64_6D69_6772_6174  # any constant that nobody else locks: "mdmigrat" in ASCII
 _TIMEOUTS = Timeouts(statement=timedelta(0), lock=timedelta(minutes=30))
 """Building an index on years of bars takes as long as it takes; so does waiting for another migrator."""
@@ -85,12 +87,13 @@ def migrate(url: str, folder: Path | None = None) -> list[str]:
 
     Raises:
         ConfigurationError: an applied file was edited or renamed, the database is ahead of this version, the
-            files are misnumbered, or the server is out of reach.
+            files are misnumbered, or the server is out of reach or older than Postgres 18.
         MarketDataError: a migration failed; nothing of it was kept, the ones before it were.
     """
     migrations = load_migrations(folder)
     with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as connection:
         connection.autocommit = True
+        _require_version(connection)
         if not _pending(connection, migrations):
             return []
         # a session's lock: released when the session ends, however it ends
@@ -113,7 +116,18 @@ def pending(url: str, folder: Path | None = None) -> list[str]:
     migrations = load_migrations(folder)
     with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as connection:
         connection.autocommit = True
+        _require_version(connection)
         return [migration.file_name for migration in _pending(connection, migrations)]
+
+
+def _require_version(connection: psycopg.Connection[Any]) -> None:
+    if connection.info.server_version < MINIMUM_VERSION * 10_000:
+        found = connection.info.server_version // 10_000
+        message = (
+            f"the server of DATABASE_URL is Postgres {found}: {MINIMUM_VERSION} or newer is needed;"
+            " unset DATABASE_URL to use the embedded server"
+        )
+        raise ConfigurationError(message)
 
 
 def _pending(connection: psycopg.Connection[Any], migrations: list[Migration]) -> list[Migration]:
