@@ -59,9 +59,9 @@ def main() -> None:
         typer.echo(f"marketdata: {error}", err=True)
         code = error.exit_code
     except typer.TyperException as error:
-        text = error.format_message()
-        # Without a command there is no error to tell: the text is the help.
-        typer.echo(text if "\n" in text else f"marketdata: {text.rstrip('.')}; see --help", err=True)
+        # Without a command there is no error to tell: the help has been printed.
+        if text := error.format_message():
+            typer.echo(f"marketdata: {text.rstrip('.')}; see --help", err=True)
         code = error.exit_code
     except typer.Abort:
         code = 1

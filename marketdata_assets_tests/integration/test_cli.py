@@ -136,7 +136,8 @@ def test_days_that_are_no_number_are_a_usage_error(here: Run) -> None:
 def test_no_command_shows_the_help(here: Run) -> None:
     done = here()
     assert done.returncode == 2
-    assert "Usage: marketdata" in done.stderr
+    assert "Usage: marketdata" in done.stdout
+    assert done.stderr == ""
 
 
 def test_an_unreachable_database_is_one_line(run: Run, database_url: str) -> None:
