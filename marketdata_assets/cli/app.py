@@ -54,7 +54,7 @@ app.command()(simulate.simulate)
 def main() -> None:
     """Run the command line; every expected error is one line on standard error."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="marketdata", standalone_mode=False)
     except MarketDataError as error:
         typer.echo(f"marketdata: {error}", err=True)
         code = error.exit_code
