@@ -6,7 +6,9 @@ Every variable is optional. Secrets are :class:`pydantic.SecretStr`: they print 
 from __future__ import annotations
 
 from datetime import date
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -15,11 +17,25 @@ from marketdata_assets.domain.errors import ConfigurationError
 
 
 def project_root() -> Path:
-    """The folder that holds ``workspace.yaml``: the working folder or one above it, else the checkout's."""
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        if (folder / "workspace.yaml").is_file():
+    """The project's folder: the working folder or one above it, else the checkout's, else the working folder.
+
+    It is known by a ``workspace.yaml`` that loads this package; another Dagster project's is passed over.
+    """
+    checkout = Path(__file__).resolve().parent.parent
+    for folder in (Path.cwd(), *Path.cwd().parents, checkout):
+        workspace = folder / "workspace.yaml"
+        if workspace.is_file() and "marketdata_assets.definitions" in workspace.read_text(encoding="utf-8"):
             return folder
-    return Path(__file__).resolve().parent.parent
+    return Path.cwd()
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the host of ``url`` is this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Settings(BaseSettings):
@@ -38,6 +54,7 @@ class Settings(BaseSettings):
     polygon_requests_per_minute: int = Field(
         default=150, ge=1, validation_alias="POLYGON_REQUESTS_PER_MINUTE"
     )
+    dagster_postgres_url: SecretStr | None = Field(default=None, validation_alias="DAGSTER_POSTGRES_URL")
     start: date = Field(default=date(2020, 1, 1), validation_alias="MARKETDATA_START")
 
     @field_validator("home")
@@ -45,11 +62,28 @@ class Settings(BaseSettings):
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().absolute()
 
+    @field_validator("polygon_api_key")
+    @classmethod
+    def _sendable(cls, key: SecretStr | None) -> SecretStr | None:
+        """The key without the line end that a mounted secret has; a header holds printable ASCII only."""
+        text = "" if key is None else key.get_secret_value().strip()
+        if not all("!" <= character <= "~" for character in text):
+            message = "holds a character that no key has"
+            raise ValueError(message)
+        return SecretStr(text) if text else None
+
     @field_validator("polygon_base_url")
     @classmethod
-    def _http(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")):
-            message = "must start with http:// or https://"
+    def _origin(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            message = "must be https://HOST, or http://HOST:PORT of this machine"
+            raise ValueError(message)
+        if parts.path.strip("/") or parts.query:
+            message = "must end after the host: the paths are the vendor's"
+            raise ValueError(message)
+        if parts.scheme == "http" and not is_loopback(url):
+            message = "must be https: the key would travel in clear text"
             raise ValueError(message)
         return url.rstrip("/")
 

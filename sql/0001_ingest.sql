@@ -7,8 +7,16 @@ create table tracked_symbols (
     timeframes     text[] not null default '{1h,1d}' check (
         timeframes <@ array['1m', '5m', '15m', '30m', '1h', '4h', '1d', '1w'] and cardinality(timeframes) > 0
     ),
-    vendor_ticker  text not null,
-    calendar       text not null,
+    vendor_ticker  text not null generated always as (
+        case asset_class
+            when 'crypto' then 'X:' || replace(symbol, '-', '')
+            when 'index' then 'I:' || symbol
+            else symbol
+        end
+    ) stored,
+    calendar       text not null generated always as (
+        case asset_class when 'crypto' then '24/7' else 'XNYS' end
+    ) stored,
     active         boolean not null default true,
     position       integer not null generated always as identity,
     created_at     timestamptz not null default now(),
@@ -45,6 +53,14 @@ create table ohlcv_1h  partition of ohlcv for values in ('1h');
 create table ohlcv_4h  partition of ohlcv for values in ('4h');
 create table ohlcv_1d  partition of ohlcv for values in ('1d');
 create table ohlcv_1w  partition of ohlcv for values in ('1w');
+
+create table bar_counts (
+    symbol      text not null,
+    timeframe   text not null,
+    bars        bigint not null,
+    primary key (symbol, timeframe)
+);
+comment on table bar_counts is 'How many bars of each series are stored: counting them would read every bar.';
 
 create table ohlcv_revision (
     symbol        text not null,

@@ -6,7 +6,7 @@ base bars, and what is committed before an interruption need not be asked for ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -22,12 +22,13 @@ from marketdata_assets.domain.bars import (
     screen,
 )
 from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.coverage import CORRECTION_SESSIONS, answered_windows, history_begins
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.rollup import roll_up
-from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.polygon.errors import PolygonError
+from marketdata_assets.polygon.errors import EntitlementError
 from marketdata_assets.polygon.resource import FetchEvent, RequestFailed
 from marketdata_assets.storage.bars import BarBatch, FetchLogEntry
 
@@ -40,6 +41,7 @@ BATCH_ROWS: Final = 100_000
 """Rows that are worth a transaction of their own."""
 
 _ROLLUP_DAYS: Final = 31
+_LAST_ROWS: Final = 3
 
 ReadBars = Callable[[Series, Window], pl.DataFrame]
 """Reads the stored bars (``BAR_SCHEMA``) of a series in a window."""
@@ -81,6 +83,8 @@ class _Progress:
     """Everything before is committed or in the pending batch."""
     carried: pl.DataFrame
     """Rows of a day that the pages so far do not close."""
+    late_rows: int = 0
+    """Rows of days before ``position`` that came after it had passed them."""
     bars: int = 0
     quarantined: dict[str, int] = field(default_factory=dict)
 
@@ -91,14 +95,26 @@ class Ingest:
     Args:
         plan: What is fetched and what is rolled up from the store.
         now: The present: bars that have not closed by then are dropped.
+        coverage: What is covered so far, by series: says where each history begins.
         run_id: Stands in ``fetch_log``.
     """
 
-    def __init__(self, plan: Plan, *, now: datetime, run_id: str | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        now: datetime,
+        coverage: Mapping[Series, Sequence[Window]] | None = None,
+        run_id: str | None = None,
+    ) -> None:
         self.report = IngestReport()
         self._plan = plan
         self._now = now
         self._run_id = run_id
+        self._begins: dict[tuple[str, Timeframe], datetime] = {}
+        for series, windows in (coverage or {}).items():
+            for window in windows:
+                self._has_begun(series.symbol, series.timeframe.base, window.start)
         self._fetches: dict[FetchRequest, Fetch] = {fetch.request: fetch for fetch in plan.fetches}
         self._progress: dict[FetchRequest, _Progress] = {}
         self._pending = _Pending()
@@ -109,20 +125,30 @@ class Ingest:
         A request that fails is kept in the report and does not stop the others. An error that stops
         everything (a refused key, say) is raised after what arrived before it was yielded.
         """
+        self._read_bars = read_bars
         try:
             for event in events:
                 self._take(event)
                 if self._pending.rows >= BATCH_ROWS:
-                    yield self._pending.take()
-        except PolygonError:
-            yield self._pending.take()
+                    yield self._flush()
+        except MarketDataError:
+            yield self._flush()
             raise
         for rollup in self._plan.rollups:
             for window in _chunks(rollup):
-                self._roll_up_stored(rollup, window, read_bars)
+                self._roll_up_stored(rollup, window)
                 if self._pending.rows >= BATCH_ROWS:
-                    yield self._pending.take()
-        yield self._pending.take()
+                    yield self._flush()
+        yield self._flush()
+
+    def _flush(self) -> BarBatch:
+        batch = self._pending.batch()
+        self._pending = _Pending()
+        return batch
+
+    def _has_begun(self, symbol: str, base: Timeframe, moment: datetime) -> None:
+        key = (symbol, base)
+        self._begins[key] = min(moment, self._begins.get(key, moment))
 
     def _take(self, event: FetchEvent) -> None:
         progress = self._progress.get(event.request) or self._begin(event)
@@ -138,7 +164,12 @@ class Ingest:
         self.report.waited_seconds += record.waited_seconds
         series = Series(event.request.symbol, event.request.base)
         if isinstance(event, RequestFailed):
-            self.report.failures.append((series, event.error))
+            begins = self._begins.get((series.symbol, series.timeframe))
+            if isinstance(event.error, EntitlementError) and begins is not None and log.window.end <= begins:
+                # The plan's history begins later: what it holds is stored, and the rest cannot be had.
+                self.report.notices.append(str(event.error))
+            else:
+                self.report.failures.append((series, event.error))
             self._end(progress, replace(log, status="failed", error=str(event.error)))
             return
         self.report.pages += 1
@@ -146,20 +177,23 @@ class Ingest:
         progress.log = replace(log, pages=log.pages + 1, bars=log.bars + event.frame.height)
         if event.notice is not None:
             self.report.notices.append(str(event.notice))
-            # The stretch before the first bar is not known to be empty: the plan may have cut it off.
-            asked, opens = event.request.window, event.frame["time"]
-            # A stray row outside the window tells nothing about it.
-            self._skip_to(progress, opens.filter((opens >= asked.start) & (opens < asked.end)).min())
+        opens = event.frame["time"]
+        late = opens.is_between(event.request.window.start, progress.position, closed="left")
+        progress.late_rows += opens.filter(late).len()
         progress.carried = pl.concat([progress.carried, event.frame])
         self._advance(progress, is_last=event.is_last)
         if not event.is_last:
             self._pending.log(progress.log)
             return
-        if progress.quarantined and not progress.bars:
-            error = _all_quarantined(event.request, progress.quarantined)
+        error = _unsound(progress)
+        if error is not None:
             self.report.failures.append((series, error))
             self._end(progress, replace(progress.log, status="failed", error=str(error)))
             return
+        if progress.quarantined:
+            self.report.notices.append(
+                f"{event.request}: {_counted(progress.quarantined)} broke a rule and went to ohlcv_quarantine"
+            )
         self._end(progress, replace(progress.log, status="ok"))
 
     def _begin(self, event: FetchEvent) -> _Progress:
@@ -186,12 +220,6 @@ class Ingest:
         self._pending.log(log)
         progress.carried = VENDOR_SCHEMA.to_frame()
 
-    def _skip_to(self, progress: _Progress, first: object) -> None:
-        if isinstance(first, datetime):
-            calendar = calendar_of(progress.fetch.request.asset_class)
-            opened = calendar.day_start(calendar.local_day(first))
-            progress.position = max(progress.position, opened)
-
     def _advance(self, progress: _Progress, *, is_last: bool) -> None:
         """Move every closed day from the carried rows into the pending batch."""
         request = progress.fetch.request
@@ -215,43 +243,63 @@ class Ingest:
         progress.bars += screened.bars.height
         progress.position = boundary
         self._pending.quarantine(screened.quarantined)
-        if screened.bars.is_empty() and not screened.quarantined.is_empty():
-            # Nothing sound arrived: the window stays unanswered and is asked for again.
-            return
-        self._store(request.symbol, request.asset_class, progress.fetch.timeframes, screened.bars, window)
+        first = screened.bars["time"].min()
+        if isinstance(first, datetime):
+            self._has_begun(request.symbol, request.base, history_begins(first, calendar))
+        answered = answered_windows(
+            window,
+            screened=screened,
+            begins=self._begins.get((request.symbol, request.base)),
+            settled=calendar.settled_before(self._now, CORRECTION_SESSIONS),
+            calendar=calendar,
+        )
+        timeframes = progress.fetch.timeframes
+        whole_base = screened.bars
+        if request.base in timeframes and len(timeframes) > 1:
+            # The longer bars are made of what the store will hold: an answer may lack bars that it has.
+            stored = self._read_bars(Series(request.symbol, request.base), window)
+            whole_base = pl.concat([stored, whole_base]).unique("time", keep="last").sort("time")
+        for timeframe in timeframes:
+            base = screened.bars if timeframe is request.base else whole_base
+            self._store(Series(request.symbol, timeframe), base, window, answered, calendar)
 
-    def _roll_up_stored(self, rollup: StoredRollup, window: Window, read_bars: ReadBars) -> None:
+    def _roll_up_stored(self, rollup: StoredRollup, window: Window) -> None:
         instrument = rollup.instrument
-        bars = read_bars(Series(instrument.symbol, rollup.base), window)
-        self._store(instrument.symbol, instrument.asset_class, rollup.timeframes, bars, window)
+        calendar = calendar_of(instrument.asset_class)
+        bars = self._read_bars(Series(instrument.symbol, rollup.base), window)
+        for timeframe in rollup.timeframes:
+            self._store(Series(instrument.symbol, timeframe), bars, window, [window], calendar)
 
     def _store(
         self,
-        symbol: str,
-        asset_class: AssetClass,
-        timeframes: Iterable[Timeframe],
+        series: Series,
         base: pl.DataFrame,
         window: Window,
+        answered: Sequence[Window],
+        calendar: TradingCalendar,
     ) -> None:
-        calendar = calendar_of(asset_class)
-        for timeframe in timeframes:
-            rolled = complete(roll_up(base, timeframe, calendar), timeframe, calendar, self._now)
-            whole = rolled.filter(
-                pl.col("time") >= window.start,
-                bucket_close(pl.col("time"), timeframe, calendar) <= window.end,
-            )
-            answered = _whole_weeks(window, calendar) if timeframe is Timeframe.W1 else window
-            self._pending.add(Series(symbol, timeframe), whole, answered)
+        timeframe = series.timeframe
+        rolled = complete(roll_up(base, timeframe, calendar), timeframe, calendar, self._now)
+        whole = rolled.filter(
+            pl.col("time") >= window.start,
+            bucket_close(pl.col("time"), timeframe, calendar) <= window.end,
+        )
+        if timeframe is Timeframe.W1:
+            answered = [week for one in answered if (week := _whole_weeks(one, calendar))]
+        self._pending.add(series, whole, answered)
 
 
 def _last_closed_day(progress: _Progress, calendar: TradingCalendar) -> datetime | None:
-    """Local midnight before the latest carried row: later pages add nothing before it."""
+    """Local midnight before the latest carried rows: later pages add nothing before it."""
     request = progress.fetch.request
     if request.base is Timeframe.D1:
         # A request of day bars has one page in practice; weeks stay whole when it waits for the last.
         return None
-    times = progress.carried["time"].filter(progress.carried["time"] < request.window.end)
-    latest = times.max()
+    opens = progress.carried["time"].filter(
+        progress.carried["time"].is_between(progress.position, request.window.end, closed="left")
+    )
+    # The earliest of the last few: one stray row must not close days that are still to come.
+    latest = opens.tail(_LAST_ROWS).min()
     return calendar.day_start(calendar.local_day(latest)) if isinstance(latest, datetime) else None
 
 
@@ -278,12 +326,25 @@ def _chunks(rollup: StoredRollup) -> Iterator[Window]:
         start = end
 
 
-def _all_quarantined(request: FetchRequest, rules: dict[str, int]) -> QuarantinedError:
-    counted = ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items(), key=lambda item: -item[1]))
-    return QuarantinedError(
-        f"{request}: all {sum(rules.values())} rows that the vendor sent broke a rule ({counted}) and none was stored:"
-        " see ohlcv_quarantine, then run the backfill again"
-    )
+def _unsound(progress: _Progress) -> QuarantinedError | None:
+    """Why what arrived for a request cannot be relied on, or None."""
+    request = progress.fetch.request
+    if progress.late_rows:
+        return QuarantinedError(
+            f"{request}: {progress.late_rows} rows came out of order, for days that were already stored, and"
+            " were not stored: run the backfill again with --force"
+        )
+    if progress.quarantined and not progress.bars:
+        return QuarantinedError(
+            f"{request}: all {sum(progress.quarantined.values())} rows that the vendor sent broke a rule"
+            f" ({_counted(progress.quarantined)}) and none was stored: see ohlcv_quarantine, then run the"
+            " backfill again"
+        )
+    return None
+
+
+def _counted(rules: dict[str, int]) -> str:
+    return ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items(), key=lambda item: -item[1]))
 
 
 class _Pending:
@@ -296,11 +357,11 @@ class _Pending:
         self._covered: dict[Series, list[Window]] = {}
         self._fetches: dict[object, FetchLogEntry] = {}
 
-    def add(self, series: Series, bars: pl.DataFrame, answered: Window | None) -> None:
+    def add(self, series: Series, bars: pl.DataFrame, answered: Sequence[Window]) -> None:
         self._bars.append(bars)
         self.rows += bars.height
-        if answered is not None:
-            self._covered.setdefault(series, []).append(answered)
+        if answered:
+            self._covered.setdefault(series, []).extend(answered)
 
     def quarantine(self, rows: pl.DataFrame) -> None:
         self._quarantined.append(rows)
@@ -309,9 +370,9 @@ class _Pending:
     def log(self, entry: FetchLogEntry) -> None:
         self._fetches[entry.id] = entry
 
-    def take(self) -> BarBatch:
-        """What is pending, as a batch; starts an empty one."""
-        batch = BarBatch(
+    def batch(self) -> BarBatch:
+        """What is pending."""
+        return BarBatch(
             # Stretches of one series can overlap when a week was completed: the later fetch is kept.
             bars=pl.concat([BAR_SCHEMA.to_frame(), *self._bars]).unique(
                 ["symbol", "timeframe", "time"], keep="last"
@@ -320,5 +381,3 @@ class _Pending:
             covered=self._covered,
             fetches=list(self._fetches.values()),
         )
-        self.__init__()  # type: ignore[misc]  # an empty batch is a new one
-        return batch

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-import psutil
-from dagster import DagsterRunStatus, RunsFilter
+from dagster import DagsterRunStatus, JsonMetadataValue, RunsFilter
 
 from marketdata_assets.automation.jobs import BARS_JOB
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import Series
 from marketdata_assets.partitions import islands, partition_key
 from marketdata_assets.polygon.errors import AuthenticationError
+from marketdata_assets.storage.connection import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
+    from dagster import DagsterInstance, Definitions, ExecuteInProcessResult, MetadataValue
     from dagster_shared.error import SerializableErrorInfo
     from psycopg import Connection
 
@@ -32,7 +31,8 @@ MAX_PARTITIONS: Final = 10_000
 """Partitions of one run: bounds the events and the memory of a run. A single series may exceed it."""
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-_PROCESS_TAG, _HOST_TAG, _BACKFILL_TAG = "marketdata/process", "marketdata/host", "marketdata/backfill"
+_BACKFILL_TAG: Final = "marketdata/backfill"
+_LOCK_SPACE: Final = 0x6D62  # any constant that nobody else hashes advisory locks with
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +125,29 @@ def execute(
         ConfigurationError: A setting is wrong (the key, say): every other run would fail like this one.
     """
     outcome = Outcome(backfill_id=str(uuid.uuid4()))
-    _begin_history(database, outcome, arguments)
-    try:
-        for run in runs:
-            on_run(run)
-            _execute(definitions, instance, database, run, outcome, force=force)
-    except BaseException:
-        _end_history(database, outcome, "failed")
-        raise
-    _end_history(database, outcome, "failed" if outcome.failures else "ok")
+    with _alive(database, outcome.backfill_id):
+        _begin_history(database, outcome, arguments)
+        try:
+            for run in runs:
+                on_run(run)
+                _execute(definitions, instance, database, run, outcome, force=force)
+        except BaseException:
+            _end_history(database, outcome, "failed")
+            raise
+        _end_history(database, outcome, "failed" if outcome.failures else "ok")
     return outcome
+
+
+@contextmanager
+def _alive(database: Database, backfill_id: str) -> Iterator[None]:
+    """Hold the backfill's lock in a session of its own: the server frees it when this process is gone."""
+    with connect(database.url, application_name="marketdata backfill") as session:
+        session.autocommit = True
+        session.execute(_TRY_LOCK, [backfill_id, _LOCK_SPACE])
+        yield
+
+
+_TRY_LOCK: Final = "select pg_try_advisory_lock(hashtextextended(%s, %s))"
 
 
 def _execute(
@@ -151,19 +164,20 @@ def _execute(
         return
     if (problem := _configuration_problem(result)) is not None:
         raise ConfigurationError(problem)
-    failed = _failed_symbols(database, result.run_id)
-    outcome.failures |= failed or {_symbols_of(run): _reason(result)}
-    sound = [one for one in run.series if one.symbol not in failed]
-    if not failed or not sound:
+    named = _given_up(result)
+    if not named:
+        # The run ended before its last request did: nothing is known of any of its symbols.
+        outcome.failures |= dict.fromkeys((one.symbol for one in run.series), _reason(result))
         return
+    reasons = _reasons(database, result.run_id)
+    outcome.failures |= {symbol: reasons.get(symbol, _reason(result)) for symbol in named}
+    sound = [one for one in run.series if one.symbol not in named]
     # Contiguous in the run's own order, which is a stretch of Dagster's.
     ordered = [one.key for one in run.series]
     for again in range_runs(ordered, sound, run.first_day, run.last_day):
-        retried = _run_once(definitions, instance, again, outcome, {"ask_vendor": False})
-        if not retried.success:
-            outcome.failures |= _failed_symbols(database, retried.run_id) or {
-                _symbols_of(again): _reason(retried)
-            }
+        recorded = _run_once(definitions, instance, again, outcome, {"ask_vendor": False})
+        if not recorded.success:
+            outcome.failures |= dict.fromkeys((one.symbol for one in again.series), _reason(recorded))
 
 
 def _run_once(
@@ -182,23 +196,32 @@ def _run_once(
         tags={
             **run.tags,
             _BACKFILL_TAG: outcome.backfill_id,
-            _PROCESS_TAG: _process_identity(os.getpid()) or "",
-            _HOST_TAG: socket.gethostname(),
         },
         raise_on_error=False,
     )
     outcome.run_ids.append(result.run_id)
-    for event in result.get_asset_materialization_events()[:1]:
-        # Every partition of a range run carries the totals of the run.
-        metadata = event.materialization.metadata
+    # Every partition of a range run carries the totals of the run; a run that gave up on a symbol tells them, too.
+    told = [event.materialization.metadata for event in result.get_asset_materialization_events()[:1]]
+    for metadata in told or [_given_up_metadata(result)]:
         for name in ("rows_inserted", "rows_changed", "rows_unchanged", "rows_quarantined"):
-            setattr(outcome, name, getattr(outcome, name) + int(str(metadata[name].value)))
+            if name in metadata:
+                setattr(outcome, name, getattr(outcome, name) + int(str(metadata[name].value)))
     return result
 
 
-def _symbols_of(run: RangeRun) -> str:
-    symbols = list(dict.fromkeys(one.symbol for one in run.series))
-    return ", ".join(symbols[:3]) + (f" and {len(symbols) - 3} more" if len(symbols) > 3 else "")  # noqa: PLR2004 - as shown
+def _given_up_metadata(result: ExecuteInProcessResult) -> Mapping[str, MetadataValue]:
+    """What the asset said when it gave up on some symbols; empty when it ended otherwise."""
+    for event in result.all_events:
+        if event.is_step_failure and (said := event.step_failure_data.user_failure_data) is not None:
+            return said.metadata
+    return {}
+
+
+def _given_up(result: ExecuteInProcessResult) -> list[str]:
+    """The symbols that the asset gave up on after every other symbol was stored."""
+    said = _given_up_metadata(result).get("failed_symbols")
+    symbols = said.value if isinstance(said, JsonMetadataValue) else None
+    return [str(symbol) for symbol in symbols] if isinstance(symbols, list) else []
 
 
 def _reason(result: ExecuteInProcessResult) -> str:
@@ -228,7 +251,9 @@ def _text_of(error: SerializableErrorInfo) -> str:
     return " ".join(error.message.split(": ", 1)[-1].split())
 
 
-def _failed_symbols(database: Database, run_id: str) -> dict[str, str]:
+def _reasons(database: Database, run_id: str) -> dict[str, str]:
+    """Why requests of a run failed, by symbol."""
+
     def read(connection: Connection[tuple[object, ...]]) -> dict[str, str]:
         rows = connection.execute(
             "select distinct on (symbol) symbol, error from fetch_log"
@@ -287,46 +312,35 @@ def summary(outcome: Outcome) -> dict[str, object]:
 
 
 def close_orphans(instance: DagsterInstance, database: Database) -> int:
-    """End the records of backfills whose process is gone (killed, or the machine restarted); returns the runs.
+    """End the records of backfills whose process is gone (killed, or its machine restarted); returns how many.
 
     Nothing else is left of them: batches are transactions, and locks end with their connection.
     """
-    closed = 0
-    for run in instance.get_runs(
-        RunsFilter(
-            statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.STARTING],
-            tags={_HOST_TAG: socket.gethostname()},
-        )
-    ):
-        identity = run.tags.get(_PROCESS_TAG, "")
-        pid = int(identity.partition("@")[0] or 0)
-        if _process_identity(pid) == identity:
-            continue
-        instance.report_run_failed(
-            run, message="The process that executed this run is gone; run the backfill again."
-        )
-        backfill_id = run.tags.get(_BACKFILL_TAG)
-        _close_history(database, backfill_id)
-        closed += 1
-    return closed
 
-
-def _close_history(database: Database, backfill_id: str | None) -> None:
-    database.transaction(
-        lambda connection: connection.execute(
+    def dead(connection: Connection[tuple[object, ...]]) -> list[str]:
+        rows = connection.execute("select id::text from backfill_history where status = 'running'").fetchall()
+        # Whoever runs holds the backfill's lock: who can take it has found nobody.
+        taken = "select pg_try_advisory_xact_lock(hashtextextended(%s, %s))"
+        gone = [
+            str(row[0])
+            for row in rows
+            if connection.execute(taken, [row[0], _LOCK_SPACE]).fetchone() == (True,)
+        ]
+        connection.execute(
             "update backfill_history set status = 'failed', finished_at = clock_timestamp()"
-            " where id = %s and status = 'running'",
-            [backfill_id],
+            " where id = any(%s::uuid[]) and status = 'running'",
+            [gone],
         )
-    )
+        return gone
 
-
-def _process_identity(pid: int) -> str | None:
-    """``PID@start``: tells a process from a later one with the same number."""
-    try:
-        return f"{pid}@{psutil.Process(pid).create_time():.2f}"
-    except psutil.NoSuchProcess:
-        return None
+    gone = database.transaction(dead)
+    unfinished = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING]
+    for backfill_id in gone:
+        for run in instance.get_runs(RunsFilter(statuses=unfinished, tags={_BACKFILL_TAG: backfill_id})):
+            instance.report_run_failed(
+                run, message="The process that executed this run is gone; run the backfill again."
+            )
+    return len(gone)
 
 
 def day_window(days: int | None, start: date | None, end: date | None, *, now: datetime) -> tuple[date, date]:

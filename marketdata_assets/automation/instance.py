@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from marketdata_assets.config import project_root
@@ -10,6 +11,8 @@ from marketdata_assets.partitions import SERIES
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     from dagster import DagsterInstance
 
     from marketdata_assets.config import Settings
@@ -30,7 +33,7 @@ def prepare_environment(settings: Settings) -> None:
     """
     home = settings.home / "dagster"
     home.mkdir(parents=True, exist_ok=True)
-    wanted = (project_root() / "dagster.yaml").read_text(encoding="utf-8")
+    wanted = _configuration().read_text(encoding="utf-8")
     placed = home / "dagster.yaml"
     if not placed.is_file() or placed.read_text(encoding="utf-8") != wanted:
         draft = home / f"dagster.yaml.{os.getpid()}"
@@ -43,17 +46,27 @@ def prepare_environment(settings: Settings) -> None:
         os.environ.setdefault(name, value)
 
 
+def _configuration() -> Traversable:
+    """The project's ``dagster.yaml``, else the package's own."""
+    own = project_root() / "dagster.yaml"
+    return own if own.is_file() else files("marketdata_assets").joinpath("dagster.yaml")
+
+
 def sync_series(instance: DagsterInstance, database: Database) -> list[str]:
     """Make the dynamic ``series`` partitions exactly the active pairs of ``tracked_symbols``.
 
-    Returns all of them in Dagster's order, which is the order in which they were first added. Keys that are
-    no longer tracked lose their partitions; their bars and their history stay.
+    Returns all of them in Dagster's order, made that of ``tracked_symbols``: the timeframes of a symbol are
+    neighbours, so that one run takes them all. Keys that are no longer tracked lose their partitions; their
+    bars and their history stay.
     """
     wanted = [one.key for symbol in list_symbols(database, active_only=True) for one in symbol.series]
-    present = set(instance.get_dynamic_partitions(SERIES))
-    for key in present.difference(wanted):
+    present = list(instance.get_dynamic_partitions(SERIES))
+    same = 0
+    while same < min(len(wanted), len(present)) and wanted[same] == present[same]:
+        same += 1
+    # Dagster's order is that of insertion: what comes after the first difference is put in anew.
+    for key in present[same:]:
         instance.delete_dynamic_partition(SERIES, key)
-    missing = [key for key in wanted if key not in present]
-    if missing:
-        instance.add_dynamic_partitions(SERIES, missing)
-    return list(instance.get_dynamic_partitions(SERIES))
+    if wanted[same:]:
+        instance.add_dynamic_partitions(SERIES, wanted[same:])
+    return wanted

@@ -8,9 +8,11 @@ import warnings
 from importlib.metadata import version
 from typing import Annotated
 
+import psycopg
 import typer
 
 from marketdata_assets.cli import backfill, database, demo, simulate, symbols, up
+from marketdata_assets.cli.console import ConsoleHandler
 from marketdata_assets.domain.errors import MarketDataError
 
 app = typer.Typer(
@@ -37,7 +39,9 @@ def _root(
 ) -> None:
     # Multi-partition backfill policies are beta in Dagster; whoever runs a command cannot do anything about it.
     warnings.filterwarnings("ignore", message=".*is currently in beta.*")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, handlers=[ConsoleHandler()])
+    # How long a run waits for the vendor's limit is worth a line.
+    logging.getLogger("marketdata_assets.polygon.limiter").setLevel(logging.INFO)
 
 
 app.command(epilog="Example: marketdata demo")(demo.demo)
@@ -64,5 +68,9 @@ def main() -> None:
             typer.echo(f"marketdata: {text.rstrip('.')}; see --help", err=True)
         code = error.exit_code
     except typer.Abort:
+        code = 1
+    except (psycopg.Error, OSError) as error:
+        why = " ".join(str(error).split())
+        typer.echo(f"marketdata: {type(error).__name__}: {why}; see `marketdata db status`", err=True)
         code = 1
     sys.exit(code or 0)

@@ -64,6 +64,7 @@ def backfill(
     now = datetime.now(UTC)
     first, last = _days(days, start, end, now)
     wanted_timeframes = _timeframes(timeframes)
+    _check_writable(json_path)
     with open_store() as store:
         _check_days(first, last, store.settings.start, now)
         tracked = _tracked(store, symbols, wanted_timeframes)
@@ -192,7 +193,9 @@ def _tracked(
     """The active symbols that are asked for, tracked in ``timeframes`` too."""
     from dataclasses import replace
 
+    from marketdata_assets.polygon.resource import PolygonResource
     from marketdata_assets.storage.symbols import list_symbols, not_tracked, set_timeframes
+    from marketdata_assets.storage.vendor import require_kind
 
     active = {one.symbol: one for one in list_symbols(store.database, active_only=True)}
     if symbols is None:
@@ -210,6 +213,8 @@ def _tracked(
         symbol = active[name]
         missing = [timeframe for timeframe in timeframes or () if timeframe not in symbol.timeframes]
         if missing:
+            # Nothing is widened for a backfill that cannot start.
+            require_kind(store.database, simulated=PolygonResource().ready().is_simulated)
             symbol = replace(
                 symbol, timeframes=tuple(one for one in Timeframe if one in {*symbol.timeframes, *missing})
             )
@@ -217,6 +222,20 @@ def _tracked(
             typer.echo(f"{name}: tracked in {', '.join(missing)} from now on", err=True)
         chosen.append(symbol)
     return chosen
+
+
+def _check_writable(json_path: Path | None) -> None:
+    """Raises before the work, not after it, when its summary cannot be written."""
+    if json_path is None or str(json_path) == "-":
+        return
+    try:
+        with json_path.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        message = (
+            f"--json {json_path} cannot be written ({error.strerror}): give a file in a folder that exists"
+        )
+        raise ConfigurationError(message) from None
 
 
 def _report(outcome: Outcome, seconds: float, json_path: Path | None) -> None:

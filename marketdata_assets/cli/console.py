@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -21,6 +22,14 @@ out = Console()
 err = Console(stderr=True)
 
 
+class ConsoleHandler(logging.Handler):
+    """Log messages as lines on standard error, above the progress bars when there are any."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message of ``record``."""
+        err.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+
+
 def progress() -> Progress:
     """Progress bars with count, elapsed time and ETA; they vanish when done, and in a pipe nothing is drawn."""
     return Progress(
@@ -37,7 +46,7 @@ def progress() -> Progress:
 
 
 class FetchProgress:
-    """Follows the requests of runs on a progress bar, and in a pipe says one line per run."""
+    """Follows the requests of runs on a progress bar."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars

@@ -21,6 +21,7 @@ SYMBOLS = ("AAPL", "MSFT", "SPY", "DBB", "BTC-USD", "ETH-USD")
 """Two stocks, a liquid and a thin ETF, two crypto pairs."""
 
 _SESSIONS = 10
+_REQUESTS_PER_MINUTE = 150
 
 
 def demo() -> None:
@@ -30,24 +31,27 @@ def demo() -> None:
     """
     from marketdata_assets.cli import backfill
     from marketdata_assets.cli.session import open_store
+    from marketdata_assets.polygon.resource import PolygonResource
     from marketdata_assets.polygon.simulator import RunningSimulator, SimulatorConfig
     from marketdata_assets.storage.symbols import add_symbols, packaged_universe
+    from marketdata_assets.storage.vendor import claim_store
 
     started = datetime.now(UTC)
     typer.echo("starting Postgres ...", err=True)
     with open_store() as store:
+        # First of all: a store of real bars must not even learn the demo's symbols.
+        claim_store(store.database, simulated=True)
         by_name = {one.symbol: one for one in packaged_universe()}
         tracked = [_in_every_timeframe(by_name[name]) for name in SYMBOLS]
         add_symbols(store.database, tracked)
         first, last = _range(started)
-        simulator = RunningSimulator(
-            SimulatorConfig(requests_per_minute=store.settings.polygon_requests_per_minute), port=0
-        )
+        simulator = RunningSimulator(SimulatorConfig(requests_per_minute=_REQUESTS_PER_MINUTE), port=0)
         with simulator:
             # The simulator takes any key; the real one, when set, must not leave this machine's settings.
             os.environ["POLYGON_API_KEY"], os.environ["POLYGON_BASE_URL"] = "demo", simulator.url
             request = backfill.Request(tuple(one for symbol in tracked for one in symbol.series), first, last)
-            outcome = backfill.run(store, request)
+            polygon = PolygonResource(requests_per_minute=_REQUESTS_PER_MINUTE)
+            outcome = backfill.run(store, request, polygon=polygon)
         _show(counts(store, request.series))
     seconds = (datetime.now(UTC) - started).total_seconds()
     for line in backfill.describe(outcome, seconds):

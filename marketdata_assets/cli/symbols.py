@@ -13,6 +13,7 @@ from marketdata_assets.domain.series import parse_symbol
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
+    from marketdata_assets.cli.session import Store
     from marketdata_assets.storage.symbols import TrackedSymbol
 
 app = typer.Typer(
@@ -62,20 +63,38 @@ def add(
         str | None,
         typer.Option("--class", help="stock, etf, crypto or index; default stock, crypto for BASE-QUOTE."),
     ] = None,
-    timeframes: Annotated[str, typer.Option(help="Comma-separated.")] = "1h,1d",
+    timeframes: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated; default 1h,1d, and what it had for a symbol that is known."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
 ) -> None:
     """Track symbols from now on, or take them up again."""
+    from marketdata_assets.cli.session import open_store
     from marketdata_assets.domain.tickers import inferred_asset_class
-    from marketdata_assets.storage.symbols import TrackedSymbol, parse_asset_class
+    from marketdata_assets.storage.symbols import (
+        DEFAULT_TIMEFRAMES,
+        TrackedSymbol,
+        list_symbols,
+        parse_asset_class,
+    )
 
-    given = None if asset_class is None else parse_asset_class(asset_class)
-    chosen = _timeframes(timeframes)
-    wanted = []
-    for text in symbols:
-        symbol = parse_symbol(text)
-        wanted.append(TrackedSymbol(symbol, given or inferred_asset_class(symbol), name, chosen))
-    _write(wanted)
+    given_class = None if asset_class is None else parse_asset_class(asset_class)
+    given = None if timeframes is None else _timeframes(timeframes)
+    names = [parse_symbol(text) for text in symbols]
+    with open_store() as store:
+        known = {one.symbol: one for one in list_symbols(store.database)}
+        wanted = [
+            TrackedSymbol(
+                symbol,
+                given_class or (old.asset_class if old else inferred_asset_class(symbol)),
+                name,
+                given or (old.timeframes if old else DEFAULT_TIMEFRAMES),
+            )
+            for symbol in dict.fromkeys(names)
+            for old in [known.get(symbol)]
+        ]
+        _write(store, wanted)
 
 
 @app.command("set-timeframes", epilog="Example: marketdata symbols set-timeframes AAPL 1m,5m,1h,1d")
@@ -110,6 +129,7 @@ def import_(
     path: Annotated[Path, typer.Argument(help="CSV with the heading symbol,asset_class,name,timeframes.")],
 ) -> None:
     """Track every symbol of a CSV file, or none when a line is wrong."""
+    from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.symbols import read_universe
 
     try:
@@ -117,15 +137,15 @@ def import_(
     except (OSError, UnicodeDecodeError) as error:
         message = f"cannot read {path}: {error.__class__.__name__}; give a CSV file in UTF-8"
         raise ConfigurationError(message) from None
-    _write(read_universe(text, str(path)))
+    wanted = read_universe(text, str(path))
+    with open_store() as store:
+        _write(store, wanted)
 
 
-def _write(wanted: list[TrackedSymbol]) -> None:
-    from marketdata_assets.cli.session import open_store
+def _write(store: Store, wanted: list[TrackedSymbol]) -> None:
     from marketdata_assets.storage.symbols import add_symbols
 
-    with open_store() as store:
-        changed = add_symbols(store.database, wanted)
+    changed = add_symbols(store.database, wanted)
     for name in changed:
         typer.echo(f"tracked: {name}")
     if len(changed) < len(wanted):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 _START_SECONDS = 120
 _STOP_SECONDS = 20
+_WATCH_SECONDS = 1.0
 
 
 def up(
@@ -40,7 +41,10 @@ def up(
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.config import load_settings
 
-    with ExitStack() as stack:
+    with contextlib.suppress(_StopRequested), ExitStack() as stack:
+        # From before the first child on: whatever ends this process must end them.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _stop)
         stack.enter_context(_only_one(load_settings().home))
         _check_port(port)
         with open_store() as store:
@@ -114,7 +118,7 @@ def _wait_until_ready(url: str, children: list[subprocess.Popen[bytes]]) -> None
     ):
         with attempt:
             _check_alive(children)
-            httpx.get(f"{url}/server_info", timeout=5).raise_for_status()
+            httpx.get(f"{url}/server_info", timeout=5, trust_env=False).raise_for_status()
 
 
 def _check_alive(children: list[subprocess.Popen[bytes]]) -> None:
@@ -125,11 +129,18 @@ def _check_alive(children: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _wait_for_the_end(children: list[subprocess.Popen[bytes]]) -> None:
-    """Until Ctrl-C or SIGTERM; a child that ends by itself is an error."""
-    stop = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*stop, signal.SIGCHLD})
+    """Until a signal asks to stop; a child that ends by itself is an error."""
     while True:
-        received = signal.sigwait({*stop, signal.SIGCHLD})
-        if received in stop:
-            return
         _check_alive(children)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            children[0].wait(_WATCH_SECONDS)
+
+
+class _StopRequested(BaseException):
+    """Ctrl-C, or the end of the terminal or of the service."""
+
+
+def _stop(_number: int, _frame: object) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # what has begun to stop is not to be interrupted
+    raise _StopRequested

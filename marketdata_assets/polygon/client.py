@@ -27,6 +27,7 @@ import httpx
 import stamina
 from httpx import codes
 
+from marketdata_assets.config import is_loopback
 from marketdata_assets.polygon.errors import (
     AuthenticationError,
     BadRequestError,
@@ -251,6 +252,8 @@ class PolygonClient:
             timeout=httpx.Timeout(self._timeouts.read, connect=self._timeouts.connect),
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
             follow_redirects=False,
+            # A proxy that the environment names does not reach this machine's own ports.
+            trust_env=not is_loopback(base_url),
             transport=transport,
         )
 
@@ -294,8 +297,11 @@ class PolygonClient:
     def _next(self, ask: _Ask, envelope: Envelope, seen: set[httpx.URL]) -> httpx.URL | None:
         if envelope.next_url is None:
             return None
-        parts = urlsplit(envelope.next_url)
         error: PolygonError
+        try:
+            parts = urlsplit(envelope.next_url)
+        except ValueError:
+            parts = urlsplit("")
         if not parts.path.startswith("/"):
             error = VendorFailureError(f"the next_url of page {ask.page} is no URL", **_facts(ask))
         else:

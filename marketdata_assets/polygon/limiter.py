@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, LiteralString, Protocol, Self
 
 import psycopg
+import stamina
 
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.polygon.errors import RateLimiterUnavailableError
@@ -48,6 +49,7 @@ _CHANNEL: Final = "marketdata_rate_limit"
 _LISTEN: Final = "listen marketdata_rate_limit"
 _DATABASE_TIMEOUT_SECONDS: Final = 15.0
 _LISTEN_RETRY_SECONDS: Final = 5.0
+_RECONNECT_SECONDS: Final = 30.0
 _NOTE_WAIT_SECONDS: Final = 1.0
 _NOTE_EVERY_SECONDS: Final = 10.0
 
@@ -287,13 +289,21 @@ class RateLimiter:
             self._penalty = asyncio.Event()
 
     async def _ask(self, statement: LiteralString, values: dict[str, object]) -> tuple[float, ...]:
-        """The row that ``statement`` returns. A lost connection is replaced once; a slot may go with it."""
+        """The row that ``statement`` returns. A slot may go with a lost connection.
+
+        A server that restarts or recovers is given time to come back; nothing is granted meanwhile.
+        """
         try:
-            try:
-                return await self._row(statement, values)
-            except (psycopg.OperationalError, TimeoutError):
-                _LOGGER.debug("the rate limiter lost its connection and opens another")
-                return await self._row(statement, values)
+            async for attempt in stamina.retry_context(
+                on=(psycopg.OperationalError, TimeoutError),
+                # A database that never answered is not restarting: its address is wrong.
+                attempts=2 if self._connection is None else None,
+                timeout=_RECONNECT_SECONDS,
+                wait_initial=0.05,
+                wait_max=1.0,
+            ):
+                with attempt:
+                    return await self._row(statement, values)
         except (psycopg.Error, TimeoutError) as error:
             reason = str(error).strip().partition("\n")[0] or "no answer in time"
             message = (
@@ -301,6 +311,8 @@ class RateLimiter:
                 "`marketdata db start`, run `marketdata migrate`, or correct DATABASE_URL"
             )
             raise RateLimiterUnavailableError(message) from None
+        message = "stamina ended without an outcome"
+        raise AssertionError(message)
 
     async def _row(self, statement: LiteralString, values: dict[str, object]) -> tuple[float, ...]:
         async with asyncio.timeout(_DATABASE_TIMEOUT_SECONDS):

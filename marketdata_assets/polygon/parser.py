@@ -27,7 +27,14 @@ _FIELDS = {
     "n": "transactions",
 }
 _JSON_SCHEMA = pl.Schema({key: pl.Int64 if key in ("t", "n") else pl.Float64 for key in _FIELDS})
-_TIME = pl.from_epoch("t", time_unit="ms").cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias("time")
+# A time outside these is no bar's, and Python's datetimes could not hold the furthest: it becomes null.
+_TIMES = (0, 4_102_444_800_000)  # 1970 to 2100, in milliseconds
+_TIME = (
+    pl.from_epoch(pl.when(pl.col("t").is_between(*_TIMES)).then("t"), time_unit="ms")
+    .cast(pl.Datetime("us"))
+    .dt.replace_time_zone("UTC")
+    .alias("time")
+)
 _INT64 = range(-(2**63), 2**63)
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
+from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.series import Instrument, Series
 from marketdata_assets.domain.timeframe import BASES, Timeframe
 from marketdata_assets.domain.windows import Window, union
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 PAGE_BARS: Final = 50_000
 """Base bars that one page holds: the vendor's largest ``limit``."""
-
-CORRECTION_SESSIONS: Final = 3
-"""Sessions that are asked for again although they are stored: late trades revise them."""
 
 _EXTENDED_MINUTES, _DAY_MINUTES = 16 * 60, 24 * 60
 _SUNDAY = 6
@@ -77,6 +75,7 @@ def plan(
     now: datetime,
     force: bool = False,
     correction_sessions: int = CORRECTION_SESSIONS,
+    tracked: Mapping[Instrument, Iterable[Timeframe]] | None = None,
 ) -> Plan:
     """The fewest requests that bring ``wanted`` series over ``days``.
 
@@ -87,6 +86,8 @@ def plan(
         now: The present, UTC. What has not closed by then is not asked for.
         force: Ask for everything again.
         correction_sessions: How many of the latest sessions are asked for again.
+        tracked: Timeframes that share what is fetched although nobody wants it now: it costs no request, and
+            bars of one symbol stay of one piece.
     """
     sorted_days = sorted(set(days))
     fetches: list[Fetch] = []
@@ -98,7 +99,8 @@ def plan(
                 timeframe for timeframe in Timeframe if timeframe in chosen and timeframe.base is base
             )
             if group and sorted_days:
-                planner = _GroupPlanner(instrument, base, group, coverage, now)
+                along = {one for one in (tracked or {}).get(instrument, ()) if one.base is base}
+                planner = _GroupPlanner(instrument, base, group, coverage, now, along=along)
                 planner.want(sorted_days, force=force, correction_sessions=correction_sessions)
                 fetches += planner.fetches()
                 rollups += planner.rollups()
@@ -115,10 +117,13 @@ class _GroupPlanner:
         timeframes: tuple[Timeframe, ...],
         coverage: Mapping[Series, Sequence[Window]],
         now: datetime,
+        *,
+        along: set[Timeframe],
     ) -> None:
         self._instrument = instrument
         self._base = base
         self._timeframes = timeframes
+        self._along = along
         self._calendar = calendar_of(instrument.asset_class)
         self._now = now
         self._covered = {
@@ -130,11 +135,10 @@ class _GroupPlanner:
 
     def want(self, days: Sequence[date], *, force: bool, correction_sessions: int) -> None:
         """Sort the sessions of ``days`` into those to fetch and those to roll up from the store."""
-        today = self._calendar.local_day(self._now)
-        corrected = (
-            self._calendar.last_sessions(today, correction_sessions) if correction_sessions > 0 else []
-        )
-        revised_from = corrected[0] if corrected else date.max
+        revised_from = date.max
+        if correction_sessions > 0:
+            settled = self._calendar.settled_before(self._now, correction_sessions)
+            revised_from = self._calendar.local_day(settled)
         for timeframe in self._timeframes:
             for unit in self._units(timeframe, days):
                 renew = force or unit[-1] >= revised_from
@@ -182,7 +186,7 @@ class _GroupPlanner:
         return [
             Fetch(
                 FetchRequest(self._instrument.symbol, self._instrument.asset_class, self._base, window),
-                timeframes,
+                tuple(one for one in Timeframe if one in {*timeframes, *self._along}),
                 pages_of(len(self._calendar.sessions(first, last)), self._base, self._calendar),
             )
             for first, last, window, timeframes in self._windows(self._to_fetch, bridge=True)

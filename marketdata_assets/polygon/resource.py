@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import threading
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final, Self
 
 import polars as pl
 from dagster import ConfigurableResource
 from pydantic import Field, SecretStr
 
-from marketdata_assets.config import load_settings
+from marketdata_assets.config import is_loopback, load_settings
 from marketdata_assets.domain.bars import VENDOR_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError
@@ -110,11 +108,13 @@ class PolygonResource(ConfigurableResource[None]):
     @property
     def is_simulated(self) -> bool:
         """Whether the vendor is on this machine, which only a simulator is. Raises :class:`ConfigurationError`."""
-        host = urlsplit(self.base_url or load_settings().polygon_base_url).hostname or ""
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
+        return is_loopback(self.base_url or load_settings().polygon_base_url)
+
+    def ready(self) -> Self:
+        """This resource. Raises :class:`ConfigurationError` when the key is not set."""
+        if load_settings().polygon_api_key is None:
+            raise _no_key()
+        return self
 
     def stream(
         self, requests: Sequence[FetchRequest], *, database_url: str | None = None
@@ -178,11 +178,7 @@ class PolygonResource(ConfigurableResource[None]):
     def _plan(self, database_url: str | None) -> _Plan:
         settings = load_settings()
         if settings.polygon_api_key is None:
-            message = (
-                "no API key: set POLYGON_API_KEY in the environment or in .env, "
-                "or run `marketdata demo`, which needs none"
-            )
-            raise ConfigurationError(message)
+            raise _no_key()
         limit = self.requests_per_minute
         limit = settings.polygon_requests_per_minute if limit is None else limit
         if database_url is None and settings.database_url is not None:
@@ -207,6 +203,13 @@ class PolygonResource(ConfigurableResource[None]):
                 first_wait_seconds=self.retry_first_wait_seconds,
             ),
         )
+
+
+def _no_key() -> ConfigurationError:
+    return ConfigurationError(
+        "no API key: set POLYGON_API_KEY in the environment or in .env, "
+        "or run `marketdata demo`, which needs none"
+    )
 
 
 def _window(start: date | datetime, end: date | datetime, asset_class: AssetClass) -> Window:
@@ -337,17 +340,13 @@ async def _fetch(client: PolygonClient, request: FetchRequest, channel: _Channel
         try:
             async for page in pages:
                 notice = None
-                if not begun and page.frame.height:
+                first = page.frame["time"].min()
+                if not begun and isinstance(first, datetime):
                     begun = True
-                    notice = history_cut(
-                        request.window, page.frame["time"][0], calendar, symbol=request.symbol
-                    )
-                if notice is not None:
-                    _LOGGER.warning("%s", notice)
+                    notice = history_cut(request.window, first, calendar, symbol=request.symbol)
                 await channel.put(PageFetched(request, page.frame, page.record, page.is_last, notice))
-        except AuthenticationError:
-            raise
         except PolygonError as error:
-            if error.record is None:
+            if error.record is not None:
+                await channel.put(RequestFailed(request, error, error.record))
+            if error.record is None or isinstance(error, AuthenticationError):
                 raise
-            await channel.put(RequestFailed(request, error, error.record))

@@ -83,8 +83,9 @@ def write_batch(database: Database, batch: BarBatch) -> MergeCounts:
 
     def work(connection: Connection[tuple[object, ...]]) -> MergeCounts:
         # Locks for everything that follows, in one sorted go: the merge's own are then held already.
-        lock_series(connection, {*batch.covered, *_series_of(batch.bars)})
+        lock_series(connection, {*batch.covered, *_series_of(batch.bars), *_series_of(batch.quarantined)})
         counts = merge(connection, OHLCV, batch.bars)
+        _add_counts(connection, counts.inserted_by_series)
         _write_quarantine(connection, batch.quarantined)
         _add_coverage(connection, batch.covered)
         _write_fetch_log(connection, batch.fetches)
@@ -98,12 +99,25 @@ def _series_of(bars: pl.DataFrame) -> list[Series]:
     return [Series(symbol, Timeframe(timeframe)) for symbol, timeframe in pairs]
 
 
+def _add_counts(connection: Connection[tuple[object, ...]], inserted: Mapping[Series, int]) -> None:
+    rows = [(one.symbol, one.timeframe.value, count) for one, count in inserted.items() if count]
+    if rows:
+        connection.execute(
+            "insert into bar_counts as c (symbol, timeframe, bars)"
+            " select * from unnest(%s::text[], %s::text[], %s::bigint[])"
+            " on conflict (symbol, timeframe) do update set bars = c.bars + excluded.bars",
+            [list(column) for column in zip(*rows, strict=True)],
+        )
+
+
 def _write_quarantine(connection: Connection[tuple[object, ...]], rows: pl.DataFrame) -> None:
     if rows.is_empty():
         return
     encoded = rows.select(
         "symbol", "timeframe", "time", "rule", vendor_row=pl.struct(_VENDOR_COLUMNS).struct.json_encode()
-    ).unique(["symbol", "timeframe", "rule", "vendor_row"], maintain_order=True)
+    ).unique(["symbol", "timeframe", "rule", "vendor_row"])
+    # In one order everywhere, like every lock.
+    encoded = encoded.sort("symbol", "timeframe", "rule", "vendor_row")
     connection.execute(
         "insert into ohlcv_quarantine as q (symbol, timeframe, time, rule, vendor_row)"
         " select * from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::jsonb[])"
@@ -258,6 +272,11 @@ def count_by_day(
         (day, Series(symbol, Timeframe(timeframe))): bars
         for symbol, timeframe, day, bars in counts.iter_rows()
     }
+
+
+def count_rows(database: Database) -> int:
+    """How many bars are stored."""
+    return int(database.read_frame("select coalesce(sum(bars), 0)::bigint as bars from bar_counts").item())
 
 
 def _spans(windows: Mapping[Series, Sequence[Window]]) -> list[tuple[Series, Window]]:

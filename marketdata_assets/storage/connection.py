@@ -156,6 +156,13 @@ def dagster_storage_url(url: str) -> str:
     return f"postgresql+psycopg2://{account}{at}{server}/{database}?{urlencode(kept, quote_via=quote)}"
 
 
+def psycopg2_url(url: str) -> str:
+    """``url`` with the scheme ``postgresql+psycopg2``, which dagster-postgres needs (see above)."""
+    scheme, separator, rest = url.partition("://")
+    plain = scheme in ("postgresql", "postgres")
+    return f"postgresql+psycopg2{separator}{rest}" if plain else url
+
+
 def _servers(parameters: dict[str, str]) -> str:
     hosts = parameters.get("host", "").split(",")
     ports = parameters.get("port", "").split(",")

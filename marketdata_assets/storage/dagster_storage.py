@@ -12,7 +12,7 @@ from typing import Any
 from dagster_postgres import DagsterPostgresStorage
 
 from marketdata_assets.config import load_settings
-from marketdata_assets.storage.connection import dagster_storage_url, resolve_database_url
+from marketdata_assets.storage.connection import dagster_storage_url, psycopg2_url, resolve_database_url
 from marketdata_assets.storage.dagster_internals import passing_storage
 
 
@@ -36,5 +36,9 @@ class MarketDataStorage(DagsterPostgresStorage):
         del config_value
         if os.environ.get("DAGSTER_IS_DEFS_VALIDATION_CLI"):
             return passing_storage()
-        given = os.environ.get("DAGSTER_POSTGRES_URL")
-        return cls(given or dagster_storage_url(resolve_database_url(load_settings())), inst_data=inst_data)
+        settings = load_settings()
+        if settings.dagster_postgres_url is None:
+            url = dagster_storage_url(resolve_database_url(settings))
+        else:
+            url = psycopg2_url(settings.dagster_postgres_url.get_secret_value())
+        return cls(url, inst_data=inst_data)

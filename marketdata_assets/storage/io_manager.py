@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from dagster import (
     ConfigurableIOManager,
+    Failure,
     InputContext,
     MetadataValue,
     OutputContext,
@@ -23,7 +24,7 @@ from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.windows import Window, union
 from marketdata_assets.partitions import days_by_series, partition_key
-from marketdata_assets.storage.bars import BarBatch, count_by_day, read_rows, write_batch
+from marketdata_assets.storage.bars import BarBatch, count_by_day, count_rows, read_rows, write_batch
 from marketdata_assets.storage.dagster_internals import add_partition_metadata
 from marketdata_assets.storage.merge import MergeCounts
 from marketdata_assets.storage.resource import PostgresResource
@@ -61,17 +62,22 @@ class PostgresIOManager(ConfigurableIOManager):
         counts = MergeCounts()
         quarantined = 0
         with self.postgres.database() as database:
-            for batch in _batches(obj):
-                counts += write_batch(database, batch)
-                quarantined += batch.quarantined.height
+            try:
+                for batch in _batches(obj):
+                    counts += write_batch(database, batch)
+                    quarantined += batch.quarantined.height
+            except Failure as failure:
+                # What was committed before the asset gave up is stored all the same.
+                raise Failure(
+                    description=failure.description,
+                    metadata={**failure.metadata, **_row_counts(counts, quarantined)},
+                    allow_retries=failure.allow_retries,
+                ) from failure
             context.add_output_metadata(
                 {
                     **table_metadata(table),
-                    "dagster/row_count": _live_rows(database, table),
-                    "rows_inserted": counts.inserted,
-                    "rows_changed": counts.changed,
-                    "rows_unchanged": counts.unchanged,
-                    "rows_quarantined": quarantined,
+                    "dagster/row_count": count_rows(database),
+                    **_row_counts(counts, quarantined),
                 }
             )
             if context.has_asset_partitions:
@@ -95,6 +101,15 @@ class PostgresIOManager(ConfigurableIOManager):
                 columns=None if columns is None else [str(name) for name in _sequence(columns)],
                 lookback_bars=int(str(metadata.get(LOOKBACK_BARS, 0))),
             )
+
+
+def _row_counts(counts: MergeCounts, quarantined: int) -> dict[str, MetadataValue]:
+    return {
+        "rows_inserted": MetadataValue.int(counts.inserted),
+        "rows_changed": MetadataValue.int(counts.changed),
+        "rows_unchanged": MetadataValue.int(counts.unchanged),
+        "rows_quarantined": MetadataValue.int(quarantined),
+    }
 
 
 def partition_windows(database: Database, keys: Iterable[str]) -> dict[Series, list[Window]]:
@@ -181,15 +196,6 @@ def table_metadata(table: Table) -> Mapping[str, Any]:
 
 
 _NULLABLE = frozenset({"volume", "vwap", "transactions"})
-
-
-def _live_rows(database: Database, table: Table) -> int:
-    """Rows of the whole table by Postgres' own statistics: exact counting would read every bar."""
-    rows = database.read_frame(
-        "select coalesce(sum(s.n_live_tup), 0)::bigint as rows"  # noqa: S608 - the name is a constant of this package
-        f" from pg_partition_tree('public.{table.name}') p join pg_stat_user_tables s on s.relid = p.relid"
-    )
-    return int(rows.item())
 
 
 def _sequence(value: object) -> Sequence[object]:

@@ -7,7 +7,8 @@ sorted order, so that no two transactions deadlock or insert the same key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import pgpq
@@ -20,7 +21,7 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.months import LOCK_SPACE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from psycopg import Connection, Cursor
 
@@ -37,10 +38,14 @@ class MergeCounts:
     inserted: int = 0
     changed: int = 0
     unchanged: int = 0
+    inserted_by_series: Mapping[Series, int] = field(default_factory=Counter, compare=False)
 
     def __add__(self, other: MergeCounts) -> MergeCounts:
         return MergeCounts(
-            self.inserted + other.inserted, self.changed + other.changed, self.unchanged + other.unchanged
+            self.inserted + other.inserted,
+            self.changed + other.changed,
+            self.unchanged + other.unchanged,
+            Counter(self.inserted_by_series) + Counter(other.inserted_by_series),
         )
 
 
@@ -75,13 +80,23 @@ def merge(connection: Connection[tuple[object, ...]], table: Table, frame: pl.Da
     )
     occupied = _occupied(connection, table, spans)
     if occupied.is_empty():
-        _copy(connection.cursor(), table.name, table.columns, rows)
-        return MergeCounts(inserted=rows.height)
+        _copy(connection.cursor(), sql.Identifier(table.name), table.columns, rows)
+        return _copied(rows)
     fresh = rows.join(occupied, on=["symbol", "timeframe"], how="anti")
     if fresh.height:
-        _copy(connection.cursor(), table.name, table.columns, fresh)
+        _copy(connection.cursor(), sql.Identifier(table.name), table.columns, fresh)
         rows = rows.join(occupied, on=["symbol", "timeframe"], how="semi")
-    return MergeCounts(inserted=fresh.height) + _merge_staged(connection, table, rows)
+    return _copied(fresh) + _merge_staged(connection, table, rows)
+
+
+def _copied(rows: pl.DataFrame) -> MergeCounts:
+    by_series = rows.group_by("symbol", "timeframe").len().iter_rows()
+    return MergeCounts(
+        inserted=rows.height,
+        inserted_by_series={
+            Series(symbol, Timeframe(timeframe)): count for symbol, timeframe, count in by_series
+        },
+    )
 
 
 def _occupied(connection: Connection[tuple[object, ...]], table: Table, spans: pl.DataFrame) -> pl.DataFrame:
@@ -103,7 +118,8 @@ def _occupied(connection: Connection[tuple[object, ...]], table: Table, spans: p
 def _merge_staged(
     connection: Connection[tuple[object, ...]], table: Table, rows: pl.DataFrame
 ) -> MergeCounts:
-    stage = sql.Identifier("stage")
+    # Never without its schema: the user may have a table of this name.
+    stage = sql.Identifier("pg_temp", "stage")
     columns = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in table.column_types()
     )
@@ -112,7 +128,7 @@ def _merge_staged(
     connection.execute("set local enable_nestloop = off; set local work_mem = '256MB'")
     connection.execute(sql.SQL("drop table if exists {}").format(stage))
     connection.execute(sql.SQL("create temporary table {} ({}) on commit drop").format(stage, columns))
-    _copy(connection.cursor(), "stage", table.columns, rows)
+    _copy(connection.cursor(), stage, table.columns, rows)
     result = connection.execute(
         _merge_statement(table),
         {
@@ -123,13 +139,14 @@ def _merge_staged(
         },
         # A prepared statement could get a plan for any window, which prunes no partitions.
         prepare=False,
-    ).fetchone()
+    ).fetchall()
     connection.execute("set local enable_nestloop = on")
-    if result is None:
-        message = "count() returned no row"
-        raise AssertionError(message)
-    inserted, changed = (int(str(count)) for count in result)
-    return MergeCounts(inserted, changed, rows.height - inserted - changed)
+    by_series = {
+        Series(str(symbol), Timeframe(str(timeframe))): int(str(count))
+        for symbol, timeframe, count, _ in result
+    }
+    inserted, changed = sum(by_series.values()), sum(int(str(row[3])) for row in result)
+    return MergeCounts(inserted, changed, rows.height - inserted - changed, by_series)
 
 
 def _merge_statement(table: Table) -> sql.Composed:
@@ -138,18 +155,21 @@ def _merge_statement(table: Table) -> sql.Composed:
 
     kept = [*table.columns, "stored_at"]
     merged = sql.SQL(
-        "merge into {table} t using stage s"
+        "merge into {table} t using pg_temp.stage s"
         # The constants let the planner prune partitions and bound the scan of a large table.
         " on t.symbol = s.symbol and t.timeframe = s.timeframe and t.time = s.time"
         " and t.symbol = any(%(symbols)s) and t.timeframe = any(%(timeframes)s)"
         " and t.time between %(first)s and %(last)s"
-        " when matched and ({old}) is distinct from ({new}) then update set {update}, stored_at = now()"
+        " when matched and ({old}) is distinct from ({new}){guard} then update set {update}, stored_at = now()"
         " when not matched then insert ({columns}) values ({row})"
-        " returning merge_action() as action, {kept}"
+        " returning merge_action() as action, s.symbol as merged_symbol, s.timeframe as merged_timeframe, {kept}"
     ).format(
         table=sql.Identifier(table.name),
         old=listed("t.{name}", table.values),
         new=listed("s.{name}", table.values),
+        guard=sql.SQL(" and s.{name} >= t.{name}").format(name=sql.Identifier(table.weight))
+        if table.weight
+        else sql.SQL(""),
         update=listed("{name} = s.{name}", table.values),
         columns=listed("{name}", table.columns),
         row=listed("s.{name}", table.columns),
@@ -162,13 +182,16 @@ def _merge_statement(table: Table) -> sql.Composed:
         ).format(revisions=sql.Identifier(table.revisions), kept=listed("{name}", kept))
     return sql.SQL(
         "with merged as ({merged}){revised}"
-        " select count(*) filter (where action = 'INSERT'), count(*) filter (where action = 'UPDATE') from merged"
+        " select merged_symbol, merged_timeframe, count(*) filter (where action = 'INSERT'),"
+        " count(*) filter (where action = 'UPDATE') from merged group by 1, 2"
     ).format(merged=merged, revised=revised)
 
 
-def _copy(cursor: Cursor[tuple[object, ...]], table: str, columns: list[str], rows: pl.DataFrame) -> None:
+def _copy(
+    cursor: Cursor[tuple[object, ...]], table: sql.Identifier, columns: list[str], rows: pl.DataFrame
+) -> None:
     statement = sql.SQL("copy {} ({}) from stdin with (format binary)").format(
-        sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, columns))
+        table, sql.SQL(", ").join(map(sql.Identifier, columns))
     )
     arrow_schema = _arrow_schema(rows)
     encoder = pgpq.ArrowToPostgresBinaryEncoder(arrow_schema)

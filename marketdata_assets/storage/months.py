@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from psycopg import sql
 
+from marketdata_assets.domain.errors import MarketDataError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -39,9 +41,17 @@ def ensure_months(connection: Connection[tuple[object, ...]], months: Iterable[d
     """
     wanted = {partition_name(month): month for month in months}
     found = connection.execute(
-        "select name from unnest(%s::text[]) as wanted(name) where to_regclass('public.' || name) is null",
+        "select name, c.oid is not null as exists from unnest(%s::text[]) as wanted(name)"
+        " left join pg_class c on c.oid = to_regclass('public.' || name)"
+        " where c.relispartition is not true",
         [list(wanted)],
     ).fetchall()
+    if detached := sorted(str(name) for name, exists in found if exists):
+        message = (
+            f"{detached[0]} is detached from {_PARENT}, so bars of that month have no place: attach it again,"
+            " or rename it"
+        )
+        raise MarketDataError(message)
     if not found:
         return []
     connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, %s))", [_PARENT, LOCK_SPACE])

@@ -88,8 +88,8 @@ def add_symbols(database: Database, symbols: Iterable[TrackedSymbol]) -> list[st
         for one in wanted:
             # Bound one by one: a universe is some hundred rows, sent in one pipeline.
             row = connection.execute(
-                "insert into tracked_symbols as t (symbol, asset_class, name, timeframes, vendor_ticker, calendar)"
-                " values (%s, %s, %s, %s, %s, %s)"
+                "insert into tracked_symbols as t (symbol, asset_class, name, timeframes)"
+                " values (%s, %s, %s, %s)"
                 " on conflict (symbol) do update set timeframes = excluded.timeframes, active = true,"
                 "  name = coalesce(excluded.name, t.name), updated_at = now()"
                 " where (t.timeframes, t.active, t.name) is distinct from"
@@ -100,8 +100,6 @@ def add_symbols(database: Database, symbols: Iterable[TrackedSymbol]) -> list[st
                     one.asset_class.value,
                     one.name,
                     [timeframe.value for timeframe in one.timeframes],
-                    one.vendor_ticker,
-                    one.calendar,
                 ],
             ).fetchone()
             if row is not None:

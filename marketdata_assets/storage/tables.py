@@ -39,12 +39,14 @@ class Table:
         schema: Columns that frames carry, in the order in which they are sent.
         descriptions: What each column holds, with units, for people.
         revisions: The table that keeps the old values of a changed row, or None.
+        weight: A column that never falls: a row with less of it than the stored one changes nothing.
     """
 
     name: str
     schema: pl.Schema
     descriptions: Mapping[str, str]
     revisions: str | None = None
+    weight: str | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -145,6 +147,8 @@ OHLCV: Final = Table(
         "base_bars": "Fetched bars (1m or 1d) that the bar is made of",
     },
     revisions="ohlcv_revision",
+    # A bar made of fewer base bars comes of an answer that lost some: the store keeps the fuller one.
+    weight="base_bars",
 )
 """Bars; what the vendor changes goes to ``ohlcv_revision``."""
 

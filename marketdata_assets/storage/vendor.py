@@ -12,22 +12,36 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.connection import Database
 
 
-def claim_store(database: Database, *, simulated: bool) -> None:
-    """Settle on the first call that the store holds simulated, or real, bars.
+def require_kind(database: Database, *, simulated: bool) -> None:
+    """Nothing, when the store holds bars of this kind or none.
 
     Raises:
         ConfigurationError: The store holds bars of the other kind: they would stand side by side in a series.
     """
+    _refuse_other(database.transaction(_kind), simulated=simulated)
 
-    def work(connection: Connection[tuple[object, ...]]) -> bool:
+
+def claim_store(database: Database, *, simulated: bool) -> None:
+    """Settle, when nothing has yet, that the store holds simulated, or real, bars. Raises as above."""
+
+    def work(connection: Connection[tuple[object, ...]]) -> bool | None:
         connection.execute("insert into vendor (simulated) values (%s) on conflict do nothing", [simulated])
-        row = connection.execute("select simulated from vendor").fetchone()
-        return row == (True,)
+        return _kind(connection)
 
-    if database.transaction(work) is not simulated:
-        held, asked = ("real", "a simulated") if simulated else ("simulated", "the real")
-        message = (
-            f"this store holds {held} bars and {asked} vendor's would mix with them:"
-            " set another MARKETDATA_HOME or DATABASE_URL, or correct POLYGON_BASE_URL"
-        )
-        raise ConfigurationError(message)
+    _refuse_other(database.transaction(work), simulated=simulated)
+
+
+def _kind(connection: Connection[tuple[object, ...]]) -> bool | None:
+    row = connection.execute("select simulated from vendor").fetchone()
+    return None if row is None else row == (True,)
+
+
+def _refuse_other(held: bool | None, *, simulated: bool) -> None:  # noqa: FBT001 - the store's answer
+    if held is None or held is simulated:
+        return
+    stored, asked = ("simulated", "the real") if held else ("real", "a simulated")
+    message = (
+        f"this store holds {stored} bars and {asked} vendor's would mix with them:"
+        " set another MARKETDATA_HOME or DATABASE_URL, or correct POLYGON_BASE_URL"
+    )
+    raise ConfigurationError(message)

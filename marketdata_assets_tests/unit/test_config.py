@@ -155,9 +155,11 @@ def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch, caplog: pytest
 def test_the_project_root_is_above_the_working_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "workspace.yaml").touch()
+    (tmp_path / "workspace.yaml").write_text("load_from: [{python_module: marketdata_assets.definitions}]")
+    foreign = tmp_path / "a" / "workspace.yaml"
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
+    foreign.write_text("load_from: [{python_module: somebody.elses}]")
     monkeypatch.chdir(folder)
     assert real_project_root() == tmp_path
 

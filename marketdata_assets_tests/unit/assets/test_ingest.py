@@ -11,22 +11,22 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from marketdata_assets.assets import ingest as ingest_module
-from marketdata_assets.assets.ingest import Ingest, QuarantinedError
-from marketdata_assets.domain.bars import KEY, VENDOR_SCHEMA
+from marketdata_assets.assets.ingest import Ingest, QuarantinedError, ReadBars
+from marketdata_assets.domain.bars import BAR_SCHEMA, KEY, VENDOR_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, union
 from marketdata_assets.polygon.client import HistoryNotice
-from marketdata_assets.polygon.errors import AuthenticationError, VendorFailureError
+from marketdata_assets.polygon.errors import AuthenticationError, EntitlementError, VendorFailureError
 from marketdata_assets.polygon.planner import Fetch, Plan, StoredRollup
 from marketdata_assets.polygon.request import FetchRecord, FetchRequest
 from marketdata_assets.polygon.resource import FetchEvent, PageFetched, RequestFailed
 from marketdata_assets_tests.unit.frames import as_bars, at, days_window, joined, minutes, vendor_bars
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from marketdata_assets.storage.bars import BarBatch
 
@@ -83,15 +83,20 @@ def failure(request: FetchRequest, page: int = 1) -> RequestFailed:
     return RequestFailed(request, error, record_of(request, page, 0, str(error)))
 
 
-def nothing_stored(series: Series, window: Window) -> pl.DataFrame:
-    pytest.fail(f"{series} {window} was read although nothing is rolled up from the store")
+def nothing_stored(_series: Series, _window: Window) -> pl.DataFrame:
+    return BAR_SCHEMA.to_frame()
 
 
 def run(
-    fetches: Iterable[Fetch], events: Iterable[FetchEvent], *, now: datetime = LONG_AFTER
+    fetches: Iterable[Fetch],
+    events: Iterable[FetchEvent],
+    *,
+    now: datetime = LONG_AFTER,
+    coverage: Mapping[Series, Sequence[Window]] | None = None,
+    read: ReadBars = nothing_stored,
 ) -> tuple[Ingest, list[BarBatch]]:
-    ingest = Ingest(Plan(tuple(fetches)), now=now, run_id="a-run")
-    return ingest, list(ingest.batches(events, nothing_stored))
+    ingest = Ingest(Plan(tuple(fetches)), now=now, coverage=coverage, run_id="a-run")
+    return ingest, list(ingest.batches(events, read))
 
 
 def bars_of(batches: Sequence[BarBatch]) -> pl.DataFrame:
@@ -265,8 +270,16 @@ def test_a_row_that_breaks_a_rule_is_quarantined_and_the_rest_is_stored(
     assert quarantined_of(batches).select("symbol", "timeframe", "rule").rows() == [("AAPL", "1m", rule)]
     assert_frame_equal(quarantined_of(batches).select(VENDOR_SCHEMA.names()), broken_row(rule))
     assert_frame_equal(bars_of(batches), rolled(VENDOR))
-    assert covered_by(batches, "AAPL:1m") == [WEEK]
+    # Without a sound bar in its place, a broken row is a bar that is lacking: its day is asked for again.
+    first_day = XNYS.day_window(FIRST)
+    if rule == "off_grid":
+        assert covered_by(batches, "AAPL:1m") == [Window(first_day.end, WEEK.end)]
+    elif rule == "time_missing":
+        assert not any(window.contains(first_day.start) for window in covered_by(batches, "AAPL:1m"))
+    else:
+        assert covered_by(batches, "AAPL:1m") == [WEEK]
     assert ingest.report.failures == []
+    assert rule in ingest.report.notices[0]
     assert last_log(batches) == {"AAPL": "ok"}
 
 
@@ -297,12 +310,78 @@ def test_days_of_which_no_row_is_sound_are_asked_for_again() -> None:
     assert ingest.report.failures == []
 
 
-def test_an_empty_answer_covers_its_window() -> None:
-    ingest, batches = run([fetch_of(MINUTES, M1, H1)], pages(MINUTES, VENDOR[:0]))
+@pytest.mark.parametrize(
+    ("earlier", "answered"),
+    [
+        ([], []),
+        ([days_window(XNYS, date(2024, 7, 8), date(2024, 7, 9))], []),
+        ([days_window(XNYS, date(2024, 6, 3), date(2024, 6, 4))], [WEEK]),
+    ],
+    ids=["no bar known", "before the first bar", "after the first bar"],
+)
+def test_an_empty_answer_covers_its_window_once_the_history_has_begun(
+    earlier: list[Window], answered: list[Window]
+) -> None:
+    ingest, batches = run(
+        [fetch_of(MINUTES, M1, H1)], pages(MINUTES, VENDOR[:0]), coverage={Series("AAPL", M1): earlier}
+    )
     assert bars_of(batches).is_empty()
-    assert covered_by(batches, "AAPL:1m") == covered_by(batches, "AAPL:1h") == [WEEK]
+    assert covered_by(batches, "AAPL:1m") == covered_by(batches, "AAPL:1h") == answered
     assert ingest.report.failures == []
     assert last_log(batches) == {"AAPL": "ok"}
+
+
+def test_a_refusal_of_what_lies_before_the_history_is_a_notice() -> None:
+    refusal = EntitlementError("not in the plan", symbol="AAPL", window=WEEK)
+    event = RequestFailed(MINUTES, refusal, record_of(MINUTES, 1, 0, str(refusal)))
+    later = days_window(XNYS, date(2024, 7, 8), date(2024, 7, 9))
+    ingest, batches = run([fetch_of(MINUTES, M1)], [event], coverage={Series("AAPL", M1): [later]})
+    assert (ingest.report.failures, ingest.report.notices) == ([], [str(refusal)])
+    assert last_log(batches) == {"AAPL": "failed"}
+    ingest, _ = run([fetch_of(MINUTES, M1)], [event])
+    assert ingest.report.failed_symbols == ["AAPL"]
+
+
+def test_the_latest_sessions_are_stored_and_not_covered() -> None:
+    now = at("2024-07-06T02:00")  # a Friday after the close: Tuesday, Wednesday and Friday may be revised
+    _, batches = run([fetch_of(MINUTES, *ROLLED)], pages(MINUTES, VENDOR), now=now)
+    assert_frame_equal(bars_of(batches).filter(timeframe="1m"), rolled(VENDOR, [M1]))
+    assert covered_by(batches, "AAPL:1m") == covered_by(batches, "AAPL:1h") == [XNYS.day_window(FIRST)]
+
+
+@pytest.mark.parametrize("position", [10, 130])
+def test_a_stray_row_closes_no_day_that_is_still_to_come(position: int) -> None:
+    stray = broken_row("volume_negative").with_columns(time=pl.lit(WEEK.end - timedelta(hours=7)))
+    vendor = pl.concat([VENDOR[:position], stray, VENDOR[position:]])
+    ingest, batches = run([fetch_of(MINUTES, *ROLLED)], pages(MINUTES, vendor, position + 1, position + 60))
+    assert_frame_equal(bars_of(batches), rolled(VENDOR))
+    assert ingest.report.failures == []
+
+
+def test_rows_for_days_that_are_stored_already_fail_the_request() -> None:
+    monday = VENDOR.filter(pl.col("time") < XNYS.day_start(date(2024, 7, 2))).height
+    vendor = pl.concat([VENDOR[:50], VENDOR[60:], VENDOR[50:60]])
+    ingest, batches = run([fetch_of(MINUTES, M1)], pages(MINUTES, vendor, monday + 20))
+    [(_, error)] = ingest.report.failures
+    assert "10 rows" in str(error)
+    assert last_log(batches) == {"AAPL": "failed"}
+
+
+def test_longer_bars_are_made_of_what_the_store_holds_and_what_arrived() -> None:
+    stored = as_bars(VENDOR, Series("AAPL", M1))
+    lacking = VENDOR.gather_every(2).with_columns(volume=pl.col("volume") + 1)
+    _, batches = run(
+        [fetch_of(MINUTES, M1, H1)],
+        pages(MINUTES, lacking),
+        read=lambda _series, window: stored.filter(
+            pl.col("time") >= window.start, pl.col("time") < window.end
+        ),
+    )
+    merged = (
+        pl.concat([stored, as_bars(lacking, Series("AAPL", M1))]).unique("time", keep="last").sort("time")
+    )
+    assert_frame_equal(bars_of(batches).filter(timeframe="1h"), roll_up(merged, H1, XNYS))
+    assert bars_of(batches).filter(timeframe="1m").height == lacking.height
 
 
 def test_a_request_that_fails_keeps_its_closed_days_and_does_not_stop_the_others() -> None:
@@ -337,7 +416,7 @@ def test_the_log_of_a_request_adds_up_over_its_pages() -> None:
 
 def test_an_error_that_stops_everything_comes_after_what_arrived_before_it() -> None:
     tuesday = XNYS.day_start(date(2024, 7, 2))
-    on_tuesday = VENDOR.filter(pl.col("time") < tuesday).height + 1
+    on_tuesday = VENDOR.filter(pl.col("time") < tuesday).height + 3
 
     def events() -> Iterator[FetchEvent]:
         yield from pages(MINUTES, VENDOR, on_tuesday)[:1]
@@ -363,7 +442,9 @@ def test_a_stretch_that_the_plan_may_have_cut_off_is_left_uncovered(cuts: tuple[
     request = request_of(AAPL, M1, Window(XNYS.day_start(date(2024, 6, 3)), WEEK.end))
     first, *others = pages(request, VENDOR, *cuts)
     ingest, batches = run([fetch_of(request, *ROLLED)], [with_notice(first, VENDOR["time"][0]), *others])
-    assert covered_by(batches, "AAPL:1m") == covered_by(batches, "AAPL:4h") == [WEEK]
+    weekend = days_window(XNYS, date(2024, 6, 29), LAST)
+    assert covered_by(batches, "AAPL:1m") == covered_by(batches, "AAPL:4h")
+    assert covered_by(batches, "AAPL:1m") in ([WEEK], [weekend])
     assert_frame_equal(bars_of(batches), rolled(VENDOR))
     [notice] = ingest.report.notices
     assert "AAPL" in notice
