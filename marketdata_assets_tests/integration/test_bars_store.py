@@ -19,6 +19,7 @@ from marketdata_assets.storage.bars import (
     BarBatch,
     FetchLogEntry,
     count_by_day,
+    count_rows,
     read_coverage,
     read_rows,
     write_batch,
@@ -73,6 +74,7 @@ def test_a_batch_is_written_whole_and_repeating_it_adds_nothing(database: Databa
     one = batch()
     write_batch(database, one)
     assert write_batch(database, one) == MergeCounts(unchanged=5)
+    assert count_rows(database) == 5
     assert counts(database) == {**written, "fetch_log": 2}
 
 

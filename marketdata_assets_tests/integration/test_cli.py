@@ -14,7 +14,8 @@ import pytest
 from typer.main import get_command
 
 from marketdata_assets.cli.app import app, main
-from marketdata_assets.polygon.simulator import FaultKind
+from marketdata_assets.polygon.simulator import Fault, FaultKind
+from marketdata_assets.storage.vendor import claim_store
 from marketdata_assets_tests.integration.platform import command_environment, run_command
 from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator
 
@@ -286,6 +287,63 @@ def test_wrong_symbols_are_one_line_and_change_nothing(here: Run, tmp_path: Path
     for arguments, said in cases:
         one_line(here("symbols", *arguments), 2, *said)
     assert database.read_frame("select * from tracked_symbols order by symbol").equals(before)
+
+
+def test_adding_a_known_symbol_takes_it_up_as_it_was(here: Run) -> None:
+    assert here("symbols", "set-timeframes", "SPY", "1m,1w").returncode == 0
+    assert here("symbols", "deactivate", "SPY").returncode == 0
+    again = here("symbols", "add", "SPY")
+    assert (again.returncode, again.stdout) == (0, "tracked: SPY\n"), again.stderr
+    listed = {one["symbol"]: one for one in json.loads(here("symbols", "list", "--json").stdout)}
+    assert (listed["SPY"]["asset_class"], listed["SPY"]["timeframes"]) == ("etf", ["1m", "1w"])
+    assert listed["BTC-USD"]["vendor_ticker"] == "X:BTCUSD"
+
+
+def test_a_symbol_added_by_hand_needs_no_ticker(here: Run, database: Database) -> None:
+    here("symbols", "list")
+    inserted = database.transaction(
+        lambda connection: connection.execute(
+            "insert into tracked_symbols (symbol, asset_class) values ('VIX', 'index'), ('ADA-USDT', 'crypto')"
+            " returning vendor_ticker, calendar"
+        ).fetchall()
+    )
+    assert inserted == [("I:VIX", "XNYS"), ("X:ADAUSDT", "24/7")]
+
+
+def test_a_backfill_that_cannot_start_changes_nothing(run: Run, database: Database, tmp_path: Path) -> None:
+    run("symbols", "list")
+    before = database.read_frame("select * from tracked_symbols order by symbol")
+    wider = ("backfill", "--symbols", "AAPL", "--timeframes", "5m", *WEEK)
+    one_line(run(*wider, POLYGON_API_KEY=None), 2, "no API key")
+    nowhere = tmp_path / "nowhere" / "summary.json"
+    one_line(run(*wider, "--json", str(nowhere)), 2, "--json", "folder that exists")
+    assert database.read_frame("select * from tracked_symbols order by symbol").equals(before)
+
+
+def test_a_demo_refuses_a_store_of_real_bars(run: Run, database: Database) -> None:
+    run("symbols", "list")
+    claim_store(database, simulated=False)
+    before = database.read_frame("select * from tracked_symbols order by symbol")
+    done = run("demo")
+    assert done.returncode == 2
+    assert "real bars" in done.stderr.splitlines()[-1]
+    assert database.read_frame("select * from tracked_symbols order by symbol").equals(before)
+
+
+def test_a_symbol_that_fails_is_told_and_the_others_are_counted_and_recorded(
+    run: Run, database: Database, simulator: SimulatorHandle
+) -> None:
+    simulator.set_faults(Fault(kind=FaultKind.NOT_AUTHORIZED, ticker="MSFT", status=403))
+    done = run("backfill", "--symbols", "AAPL,MSFT,NVDA", "--timeframes", "1d", *WEEK, "--json", "-")
+    assert done.returncode == 1
+    facts = json.loads(done.stdout)
+    assert list(facts["failures"]) == ["MSFT"]
+    assert facts["rows_inserted"] == database.read_frame("select count(*) as n from ohlcv").item() == 4
+    recorded = database.read_frame(
+        "select distinct split_part(partition, '|', 2) as series from dagster.event_logs"
+        " where dagster_event_type = 'ASSET_MATERIALIZATION' order by 1"
+    )
+    assert recorded["series"].to_list() == ["AAPL:1d", "NVDA:1d"]
 
 
 # slow: the vendor's retries wait some six seconds of real time

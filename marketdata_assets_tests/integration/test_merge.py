@@ -134,6 +134,14 @@ def test_a_stretch_between_stored_bars_is_filled_in(database: Database) -> None:
     assert stored(database) == rows_of(run_of("AAPL:1h", 10))
 
 
+def test_a_table_of_the_users_own_is_not_touched(database: Database) -> None:
+    database.transaction(lambda connection: connection.execute("create table public.stage (kept integer)"))
+    database.transaction(lambda connection: connection.execute("insert into public.stage values (7)"))
+    for _ in range(2):
+        put(database, run_of("AAPL:1h", 3))
+    assert database.read_frame("select kept from public.stage").item() == 7
+
+
 def test_bars_outside_a_frame_stay(database: Database) -> None:
     put(database, run_of("AAPL:1h", 10))
     put(database, frame(bar("AAPL:1h", OPEN + timedelta(hours=4), 12.0)))

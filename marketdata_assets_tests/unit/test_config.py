@@ -167,3 +167,37 @@ def test_the_project_root_is_above_the_working_folder(
 def test_elsewhere_the_project_root_is_the_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert real_project_root() == Path(config.__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("key", ["SECRETKEY123\n", "  SECRETKEY123 "])
+def test_a_key_loses_the_line_end_of_its_file(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("POLYGON_API_KEY", key)
+    assert secret(load_settings()) == "SECRETKEY123"
+
+
+@pytest.mark.parametrize("key", ["SECRET KEY123", "SECRETKEY\u00e9123", "SECRET\nKEY123"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_told(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("POLYGON_API_KEY", key)
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings()
+    assert "POLYGON_API_KEY" in str(refused.value)
+    assert "SECRET" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://api.massive.com", "clear text"),
+        ("https://api.massive.com/v2", "after the host"),
+        ("https://", "HOST"),
+        ("ftp://127.0.0.1", "HOST"),
+    ],
+)
+def test_a_vendor_that_the_key_must_not_go_to_is_refused(
+    monkeypatch: pytest.MonkeyPatch, url: str, said: str
+) -> None:
+    monkeypatch.setenv("POLYGON_BASE_URL", url)
+    with pytest.raises(ConfigurationError, match=said):
+        load_settings()
