@@ -2,7 +2,7 @@
 
 A *session* is a local date on which the market opens. Local dates and clock times appear only here; every
 other module speaks UTC. XNYS comes from ``exchange_calendars``, which knows half days and unscheduled
-closures; crypto trades every UTC day.
+closures, and from the late opens that it lacks; crypto trades every UTC day.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
-from functools import cache
-from typing import TYPE_CHECKING
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
+
+import numpy as np
 
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.windows import Window
@@ -20,11 +22,17 @@ from marketdata_assets.domain.windows import Window
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
+    import numpy.typing as npt
 
 _XNYS_FIRST, _XNYS_LAST = date(1990, 1, 1), date(2040, 12, 31)
 # Polygon's stock minutes run from 04:00 to 20:00 Eastern (POLYGON_API.md, "Timestamps").
 _EXTENDED_OPEN, _EXTENDED_CLOSE = time(4), time(20)
+_LATE_OPENS = {
+    # Two and a half hours late, for the first anniversary of the attacks; 11:00 had been announced. Los Angeles
+    # Times, 2002-09-12, "NYSE Pauses to Reflect"; Variety, 2002-09-11, "Market's mourning session".
+    date(2002, 9, 11): time(12),
+}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,27 @@ class Session:
     day: date
     regular: Window
     extended: Window
+
+
+class SessionTable(NamedTuple):
+    """Sessions in order, as arrays of one length. Moments are int64 microseconds since the epoch, in UTC."""
+
+    days: npt.NDArray[np.datetime64]
+    """Local dates."""
+    midnights: npt.NDArray[np.int64]
+    """The local midnight that opens each day."""
+    opens: npt.NDArray[np.int64]
+    closes: npt.NDArray[np.int64]
+
+
+def microseconds(moment: datetime) -> int:
+    """``moment`` as microseconds since the epoch, exactly."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def moment_of(microseconds: int) -> datetime:
+    """The inverse of :func:`microseconds`."""
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +125,26 @@ class TradingCalendar:
         )
         return Session(day, Window(self._opens[position], self._closes[position]), extended)
 
+    def session_table(self, first: date, last: date) -> SessionTable:
+        """The sessions from ``first`` to ``last``, both inclusive, with their regular hours."""
+        if self._days is None:
+            days = np.arange(np.datetime64(first, "D"), np.datetime64(last, "D") + 1)
+            edges = np.append(days, days[-1:] + 1).astype("datetime64[us]").astype(np.int64)
+            return SessionTable(days, edges[:-1], edges[:-1], edges[1:])
+        chosen = slice(bisect_left(self._days, first), bisect_left(self._days, last + timedelta(days=1)))
+        days, midnights, opens, closes = self._table
+        return SessionTable(days[chosen], midnights[chosen], opens[chosen], closes[chosen])
+
+    @cached_property
+    def _table(self) -> SessionTable:
+        days = self._days or ()
+        return SessionTable(
+            np.array(days, dtype="datetime64[D]"),
+            np.array([microseconds(self.day_start(day)) for day in days], dtype=np.int64),
+            np.array([microseconds(moment) for moment in self._opens], dtype=np.int64),
+            np.array([microseconds(moment) for moment in self._closes], dtype=np.int64),
+        )
+
     def last_sessions(self, today: date, count: int) -> list[date]:
         """The ``count`` latest sessions up to and including ``today``, in order."""
         if self._days is None:
@@ -119,11 +168,16 @@ def _xnys() -> TradingCalendar:
     calendar = exchange_calendars.get_calendar(
         "XNYS", start=_XNYS_FIRST.isoformat(), end=_XNYS_LAST.isoformat()
     )
+    zone = ZoneInfo("America/New_York")
+    days = calendar.sessions.to_numpy().astype("datetime64[D]").astype(object).tolist()
+    opens = _utc(calendar.opens.dt.tz_convert(None).to_numpy())
+    for day, opened in _LATE_OPENS.items():
+        opens[bisect_left(days, day)] = datetime.combine(day, opened, zone).astimezone(UTC)
     return TradingCalendar(
         name="XNYS",
-        timezone=ZoneInfo("America/New_York"),
-        _days=calendar.sessions.to_numpy().astype("datetime64[D]").astype(object).tolist(),
-        _opens=_utc(calendar.opens.dt.tz_convert(None).to_numpy()),
+        timezone=zone,
+        _days=days,
+        _opens=opens,
         _closes=_utc(calendar.closes.dt.tz_convert(None).to_numpy()),
     )
 

@@ -1,0 +1,143 @@
+"""Completeness: how much of what is expected of a series is there, over a window and by day."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import polars as pl
+
+from marketdata_assets.domain.bars import UTC_TIME
+from marketdata_assets.domain.gaps import GapState, slots_in_gaps
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from marketdata_assets.domain.series import Series
+    from marketdata_assets.domain.slots import Flags, Held, Slots
+
+_COUNTS: Final = {
+    "expected_bars": pl.Int64(),
+    "present_bars": pl.Int64(),
+    "no_trade_bars": pl.Int64(),
+    "missing_bars": pl.Int64(),
+    "completeness": pl.Float64(),
+    "status": pl.String(),
+}
+
+COMPLETENESS_SCHEMA: Final = pl.Schema(
+    {
+        "symbol": pl.String(),
+        "timeframe": pl.String(),
+        **_COUNTS,
+        "first_bar": UTC_TIME,
+        "last_bar": UTC_TIME,
+    }
+)
+"""One row a series.
+
+``expected_bars`` = ``present_bars`` + ``no_trade_bars`` (slots of gaps in the state no_trades) + ``missing_bars``.
+``completeness`` is the share of the expected slots, from 0 to 1, that are present or explained; null when
+nothing is expected, which is neither whole nor missing. ``status`` is a :class:`Status`. ``first_bar`` and
+``last_bar`` are the opens of the first and last bar, expected or not; null without one.
+"""
+
+DAILY_COMPLETENESS_SCHEMA: Final = pl.Schema(
+    {"symbol": pl.String(), "timeframe": pl.String(), "day": pl.Date(), **_COUNTS}
+)
+"""One row a series and local day with an expected slot; the columns are those of :data:`COMPLETENESS_SCHEMA`."""
+
+
+class Status(StrEnum):
+    """The completeness of a series in a word."""
+
+    WHOLE = "whole"
+    """Every expected slot has a bar or is explained."""
+    GAPS = "gaps"
+    """Some are missing."""
+    EMPTY = "empty"
+    """All are missing."""
+    NOTHING_EXPECTED = "nothing_expected"
+    """No slot is due: no session, no closed bar yet, or before the first bar."""
+
+
+def completeness(
+    held: Mapping[Series, Held], expected: Mapping[Series, Slots], gaps: pl.DataFrame
+) -> pl.DataFrame:
+    """One row for each series of ``expected``, in its order, as :data:`COMPLETENESS_SCHEMA`.
+
+    ``gaps`` has symbol, timeframe, gap_start, gap_end and ``state``, a
+    :class:`~marketdata_assets.domain.gaps.GapState`; it may hold other series and other times. A slot that has a
+    bar is present, whatever a gap says.
+    """
+    explained = _explained(expected, gaps)
+    rows = []
+    for series, slots in expected.items():
+        bars = held.get(series)
+        times = bars.times if bars is not None else slots.opens[:0]
+        has_bar = slots.held(times)
+        rows.append(
+            {
+                "symbol": series.symbol,
+                "timeframe": series.timeframe.value,
+                "expected_bars": len(slots),
+                "present_bars": np.count_nonzero(has_bar),
+                "no_trade_bars": np.count_nonzero(explained[series] & ~has_bar),
+                "first_bar": times[0] if len(times) else None,
+                "last_bar": times[-1] if len(times) else None,
+            }
+        )
+    return _rated(pl.DataFrame(rows, schema={**COMPLETENESS_SCHEMA}), COMPLETENESS_SCHEMA)
+
+
+def daily_completeness(
+    held: Mapping[Series, Held], expected: Mapping[Series, Slots], gaps: pl.DataFrame
+) -> pl.DataFrame:
+    """:func:`completeness` by local day of the slot, as :data:`DAILY_COMPLETENESS_SCHEMA`.
+
+    A day on which nothing is expected of a series has no row.
+    """
+    explained = _explained(expected, gaps)
+    parts = [DAILY_COMPLETENESS_SCHEMA.to_frame()]
+    for series, slots in expected.items():
+        has_bar = slots.held(held[series].times) if series in held else np.zeros(len(slots), dtype=np.bool_)
+        flags = pl.DataFrame(
+            {"day": slots.days(), "present": has_bar, "explained": explained[series] & ~has_bar}
+        )
+        by_day = flags.group_by("day", maintain_order=True).agg(
+            expected_bars=pl.len(),
+            present_bars=pl.col("present").sum(),
+            no_trade_bars=pl.col("explained").sum(),
+        )
+        parts.append(
+            _rated(
+                by_day.with_columns(symbol=pl.lit(series.symbol), timeframe=pl.lit(series.timeframe.value)),
+                DAILY_COMPLETENESS_SCHEMA,
+            )
+        )
+    return pl.concat(parts)
+
+
+def _explained(expected: Mapping[Series, Slots], gaps: pl.DataFrame) -> dict[Series, Flags]:
+    return slots_in_gaps(gaps.filter(pl.col("state") == GapState.NO_TRADES.value), expected)
+
+
+def _rated(counted: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+    expected, missing = pl.col("expected_bars"), pl.col("missing_bars")
+    return (
+        counted.with_columns(pl.col("expected_bars", "present_bars", "no_trade_bars").cast(pl.Int64))
+        .with_columns(missing_bars=expected - pl.col("present_bars") - pl.col("no_trade_bars"))
+        .with_columns(
+            completeness=pl.when(expected > 0).then((expected - missing) / expected),
+            status=pl.when(expected == 0)
+            .then(pl.lit(Status.NOTHING_EXPECTED.value))
+            .when(missing == 0)
+            .then(pl.lit(Status.WHOLE.value))
+            .when(missing == expected)
+            .then(pl.lit(Status.EMPTY.value))
+            .otherwise(pl.lit(Status.GAPS.value)),
+        )
+        .select(schema.names())
+        .cast(schema)
+    )

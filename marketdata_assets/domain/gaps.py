@@ -1,0 +1,407 @@
+"""Gaps: maximal runs of expected slots without a bar, and what each of them means.
+
+Finding is a set difference on sorted integers. Judging asks whether a run is longer than the series' own
+habits explain, so that a fund that trades in a fifth of its minutes raises no alarm a minute and a liquid
+stock that loses an hour does.
+
+The evidence of a gap is the stretch of slots before it (20 sessions, or 250 for day and week bars; filled up
+with slots after it at the start of a history), the gap left out. Everything is counted in base slots, regular
+minutes or sessions, so that an empty hour bar is 60 empty minutes and is judged like them. With ``d`` the share
+of the evidence's N base slots that have a bar, and ``q`` the chance that a slot stays empty after an empty one,
+N·(1-q)·q^n runs of n or more are to be expected in as much evidence. A run is *usual* while that number is
+1/100 or more; a longer one is a loss.
+
+- Minutes: trading clusters. In the thinner half of a session it runs at half its mean rate, which makes
+  ``q = sqrt(1-d)`` and not ``1-d``. Nor is any minute surer than a coin flip, ``q >= 1/2``: that excuses 18
+  minutes in the densest stock, hence the trading halts of 5, 10 and 15 minutes, and no hour.
+- Sessions do not cluster: ``q = 1-d``. A few empty ones are more likely lost than quiet: up to two, or up to
+  2 %, the series counts as complete, and every missing bar of it is a loss.
+- A loss is no evidence of thin trading: what is judged lost leaves the evidence, and the rest is judged again
+  until nothing changes. A hole of months does not excuse the next one.
+- Runs with up to five stray bars between them are one incident and judged by their sum, unless the series is so
+  thin that runs lie that close by chance.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from marketdata_assets.domain.bars import UTC_TIME, bucket_close
+from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.slots import base_slots_before, local_day
+from marketdata_assets.domain.timeframe import Timeframe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from marketdata_assets.domain.calendar import TradingCalendar
+    from marketdata_assets.domain.slots import Flags, Held, Integers, Slots
+
+GAP_SCHEMA: Final = pl.Schema(
+    {
+        "symbol": pl.String(),
+        "timeframe": pl.String(),
+        "gap_start": UTC_TIME,
+        "gap_end": UTC_TIME,
+        "missing_bars": pl.Int64(),
+        "day": pl.Date(),
+    }
+)
+"""Gaps of any number of series, sorted by symbol, timeframe and start.
+
+``gap_start`` is the open of the first missing slot, ``gap_end`` the close of the last; between them lie
+``missing_bars`` expected slots, all empty. ``day`` is the local date of ``gap_start``.
+"""
+
+JUDGED_SCHEMA: Final = pl.Schema(
+    {
+        **GAP_SCHEMA,
+        "missing_base": pl.Int64(),
+        "incident_base": pl.Int64(),
+        "density": pl.Float64(),
+        "usual": pl.Int64(),
+        "is_loss": pl.Boolean(),
+    }
+)
+"""Gaps with the evidence for and against a loss.
+
+``missing_base`` counts the gap's base slots (regular minutes, or sessions), ``incident_base`` those of its
+whole incident. ``density`` is the share of base slots with a bar in the evidence and ``usual`` the longest run
+that it explains; both are null when the series has no bar to judge by, and the gap then counts as a loss.
+"""
+
+MAX_ATTEMPTS: Final = 2
+"""How many times a gap is re-fetched."""
+
+
+class GapState(StrEnum):
+    """What is known about a gap."""
+
+    OPEN = "open"
+    """Missing, and re-fetch attempts remain."""
+    FILLED = "filled"
+    """The bars have arrived."""
+    NO_TRADES = "no_trades"
+    """Re-fetched; the vendor has none, and the series' habits explain it."""
+    UNFILLED = "unfilled"
+    """Attempts are used up, and it is a loss or the vendor failed."""
+
+
+_EVIDENCE_SESSIONS: Final = {Timeframe.M1: 20, Timeframe.D1: 250}
+"""How many sessions of evidence there are, by base."""
+_MINUTES_OF_A_SESSION: Final = 390
+_MINUTES_OF_A_DAY: Final = 1440
+_RARE: Final = 0.01
+_SUREST_MINUTE: Final = 0.5
+_FEW_EMPTY_SESSIONS, _SMALL_SHARE_OF_SESSIONS = 2, 0.02
+_STRAY_BARS: Final = 5
+_BY_CHANCE: Final = 0.05
+
+
+def find_gaps(held: Mapping[Series, Held], expected: Mapping[Series, Slots]) -> pl.DataFrame:
+    """The gaps of each series of ``expected``, as :data:`GAP_SCHEMA`.
+
+    Two missing slots are neighbours when no expected slot lies between them: a run goes on over closed hours,
+    weekends and holidays. Bars outside the expected slots are ignored; a series without an entry in ``held``
+    has no bar.
+    """
+    runs = {}
+    for series, slots in expected.items():
+        missing = ~slots.held(held[series].times) if series in held else np.ones(len(slots), dtype=np.bool_)
+        runs[series] = _runs(np.flatnonzero(missing))
+    return _frame(runs, expected)
+
+
+def merge_gaps(frames: Iterable[pl.DataFrame], expected: Mapping[Series, Slots]) -> pl.DataFrame:
+    """The maximal runs of the whole from gaps (:data:`GAP_SCHEMA`) that were found part by part.
+
+    ``expected`` covers all parts. Gaps with no expected slot between them become one; overlapping ones count
+    once; what ``expected`` does not hold is dropped.
+    """
+    inside = slots_in_gaps(pl.concat([GAP_SCHEMA.to_frame(), *frames]), expected)
+    return _frame({series: _runs(np.flatnonzero(flags)) for series, flags in inside.items()}, expected)
+
+
+def slots_in_gaps(gaps: pl.DataFrame, expected: Mapping[Series, Slots]) -> dict[Series, Flags]:
+    """Whether each expected slot of each series lies in one of ``gaps`` (at least the key, start and end)."""
+    by_series = _by_series(gaps)
+    inside = {}
+    for series, slots in expected.items():
+        runs = _positions(by_series[series], slots) if series in by_series else _runs(slots.opens[:0])
+        inside[series] = _covered(runs.starts, runs.ends, len(slots))
+    return inside
+
+
+def judge(gaps: pl.DataFrame, held: Mapping[Series, Held], expected: Mapping[Series, Slots]) -> pl.DataFrame:
+    """``gaps`` (:data:`GAP_SCHEMA`) with the evidence of their series, as :data:`JUDGED_SCHEMA`.
+
+    ``gaps`` holds every gap of its series in ``expected``, or incidents and earlier losses go unseen.
+    ``expected`` and ``held`` reach as far before the gaps as there is evidence to use; a gap may begin before
+    them. Bars of a rolled-up timeframe need their ``base_bars``: ValueError without.
+    """
+    judged = [
+        _judge_series(part, held.get(series), expected[series]) for series, part in _by_series(gaps).items()
+    ]
+    return pl.concat([JUDGED_SCHEMA.to_frame(), *judged])
+
+
+def classify(gaps: pl.DataFrame) -> pl.DataFrame:
+    """``gaps`` with ``state``, a :class:`GapState`, and ``reason``, one sentence with the numbers.
+
+    Takes :data:`JUDGED_SCHEMA` and ``attempts`` (re-fetches made), ``failure`` (how the vendor failed at the
+    last of them, such as ``HTTP 500``; null when it answered) and ``arrived`` (whether every bar is there
+    now). A gap that only shrank is found again as one or two shorter ones; these keep its attempts.
+
+    A gap whose bars arrived is filled. A re-fetch that was answered with nothing settles a run that the
+    series' habits explain: no_trades, whether or not attempts remain. Anything else stays open while attempts
+    remain, and is unfilled when they are used up.
+    """
+    attempts, failure = pl.col("attempts"), pl.col("failure")
+    answered = (attempts > 0) & failure.is_null()
+    left = attempts < MAX_ATTEMPTS
+    made = pl.format(f"re-fetch {{}} of {MAX_ATTEMPTS}", attempts)
+    cases = (
+        (pl.col("arrived"), GapState.FILLED, pl.format("all {} arrived", _count("missing_bars", "bar"))),
+        (attempts == 0, GapState.OPEN, pl.lit("not re-fetched yet")),
+        (answered & ~pl.col("is_loss"), GapState.NO_TRADES, _why_usual()),
+        (answered & left, GapState.OPEN, pl.format("{} brought nothing: {}", made, _why_loss())),
+        (answered, GapState.UNFILLED, _why_loss()),
+        (left, GapState.OPEN, pl.format("the vendor failed at {}: {}", made, failure)),
+        (pl.lit(value=True), GapState.UNFILLED, pl.format("the vendor failed at {}: {}", made, failure)),
+    )
+    return gaps.with_columns(
+        state=pl.coalesce(pl.when(case).then(pl.lit(state.value)) for case, state, _ in cases),
+        reason=pl.coalesce(pl.when(case).then(reason) for case, _, reason in cases),
+    )
+
+
+class _Runs(NamedTuple):
+    """Runs of slots as positions: of the first, and behind the last."""
+
+    starts: Integers
+    ends: Integers
+
+
+def _runs(positions: Integers) -> _Runs:
+    breaks = np.flatnonzero(np.diff(positions) > 1)
+    return _Runs(
+        positions[np.concatenate([[0], breaks + 1])] if len(positions) else positions,
+        positions[np.concatenate([breaks, [-1]])] + 1 if len(positions) else positions,
+    )
+
+
+def _covered(starts: Integers, ends: Integers, length: int) -> Flags:
+    """Whether each of ``length`` positions lies in one of the runs."""
+    steps = np.zeros(length + 1, dtype=np.int64)
+    np.add.at(steps, starts, 1)
+    np.add.at(steps, ends, -1)
+    return np.cumsum(steps[:-1]) > 0
+
+
+def _positions(gaps: pl.DataFrame, slots: Slots) -> _Runs:
+    starts, ends = (
+        np.searchsorted(slots.opens, gaps[edge].cast(UTC_TIME).to_physical().to_numpy())
+        for edge in ("gap_start", "gap_end")
+    )
+    return _Runs(starts, ends)
+
+
+def _by_series(gaps: pl.DataFrame) -> dict[Series, pl.DataFrame]:
+    parts = gaps.sort("symbol", "timeframe", "gap_start").partition_by(
+        "symbol", "timeframe", maintain_order=True
+    )
+    return {Series(part["symbol"][0], Timeframe(part["timeframe"][0])): part for part in parts}
+
+
+def _frame(runs: Mapping[Series, _Runs], expected: Mapping[Series, Slots]) -> pl.DataFrame:
+    grids: dict[tuple[Timeframe, TradingCalendar], list[pl.DataFrame]] = {}
+    for series, (starts, ends) in runs.items():
+        slots = expected[series]
+        grids.setdefault((slots.timeframe, slots.calendar), []).append(
+            pl.DataFrame(
+                {
+                    "gap_start": slots.opens[starts],
+                    "last": slots.opens[ends - 1],
+                    "missing_bars": ends - starts,
+                }
+            ).with_columns(symbol=pl.lit(series.symbol), timeframe=pl.lit(series.timeframe.value))
+        )
+    frames = [
+        pl.concat(parts)
+        .with_columns(pl.col("gap_start", "last").cast(UTC_TIME))
+        .with_columns(
+            gap_end=bucket_close(pl.col("last"), timeframe, calendar),
+            day=local_day(pl.col("gap_start"), calendar),
+        )
+        .select(GAP_SCHEMA.names())
+        for (timeframe, calendar), parts in grids.items()
+    ]
+    return pl.concat([GAP_SCHEMA.to_frame(), *frames]).sort("symbol", "timeframe", "gap_start")
+
+
+class _Evidence(NamedTuple):
+    """What lies around each gap, the gap itself left out."""
+
+    seen: Integers
+    """Base slots."""
+    bars: Integers
+    """Base slots with a bar."""
+
+
+def _judge_series(gaps: pl.DataFrame, held: Held | None, slots: Slots) -> pl.DataFrame:
+    runs = _positions(gaps, slots)
+    edges = gaps.select(pl.col("gap_start", "gap_end").cast(UTC_TIME).to_physical()).to_numpy()
+    missing = np.diff(base_slots_before(edges.ravel(), slots.timeframe, slots.calendar))[::2]
+    capacity, bars = _base_slots_and_bars(slots, held)
+    wanted = _evidence_wanted(slots)
+    is_loss = np.zeros(gaps.height, dtype=np.bool_)
+    while True:
+        lost = _covered(runs.starts[is_loss], runs.ends[is_loss], len(slots))
+        evidence = _around(runs, np.where(lost, 0, capacity), np.where(lost, 0, bars), wanted)
+        usual = _longest_usual_run(evidence, slots.timeframe, wanted)
+        first = _incidents(runs, evidence)
+        size = np.diff(np.append(first, gaps.height))
+        incident = np.repeat(np.add.reduceat(missing, first), size)
+        # No loss is taken back, so that this ends.
+        found = is_loss | (incident > np.repeat(np.maximum.reduceat(usual, first), size))
+        if np.array_equal(found, is_loss):
+            break
+        is_loss = found
+    is_known = evidence.bars > 0
+    return gaps.with_columns(
+        missing_base=missing,
+        incident_base=incident,
+        density=pl.Series(evidence.bars / np.maximum(evidence.seen, 1)).set(pl.Series(~is_known), None),
+        usual=pl.Series(usual).set(pl.Series(~is_known), None),
+        is_loss=is_loss,
+    ).cast(JUDGED_SCHEMA)
+
+
+def _base_slots_and_bars(slots: Slots, held: Held | None) -> tuple[Integers, Integers]:
+    """How many base slots each slot holds, and how many of them have a bar."""
+    last = pl.DataFrame({"opened": slots.opens[-1:]}).select(
+        bucket_close(pl.col("opened").cast(UTC_TIME), slots.timeframe, slots.calendar).to_physical()
+    )
+    edges = np.append(slots.opens, last["opened"].to_numpy())
+    capacity = np.diff(base_slots_before(edges, slots.timeframe, slots.calendar))
+    bars = np.zeros_like(capacity)
+    if held is not None:
+        has_bar = slots.held(held.times)
+        if held.base_bars is not None:
+            base_bars = held.base_bars[np.searchsorted(held.times, slots.opens[has_bar])]
+            # Extended hours count in base_bars, and are not expected.
+            bars[has_bar] = np.minimum(base_bars, capacity[has_bar])
+        elif slots.timeframe.is_base:
+            bars[has_bar] = 1
+        else:
+            message = f"bars of {slots.timeframe} are judged by their base_bars: read that column too"
+            raise ValueError(message)
+    return capacity, bars
+
+
+def _evidence_wanted(slots: Slots) -> int:
+    sessions = _EVIDENCE_SESSIONS[slots.timeframe.base]
+    if not slots.timeframe.is_intraday:
+        return sessions
+    return sessions * (_MINUTES_OF_A_DAY if slots.calendar.is_always_open else _MINUTES_OF_A_SESSION)
+
+
+def _around(runs: _Runs, capacity: Integers, bars: Integers, wanted: int) -> _Evidence:
+    total, total_bars = (np.concatenate([[0], np.cumsum(each)]) for each in (capacity, bars))
+    first = np.searchsorted(total, total[runs.starts] - wanted)
+    before = total[runs.starts] - total[first]
+    last = np.searchsorted(total, total[runs.ends] + wanted - before, side="right") - 1
+    return _Evidence(
+        before + total[last] - total[runs.ends],
+        total_bars[runs.starts] - total_bars[first] + total_bars[last] - total_bars[runs.ends],
+    )
+
+
+def _longest_usual_run(evidence: _Evidence, timeframe: Timeframe, wanted: int) -> Integers:
+    """In base slots; -1 where there is no bar to judge by."""
+    empty = evidence.seen - evidence.bars
+    share = empty / np.maximum(evidence.seen, 1)
+    if timeframe.is_intraday:
+        stays_empty = np.maximum(np.sqrt(share), _SUREST_MINUTE)
+    else:
+        is_complete = (empty <= _FEW_EMPTY_SESSIONS) | (share <= _SMALL_SHARE_OF_SESSIONS)
+        stays_empty = np.where(is_complete, 0, share)
+    # log 0 is -inf, and a run of 0 is then the longest; a share of 1 is no evidence and overwritten below.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        longest = np.log(wanted * (1 - stays_empty) / _RARE) / -np.log(stays_empty)
+    longest = np.where(evidence.bars > 0, np.floor(np.maximum(longest, 0)), -1)
+    return longest.astype(np.int64)
+
+
+def _incidents(runs: _Runs, evidence: _Evidence) -> Integers:
+    """The position of the first gap of each incident."""
+    share = 1 - evidence.bars / np.maximum(evidence.seen, 1)
+    stray = runs.starts[1:] - runs.ends[:-1]
+    # An empty slot lies among so few others by chance with this probability at most.
+    by_chance = stray * np.maximum(share[1:], share[:-1])
+    apart = (stray > _STRAY_BARS) | (by_chance > _BY_CHANCE)
+    return np.concatenate([[0], np.flatnonzero(apart) + 1])
+
+
+def _count(column: str, noun: str | pl.Expr) -> pl.Expr:
+    count = pl.col(column)
+    word = pl.lit(noun) if isinstance(noun, str) else noun
+    return pl.format("{} {}{}", count, word, pl.when(count == 1).then(pl.lit("")).otherwise(pl.lit("s")))
+
+
+def _base() -> pl.Expr:
+    days = [timeframe.value for timeframe in Timeframe if not timeframe.is_intraday]
+    return pl.when(pl.col("timeframe").is_in(days)).then(pl.lit("session")).otherwise(pl.lit("minute"))
+
+
+def _habit() -> pl.Expr:
+    percent = pl.col("density") * 100
+    shown = (
+        pl.when(percent < 1)
+        .then(percent.round_sig_figs(2).cast(pl.String))
+        .otherwise(percent.round().cast(pl.Int64).cast(pl.String))
+    )
+    return pl.format("{} % of its {}s", shown, _base())
+
+
+def _why_usual() -> pl.Expr:
+    run = _count("missing_base", pl.format("empty {}", _base()))
+    thin = pl.format(
+        "the vendor has no bar here; the series trades in {}, so a run of {} is usual (up to {})",
+        _habit(),
+        run,
+        pl.col("usual"),
+    )
+    dense = pl.format(
+        "the vendor has no bar here; {} can be a quiet moment or a trading halt (up to {}), even in a series"
+        " that trades in {}",
+        run,
+        pl.col("usual"),
+        _habit(),
+    )
+    is_dense = (_base() == "minute") & (pl.col("density") >= 1 - _SUREST_MINUTE**2)
+    return pl.when(is_dense).then(dense).otherwise(thin)
+
+
+def _why_loss() -> pl.Expr:
+    missing = _count("incident_base", _base())
+    return (
+        pl.when(pl.col("density").is_null())
+        .then(pl.format("{} missing, and the series has no bar to judge by", missing))
+        .otherwise(
+            pl.format(
+                "{} missing{} from a series that has {}, where quiet runs last up to {}: an outage at the"
+                " vendor or the exchange",
+                missing,
+                pl.when(pl.col("incident_base") > pl.col("missing_base"))
+                .then(pl.format(", {} of them in this gap,", pl.col("missing_base")))
+                .otherwise(pl.lit("")),
+                _habit(),
+                _count("usual", _base()),
+            )
+        )
+    )

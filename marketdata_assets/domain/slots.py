@@ -1,0 +1,188 @@
+"""Slots: the bar opens that a trading calendar lets us expect, as sorted integers.
+
+Bars of extended hours may exist and are never expected. Everything is int64 microseconds since the epoch, in
+UTC, so that two years of minutes compare in milliseconds; series on one calendar share one array.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from marketdata_assets.domain.bars import UTC_TIME, bucket_open
+from marketdata_assets.domain.calendar import calendar_of, microseconds, moment_of
+from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.timeframe import Timeframe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from marketdata_assets.domain.calendar import SessionTable, TradingCalendar
+    from marketdata_assets.domain.series import AssetClass
+    from marketdata_assets.domain.windows import Window
+
+
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+_MICROSECOND = timedelta(microseconds=1)
+_MINUTE = timedelta(minutes=1) // _MICROSECOND
+
+
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """Expected bar opens of one timeframe on one calendar.
+
+    Attributes:
+        timeframe: Of every slot.
+        calendar: Whose sessions the slots touch.
+        opens: Sorted, distinct int64 microseconds since the epoch, in UTC. Shared: never write to it.
+    """
+
+    timeframe: Timeframe
+    calendar: TradingCalendar
+    opens: Integers
+
+    def __len__(self) -> int:
+        return len(self.opens)
+
+    def within(self, start: datetime | None = None, end: datetime | None = None) -> Slots:
+        """The slots that open in ``[start, end)``; None leaves that side as it is. A view, not a copy."""
+        first = 0 if start is None else np.searchsorted(self.opens, microseconds(start))
+        last = None if end is None else np.searchsorted(self.opens, microseconds(end))
+        return replace(self, opens=self.opens[first:last])
+
+    def days(self) -> pl.Series:
+        """The local date of each slot, its partition, as ``pl.Date`` named ``day``."""
+        opens = pl.DataFrame({"time": self.opens}).select(pl.col("time").cast(UTC_TIME))
+        return opens.select(day=local_day(pl.col("time"), self.calendar))["day"]
+
+    def held(self, times: Integers) -> Flags:
+        """Whether each slot has a bar among the bar opens ``times``, sorted; others among them are ignored."""
+        found = np.zeros(len(self.opens), dtype=np.bool_)
+        if len(self.opens):
+            inside = times[
+                np.searchsorted(times, self.opens[0]) : np.searchsorted(times, self.opens[-1], side="right")
+            ]
+            positions = np.searchsorted(self.opens, inside)
+            found[positions[self.opens[positions] == inside]] = True
+        return found
+
+
+class Held(NamedTuple):
+    """The bars of one series, sorted by time, expected or not."""
+
+    times: Integers
+    """Bar opens: int64 microseconds since the epoch, in UTC."""
+    base_bars: Integers | None
+    """How many base bars each is made of; None when that was not read."""
+
+
+def local_day(time: pl.Expr, calendar: TradingCalendar) -> pl.Expr:
+    """The local date of each ``time``: the partition of a bar that opens then."""
+    return time.dt.convert_time_zone(calendar.timezone.key).dt.date()
+
+
+def expected_slots(
+    timeframe: Timeframe,
+    window: Window,
+    calendar: TradingCalendar,
+    now: datetime,
+    first_bar: datetime | None = None,
+) -> Slots:
+    """The slots in ``window``: the opens of the bars that touch regular hours and have closed at ``now``.
+
+    A slot lies in the window when it opens there. Slots sit on the grid of
+    :func:`~marketdata_assets.domain.bars.bucket_open`, so an hour slot that opens at 09:00 is expected for a
+    session that opens at 09:30. A day slot opens at the local midnight of each session, a week slot on the
+    Sunday of each week with a session. Nothing is expected before ``first_bar``, the open of the series'
+    first bar; None (unknown) restricts nothing.
+    """
+    last = calendar.local_day(window.end - _MICROSECOND)
+    if timeframe is Timeframe.W1:
+        last += timedelta(days=6)
+    table = calendar.session_table(calendar.local_day(window.start), last)
+    opens = _opens(timeframe, table, calendar)
+    # Buckets tile time: a bar has closed when it opened before the bar that is open now.
+    closed = pl.select(bucket_open(pl.lit(now, UTC_TIME), timeframe, calendar)).item()
+    start = window.start if first_bar is None else max(window.start, first_bar)
+    return Slots(timeframe, calendar, opens).within(start, min(window.end, closed))
+
+
+def expected_by_series(
+    series: Mapping[Series, AssetClass],
+    window: Window,
+    now: datetime,
+    first_bars: Mapping[Series, datetime] | None = None,
+) -> dict[Series, Slots]:
+    """:func:`expected_slots` of each of ``series``; those of one timeframe and calendar share an array.
+
+    ``first_bars`` holds the open of a series' first bar where it is known.
+    """
+    known = first_bars or {}
+    shared: dict[tuple[Timeframe, TradingCalendar], Slots] = {}
+    expected: dict[Series, Slots] = {}
+    for one, asset_class in series.items():
+        key = (one.timeframe, calendar_of(asset_class))
+        if key not in shared:
+            shared[key] = expected_slots(key[0], window, key[1], now)
+        expected[one] = shared[key].within(known.get(one))
+    return expected
+
+
+def held_by_series(bars: pl.DataFrame) -> dict[Series, Held]:
+    """The bars of each series in ``bars``: columns symbol, timeframe, time and, where read, base_bars."""
+    held: dict[Series, Held] = {}
+    for part in bars.partition_by("symbol", "timeframe", maintain_order=True):
+        ordered = part if part["time"].is_sorted() else part.sort("time")
+        series = Series(part["symbol"][0], Timeframe(part["timeframe"][0]))
+        held[series] = Held(
+            ordered["time"].cast(UTC_TIME).to_physical().to_numpy(),
+            ordered["base_bars"].cast(pl.Int64).to_numpy() if "base_bars" in bars.columns else None,
+        )
+    return held
+
+
+def base_slots_before(moments: Integers, timeframe: Timeframe, calendar: TradingCalendar) -> Integers:
+    """How many base slots of ``timeframe`` open before each of ``moments``, from an arbitrary zero on.
+
+    Differences count what a stretch of time should hold: regular minutes for an intraday timeframe, sessions
+    for ``1d`` and ``1w``. ``moments`` are sorted int64 microseconds since the epoch, on whole minutes.
+    """
+    if not len(moments):
+        return moments
+    first, last = (calendar.local_day(moment_of(int(edge))) for edge in moments[[0, -1]])
+    table = calendar.session_table(first, last)
+    if not timeframe.is_intraday:
+        return np.searchsorted(table.midnights, moments)
+    if not len(table.days):
+        return np.zeros_like(moments)
+    minutes = (table.closes - table.opens) // _MINUTE
+    before = np.cumsum(minutes) - minutes
+    current = np.maximum(np.searchsorted(table.opens, moments, side="right") - 1, 0)
+    elapsed = (moments - table.opens[current]) // _MINUTE
+    counted: Integers = before[current] + np.clip(elapsed, 0, minutes[current])
+    return counted
+
+
+def _opens(timeframe: Timeframe, table: SessionTable, calendar: TradingCalendar) -> Integers:
+    if timeframe is Timeframe.D1:
+        return table.midnights
+    if timeframe is Timeframe.W1:
+        # Day 0 of the epoch was a Thursday: four days later the week begins.
+        weekday = (table.days.astype(np.int64) + 4) % 7
+        sundays = np.unique(table.days - weekday)
+        return np.array([microseconds(calendar.day_start(day)) for day in sundays.tolist()], dtype=np.int64)
+    # No session falls on a day on which the clock changes: time since local midnight is the local time.
+    step = timeframe.duration // _MICROSECOND
+    first = table.midnights + (table.opens - table.midnights) // step * step
+    counts = -(-(table.closes - first) // step)
+    position = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    opens: Integers = np.repeat(first, counts) + position * step
+    return opens
