@@ -72,6 +72,14 @@ class Settings(BaseSettings):
             raise ValueError(message)
         return SecretStr(text) if text else None
 
+    @field_validator("dagster_postgres_url")
+    @classmethod
+    def _postgres(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith("postgres"):
+            message = "must be postgresql+psycopg2://USER:PASSWORD@HOST:PORT/DATABASE"
+            raise ValueError(message)
+        return url
+
     @field_validator("polygon_base_url")
     @classmethod
     def _origin(cls, url: str) -> str:
@@ -90,8 +98,14 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """The settings in force now. Raises :class:`ConfigurationError` naming the variable that is wrong."""
+    env_file = project_root() / ".env"
     try:
-        return Settings(_env_file=project_root() / ".env")
+        return Settings(_env_file=env_file)
+    except (OSError, UnicodeDecodeError) as error:
+        message = (
+            f"{env_file} cannot be read ({type(error).__name__}): it is a file of NAME=value lines in UTF-8"
+        )
+        raise ConfigurationError(message) from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "a setting"

@@ -157,7 +157,7 @@ comment on table vendor is
     'Where the bars of this store come from, settled by the first request: simulated and real bars never mix.';
 
 create view market_data as
-select symbol, timeframe, time, open, high, low, close, volume, vwap, transactions, base_bars from ohlcv;
+select symbol, timeframe, time, open, high, low, close, volume, vwap, transactions, base_bars, stored_at from ohlcv;
 
 create view backfill_logs as
 select requested_at as "timestamp", symbol, base as timeframe, window_start, window_end, status, pages, bars,

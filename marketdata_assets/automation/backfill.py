@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from dagster import DagsterRunStatus, JsonMetadataValue, RunsFilter
+from dagster import DagsterExecutionInterruptedError, DagsterRunStatus, JsonMetadataValue, RunsFilter
 
 from marketdata_assets.automation.jobs import BARS_JOB
 from marketdata_assets.domain.errors import ConfigurationError
@@ -72,8 +72,8 @@ class Outcome:
 def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, last: date) -> list[RangeRun]:
     """The runs for ``wanted`` series over the days ``first`` to ``last``, both inclusive.
 
-    Timeframes of one symbol stay in one run where Dagster's order allows: they share their requests. A run
-    takes all the days, so that a page of the vendor is as full as it can be.
+    Timeframes of one symbol stay in one run, with the tracked ones in between: they share their requests. A
+    run takes all the days, so that a page of the vendor is as full as it can be.
 
     Raises:
         ConfigurationError: A wanted series is no partition: it was taken out of ``tracked_symbols``.
@@ -84,7 +84,7 @@ def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, la
     days = (last - first).days + 1
     runs: list[RangeRun] = []
     place = {key: position for position, key in enumerate(ordered)}
-    for begin, end in islands(ordered, {one.key for one in wanted}):
+    for begin, end in islands(ordered, _without_holes(ordered, wanted)):
         members = [Series.parse(key) for key in ordered[place[begin] : place[end] + 1]]
         chunk: list[Series] = []
         for symbol_members in _by_symbol(members):
@@ -94,6 +94,17 @@ def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, la
             chunk += symbol_members
         runs.append(RangeRun(first, last, tuple(chunk)))
     return runs
+
+
+def _without_holes(ordered: Sequence[str], wanted: Sequence[Series]) -> set[str]:
+    """Keys of ``wanted`` and of what lies between the series of one symbol: its bases are asked for anyway."""
+    chosen = {one.key for one in wanted}
+    filled: set[str] = set()
+    for group in _by_symbol([Series.parse(key) for key in ordered]):
+        places = [place for place, one in enumerate(group) if one.key in chosen]
+        if places:
+            filled |= {one.key for one in group[places[0] : places[-1] + 1]}
+    return filled
 
 
 def _by_symbol(series: Sequence[Series]) -> Iterator[list[Series]]:
@@ -147,6 +158,7 @@ def _alive(database: Database, backfill_id: str) -> Iterator[None]:
         yield
 
 
+_INTERRUPTIONS: Final = {DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__}
 _TRY_LOCK: Final = "select pg_try_advisory_lock(hashtextextended(%s, %s))"
 
 
@@ -162,6 +174,9 @@ def _execute(
     result = _run_once(definitions, instance, run, outcome, {"force": force})
     if result.success:
         return
+    if any(error.cls_name in _INTERRUPTIONS for error in _causes(result)):
+        # Dagster ends a run at Ctrl-C and SIGTERM; the whole backfill is meant.
+        raise KeyboardInterrupt
     if (problem := _configuration_problem(result)) is not None:
         raise ConfigurationError(problem)
     named = _given_up(result)

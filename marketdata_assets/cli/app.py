@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
 from importlib.metadata import version
@@ -55,8 +56,13 @@ app.command(epilog="Example: marketdata migrate")(database.migrate)
 app.command()(simulate.simulate)
 
 
+_INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C or SIGTERM ended, as shells have it."""
+
+
 def main() -> None:
     """Run the command line; every expected error is one line on standard error."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(prog_name="marketdata", standalone_mode=False)
     except MarketDataError as error:
@@ -73,4 +79,12 @@ def main() -> None:
         why = " ".join(str(error).split())
         typer.echo(f"marketdata: {type(error).__name__}: {why}; see `marketdata db status`", err=True)
         code = 1
+    if code == _INTERRUPTED:
+        typer.echo(
+            "marketdata: interrupted; what is stored stays, and the same command goes on from there", err=True
+        )
     sys.exit(code or 0)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt

@@ -13,7 +13,7 @@ import typer
 
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import Series, parse_symbol
-from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.symbols import TrackedSymbol
 
 _DEFAULT_DAYS = 7
+_MOST_DAYS = 36_525
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def backfill(
 
     now = datetime.now(UTC)
     first, last = _days(days, start, end, now)
-    wanted_timeframes = _timeframes(timeframes)
+    wanted_timeframes = None if timeframes is None else parse_timeframes(timeframes)
     _check_writable(json_path)
     with open_store() as store:
         _check_days(first, last, store.settings.start, now)
@@ -143,16 +144,6 @@ def watched(polygon: PolygonResource | None, watcher: FetchProgress) -> PolygonR
     return WatchedPolygon(**(polygon.model_dump() if polygon else {}))
 
 
-def _timeframes(text: str | None) -> tuple[Timeframe, ...] | None:
-    if text is None:
-        return None
-    chosen = {Timeframe.parse(name) for name in text.split(",") if name.strip()}
-    if not chosen:
-        message = f"--timeframes names none: use some of {', '.join(Timeframe)}"
-        raise ConfigurationError(message)
-    return tuple(timeframe for timeframe in Timeframe if timeframe in chosen)
-
-
 def _days(days: int | None, start: str | None, end: str | None, now: datetime) -> tuple[date, date]:
     from marketdata_assets.automation.backfill import day_window
 
@@ -161,6 +152,9 @@ def _days(days: int | None, start: str | None, end: str | None, now: datetime) -
         raise ConfigurationError(message)
     if days is not None and days < 1:
         message = f"--days {days} is no number of days: give 1 or more"
+        raise ConfigurationError(message)
+    if days is not None and days > _MOST_DAYS:
+        message = f"--days {days} reaches beyond any history: give {_MOST_DAYS} or less"
         raise ConfigurationError(message)
     first_day, last_day = _day("--start", start), _day("--end", end)
     return day_window(days or _DEFAULT_DAYS, first_day, last_day, now=now)
@@ -263,6 +257,6 @@ def describe(outcome: Outcome, seconds: float) -> list[str]:
         ),
         (
             f"{outcome.requests:,} requests ({outcome.pages:,} pages, {outcome.retries:,} retries), "
-            f"{outcome.seconds_waited_for_limit:.1f} s waited for the limit, {seconds:.1f} s in all"
+            f"{outcome.seconds_waited_for_limit:.1f} s waited for the limit by all requests together, {seconds:.1f} s in all"
         ),
     ]

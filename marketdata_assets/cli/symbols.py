@@ -10,7 +10,7 @@ import typer
 
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import parse_symbol
-from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.timeframe import parse_timeframes
 
 if TYPE_CHECKING:
     from marketdata_assets.cli.session import Store
@@ -80,7 +80,7 @@ def add(
     )
 
     given_class = None if asset_class is None else parse_asset_class(asset_class)
-    given = None if timeframes is None else _timeframes(timeframes)
+    given = None if timeframes is None else parse_timeframes(timeframes)
     names = [parse_symbol(text) for text in symbols]
     with open_store() as store:
         known = {one.symbol: one for one in list_symbols(store.database)}
@@ -106,7 +106,7 @@ def set_timeframes(
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage import symbols
 
-    chosen, name = _timeframes(timeframes), parse_symbol(symbol)
+    chosen, name = parse_timeframes(timeframes), parse_symbol(symbol)
     with open_store() as store:
         symbols.set_timeframes(store.database, name, chosen)
     typer.echo(f"{name}: {', '.join(chosen)}")
@@ -126,7 +126,12 @@ def deactivate(symbol: Annotated[str, typer.Argument(help="A tracked symbol.")])
 
 @app.command("import", epilog="Example: marketdata symbols import universe.csv")
 def import_(
-    path: Annotated[Path, typer.Argument(help="CSV with the heading symbol,asset_class,name,timeframes.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV with the heading symbol,asset_class,name,timeframes; timeframes apart by spaces or commas."
+        ),
+    ],
 ) -> None:
     """Track every symbol of a CSV file, or none when a line is wrong."""
     from marketdata_assets.cli.session import open_store
@@ -146,18 +151,11 @@ def _write(store: Store, wanted: list[TrackedSymbol]) -> None:
     from marketdata_assets.storage.symbols import add_symbols
 
     changed = add_symbols(store.database, wanted)
+    classes = {one.symbol: one.asset_class for one in wanted}
     for name in changed:
-        typer.echo(f"tracked: {name}")
+        typer.echo(f"tracked: {name} ({classes[name]})")
     if len(changed) < len(wanted):
         typer.echo(f"{len(wanted) - len(changed)} already tracked so", err=True)
-
-
-def _timeframes(text: str) -> tuple[Timeframe, ...]:
-    chosen = {Timeframe.parse(name) for name in text.split(",") if name.strip()}
-    if not chosen:
-        message = f"no timeframe given: use some of {', '.join(Timeframe)}"
-        raise ConfigurationError(message)
-    return tuple(timeframe for timeframe in Timeframe if timeframe in chosen)
 
 
 def _facts(symbol: TrackedSymbol) -> dict[str, object]:

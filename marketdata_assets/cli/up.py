@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -20,13 +21,14 @@ from marketdata_assets.config import project_root
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 HOST = "127.0.0.1"
 _START_SECONDS = 120
 _STOP_SECONDS = 20
 _WATCH_SECONDS = 1.0
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
 
 def up(
@@ -99,7 +101,7 @@ def _simulator() -> Iterator[None]:
 @contextlib.contextmanager
 def _child(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process of its own group, so that Ctrl-C reaches it in order and not all at once."""
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent())  # noqa: PLW1509 - one call into libc, no lock
     try:
         yield process
     finally:
@@ -110,6 +112,18 @@ def _child(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """What makes a child end when this process is killed: only Linux can say so."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def end_with_parent() -> None:
+        prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGINT)
+
+    return end_with_parent
 
 
 def _wait_until_ready(url: str, children: list[subprocess.Popen[bytes]]) -> None:

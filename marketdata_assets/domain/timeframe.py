@@ -61,6 +61,18 @@ class Timeframe(StrEnum):
         return self not in (Timeframe.D1, Timeframe.W1)
 
 
+def parse_timeframes(text: str) -> tuple[Timeframe, ...]:
+    """The timeframes of ``text``, separated by commas or spaces, shortest first, each once.
+
+    Raises :class:`ConfigurationError` when one is unknown or none is given.
+    """
+    chosen = {Timeframe.parse(name) for name in text.replace(",", " ").split()}
+    if not chosen:
+        message = f"no timeframe given: use some of {', '.join(Timeframe)}"
+        raise ConfigurationError(message)
+    return tuple(timeframe for timeframe in Timeframe if timeframe in chosen)
+
+
 _VENDOR: dict[Timeframe, tuple[int, str]] = {
     Timeframe.M1: (1, "minute"),
     Timeframe.M5: (5, "minute"),

@@ -134,6 +134,8 @@ def dagster_storage_url(url: str) -> str:
     with connect(url, application_name="marketdata set-up") as connection:
         found = connection.execute("select to_regnamespace(%s) is not null", [_DAGSTER_SCHEMA]).fetchone()
         if found != (True,):
+            # `if not exists` does not see a schema that another process is just making.
+            connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [_DAGSTER_SCHEMA])
             connection.execute(
                 sql.SQL("create schema if not exists {}").format(sql.Identifier(_DAGSTER_SCHEMA))
             )
@@ -198,7 +200,8 @@ def _unreachable(url: str, error: psycopg.OperationalError) -> ConfigurationErro
     if password:
         why = why.replace(password, "***")
     return ConfigurationError(
-        f"cannot connect to {redacted(url)}: {why}; is the server up and DATABASE_URL right?"
+        f"cannot connect to {redacted(url)}: {why}; is the server up (`marketdata db status`) and, when it is"
+        " your own, DATABASE_URL right?"
     )
 
 

@@ -12,7 +12,12 @@ from typing import Any
 from dagster_postgres import DagsterPostgresStorage
 
 from marketdata_assets.config import load_settings
-from marketdata_assets.storage.connection import dagster_storage_url, psycopg2_url, resolve_database_url
+from marketdata_assets.storage.connection import (
+    connect,
+    dagster_storage_url,
+    psycopg2_url,
+    resolve_database_url,
+)
 from marketdata_assets.storage.dagster_internals import passing_storage
 
 
@@ -41,4 +46,6 @@ class MarketDataStorage(DagsterPostgresStorage):
             url = dagster_storage_url(resolve_database_url(settings))
         else:
             url = psycopg2_url(settings.dagster_postgres_url.get_secret_value())
+            # Dagster's own attempt would go on for a while and end in a traceback.
+            connect(url.replace("+psycopg2", "", 1), application_name="marketdata set-up").close()
         return cls(url, inst_data=inst_data)

@@ -11,7 +11,7 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import AssetClass, Series, parse_symbol
 from marketdata_assets.domain.tickers import vendor_ticker
-from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -67,20 +67,21 @@ def add_symbols(database: Database, symbols: Iterable[TrackedSymbol]) -> list[st
     """Start to track ``symbols``, or take them up again; returns those that were not tracked as given.
 
     Raises:
-        ConfigurationError: A symbol is tracked with another asset class: its bars would mix two instruments.
+        ConfigurationError: Bars of a symbol are stored with another asset class: they would mix two instruments.
     """
     wanted = list(symbols)
 
     def write(connection: Connection[tuple[object, ...]]) -> list[str]:
         rows = connection.execute(
-            "select symbol, asset_class from tracked_symbols where symbol = any(%s) for update",
+            "select symbol, asset_class from tracked_symbols t where symbol = any(%s)"
+            " and exists (select from bar_counts c where c.symbol = t.symbol) for update",
             [[one.symbol for one in wanted]],
         ).fetchall()
         known = {str(symbol): str(asset_class) for symbol, asset_class in rows}
         for one in wanted:
             if known.get(one.symbol, one.asset_class.value) != one.asset_class.value:
                 message = (
-                    f"{one.symbol} is tracked as {known[one.symbol]}, not {one.asset_class.value}:"
+                    f"bars of {one.symbol} are stored as {known[one.symbol]}, not {one.asset_class.value}:"
                     f" its history would mix two instruments; nothing was added"
                 )
                 raise ConfigurationError(message)
@@ -91,9 +92,9 @@ def add_symbols(database: Database, symbols: Iterable[TrackedSymbol]) -> list[st
                 "insert into tracked_symbols as t (symbol, asset_class, name, timeframes)"
                 " values (%s, %s, %s, %s)"
                 " on conflict (symbol) do update set timeframes = excluded.timeframes, active = true,"
-                "  name = coalesce(excluded.name, t.name), updated_at = now()"
-                " where (t.timeframes, t.active, t.name) is distinct from"
-                "  (excluded.timeframes, true, coalesce(excluded.name, t.name))"
+                "  asset_class = excluded.asset_class, name = coalesce(excluded.name, t.name), updated_at = now()"
+                " where (t.timeframes, t.active, t.asset_class, t.name) is distinct from"
+                "  (excluded.timeframes, true, excluded.asset_class, coalesce(excluded.name, t.name))"
                 " returning symbol",
                 [
                     one.symbol,
@@ -148,7 +149,8 @@ def _update(database: Database, statement: str, parameters: list[object], symbol
 def not_tracked(symbol: str) -> ConfigurationError:
     """The error for a symbol that ``tracked_symbols`` does not have."""
     return ConfigurationError(
-        f"{symbol} is not tracked: add it with `marketdata symbols add {symbol}`, or see `marketdata symbols list`"
+        f"{symbol} is not tracked, or no longer: add it with `marketdata symbols add {symbol}`,"
+        " or see `marketdata symbols list --all`"
     )
 
 
@@ -162,7 +164,7 @@ def packaged_universe() -> list[TrackedSymbol]:
 def read_universe(text: str, source: str) -> list[TrackedSymbol]:
     """Symbols from CSV with the columns ``symbol, asset_class`` and, optionally, ``name, timeframes``.
 
-    Timeframes are separated by spaces. Raises :class:`ConfigurationError` naming ``source`` and the line.
+    Timeframes are separated by spaces or commas. Raises :class:`ConfigurationError` naming ``source`` and the line.
     """
     reader = csv.DictReader(text.splitlines())
     if not {"symbol", "asset_class"} <= set(reader.fieldnames or ()):
@@ -175,8 +177,9 @@ def read_universe(text: str, source: str) -> list[TrackedSymbol]:
                 symbol=parse_symbol(row["symbol"] or ""),
                 asset_class=parse_asset_class(row["asset_class"] or ""),
                 name=row.get("name") or None,
-                timeframes=tuple(Timeframe.parse(name) for name in (row.get("timeframes") or "").split())
-                or DEFAULT_TIMEFRAMES,
+                timeframes=parse_timeframes(given)
+                if (given := row.get("timeframes"))
+                else DEFAULT_TIMEFRAMES,
             )
             vendor_ticker(one.symbol, one.asset_class)  # refuses a crypto symbol that is no pair
             if one.symbol in symbols:

@@ -23,6 +23,7 @@ from marketdata_assets.partitions import partition_key
 from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
+from marketdata_assets.storage.tables import OHLCV
 from marketdata_assets_tests.conftest import REPOSITORY
 from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator
 
@@ -86,7 +87,7 @@ class Platform:
         assert result.success is sound, reason_of(result)
         return result
 
-    def bars(self, columns: str = "*", where: str = "true") -> list[dict[str, Any]]:
+    def bars(self, columns: str = ", ".join(OHLCV.columns), where: str = "true") -> list[dict[str, Any]]:
         """Stored bars in the order of their key, without the time at which they were stored."""
         rows = self.database.read_frame(
             f"select {columns} from market_data where {where} order by symbol, timeframe, time"

@@ -115,6 +115,7 @@ def test_wrong_arguments_are_one_line_and_leave_nothing(here: Run, database: Dat
         (("--start", "2019-12-31"), {}, ("MARKETDATA_START", "2019-12-31")),
         (("--start", "2023-06-31"), {}, ("--start '2023-06-31'", "YYYY-MM-DD")),
         (("--days", "0"), {}, ("--days 0", "1 or more")),
+        (("--days", "99999999999999"), {}, ("--days 99999999999999", "or less")),
         (("--days", "3", "--start", "2023-07-03"), {}, ("--days and --start",)),
         (WEEK, {"DATABASE_URL": "mysql://me:hunter2@host/db"}, ("DATABASE_URL", "postgresql://")),
         (WEEK, {"DATABASE_URL": "postgresql://me:hunter2@host:port/db"}, ("DATABASE_URL", "port")),
@@ -233,7 +234,7 @@ def test_the_life_of_a_tracked_symbol(here: Run, tmp_path: Path, database: Datab
 
     added = here("symbols", "add", "nflx", "ADA-EUR", "--timeframes", "1d,1m")
     assert added.returncode == 0, added.stderr
-    assert added.stdout == "tracked: NFLX\ntracked: ADA-EUR\n" or "ADA-EUR" in universe
+    assert added.stdout == "tracked: NFLX (stock)\ntracked: ADA-EUR (crypto)\n" or "ADA-EUR" in universe
     assert here("symbols", "set-timeframes", "AAPL", "1w,5m").stdout == "AAPL: 5m, 1w\n"
     assert here("symbols", "deactivate", "TSLA").returncode == 0
     rows = database.read_frame(
@@ -245,7 +246,7 @@ def test_the_life_of_a_tracked_symbol(here: Run, tmp_path: Path, database: Datab
         "symbol,asset_class,name,timeframes\nVIX,index,Volatility,1m 1d\nRIO,stock,,\n"
     )
     imported = here("symbols", "import", "more.csv")
-    assert imported.stdout == "tracked: VIX\ntracked: RIO\n", imported.stderr
+    assert imported.stdout == "tracked: VIX (index)\ntracked: RIO (stock)\n", imported.stderr
     now = tracked()
     assert (now["NFLX"], now["AAPL"], now["VIX"], now["RIO"]) == (
         ["1m", "1d"],
@@ -262,6 +263,9 @@ def test_the_life_of_a_tracked_symbol(here: Run, tmp_path: Path, database: Datab
 
 def test_wrong_symbols_are_one_line_and_change_nothing(here: Run, tmp_path: Path, database: Database) -> None:
     here("symbols", "list")
+    database.transaction(
+        lambda connection: connection.execute("insert into bar_counts values ('MSFT', '1d', 1)")
+    )
     before = database.read_frame("select * from tracked_symbols order by symbol")
     files = {
         "heading.csv": ("ticker,kind\nRIO,stock\n", ("heading.csv", "heading")),
@@ -272,6 +276,7 @@ def test_wrong_symbols_are_one_line_and_change_nothing(here: Run, tmp_path: Path
         "twice.csv": ("symbol,asset_class\nRIO,stock\nrio,stock\n", ("line 3", "twice")),
         "timeframe.csv": ("symbol,asset_class,name,timeframes\nRIO,stock,,2h\n", ("line 2", "'2h'")),
         "mixed.csv": ("symbol,asset_class\nRIO,stock\nAAPL,crypto\n", ("AAPL",)),
+        "kind.csv": ("symbol,asset_class\nMSFT,index\n", ("bars of MSFT are stored as stock",)),
     }
     for name, (text, _) in files.items():
         (tmp_path / name).write_text(text)
@@ -293,7 +298,7 @@ def test_adding_a_known_symbol_takes_it_up_as_it_was(here: Run) -> None:
     assert here("symbols", "set-timeframes", "SPY", "1m,1w").returncode == 0
     assert here("symbols", "deactivate", "SPY").returncode == 0
     again = here("symbols", "add", "SPY")
-    assert (again.returncode, again.stdout) == (0, "tracked: SPY\n"), again.stderr
+    assert (again.returncode, again.stdout) == (0, "tracked: SPY (etf)\n"), again.stderr
     listed = {one["symbol"]: one for one in json.loads(here("symbols", "list", "--json").stdout)}
     assert (listed["SPY"]["asset_class"], listed["SPY"]["timeframes"]) == ("etf", ["1m", "1w"])
     assert listed["BTC-USD"]["vendor_ticker"] == "X:BTCUSD"

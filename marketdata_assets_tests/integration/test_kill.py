@@ -137,6 +137,28 @@ def test_a_killed_backfill_leaves_whole_days_and_the_next_one_finishes(
     assert runs["status"].to_list() == ["FAILURE", "SUCCESS"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_backfill_stops_at_once_and_goes_on_later(
+    environment: dict[str, str],
+    tmp_path: Path,
+    database: Database,
+    simulator: SimulatorHandle,
+    number: signal.Signals,
+) -> None:
+    simulator.fail(FaultKind.TIMEOUT, skip=2, seconds=300)  # the third page never comes
+    with started(environment, tmp_path, "interrupted") as process:
+        wait_until(lambda: count(database, "ohlcv") > 0, "the first rows are committed")
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 130
+    said = (tmp_path / "interrupted.log").read_text().splitlines()
+    assert "interrupted" in said[-1]
+    assert not [line for line in said if "Error" in line or "Traceback" in line]
+    assert advisory_locks(database) == 0
+    assert count(database, "backfill_history where status = 'failed'") == 1
+    simulator.set_faults()
+    assert run_command(environment, tmp_path, *ARGUMENTS).returncode == 0
+
+
 def test_two_backfills_of_the_same_series_at_once(
     environment: dict[str, str],
     tmp_path: Path,

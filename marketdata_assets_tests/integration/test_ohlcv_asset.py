@@ -89,7 +89,7 @@ def test_a_materialization_says_what_was_done(platform: Platform) -> None:
     assert facts["dagster/table_name"] == "public.ohlcv"
     columns = {column.name: column.type for column in facts["dagster/column_schema"].columns}
     assert columns["time"] == "timestamptz"
-    assert list(columns) == platform.database.read_frame("select * from market_data").columns
+    assert [*columns, "stored_at"] == platform.database.read_frame("select * from market_data").columns
     assert {name: facts[name] for name in facts if name.startswith("rows_")} == {
         "rows_fetched": sum(record.bars for record in asked),
         "rows_inserted": bars,
