@@ -1,6 +1,6 @@
 """The ``ohlcv`` asset: bars of every series, fetched or rolled up, one partition per day and series."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,22 +20,18 @@ from dagster import (
 )
 from pydantic import Field
 
+from marketdata_assets.assets.fetching import instruments_of, request_metadata, vendor_events
 from marketdata_assets.assets.ingest import Ingest, IngestReport
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
-from marketdata_assets.domain.series import Instrument, Series
-from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.partitions import days_by_series
 from marketdata_assets.polygon.planner import plan
-from marketdata_assets.polygon.request import FetchRequest
-from marketdata_assets.polygon.resource import FetchEvent, PageFetched, PolygonResource
+from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.storage.bars import BarBatch, read_coverage, read_rows
-from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.io_manager import table_metadata
 from marketdata_assets.storage.resource import PostgresResource
-from marketdata_assets.storage.symbols import list_symbols, not_tracked
 from marketdata_assets.storage.tables import OHLCV
-from marketdata_assets.storage.vendor import claim_store, require_kind
 
 DESCRIPTION = """\
 OHLCV bars of every tracked series, **unadjusted**, keyed by `(symbol, timeframe, time)`; `time` is the open, UTC.
@@ -93,7 +89,7 @@ def _batches(
     days = days_by_series(context.partition_keys)
     now = datetime.now(UTC)
     with postgres.database() as database:
-        wanted, tracked = _instruments(database, days)
+        wanted, tracked = instruments_of(database, days)
         coverage = read_coverage(database, [instrument.symbol for instrument in wanted])
         planned = plan(
             wanted,
@@ -119,56 +115,14 @@ def _batches(
         def read_bars(series: Series, window: Window) -> pl.DataFrame:
             return read_rows(database, OHLCV, {series: [window]})
 
-        with closing(_events(polygon, planned.requests, database)) as events:
+        with closing(vendor_events(polygon, planned.requests, database)) as events:
             yield from ingest.batches(events, read_bars)
     report = ingest.report
-    context.add_asset_metadata(_metadata(report))
+    context.add_asset_metadata(request_metadata(report))
     for notice in report.notices:
         context.log.warning("%s", notice)
     if report.failures:
         raise _failure(report)
-
-
-def _events(
-    polygon: PolygonResource, requests: Sequence[FetchRequest], database: Database
-) -> Generator[FetchEvent]:
-    """The events of ``requests``; the first page that arrives settles what kind of bars the store holds."""
-    if not requests:
-        return
-    require_kind(database, simulated=polygon.is_simulated)
-    claimed = False
-    with closing(polygon.stream(requests, database_url=database.url)) as events:
-        for event in events:
-            if not claimed and isinstance(event, PageFetched):
-                claim_store(database, simulated=polygon.is_simulated)
-                claimed = True
-            yield event
-
-
-def _instruments(
-    database: Database, days: dict[Series, list[Any]]
-) -> tuple[dict[Instrument, list[Timeframe]], dict[Instrument, tuple[Timeframe, ...]]]:
-    """The wanted timeframes by instrument, and those that the instrument is tracked in."""
-    symbols = {one.symbol: one for one in list_symbols(database)}
-    wanted: dict[Instrument, list[Timeframe]] = {}
-    tracked: dict[Instrument, tuple[Timeframe, ...]] = {}
-    for series in days:
-        if series.symbol not in symbols:
-            raise not_tracked(series.symbol)
-        instrument = Instrument(series.symbol, symbols[series.symbol].asset_class)
-        wanted.setdefault(instrument, []).append(series.timeframe)
-        tracked[instrument] = symbols[series.symbol].timeframes
-    return wanted, tracked
-
-
-def _metadata(report: IngestReport) -> dict[str, MetadataValue]:
-    return {
-        "rows_fetched": MetadataValue.int(report.rows_fetched),
-        "requests": MetadataValue.int(report.requests),
-        "pages": MetadataValue.int(report.pages),
-        "retries": MetadataValue.int(report.retries),
-        "seconds_waited_for_limit": MetadataValue.float(round(report.waited_seconds, 3)),
-    }
 
 
 def _failure(report: IngestReport) -> Failure:
@@ -177,7 +131,7 @@ def _failure(report: IngestReport) -> Failure:
     return Failure(
         description=f"{', '.join(report.failed_symbols)} failed, every other symbol is stored: {shown}{more}",
         metadata={
-            **_metadata(report),
+            **request_metadata(report),
             "failed_symbols": MetadataValue.json(report.failed_symbols),
             "errors": MetadataValue.json([str(error) for _, error in report.failures]),
         },

@@ -7,9 +7,16 @@ from typing import Final
 from dagster import define_asset_job
 
 BARS_JOB: Final = "bars"
+GAPS_JOB: Final = "gaps"
 
 bars_job = define_asset_job(
     BARS_JOB,
     selection=["ohlcv"],
     description="Bring bars: what is missing from the store, and the latest sessions again.",
+)
+
+gaps_job = define_asset_job(
+    GAPS_JOB,
+    selection=["gap_report"],
+    description="Look for missing bars, ask for them again, and say why what is still missing is missing.",
 )

@@ -1,4 +1,4 @@
-"""Bars: their schema, the rules that a stored bar obeys, and what sets a bar apart without breaking a rule."""
+"""Bars: their schema, the rules that a stored bar obeys, and the buckets of each timeframe."""
 
 from __future__ import annotations
 

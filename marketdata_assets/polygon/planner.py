@@ -107,6 +107,37 @@ def plan(
     return Plan(tuple(fetches), tuple(rollups))
 
 
+def plan_again(
+    wanted: Mapping[Instrument, Mapping[Timeframe, Sequence[Window]]],
+    *,
+    now: datetime,
+    tracked: Mapping[Instrument, Iterable[Timeframe]] | None = None,
+) -> Plan:
+    """The fewest requests that ask again for the days of windows in which bars are missing.
+
+    Whole local days, so that longer bars can be made anew of all their base bars.
+    """
+    fetches: list[Fetch] = []
+    for instrument, by_timeframe in wanted.items():
+        calendar = calendar_of(instrument.asset_class)
+        for base in BASES:
+            group = {one: windows for one, windows in by_timeframe.items() if one.base is base}
+            days = {
+                day
+                for windows in group.values()
+                for window in windows
+                for day in calendar.sessions(
+                    calendar.local_day(window.start),
+                    calendar.local_day(window.end - timedelta(microseconds=1)),
+                )
+            }
+            # A week is wanted by its Sunday, on which there is no session.
+            days |= {calendar.local_day(window.start) for window in group.get(Timeframe.W1, ())}
+            planned = plan({instrument: group}, days, {}, now=now, force=True, tracked=tracked)
+            fetches += planned.fetches
+    return Plan(tuple(fetches))
+
+
 class _GroupPlanner:
     """Plans the timeframes of one symbol that share a base."""
 

@@ -1,0 +1,70 @@
+"""What every asset that asks the vendor shares: whom to ask about what, the events, and what they cost."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from dagster import MetadataValue
+
+from marketdata_assets.domain.series import Instrument
+from marketdata_assets.polygon.resource import PageFetched
+from marketdata_assets.storage.symbols import list_symbols, not_tracked
+from marketdata_assets.storage.vendor import claim_store, require_kind
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Sequence
+
+    from marketdata_assets.assets.ingest import IngestReport
+    from marketdata_assets.domain.series import Series
+    from marketdata_assets.domain.timeframe import Timeframe
+    from marketdata_assets.polygon.request import FetchRequest
+    from marketdata_assets.polygon.resource import FetchEvent, PolygonResource
+    from marketdata_assets.storage.connection import Database
+
+
+def vendor_events(
+    polygon: PolygonResource, requests: Sequence[FetchRequest], database: Database
+) -> Generator[FetchEvent]:
+    """The events of ``requests``; the first page that arrives settles what kind of bars the store holds."""
+    if not requests:
+        return
+    require_kind(database, simulated=polygon.is_simulated)
+    claimed = False
+    with closing(polygon.stream(requests, database_url=database.url)) as events:
+        for event in events:
+            if not claimed and isinstance(event, PageFetched):
+                claim_store(database, simulated=polygon.is_simulated)
+                claimed = True
+            yield event
+
+
+def instruments_of(
+    database: Database, series: Iterable[Series]
+) -> tuple[dict[Instrument, list[Timeframe]], dict[Instrument, tuple[Timeframe, ...]]]:
+    """The timeframes of ``series`` by instrument, and those that the instrument is tracked in.
+
+    Raises:
+        ConfigurationError: A symbol is not tracked.
+    """
+    symbols = {one.symbol: one for one in list_symbols(database)}
+    wanted: dict[Instrument, list[Timeframe]] = {}
+    tracked: dict[Instrument, tuple[Timeframe, ...]] = {}
+    for one in series:
+        if one.symbol not in symbols:
+            raise not_tracked(one.symbol)
+        instrument = Instrument(one.symbol, symbols[one.symbol].asset_class)
+        wanted.setdefault(instrument, []).append(one.timeframe)
+        tracked[instrument] = symbols[one.symbol].timeframes
+    return wanted, tracked
+
+
+def request_metadata(report: IngestReport) -> dict[str, MetadataValue]:
+    """What the requests of an ingest cost, as materialization metadata."""
+    return {
+        "rows_fetched": MetadataValue.int(report.rows_fetched),
+        "requests": MetadataValue.int(report.requests),
+        "pages": MetadataValue.int(report.pages),
+        "retries": MetadataValue.int(report.retries),
+        "seconds_waited_for_limit": MetadataValue.float(round(report.waited_seconds, 3)),
+    }

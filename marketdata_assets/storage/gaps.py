@@ -1,0 +1,190 @@
+"""Gaps and completeness in Postgres: the bars to look through, known gaps, and what became of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from psycopg import sql
+
+from marketdata_assets.domain.gap_history import KNOWN_SCHEMA
+from marketdata_assets.domain.gaps import GapState
+from marketdata_assets.domain.slots import Held, held_by_series
+from marketdata_assets.storage.bars import read_rows
+from marketdata_assets.storage.merge import lock_series
+from marketdata_assets.storage.tables import OHLCV
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import polars as pl
+    from psycopg import Connection
+
+    from marketdata_assets.domain.series import Series
+    from marketdata_assets.domain.windows import Window
+    from marketdata_assets.storage.connection import Database
+
+_DAILY: Final = (
+    "symbol",
+    "timeframe",
+    "day",
+    "expected_bars",
+    "present_bars",
+    "no_trade_bars",
+    "missing_bars",
+    "completeness",
+    "status",
+)
+_TYPES: Final = {
+    "symbol": "text",
+    "timeframe": "text",
+    "day": "date",
+    "gap_start": "timestamptz",
+    "gap_end": "timestamptz",
+    "missing_bars": "bigint",
+    "state": "text",
+    "attempts": "integer",
+    "failure": "text",
+    "reason": "text",
+    "detected_at": "timestamptz",
+    "expected_bars": "bigint",
+    "present_bars": "bigint",
+    "no_trade_bars": "bigint",
+    "completeness": "double precision",
+    "status": "text",
+}
+
+
+def read_held(database: Database, windows: Mapping[Series, Window]) -> dict[Series, Held]:
+    """The stored bars of each series in its window."""
+    columns = ["symbol", "timeframe", "time", "base_bars"]
+    spans = {series: [window] for series, window in windows.items()}
+    return held_by_series(read_rows(database, OHLCV, spans, columns=columns))
+
+
+def first_bars(database: Database, series: Iterable[Series]) -> dict[Series, datetime]:
+    """The open of the first stored bar of each series' symbol in any timeframe of the same base.
+
+    A series without such a bar is left out.
+    """
+    wanted = list(series)
+
+    def read(connection: Connection[tuple[object, ...]]) -> dict[Series, datetime]:
+        symbols = sorted({one.symbol for one in wanted})
+        rows = connection.execute(
+            "select s.symbol, f.timeframe, b.time from unnest(%s::text[]) as s(symbol),"
+            " unnest(%s::text[]) as f(timeframe), lateral (select time from ohlcv o"
+            "  where o.symbol = s.symbol and o.timeframe = f.timeframe order by time limit 1) as b",
+            [
+                symbols,
+                sorted(
+                    {one.timeframe.value for one in wanted} | {one.timeframe.base.value for one in wanted}
+                ),
+            ],
+        ).fetchall()
+        found = {(str(symbol), str(timeframe)): time for symbol, timeframe, time in rows}
+        firsts: dict[Series, datetime] = {}
+        for one in wanted:
+            times = [
+                time
+                for (symbol, timeframe), time in found.items()
+                if symbol == one.symbol
+                and timeframe in (one.timeframe.value, one.timeframe.base.value)
+                and isinstance(time, datetime)
+            ]
+            if times:
+                firsts[one] = min(times)
+        return firsts
+
+    return database.transaction(read)
+
+
+def read_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
+    """The known gaps of each series that reach into its window and are not filled, as ``KNOWN_SCHEMA``."""
+    if not windows:
+        return KNOWN_SCHEMA.to_frame()
+    values = sql.SQL(", ").join(
+        sql.SQL("({}, {}, {}::timestamptz, {}::timestamptz)").format(
+            *map(
+                sql.Literal,
+                (one.symbol, one.timeframe.value, window.start.isoformat(), window.end.isoformat()),
+            )
+        )
+        for one, window in windows.items()
+    )
+    query = sql.SQL(
+        "select {} from (values {}) as w(symbol, timeframe, lo, hi) join gap_report g using (symbol, timeframe)"
+        " where g.state <> {} and g.gap_start < w.hi and g.gap_end > w.lo order by 1, 2, 4"
+    ).format(
+        sql.SQL(", ").join(
+            sql.Identifier(name)
+            if name in ("symbol", "timeframe")
+            else sql.SQL("g.{}").format(sql.Identifier(name))
+            for name in _gap_columns()
+        ),
+        values,
+        sql.Literal(GapState.FILLED.value),
+    )
+    frame = database.read_frame(query.as_string(None))
+    return frame.cast(KNOWN_SCHEMA).select(KNOWN_SCHEMA.names()) if frame.width else KNOWN_SCHEMA.to_frame()
+
+
+def write_gaps(
+    database: Database, windows: Mapping[Series, Window], gaps: pl.DataFrame, daily: pl.DataFrame
+) -> None:
+    """Replace what is known of each series in its window by ``gaps`` (``KNOWN_SCHEMA``) and ``daily``.
+
+    One transaction. ``detected_at`` that is null becomes now; filled gaps that are known stay.
+    """
+
+    def work(connection: Connection[tuple[object, ...]]) -> None:
+        lock_series(connection, windows)
+        spans = [
+            (one.symbol, one.timeframe.value, window.start, window.end) for one, window in windows.items()
+        ]
+        connection.execute(
+            "delete from gap_report g using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])"
+            " as w(symbol, timeframe, lo, hi) where g.symbol = w.symbol and g.timeframe = w.timeframe"
+            " and g.gap_start < w.hi and g.gap_end > w.lo and g.state <> 'filled'",
+            [list(column) for column in zip(*spans, strict=True)],
+        )
+        names = _gap_columns()
+        _insert(
+            connection,
+            "gap_report",
+            gaps.select(names),
+            # A gap that was filled and reported so may be part of what a wider window finds filled again.
+            "on conflict (symbol, timeframe, gap_start) do nothing",
+        )
+        connection.execute(
+            "update gap_report set resolved_at = now() where state <> 'open' and resolved_at is null"
+        )
+        others = ", ".join(f"{name} = excluded.{name}" for name in _DAILY[3:])
+        _insert(
+            connection,
+            "completeness_daily",
+            daily.select(_DAILY),
+            f"on conflict (symbol, timeframe, day) do update set {others}, checked_at = now()",
+        )
+
+    if windows:
+        database.transaction(work)
+
+
+def _gap_columns() -> list[str]:
+    return KNOWN_SCHEMA.names()
+
+
+def _insert(
+    connection: Connection[tuple[object, ...]], table: str, rows: pl.DataFrame, conflict: str
+) -> None:
+    if rows.is_empty():
+        return
+    columns: Sequence[str] = rows.columns
+    values = ", ".join(f"coalesce({name}, now())" if name == "detected_at" else name for name in columns)
+    arrays = ", ".join(f"%s::{_TYPES[name]}[]" for name in columns)
+    statement = (
+        f"insert into {table} ({', '.join(columns)}) select {values}"  # noqa: S608 - names of this module
+        f" from unnest({arrays}) as t({', '.join(columns)}) {conflict}"
+    )
+    connection.execute(statement.encode(), [rows[name].to_list() for name in columns])
