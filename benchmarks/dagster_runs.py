@@ -14,9 +14,9 @@ import polars as pl
 
 from benchmarks.figures import Figure
 from benchmarks.server import fresh_database, settle
-from marketdata_assets.automation.backfill import RangeRun
 from marketdata_assets.automation.instance import prepare_environment, sync_series
 from marketdata_assets.automation.jobs import BARS_JOB
+from marketdata_assets.automation.ranges import RangeRun
 from marketdata_assets.config import load_settings
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.bars import BAR_SCHEMA

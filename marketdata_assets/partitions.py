@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 DAY: Final = "day"
 SERIES: Final = "series"
 
+RANGE_START: Final = "dagster/asset_partition_range_start"
+RANGE_END: Final = "dagster/asset_partition_range_end"
+"""The tags that make a run take every partition between two keys, in both dimensions."""
+
 
 def day_by_series(start: date) -> MultiPartitionsDefinition:
     """The partitions of every asset that holds bars, from ``start`` on; today is the last day."""

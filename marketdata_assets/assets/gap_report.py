@@ -177,10 +177,9 @@ class _Look:
             one: Window(window.start - evidence, window.end + _BEYOND) for one, window in windows.items()
         }
         self._known = read_gaps(database, around)
-        context = Window(
-            min([window.start for window in around.values()] + self._known["gap_start"].to_list()),
-            max([window.end for window in windows.values()] + self._known["gap_end"].to_list()),
-        )
+        starts = [window.start for window in around.values()] + self._known["gap_start"].to_list()
+        ends = [window.end for window in windows.values()] + self._known["gap_end"].to_list()
+        context = Window(min(starts).astimezone(UTC), max(ends).astimezone(UTC))
         self._context = context
         self._expected: dict[Series, Slots] = expected_by_series(
             classes, context, now, first_bars(database, windows)

@@ -1,4 +1,4 @@
-"""Backfills: a rectangle of days x series as few range runs, executed one after the other in this process."""
+"""Backfills: bars of a rectangle of days x series, in range runs one after the other in this process."""
 
 from __future__ import annotations
 
@@ -6,50 +6,25 @@ import json
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from dagster import DagsterExecutionInterruptedError, DagsterRunStatus, JsonMetadataValue, RunsFilter
+from dagster import DagsterRunStatus, JsonMetadataValue, RunsFilter
 
 from marketdata_assets.automation.jobs import BARS_JOB
-from marketdata_assets.domain.errors import ConfigurationError
-from marketdata_assets.domain.series import Series
-from marketdata_assets.partitions import islands, partition_key
-from marketdata_assets.polygon.errors import AuthenticationError
+from marketdata_assets.automation.ranges import execute_range, range_runs, reason_of
 from marketdata_assets.storage.connection import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dagster import DagsterInstance, Definitions, ExecuteInProcessResult, MetadataValue
-    from dagster_shared.error import SerializableErrorInfo
     from psycopg import Connection
 
+    from marketdata_assets.automation.ranges import RangeRun
     from marketdata_assets.storage.connection import Database
 
-MAX_PARTITIONS: Final = 10_000
-"""Partitions of one run: bounds the events and the memory of a run. A single series may exceed it."""
-
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 _BACKFILL_TAG: Final = "marketdata/backfill"
 _LOCK_SPACE: Final = 0x6D62  # any constant that nobody else hashes advisory locks with
-
-
-@dataclass(frozen=True, slots=True)
-class RangeRun:
-    """One run: every series from ``first_series`` to ``last_series`` in Dagster's order, over the days."""
-
-    first_day: date
-    last_day: date
-    series: tuple[Series, ...]
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """The tags that make a run of the job a range run."""
-        return {
-            RANGE_START: partition_key(self.first_day, self.series[0]),
-            RANGE_END: partition_key(self.last_day, self.series[-1]),
-        }
 
 
 @dataclass(slots=True)
@@ -67,54 +42,6 @@ class Outcome:
     retries: int = 0
     seconds_waited_for_limit: float = 0.0
     failures: dict[str, str] = field(default_factory=dict)
-
-
-def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, last: date) -> list[RangeRun]:
-    """The runs for ``wanted`` series over the days ``first`` to ``last``, both inclusive.
-
-    Timeframes of one symbol stay in one run, with the tracked ones in between: they share their requests. A
-    run takes all the days, so that a page of the vendor is as full as it can be.
-
-    Raises:
-        ConfigurationError: A wanted series is no partition: it was taken out of ``tracked_symbols``.
-    """
-    if absent := {one.key for one in wanted}.difference(ordered):
-        message = f"{min(absent)} is not tracked any more: add it with `marketdata symbols add`"
-        raise ConfigurationError(message)
-    days = (last - first).days + 1
-    runs: list[RangeRun] = []
-    place = {key: position for position, key in enumerate(ordered)}
-    for begin, end in islands(ordered, _without_holes(ordered, wanted)):
-        members = [Series.parse(key) for key in ordered[place[begin] : place[end] + 1]]
-        chunk: list[Series] = []
-        for symbol_members in _by_symbol(members):
-            if chunk and (len(chunk) + len(symbol_members)) * days > MAX_PARTITIONS:
-                runs.append(RangeRun(first, last, tuple(chunk)))
-                chunk = []
-            chunk += symbol_members
-        runs.append(RangeRun(first, last, tuple(chunk)))
-    return runs
-
-
-def _without_holes(ordered: Sequence[str], wanted: Sequence[Series]) -> set[str]:
-    """Keys of ``wanted`` and of what lies between the series of one symbol: its bases are asked for anyway."""
-    chosen = {one.key for one in wanted}
-    filled: set[str] = set()
-    for group in _by_symbol([Series.parse(key) for key in ordered]):
-        places = [place for place, one in enumerate(group) if one.key in chosen]
-        if places:
-            filled |= {one.key for one in group[places[0] : places[-1] + 1]}
-    return filled
-
-
-def _by_symbol(series: Sequence[Series]) -> Iterator[list[Series]]:
-    group: list[Series] = []
-    for one in series:
-        if group and group[-1].symbol != one.symbol:
-            yield group
-            group = []
-        group.append(one)
-    yield group
 
 
 def execute(
@@ -158,7 +85,6 @@ def _alive(database: Database, backfill_id: str) -> Iterator[None]:
         yield
 
 
-_INTERRUPTIONS: Final = {DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__}
 _TRY_LOCK: Final = "select pg_try_advisory_lock(hashtextextended(%s, %s))"
 
 
@@ -174,25 +100,20 @@ def _execute(
     result = _run_once(definitions, instance, run, outcome, {"force": force})
     if result.success:
         return
-    if any(error.cls_name in _INTERRUPTIONS for error in _causes(result)):
-        # Dagster ends a run at Ctrl-C and SIGTERM; the whole backfill is meant.
-        raise KeyboardInterrupt
-    if (problem := _configuration_problem(result)) is not None:
-        raise ConfigurationError(problem)
     named = _given_up(result)
     if not named:
         # The run ended before its last request did: nothing is known of any of its symbols.
-        outcome.failures |= dict.fromkeys((one.symbol for one in run.series), _reason(result))
+        outcome.failures |= dict.fromkeys((one.symbol for one in run.series), reason_of(result))
         return
     reasons = _reasons(database, result.run_id)
-    outcome.failures |= {symbol: reasons.get(symbol, _reason(result)) for symbol in named}
+    outcome.failures |= {symbol: reasons.get(symbol, reason_of(result)) for symbol in named}
     sound = [one for one in run.series if one.symbol not in named]
     # Contiguous in the run's own order, which is a stretch of Dagster's.
     ordered = [one.key for one in run.series]
     for again in range_runs(ordered, sound, run.first_day, run.last_day):
         recorded = _run_once(definitions, instance, again, outcome, {"ask_vendor": False})
         if not recorded.success:
-            outcome.failures |= dict.fromkeys((one.symbol for one in again.series), _reason(recorded))
+            outcome.failures |= dict.fromkeys((one.symbol for one in again.series), reason_of(recorded))
 
 
 def _run_once(
@@ -202,18 +123,8 @@ def _run_once(
     outcome: Outcome,
     config: dict[str, object],
 ) -> ExecuteInProcessResult:
-    result = definitions.resolve_job_def(BARS_JOB).execute_in_process(
-        run_config={
-            "ops": {"ohlcv": {"config": config}},
-            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-        },
-        instance=instance,
-        tags={
-            **run.tags,
-            _BACKFILL_TAG: outcome.backfill_id,
-        },
-        raise_on_error=False,
-    )
+    tags = {_BACKFILL_TAG: outcome.backfill_id}
+    result = execute_range(definitions, instance, run, job=BARS_JOB, config={"ohlcv": config}, tags=tags)
     outcome.run_ids.append(result.run_id)
     # Every partition of a range run carries the totals of the run; a run that gave up on a symbol tells them, too.
     told = [event.materialization.metadata for event in result.get_asset_materialization_events()[:1]]
@@ -237,33 +148,6 @@ def _given_up(result: ExecuteInProcessResult) -> list[str]:
     said = _given_up_metadata(result).get("failed_symbols")
     symbols = said.value if isinstance(said, JsonMetadataValue) else None
     return [str(symbol) for symbol in symbols] if isinstance(symbols, list) else []
-
-
-def _reason(result: ExecuteInProcessResult) -> str:
-    causes = _causes(result)
-    return _text_of(causes[-1]) if causes else f"run {result.run_id} failed: see it in the UI"
-
-
-def _configuration_problem(result: ExecuteInProcessResult) -> str | None:
-    """What the user has to correct, when that is why the run failed."""
-    names = {ConfigurationError.__name__, AuthenticationError.__name__}
-    return next((_text_of(error) for error in _causes(result) if error.cls_name in names), None)
-
-
-def _causes(result: ExecuteInProcessResult) -> list[SerializableErrorInfo]:
-    """The errors of the step that failed, each followed by its cause."""
-    for event in result.all_events:
-        if event.is_step_failure and (error := event.step_failure_data.error) is not None:
-            chain = [error]
-            while (error := chain[-1].cause) is not None:
-                chain.append(error)
-            return chain
-    return []
-
-
-def _text_of(error: SerializableErrorInfo) -> str:
-    # Dagster keeps an error as text, its class in front.
-    return " ".join(error.message.split(": ", 1)[-1].split())
 
 
 def _reasons(database: Database, run_id: str) -> dict[str, str]:
@@ -356,11 +240,3 @@ def close_orphans(instance: DagsterInstance, database: Database) -> int:
                 run, message="The process that executed this run is gone; run the backfill again."
             )
     return len(gone)
-
-
-def day_window(days: int | None, start: date | None, end: date | None, *, now: datetime) -> tuple[date, date]:
-    """First and last day of a backfill, both inclusive: the last ``days`` days, or ``start`` to ``end``."""
-    last = end or now.astimezone(UTC).date()
-    if start is not None:
-        return start, last
-    return last - timedelta(days=(days or 1) - 1), last

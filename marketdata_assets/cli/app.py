@@ -12,7 +12,7 @@ from typing import Annotated
 import psycopg
 import typer
 
-from marketdata_assets.cli import backfill, database, demo, simulate, symbols, up
+from marketdata_assets.cli import backfill, database, demo, gaps, simulate, symbols, up
 from marketdata_assets.cli.console import ConsoleHandler
 from marketdata_assets.domain.errors import MarketDataError
 
@@ -50,6 +50,7 @@ app.command(epilog="Example: marketdata up")(up.up)
 app.command(epilog="Example: marketdata backfill --symbols AAPL,SPY --timeframes 1h,1d --days 30")(
     backfill.backfill
 )
+app.command(epilog="Example: marketdata gaps --symbols SPY --days 30 --repair")(gaps.gaps)
 app.add_typer(symbols.app, name="symbols")
 app.add_typer(database.app, name="db")
 app.command(epilog="Example: marketdata migrate")(database.migrate)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from marketdata_assets.cli.selection import DEFAULT_DAYS, check_days, chosen_days, chosen_symbols
 from marketdata_assets.domain.errors import ConfigurationError
-from marketdata_assets.domain.series import Series, parse_symbol
 from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
 
 if TYPE_CHECKING:
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from marketdata_assets.automation.backfill import Outcome
     from marketdata_assets.cli.console import FetchProgress
     from marketdata_assets.cli.session import Store
+    from marketdata_assets.domain.series import Series
     from marketdata_assets.polygon.request import FetchRequest
     from marketdata_assets.polygon.resource import PolygonResource
     from marketdata_assets.storage.symbols import TrackedSymbol
-
-_DEFAULT_DAYS = 7
-_MOST_DAYS = 36_525
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ def backfill(
         typer.Option(help="Comma-separated, from 1m 5m 15m 30m 1h 4h 1d 1w; default each symbol's own."),
     ] = None,
     days: Annotated[
-        int | None, typer.Option(help=f"The last N days, today included; default {_DEFAULT_DAYS}.")
+        int | None, typer.Option(help=f"The last N days, today included; default {DEFAULT_DAYS}.")
     ] = None,
     start: Annotated[str | None, typer.Option(help="First day, YYYY-MM-DD.")] = None,
     end: Annotated[str | None, typer.Option(help="Last day, YYYY-MM-DD, inclusive; default today.")] = None,
@@ -63,11 +61,11 @@ def backfill(
     from marketdata_assets.cli.session import open_store
 
     now = datetime.now(UTC)
-    first, last = _days(days, start, end, now)
+    first, last = chosen_days(days, start, end, now)
     wanted_timeframes = None if timeframes is None else parse_timeframes(timeframes)
     _check_writable(json_path)
     with open_store() as store:
-        _check_days(first, last, store.settings.start, now)
+        check_days(first, last, store.settings.start, now)
         tracked = _tracked(store, symbols, wanted_timeframes)
         series = tuple(
             one
@@ -89,6 +87,7 @@ def run(store: Store, request: Request, *, polygon: PolygonResource | None = Non
 
     from marketdata_assets.automation import backfill as runs
     from marketdata_assets.automation.instance import prepare_environment, sync_series
+    from marketdata_assets.automation.ranges import RangeRun, range_runs
     from marketdata_assets.cli.console import FetchProgress, err, progress
     from marketdata_assets.definitions import build_definitions
 
@@ -100,11 +99,11 @@ def run(store: Store, request: Request, *, polygon: PolygonResource | None = Non
                 f"{closed} earlier run(s) of a process that is gone were marked as failed", highlight=False
             )
         ordered = sync_series(instance, store.database)
-        planned = runs.range_runs(ordered, request.series, request.first, request.last)
+        planned = range_runs(ordered, request.series, request.first, request.last)
         watcher = FetchProgress(bars)
         task = bars.add_task("runs", total=len(planned), note="")
 
-        def on_run(run: runs.RangeRun) -> None:
+        def on_run(run: RangeRun) -> None:
             begin, finish = run.series[0], run.series[-1]
             label = f"{begin}" if begin == finish else f"{begin} … {finish}"
             if err.is_terminal:
@@ -144,43 +143,6 @@ def watched(polygon: PolygonResource | None, watcher: FetchProgress) -> PolygonR
     return WatchedPolygon(**(polygon.model_dump() if polygon else {}))
 
 
-def _days(days: int | None, start: str | None, end: str | None, now: datetime) -> tuple[date, date]:
-    from marketdata_assets.automation.backfill import day_window
-
-    if days is not None and start is not None:
-        message = "--days and --start exclude each other: give one of them"
-        raise ConfigurationError(message)
-    if days is not None and days < 1:
-        message = f"--days {days} is no number of days: give 1 or more"
-        raise ConfigurationError(message)
-    if days is not None and days > _MOST_DAYS:
-        message = f"--days {days} reaches beyond any history: give {_MOST_DAYS} or less"
-        raise ConfigurationError(message)
-    first_day, last_day = _day("--start", start), _day("--end", end)
-    return day_window(days or _DEFAULT_DAYS, first_day, last_day, now=now)
-
-
-def _day(option: str, text: str | None) -> date | None:
-    try:
-        return None if text is None else date.fromisoformat(text)
-    except ValueError:
-        message = f"{option} {text!r} is not a date: write it as YYYY-MM-DD"
-        raise ConfigurationError(message) from None
-
-
-def _check_days(first: date, last: date, earliest: date, now: datetime) -> None:
-    today = now.date()
-    if last < first:
-        message = f"--end {last} lies before --start {first}: swap them"
-    elif last > today:
-        message = f"--end {last} lies in the future: today is {today} (UTC)"
-    elif first < earliest:
-        message = f"--start {first} lies before the first partition, {earliest}: set MARKETDATA_START to {first} or earlier"
-    else:
-        return
-    raise ConfigurationError(message)
-
-
 def _tracked(
     store: Store, symbols: str | None, timeframes: tuple[Timeframe, ...] | None
 ) -> list[TrackedSymbol]:
@@ -188,33 +150,25 @@ def _tracked(
     from dataclasses import replace
 
     from marketdata_assets.polygon.resource import PolygonResource
-    from marketdata_assets.storage.symbols import list_symbols, not_tracked, set_timeframes
+    from marketdata_assets.storage.symbols import set_timeframes
     from marketdata_assets.storage.vendor import require_kind
 
-    active = {one.symbol: one for one in list_symbols(store.database, active_only=True)}
+    active = chosen_symbols(store, symbols)
     if symbols is None:
         # Without --symbols, --timeframes narrows: it must not widen what every symbol is tracked in.
-        return list(active.values())
-    names = [parse_symbol(name) for name in symbols.split(",") if name.strip()]
-    if not names:
-        message = "--symbols names none: give symbols such as AAPL,SPY"
-        raise ConfigurationError(message)
-    for name in names:
-        if name not in active:
-            raise not_tracked(name)
+        return active
     chosen = []
-    for name in dict.fromkeys(names):
-        symbol = active[name]
+    for symbol in active:
         missing = [timeframe for timeframe in timeframes or () if timeframe not in symbol.timeframes]
-        if missing:
-            # Nothing is widened for a backfill that cannot start.
-            require_kind(store.database, simulated=PolygonResource().ready().is_simulated)
-            symbol = replace(
-                symbol, timeframes=tuple(one for one in Timeframe if one in {*symbol.timeframes, *missing})
-            )
-            set_timeframes(store.database, name, symbol.timeframes)
-            typer.echo(f"{name}: tracked in {', '.join(missing)} from now on", err=True)
-        chosen.append(symbol)
+        if not missing:
+            chosen.append(symbol)
+            continue
+        # Nothing is widened for a backfill that cannot start.
+        require_kind(store.database, simulated=PolygonResource().ready().is_simulated)
+        wider = tuple(one for one in Timeframe if one in {*symbol.timeframes, *missing})
+        set_timeframes(store.database, symbol.symbol, wider)
+        typer.echo(f"{symbol.symbol}: tracked in {', '.join(missing)} from now on", err=True)
+        chosen.append(replace(symbol, timeframes=wider))
     return chosen
 
 

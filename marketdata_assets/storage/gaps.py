@@ -13,11 +13,11 @@ from marketdata_assets.domain.slots import Held, held_by_series
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.merge import lock_series
 from marketdata_assets.storage.tables import OHLCV
+import polars as pl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    import polars as pl
     from psycopg import Connection
 
     from marketdata_assets.domain.series import Series
@@ -47,6 +47,7 @@ _TYPES: Final = {
     "failure": "text",
     "reason": "text",
     "detected_at": "timestamptz",
+    "resolved_at": "timestamptz",
     "expected_bars": "bigint",
     "present_bars": "bigint",
     "no_trade_bars": "bigint",
@@ -101,6 +102,15 @@ def first_bars(database: Database, series: Iterable[Series]) -> dict[Series, dat
 
 def read_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
     """The known gaps of each series that reach into its window and are not filled, as ``KNOWN_SCHEMA``."""
+    return _read(database, windows, sql.SQL("g.state <> {}").format(sql.Literal(GapState.FILLED.value)))
+
+
+def list_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
+    """Every gap that reaches into the window of its series, as ``KNOWN_SCHEMA``, the largest first."""
+    return _read(database, windows, sql.SQL("true")).sort("missing_bars", descending=True)
+
+
+def _read(database: Database, windows: Mapping[Series, Window], which: sql.Composable) -> pl.DataFrame:
     if not windows:
         return KNOWN_SCHEMA.to_frame()
     values = sql.SQL(", ").join(
@@ -113,17 +123,13 @@ def read_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFr
         for one, window in windows.items()
     )
     query = sql.SQL(
-        "select {} from (values {}) as w(symbol, timeframe, lo, hi) join gap_report g using (symbol, timeframe)"
-        " where g.state <> {} and g.gap_start < w.hi and g.gap_end > w.lo order by 1, 2, 4"
+        "select {} from (values {}) as w(symbol, timeframe, lo, hi)"
+        " join gap_report g on g.symbol = w.symbol and g.timeframe = w.timeframe"
+        " and g.gap_start < w.hi and g.gap_end > w.lo where {} order by g.symbol, g.timeframe, g.gap_start"
     ).format(
-        sql.SQL(", ").join(
-            sql.Identifier(name)
-            if name in ("symbol", "timeframe")
-            else sql.SQL("g.{}").format(sql.Identifier(name))
-            for name in _gap_columns()
-        ),
+        sql.SQL(", ").join(sql.SQL("g.{}").format(sql.Identifier(name)) for name in KNOWN_SCHEMA.names()),
         values,
-        sql.Literal(GapState.FILLED.value),
+        which,
     )
     frame = database.read_frame(query.as_string(None))
     return frame.cast(KNOWN_SCHEMA).select(KNOWN_SCHEMA.names()) if frame.width else KNOWN_SCHEMA.to_frame()
@@ -142,17 +148,17 @@ def write_gaps(
         spans = [
             (one.symbol, one.timeframe.value, window.start, window.end) for one, window in windows.items()
         ]
-        connection.execute(
+        replaced = connection.execute(
             "delete from gap_report g using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])"
             " as w(symbol, timeframe, lo, hi) where g.symbol = w.symbol and g.timeframe = w.timeframe"
-            " and g.gap_start < w.hi and g.gap_end > w.lo and g.state <> 'filled'",
+            " and g.gap_start < w.hi and g.gap_end > w.lo and g.state <> 'filled'"
+            " returning g.symbol, g.timeframe, g.gap_start, g.state, g.resolved_at",
             [list(column) for column in zip(*spans, strict=True)],
-        )
-        names = _gap_columns()
+        ).fetchall()
         _insert(
             connection,
             "gap_report",
-            gaps.select(names),
+            _with_resolution(gaps.select(KNOWN_SCHEMA.names()), replaced),
             # A gap that was filled and reported so may be part of what a wider window finds filled again.
             "on conflict (symbol, timeframe, gap_start) do nothing",
         )
@@ -171,8 +177,13 @@ def write_gaps(
         database.transaction(work)
 
 
-def _gap_columns() -> list[str]:
-    return KNOWN_SCHEMA.names()
+def _with_resolution(gaps: pl.DataFrame, replaced: Sequence[tuple[object, ...]]) -> pl.DataFrame:
+    """``gaps`` with the time at which those that keep their state got it."""
+    schema = {name: KNOWN_SCHEMA[name] for name in ("symbol", "timeframe", "gap_start", "state")}
+    earlier = pl.DataFrame(
+        replaced, schema={**schema, "resolved_at": KNOWN_SCHEMA["gap_start"]}, orient="row"
+    )
+    return gaps.join(earlier, on=list(schema), how="left")
 
 
 def _insert(

@@ -132,6 +132,16 @@ def partition_windows(database: Database, keys: Iterable[str]) -> dict[Series, l
     return windows
 
 
+def partition_windows_of(
+    database: Database, series: Iterable[Series], first: date, last: date
+) -> dict[Series, Window]:
+    """The window of UTC time that the days ``first`` to ``last``, both inclusive, are for each of ``series``."""
+    return {
+        one: Window(calendar.day_start(first), calendar.day_window(last).end)
+        for one, calendar in _calendars(database, series).items()
+    }
+
+
 def _calendars(database: Database, series: Iterable[Series]) -> dict[Series, TradingCalendar]:
     classes: dict[str, AssetClass] = {one.symbol: one.asset_class for one in list_symbols(database)}
     calendars = {}

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from dagster import DagsterInstance
 
-from marketdata_assets.automation.backfill import RangeRun
 from marketdata_assets.automation.instance import BATCHING, sync_series
 from marketdata_assets.automation.jobs import BARS_JOB
+from marketdata_assets.automation.ranges import RangeRun
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.tickers import inferred_asset_class

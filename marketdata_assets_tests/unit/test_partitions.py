@@ -8,13 +8,15 @@ from dagster import MultiPartitionKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketdata_assets.automation import backfill
-from marketdata_assets.automation.backfill import RANGE_END, RANGE_START, RangeRun, range_runs
+from marketdata_assets.automation import ranges
+from marketdata_assets.automation.ranges import RangeRun, range_runs
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.partitions import (
     DAY,
+    RANGE_END,
+    RANGE_START,
     SERIES,
     day_by_series,
     days_by_series,
@@ -124,7 +126,7 @@ def test_nothing_wanted_is_no_run() -> None:
 def test_a_large_rectangle_is_divided_between_symbols(
     monkeypatch: pytest.MonkeyPatch, limit: int, runs: list[list[str]]
 ) -> None:
-    monkeypatch.setattr(backfill, "MAX_PARTITIONS", limit)
+    monkeypatch.setattr(ranges, "MAX_PARTITIONS", limit)
     assert list(map(members, range_runs(ORDERED, series(*ORDERED), FIRST, LAST))) == runs
 
 
@@ -133,15 +135,22 @@ def test_a_large_rectangle_is_divided_between_symbols(
     wanted=st.sets(st.integers(0, 11)),
     limit=st.integers(1, 60),
 )
-def test_runs_hold_every_wanted_series_once_and_no_other(
+def test_runs_hold_every_wanted_series_once_and_what_lies_between_those_of_a_symbol(
     order: list[str], wanted: set[int], limit: int
 ) -> None:
     chosen = [order[place] for place in wanted]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backfill, "MAX_PARTITIONS", limit)
+        patch.setattr(ranges, "MAX_PARTITIONS", limit)
         runs = range_runs(order, series(*chosen), FIRST, LAST)
     held = [key for run in runs for key in members(run)]
-    assert held == [key for key in order if key in chosen]
+    places = sorted(wanted)
+    between = {
+        place
+        for one, after in pairwise(places)
+        for place in range(one, after)
+        if len({Series.parse(key).symbol for key in order[one : after + 1]}) == 1
+    }
+    assert held == [key for place, key in enumerate(order) if place in wanted | between]
     for run in runs:
         # Dagster takes everything between the two ends of a range.
         begin, end = order.index(members(run)[0]), order.index(members(run)[-1])
@@ -162,4 +171,4 @@ def test_runs_hold_every_wanted_series_once_and_no_other(
 def test_the_days_of_a_backfill(
     arguments: tuple[int | None, date | None, date | None], window: tuple[date, date]
 ) -> None:
-    assert backfill.day_window(*arguments, now=at("2024-07-02T23:59")) == window
+    assert ranges.day_window(*arguments, now=at("2024-07-02T23:59")) == window

@@ -1,0 +1,157 @@
+"""Range runs: a rectangle of days x series as few runs of a job, each executed in this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from dagster import DagsterExecutionInterruptedError
+
+from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.series import Series
+from marketdata_assets.partitions import RANGE_END, RANGE_START, islands, partition_key
+from marketdata_assets.polygon.errors import AuthenticationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
+    from dagster_shared.error import SerializableErrorInfo
+
+MAX_PARTITIONS: Final = 10_000
+"""Partitions of one run: bounds the events and the memory of a run. A single series may exceed it."""
+
+_INTERRUPTIONS: Final = {DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__}
+
+
+@dataclass(frozen=True, slots=True)
+class RangeRun:
+    """One run: every series from ``first_series`` to ``last_series`` in Dagster's order, over the days."""
+
+    first_day: date
+    last_day: date
+    series: tuple[Series, ...]
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that make a run of the job a range run."""
+        return {
+            RANGE_START: partition_key(self.first_day, self.series[0]),
+            RANGE_END: partition_key(self.last_day, self.series[-1]),
+        }
+
+
+def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, last: date) -> list[RangeRun]:
+    """The runs for ``wanted`` series over the days ``first`` to ``last``, both inclusive.
+
+    Timeframes of one symbol stay in one run, with the tracked ones in between: they share their requests. A
+    run takes all the days, so that a page of the vendor is as full as it can be.
+
+    Raises:
+        ConfigurationError: A wanted series is no partition: it was taken out of ``tracked_symbols``.
+    """
+    if absent := {one.key for one in wanted}.difference(ordered):
+        message = f"{min(absent)} is not tracked any more: add it with `marketdata symbols add`"
+        raise ConfigurationError(message)
+    days = (last - first).days + 1
+    runs: list[RangeRun] = []
+    place = {key: position for position, key in enumerate(ordered)}
+    for begin, end in islands(ordered, _without_holes(ordered, wanted)):
+        members = [Series.parse(key) for key in ordered[place[begin] : place[end] + 1]]
+        chunk: list[Series] = []
+        for symbol_members in _by_symbol(members):
+            if chunk and (len(chunk) + len(symbol_members)) * days > MAX_PARTITIONS:
+                runs.append(RangeRun(first, last, tuple(chunk)))
+                chunk = []
+            chunk += symbol_members
+        runs.append(RangeRun(first, last, tuple(chunk)))
+    return runs
+
+
+def _without_holes(ordered: Sequence[str], wanted: Sequence[Series]) -> set[str]:
+    """Keys of ``wanted`` and of what lies between the series of one symbol: its bases are asked for anyway."""
+    chosen = {one.key for one in wanted}
+    filled: set[str] = set()
+    for group in _by_symbol([Series.parse(key) for key in ordered]):
+        places = [place for place, one in enumerate(group) if one.key in chosen]
+        if places:
+            filled |= {one.key for one in group[places[0] : places[-1] + 1]}
+    return filled
+
+
+def _by_symbol(series: Sequence[Series]) -> Iterator[list[Series]]:
+    group: list[Series] = []
+    for one in series:
+        if group and group[-1].symbol != one.symbol:
+            yield group
+            group = []
+        group.append(one)
+    yield group
+
+
+def execute_range(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    run: RangeRun,
+    *,
+    job: str,
+    config: Mapping[str, Mapping[str, object]],
+    tags: Mapping[str, str],
+) -> ExecuteInProcessResult:
+    """Execute ``run`` of ``job`` in this process; ``config`` by asset.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM: Dagster ends the run, and more is meant than that.
+        ConfigurationError: A setting is wrong (the key, say): every other run would fail like this one.
+    """
+    result = definitions.resolve_job_def(job).execute_in_process(
+        run_config={
+            "ops": {name: {"config": dict(values)} for name, values in config.items()},
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        },
+        instance=instance,
+        tags={**run.tags, **tags},
+        raise_on_error=False,
+    )
+    if any(error.cls_name in _INTERRUPTIONS for error in _causes(result)):
+        raise KeyboardInterrupt
+    if (problem := _configuration_problem(result)) is not None:
+        raise ConfigurationError(problem)
+    return result
+
+
+def reason_of(result: ExecuteInProcessResult) -> str:
+    """Why a run failed, in one line."""
+    causes = _causes(result)
+    return _text_of(causes[-1]) if causes else f"run {result.run_id} failed: see it in the UI"
+
+
+def _configuration_problem(result: ExecuteInProcessResult) -> str | None:
+    """What the user has to correct, when that is why the run failed."""
+    names = {ConfigurationError.__name__, AuthenticationError.__name__}
+    return next((_text_of(error) for error in _causes(result) if error.cls_name in names), None)
+
+
+def _causes(result: ExecuteInProcessResult) -> list[SerializableErrorInfo]:
+    """The errors of the step that failed, each followed by its cause."""
+    for event in result.all_events:
+        if event.is_step_failure and (error := event.step_failure_data.error) is not None:
+            chain = [error]
+            while (error := chain[-1].cause) is not None:
+                chain.append(error)
+            return chain
+    return []
+
+
+def _text_of(error: SerializableErrorInfo) -> str:
+    # Dagster keeps an error as text, its class in front.
+    return " ".join(error.message.split(": ", 1)[-1].split())
+
+
+def day_window(days: int | None, start: date | None, end: date | None, *, now: datetime) -> tuple[date, date]:
+    """First and last day of a backfill, both inclusive: the last ``days`` days, or ``start`` to ``end``."""
+    last = end or now.astimezone(UTC).date()
+    if start is not None:
+        return start, last
+    return last - timedelta(days=(days or 1) - 1), last

@@ -1,0 +1,139 @@
+"""``marketdata gaps``: where history is not whole, and why; with ``--repair``, ask for it again."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from marketdata_assets.cli.selection import DEFAULT_DAYS, check_days, chosen_days, chosen_symbols
+from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.timeframe import parse_timeframes
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    import polars as pl
+
+    from marketdata_assets.cli.session import Store
+    from marketdata_assets.domain.series import Series
+
+_SHOWN = 40
+
+
+def gaps(
+    *,
+    symbols: Annotated[str | None, typer.Option(help="Comma-separated; default every active symbol.")] = None,
+    timeframes: Annotated[
+        str | None, typer.Option(help="Comma-separated; default each symbol's own.")
+    ] = None,
+    days: Annotated[
+        int | None, typer.Option(help=f"The last N days, today included; default {DEFAULT_DAYS}.")
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="First day, YYYY-MM-DD.")] = None,
+    end: Annotated[str | None, typer.Option(help="Last day, YYYY-MM-DD, inclusive; default today.")] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Ask the vendor again for what is missing, at most twice.")
+    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Filled and explained gaps, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+) -> None:
+    """Look through stored bars for what the trading calendar expects and is not there.
+
+    Exits with 1 when a gap is open or unfilled.
+    """
+    from marketdata_assets.cli.session import open_store
+
+    now = datetime.now(UTC)
+    first, last = chosen_days(days, start, end, now)
+    wanted = None if timeframes is None else parse_timeframes(timeframes)
+    with open_store() as store:
+        check_days(first, last, store.settings.start, now)
+        series = [
+            one
+            for symbol in chosen_symbols(store, symbols)
+            for one in symbol.series
+            if wanted is None or one.timeframe in wanted
+        ]
+        if not series:
+            message = "no symbol is tracked in these timeframes: see `marketdata symbols list`"
+            raise ConfigurationError(message)
+        found = _look(store, series, first, last, repair=repair)
+    _show(found, everything=everything, as_json=as_json)
+    if found.filter(_is_lost()).height:
+        raise typer.Exit(1)
+
+
+def _look(store: Store, series: list[Series], first: date, last: date, *, repair: bool) -> pl.DataFrame:
+    from dagster import DagsterInstance
+
+    from marketdata_assets.automation.gaps import look_for_gaps
+    from marketdata_assets.automation.instance import prepare_environment, sync_series
+    from marketdata_assets.automation.ranges import range_runs
+    from marketdata_assets.cli.console import err
+    from marketdata_assets.definitions import build_definitions
+    from marketdata_assets.storage.gaps import list_gaps
+    from marketdata_assets.storage.io_manager import partition_windows_of
+
+    prepare_environment(store.settings)
+    with DagsterInstance.get() as instance:
+        runs = range_runs(sync_series(instance, store.database), series, first, last)
+        look_for_gaps(
+            build_definitions(),
+            instance,
+            runs,
+            repair=repair,
+            on_run=lambda run: err.print(
+                f"run: {run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}",
+                highlight=False,
+            ),
+        )
+    return list_gaps(store.database, partition_windows_of(store.database, series, first, last))
+
+
+def _is_lost() -> pl.Expr:
+    import polars as pl
+
+    return pl.col("state").is_in(["open", "unfilled"])
+
+
+def _show(found: pl.DataFrame, *, everything: bool, as_json: bool) -> None:
+    from rich.table import Table
+
+    from marketdata_assets.cli.console import out
+
+    shown = found if everything else found.filter(_is_lost())
+    if as_json:
+        rows = [
+            {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
+            for row in shown.iter_rows(named=True)
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if not out.is_terminal:
+        for row in shown.iter_rows(named=True):
+            typer.echo(
+                f"{row['symbol']}:{row['timeframe']}\t{row['gap_start']:%Y-%m-%dT%H:%MZ}\t"
+                f"{row['gap_end']:%Y-%m-%dT%H:%MZ}\t{row['missing_bars']}\t{row['state']}\t{row['reason']}"
+            )
+    elif shown.height:
+        table = Table("series", "from (UTC)", "until", "bars", "state", "reason")
+        for row in shown.head(_SHOWN).iter_rows(named=True):
+            table.add_row(
+                f"{row['symbol']}:{row['timeframe']}",
+                f"{row['gap_start']:%Y-%m-%d %H:%M}",
+                f"{row['gap_end']:%Y-%m-%d %H:%M}",
+                f"{row['missing_bars']:,}",
+                row["state"],
+                row["reason"],
+            )
+        out.print(table)
+        if shown.height > _SHOWN:
+            typer.echo(f"and {shown.height - _SHOWN} smaller ones: --json prints all")
+    counts = ", ".join(
+        f"{found.filter(state=state).height:,} {state}"
+        for state in ("open", "unfilled", "filled", "no_trades")
+    )
+    typer.echo(f"gaps: {counts}", err=not out.is_terminal)

@@ -1,0 +1,75 @@
+"""What commands are asked for: symbols and days, from their options.
+
+Whatever is wrong raises :class:`ConfigurationError` with a line that says what to write instead.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Final
+
+from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.series import parse_symbol
+
+if TYPE_CHECKING:
+    from marketdata_assets.cli.session import Store
+    from marketdata_assets.storage.symbols import TrackedSymbol
+
+DEFAULT_DAYS: Final = 7
+_MOST_DAYS: Final = 36_525
+
+
+def chosen_symbols(store: Store, symbols: str | None) -> list[TrackedSymbol]:
+    """The active symbols of ``--symbols A,B`` in that order; all of them without it."""
+    from marketdata_assets.storage.symbols import list_symbols, not_tracked
+
+    active = {one.symbol: one for one in list_symbols(store.database, active_only=True)}
+    if symbols is None:
+        return list(active.values())
+    names = [parse_symbol(name) for name in symbols.split(",") if name.strip()]
+    if not names:
+        message = "--symbols names none: give symbols such as AAPL,SPY"
+        raise ConfigurationError(message)
+    for name in names:
+        if name not in active:
+            raise not_tracked(name)
+    return [active[name] for name in dict.fromkeys(names)]
+
+
+def chosen_days(days: int | None, start: str | None, end: str | None, now: datetime) -> tuple[date, date]:
+    """First and last day, both inclusive, of ``--days N`` or ``--start`` and ``--end``."""
+    from marketdata_assets.automation.ranges import day_window
+
+    if days is not None and start is not None:
+        message = "--days and --start exclude each other: give one of them"
+        raise ConfigurationError(message)
+    if days is not None and days < 1:
+        message = f"--days {days} is no number of days: give 1 or more"
+        raise ConfigurationError(message)
+    if days is not None and days > _MOST_DAYS:
+        message = f"--days {days} reaches beyond any history: give {_MOST_DAYS} or less"
+        raise ConfigurationError(message)
+    first_day, last_day = _day("--start", start), _day("--end", end)
+    return day_window(days or DEFAULT_DAYS, first_day, last_day, now=now)
+
+
+def _day(option: str, text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        message = f"{option} {text!r} is not a date: write it as YYYY-MM-DD"
+        raise ConfigurationError(message) from None
+
+
+def check_days(first: date, last: date, earliest: date, now: datetime) -> None:
+    """Refuse days that are reversed, in the future or before the first partition."""
+    today = now.date()
+    if last < first:
+        message = f"--end {last} lies before --start {first}: swap them"
+    elif last > today:
+        message = f"--end {last} lies in the future: today is {today} (UTC)"
+    elif first < earliest:
+        message = f"--start {first} lies before the first partition, {earliest}: set MARKETDATA_START to {first} or earlier"
+    else:
+        return
+    raise ConfigurationError(message)
