@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+import polars as pl
 from psycopg import sql
 
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA
@@ -13,7 +14,6 @@ from marketdata_assets.domain.slots import Held, held_by_series
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.merge import lock_series
 from marketdata_assets.storage.tables import OHLCV
-import polars as pl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
