@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from math import floor
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
 
 from marketdata_assets.domain.bars import UTC_TIME
+from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.gaps import GapState, slots_in_gaps
+from marketdata_assets.domain.slots import expected_slots
+from marketdata_assets.domain.windows import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from datetime import date
 
-    from marketdata_assets.domain.series import Series
+    from marketdata_assets.domain.calendar import TradingCalendar
+    from marketdata_assets.domain.series import AssetClass, Series
     from marketdata_assets.domain.slots import Flags, Held, Slots
+    from marketdata_assets.domain.timeframe import Timeframe
 
 _COUNTS: Final = {
     "expected_bars": pl.Int64(),
@@ -60,6 +67,8 @@ class Status(StrEnum):
     """All are missing."""
     NOTHING_EXPECTED = "nothing_expected"
     """No slot is due: no session, no closed bar yet, or before the first bar."""
+    UNCHECKED = "unchecked"
+    """Nobody looked: whether the bars are there is not known."""
 
 
 def completeness(
@@ -117,6 +126,87 @@ def daily_completeness(
             )
         )
     return pl.concat(parts)
+
+
+def unchecked_days(
+    checked: pl.DataFrame,
+    spans: Mapping[Series, tuple[date, date]],
+    classes: Mapping[Series, AssetClass],
+) -> pl.DataFrame:
+    """Days of each series' span that expect bars and were not looked through, as ``DAILY_COMPLETENESS_SCHEMA``.
+
+    ``checked`` has symbol, timeframe and day; a span is its first and last local day. Every slot of such a day
+    counts as missing: a history must not look whole because nobody looked. Slots that have not closed when the
+    last day of a span begins are not due, and nor is that day itself.
+    """
+    # A calendar and a timeframe have the same slots for every series: they are counted once.
+    groups: dict[tuple[Timeframe, TradingCalendar], dict[Series, tuple[date, date]]] = {}
+    for one, span in spans.items():
+        groups.setdefault((one.timeframe, calendar_of(classes[one])), {})[one] = span
+    parts = [DAILY_COMPLETENESS_SCHEMA.to_frame()]
+    for (timeframe, calendar), members in groups.items():
+        first, last = min(span[0] for span in members.values()), max(span[1] for span in members.values())
+        if first >= last:
+            continue
+        end = calendar.day_start(last)
+        slots = expected_slots(timeframe, Window(calendar.day_start(first), end), calendar, end)
+        by_day = slots.days().to_frame().group_by("day").agg(expected_bars=pl.len())
+        edges = pl.DataFrame(
+            [(one.symbol, one.timeframe.value, *span) for one, span in members.items()],
+            schema={"symbol": pl.String(), "timeframe": pl.String(), "lo": pl.Date(), "hi": pl.Date()},
+            orient="row",
+        )
+        holes = (
+            edges.join(by_day, how="cross")
+            .filter(pl.col("day") >= pl.col("lo"), pl.col("day") < pl.col("hi"))
+            .join(checked, on=["symbol", "timeframe", "day"], how="anti")
+            .with_columns(present_bars=pl.lit(0), no_trade_bars=pl.lit(0))
+        )
+        parts.append(
+            _rated(holes, DAILY_COMPLETENESS_SCHEMA).with_columns(status=pl.lit(Status.UNCHECKED.value))
+        )
+    return pl.concat(parts).sort("symbol", "timeframe", "day")
+
+
+def summed(daily: pl.DataFrame, series: Iterable[Series]) -> pl.DataFrame:
+    """``daily`` (``DAILY_COMPLETENESS_SCHEMA``) summed over its days: one row for each of ``series``, in order.
+
+    Columns symbol, timeframe, the counts, completeness and status. A series without a row in ``daily`` is
+    unchecked.
+    """
+    wanted = pl.DataFrame(
+        [(one.symbol, one.timeframe.value) for one in series],
+        schema={"symbol": pl.String(), "timeframe": pl.String()},
+        orient="row",
+    )
+    counts = ["expected_bars", "present_bars", "no_trade_bars"]
+    totals = daily.group_by("symbol", "timeframe").agg(pl.col(counts).sum(), looked=pl.lit(value=True))
+    joined = wanted.join(totals, on=["symbol", "timeframe"], how="left", maintain_order="left")
+    rated = _rated(
+        joined.with_columns(pl.col(counts).fill_null(0)),
+        pl.Schema({"symbol": pl.String(), "timeframe": pl.String(), **_COUNTS}),
+    )
+    return rated.with_columns(
+        status=pl.when(joined["looked"].is_null())
+        .then(pl.lit(Status.UNCHECKED.value))
+        .otherwise(pl.col("status"))
+    )
+
+
+def cell(status: Status, share: float | None) -> str:
+    """A status in a few characters: ✓, a percentage, ✗, – when nothing is expected, ? when nobody looked.
+
+    ``share`` is the completeness from 0 to 1. A percentage is rounded down, so that 100 % is never said of a
+    series with gaps.
+    """
+    if status is Status.GAPS and share is not None:
+        tenths = floor(share * 1000)
+        return f"{tenths / 10:.1f}%" if tenths else "<0.1%"
+    return {
+        Status.WHOLE: "✓",
+        Status.EMPTY: "✗",
+        Status.NOTHING_EXPECTED: "–",  # noqa: RUF001 - a dash on purpose: nothing to count
+    }.get(status, "?")
 
 
 def _explained(expected: Mapping[Series, Slots], gaps: pl.DataFrame) -> dict[Series, Flags]:
