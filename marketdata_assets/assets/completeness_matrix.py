@@ -42,7 +42,7 @@ def completeness_matrix_asset() -> AssetsDefinition:
         kinds={"polars", "postgres"},
         description=DESCRIPTION,
         # eager() waits until no partition of gap_report is missing; most of them are never asked for.
-        automation_condition=AutomationCondition.eager().without(AutomationCondition.any_deps_missing()),
+        automation_condition=AutomationCondition.eager().without(~AutomationCondition.any_deps_missing()),
     )
     def completeness_matrix(
         context: AssetExecutionContext, postgres: PostgresResource
