@@ -6,7 +6,6 @@ from typing import Final
 
 import polars as pl
 from dagster import (
-    AssetExecutionContext,
     AssetsDefinition,
     AutomationCondition,
     MaterializeResult,
@@ -44,19 +43,16 @@ def completeness_matrix_asset() -> AssetsDefinition:
         # eager() waits until no partition of gap_report is missing; most of them are never asked for.
         automation_condition=AutomationCondition.eager().without(~AutomationCondition.any_deps_missing()),
     )
-    def completeness_matrix(
-        context: AssetExecutionContext, postgres: PostgresResource
-    ) -> MaterializeResult[None]:
+    def completeness_matrix(postgres: PostgresResource) -> MaterializeResult[None]:
         with postgres.database() as database:
             matrix = write_matrix(database, datetime.now(UTC).date())
             recent = read_recent(database)
-        context.log.info(f"{matrix.height} series")
         return MaterializeResult(metadata=_metadata(matrix, recent))
 
     return completeness_matrix
 
 
-def _metadata(matrix: pl.DataFrame, recent: Recent) -> dict[str, MetadataValue]:
+def _metadata(matrix: pl.DataFrame, recent: Recent | None) -> dict[str, MetadataValue]:
     counts = {
         f"series_{status.value}": MetadataValue.int(matrix.filter(status=status.value).height)
         for status in Status
@@ -74,7 +70,7 @@ def _metadata(matrix: pl.DataFrame, recent: Recent) -> dict[str, MetadataValue]:
     }
     if expected:
         facts["completeness"] = MetadataValue.float((expected - missing) / expected)
-    if recent.first is not None and recent.last is not None:
+    if recent is not None:
         picture = days_picture(recent.days, recent.first, recent.last)
         facts["heatmap_days"] = _image("Completeness of series by day", picture)
     return facts

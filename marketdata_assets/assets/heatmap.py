@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from marketdata_assets.domain.completeness import Status, cell
-from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.completeness import Status, cell, grid
 
 if TYPE_CHECKING:
     from datetime import date
@@ -36,30 +35,27 @@ def matrix_picture(matrix: pl.DataFrame) -> bytes:
 
     ``matrix`` has symbol, timeframe, status and completeness (from 0 to 1), one row per series.
     """
-    symbols = matrix["symbol"].unique(maintain_order=True).to_list()
-    timeframes = [one.value for one in Timeframe]
-    figure, axes = _figure(width=7.5, rows=len(symbols), inches_per_row=0.2)
-    colours = np.full((max(len(symbols), 1), len(timeframes), 3), 1.0)
-    places = {symbol: place for place, symbol in enumerate(symbols)}
-    for symbol, timeframe, status, share in matrix.select(
-        "symbol", "timeframe", "status", "completeness"
-    ).iter_rows():
-        row, column = places[symbol], timeframes.index(timeframe)
-        colours[row, column] = _colour(Status(status), share)
+    laid = grid(matrix)
+    rows, columns = len(laid.symbols), len(laid.timeframes)
+    figure, axes = _figure(width=7.5, rows=rows, inches_per_row=0.2)
+    colours = np.full((max(rows, 1), max(columns, 1), 3), 1.0)
+    for (symbol, timeframe), (status, share) in laid.cells.items():
+        row, column = laid.symbols.index(symbol), laid.timeframes.index(timeframe)
+        colours[row, column] = _colour(status, share)
         dark = colours[row, column].mean() < 0.5  # noqa: PLR2004 - half way between black and white
         axes.text(
             column,
             row,
-            cell(Status(status), share),
+            cell(status, share),
             ha="center",
             va="center",
-            fontsize=7,
+            fontsize=8,
             color="white" if dark else _INK,
         )
     axes.imshow(colours, aspect="auto", interpolation="nearest")
-    axes.set_xticks(range(len(timeframes)), timeframes)
-    axes.set_yticks(range(len(symbols)), symbols, fontsize=7)
-    _grid(axes, len(timeframes), len(symbols))
+    axes.set_xticks(range(columns), [one.value for one in laid.timeframes], fontsize=8)
+    axes.set_yticks(range(rows), laid.symbols, fontsize=7)
+    _lines(axes, columns, rows)
     return _png(figure, axes, "Completeness: symbols x timeframes")
 
 
@@ -88,7 +84,7 @@ def days_picture(days: pl.DataFrame, first: date, last: date) -> bytes:
     dates = pl.date_range(first, last, eager=True).to_list()
     axes.set_xticks(list(ticks), [f"{dates[tick]:%m-%d}" for tick in ticks], fontsize=7)
     axes.set_yticks(range(len(shown)), shown, fontsize=6)
-    _grid(axes, count, len(shown))
+    _lines(axes, count, len(shown))
     return _png(figure, axes, title)
 
 
@@ -109,7 +105,7 @@ def _figure(*, width: float, rows: int, inches_per_row: float) -> tuple[Figure, 
     return figure, figure.add_subplot()
 
 
-def _grid(axes: Axes, columns: int, rows: int) -> None:
+def _lines(axes: Axes, columns: int, rows: int) -> None:
     """White lines between the cells, no frame, and the columns' names above."""
     axes.set_xticks([place - 0.5 for place in range(columns + 1)], minor=True)
     axes.set_yticks([place - 0.5 for place in range(rows + 1)], minor=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
@@ -18,8 +18,7 @@ from marketdata_assets.domain.completeness import (
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from datetime import date
+    from collections.abc import Collection, Iterable
 
     from psycopg import Connection
 
@@ -29,32 +28,34 @@ if TYPE_CHECKING:
 MATRIX_SCHEMA: Final = pl.Schema({**COMPLETENESS_SCHEMA, "as_of": pl.Date()})
 """``COMPLETENESS_SCHEMA`` and the day on which the row was written; null when the matrix never saw the series."""
 
+_KEY: Final = ("symbol", "timeframe", "as_of")
+
 RECENT_DAYS: Final = 60
 """Days that :func:`read_recent` looks back over."""
 
-_ACTIVE: Final = "(select symbol, timeframe, position from tracked_symbols, unnest(timeframes) as timeframe where active) as s"
+_ACTIVE: Final = "(select symbol, unnest(timeframes) as timeframe from tracked_symbols where active) as s"
 
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """Completeness by day over the last days; ``first`` and ``last`` are None before anything was looked at."""
+    """Completeness by day from ``first`` to ``last``, both inclusive."""
 
-    first: date | None
-    last: date | None
+    first: date
+    last: date
     days: pl.DataFrame
-    """``DAILY_COMPLETENESS_SCHEMA``, in the order of the tracked series. Days without an expected bar have no row."""
+    """``DAILY_COMPLETENESS_SCHEMA``, in the order of the tracked series, then by day."""
 
 
 def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
-    """Sum up every active series and keep that as the history's row of ``as_of``; returns the rows.
+    """Sum up every active series, keep that as the history's rows of ``as_of``, and return it as ``MATRIX_SCHEMA``.
 
-    A second call for the same day replaces its rows. Days between the first and the last day that were looked
-    through of a series, and were not, count as missing.
+    In the order of ``tracked_symbols``, shortest timeframe first. A second call for the same day replaces its
+    rows. Days between the first and the last one that were looked through of a series count as missing when they
+    were not themselves.
     """
     classes = active_series(database)
-    daily = _stored_days(database, None)
-    spans = _spans(daily, classes)
-    known = pl.concat([daily, unchecked_days(daily, spans, classes)])
+    daily = _stored_days(database)
+    known = pl.concat([daily, unchecked_days(daily, _looked_through(database, classes), classes)])
     rows = (
         summed(known, classes)
         .join(_edges(database), on=["symbol", "timeframe"], how="left", maintain_order="left")
@@ -63,11 +64,10 @@ def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
         .cast(MATRIX_SCHEMA)
     )
     names = MATRIX_SCHEMA.names()
-    others = [name for name in names if name not in ("symbol", "timeframe", "as_of")]
     statement = (
         f"insert into completeness_history ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})"  # noqa: S608 - names of this module
         f" on conflict (symbol, timeframe, as_of) do update set"
-        f" {', '.join(f'{name} = excluded.{name}' for name in others)}"
+        f" {', '.join(f'{name} = excluded.{name}' for name in names if name not in _KEY)}"
     )
 
     def write(connection: Connection[tuple[object, ...]]) -> None:
@@ -83,48 +83,37 @@ def read_matrix(database: Database, symbols: Collection[str] | None = None) -> p
 
     In the order of ``tracked_symbols``, shortest timeframe first. A series without a row is unchecked.
     """
+    names = ", ".join(f"m.{name}" for name in MATRIX_SCHEMA.names() if name not in ("symbol", "timeframe"))
     rows = _framed(
         database.read_frame(
-            f"select symbol, timeframe, {', '.join(f'm.{name}' for name in MATRIX_SCHEMA.names()[2:])}"  # noqa: S608 - names of this module
-            f" from {_ACTIVE} left join completeness_matrix m using (symbol, timeframe)"
+            f"select symbol, timeframe, {names} from {_ACTIVE}"  # noqa: S608 - names of this module
+            f" left join completeness_matrix m using (symbol, timeframe)"
         ),
         MATRIX_SCHEMA,
     ).with_columns(
         pl.col("expected_bars", "present_bars", "no_trade_bars", "missing_bars").fill_null(0),
         pl.col("status").fill_null(Status.UNCHECKED.value),
     )
-    ordered = _ordered(rows, active_series(database))
-    return ordered if symbols is None else ordered.filter(pl.col("symbol").is_in(list(symbols)))
+    return _chosen(_ordered(rows, active_series(database)), symbols)
 
 
-def read_recent(database: Database, symbols: Collection[str] | None = None) -> Recent:
+def read_recent(database: Database, symbols: Collection[str] | None = None) -> Recent | None:
     """Completeness by day over the 60 days up to the last one that was looked through of any active series.
 
-    A day of a series that expects bars and lies between its first day that was looked through and the end has
-    the status unchecked when it was not. A series that was never looked through has no row at all.
+    None before any was looked through. A day without an expected bar has no row; one that was not looked through,
+    from the first day of its series that was, has the status unchecked. A series of which no day was looked
+    through has no row at all.
     """
     classes = active_series(database)
-    edges = _framed(
-        database.read_frame(
-            "select symbol, timeframe, min(day) as first, max(day) as last from completeness_daily"  # noqa: S608 - names of this module
-            f" join {_ACTIVE} using (symbol, timeframe) group by 1, 2"
-        ),
-        pl.Schema({"symbol": pl.String(), "timeframe": pl.String(), "first": pl.Date(), "last": pl.Date()}),
-    )
-    if edges.is_empty():
-        return Recent(None, None, DAILY_COMPLETENESS_SCHEMA.to_frame())
-    last: date = max(edges["last"].to_list())
+    looked = _looked_through(database, classes)
+    if not looked:
+        return None
+    last = max(end for _, end in looked.values())
     first = last - timedelta(days=RECENT_DAYS - 1)
-    starts = {(symbol, timeframe): start for symbol, timeframe, start, _ in edges.iter_rows()}
-    spans = {
-        one: (max(first, starts[one.symbol, one.timeframe.value]), last)
-        for one in classes
-        if (one.symbol, one.timeframe.value) in starts
-    }
-    daily = _stored_days(database, first)
-    days = _ordered(pl.concat([daily, unchecked_days(daily, spans, classes)]).sort("day"), classes)
-    chosen = days if symbols is None else days.filter(pl.col("symbol").is_in(list(symbols)))
-    return Recent(first, last, chosen)
+    spans = {one: (max(first, start), last) for one, (start, _) in looked.items()}
+    daily = _stored_days(database, since=first)
+    days = pl.concat([daily, unchecked_days(daily, spans, classes)]).sort("day")
+    return Recent(first, last, _chosen(_ordered(days, classes), symbols))
 
 
 def active_series(database: Database) -> dict[Series, AssetClass]:
@@ -136,15 +125,30 @@ def active_series(database: Database) -> dict[Series, AssetClass]:
     }
 
 
-def _stored_days(database: Database, since: date | None) -> pl.DataFrame:
+def _stored_days(database: Database, since: date = date.min) -> pl.DataFrame:
+    """What was found of each active series by day, from ``since`` on, as ``DAILY_COMPLETENESS_SCHEMA``."""
     names = ", ".join(DAILY_COMPLETENESS_SCHEMA.names())
-    where = "" if since is None else f" where day >= '{since.isoformat()}'"
     return _framed(
         database.read_frame(
-            f"select {names} from completeness_daily join {_ACTIVE} using (symbol, timeframe){where}"  # noqa: S608 - names of this module and a date
+            f"select {names} from completeness_daily join {_ACTIVE} using (symbol, timeframe)"  # noqa: S608 - names of this module
+            f" where day >= $1",
+            [since],
         ),
         DAILY_COMPLETENESS_SCHEMA,
     )
+
+
+def _looked_through(database: Database, series: Iterable[Series]) -> dict[Series, tuple[date, date]]:
+    """The first and last day of each of ``series`` that were looked through and expected a bar."""
+    edges = database.read_frame(
+        "select symbol, timeframe, min(day) as first, max(day) as last from completeness_daily group by 1, 2"
+    )
+    found = {(symbol, timeframe): (first, last) for symbol, timeframe, first, last in edges.iter_rows()}
+    return {
+        one: found[one.symbol, one.timeframe.value]
+        for one in series
+        if (one.symbol, one.timeframe.value) in found
+    }
 
 
 def _edges(database: Database) -> pl.DataFrame:
@@ -159,14 +163,8 @@ def _edges(database: Database) -> pl.DataFrame:
     )
 
 
-def _spans(daily: pl.DataFrame, classes: Mapping[Series, AssetClass]) -> dict[Series, tuple[date, date]]:
-    edges = daily.group_by("symbol", "timeframe").agg(first=pl.col("day").min(), last=pl.col("day").max())
-    found = {(symbol, timeframe): (first, last) for symbol, timeframe, first, last in edges.iter_rows()}
-    return {
-        one: found[one.symbol, one.timeframe.value]
-        for one in classes
-        if (one.symbol, one.timeframe.value) in found
-    }
+def _chosen(rows: pl.DataFrame, symbols: Collection[str] | None) -> pl.DataFrame:
+    return rows if symbols is None else rows.filter(pl.col("symbol").is_in(list(symbols)))
 
 
 def _ordered(rows: pl.DataFrame, series: Collection[Series]) -> pl.DataFrame:
