@@ -62,8 +62,8 @@ def matrix_picture(matrix: pl.DataFrame) -> bytes:
 def days_picture(days: pl.DataFrame, first: date, last: date) -> bytes:
     """Series x days from ``first`` to ``last``, each cell coloured by its completeness, as PNG.
 
-    ``days`` has symbol, timeframe, day, status and completeness. Of more than 124 series the least complete are
-    shown, and the title says so.
+    ``days`` is in ``DAILY_COMPLETENESS_SCHEMA``, sorted by day within each series, which is blank before its first.
+    Of more than 124 series the least complete are shown, and the title says so.
     """
     keys = pl.concat_str("symbol", pl.lit(":"), "timeframe")
     keyed = days.filter(pl.col("day").is_between(first, last)).with_columns(key=keys)
@@ -74,11 +74,13 @@ def days_picture(days: pl.DataFrame, first: date, last: date) -> bytes:
         title += f": the {len(shown)} least complete of {len(series)} series"
     count = (last - first).days + 1
     figure, axes = _figure(width=11, rows=len(shown), inches_per_row=0.125)
-    colours = np.full((max(len(shown), 1), count, 3), _rgb(_NOTHING))
-    places = {key: place for place, key in enumerate(shown)}
-    for key, day, status, share in keyed.select("key", "day", "status", "completeness").iter_rows():
-        if key in places:
-            colours[places[key], (day - first).days] = _colour(Status(status), share)
+    # Blank before the first day of a series: nobody knows whether anything was expected.
+    colours = np.full((max(len(shown), 1), count, 3), 1.0)
+    for row, key in enumerate(shown):
+        own = keyed.filter(key=key)
+        colours[row, (own["day"][0] - first).days :] = _rgb(_NOTHING)
+        for day, status, share in own.select("day", "status", "completeness").iter_rows():
+            colours[row, (day - first).days] = _colour(Status(status), share)
     axes.imshow(colours, aspect="auto", interpolation="nearest")
     ticks = range(count - 1, -1, -7)
     dates = pl.date_range(first, last, eager=True).to_list()

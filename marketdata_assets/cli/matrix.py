@@ -86,7 +86,7 @@ def print_matrix(matrix: pl.DataFrame) -> None:
         typer.echo("\t".join(matrix.columns))
         for row in matrix.iter_rows(named=True):
             typer.echo("\t".join("" if value is None else str(value) for value in _facts(row).values()))
-    typer.echo(summary_of(matrix), err=not out.is_terminal)
+    typer.echo(f"matrix: {summary_of(matrix)}", err=not out.is_terminal)
 
 
 def _print_table(matrix: pl.DataFrame) -> None:
@@ -124,7 +124,7 @@ def summary_of(matrix: pl.DataFrame) -> str:
         for status, said in (
             ("whole", "whole"),
             ("gaps", "with gaps"),
-            ("empty", "with no bar of those expected"),
+            ("empty", "empty"),
             ("unchecked", "never looked through"),
             ("nothing_expected", "with nothing to expect"),
         )
@@ -132,7 +132,7 @@ def summary_of(matrix: pl.DataFrame) -> str:
     ]
     days = matrix["as_of"].drop_nulls()
     as_of = f", as of {days.max()!s} (UTC)" if len(days) else ""
-    return f"matrix: {', '.join(counts) or 'no series'}{as_of}"
+    return f"{', '.join(counts) or 'no series'}{as_of}"
 
 
 def _facts(row: dict[str, object]) -> dict[str, object]:

@@ -45,12 +45,13 @@ thead th { position: sticky; top: 0; background: var(--ground); color: var(--fai
 .matrix thead th { text-align: center; }
 .days th { font-size: 11px; line-height: 13px; }
 .days tbody th { position: sticky; left: 0; background: var(--ground); }
-.days td { width: 13px; min-width: 13px; height: 13px; padding: 0; }
+.days td { width: 16px; min-width: 16px; height: 14px; padding: 0; }
 .gaps { border-collapse: collapse; width: 100%; }
 .gaps td, .gaps th { border-bottom: 1px solid var(--line); padding: .25rem .6rem .25rem 0; vertical-align: top; }
 .gaps td { white-space: nowrap; } .gaps td:last-child { white-space: normal; }
-.number { text-align: right; }
+.gaps .number, .gaps th:nth-child(4), .gaps th:nth-child(6) { text-align: right; }
 .key { display: inline-block; width: .9em; height: .9em; margin: 0 .3em 0 1em; vertical-align: -.1em; }
+.key:first-child { margin-left: 0; }
 .w { background: var(--whole); color: #ffffff; } .u { background: var(--unchecked); color: var(--ink); }
 .n { background: var(--nothing); color: var(--faint); }
 .g1 { background: #ffe08a; color: #24292f; } .g2 { background: #f4a261; color: #24292f; }
@@ -65,8 +66,9 @@ def matrix_page(matrix: pl.DataFrame, recent: Recent | None, lost: pl.DataFrame,
     """
     sections = [
         "<h1>Completeness of market data</h1>",
-        f"<p>{escape(summary_of(matrix))}</p>",
+        f"<p>Series: {escape(summary_of(matrix))}</p>",
         f"<p>{''.join(_keys())}</p>",
+        "<p>Blank: not tracked, or before the first day that was looked through.</p>",
         "<h2>Symbols × timeframes</h2>",  # noqa: RUF001 - a product sign on purpose
         *_matrix(matrix),
         *_days(recent),
@@ -106,7 +108,7 @@ def _matrix(matrix: pl.DataFrame) -> Iterable[str]:
             *("first_bar", "last_bar"),
         ).iter_rows()
     }
-    yield '<div class="scroll"><table class="matrix">'
+    yield '<table class="matrix">'
     yield _head(["", *laid.timeframes])
     for symbol in laid.symbols:
         cells = []
@@ -118,7 +120,7 @@ def _matrix(matrix: pl.DataFrame) -> Iterable[str]:
                 else f'<td class="{_class(*found)}" title="{said[symbol, timeframe]}">{escape(cell(*found))}</td>'
             )
         yield f"<tr><th>{escape(symbol)}</th>{''.join(cells)}</tr>"
-    yield "</tbody></table></div>"
+    yield "</tbody></table>"
 
 
 def _days(recent: Recent | None) -> Iterable[str]:
@@ -135,7 +137,8 @@ def _days(recent: Recent | None) -> Iterable[str]:
     )
     yield f"<thead><tr><th></th>{weeks}</tr></thead><tbody>"
     for (symbol, timeframe), part in recent.days.group_by("symbol", "timeframe", maintain_order=True):
-        cells = ['<td class="n"></td>'] * count
+        before = (part["day"][0] - recent.first).days
+        cells = ["<td></td>"] * before + ['<td class="n"></td>'] * (count - before)
         for day, status, share, missing, expected in part.select(
             "day", "status", "completeness", "missing_bars", "expected_bars"
         ).iter_rows():
