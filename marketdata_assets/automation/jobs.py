@@ -8,6 +8,7 @@ from dagster import define_asset_job
 
 BARS_JOB: Final = "bars"
 GAPS_JOB: Final = "gaps"
+MATRIX_JOB: Final = "matrix"
 
 bars_job = define_asset_job(
     BARS_JOB,
@@ -19,4 +20,10 @@ gaps_job = define_asset_job(
     GAPS_JOB,
     selection=["gap_report"],
     description="Look for missing bars, ask for them again, and say why what is still missing is missing.",
+)
+
+matrix_job = define_asset_job(
+    MATRIX_JOB,
+    selection=["completeness_matrix"],
+    description="Sum up how whole each series is, from the days that were looked through.",
 )

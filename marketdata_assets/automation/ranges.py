@@ -1,4 +1,4 @@
-"""Range runs: a rectangle of days x series as few runs of a job, each executed in this process."""
+"""Range runs: a rectangle of days x series as few runs of a job; and how a run is executed in this process."""
 
 from __future__ import annotations
 
@@ -99,7 +99,19 @@ def execute_range(
     config: Mapping[str, Mapping[str, object]],
     tags: Mapping[str, str],
 ) -> ExecuteInProcessResult:
-    """Execute ``run`` of ``job`` in this process; ``config`` by asset.
+    """Execute ``run`` of ``job`` in this process, as :func:`execute_job`."""
+    return execute_job(definitions, instance, job=job, config=config, tags={**run.tags, **tags})
+
+
+def execute_job(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    *,
+    job: str,
+    config: Mapping[str, Mapping[str, object]],
+    tags: Mapping[str, str],
+) -> ExecuteInProcessResult:
+    """Execute ``job`` in this process; ``config`` by asset.
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM: Dagster ends the run, and more is meant than that.
@@ -111,7 +123,7 @@ def execute_range(
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         },
         instance=instance,
-        tags={**run.tags, **tags},
+        tags=dict(tags),
         raise_on_error=False,
     )
     if any(error.cls_name in _INTERRUPTIONS for error in _causes(result)):

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
+from math import floor
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
 
 from marketdata_assets.domain.bars import UTC_TIME
+from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.gaps import GapState, slots_in_gaps
+from marketdata_assets.domain.slots import expected_slots
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from datetime import date
 
-    from marketdata_assets.domain.series import Series
+    from marketdata_assets.domain.calendar import TradingCalendar
+    from marketdata_assets.domain.series import AssetClass, Series
     from marketdata_assets.domain.slots import Flags, Held, Slots
 
+_KEY: Final = {"symbol": pl.String(), "timeframe": pl.String()}
 _COUNTS: Final = {
     "expected_bars": pl.Int64(),
     "present_bars": pl.Int64(),
@@ -26,15 +35,7 @@ _COUNTS: Final = {
     "status": pl.String(),
 }
 
-COMPLETENESS_SCHEMA: Final = pl.Schema(
-    {
-        "symbol": pl.String(),
-        "timeframe": pl.String(),
-        **_COUNTS,
-        "first_bar": UTC_TIME,
-        "last_bar": UTC_TIME,
-    }
-)
+COMPLETENESS_SCHEMA: Final = pl.Schema({**_KEY, **_COUNTS, "first_bar": UTC_TIME, "last_bar": UTC_TIME})
 """One row a series.
 
 ``expected_bars`` = ``present_bars`` + ``no_trade_bars`` (slots of gaps in the state no_trades) + ``missing_bars``.
@@ -43,9 +44,7 @@ nothing is expected, which is neither whole nor missing. ``status`` is a :class:
 ``last_bar`` are the opens of the first and last bar, expected or not; null without one.
 """
 
-DAILY_COMPLETENESS_SCHEMA: Final = pl.Schema(
-    {"symbol": pl.String(), "timeframe": pl.String(), "day": pl.Date(), **_COUNTS}
-)
+DAILY_COMPLETENESS_SCHEMA: Final = pl.Schema({**_KEY, "day": pl.Date(), **_COUNTS})
 """One row a series and local day with an expected slot; the columns are those of :data:`COMPLETENESS_SCHEMA`."""
 
 
@@ -60,6 +59,15 @@ class Status(StrEnum):
     """All are missing."""
     NOTHING_EXPECTED = "nothing_expected"
     """No slot is due: no session, no closed bar yet, or before the first bar."""
+    UNCHECKED = "unchecked"
+    """Nobody looked: whether the bars are there is not known."""
+
+
+_MARKS: Final = {
+    Status.WHOLE: "✓",
+    Status.EMPTY: "✗",
+    Status.NOTHING_EXPECTED: "–",  # noqa: RUF001 - a dash on purpose: nothing to count
+}
 
 
 def completeness(
@@ -117,6 +125,109 @@ def daily_completeness(
             )
         )
     return pl.concat(parts)
+
+
+def unchecked_days(
+    checked: pl.DataFrame,
+    spans: Mapping[Series, tuple[date, date]],
+    classes: Mapping[Series, AssetClass],
+) -> pl.DataFrame:
+    """Days of each series' span that expect bars and are not in ``checked``, as ``DAILY_COMPLETENESS_SCHEMA``.
+
+    Args:
+        checked: Has symbol, timeframe and day: what was looked through. It may hold other series and days.
+        spans: First and last local day of each series. The last is not asked about: bars of it are not due yet.
+        classes: The asset class of each series in ``spans``; it may hold others.
+
+    Returns:
+        A row a day, sorted by symbol, timeframe and day, with the status ``unchecked``. Every slot of it counts as
+        missing: a history must not look whole because nobody looked.
+    """
+    # Series of one timeframe and calendar have the same slots: they are counted once.
+    groups: dict[tuple[Timeframe, TradingCalendar], dict[Series, tuple[date, date]]] = {}
+    for one, span in spans.items():
+        groups.setdefault((one.timeframe, calendar_of(classes[one])), {})[one] = span
+    parts = [DAILY_COMPLETENESS_SCHEMA.to_frame()]
+    for (timeframe, calendar), members in groups.items():
+        first, last = min(lo for lo, _ in members.values()), max(hi for _, hi in members.values())
+        if first >= last:
+            continue
+        end = calendar.day_start(last)
+        slots = expected_slots(timeframe, Window(calendar.day_start(first), end), calendar, end)
+        by_day = slots.days().to_frame().group_by("day").agg(expected_bars=pl.len())
+        edges = pl.DataFrame(
+            [(one.symbol, one.timeframe.value, lo, hi) for one, (lo, hi) in members.items()],
+            schema={**_KEY, "lo": pl.Date(), "hi": pl.Date()},
+            orient="row",
+        )
+        holes = (
+            edges.join(by_day, how="cross")
+            .filter(pl.col("day").is_between("lo", "hi", closed="left"))
+            .join(checked, on=["symbol", "timeframe", "day"], how="anti")
+            .with_columns(present_bars=pl.lit(0), no_trade_bars=pl.lit(0))
+        )
+        parts.append(
+            _rated(holes, DAILY_COMPLETENESS_SCHEMA).with_columns(status=pl.lit(Status.UNCHECKED.value))
+        )
+    return pl.concat(parts).sort("symbol", "timeframe", "day")
+
+
+def summed(daily: pl.DataFrame, series: Iterable[Series]) -> pl.DataFrame:
+    """``daily`` (``DAILY_COMPLETENESS_SCHEMA``) summed over its days: one row for each of ``series``, in their order.
+
+    The columns are those of ``DAILY_COMPLETENESS_SCHEMA`` without the day. A series without a row in ``daily`` is
+    unchecked, of no expected bars.
+    """
+    wanted = pl.DataFrame(
+        [(one.symbol, one.timeframe.value) for one in series], schema={**_KEY}, orient="row"
+    )
+    counts = ["expected_bars", "present_bars", "no_trade_bars"]
+    totals = daily.group_by(*_KEY).agg(pl.col(counts).sum())
+    joined = wanted.join(totals, on=list(_KEY), how="left", maintain_order="left")
+    rated = _rated(joined.with_columns(pl.col(counts).fill_null(0)), pl.Schema({**_KEY, **_COUNTS}))
+    unseen = joined["expected_bars"].is_null()
+    return rated.with_columns(
+        status=pl.when(unseen).then(pl.lit(Status.UNCHECKED.value)).otherwise(pl.col("status"))
+    )
+
+
+def cell(status: Status, share: float | None) -> str:
+    """A status in a few characters: ✓, a percentage, ✗, a dash when nothing is expected, ? when nobody looked.
+
+    ``share`` is the completeness from 0 to 1; only a status with gaps needs it. A percentage is rounded down, so
+    that 100 % is never said of a series with gaps.
+    """
+    if status is Status.GAPS and share is not None:
+        # 0.57 x 1000 is 569.99…: what is a tenth but for the last bit stays one.
+        tenths = floor(share * 1000 + 1e-9)
+        return f"{tenths / 10:.1f}%" if tenths else "<0.1%"
+    return _MARKS.get(status, "?")
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Series laid out as symbols x timeframes."""
+
+    symbols: tuple[str, ...]
+    """In their order of appearance."""
+    timeframes: tuple[Timeframe, ...]
+    """Those of any of the series, shortest first."""
+    cells: Mapping[tuple[str, Timeframe], tuple[Status, float | None]]
+    """Status and completeness (from 0 to 1) of each series; a symbol need not be in every timeframe."""
+
+
+def grid(matrix: pl.DataFrame) -> Grid:
+    """``matrix``, with symbol, timeframe, status and completeness, one row a series, as symbols x timeframes."""
+    cells = {
+        (symbol, Timeframe(timeframe)): (Status(status), share)
+        for symbol, timeframe, status, share in matrix.select(*_KEY, "status", "completeness").iter_rows()
+    }
+    present = {timeframe for _, timeframe in cells}
+    return Grid(
+        symbols=tuple(dict.fromkeys(symbol for symbol, _ in cells)),
+        timeframes=tuple(one for one in Timeframe if one in present),
+        cells=cells,
+    )
 
 
 def _explained(expected: Mapping[Series, Slots], gaps: pl.DataFrame) -> dict[Series, Flags]:

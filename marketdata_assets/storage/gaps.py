@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,7 @@ from marketdata_assets.storage.merge import lock_series
 from marketdata_assets.storage.tables import OHLCV
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from psycopg import Connection
 
@@ -108,6 +109,26 @@ def read_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFr
 def list_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
     """Every gap that reaches into the window of its series, as ``KNOWN_SCHEMA``, the largest first."""
     return _read(database, windows, sql.SQL("true")).sort("missing_bars", descending=True)
+
+
+def lost_gaps(database: Database, symbols: Collection[str], limit: int) -> tuple[pl.DataFrame, int]:
+    """The largest ``limit`` gaps of the series of ``symbols`` that are open or unfilled, and how many there are.
+
+    As ``KNOWN_SCHEMA``, largest first, of the timeframes that the symbols are tracked in.
+    """
+    lost = (
+        "from gap_report g join tracked_symbols t on t.symbol = g.symbol and g.timeframe = any(t.timeframes)"
+        " where g.state in ('open', 'unfilled')"
+        " and g.symbol in (select jsonb_array_elements_text($1::jsonb))"
+    )
+    names = ", ".join(f"g.{name}" for name in KNOWN_SCHEMA.names())
+    wanted = json.dumps(list(symbols))
+    rows = database.read_frame(
+        f"select {names} {lost} order by g.missing_bars desc, g.symbol, g.timeframe, g.gap_start limit {limit:d}",
+        [wanted],
+    )
+    count = int(database.read_frame(f"select count(*) as n {lost}", [wanted]).item())
+    return (rows.cast(KNOWN_SCHEMA) if rows.width else KNOWN_SCHEMA.to_frame()), count
 
 
 def _read(database: Database, windows: Mapping[Series, Window], which: sql.Composable) -> pl.DataFrame:

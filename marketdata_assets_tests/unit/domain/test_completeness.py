@@ -12,8 +12,12 @@ from marketdata_assets.domain.completeness import (
     COMPLETENESS_SCHEMA,
     DAILY_COMPLETENESS_SCHEMA,
     Status,
+    cell,
     completeness,
     daily_completeness,
+    grid,
+    summed,
+    unchecked_days,
 )
 from marketdata_assets.domain.gaps import GAP_SCHEMA, find_gaps
 from marketdata_assets.domain.series import AssetClass, Series
@@ -116,3 +120,102 @@ def test_days_add_up_to_the_series(removed: set[int], states: list[str]) -> None
     assert days.select(pl.col(COUNTS[:4]).sum()).rows() == whole.select(COUNTS[:4]).rows()
     explained = found.filter(known["state"] == "no_trades")["missing_bars"].sum()
     assert whole["no_trade_bars"].item() == explained
+
+
+SERIES = (AAPL, SPY, BITCOIN)
+LOOKED = daily_completeness(bars(AAPL, 3) | bars(SPY), EXPECTED, NO_GAPS)
+"""All of the span, of all the series: 3 days of AAPL and SPY, 6 of BTC-USD."""
+SPAN_DAYS = [date(2024, 7, day) for day in range(2, 8)]
+
+
+@given(
+    st.sets(st.integers(0, LOOKED.height - 1)),
+    st.lists(st.tuples(*[st.sampled_from(SPAN_DAYS)] * 2), min_size=3, max_size=3),
+)
+def test_what_was_not_looked_through_is_what_is_expected_and_not_there(
+    skipped: set[int], edges: list[tuple[date, date]]
+) -> None:
+    checked = LOOKED.with_row_index().filter(~pl.col("index").is_in(list(skipped))).drop("index")
+    spans = dict(zip(SERIES, edges, strict=True))
+    holes = unchecked_days(checked, spans, CLASSES)
+    assert holes.schema == DAILY_COMPLETENESS_SCHEMA
+    due = [
+        row
+        for row in LOOKED.with_row_index().select("index", "symbol", "day", "expected_bars").rows()
+        if row[0] in skipped
+        for first, last in [spans[next(one for one in SERIES if one.symbol == row[1])]]
+        if first <= row[2] < last
+    ]
+    assert sorted(holes.select("symbol", "day", "expected_bars").rows()) == sorted(row[1:] for row in due)
+    assert holes.equals(holes.sort("symbol", "timeframe", "day"))
+    assert (holes["missing_bars"] == holes["expected_bars"]).all()
+    assert set(holes["status"]) <= {Status.UNCHECKED}
+
+
+def test_a_week_that_is_not_over_when_the_span_ends_is_not_due() -> None:
+    weeks = Series("BTC-USD", Timeframe.W1)
+    classes = {weeks: AssetClass.CRYPTO}
+    spans = {weeks: (date(2024, 6, 30), date(2024, 7, 13))}
+    holes = unchecked_days(DAILY_COMPLETENESS_SCHEMA.to_frame(), spans, classes)
+    assert holes["day"].to_list() == [date(2024, 6, 30)]
+
+
+@given(st.sets(st.integers(0, LOOKED.height - 1)), st.permutations(SERIES))
+def test_days_are_summed_by_series_in_their_order(skipped: set[int], wanted: list[Series]) -> None:
+    daily = LOOKED.with_row_index().filter(~pl.col("index").is_in(list(skipped))).drop("index")
+    table = summed(daily, wanted)
+    assert table["symbol"].to_list() == [one.symbol for one in wanted]
+    for row in table.rows(named=True):
+        own = daily.filter(symbol=row["symbol"])
+        assert row["expected_bars"] == own["expected_bars"].sum()
+        assert row["missing_bars"] == own["missing_bars"].sum()
+        if own.is_empty():
+            assert (row["status"], row["completeness"]) == (Status.UNCHECKED, None)
+        else:
+            assert row["completeness"] == (row["present_bars"] + row["no_trade_bars"]) / row["expected_bars"]
+            words = {0: Status.WHOLE, row["expected_bars"]: Status.EMPTY}
+            assert row["status"] == words.get(row["missing_bars"], Status.GAPS)
+
+
+@pytest.mark.parametrize(
+    ("status", "share", "said"),
+    [
+        (Status.WHOLE, 1.0, "✓"),
+        (Status.GAPS, 0.999999, "99.9%"),
+        (Status.GAPS, 0.57, "57.0%"),
+        (Status.GAPS, 0.05, "5.0%"),
+        (Status.GAPS, 0.0009, "<0.1%"),
+        (Status.EMPTY, 0.0, "✗"),
+        (Status.NOTHING_EXPECTED, None, "\N{EN DASH}"),
+        (Status.UNCHECKED, None, "?"),
+        (Status.UNCHECKED, 0.0, "?"),
+    ],
+)
+def test_a_status_in_a_few_characters(status: Status, share: float | None, said: str) -> None:
+    assert cell(status, share) == said
+
+
+@given(st.integers(2, 10**9), st.data())
+def test_a_percentage_is_never_more_than_is_there(expected: int, data: st.DataObject) -> None:
+    present = data.draw(st.integers(1, expected - 1))
+    said = cell(Status.GAPS, present / expected)
+    if said != "<0.1%":
+        tenths = int(said.replace(".", "").removesuffix("%"))
+        assert tenths * expected <= present * 1000 < (tenths + 1) * expected
+        assert 0 < tenths < 1000
+    else:
+        assert present * 1000 < expected
+
+
+def test_series_are_laid_out_by_symbol_and_timeframe() -> None:
+    rows = [
+        ("SPY", "1d", "whole", 1.0),
+        ("SPY", "5m", "gaps", 0.5),
+        ("BTC-USD", "1d", "unchecked", None),
+    ]
+    laid = grid(pl.DataFrame(rows, schema=["symbol", "timeframe", "status", "completeness"], orient="row"))
+    assert laid.symbols == ("SPY", "BTC-USD")
+    assert laid.timeframes == (Timeframe.M5, Timeframe.D1)
+    assert laid.cells["SPY", Timeframe.M5] == (Status.GAPS, 0.5)
+    assert laid.cells["BTC-USD", Timeframe.D1] == (Status.UNCHECKED, None)
+    assert ("BTC-USD", Timeframe.M5) not in laid.cells

@@ -1,0 +1,102 @@
+"""The ``completeness_matrix`` asset: how whole each series is, one row per series, kept for every day."""
+
+from base64 import b64encode
+from datetime import UTC, datetime
+from typing import Final
+
+import polars as pl
+from dagster import (
+    AssetsDefinition,
+    AutomationCondition,
+    MaterializeResult,
+    MetadataValue,
+    asset,
+)
+
+from marketdata_assets.assets.heatmap import days_picture, matrix_picture
+from marketdata_assets.domain.completeness import Status, cell
+from marketdata_assets.storage.completeness import Recent, read_recent, write_matrix
+from marketdata_assets.storage.resource import PostgresResource
+
+DESCRIPTION = """\
+Per series the bars that are expected, present, explained (`no_trades`) and missing, and the first and last bar.
+
+Sums up the days that `gap_report` looked through. Days in between that it never looked through count as missing.
+One row per series and day is kept in `completeness_history`; the newest are the view `completeness_matrix`.
+"""
+
+_SHOWN: Final = (
+    *("symbol", "timeframe", "status", "completeness"),
+    *("expected_bars", "present_bars", "no_trade_bars", "missing_bars", "first_bar", "last_bar"),
+)
+
+
+def completeness_matrix_asset() -> AssetsDefinition:
+    """The asset. It has no partitions: it sums up all of them."""
+
+    @asset(
+        name="completeness_matrix",
+        deps=["gap_report"],
+        group_name="quality",
+        kinds={"polars", "postgres"},
+        description=DESCRIPTION,
+        # eager() waits until no partition of gap_report is missing; most of them are never asked for.
+        automation_condition=AutomationCondition.eager().without(~AutomationCondition.any_deps_missing()),
+    )
+    def completeness_matrix(postgres: PostgresResource) -> MaterializeResult[None]:
+        with postgres.database() as database:
+            matrix = write_matrix(database, datetime.now(UTC).date())
+            recent = read_recent(database)
+        return MaterializeResult(metadata=_metadata(matrix, recent))
+
+    return completeness_matrix
+
+
+def _metadata(matrix: pl.DataFrame, recent: Recent | None) -> dict[str, MetadataValue]:
+    counts = {
+        f"series_{status.value}": MetadataValue.int(matrix.filter(status=status.value).height)
+        for status in Status
+    }
+    expected, missing = int(matrix["expected_bars"].sum()), int(matrix["missing_bars"].sum())
+    facts: dict[str, MetadataValue] = {
+        "dagster/row_count": MetadataValue.int(matrix.height),
+        **counts,
+        "expected_bars": MetadataValue.int(expected),
+        "present_bars": MetadataValue.int(int(matrix["present_bars"].sum())),
+        "no_trade_bars": MetadataValue.int(int(matrix["no_trade_bars"].sum())),
+        "missing_bars": MetadataValue.int(missing),
+        "matrix": MetadataValue.md(matrix_table(matrix)),
+        "heatmap": _image("Completeness of symbols by timeframe", matrix_picture(matrix)),
+    }
+    if expected:
+        facts["completeness"] = MetadataValue.float((expected - missing) / expected)
+    if recent is not None:
+        picture = days_picture(recent.days, recent.first, recent.last)
+        facts["heatmap_days"] = _image("Completeness of series by day", picture)
+    return facts
+
+
+def _image(text: str, png: bytes) -> MetadataValue:
+    return MetadataValue.md(f"![{text}](data:image/png;base64,{b64encode(png).decode()})")
+
+
+def matrix_table(matrix: pl.DataFrame) -> str:
+    """``matrix`` as a Markdown table, the least complete series first; a sentence when nothing is tracked."""
+    if matrix.is_empty():
+        return "No symbol is tracked."
+    lines = [
+        f"| {symbol} | {timeframe} | {cell(Status(status), share)} | {expected:,} | {present:,} | {no_trades:,}"
+        f" | {missing:,} | {_moment(first)} | {_moment(last)} |"
+        for symbol, timeframe, status, share, expected, present, no_trades, missing, first, last in (
+            matrix.sort("completeness", nulls_last=True, maintain_order=True).select(*_SHOWN).iter_rows()
+        )
+    ]
+    head = (
+        "| symbol | timeframe | complete | expected | present | no trades | missing | first bar (UTC) | last bar |\n"
+        "|---|---|---:|---:|---:|---:|---:|---|---|"
+    )
+    return "\n".join([head, *lines])
+
+
+def _moment(time: datetime | None) -> str:
+    return "" if time is None else f"{time:%Y-%m-%d %H:%M}"

@@ -1,0 +1,173 @@
+"""``marketdata matrix``: how whole each series is, as the ``completeness_matrix`` asset last found it."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import date
+from pathlib import Path  # noqa: TC003  # typer reads the annotations when it runs
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from marketdata_assets.cli.selection import chosen_symbols
+from marketdata_assets.domain.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from marketdata_assets.cli.session import Store
+    from marketdata_assets.domain.completeness import Status
+
+_GAPS_ON_PAGE = 500
+
+
+def matrix(
+    *,
+    symbols: Annotated[str | None, typer.Option(help="Comma-separated; default every active symbol.")] = None,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Sum up anew first: a run of completeness_matrix.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write a page to this file, with the last 60 days and what is missing."),
+    ] = None,
+) -> None:
+    """Show how whole each series is, from what `marketdata gaps` looked through.
+
+    ✓ whole, a percentage (rounded down) with gaps, ✗ nothing there, ? never looked through.
+    """
+    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.storage.completeness import read_matrix
+
+    if html is not None:
+        _check_writable(html)
+    with open_store() as store:
+        names = [symbol.symbol for symbol in chosen_symbols(store, symbols)]
+        if refresh:
+            _refresh(store)
+        rows = read_matrix(store.database, names)
+        if html is not None:
+            _write(html, _page(store, rows, names))
+            typer.echo(f"written: {html}", err=True)
+    if as_json:
+        typer.echo(json.dumps([_facts(row) for row in rows.iter_rows(named=True)], indent=2))
+    elif (rows["status"] == "unchecked").all():
+        message = "no bar was looked for yet: run `marketdata gaps`, then `marketdata matrix --refresh`"
+        typer.echo(message, err=True)
+    elif html is None:
+        print_matrix(rows)
+
+
+def _refresh(store: Store) -> None:
+    from dagster import DagsterInstance
+
+    from marketdata_assets.automation.instance import prepare_environment
+    from marketdata_assets.automation.matrix import refresh_matrix
+    from marketdata_assets.definitions import build_definitions
+
+    prepare_environment(store.settings)
+    with DagsterInstance.get() as instance:
+        refresh_matrix(build_definitions(), instance)
+
+
+def print_matrix(matrix: pl.DataFrame) -> None:
+    """Print ``matrix``, rows of ``MATRIX_SCHEMA``, and a line that counts them.
+
+    On a terminal a coloured table of symbols x timeframes. In a pipe a line a series, under a heading, apart by
+    tabs: an unknown value is empty, a time in UTC; the line that counts goes to standard error.
+    """
+    from marketdata_assets.cli.console import out
+
+    if out.is_terminal:
+        _print_table(matrix)
+    else:
+        typer.echo("\t".join(matrix.columns))
+        for row in matrix.iter_rows(named=True):
+            typer.echo("\t".join("" if value is None else str(value) for value in _facts(row).values()))
+    typer.echo(f"matrix: {summary_of(matrix)}", err=not out.is_terminal)
+
+
+def _print_table(matrix: pl.DataFrame) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from marketdata_assets.cli.console import out
+    from marketdata_assets.domain.completeness import cell, grid
+
+    laid = grid(matrix)
+    table = Table("symbol")
+    for timeframe in laid.timeframes:
+        table.add_column(timeframe.value, justify="right")
+    for symbol in laid.symbols:
+        found = [laid.cells.get((symbol, timeframe)) for timeframe in laid.timeframes]
+        table.add_row(
+            symbol, *(Text(cell(*one), style=_style(*one)) if one is not None else "" for one in found)
+        )
+    out.print(table)
+
+
+def _style(status: Status, share: float | None) -> str:
+    from marketdata_assets.domain.completeness import Status
+
+    nearly_whole = 0.9
+    if status is Status.GAPS and share is not None:
+        return "yellow" if share >= nearly_whole else "red"
+    return {Status.WHOLE: "green", Status.EMPTY: "red", Status.UNCHECKED: "magenta"}.get(status, "dim")
+
+
+def summary_of(matrix: pl.DataFrame) -> str:
+    """How many series of ``matrix`` (``MATRIX_SCHEMA``) have which status, and as of which day, in a line."""
+    counts = [
+        f"{number:,} {said}"
+        for status, said in (
+            ("whole", "whole"),
+            ("gaps", "with gaps"),
+            ("empty", "empty"),
+            ("unchecked", "never looked through"),
+            ("nothing_expected", "with nothing to expect"),
+        )
+        if (number := matrix.filter(status=status).height)
+    ]
+    days = matrix["as_of"].drop_nulls()
+    as_of = f", as of {days.max()!s} (UTC)" if len(days) else ""
+    return f"{', '.join(counts) or 'no series'}{as_of}"
+
+
+def _facts(row: dict[str, object]) -> dict[str, object]:
+    # a datetime is a date, too
+    return {name: value.isoformat() if isinstance(value, date) else value for name, value in row.items()}
+
+
+def _page(store: Store, rows: pl.DataFrame, symbols: list[str]) -> str:
+    from marketdata_assets.cli.matrix_page import matrix_page
+    from marketdata_assets.storage.completeness import read_recent
+    from marketdata_assets.storage.gaps import lost_gaps
+
+    lost, count = lost_gaps(store.database, symbols, _GAPS_ON_PAGE)
+    return matrix_page(rows, read_recent(store.database, symbols), lost, lost_count=count)
+
+
+def _check_writable(path: Path) -> None:
+    """Raises before the work, not after it, when the page cannot be written."""
+    if not path.parent.is_dir():
+        message = f"--html {path} cannot be written: {path.parent} is no folder; give a file in a folder that exists"
+        raise ConfigurationError(message)
+    if path.exists() and not path.is_file():  # replacing it would take away a device or a pipe
+        message = f"--html {path} cannot be written: it is no plain file; give another name"
+        raise ConfigurationError(message)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` at once: whoever reads it meanwhile sees the old page or the new one."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        message = (
+            f"--html {path} cannot be written ({error.strerror}): give a file in a folder you may write to"
+        )
+        raise ConfigurationError(message) from None

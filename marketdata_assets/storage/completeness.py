@@ -1,0 +1,183 @@
+"""Completeness in Postgres: what was found day by day, summed up per series, with one row kept per day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Final
+
+import polars as pl
+
+from marketdata_assets.domain.completeness import (
+    COMPLETENESS_SCHEMA,
+    DAILY_COMPLETENESS_SCHEMA,
+    Status,
+    summed,
+    unchecked_days,
+)
+from marketdata_assets.storage.symbols import list_symbols
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from psycopg import Connection
+
+    from marketdata_assets.domain.series import AssetClass, Series
+    from marketdata_assets.storage.connection import Database
+
+MATRIX_SCHEMA: Final = pl.Schema({**COMPLETENESS_SCHEMA, "as_of": pl.Date()})
+"""``COMPLETENESS_SCHEMA`` and the day on which the row was written; null when the matrix never saw the series."""
+
+_KEY: Final = ("symbol", "timeframe", "as_of")
+
+RECENT_DAYS: Final = 60
+"""Days that :func:`read_recent` looks back over."""
+
+_ACTIVE: Final = "(select symbol, unnest(timeframes) as timeframe from tracked_symbols where active) as s"
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """Completeness by day from ``first`` to ``last``, both inclusive."""
+
+    first: date
+    last: date
+    days: pl.DataFrame
+    """``DAILY_COMPLETENESS_SCHEMA``, in the order of the tracked series, then by day."""
+
+
+def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
+    """Sum up every active series, keep that as the history's rows of ``as_of``, and return it as ``MATRIX_SCHEMA``.
+
+    In the order of ``tracked_symbols``, shortest timeframe first. A second call for the same day replaces its
+    rows. Days between the first and the last one that were looked through of a series count as missing when they
+    were not themselves.
+    """
+    classes = active_series(database)
+    daily = _stored_days(database)
+    known = pl.concat([daily, unchecked_days(daily, _looked_through(database, classes), classes)])
+    rows = (
+        summed(known, classes)
+        .join(_edges(database), on=["symbol", "timeframe"], how="left", maintain_order="left")
+        .with_columns(as_of=pl.lit(as_of))
+        .select(MATRIX_SCHEMA.names())
+        .cast(MATRIX_SCHEMA)
+    )
+    names = MATRIX_SCHEMA.names()
+    statement = (
+        f"insert into completeness_history ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})"  # noqa: S608 - names of this module
+        f" on conflict (symbol, timeframe, as_of) do update set"
+        f" {', '.join(f'{name} = excluded.{name}' for name in names if name not in _KEY)}"
+    )
+
+    def write(connection: Connection[tuple[object, ...]]) -> None:
+        # In the order of the key, so that two writers wait for each other instead of deadlocking.
+        connection.cursor().executemany(statement.encode(), rows.sort("symbol", "timeframe").rows())
+
+    database.transaction(write)
+    return rows
+
+
+def read_matrix(database: Database, symbols: Collection[str] | None = None) -> pl.DataFrame:
+    """The newest row of each active series (of ``symbols``, when given), as ``MATRIX_SCHEMA``.
+
+    In the order of ``tracked_symbols``, shortest timeframe first. A series without a row is unchecked.
+    """
+    names = ", ".join(f"m.{name}" for name in MATRIX_SCHEMA.names() if name not in ("symbol", "timeframe"))
+    rows = _framed(
+        database.read_frame(
+            f"select symbol, timeframe, {names} from {_ACTIVE}"  # noqa: S608 - names of this module
+            f" left join completeness_matrix m using (symbol, timeframe)"
+        ),
+        MATRIX_SCHEMA,
+    ).with_columns(
+        pl.col("expected_bars", "present_bars", "no_trade_bars", "missing_bars").fill_null(0),
+        pl.col("status").fill_null(Status.UNCHECKED.value),
+    )
+    return _chosen(_ordered(rows, active_series(database)), symbols)
+
+
+def read_recent(database: Database, symbols: Collection[str] | None = None) -> Recent | None:
+    """Completeness by day over the 60 days up to the last one that was looked through of any active series.
+
+    None before any was looked through. A day without an expected bar has no row; one that was not looked through,
+    from the first day of its series that was, has the status unchecked. A series of which no day was looked
+    through has no row at all.
+    """
+    classes = active_series(database)
+    looked = _looked_through(database, classes)
+    if not looked:
+        return None
+    last = max(end for _, end in looked.values())
+    first = last - timedelta(days=RECENT_DAYS - 1)
+    spans = {one: (max(first, start), last) for one, (start, _) in looked.items()}
+    daily = _stored_days(database, since=first)
+    days = pl.concat([daily, unchecked_days(daily, spans, classes)]).sort("day")
+    return Recent(first, last, _chosen(_ordered(days, classes), symbols))
+
+
+def active_series(database: Database) -> dict[Series, AssetClass]:
+    """The asset class of every series that is collected, in the order of ``tracked_symbols``."""
+    return {
+        series: symbol.asset_class
+        for symbol in list_symbols(database, active_only=True)
+        for series in symbol.series
+    }
+
+
+def _stored_days(database: Database, since: date = date.min) -> pl.DataFrame:
+    """What was found of each active series by day, from ``since`` on, as ``DAILY_COMPLETENESS_SCHEMA``."""
+    names = ", ".join(DAILY_COMPLETENESS_SCHEMA.names())
+    return _framed(
+        database.read_frame(
+            f"select {names} from completeness_daily join {_ACTIVE} using (symbol, timeframe)"  # noqa: S608 - names of this module
+            f" where day >= $1",
+            [since],
+        ),
+        DAILY_COMPLETENESS_SCHEMA,
+    )
+
+
+def _looked_through(database: Database, series: Iterable[Series]) -> dict[Series, tuple[date, date]]:
+    """The first and last day of each of ``series`` that were looked through and expected a bar."""
+    edges = database.read_frame(
+        "select symbol, timeframe, min(day) as first, max(day) as last from completeness_daily group by 1, 2"
+    )
+    found = {(symbol, timeframe): (first, last) for symbol, timeframe, first, last in edges.iter_rows()}
+    return {
+        one: found[one.symbol, one.timeframe.value]
+        for one in series
+        if (one.symbol, one.timeframe.value) in found
+    }
+
+
+def _edges(database: Database) -> pl.DataFrame:
+    """The opens of the first and last stored bar of each active series: two looks into the key's index each."""
+    side = "select time from ohlcv o where o.symbol = s.symbol and o.timeframe = s.timeframe order by time"
+    return _framed(
+        database.read_frame(
+            f"select s.symbol, s.timeframe, ({side} limit 1) as first_bar, ({side} desc limit 1) as last_bar"  # noqa: S608 - names of this module
+            f" from {_ACTIVE}"
+        ),
+        pl.Schema({name: MATRIX_SCHEMA[name] for name in ("symbol", "timeframe", "first_bar", "last_bar")}),
+    )
+
+
+def _chosen(rows: pl.DataFrame, symbols: Collection[str] | None) -> pl.DataFrame:
+    return rows if symbols is None else rows.filter(pl.col("symbol").is_in(list(symbols)))
+
+
+def _ordered(rows: pl.DataFrame, series: Collection[Series]) -> pl.DataFrame:
+    """``rows`` in the order of ``series``; the order within a series stays."""
+    places = pl.DataFrame(
+        [(one.symbol, one.timeframe.value, place) for place, one in enumerate(series)],
+        schema={"symbol": pl.String(), "timeframe": pl.String(), "place": pl.Int64()},
+        orient="row",
+    )
+    joined = rows.join(places, on=["symbol", "timeframe"], maintain_order="left")
+    return joined.sort("place", maintain_order=True).drop("place")
+
+
+def _framed(rows: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+    """``rows`` with exactly ``schema``: an empty answer arrives without types."""
+    return rows.select(schema.names()).cast(schema) if rows.width else schema.to_frame()

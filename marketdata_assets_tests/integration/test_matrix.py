@@ -1,0 +1,271 @@
+"""The completeness matrix in Postgres and as an asset: summed up, kept by day, and shown."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+from unittest.mock import Mock
+
+import polars as pl
+import pytest
+from dagster import (
+    AssetKey,
+    AssetMaterialization,
+    DagsterInstance,
+    MarkdownMetadataValue,
+    MultiPartitionKey,
+    evaluate_automation_conditions,
+)
+
+from marketdata_assets.assets import completeness_matrix as asset_module
+from marketdata_assets.automation.instance import sync_series
+from marketdata_assets.automation.matrix import refresh_matrix
+from marketdata_assets.definitions import build_definitions
+from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
+from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.domain.gap_history import KNOWN_SCHEMA
+from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.domain.timeframe import parse_timeframes
+from marketdata_assets.domain.windows import Window
+from marketdata_assets.storage.completeness import MATRIX_SCHEMA, read_matrix, read_recent, write_matrix
+from marketdata_assets.storage.gaps import lost_gaps, write_gaps
+from marketdata_assets.storage.merge import merge
+from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols, deactivate, set_timeframes
+from marketdata_assets.storage.tables import OHLCV
+from marketdata_assets_tests.integration.frames import run_of
+
+if TYPE_CHECKING:
+    from marketdata_assets.storage.connection import Database
+
+MONDAY = date(2024, 7, 1)
+TODAY = date(2024, 7, 9)
+A_WEEK = Window(datetime(2024, 7, 1, tzinfo=UTC), datetime(2024, 7, 8, tzinfo=UTC))
+COUNTS = ("symbol", "timeframe", "expected_bars", "present_bars", "no_trade_bars", "missing_bars", "status")
+
+
+@pytest.fixture(autouse=True)
+def _tracked(database: Database) -> None:
+    """SPY in two timeframes, then BTC-USD: not in the order of the alphabet."""
+    add_symbols(
+        database,
+        [
+            TrackedSymbol("SPY", AssetClass.ETF, timeframes=parse_timeframes("5m,1h,1d")),
+            TrackedSymbol("BTC-USD", AssetClass.CRYPTO, timeframes=parse_timeframes("1d")),
+        ],
+    )
+
+
+def found(
+    database: Database, key: str, day: date, expected: int, present: int, *, no_trades: int = 0
+) -> None:
+    """Write down what was found of a series on a day."""
+    series = Series.parse(key)
+    missing = expected - present - no_trades
+    row = {
+        "symbol": series.symbol,
+        "timeframe": series.timeframe.value,
+        "day": day,
+        "expected_bars": expected,
+        "present_bars": present,
+        "no_trade_bars": no_trades,
+        "missing_bars": missing,
+        "completeness": 1 - missing / expected,
+        "status": "gaps" if missing else "whole",
+    }
+    write_gaps(
+        database,
+        {series: A_WEEK},
+        KNOWN_SCHEMA.to_frame(),
+        pl.DataFrame([row], schema=DAILY_COMPLETENESS_SCHEMA),
+    )
+
+
+def counts(matrix: pl.DataFrame) -> list[tuple[object, ...]]:
+    return matrix.select(COUNTS).rows()
+
+
+def test_days_are_summed_up_and_those_nobody_looked_at_count_as_missing(database: Database) -> None:
+    found(database, "SPY:1h", MONDAY, 7, 6, no_trades=1)
+    found(database, "SPY:1h", MONDAY + timedelta(days=4), 7, 5)  # Tuesday, and the half day, are left out
+    found(database, "BTC-USD:1d", MONDAY, 1, 1)
+    bars = run_of("SPY:1h", 3, start=datetime(2024, 7, 1, 13, tzinfo=UTC))
+    database.transaction(lambda connection: merge(connection, OHLCV, bars))
+
+    matrix = write_matrix(database, TODAY)
+    assert matrix.schema == MATRIX_SCHEMA
+    assert counts(matrix) == [
+        ("SPY", "5m", 0, 0, 0, 0, "unchecked"),
+        ("SPY", "1h", 7 + 7 + 4 + 7, 11, 1, 13, "gaps"),
+        ("SPY", "1d", 0, 0, 0, 0, "unchecked"),
+        ("BTC-USD", "1d", 1, 1, 0, 0, "whole"),
+    ]
+    row = matrix.row(1, named=True)
+    assert row["completeness"] == 12 / 25
+    assert (row["first_bar"], row["last_bar"]) == (bars["time"][0], bars["time"][2])
+    assert matrix["first_bar"].null_count() == 3
+    assert read_matrix(database).equals(matrix)
+    assert read_matrix(database, ["BTC-USD"]).equals(matrix.tail(1))
+
+
+def test_a_day_has_one_row_a_series_and_another_day_adds_its_own(database: Database) -> None:
+    found(database, "SPY:1h", MONDAY, 7, 5)
+    write_matrix(database, TODAY)
+    found(database, "SPY:1h", MONDAY, 7, 7)
+    write_matrix(database, TODAY)
+    history = "select * from completeness_history where symbol = 'SPY' and timeframe = '1h' order by as_of"
+    assert database.read_frame(history)["status"].to_list() == ["whole"]
+    found(database, "SPY:1h", MONDAY, 7, 0)
+    write_matrix(database, TODAY + timedelta(days=1))
+    assert database.read_frame(history)["missing_bars"].to_list() == [0, 7]
+    newest = database.read_frame(
+        "select * from completeness_matrix where symbol = 'SPY' and timeframe = '1h'"
+    )
+    assert newest["as_of"].to_list() == [TODAY + timedelta(days=1)]
+    assert read_matrix(database, ["SPY"]).filter(timeframe="1h")["missing_bars"].to_list() == [7]
+
+
+def test_what_is_no_longer_collected_leaves_the_matrix_and_stays_in_the_history(database: Database) -> None:
+    for key in ("SPY:1h", "SPY:1d", "BTC-USD:1d"):
+        found(database, key, MONDAY, 1, 1)
+    write_matrix(database, TODAY)
+    set_timeframes(database, "SPY", parse_timeframes("1d,1w"))
+    deactivate(database, "BTC-USD")
+    assert counts(read_matrix(database)) == [
+        ("SPY", "1d", 1, 1, 0, 0, "whole"),
+        ("SPY", "1w", 0, 0, 0, 0, "unchecked"),
+    ]
+    assert read_matrix(database)["as_of"].to_list() == [TODAY, None]
+    assert write_matrix(database, TODAY).height == 2
+    recent = read_recent(database)
+    assert recent is not None
+    assert recent.days.select("symbol", "timeframe").rows() == [("SPY", "1d")]
+    assert database.read_frame("select count(*) as n from completeness_history").item() == 5
+
+
+def test_a_store_that_nobody_looked_through(database: Database) -> None:
+    assert read_recent(database) is None
+    assert set(read_matrix(database)["status"]) == {"unchecked"}
+    assert set(write_matrix(database, TODAY)["status"]) == {"unchecked"}
+    for symbol in ("SPY", "BTC-USD"):
+        deactivate(database, symbol)
+    assert write_matrix(database, TODAY).is_empty()
+    assert read_matrix(database).schema == MATRIX_SCHEMA
+
+
+def test_the_last_sixty_days_end_with_the_last_that_was_looked_through(database: Database) -> None:
+    found(database, "BTC-USD:1d", MONDAY - timedelta(days=90), 1, 1)
+    found(database, "BTC-USD:1d", MONDAY, 1, 1)
+    found(database, "SPY:1d", MONDAY - timedelta(days=5), 1, 0)
+    recent = read_recent(database)
+    assert recent is not None
+    assert (recent.last, (recent.last - recent.first).days) == (MONDAY, 59)
+    assert recent.days.schema == DAILY_COMPLETENESS_SCHEMA
+    bitcoin = recent.days.filter(symbol="BTC-USD")
+    assert bitcoin["day"].to_list() == pl.date_range(recent.first, MONDAY, eager=True).to_list()
+    assert bitcoin["status"].to_list() == ["unchecked"] * 59 + ["whole"]
+    # Wednesday was looked through; Thursday and Friday were not, and on Monday nothing is due yet.
+    spy = recent.days.filter(symbol="SPY").select("day", "status").rows()
+    assert spy == [
+        (date(2024, 6, 26), "gaps"),
+        (date(2024, 6, 27), "unchecked"),
+        (date(2024, 6, 28), "unchecked"),
+    ]
+    assert recent.days["symbol"].to_list() == ["SPY"] * 3 + ["BTC-USD"] * 60
+    chosen = read_recent(database, ["SPY"])
+    assert chosen is not None
+    assert (chosen.first, chosen.last, chosen.days.height) == (recent.first, recent.last, 3)
+
+
+def test_the_largest_lost_gaps_of_what_is_collected(database: Database) -> None:
+    def gap(key: str, hour: int, bars: int, state: str) -> None:
+        series, start = Series.parse(key), A_WEEK.start + timedelta(hours=hour)
+        row = {
+            "symbol": series.symbol,
+            "timeframe": series.timeframe.value,
+            "day": MONDAY,
+            "gap_start": start,
+            "gap_end": start + timedelta(minutes=5 * bars),
+            "missing_bars": bars,
+            "state": state,
+            "attempts": 0,
+            "reason": "told",
+        }
+        window = Window(start, start + timedelta(minutes=5 * bars))
+        write_gaps(
+            database,
+            {series: window},
+            pl.DataFrame([row], schema=KNOWN_SCHEMA),
+            DAILY_COMPLETENESS_SCHEMA.to_frame(),
+        )
+
+    gap("SPY:5m", 1, 3, "open")
+    gap("SPY:5m", 2, 5, "unfilled")
+    gap("SPY:5m", 3, 9, "no_trades")
+    gap("SPY:5m", 4, 8, "filled")
+    gap("SPY:30m", 1, 7, "open")  # not tracked
+    gap("BTC-USD:1d", 1, 4, "open")
+    rows, count = lost_gaps(database, ["SPY", "BTC-USD"], 2)
+    assert rows.schema == KNOWN_SCHEMA
+    assert (rows["missing_bars"].to_list(), count) == ([5, 4], 3)
+    assert lost_gaps(database, ["SPY"], 9)[0]["missing_bars"].to_list() == [5, 3]
+    none, count = lost_gaps(database, ["QQQ"], 9)
+    assert (none.schema, none.height, count) == (KNOWN_SCHEMA, 0, 0)
+
+
+@pytest.fixture
+def instance(database_url: str, monkeypatch: pytest.MonkeyPatch) -> DagsterInstance:
+    """Dagster's instance, while the asset believes that today is TODAY."""
+
+    clock = Mock(wraps=datetime, now=lambda zone: datetime(2024, 7, 9, 12, tzinfo=zone))
+    monkeypatch.setattr(asset_module, "datetime", clock)
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    return DagsterInstance.ephemeral()
+
+
+def test_the_asset_keeps_a_day_once_and_shows_a_table_and_two_pictures(
+    database: Database, instance: DagsterInstance
+) -> None:
+    found(database, "SPY:1h", MONDAY, 7, 5)
+    found(database, "BTC-USD:1d", MONDAY, 1, 1)
+    write_matrix(database, TODAY - timedelta(days=1))
+    refresh_matrix(build_definitions(), instance)
+    refresh_matrix(build_definitions(), instance)
+    days = database.read_frame("select as_of, count(*) as n from completeness_history group by 1 order by 1")
+    assert days.rows() == [(TODAY - timedelta(days=1), 4), (TODAY, 4)]
+
+    event = instance.get_latest_materialization_event(AssetKey("completeness_matrix"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    metadata = event.asset_materialization.metadata
+    values = {name: value.value for name, value in metadata.items()}
+    assert (values["series_whole"], values["series_gaps"], values["series_unchecked"]) == (1, 1, 2)
+    assert (values["expected_bars"], values["missing_bars"], values["completeness"]) == (8, 2, 0.75)
+    for name in ("heatmap", "heatmap_days"):
+        picture = metadata[name]
+        assert isinstance(picture, MarkdownMetadataValue)
+        assert "](data:image/png;base64,iVBOR" in picture.md_str
+    table = str(values["matrix"]).splitlines()
+    assert len(table) == 2 + 4
+    assert table[2].startswith("| SPY | 1h | 71.4% | 7 | 5 | 0 | 2 |")
+
+
+def test_a_matrix_that_cannot_be_made_says_why(database: Database, instance: DagsterInstance) -> None:
+    database.transaction(lambda connection: connection.execute("drop table completeness_history cascade"))
+    with pytest.raises(MarketDataError, match=r"matrix could not be made: .*completeness_history") as caught:
+        refresh_matrix(build_definitions(), instance)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_matrix_follows_a_look_for_gaps(database: Database, instance: DagsterInstance) -> None:
+    definitions = build_definitions()
+    sync_series(instance, database)
+    refresh_matrix(definitions, instance)
+    tick = evaluate_automation_conditions(definitions, instance)
+    assert tick.total_requested == 0
+    instance.report_runless_asset_event(
+        AssetMaterialization(
+            "gap_report", partition=MultiPartitionKey({"day": "2024-07-01", "series": "SPY:1d"})
+        )
+    )
+    tick = evaluate_automation_conditions(definitions, instance, cursor=tick.cursor)
+    assert tick.get_num_requested(AssetKey("completeness_matrix")) == 1
