@@ -24,7 +24,15 @@ from marketdata_assets.assets.ingest import Ingest, IngestReport
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA, daily_completeness
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, filled_since, inherited
-from marketdata_assets.domain.gaps import MAX_ATTEMPTS, GapState, classify, find_gaps, judge
+from marketdata_assets.domain.gaps import (
+    MAX_ATTEMPTS,
+    SETTLING,
+    GapState,
+    classify,
+    find_gaps,
+    judge,
+    slots_in_gaps,
+)
 from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.slots import Slots, expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
@@ -34,7 +42,7 @@ from marketdata_assets.polygon.planner import plan_again
 from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.storage.bars import read_coverage, read_rows, write_batch
 from marketdata_assets.storage.connection import Database
-from marketdata_assets.storage.gaps import first_bars, read_gaps, read_held, write_gaps
+from marketdata_assets.storage.gaps import first_bars, read_asked, read_gaps, read_held, write_gaps
 from marketdata_assets.storage.resource import PostgresResource
 from marketdata_assets.storage.tables import OHLCV
 
@@ -181,10 +189,19 @@ class _Look:
         ends = [window.end for window in windows.values()] + self._known["gap_end"].to_list()
         context = Window(min(starts).astimezone(UTC), max(ends).astimezone(UTC))
         self._context = context
-        self._expected: dict[Series, Slots] = expected_by_series(
-            classes, context, now, first_bars(database, windows)
-        )
+        slots = expected_by_series(classes, context, now - SETTLING, first_bars(database, windows))
+        self._expected = self._connected(slots, read_asked(database, around))
         self._gaps = self._find(inherit_from=self._known)
+
+    def _connected(
+        self, slots: dict[Series, Slots], asked: dict[Series, list[Window]]
+    ) -> dict[Series, Slots]:
+        """The ``slots`` that were asked for around each window; a known gap is known to have been."""
+        known = slots_in_gaps(self._known, slots)
+        return {
+            one: each.connected(self._windows[one], asked.get(one, ()), known[one])
+            for one, each in slots.items()
+        }
 
     def _find(self, *, inherit_from: pl.DataFrame) -> pl.DataFrame:
         """Gaps with attempts, failure and state; all of the context, so that they can be judged."""

@@ -1,79 +1,214 @@
-"""Backfills: bars of a rectangle of days x series, in range runs one after the other in this process."""
+"""Backfills: bars, gaps, repair and matrix of a rectangle of days x series, one after the other in this process."""
 
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from dagster import DagsterRunStatus, JsonMetadataValue, RunsFilter
+import polars as pl
+from dagster import DagsterRunStatus, RunsFilter
 
-from marketdata_assets.automation.jobs import BARS_JOB
-from marketdata_assets.automation.ranges import execute_range, range_runs, reason_of
+from marketdata_assets.automation.bars import BarsOutcome, bring_bars
+from marketdata_assets.automation.gaps import look_for_gaps, repair_runs
+from marketdata_assets.automation.matrix import refresh_matrix
+from marketdata_assets.automation.ranges import range_runs
+from marketdata_assets.domain.gaps import GapState
+from marketdata_assets.storage.completeness import MATRIX_SCHEMA, completeness_between, read_matrix
 from marketdata_assets.storage.connection import connect
+from marketdata_assets.storage.gaps import LISTED_SCHEMA, gap_rows, list_gaps
+from marketdata_assets.storage.io_manager import partition_windows_of
+from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
+    from datetime import date
 
-    from dagster import DagsterInstance, Definitions, ExecuteInProcessResult, MetadataValue
+    from dagster import DagsterInstance, Definitions
     from psycopg import Connection
 
     from marketdata_assets.automation.ranges import RangeRun
+    from marketdata_assets.domain.series import Series
     from marketdata_assets.storage.connection import Database
 
 _BACKFILL_TAG: Final = "marketdata/backfill"
 _LOCK_SPACE: Final = 0x6D62  # any constant that nobody else hashes advisory locks with
 
 
+class Stage(StrEnum):
+    """What a backfill does, in this order."""
+
+    BARS = "bars"
+    GAPS = "gaps"
+    REPAIR = "repair"
+    MATRIX = "matrix"
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillRequest:
+    """What a backfill is asked for. Days are local dates, both inclusive."""
+
+    series: tuple[Series, ...]
+    first: date
+    last: date
+    force: bool = False
+
+
+class BackfillProgress:
+    """Is told how far a backfill is; this one keeps silent."""
+
+    def stage(self, stage: Stage, runs: Sequence[RangeRun]) -> None:
+        """``stage`` begins, with ``runs`` to execute."""
+
+    def run(self, run: RangeRun) -> None:
+        """``run`` begins; the one before it has ended."""
+
+
 @dataclass(slots=True)
 class Outcome:
-    """What a backfill did. Rows count bars over all series; ``failures`` holds one line per symbol."""
+    """What a backfill did and what it left.
+
+    ``gaps`` (``LISTED_SCHEMA``) holds the gaps in the window: those that stand, and those that were filled since
+    the backfill began. ``completeness`` has a row for each series, summed over the days of the window; ``matrix``
+    (``MATRIX_SCHEMA``) over all of its history.
+    """
 
     backfill_id: str
+    request: BackfillRequest
+    bars: BarsOutcome = field(default_factory=BarsOutcome)
     run_ids: list[str] = field(default_factory=list)
-    rows_inserted: int = 0
-    rows_changed: int = 0
-    rows_unchanged: int = 0
-    rows_quarantined: int = 0
+    gaps: pl.DataFrame = field(default_factory=LISTED_SCHEMA.to_frame)
+    completeness: pl.DataFrame = field(default_factory=pl.DataFrame)
+    matrix: pl.DataFrame = field(default_factory=MATRIX_SCHEMA.to_frame)
     requests: int = 0
     pages: int = 0
     retries: int = 0
     seconds_waited_for_limit: float = 0.0
-    failures: dict[str, str] = field(default_factory=dict)
+    duration_seconds: float = 0.0
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why symbols failed, one line each."""
+        return self.bars.failures
+
+    def gaps_in(self, state: GapState) -> pl.DataFrame:
+        """The gaps of a state."""
+        return self.gaps.filter(state=state.value)
+
+    @property
+    def lost(self) -> pl.DataFrame:
+        """The gaps that are left without an explanation, the largest first."""
+        return self.gaps.filter(pl.col("state").is_in([GapState.OPEN.value, GapState.UNFILLED.value]))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no symbol failed and no gap is left without an explanation."""
+        return not self.failures and self.lost.is_empty()
 
 
 def execute(
     definitions: Definitions,
     instance: DagsterInstance,
     database: Database,
-    runs: Sequence[RangeRun],
+    request: BackfillRequest,
     *,
-    arguments: dict[str, object],
-    force: bool = False,
-    on_run: Callable[[RangeRun], None] = lambda _: None,
+    ordered: Sequence[str],
+    progress: BackfillProgress,
 ) -> Outcome:
-    """Execute ``runs`` in order. A symbol that fails does not stop the others.
+    """Carry out ``request``, stage by stage; ``ordered`` are the series keys in Dagster's order.
 
-    When a run loses a symbol, Dagster records none of its partitions; the others are stored all the same, so
-    their partitions are recorded by a second run that asks the vendor for nothing.
+    A symbol that fails does not stop the others. Its gaps stay open: to ask for them again at once would spend
+    their attempts on the same failure.
 
     Raises:
         ConfigurationError: A setting is wrong (the key, say): every other run would fail like this one.
+        MarketDataError: Gaps could not be looked for, or the matrix not be made.
     """
-    outcome = Outcome(backfill_id=str(uuid.uuid4()))
+    outcome = Outcome(str(uuid.uuid4()), request)
     with _alive(database, outcome.backfill_id):
-        _begin_history(database, outcome, arguments)
+        begun = _begin_history(database, outcome)
+        started = time.monotonic()
+        status = "failed"
         try:
-            for run in runs:
-                on_run(run)
-                _execute(definitions, instance, database, run, outcome, force=force)
-        except BaseException:
-            _end_history(database, outcome, "failed")
-            raise
-        _end_history(database, outcome, "failed" if outcome.failures else "ok")
+            _Stages(definitions, instance, database, ordered, outcome, progress).execute(begun)
+            status = "ok" if outcome.is_whole else "failed"
+        finally:
+            outcome.duration_seconds = time.monotonic() - started
+            _end_history(database, outcome, status)
     return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Stages:
+    definitions: Definitions
+    instance: DagsterInstance
+    database: Database
+    ordered: Sequence[str]
+    outcome: Outcome
+    progress: BackfillProgress
+
+    def execute(self, begun: datetime) -> None:
+        request = self.outcome.request
+        runs = range_runs(self.ordered, request.series, request.first, request.last)
+        self._bars(runs)
+        self._look(Stage.GAPS, runs, repair=False)
+        self._look(Stage.REPAIR, self._repairs(), repair=True)
+        self.progress.stage(Stage.MATRIX, [])
+        self.outcome.run_ids.append(refresh_matrix(self.definitions, self.instance, tags=self._tags()))
+        self.outcome.gaps = self._gaps().filter(
+            (pl.col("state") != GapState.FILLED.value) | (pl.col("resolved_at") >= begun)
+        )
+        self.outcome.completeness = completeness_between(
+            self.database, request.series, request.first, request.last
+        )
+        self.outcome.matrix = read_matrix(self.database, {one.symbol for one in request.series}).join(
+            self.outcome.completeness, on=["symbol", "timeframe"], how="semi"
+        )
+
+    def _bars(self, runs: Sequence[RangeRun]) -> None:
+        self.progress.stage(Stage.BARS, runs)
+        try:
+            bring_bars(
+                self.definitions,
+                self.instance,
+                self.database,
+                runs,
+                force=self.outcome.request.force,
+                tags=self._tags(),
+                outcome=self.outcome.bars,
+                on_run=self.progress.run,
+            )
+        finally:
+            self.outcome.run_ids += self.outcome.bars.run_ids
+
+    def _look(self, stage: Stage, runs: Sequence[RangeRun], *, repair: bool) -> None:
+        self.progress.stage(stage, runs)
+        self.outcome.run_ids += look_for_gaps(
+            self.definitions,
+            self.instance,
+            runs,
+            repair=repair,
+            tags=self._tags(),
+            on_run=self.progress.run,
+        )
+
+    def _repairs(self) -> list[RangeRun]:
+        classes = {one.symbol: one.asset_class for one in list_symbols(self.database)}
+        gaps = self._gaps().filter(~pl.col("symbol").is_in(list(self.outcome.failures)))
+        return repair_runs(self.ordered, gaps, classes, self.outcome.request.first, self.outcome.request.last)
+
+    def _gaps(self) -> pl.DataFrame:
+        request = self.outcome.request
+        windows = partition_windows_of(self.database, request.series, request.first, request.last)
+        return list_gaps(self.database, windows)
+
+    def _tags(self) -> dict[str, str]:
+        return {_BACKFILL_TAG: self.outcome.backfill_id}
 
 
 @contextmanager
@@ -88,90 +223,29 @@ def _alive(database: Database, backfill_id: str) -> Iterator[None]:
 _TRY_LOCK: Final = "select pg_try_advisory_lock(hashtextextended(%s, %s))"
 
 
-def _execute(
-    definitions: Definitions,
-    instance: DagsterInstance,
-    database: Database,
-    run: RangeRun,
-    outcome: Outcome,
-    *,
-    force: bool,
-) -> None:
-    result = _run_once(definitions, instance, run, outcome, {"force": force})
-    if result.success:
-        return
-    named = _given_up(result)
-    if not named:
-        # The run ended before its last request did: nothing is known of any of its symbols.
-        outcome.failures |= dict.fromkeys((one.symbol for one in run.series), reason_of(result))
-        return
-    reasons = _reasons(database, result.run_id)
-    outcome.failures |= {symbol: reasons.get(symbol, reason_of(result)) for symbol in named}
-    sound = [one for one in run.series if one.symbol not in named]
-    # Contiguous in the run's own order, which is a stretch of Dagster's.
-    ordered = [one.key for one in run.series]
-    for again in range_runs(ordered, sound, run.first_day, run.last_day):
-        recorded = _run_once(definitions, instance, again, outcome, {"ask_vendor": False})
-        if not recorded.success:
-            outcome.failures |= dict.fromkeys((one.symbol for one in again.series), reason_of(recorded))
+def _begin_history(database: Database, outcome: Outcome) -> datetime:
+    """Write down that the backfill began; returns when, by the database's clock."""
+    request = outcome.request
+    arguments = {
+        "series": [one.key for one in request.series],
+        "start": request.first.isoformat(),
+        "end": request.last.isoformat(),
+        "force": request.force,
+    }
 
-
-def _run_once(
-    definitions: Definitions,
-    instance: DagsterInstance,
-    run: RangeRun,
-    outcome: Outcome,
-    config: dict[str, object],
-) -> ExecuteInProcessResult:
-    tags = {_BACKFILL_TAG: outcome.backfill_id}
-    result = execute_range(definitions, instance, run, job=BARS_JOB, config={"ohlcv": config}, tags=tags)
-    outcome.run_ids.append(result.run_id)
-    # Every partition of a range run carries the totals of the run; a run that gave up on a symbol tells them, too.
-    told = [event.materialization.metadata for event in result.get_asset_materialization_events()[:1]]
-    for metadata in told or [_given_up_metadata(result)]:
-        for name in ("rows_inserted", "rows_changed", "rows_unchanged", "rows_quarantined"):
-            if name in metadata:
-                setattr(outcome, name, getattr(outcome, name) + int(str(metadata[name].value)))
-    return result
-
-
-def _given_up_metadata(result: ExecuteInProcessResult) -> Mapping[str, MetadataValue]:
-    """What the asset said when it gave up on some symbols; empty when it ended otherwise."""
-    for event in result.all_events:
-        if event.is_step_failure and (said := event.step_failure_data.user_failure_data) is not None:
-            return said.metadata
-    return {}
-
-
-def _given_up(result: ExecuteInProcessResult) -> list[str]:
-    """The symbols that the asset gave up on after every other symbol was stored."""
-    said = _given_up_metadata(result).get("failed_symbols")
-    symbols = said.value if isinstance(said, JsonMetadataValue) else None
-    return [str(symbol) for symbol in symbols] if isinstance(symbols, list) else []
-
-
-def _reasons(database: Database, run_id: str) -> dict[str, str]:
-    """Why requests of a run failed, by symbol."""
-
-    def read(connection: Connection[tuple[object, ...]]) -> dict[str, str]:
-        rows = connection.execute(
-            "select distinct on (symbol) symbol, error from fetch_log"
-            " where run_id = %s and status = 'failed' order by symbol, requested_at",
-            [run_id],
-        ).fetchall()
-        return {str(symbol): str(error) for symbol, error in rows}
-
-    return database.transaction(read)
-
-
-def _begin_history(database: Database, outcome: Outcome, arguments: dict[str, object]) -> None:
-    database.transaction(
-        lambda connection: connection.execute(
+    def write(connection: Connection[tuple[object, ...]]) -> object:
+        row = connection.execute(
             "insert into backfill_history (id, started_at, status, arguments)"
-            " values (%s, clock_timestamp(), 'running', %s::jsonb)",
-            [outcome.backfill_id, json.dumps(arguments, default=str)],
-        )
-    )
+            " values (%s, clock_timestamp(), 'running', %s::jsonb) returning started_at",
+            [outcome.backfill_id, json.dumps(arguments)],
+        ).fetchone()
+        return row and row[0]
+
+    begun = database.transaction(write)
+    if not isinstance(begun, datetime):
+        message = f"Postgres returned {begun!r} as the time at which backfill {outcome.backfill_id} began"
+        raise TypeError(message)
+    return begun
 
 
 def _end_history(database: Database, outcome: Outcome, status: str) -> None:
@@ -194,20 +268,48 @@ def _end_history(database: Database, outcome: Outcome, status: str) -> None:
 
 
 def summary(outcome: Outcome) -> dict[str, object]:
-    """``outcome`` as JSON can hold it."""
+    """The figures of ``outcome`` as JSON can hold them."""
+    symbols = {one.symbol for one in outcome.request.series}
     return {
         "backfill_id": outcome.backfill_id,
+        "duration_seconds": round(outcome.duration_seconds, 3),
         "runs": outcome.run_ids,
-        "rows_inserted": outcome.rows_inserted,
-        "rows_changed": outcome.rows_changed,
-        "rows_unchanged": outcome.rows_unchanged,
-        "rows_quarantined": outcome.rows_quarantined,
+        "symbols": len(symbols),
+        "successes": len(symbols - set(outcome.failures)),
+        "failures": outcome.failures,
+        "rows_inserted": outcome.bars.rows_inserted,
+        "rows_changed": outcome.bars.rows_changed,
+        "rows_unchanged": outcome.bars.rows_unchanged,
+        "rows_quarantined": outcome.bars.rows_quarantined,
+        "gaps_found": outcome.gaps.height,
+        **{f"gaps_{state.value}": outcome.gaps_in(state).height for state in GapState},
         "requests": outcome.requests,
         "pages": outcome.pages,
         "retries": outcome.retries,
         "seconds_waited_for_limit": round(outcome.seconds_waited_for_limit, 3),
-        "failures": outcome.failures,
     }
+
+
+def results(outcome: Outcome) -> dict[str, object]:
+    """``outcome`` whole, as JSON can hold it: its summary, every gap, and every series."""
+    counts = {
+        (symbol, timeframe, state): gaps
+        for symbol, timeframe, state, gaps in outcome.gaps.group_by("symbol", "timeframe", "state")
+        .len()
+        .iter_rows()
+    }
+    series = [
+        {
+            **row,
+            "gaps": {
+                state.value: counts.get((row["symbol"], row["timeframe"], state.value), 0)
+                for state in GapState
+            },
+            "failure": outcome.failures.get(row["symbol"]),
+        }
+        for row in outcome.completeness.iter_rows(named=True)
+    ]
+    return {"summary": summary(outcome), "gaps_detected": gap_rows(outcome.gaps), "series": series}
 
 
 def close_orphans(instance: DagsterInstance, database: Database) -> int:

@@ -9,17 +9,24 @@ from marketdata_assets.automation.ranges import execute_job, reason_of
 from marketdata_assets.domain.errors import MarketDataError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dagster import DagsterInstance, Definitions
 
 
-def refresh_matrix(definitions: Definitions, instance: DagsterInstance) -> None:
+def refresh_matrix(
+    definitions: Definitions, instance: DagsterInstance, *, tags: Mapping[str, str] | None = None
+) -> str:
     """Execute a run of ``completeness_matrix``: today's row (UTC) of every active series is written anew.
+
+    Returns the id of the run.
 
     Raises:
         ConfigurationError: A setting is wrong.
         MarketDataError: The run failed; the newest rows stay what they were.
     """
-    result = execute_job(definitions, instance, job=MATRIX_JOB, config={}, tags={})
+    result = execute_job(definitions, instance, job=MATRIX_JOB, config={}, tags=tags or {})
     if not result.get_asset_materialization_events():
         message = f"the completeness matrix could not be made: {reason_of(result)}"
         raise MarketDataError(message)
+    return result.run_id

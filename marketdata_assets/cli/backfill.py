@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path  # noqa: TC003  # typer reads the annotations when it runs
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,23 +17,14 @@ from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from marketdata_assets.automation.backfill import Outcome
-    from marketdata_assets.cli.console import FetchProgress
+    from marketdata_assets.automation.backfill import BackfillRequest, Outcome
+    from marketdata_assets.cli.progress import ConsoleProgress
     from marketdata_assets.cli.session import Store
-    from marketdata_assets.domain.series import Series
     from marketdata_assets.polygon.request import FetchRequest
     from marketdata_assets.polygon.resource import PolygonResource
     from marketdata_assets.storage.symbols import TrackedSymbol
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a backfill is asked for. Days are local dates, both inclusive."""
-
-    series: tuple[Series, ...]
-    first: date
-    last: date
-    force: bool = False
+_GAPS_SHOWN = 5
 
 
 def backfill(
@@ -54,10 +44,12 @@ def backfill(
         Path | None, typer.Option("--json", help="Write the summary to this file; - for stdout.")
     ] = None,
 ) -> None:
-    """Bring bars of symbols x timeframes x days; what is stored already is not asked for again.
+    """Bring bars, look for gaps, ask again for what is missing, and sum up how whole each series is.
 
-    A timeframe that a symbol is not tracked in is added to the symbol. Exits with 1 when a symbol failed.
+    What is stored already is not asked for again. A timeframe that a symbol is not tracked in is added to the
+    symbol. Exits with 1 when a symbol failed or a gap stays unfilled.
     """
+    from marketdata_assets.automation.backfill import BackfillRequest
     from marketdata_assets.cli.session import open_store
 
     now = datetime.now(UTC)
@@ -73,61 +65,40 @@ def backfill(
             for one in symbol.series
             if wanted_timeframes is None or one.timeframe in wanted_timeframes
         )
-        started = datetime.now(UTC)
-        outcome = run(store, Request(series, first, last, force=force))
-        seconds = (datetime.now(UTC) - started).total_seconds()
-    _report(outcome, seconds, json_path)
-    if outcome.failures:
+        outcome = run(store, BackfillRequest(series, first, last, force=force))
+    _report(outcome, json_path)
+    if not outcome.is_whole:
         raise typer.Exit(1)
 
 
-def run(store: Store, request: Request, *, polygon: PolygonResource | None = None) -> Outcome:
+def run(store: Store, request: BackfillRequest, *, polygon: PolygonResource | None = None) -> Outcome:
     """Execute ``request`` in this process on the persistent instance, with progress on a terminal."""
     from dagster import DagsterInstance
 
-    from marketdata_assets.automation import backfill as runs
+    from marketdata_assets.automation.backfill import close_orphans, execute
     from marketdata_assets.automation.instance import prepare_environment, sync_series
-    from marketdata_assets.automation.ranges import RangeRun, range_runs
-    from marketdata_assets.cli.console import FetchProgress, err, progress
+    from marketdata_assets.cli.console import err
+    from marketdata_assets.cli.progress import console_progress
     from marketdata_assets.definitions import build_definitions
 
     prepare_environment(store.settings)
-    with DagsterInstance.get() as instance, progress() as bars:
-        closed = runs.close_orphans(instance, store.database)
+    with DagsterInstance.get() as instance, console_progress() as progress:
+        closed = close_orphans(instance, store.database)
         if closed:
             err.print(
                 f"{closed} earlier run(s) of a process that is gone were marked as failed", highlight=False
             )
-        ordered = sync_series(instance, store.database)
-        planned = range_runs(ordered, request.series, request.first, request.last)
-        watcher = FetchProgress(bars)
-        task = bars.add_task("runs", total=len(planned), note="")
-
-        def on_run(run: RangeRun) -> None:
-            begin, finish = run.series[0], run.series[-1]
-            label = f"{begin}" if begin == finish else f"{begin} … {finish}"
-            if err.is_terminal:
-                bars.update(task, advance=1, note=label)
-            else:
-                err.print(f"run: {label}, {run.first_day} to {run.last_day}", highlight=False)
-
-        return runs.execute(
-            build_definitions(resources={"polygon": watched(polygon, watcher)}),
+        return execute(
+            build_definitions(resources={"polygon": watched(polygon, progress)}),
             instance,
             store.database,
-            planned,
-            arguments={
-                "series": [one.key for one in request.series],
-                "start": request.first.isoformat(),
-                "end": request.last.isoformat(),
-                "force": request.force,
-            },
-            force=request.force,
-            on_run=on_run,
+            request,
+            ordered=sync_series(instance, store.database),
+            progress=progress,
         )
 
 
-def watched(polygon: PolygonResource | None, watcher: FetchProgress) -> PolygonResource:
+def watched(polygon: PolygonResource | None, watcher: ConsoleProgress) -> PolygonResource:
     """``polygon`` (default: as the environment says) with ``watcher`` seeing every event of its streams."""
     from marketdata_assets.polygon.resource import FetchEvent, PolygonResource
 
@@ -135,7 +106,7 @@ def watched(polygon: PolygonResource | None, watcher: FetchProgress) -> PolygonR
         def stream(
             self, requests: Sequence[FetchRequest], *, database_url: str | None = None
         ) -> Generator[FetchEvent]:
-            watcher.expect(len(requests))
+            watcher.expect(requests)
             for event in super().stream(requests, database_url=database_url):
                 watcher.saw(event)
                 yield event
@@ -186,31 +157,71 @@ def _check_writable(json_path: Path | None) -> None:
         raise ConfigurationError(message) from None
 
 
-def _report(outcome: Outcome, seconds: float, json_path: Path | None) -> None:
-    from marketdata_assets.automation.backfill import summary
+def _report(outcome: Outcome, json_path: Path | None) -> None:
+    from marketdata_assets.automation.backfill import results
 
-    facts = {"duration_seconds": round(seconds, 3), **summary(outcome)}
-    text = json.dumps(facts, indent=2)
+    text = json.dumps(results(outcome), indent=2)
     if json_path is not None and str(json_path) == "-":
         sys.stdout.write(text + "\n")
     else:
-        for line in describe(outcome, seconds):
-            typer.echo(line)
+        show(outcome)
         if json_path is not None:
             json_path.write_text(text + "\n", encoding="utf-8")
-    for symbol, reason in outcome.failures.items():
-        typer.echo(f"failed: {symbol}: {reason}", err=True)
+    complain(outcome)
 
 
-def describe(outcome: Outcome, seconds: float) -> list[str]:
-    """The summary for people."""
+def show(outcome: Outcome) -> None:
+    """Print the matrix and the summary for people."""
+    from marketdata_assets.cli.matrix import print_table, summary_of
+
+    print_table(outcome.matrix)
+    typer.echo(f"matrix: {summary_of(outcome.matrix)}")
+    for line in describe(outcome):
+        typer.echo(line)
+
+
+def describe(outcome: Outcome) -> list[str]:
+    """The summary for people, a line each for what was asked, bars, gaps and the vendor."""
+    from marketdata_assets.domain.gaps import GapState
+
+    symbols = {one.symbol for one in outcome.request.series}
+    failed = len(symbols & set(outcome.failures))
+    bars = outcome.bars
+    gaps = ", ".join(
+        f"{outcome.gaps_in(state).height:,} {state}"
+        for state in (GapState.FILLED, GapState.NO_TRADES, GapState.UNFILLED, GapState.OPEN)
+    )
     return [
         (
-            f"{outcome.rows_inserted:,} bars inserted, {outcome.rows_changed:,} changed, "
-            f"{outcome.rows_unchanged:,} unchanged, {outcome.rows_quarantined:,} quarantined"
+            f"{len(symbols):,} symbols in {outcome.duration_seconds:.1f} s:"
+            f" {len(symbols) - failed:,} succeeded, {failed:,} failed"
         ),
         (
-            f"{outcome.requests:,} requests ({outcome.pages:,} pages, {outcome.retries:,} retries), "
-            f"{outcome.seconds_waited_for_limit:.1f} s waited for the limit by all requests together, {seconds:.1f} s in all"
+            f"bars: {bars.rows_inserted:,} inserted, {bars.rows_changed:,} changed,"
+            f" {bars.rows_unchanged:,} unchanged, {bars.rows_quarantined:,} quarantined"
+        ),
+        f"gaps: {outcome.gaps.height:,} found, {gaps}",
+        (
+            f"vendor: {outcome.requests:,} requests ({outcome.pages:,} pages, {outcome.retries:,} retries),"
+            f" {outcome.seconds_waited_for_limit:.1f} s waited for the limit by all of them together"
         ),
     ]
+
+
+def complain(outcome: Outcome) -> None:
+    """Print on standard error why symbols failed, and which gaps are left without an explanation."""
+    for symbol, reason in outcome.failures.items():
+        typer.echo(f"failed: {symbol}: {reason}", err=True)
+    lost = outcome.lost
+    for gap in lost.head(_GAPS_SHOWN).iter_rows(named=True):
+        typer.echo(
+            f"{gap['state']}: {gap['symbol']}:{gap['timeframe']} from {gap['gap_start']:%Y-%m-%d %H:%M}"
+            f" until {gap['gap_end']:%Y-%m-%d %H:%M} UTC: {gap['reason']}",
+            err=True,
+        )
+    if lost.height > _GAPS_SHOWN:
+        request = outcome.request
+        typer.echo(
+            f"and {lost.height - _GAPS_SHOWN:,} more: marketdata gaps --start {request.first} --end {request.last}",
+            err=True,
+        )

@@ -25,10 +25,11 @@ _REQUESTS_PER_MINUTE = 150
 
 
 def demo() -> None:
-    """Fetch, check and store six symbols in eight timeframes over the last ten sessions, without a key.
+    """Fetch, store, check and repair six symbols in eight timeframes over the last ten sessions, without a key.
 
     Starts the embedded Postgres and a simulated vendor; what is stored shows in the UI (`marketdata up`).
     """
+    from marketdata_assets.automation.backfill import BackfillRequest
     from marketdata_assets.cli import backfill
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.polygon.resource import PolygonResource
@@ -49,16 +50,14 @@ def demo() -> None:
         with simulator:
             # The simulator takes any key; the real one, when set, must not leave this machine's settings.
             os.environ["POLYGON_API_KEY"], os.environ["POLYGON_BASE_URL"] = "demo", simulator.url
-            request = backfill.Request(tuple(one for symbol in tracked for one in symbol.series), first, last)
+            series = tuple(one for symbol in tracked for one in symbol.series)
             polygon = PolygonResource(requests_per_minute=_REQUESTS_PER_MINUTE)
-            outcome = backfill.run(store, request, polygon=polygon)
-        _show(counts(store, request.series))
-    seconds = (datetime.now(UTC) - started).total_seconds()
-    for line in backfill.describe(outcome, seconds):
-        typer.echo(line)
-    for symbol, reason in outcome.failures.items():
-        typer.echo(f"failed: {symbol}: {reason}", err=True)
-    if outcome.failures:
+            outcome = backfill.run(store, BackfillRequest(series, first, last), polygon=polygon)
+        _show_bars(counts(store, series))
+    backfill.show(outcome)
+    backfill.complain(outcome)
+    typer.echo(f"demo: {(datetime.now(UTC) - started).total_seconds():.1f} s in all")
+    if not outcome.is_whole:
         raise typer.Exit(1)
     typer.echo("Open the UI with: marketdata up --simulate   (then http://127.0.0.1:3000, asset ohlcv)")
 
@@ -88,7 +87,7 @@ def counts(store: Store, series: tuple[Series, ...]) -> dict[Series, int]:
     return {one: found.get(one, 0) for one in series}
 
 
-def _show(bars: Mapping[Series, int]) -> None:
+def _show_bars(bars: Mapping[Series, int]) -> None:
     from rich.table import Table
 
     from marketdata_assets.cli.console import out

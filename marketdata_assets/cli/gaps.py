@@ -103,14 +103,11 @@ def _show(found: pl.DataFrame, *, everything: bool, as_json: bool) -> None:
     from rich.table import Table
 
     from marketdata_assets.cli.console import out
+    from marketdata_assets.storage.gaps import gap_rows
 
     shown = found if everything else found.filter(_is_lost())
     if as_json:
-        rows = [
-            {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
-            for row in shown.iter_rows(named=True)
-        ]
-        typer.echo(json.dumps(rows, indent=2))
+        typer.echo(json.dumps(gap_rows(shown), indent=2))
         return
     if not out.is_terminal:
         for row in shown.iter_rows(named=True):

@@ -81,7 +81,7 @@ def print_matrix(matrix: pl.DataFrame) -> None:
     from marketdata_assets.cli.console import out
 
     if out.is_terminal:
-        _print_table(matrix)
+        print_table(matrix)
     else:
         typer.echo("\t".join(matrix.columns))
         for row in matrix.iter_rows(named=True):
@@ -89,7 +89,8 @@ def print_matrix(matrix: pl.DataFrame) -> None:
     typer.echo(f"matrix: {summary_of(matrix)}", err=not out.is_terminal)
 
 
-def _print_table(matrix: pl.DataFrame) -> None:
+def print_table(matrix: pl.DataFrame) -> None:
+    """Print ``matrix`` (``MATRIX_SCHEMA``) as a table of symbols x timeframes, in colour on a terminal."""
     from rich.table import Table
     from rich.text import Text
 

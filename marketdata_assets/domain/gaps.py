@@ -24,6 +24,7 @@ N·(1-q)·q^n runs of n or more are to be expected in as much evidence. A run is
 
 from __future__ import annotations
 
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -76,6 +77,9 @@ that it explains; both are null when the series has no bar to judge by, and the 
 
 MAX_ATTEMPTS: Final = 2
 """How many times a gap is re-fetched."""
+
+SETTLING: Final = timedelta(minutes=20)
+"""How long after its close a bar is not missed: the vendor's delayed plans answer 15 minutes late."""
 
 
 class GapState(StrEnum):

@@ -18,9 +18,10 @@ from marketdata_assets.domain.bars import UTC_TIME, bucket_open
 from marketdata_assets.domain.calendar import calendar_of, microseconds, moment_of
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import union
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from marketdata_assets.domain.calendar import SessionTable, TradingCalendar
@@ -56,6 +57,20 @@ class Slots:
         """The slots that open in ``[start, end)``; None leaves that side as it is. A view, not a copy."""
         first = 0 if start is None else np.searchsorted(self.opens, microseconds(start))
         last = None if end is None else np.searchsorted(self.opens, microseconds(end))
+        return replace(self, opens=self.opens[first:last])
+
+    def connected(self, window: Window, asked: Iterable[Window], known: Flags) -> Slots:
+        """The slots in ``window``, and those next to it that were asked for, up to the first that was not. A view.
+
+        Asked for is what lies in ``asked`` windows or is ``known``, a flag for each slot, from before. The rest
+        is neither missing nor evidence of anything.
+        """
+        edges = [microseconds(edge) for one in union([window, *asked]) for edge in (one.start, one.end)]
+        is_asked = (np.searchsorted(edges, self.opens, side="right") % 2 == 1) | known
+        own = np.searchsorted(self.opens, [microseconds(window.start), microseconds(window.end)])
+        before, after = np.flatnonzero(~is_asked[: own[0]]), np.flatnonzero(~is_asked[own[1] :])
+        first = before[-1] + 1 if len(before) else 0
+        last = own[1] + after[0] if len(after) else len(self.opens)
         return replace(self, opens=self.opens[first:last])
 
     def days(self) -> pl.Series:

@@ -111,9 +111,19 @@ def read_recent(database: Database, symbols: Collection[str] | None = None) -> R
     last = max(end for _, end in looked.values())
     first = last - timedelta(days=RECENT_DAYS - 1)
     spans = {one: (max(first, start), last) for one, (start, _) in looked.items()}
-    daily = _stored_days(database, since=first)
+    daily = _stored_days(database, first)
     days = pl.concat([daily, unchecked_days(daily, spans, classes)]).sort("day")
     return Recent(first, last, _chosen(_ordered(days, classes), symbols))
+
+
+def completeness_between(
+    database: Database, series: Collection[Series], first: date, last: date
+) -> pl.DataFrame:
+    """How whole each of ``series`` is over the local days ``first`` to ``last``, both inclusive; in their order.
+
+    Columns of :func:`~marketdata_assets.domain.completeness.summed`. Days that were not looked through do not count.
+    """
+    return summed(_stored_days(database, first, last), series)
 
 
 def active_series(database: Database) -> dict[Series, AssetClass]:
@@ -125,14 +135,14 @@ def active_series(database: Database) -> dict[Series, AssetClass]:
     }
 
 
-def _stored_days(database: Database, since: date = date.min) -> pl.DataFrame:
-    """What was found of each active series by day, from ``since`` on, as ``DAILY_COMPLETENESS_SCHEMA``."""
+def _stored_days(database: Database, first: date = date.min, last: date = date.max) -> pl.DataFrame:
+    """What was found of each active series on the days from ``first`` to ``last``, as ``DAILY_COMPLETENESS_SCHEMA``."""
     names = ", ".join(DAILY_COMPLETENESS_SCHEMA.names())
     return _framed(
         database.read_frame(
             f"select {names} from completeness_daily join {_ACTIVE} using (symbol, timeframe)"  # noqa: S608 - names of this module
-            f" where day >= $1",
-            [since],
+            f" where day between $1 and $2",
+            [first, last],
         ),
         DAILY_COMPLETENESS_SCHEMA,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
@@ -11,7 +11,10 @@ from psycopg import sql
 
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA
 from marketdata_assets.domain.gaps import GapState
+from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.slots import Held, held_by_series
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.merge import lock_series
 from marketdata_assets.storage.tables import OHLCV
@@ -21,8 +24,6 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
-    from marketdata_assets.domain.series import Series
-    from marketdata_assets.domain.windows import Window
     from marketdata_assets.storage.connection import Database
 
 _DAILY: Final = (
@@ -36,6 +37,9 @@ _DAILY: Final = (
     "completeness",
     "status",
 )
+LISTED_SCHEMA: Final = pl.Schema({**KNOWN_SCHEMA, "resolved_at": KNOWN_SCHEMA["gap_start"]})
+"""Gaps as people and machines read them: ``resolved_at`` is when a gap left the state open."""
+
 _TYPES: Final = {
     "symbol": "text",
     "timeframe": "text",
@@ -101,14 +105,50 @@ def first_bars(database: Database, series: Iterable[Series]) -> dict[Series, dat
     return database.transaction(read)
 
 
+def read_asked(database: Database, windows: Mapping[Series, Window]) -> dict[Series, list[Window]]:
+    """What was asked of the vendor, and answered, of each series and overlaps its window; or is stored whole."""
+    wanted = list(windows.items())
+
+    def read(connection: Connection[tuple[object, ...]]) -> dict[Series, list[Window]]:
+        rows = connection.execute(
+            "with w as (select * from unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[],"
+            " %s::timestamptz[]) as w(symbol, timeframe, base, lo, hi))"
+            " select w.symbol, w.timeframe, f.window_start, f.window_end from w join fetch_log f"
+            "  on f.symbol = w.symbol and f.base = w.base and w.timeframe = any(f.timeframes)"
+            "  and f.window_start < w.hi and f.window_end > w.lo where f.status = 'ok'"
+            " union all select w.symbol, w.timeframe, lower(piece), upper(piece) from w join coverage c"
+            "  on c.symbol = w.symbol and c.timeframe = w.timeframe,"
+            "  unnest(c.covered * tstzmultirange(tstzrange(w.lo, w.hi))) as piece",
+            [
+                list(column)
+                for column in zip(
+                    *(
+                        (one.symbol, one.timeframe.value, one.timeframe.base.value, window.start, window.end)
+                        for one, window in wanted
+                    ),
+                    strict=True,
+                )
+            ],
+        ).fetchall()
+        asked: dict[Series, list[Window]] = {}
+        for symbol, timeframe, start, end in rows:
+            if isinstance(start, datetime) and isinstance(end, datetime):
+                series = Series(str(symbol), Timeframe(str(timeframe)))
+                asked.setdefault(series, []).append(Window(start.astimezone(UTC), end.astimezone(UTC)))
+        return asked
+
+    return database.transaction(read) if wanted else {}
+
+
 def read_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
     """The known gaps of each series that reach into its window and are not filled, as ``KNOWN_SCHEMA``."""
-    return _read(database, windows, sql.SQL("g.state <> {}").format(sql.Literal(GapState.FILLED.value)))
+    standing = sql.SQL("g.state <> {}").format(sql.Literal(GapState.FILLED.value))
+    return _read(database, windows, KNOWN_SCHEMA, standing)
 
 
 def list_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
-    """Every gap that reaches into the window of its series, as ``KNOWN_SCHEMA``, the largest first."""
-    return _read(database, windows, sql.SQL("true")).sort("missing_bars", descending=True)
+    """Every gap that reaches into the window of its series, as ``LISTED_SCHEMA``, the largest first."""
+    return _read(database, windows, LISTED_SCHEMA, sql.SQL("true")).sort("missing_bars", descending=True)
 
 
 def lost_gaps(database: Database, symbols: Collection[str], limit: int) -> tuple[pl.DataFrame, int]:
@@ -131,9 +171,19 @@ def lost_gaps(database: Database, symbols: Collection[str], limit: int) -> tuple
     return (rows.cast(KNOWN_SCHEMA) if rows.width else KNOWN_SCHEMA.to_frame()), count
 
 
-def _read(database: Database, windows: Mapping[Series, Window], which: sql.Composable) -> pl.DataFrame:
+def gap_rows(gaps: pl.DataFrame) -> list[dict[str, object]]:
+    """``gaps`` as JSON can hold them: dates and times in ISO 8601."""
+    return [
+        {name: value.isoformat() if isinstance(value, date) else value for name, value in row.items()}
+        for row in gaps.iter_rows(named=True)
+    ]
+
+
+def _read(
+    database: Database, windows: Mapping[Series, Window], schema: pl.Schema, which: sql.Composable
+) -> pl.DataFrame:
     if not windows:
-        return KNOWN_SCHEMA.to_frame()
+        return schema.to_frame()
     values = sql.SQL(", ").join(
         sql.SQL("({}, {}, {}::timestamptz, {}::timestamptz)").format(
             *map(
@@ -148,12 +198,12 @@ def _read(database: Database, windows: Mapping[Series, Window], which: sql.Compo
         " join gap_report g on g.symbol = w.symbol and g.timeframe = w.timeframe"
         " and g.gap_start < w.hi and g.gap_end > w.lo where {} order by g.symbol, g.timeframe, g.gap_start"
     ).format(
-        sql.SQL(", ").join(sql.SQL("g.{}").format(sql.Identifier(name)) for name in KNOWN_SCHEMA.names()),
+        sql.SQL(", ").join(sql.SQL("g.{}").format(sql.Identifier(name)) for name in schema.names()),
         values,
         which,
     )
     frame = database.read_frame(query.as_string(None))
-    return frame.cast(KNOWN_SCHEMA).select(KNOWN_SCHEMA.names()) if frame.width else KNOWN_SCHEMA.to_frame()
+    return frame.cast(schema).select(schema.names()) if frame.width else schema.to_frame()
 
 
 def write_gaps(
@@ -200,11 +250,9 @@ def write_gaps(
 
 def _with_resolution(gaps: pl.DataFrame, replaced: Sequence[tuple[object, ...]]) -> pl.DataFrame:
     """``gaps`` with the time at which those that keep their state got it."""
-    schema = {name: KNOWN_SCHEMA[name] for name in ("symbol", "timeframe", "gap_start", "state")}
-    earlier = pl.DataFrame(
-        replaced, schema={**schema, "resolved_at": KNOWN_SCHEMA["gap_start"]}, orient="row"
-    )
-    return gaps.join(earlier, on=list(schema), how="left")
+    key = ["symbol", "timeframe", "gap_start", "state"]
+    schema = {name: LISTED_SCHEMA[name] for name in [*key, "resolved_at"]}
+    return gaps.join(pl.DataFrame(replaced, schema=schema, orient="row"), on=key, how="left")
 
 
 def _insert(

@@ -50,4 +50,4 @@ def test_a_demo_on_a_bare_machine_and_again(tmp_path: Path, server: EmbeddedServ
         assert database.read_frame("select count(*) from ohlcv_revision").item() == 0
         runs = database.read_frame("select distinct status from dagster.runs")
         assert runs["status"].to_list() == ["SUCCESS"]
-    assert "0 bars inserted, 0 changed" in again.stdout
+    assert "bars: 0 inserted, 0 changed" in again.stdout

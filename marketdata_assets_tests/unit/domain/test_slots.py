@@ -265,3 +265,30 @@ def test_bars_are_held_by_series_in_order_of_time() -> None:
     assert held[aapl].base_bars is not None
     assert held_by_series(bars.select("symbol", "timeframe", "time"))[aapl].base_bars is None
     assert held_by_series(bars.clear()) == {}
+
+
+def test_slots_that_were_asked_for_reach_up_to_the_first_that_was_not() -> None:
+    week = expected_slots(Timeframe.D1, days_window(XNYS, date(2024, 6, 24), date(2024, 7, 5)), XNYS, LATER)
+    asked = [XNYS.day_window(date(2024, 6, day)) for day in (24, 26, 27, 28)]
+    own = XNYS.day_window(date(2024, 7, 1))
+    found = week.connected(own, asked, np.zeros(len(week), dtype=np.bool_))
+    # Over the weekend, on which nothing can be asked for, but not over Tuesday.
+    assert [time.astimezone(XNYS.timezone).day for time in times(found)] == [26, 27, 28, 1]
+
+
+@given(st.lists(st.booleans(), min_size=10, max_size=10), st.sets(st.integers(0, 9)), st.integers(0, 9))
+def test_connected_slots_are_a_stretch_around_the_window(
+    known: list[bool], asked: set[int], own: int
+) -> None:
+    slots = expected_slots(
+        Timeframe.D1, days_window(CRYPTO, date(2024, 7, 1), date(2024, 7, 10)), CRYPTO, LATER
+    )
+    days = [CRYPTO.day_window(date(2024, 7, 1) + timedelta(days=one)) for one in range(10)]
+    found = slots.connected(days[own], [days[one] for one in asked], np.array(known))
+    is_asked = [flag or place in asked or place == own for place, flag in enumerate(known)]
+    first, last = own, own
+    while first > 0 and is_asked[first - 1]:
+        first -= 1
+    while last < 9 and is_asked[last + 1]:
+        last += 1
+    assert times(found) == [day.start for day in days[first : last + 1]]

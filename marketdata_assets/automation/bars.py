@@ -1,0 +1,128 @@
+"""Bringing bars: range runs of ``ohlcv``, one after the other in this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dagster import JsonMetadataValue
+
+from marketdata_assets.automation.jobs import BARS_JOB
+from marketdata_assets.automation.ranges import execute_range, range_runs, reason_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from dagster import DagsterInstance, Definitions, ExecuteInProcessResult, MetadataValue
+    from psycopg import Connection
+
+    from marketdata_assets.automation.ranges import RangeRun
+    from marketdata_assets.storage.connection import Database
+
+
+@dataclass(slots=True)
+class BarsOutcome:
+    """What runs of ``ohlcv`` did. Rows count bars over all series; ``failures`` holds one line per symbol."""
+
+    run_ids: list[str] = field(default_factory=list)
+    rows_inserted: int = 0
+    rows_changed: int = 0
+    rows_unchanged: int = 0
+    rows_quarantined: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def bring_bars(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    database: Database,
+    runs: Sequence[RangeRun],
+    *,
+    force: bool,
+    tags: Mapping[str, str],
+    outcome: BarsOutcome,
+    on_run: Callable[[RangeRun], None],
+) -> None:
+    """Execute ``runs`` in order, adding to ``outcome``. A symbol that fails does not stop the others.
+
+    When a run loses a symbol, Dagster records none of its partitions; the others are stored all the same, so
+    their partitions are recorded by a second run that asks the vendor for nothing.
+
+    Raises:
+        ConfigurationError: A setting is wrong (the key, say): every other run would fail like this one.
+    """
+    bringer = _Bringer(definitions, instance, tags, outcome)
+    for run in runs:
+        on_run(run)
+        result = bringer.execute(run, {"force": force})
+        if _is_recorded(result):
+            continue
+        named = _given_up(result)
+        if not named:
+            # The run ended before its last request did: nothing is known of any of its symbols.
+            outcome.failures |= dict.fromkeys((one.symbol for one in run.series), reason_of(result))
+            continue
+        reasons = _reasons(database, result.run_id)
+        outcome.failures |= {symbol: reasons.get(symbol, reason_of(result)) for symbol in named}
+        sound = [one for one in run.series if one.symbol not in named]
+        # Contiguous in the run's own order, which is a stretch of Dagster's.
+        ordered = [one.key for one in run.series]
+        for again in range_runs(ordered, sound, run.first_day, run.last_day):
+            recorded = bringer.execute(again, {"ask_vendor": False})
+            if not _is_recorded(recorded):
+                outcome.failures |= dict.fromkeys((one.symbol for one in again.series), reason_of(recorded))
+
+
+@dataclass(frozen=True, slots=True)
+class _Bringer:
+    definitions: Definitions
+    instance: DagsterInstance
+    tags: Mapping[str, str]
+    outcome: BarsOutcome
+
+    def execute(self, run: RangeRun, config: Mapping[str, object]) -> ExecuteInProcessResult:
+        result = execute_range(
+            self.definitions, self.instance, run, job=BARS_JOB, config={"ohlcv": config}, tags=self.tags
+        )
+        self.outcome.run_ids.append(result.run_id)
+        # Every partition of a range run carries the totals of the run; a run that gave up on a symbol tells them, too.
+        told = [event.materialization.metadata for event in result.get_asset_materialization_events()[:1]]
+        for metadata in told or [_given_up_metadata(result)]:
+            for name in ("rows_inserted", "rows_changed", "rows_unchanged", "rows_quarantined"):
+                if name in metadata:
+                    setattr(self.outcome, name, getattr(self.outcome, name) + int(str(metadata[name].value)))
+        return result
+
+
+def _is_recorded(result: ExecuteInProcessResult) -> bool:
+    """Whether the asset's partitions were recorded; a check that failed after that is no failure to bring bars."""
+    return bool(result.get_asset_materialization_events())
+
+
+def _given_up_metadata(result: ExecuteInProcessResult) -> Mapping[str, MetadataValue]:
+    """What the asset said when it gave up on some symbols; empty when it ended otherwise."""
+    for event in result.all_events:
+        if event.is_step_failure and (said := event.step_failure_data.user_failure_data) is not None:
+            return said.metadata
+    return {}
+
+
+def _given_up(result: ExecuteInProcessResult) -> list[str]:
+    """The symbols that the asset gave up on after every other symbol was stored."""
+    said = _given_up_metadata(result).get("failed_symbols")
+    symbols = said.value if isinstance(said, JsonMetadataValue) else None
+    return [str(symbol) for symbol in symbols] if isinstance(symbols, list) else []
+
+
+def _reasons(database: Database, run_id: str) -> dict[str, str]:
+    """Why requests of a run failed, by symbol."""
+
+    def read(connection: Connection[tuple[object, ...]]) -> dict[str, str]:
+        rows = connection.execute(
+            "select distinct on (symbol) symbol, error from fetch_log"
+            " where run_id = %s and status = 'failed' order by symbol, requested_at",
+            [run_id],
+        ).fetchall()
+        return {str(symbol): str(error) for symbol, error in rows}
+
+    return database.transaction(read)

@@ -1,0 +1,149 @@
+"""``marketdata backfill`` whole: bars, gaps, repair, matrix, and what it says of them."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from marketdata_assets.polygon.simulator import Fault, FaultKind
+from marketdata_assets_tests.integration.platform import command_environment, run_command
+from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from marketdata_assets.storage.connection import Database
+
+    Backfill = Callable[..., tuple[subprocess.CompletedProcess[str], dict[str, Any]]]
+
+WEDNESDAY = datetime(2023, 7, 5, 15, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+WEEKS = ("--start", "2023-06-19", "--end", "2023-07-07")
+
+
+@pytest.fixture
+def simulator() -> Iterator[SimulatorHandle]:
+    with running_simulator() as running:
+        yield running
+
+
+@pytest.fixture
+def backfill(tmp_path: Path, database_url: str, simulator: SimulatorHandle) -> Backfill:
+    """Runs the command with ``--json``; returns how it ended, and what it wrote."""
+    environment = command_environment(
+        tmp_path, database_url, POLYGON_API_KEY=KEY, POLYGON_BASE_URL=simulator.url
+    )
+
+    def run(*arguments: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+        done = run_command(environment, tmp_path, "backfill", *arguments, "--json", "results.json")
+        return done, json.loads((tmp_path / "results.json").read_text())
+
+    return run
+
+
+def lost(
+    start: datetime, *, ticker: str, returns_after: int | None = None, length: timedelta = HOUR
+) -> Fault:
+    return Fault(
+        kind=FaultKind.LOST_HOURS,
+        ticker=ticker,
+        start=start,
+        end=start + length,
+        returns_after=returns_after,
+    )
+
+
+def counts(results: dict[str, Any]) -> dict[str, int]:
+    summary = results["summary"]
+    return {name: summary[f"gaps_{name}"] for name in ("found", "filled", "no_trades", "unfilled", "open")}
+
+
+def test_a_lost_hour_that_comes_back_is_found_and_filled_in_one_backfill(
+    backfill: Backfill, simulator: SimulatorHandle
+) -> None:
+    simulator.set_faults(lost(WEDNESDAY, ticker="SPY", returns_after=2))
+    done, results = backfill("--symbols", "SPY", "--timeframes", "1m,1h", *WEEKS)
+    assert done.returncode == 0, done.stderr
+    headings = [line for line in done.stderr.splitlines() if line[1:2] == "/"]
+    assert [line.split(":")[0] for line in headings] == ["1/4 bars", "2/4 gaps", "3/4 repair", "4/4 matrix"]
+    assert counts(results) == {"found": 2, "filled": 2, "no_trades": 0, "unfilled": 0, "open": 0}
+    assert {gap["missing_bars"] for gap in results["gaps_detected"]} == {60, 1}
+    assert "gaps: 2 found, 2 filled, 0 no_trades, 0 unfilled, 0 open" in done.stdout.splitlines()
+    minutes, hours = results["series"]
+    assert (minutes["symbol"], minutes["timeframe"], minutes["status"]) == ("SPY", "1m", "whole")
+    assert minutes["expected_bars"] == minutes["present_bars"] == 12 * 390 + 210  # a half day, and two holidays
+    assert (hours["gaps"]["filled"], hours["failure"]) == (1, None)
+
+
+def test_an_hour_that_never_comes_back_is_unfilled_and_not_asked_for_again(
+    backfill: Backfill, simulator: SimulatorHandle
+) -> None:
+    simulator.set_faults(lost(WEDNESDAY, ticker="SPY"))
+    arguments = ("--symbols", "SPY", "--timeframes", "1m", *WEEKS)
+    done, results = backfill(*arguments)
+    assert done.returncode == 1
+    assert counts(results) == {"found": 1, "filled": 0, "no_trades": 0, "unfilled": 1, "open": 0}
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("unfilled: ")]
+    assert "SPY:1m from 2023-07-05 15:00 until 2023-07-05 16:00 UTC: 60 minutes missing" in said
+    assert len(simulator.requests) == 3  # once for the bars, and two attempts
+
+    again, results = backfill(*arguments)
+    assert again.returncode == 1
+    assert counts(results)["unfilled"] == 1
+    assert results["summary"]["requests"] == 0
+    assert len(simulator.requests) == 3
+
+
+def test_a_thin_fund_is_whole_until_it_loses_a_session(
+    backfill: Backfill, simulator: SimulatorHandle
+) -> None:
+    arguments = ("--symbols", "DBB", "--timeframes", "1m")
+    done, results = backfill(*arguments, "--start", "2023-06-19", "--end", "2023-07-04")
+    assert done.returncode == 0, done.stderr
+    (series,) = results["series"]
+    assert series["present_bars"] < 0.3 * series["expected_bars"]
+    assert (series["status"], series["missing_bars"]) == ("whole", 0)
+
+    simulator.set_faults(lost(WEDNESDAY - timedelta(hours=15), ticker="DBB", length=DAY))
+    done, results = backfill(*arguments, "--start", "2023-07-05", "--end", "2023-07-07")
+    assert done.returncode == 1
+    assert counts(results)["unfilled"] == 1
+    (alarm,) = [gap for gap in results["gaps_detected"] if gap["state"] == "unfilled"]
+    assert alarm["day"] == "2023-07-05"
+    assert alarm["missing_bars"] in range(390, 480)  # with the quiet minutes on both sides of the session
+
+
+def test_what_was_never_asked_for_is_no_gap(backfill: Backfill, database: Database) -> None:
+    arguments = ("--symbols", "DBB", "--timeframes", "1m")
+    backfill(*arguments, "--start", "2023-06-20", "--end", "2023-06-20")
+    done, results = backfill(*arguments, "--start", "2023-07-05", "--end", "2023-07-05")
+    assert done.returncode == 0, done.stderr
+    assert {gap["day"] for gap in results["gaps_detected"]} == {"2023-07-05"}
+    first = database.read_frame("select min(gap_start) from gap_report where day > '2023-06-20'").item()
+    assert first >= datetime(2023, 7, 5, 13, 30, tzinfo=UTC)
+
+
+def test_a_symbol_that_fails_keeps_its_attempts(
+    backfill: Backfill, simulator: SimulatorHandle, database: Database
+) -> None:
+    arguments = ("--symbols", "AAPL,MSFT", "--timeframes", "1d")
+    backfill(*arguments, "--start", "2023-07-03", "--end", "2023-07-03")
+    simulator.set_faults(Fault(kind=FaultKind.NOT_AUTHORIZED, ticker="MSFT", status=403))
+    done, results = backfill(*arguments, "--start", "2023-07-05", "--end", "2023-07-07")
+    assert done.returncode == 1
+    assert list(results["summary"]["failures"]) == ["MSFT"]
+    assert (results["summary"]["symbols"], results["summary"]["successes"]) == (2, 1)
+    assert counts(results)["open"] == 1
+    gap = database.read_frame("select symbol, attempts from gap_report").row(0)
+    assert gap == ("MSFT", 0)
+    assert [one["failure"] is None for one in results["series"]] == [True, False]
+
+    simulator.set_faults()
+    done, results = backfill(*arguments, "--start", "2023-07-05", "--end", "2023-07-07")
+    assert done.returncode == 0, done.stderr
+    assert counts(results) == {"found": 1, "filled": 1, "no_trades": 0, "unfilled": 0, "open": 0}
