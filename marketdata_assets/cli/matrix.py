@@ -152,23 +152,29 @@ def _page(store: Store, rows: pl.DataFrame, symbols: list[str]) -> str:
 
 def _check_writable(path: Path) -> None:
     """Raises before the work, not after it, when the page cannot be written."""
-    if not path.parent.is_dir():
-        message = f"--html {path} cannot be written: {path.parent} is no folder; give a file in a folder that exists"
-        raise ConfigurationError(message)
-    if path.exists() and not path.is_file():  # replacing it would take away a device or a pipe
-        message = f"--html {path} cannot be written: it is no plain file; give another name"
-        raise ConfigurationError(message)
+    try:
+        if not path.parent.is_dir():
+            raise _unwritable(path, f"{path.parent} is no folder")
+        if path.exists() and not path.is_file():  # replacing it would take away a device or a pipe
+            raise _unwritable(path, "it is no plain file")
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from None
 
 
 def _write(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` at once: whoever reads it meanwhile sees the old page or the new one."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        try:
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
-        draft.unlink(missing_ok=True)
-        message = (
-            f"--html {path} cannot be written ({error.strerror}): give a file in a folder you may write to"
-        )
-        raise ConfigurationError(message) from None
+        raise _unwritable(path, error.strerror) from None
+
+
+def _unwritable(path: Path, why: str | None) -> ConfigurationError:
+    return ConfigurationError(
+        f"--html {path} cannot be written ({why}): give a file in a folder that you may write to"
+    )

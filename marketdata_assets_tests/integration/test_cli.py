@@ -317,6 +317,63 @@ def test_a_symbol_added_by_hand_needs_no_ticker(here: Run, database: Database) -
     assert inserted == [("I:VIX", "XNYS"), ("X:ADAUSDT", "24/7")]
 
 
+def test_a_matrix_nobody_looked_for_says_what_to_run(here: Run, tmp_path: Path) -> None:
+    done = here("matrix")
+    assert (done.returncode, done.stdout) == (0, "")
+    (line,) = done.stderr.splitlines()
+    assert "run `marketdata gaps`" in line
+    rows = json.loads(here("matrix", "--json", "--symbols", "SPY").stdout)
+    assert [(row["timeframe"], row["status"], row["as_of"]) for row in rows] == [
+        ("1h", "unchecked", None),
+        ("1d", "unchecked", None),
+    ]
+    assert here("matrix", "--html", "page.html").returncode == 0
+    assert "never looked through" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_a_matrix_is_summed_up_anew_and_printed(run: Run, here: Run, database: Database) -> None:
+    here("symbols", "set-timeframes", "SPY", "1d")
+    database.transaction(
+        lambda connection: connection.execute(
+            "insert into completeness_daily values ('SPY', '1d', '2023-07-03', 1, 1, 0, 0, 1, 'whole'),"
+            " ('SPY', '1d', '2023-07-05', 1, 0, 0, 1, 0, 'empty'), ('AAPL', '1h', '2023-07-05', 7, 7, 0, 0, 1, 'whole')"
+        )
+    )
+    done = run("matrix", "--symbols", "AAPL,SPY", "--refresh")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("matrix: 1 whole, 1 with gaps, 1 never looked through, as of ")
+    heading, *lines = [line.split("\t") for line in done.stdout.splitlines()]
+    shown = [dict(zip(heading, line, strict=True)) for line in lines]
+    assert [(row["symbol"], row["timeframe"], row["completeness"]) for row in shown] == [
+        ("AAPL", "1h", "1.0"),
+        ("AAPL", "1d", ""),
+        ("SPY", "1d", "0.5"),
+    ]
+    assert "\x1b" not in done.stdout
+    stored = json.loads(here("matrix", "--symbols", "AAPL,SPY", "--json").stdout)
+    assert [row["missing_bars"] for row in stored] == [0, 0, 1]
+    assert [str(row["as_of"]) for row in stored] == [row["as_of"] for row in shown]
+    assert database.read_frame("select count(*) as n from completeness_history").item() == 123
+
+
+def test_a_page_of_the_matrix_replaces_the_old_one_or_leaves_it(here: Run, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("old", encoding="utf-8")
+    done = here("matrix", "--symbols", "SPY", "--html", "page.html")
+    assert done.returncode == 0, done.stderr
+    assert page.read_text("utf-8").startswith("<!doctype html>")
+    assert "AAPL" not in page.read_text("utf-8")
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.iterdir())
+    one_line(here("matrix", "--html", "nowhere/page.html"), 2, "nowhere/page.html", "nowhere is no folder")
+    one_line(
+        here("matrix", "--html", "folder"), 2, "folder cannot be written", "no plain file", "give a file"
+    )
+    one_line(here("matrix", "--html", f"{'x' * 300}.html"), 2, "cannot be written")
+    one_line(here("matrix", "--symbols", "ZZZZ"), 2, "ZZZZ is not tracked")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_backfill_that_cannot_start_changes_nothing(run: Run, database: Database, tmp_path: Path) -> None:
     run("symbols", "list")
     before = database.read_frame("select * from tracked_symbols order by symbol")

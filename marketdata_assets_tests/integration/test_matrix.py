@@ -243,8 +243,7 @@ def test_the_asset_keeps_a_day_once_and_shows_a_table_and_two_pictures(
     for name in ("heatmap", "heatmap_days"):
         picture = metadata[name]
         assert isinstance(picture, MarkdownMetadataValue)
-        assert picture.md_str is not None
-        assert "](data:image/png;base64,iVBOR" in picture.md_str
+        assert "](data:image/png;base64,iVBOR" in (picture.md_str or "")
     table = str(values["matrix"]).splitlines()
     assert len(table) == 2 + 4
     assert table[2].startswith("| SPY | 1h | 71.4% | 7 | 5 | 0 | 2 |")

@@ -95,6 +95,7 @@ def test_weeks_are_headed_so_that_the_columns_fit() -> None:
         page = Page(matrix_page(matrix_of(1), recent, NO_GAPS, lost_count=0))
         spans = [int(given["colspan"] or 0) for _, given in page.elements if "colspan" in given]
         assert sum(spans) == days
+        assert 1 <= spans[0] <= 7
         assert spans[1:] == [7] * (len(spans) - 1)
 
 
