@@ -76,7 +76,8 @@ def test_a_lost_hour_that_comes_back_is_found_and_filled_in_one_backfill(
     assert "gaps: 2 found, 2 filled, 0 no_trades, 0 unfilled, 0 open" in done.stdout.splitlines()
     minutes, hours = results["series"]
     assert (minutes["symbol"], minutes["timeframe"], minutes["status"]) == ("SPY", "1m", "whole")
-    assert minutes["expected_bars"] == minutes["present_bars"] == 12 * 390 + 210  # a half day, and two holidays
+    # Three weeks less two holidays, one of the sessions a half day.
+    assert minutes["expected_bars"] == minutes["present_bars"] == 12 * 390 + 210
     assert (hours["gaps"]["filled"], hours["failure"]) == (1, None)
 
 
