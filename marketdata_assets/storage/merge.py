@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import pgpq
@@ -39,13 +40,17 @@ class MergeCounts:
     changed: int = 0
     unchanged: int = 0
     inserted_by_series: Mapping[Series, int] = field(default_factory=Counter, compare=False)
+    touched_from: Mapping[Series, datetime] = field(default_factory=dict, compare=False)
+    """The time of each series' first row that was inserted or changed."""
 
     def __add__(self, other: MergeCounts) -> MergeCounts:
+        both = (self.touched_from, other.touched_from)
         return MergeCounts(
             self.inserted + other.inserted,
             self.changed + other.changed,
             self.unchanged + other.unchanged,
             Counter(self.inserted_by_series) + Counter(other.inserted_by_series),
+            {one: min(times[one] for times in both if one in times) for one in {*both[0], *both[1]}},
         )
 
 
@@ -90,12 +95,15 @@ def merge(connection: Connection[tuple[object, ...]], table: Table, frame: pl.Da
 
 
 def _copied(rows: pl.DataFrame) -> MergeCounts:
-    by_series = rows.group_by("symbol", "timeframe").len().iter_rows()
+    found = rows.group_by("symbol", "timeframe").agg(pl.len(), pl.col("time").min())
+    by_series = {
+        Series(symbol, Timeframe(timeframe)): (count, first)
+        for symbol, timeframe, count, first in found.iter_rows()
+    }
     return MergeCounts(
         inserted=rows.height,
-        inserted_by_series={
-            Series(symbol, Timeframe(timeframe)): count for symbol, timeframe, count in by_series
-        },
+        inserted_by_series={one: count for one, (count, _) in by_series.items()},
+        touched_from={one: first for one, (_, first) in by_series.items()},
     )
 
 
@@ -141,12 +149,15 @@ def _merge_staged(
         prepare=False,
     ).fetchall()
     connection.execute("set local enable_nestloop = on")
-    by_series = {
-        Series(str(symbol), Timeframe(str(timeframe))): int(str(count))
-        for symbol, timeframe, count, _ in result
-    }
-    inserted, changed = sum(by_series.values()), sum(int(str(row[3])) for row in result)
-    return MergeCounts(inserted, changed, rows.height - inserted - changed, by_series)
+    inserted, changed = (sum(int(str(row[place])) for row in result) for place in (2, 3))
+    series = [Series(str(symbol), Timeframe(str(timeframe))) for symbol, timeframe, *_ in result]
+    return MergeCounts(
+        inserted,
+        changed,
+        rows.height - inserted - changed,
+        {one: int(str(row[2])) for one, row in zip(series, result, strict=True)},
+        {one: row[4] for one, row in zip(series, result, strict=True) if isinstance(row[4], datetime)},
+    )
 
 
 def _merge_statement(table: Table) -> sql.Composed:
@@ -162,7 +173,8 @@ def _merge_statement(table: Table) -> sql.Composed:
         " and t.time between %(first)s and %(last)s"
         " when matched and ({old}) is distinct from ({new}){guard} then update set {update}, stored_at = now()"
         " when not matched then insert ({columns}) values ({row})"
-        " returning merge_action() as action, s.symbol as merged_symbol, s.timeframe as merged_timeframe, {kept}"
+        " returning merge_action() as action, s.symbol as merged_symbol, s.timeframe as merged_timeframe,"
+        " s.time as merged_time, {kept}"
     ).format(
         table=sql.Identifier(table.name),
         old=listed("t.{name}", table.values),
@@ -183,7 +195,7 @@ def _merge_statement(table: Table) -> sql.Composed:
     return sql.SQL(
         "with merged as ({merged}){revised}"
         " select merged_symbol, merged_timeframe, count(*) filter (where action = 'INSERT'),"
-        " count(*) filter (where action = 'UPDATE') from merged group by 1, 2"
+        " count(*) filter (where action = 'UPDATE'), min(merged_time) from merged group by 1, 2"
     ).format(merged=merged, revised=revised)
 
 

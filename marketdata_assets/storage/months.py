@@ -1,4 +1,4 @@
-"""Monthly partitions of the one-minute bars, made before the first bar of a month is written.
+"""Monthly partitions of one-minute rows, made before the first row of a month is written.
 
 There is no default partition: Postgres refuses a new partition whose rows already sit in it.
 """
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 LOCK_SPACE: Final = 0x6D64
 """Seed of the hashes that advisory locks are made of: keeps them apart from other users of the database."""
 
-_PARENT: Final = "ohlcv_1m"
+BARS_1M: Final = "ohlcv_1m"
+FEATURES_1M: Final = "features_1m"
+"""The tables that are divided by month."""
 
 
 def months_between(first: datetime, last: datetime) -> list[datetime]:
@@ -34,12 +36,14 @@ def months_between(first: datetime, last: datetime) -> list[datetime]:
     return months
 
 
-def ensure_months(connection: Connection[tuple[object, ...]], months: Iterable[datetime]) -> list[str]:
-    """Make the partitions of ``months`` that are missing; returns their names.
+def ensure_months(
+    connection: Connection[tuple[object, ...]], months: Iterable[datetime], parent: str = BARS_1M
+) -> list[str]:
+    """Make the partitions of ``parent`` for ``months`` that are missing; returns their names.
 
     Attaching a table that was made on its own locks neither readers nor writers of the parent out.
     """
-    wanted = {partition_name(month): month for month in months}
+    wanted = {partition_name(month, parent): month for month in months}
     found = connection.execute(
         "select name, c.oid is not null as exists from unnest(%s::text[]) as wanted(name)"
         " left join pg_class c on c.oid = to_regclass('public.' || name)"
@@ -48,13 +52,13 @@ def ensure_months(connection: Connection[tuple[object, ...]], months: Iterable[d
     ).fetchall()
     if detached := sorted(str(name) for name, exists in found if exists):
         message = (
-            f"{detached[0]} is detached from {_PARENT}, so bars of that month have no place: attach it again,"
+            f"{detached[0]} is detached from {parent}, so rows of that month have no place: attach it again,"
             " or rename it"
         )
         raise MarketDataError(message)
     if not found:
         return []
-    connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, %s))", [_PARENT, LOCK_SPACE])
+    connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, %s))", [parent, LOCK_SPACE])
     made = []
     for name in sorted(str(row[0]) for row in found):
         # Another writer may have made it while this one waited for the lock.
@@ -63,12 +67,12 @@ def ensure_months(connection: Connection[tuple[object, ...]], months: Iterable[d
         month = wanted[name]
         connection.execute(
             sql.SQL("create table {} (like {} including all)").format(
-                sql.Identifier(name), sql.Identifier(_PARENT)
+                sql.Identifier(name), sql.Identifier(parent)
             )
         )
         connection.execute(
             sql.SQL("alter table {} attach partition {} for values from ({}) to ({})").format(
-                sql.Identifier(_PARENT),
+                sql.Identifier(parent),
                 sql.Identifier(name),
                 sql.Literal(month.isoformat()),
                 sql.Literal(_next(month).isoformat()),
@@ -78,9 +82,9 @@ def ensure_months(connection: Connection[tuple[object, ...]], months: Iterable[d
     return made
 
 
-def partition_name(month: datetime) -> str:
+def partition_name(month: datetime, parent: str = BARS_1M) -> str:
     """``ohlcv_1m_YYYY_MM``."""
-    return f"{_PARENT}_{month:%Y_%m}"
+    return f"{parent}_{month:%Y_%m}"
 
 
 def _next(month: datetime) -> datetime:
