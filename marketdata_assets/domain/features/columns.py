@@ -71,7 +71,7 @@ LOOKBACK: Final[Mapping[str, int]] = MappingProxyType(
         "rsi_14": 25 * 14,
         "ema_20": 12 * 20,
         "sma_20": 19,
-        "ema_spread_12_26": 12 * _SLOWEST,
+        "ema_spread_12_26": 15 * _SLOWEST,
         "macd": 15 * _SLOWEST,
         "macd_signal": 15 * _SLOWEST,
         "adx_14": 30 * 14,
@@ -84,13 +84,13 @@ LOOKBACK: Final[Mapping[str, int]] = MappingProxyType(
         "rogers_satchell_20": 19,
         "yang_zhang_20": 20,
         "dollar_volume": 0,
-        "trend": 12 * _SLOWEST,
+        "trend": 15 * _SLOWEST,
     }
 )
 """How many earlier bars a column needs, so that a longer history changes it by less than 1e-9.
 
 Exact for finite windows. The recursive ones forget their seed geometrically: 12 n bars for an exponential mean of n,
-25 n for Wilder's, 30 n for ADX (three of Wilder's in a row), 15 times the slow mean for MACD. Measured over
+25 n for Wilder's, 30 n for ADX (three of Wilder's in a row), 15 times the slow mean for MACD and the spread. Measured over
 thousands of random starts on daily, hourly and one-minute bars. MACD and slope cross zero: their 1e-9 is
 relative to the price.
 """
