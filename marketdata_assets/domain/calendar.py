@@ -84,6 +84,13 @@ class TradingCalendar:
         """Whether every day is a session of 24 hours."""
         return self._days is None
 
+    @property
+    def hours_of_a_day(self) -> timedelta:
+        """From the first to the last moment of a day at which the vendor may have bars."""
+        if self.is_always_open:
+            return timedelta(days=1)
+        return timedelta(hours=_EXTENDED_CLOSE.hour - _EXTENDED_OPEN.hour)
+
     def day_start(self, day: date) -> datetime:
         """Local midnight that opens ``day``, as UTC."""
         return datetime.combine(day, time(), self.timezone).astimezone(UTC)
