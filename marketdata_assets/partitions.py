@@ -16,6 +16,7 @@ from dagster import (
     MultiPartitionsDefinition,
 )
 
+from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import Series
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ def run_partitions(tags: Mapping[str, str], ordered: Sequence[str]) -> Rectangle
 
     ``ordered`` are the series keys in Dagster's own order. An unpartitioned step of a partitioned run is told
     of its partitions by the tags alone.
+
+    Raises:
+        ConfigurationError: A series at an end of the run's range is no partition any more.
     """
     if PARTITION in tags:
         day, series = parse_key(tags[PARTITION])
@@ -103,7 +107,10 @@ def run_partitions(tags: Mapping[str, str], ordered: Sequence[str]) -> Rectangle
         return None
     (first, begin), (last, end) = parse_key(tags[RANGE_START]), parse_key(tags[RANGE_END])
     keys = list(ordered)
-    if begin.key not in keys or end.key not in keys:  # untracked while the run was under way
-        return Rectangle(first, last, tuple(dict.fromkeys((begin, end))))
+    if gone := {begin.key, end.key}.difference(keys):
+        message = (
+            f"{min(gone)} was untracked while the run was under way: add it with `marketdata symbols add`"
+        )
+        raise ConfigurationError(message)
     chosen = keys[keys.index(begin.key) : keys.index(end.key) + 1]
     return Rectangle(first, last, tuple(map(Series.parse, chosen)))
