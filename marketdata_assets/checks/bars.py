@@ -5,10 +5,11 @@ from typing import Final
 
 import polars as pl
 from dagster import (
+    AssetCheckEvaluation,
     AssetCheckExecutionContext,
-    AssetCheckResult,
     AssetChecksDefinition,
     AssetCheckSpec,
+    Output,
     multi_asset_check,
 )
 
@@ -50,18 +51,15 @@ listed and no warning.
 
 def bar_checks() -> AssetChecksDefinition:
     """The checks of ``ohlcv``, one step, so that bars are read once."""
+    specs = {
+        name: AssetCheckSpec(name, asset="ohlcv", description=text, blocking=name == VALID)
+        for name, text in _DESCRIPTIONS.items()
+    }
 
-    @multi_asset_check(
-        name="ohlcv_checks",
-        specs=[
-            AssetCheckSpec(name, asset="ohlcv", description=text, blocking=name == VALID)
-            for name, text in _DESCRIPTIONS.items()
-        ],
-        can_subset=True,
-    )
+    @multi_asset_check(name="ohlcv_checks", specs=list(specs.values()), can_subset=True)
     def ohlcv_checks(
         context: AssetCheckExecutionContext, postgres: PostgresResource
-    ) -> Iterator[AssetCheckResult]:
+    ) -> Iterator[Output[None] | AssetCheckEvaluation]:
         chosen = {key.name for key in context.selected_asset_check_keys}
         faults: dict[str, list[pl.DataFrame]] = {name: [FAULT_SCHEMA.to_frame()] for name in chosen}
         bars = quarantined = 0
@@ -78,7 +76,7 @@ def bar_checks() -> AssetChecksDefinition:
                     faults[ON_GRID].append(off_grid(stretch.bars, timeframe, calendar_of(asset_class)))
                 if IN_LINE in chosen:
                     faults[IN_LINE].append(outlying(stretch.context, stretch.windows, timeframe, asset_class))
-        for name in _DESCRIPTIONS:
+        for name, spec in specs.items():
             if name not in chosen:
                 continue
             found = pl.concat(faults[name])
@@ -89,7 +87,7 @@ def bar_checks() -> AssetChecksDefinition:
                 counts["quarantined"] = quarantined
             if name == IN_LINE:
                 counts["split_like_bars"] = _bars_of(listed)
-            yield verdict(name, scope, failing, counts=counts, only_warns=name == IN_LINE, listed=listed)
+            yield from verdict(spec, scope, failing, counts=counts, only_warns=name == IN_LINE, listed=listed)
 
     return ohlcv_checks
 

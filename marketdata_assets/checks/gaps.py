@@ -1,11 +1,15 @@
 """The check of ``gap_report``: no bar is missing without an explanation."""
 
+from collections.abc import Iterator
+
 import polars as pl
 from dagster import (
+    AssetCheckEvaluation,
     AssetCheckExecutionContext,
-    AssetCheckResult,
     AssetChecksDefinition,
-    asset_check,
+    AssetCheckSpec,
+    Output,
+    multi_asset_check,
 )
 
 from marketdata_assets.checks.verdict import scope_of, verdict
@@ -27,9 +31,12 @@ vendor failed, which may pass, or has nothing, which will not.
 
 def gap_checks() -> AssetChecksDefinition:
     """The check of ``gap_report``."""
+    spec = AssetCheckSpec(NO_GAPS, asset="gap_report", blocking=True, description=_DESCRIPTION)
 
-    @asset_check(name=NO_GAPS, asset="gap_report", blocking=True, description=_DESCRIPTION)
-    def no_gaps(context: AssetCheckExecutionContext, postgres: PostgresResource) -> AssetCheckResult:
+    @multi_asset_check(name="gap_report_checks", specs=[spec])
+    def gap_report_checks(
+        context: AssetCheckExecutionContext, postgres: PostgresResource
+    ) -> Iterator[Output[None] | AssetCheckEvaluation]:
         with postgres.database() as database:
             scope = scope_of(context, database)
             gaps = list_gaps(database, scope.windows)
@@ -39,6 +46,6 @@ def gap_checks() -> AssetChecksDefinition:
             "failing_gaps": gaps.filter(pl.col("state").is_in(LOSSES)).height,
             "missing_bars": int(faults["rows"].sum()),
         }
-        return verdict(NO_GAPS, scope, faults, counts=counts)
+        yield from verdict(spec, scope, faults, counts=counts)
 
-    return no_gaps
+    return gap_report_checks

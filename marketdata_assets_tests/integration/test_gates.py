@@ -107,7 +107,7 @@ def test_sound_bars_pass(platform: Platform) -> None:
     platform.track(*keys)
     result = platform.run_range(date(2023, 6, 25), WEDNESDAY, *keys)
     bars = [
-        event.materialization.metadata["dagster/partition_row_count"].value
+        int(str(event.materialization.metadata["dagster/partition_row_count"].value))
         for event in result.get_asset_materialization_events()
     ]
     found = verdicts(result)
