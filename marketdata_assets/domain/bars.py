@@ -49,7 +49,7 @@ KEY: Final = ("symbol", "timeframe", "time")
 QUARANTINE_SCHEMA: Final = pl.Schema({**BAR_SCHEMA, "rule": pl.String()})
 """Rows that break a rule, with the name of the first rule that each breaks."""
 
-RULES_WITHOUT_LOSS: Final = ("time_missing", "outside_window", "duplicate_time")
+RULES_WITHOUT_LOSS: Final = ("outside_window", "duplicate_time")
 """Rules whose broken row is no lost bar: nobody asked for it, or another row of its time was kept."""
 
 

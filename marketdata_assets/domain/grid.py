@@ -39,7 +39,7 @@ def grid_fault(timeframe: Timeframe, calendar: TradingCalendar, first: date, las
         pl.lit(value=False)
         if calendar.is_always_open or timeframe is Timeframe.W1
         else ~local_day(time, calendar).is_in(
-            pl.lit(pl.Series(calendar.sessions(first, last), dtype=pl.Date))
+            pl.lit(pl.Series(calendar.sessions(first, last), dtype=pl.Date)).implode()
         )
     )
     return (

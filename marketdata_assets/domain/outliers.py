@@ -8,6 +8,7 @@ bars alone, where a tenth of the usual means lost trades and ten times means new
 
 from __future__ import annotations
 
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -23,7 +24,7 @@ VOLUME_WINDOW: Final = {Timeframe.D1: 20, Timeframe.W1: 13}
 """Trailing bars of the volume's median: a month of sessions, a quarter of weeks. Only these are judged."""
 JUMP_WINDOW: Final = 60
 """Trailing close-to-close moves that tell how far a series is used to move, in bars."""
-JUMP_MULTIPLE: Final = 20.0
+JUMP_MULTIPLE: Final = 10.0
 """A jump exceeds the median absolute move this many times over."""
 MIN_JUMP: Final = {
     Timeframe.M1: 0.05,
@@ -36,13 +37,15 @@ MIN_JUMP: Final = {
     Timeframe.W1: 0.40,
 }
 """The smallest move that is called a jump (0.05: 5 %, as a logarithm): moves below happen every earnings season."""
+NEIGHBOUR: Final = timedelta(days=14)
+"""A close-to-close move over a longer time says nothing about either bar: history has a hole there."""
 LOOKBACK: Final = JUMP_WINDOW + 1
 """Bars before the first judged one that judging needs."""
 _ENOUGH: Final = 10
 """Trailing bars without which there is no habit to judge by."""
 _SPLIT_RATIOS: Final = (1.5, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100)
 _SPLIT_TOLERANCE: Final = 0.03
-"""How far the open after a split may lie from the split's ratio: the market moved over night, too."""
+"""How far the first price after a split may lie from the split's ratio: the market moved over night, too."""
 
 
 class Outlier(StrEnum):
@@ -68,18 +71,21 @@ def flag_outliers(bars: pl.DataFrame, timeframe: Timeframe, *, may_split: pl.Exp
     ``size`` is in the rule's own unit: range and moves as a share of the price (0.3: 30 %), volume as a
     multiple of its median. ``score`` is how many times over the threshold it is, to sort by.
     """
-    previous = pl.col("close").shift().over("symbol")
+    is_neighbour = pl.col("time") - pl.col("time").shift().over("symbol") <= NEIGHBOUR
+    previous = pl.when(is_neighbour).then(pl.col("close").shift().over("symbol"))
     move = (pl.col("close") / previous).log()
+    # A session begins at the new price; within it the first trades may still be at the old one.
+    begins = ["open", "close"] if timeframe.is_intraday else ["open"]
     measured = (
         bars.with_columns(
             _range=(pl.col("high") - pl.col("low")) / pl.col("low"),
             _move=move,
-            _gap=pl.col("open") / previous,
+            _is_split=may_split
+            & pl.any_horizontal(_near_split_ratio(pl.col(name) / previous) for name in begins),
         )
         .with_columns(_habit=_trailing_median(pl.col("_move").abs(), JUMP_WINDOW))
         .with_columns(_most=pl.max_horizontal(JUMP_MULTIPLE * pl.col("_habit"), MIN_JUMP[timeframe]))
         .with_columns(
-            _is_split=may_split & _near_split_ratio(pl.col("_gap")),
             _jumps=pl.col("_habit").is_not_null() & (pl.col("_move").abs() > pl.col("_most")),
         )
     )
