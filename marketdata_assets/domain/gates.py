@@ -257,7 +257,5 @@ def _by_partition(rows: pl.DataFrame, calendar: TradingCalendar) -> pl.DataFrame
 
 
 def _values(*columns: str) -> pl.Expr:
-    return pl.concat_str(
-        [pl.format(f"{name} {{}}", pl.col(name).cast(pl.String).fill_null("null")) for name in columns],
-        separator=", ",
-    )
+    texts = {name: pl.col(name).round_sig_figs(8).cast(pl.String).fill_null("null") for name in columns}
+    return pl.concat_str([pl.format(f"{name} {{}}", text) for name, text in texts.items()], separator=", ")
