@@ -11,6 +11,8 @@ from marketdata_assets.assets.completeness_matrix import completeness_matrix_ass
 from marketdata_assets.assets.gap_report import gap_report_asset
 from marketdata_assets.assets.ohlcv import ohlcv_asset
 from marketdata_assets.automation.jobs import bars_job, gaps_job, matrix_job
+from marketdata_assets.checks.bars import bar_checks
+from marketdata_assets.checks.gaps import gap_checks
 from marketdata_assets.config import load_settings
 from marketdata_assets.partitions import day_by_series
 from marketdata_assets.polygon.resource import PolygonResource
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
-    """Assets, resources and jobs; ``resources`` replace those of the same name (test doubles)."""
+    """Assets, checks, resources and jobs; ``resources`` replace those of the same name (test doubles)."""
     partitions = day_by_series(load_settings().start)
     with warnings.catch_warnings():
         # What is beta there has been measured on the version that constraints.txt pins.
@@ -31,6 +33,7 @@ def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Defin
     postgres = PostgresResource()
     return dg.Definitions(
         assets=assets,
+        asset_checks=[bar_checks(), gap_checks()],
         jobs=[bars_job, gaps_job, matrix_job],
         resources={
             "polygon": PolygonResource(),
