@@ -147,6 +147,15 @@ def test_flags_follow_the_moves_and_not_the_price(moves: list[float], factor: fl
     assert found[0].equals(found[1])
 
 
+def test_the_oldest_move_of_the_look_back_still_counts() -> None:
+    # Half of the moves are large, so that the median lies between: without one of them it is 0.
+    moves = [0.0, *([0.1, -0.1] * 15), *([0.0] * 30), 0.45]
+    frame = bars(list(100 * np.exp(np.cumsum(moves))))
+    assert frame.height == LOOKBACK + 1
+    assert flags(frame, may_split=False) == []
+    assert flags(frame.tail(LOOKBACK - 1), may_split=False) == ["jump"]
+
+
 @settings(max_examples=40)
 @given(moves=moves)
 def test_the_look_back_is_all_that_judging_needs(moves: list[float]) -> None:
