@@ -11,6 +11,9 @@ from marketdata_assets.assets.completeness_matrix import completeness_matrix_ass
 from marketdata_assets.assets.gap_report import gap_report_asset
 from marketdata_assets.assets.ohlcv import ohlcv_asset
 from marketdata_assets.automation.jobs import bars_job, gaps_job, matrix_job
+from marketdata_assets.automation.sensors import matrix_sensor
+from marketdata_assets.checks.bars import bar_checks
+from marketdata_assets.checks.gaps import gap_checks
 from marketdata_assets.config import load_settings
 from marketdata_assets.partitions import day_by_series
 from marketdata_assets.polygon.resource import PolygonResource
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
-    """Assets, resources and jobs; ``resources`` replace those of the same name (test doubles)."""
+    """Assets, checks, jobs, sensors and resources; ``resources`` replace those of the same name (test doubles)."""
     partitions = day_by_series(load_settings().start)
     with warnings.catch_warnings():
         # What is beta there has been measured on the version that constraints.txt pins.
@@ -31,7 +34,9 @@ def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Defin
     postgres = PostgresResource()
     return dg.Definitions(
         assets=assets,
+        asset_checks=[bar_checks(), gap_checks()],
         jobs=[bars_job, gaps_job, matrix_job],
+        sensors=[matrix_sensor()],
         resources={
             "polygon": PolygonResource(),
             "postgres": postgres,

@@ -5,6 +5,7 @@ The dimension ``day`` sorts before ``series``; that order is part of every key (
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Final
 
@@ -15,13 +16,16 @@ from dagster import (
     MultiPartitionsDefinition,
 )
 
+from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import Series
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 DAY: Final = "day"
 SERIES: Final = "series"
+PARTITION: Final = "dagster/partition"
+"""The tag of the run of a single partition."""
 
 RANGE_START: Final = "dagster/asset_partition_range_start"
 RANGE_END: Final = "dagster/asset_partition_range_end"
@@ -71,3 +75,42 @@ def islands(ordered: Sequence[str], wanted: Collection[str]) -> list[tuple[str, 
             ranges = [*ranges[:-1], (ranges[-1][0], key)] if inside else [*ranges, (key, key)]
         inside = key in wanted
     return ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Rectangle:
+    """Every one of ``series`` on every day from ``first`` to ``last``, both inclusive."""
+
+    first: date
+    last: date
+    series: tuple[Series, ...]
+
+    @property
+    def size(self) -> int:
+        """How many partitions these are."""
+        return ((self.last - self.first).days + 1) * len(self.series)
+
+
+def run_partitions(tags: Mapping[str, str], ordered: Sequence[str]) -> Rectangle | None:
+    """The partitions that a run with ``tags`` is about, or None when it names none.
+
+    ``ordered`` are the series keys in Dagster's own order. An unpartitioned step of a partitioned run is told
+    of its partitions by the tags alone.
+
+    Raises:
+        ConfigurationError: A series at an end of the run's range is no partition any more.
+    """
+    if PARTITION in tags:
+        day, series = parse_key(tags[PARTITION])
+        return Rectangle(day, day, (series,))
+    if RANGE_START not in tags or RANGE_END not in tags:
+        return None
+    (first, begin), (last, end) = parse_key(tags[RANGE_START]), parse_key(tags[RANGE_END])
+    keys = list(ordered)
+    if gone := {begin.key, end.key}.difference(keys):
+        message = (
+            f"{min(gone)} was untracked while the run was under way: add it with `marketdata symbols add`"
+        )
+        raise ConfigurationError(message)
+    chosen = keys[keys.index(begin.key) : keys.index(end.key) + 1]
+    return Rectangle(first, last, tuple(map(Series.parse, chosen)))

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from marketdata_assets.cli.session import Store
     from marketdata_assets.storage.symbols import TrackedSymbol
 
-DEFAULT_DAYS: Final = 7
+DEFAULT_DAYS: Final = 14
+"""Two weeks: the last week that has closed is always inside."""
 _MOST_DAYS: Final = 36_525
 
 

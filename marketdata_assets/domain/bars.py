@@ -9,6 +9,7 @@ import polars as pl
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from marketdata_assets.domain.calendar import TradingCalendar
@@ -47,6 +48,9 @@ KEY: Final = ("symbol", "timeframe", "time")
 
 QUARANTINE_SCHEMA: Final = pl.Schema({**BAR_SCHEMA, "rule": pl.String()})
 """Rows that break a rule, with the name of the first rule that each breaks."""
+
+RULES_WITHOUT_LOSS: Final = ("outside_window", "duplicate_time")
+"""Rules whose broken row is no lost bar: nobody asked for it, or another row of its time was kept."""
 
 
 class Screened(NamedTuple):
@@ -97,14 +101,28 @@ def screen(vendor: pl.DataFrame, series: Series, window: Window, calendar: Tradi
 
 
 def _first_broken_rule(timeframe: Timeframe, window: Window, calendar: TradingCalendar) -> pl.Expr:
+    time = pl.col("time")
+    return _first_of(
+        [
+            ("time_missing", time.is_null()),
+            ("outside_window", (time < window.start) | (time >= window.end)),
+            ("off_grid", time != bucket_open(time, timeframe, calendar)),
+            *_value_rules(),
+        ]
+    )
+
+
+def broken_value_rule() -> pl.Expr:
+    """The first rule that a bar's own values break, or null: those of :func:`screen` that no time enters into."""
+    return _first_of(_value_rules())
+
+
+def _value_rules() -> list[tuple[str, pl.Expr]]:
     prices = ("open", "high", "low", "close")
     sound_price = pl.all_horizontal(
         (pl.col(name).is_finite() & (pl.col(name) > 0)).fill_null(value=False) for name in prices
     )
-    rules: list[tuple[str, pl.Expr]] = [
-        ("time_missing", pl.col("time").is_null()),
-        ("outside_window", (pl.col("time") < window.start) | (pl.col("time") >= window.end)),
-        ("off_grid", pl.col("time") != bucket_open(pl.col("time"), timeframe, calendar)),
+    return [
         ("price_not_positive", ~sound_price),
         ("high_below_body", pl.col("high") < pl.max_horizontal("open", "close", "low")),
         ("low_above_body", pl.col("low") > pl.min_horizontal("open", "close")),
@@ -113,6 +131,9 @@ def _first_broken_rule(timeframe: Timeframe, window: Window, calendar: TradingCa
             ((pl.col("volume") < 0) | ~pl.col("volume").is_finite()).fill_null(value=False),
         ),
     ]
+
+
+def _first_of(rules: Sequence[tuple[str, pl.Expr]]) -> pl.Expr:
     return pl.coalesce(
         [pl.when(broken).then(pl.lit(name)) for name, broken in rules] + [pl.lit(None, pl.String)]
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
+from marketdata_assets.domain.bars import RULES_WITHOUT_LOSS
 from marketdata_assets.domain.windows import Window, difference
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 CORRECTION_SESSIONS: Final = 3
 """The latest sessions, whose bars late trades still revise: they are asked for again until they have settled."""
-
-_TELLS_NOTHING_MISSING: Final = ("duplicate_time", "outside_window")
 
 
 def history_begins(first_bar: datetime, calendar: TradingCalendar) -> datetime:
@@ -51,7 +50,7 @@ def answered_windows(
         return []
     known = Window(max(window.start, begins), min(window.end, settled))
     lost = screened.quarantined.filter(
-        ~pl.col("rule").is_in(_TELLS_NOTHING_MISSING),
+        ~pl.col("rule").is_in(RULES_WITHOUT_LOSS),
         ~pl.col("time").is_in(screened.bars["time"].implode()).fill_null(value=False),
     )["time"]
     if lost.null_count():

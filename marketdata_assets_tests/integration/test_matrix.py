@@ -14,7 +14,8 @@ from dagster import (
     DagsterInstance,
     MarkdownMetadataValue,
     MultiPartitionKey,
-    evaluate_automation_conditions,
+    MultiPartitionsDefinition,
+    build_sensor_context,
 )
 
 from marketdata_assets.assets import completeness_matrix as asset_module
@@ -258,14 +259,32 @@ def test_a_matrix_that_cannot_be_made_says_why(database: Database, instance: Dag
 
 def test_the_matrix_follows_a_look_for_gaps(database: Database, instance: DagsterInstance) -> None:
     definitions = build_definitions()
-    sync_series(instance, database)
+    sensor = definitions.get_sensor_def("matrix_after_gaps")
+
+    def asked() -> list[str | None]:
+        with build_sensor_context(instance, definitions=definitions) as context:
+            return [one.run_key for one in sensor.evaluate_tick(context).run_requests or ()]
+
+    assert asked() == []
+    for day in ("2024-07-01", "2024-07-02"):
+        partition = MultiPartitionKey({"day": day, "series": "SPY:1d"})
+        instance.report_runless_asset_event(AssetMaterialization("gap_report", partition=partition))
+    first = asked()
+    assert len(first) == 1
+    assert asked() == first  # a second tick asks for the same run: Dagster starts one
     refresh_matrix(definitions, instance)
-    tick = evaluate_automation_conditions(definitions, instance)
-    assert tick.total_requested == 0
+    assert asked() == []
+
+
+def test_a_matrix_of_many_partitions_enumerates_none(
+    database: Database, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync_series(instance, database)
     instance.report_runless_asset_event(
         AssetMaterialization(
             "gap_report", partition=MultiPartitionKey({"day": "2024-07-01", "series": "SPY:1d"})
         )
     )
-    tick = evaluate_automation_conditions(definitions, instance, cursor=tick.cursor)
-    assert tick.get_num_requested(AssetKey("completeness_matrix")) == 1
+    enumerated = Mock(side_effect=AssertionError("every partition was enumerated"))
+    monkeypatch.setattr(MultiPartitionsDefinition, "get_partition_keys", enumerated)
+    refresh_matrix(build_definitions(), instance)

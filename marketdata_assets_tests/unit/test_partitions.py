@@ -15,14 +15,17 @@ from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.partitions import (
     DAY,
+    PARTITION,
     RANGE_END,
     RANGE_START,
     SERIES,
+    Rectangle,
     day_by_series,
     days_by_series,
     islands,
     parse_key,
     partition_key,
+    run_partitions,
 )
 
 from .frames import at
@@ -156,6 +159,29 @@ def test_runs_hold_every_wanted_series_once_and_what_lies_between_those_of_a_sym
         begin, end = order.index(members(run)[0]), order.index(members(run)[-1])
         assert members(run) == order[begin : end + 1]
         assert len(run.series) * DAYS <= limit or len({one.symbol for one in run.series}) == 1
+
+
+def test_a_run_is_about_what_its_tags_name() -> None:
+    [one] = series("MSFT:1d")
+    assert run_partitions({PARTITION: partition_key(FIRST, one)}, ORDERED) == Rectangle(FIRST, FIRST, (one,))
+    assert run_partitions({"dagster/job_name": "bars"}, ORDERED) is None
+
+
+@given(st.permutations(ORDERED), st.integers(0, 4), st.integers(0, 4))
+def test_a_range_is_about_every_series_between_its_ends_in_dagsters_order(
+    order: list[str], one: int, other: int
+) -> None:
+    begin, end = sorted((one, other))
+    run = RangeRun(FIRST, LAST, series(*order[begin : end + 1]))
+    found = run_partitions(run.tags, order)
+    assert found == Rectangle(FIRST, LAST, run.series)
+    assert found.size == DAYS * len(run.series)
+
+
+def test_a_range_that_ends_with_an_untracked_series_is_refused() -> None:
+    tags = RangeRun(FIRST, LAST, series("AAPL:1m", "MSFT:1m")).tags
+    with pytest.raises(ConfigurationError, match="MSFT:1m was untracked while the run was under way"):
+        run_partitions(tags, ["AAPL:1m", "AAPL:1d"])
 
 
 @pytest.mark.parametrize(

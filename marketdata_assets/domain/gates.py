@@ -1,0 +1,261 @@
+"""Gates: what is wrong with which partitions, and when that stops a whole run.
+
+A *fault* is one kind of thing that is wrong with one partition. Each function here looks at one kind of evidence
+and answers with faults; a check shows them, and what comes after a blocking check leaves their partitions out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import polars as pl
+
+from marketdata_assets.domain.bars import UTC_TIME, broken_value_rule, bucket_open
+from marketdata_assets.domain.calendar import calendar_of, microseconds
+from marketdata_assets.domain.grid import grid_fault
+from marketdata_assets.domain.outliers import Outlier, flag_outliers
+from marketdata_assets.domain.series import AssetClass
+from marketdata_assets.domain.slots import expected_slots, local_day
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from marketdata_assets.domain.calendar import TradingCalendar
+    from marketdata_assets.domain.series import Series
+    from marketdata_assets.domain.slots import Slots
+    from marketdata_assets.domain.timeframe import Timeframe
+    from marketdata_assets.domain.windows import Window
+
+FAULT_SCHEMA: Final = pl.Schema(
+    {
+        "symbol": pl.String(),
+        "timeframe": pl.String(),
+        "day": pl.Date(),
+        "what": pl.String(),
+        "rows": pl.Int64(),
+        "score": pl.Float64(),
+        "time": UTC_TIME,
+        "example": pl.String(),
+    }
+)
+"""One row for each partition and kind of fault.
+
+``rows`` is how many bars (or missing bars) have it, ``score`` how bad it is beside others of one check.
+``time`` and ``example`` are the open and the values of the worst of them, the earliest among equals.
+"""
+
+LOST_TO_QUARANTINE: Final = "lost_to_quarantine"
+_PARTITION: Final = ("symbol", "timeframe", "day")
+_MAY_SPLIT: Final = (AssetClass.STOCK, AssetClass.ETF)
+_LONGEST_BAR: Final = timedelta(days=7)
+
+
+def stops_run(failing: int, partitions: int) -> bool:
+    """Whether ``failing`` of the ``partitions`` of a run leave nothing for what comes after them.
+
+    A gate closes for a whole run. One bad partition of a thousand must not keep the others from what comes
+    after: then the gate names the bad one, and what comes after leaves it out.
+    """
+    return 0 < partitions <= failing
+
+
+def invalid(
+    bars: pl.DataFrame, quarantined: pl.DataFrame, timeframe: Timeframe, asset_class: AssetClass
+) -> pl.DataFrame:
+    """Faults of partitions whose bars break a rule, or whose base bars mostly went to quarantine.
+
+    Args:
+        bars: ``BAR_SCHEMA``, of ``timeframe`` and ``asset_class``, whole partitions.
+        quarantined: ``symbol, time, rule`` of the base bars of the same partitions that broke a rule.
+        timeframe: Of ``bars``.
+        asset_class: Of ``bars``: an index has no volume, vwap or transactions.
+    """
+    calendar = calendar_of(asset_class)
+    broken = broken_value_rule()
+    if asset_class is AssetClass.INDEX:
+        has_volume = ~pl.all_horizontal(pl.col("volume", "vwap", "transactions").is_null())
+        broken = pl.coalesce(broken, pl.when(has_volume).then(pl.lit("index_has_volume")))
+    rows = (
+        bars.with_columns(what=broken)
+        .filter(pl.col("what").is_not_null())
+        .with_columns(score=pl.lit(1.0), example=_values("open", "high", "low", "close", "volume"))
+    )
+    faults = _by_partition(rows, calendar).with_columns(score=pl.col("rows").cast(pl.Float64))
+    return pl.concat([faults, _lost(bars, quarantined, timeframe, calendar)])
+
+
+def off_grid(bars: pl.DataFrame, timeframe: Timeframe, calendar: TradingCalendar) -> pl.DataFrame:
+    """Faults of partitions with bars where ``timeframe`` has none, or made of what a bar cannot hold.
+
+    ``bars`` has the columns of ``BAR_SCHEMA`` and is of one ``timeframe`` and ``calendar``.
+    """
+    if bars.is_empty():
+        return FAULT_SCHEMA.to_frame()
+    days = bars.select(local_day(pl.col("time"), calendar))["time"].unique().sort()
+    rows = (
+        bars.with_columns(what=grid_fault(timeframe, calendar, days[0], days[-1]))
+        .filter(pl.col("what").is_not_null())
+        .with_columns(score=pl.lit(1.0), example=_values("base_bars", "open", "close"))
+    )
+    return _by_partition(rows, calendar).with_columns(score=pl.col("rows").cast(pl.Float64))
+
+
+def outlying(
+    bars: pl.DataFrame, windows: Mapping[Series, Window], timeframe: Timeframe, asset_class: AssetClass
+) -> pl.DataFrame:
+    """Faults of partitions with bars that obey every rule and still look wrong; ``what`` is an :class:`Outlier`.
+
+    Args:
+        bars: ``BAR_SCHEMA``, of ``timeframe`` and ``asset_class``, sorted by key, with the bars before each
+            window that judging needs (``outliers.LOOKBACK``). Bars that break a rule are left aside.
+        windows: What is judged, by series.
+        timeframe: Of ``bars``.
+        asset_class: Of ``bars``: only shares are split.
+    """
+    sound = bars.filter(broken_value_rule().is_null())
+    flagged = flag_outliers(sound, timeframe, may_split=pl.lit(asset_class in _MAY_SPLIT))
+    volume = pl.col("outlier").is_in([Outlier.VOLUME_HIGH.value, Outlier.VOLUME_LOW.value])
+    spread = pl.col("outlier") == Outlier.RANGE.value
+    rows = within(flagged.with_columns(timeframe=pl.lit(timeframe.value)), windows).select(
+        "symbol",
+        "timeframe",
+        "time",
+        "score",
+        what="outlier",
+        example=pl.when(volume)
+        .then(pl.format("volume {} times the usual", pl.col("size").round_sig_figs(3)))
+        .when(spread)
+        .then(pl.format("high {} % above low", (pl.col("size") * 100).round_sig_figs(3)))
+        .otherwise(pl.format("close {} % from the close before", (pl.col("size") * 100).round_sig_figs(3))),
+    )
+    return _by_partition(rows, calendar_of(asset_class))
+
+
+def gappy(
+    gaps: pl.DataFrame, windows: Mapping[Series, Window], classes: Mapping[str, AssetClass]
+) -> pl.DataFrame:
+    """Faults of partitions in ``windows`` that lack bars by ``gaps``; ``what`` is the gap's state.
+
+    Args:
+        gaps: ``KNOWN_SCHEMA``: gaps that count as loss. A long one is a fault of every day that it reaches into.
+        windows: By series.
+        classes: Asset class by symbol.
+    """
+    faults = [FAULT_SCHEMA.to_frame()]
+    known: dict[tuple[Timeframe, TradingCalendar, Window], Slots] = {}
+    for series, window in windows.items():
+        own = gaps.filter(symbol=series.symbol, timeframe=series.timeframe.value)
+        if own.is_empty():
+            continue
+        key = (series.timeframe, calendar_of(classes[series.symbol]), window)
+        if key not in known:
+            # Gaps are of bars that have closed: no slot of the window is still to come for them.
+            known[key] = expected_slots(key[0], window, key[1], window.end + _LONGEST_BAR)
+        faults.append(_days_of_gaps(own, known[key]))
+    return pl.concat(faults)
+
+
+def within(rows: pl.DataFrame, windows: Mapping[Series, Window]) -> pl.DataFrame:
+    """The ``rows`` (``symbol, timeframe, time`` and more) whose time lies in the window of their series."""
+    spans = pl.DataFrame(
+        [(one.symbol, one.timeframe.value, window.start, window.end) for one, window in windows.items()],
+        schema={"symbol": pl.String(), "timeframe": pl.String(), "_lo": UTC_TIME, "_hi": UTC_TIME},
+        orient="row",
+    )
+    inside = rows.join(spans, on=["symbol", "timeframe"], maintain_order="left")
+    time = pl.col("time")
+    return inside.filter(time >= pl.col("_lo"), time < pl.col("_hi")).drop("_lo", "_hi")
+
+
+def _lost(
+    bars: pl.DataFrame, quarantined: pl.DataFrame, timeframe: Timeframe, calendar: TradingCalendar
+) -> pl.DataFrame:
+    if quarantined.is_empty():
+        return FAULT_SCHEMA.to_frame()
+    time = pl.col("time")
+    broken = (
+        quarantined.with_columns(
+            timeframe=pl.lit(timeframe.value),
+            day=local_day(bucket_open(time, timeframe, calendar), calendar),
+            _slot=bucket_open(time, timeframe.base, calendar),
+        )
+        .sort("time")
+        .group_by(_PARTITION)
+        .agg(
+            pl.col("time").first(),
+            rows=pl.col("_slot").n_unique().cast(pl.Int64),
+            _rule=pl.col("rule").first(),
+        )
+    )
+    held = bars.group_by("symbol", "timeframe", day=local_day(time, calendar)).agg(
+        held=pl.col("base_bars").sum().cast(pl.Int64)
+    )
+    return (
+        broken.join(held, on=_PARTITION, how="left")
+        .with_columns(pl.col("held").fill_null(0))
+        # A few broken rows are the vendor's daily life; more than are left make a broken day. What came again
+        # in a sound form is held, and so ends it.
+        .filter(pl.col("rows") > pl.col("held"))
+        .select(
+            *_PARTITION,
+            what=pl.lit(LOST_TO_QUARANTINE),
+            rows="rows",
+            score=pl.col("rows").cast(pl.Float64),
+            time="time",
+            example=pl.format("{}; {} base bars are left", "_rule", "held"),
+        )
+        .cast(FAULT_SCHEMA)
+    )
+
+
+def _days_of_gaps(gaps: pl.DataFrame, slots: Slots) -> pl.DataFrame:
+    """Faults of one series by day: the slots of ``gaps``, all of which are empty, counted."""
+    first, last = (
+        np.searchsorted(slots.opens, [microseconds(edge) for edge in gaps[name]])
+        for name in ("gap_start", "gap_end")
+    )
+    sizes = last - first
+    gap = np.repeat(np.arange(gaps.height), sizes)
+    positions = np.arange(sizes.sum()) + np.repeat(first - (np.cumsum(sizes) - sizes), sizes)
+    missing = pl.DataFrame({"gap": gap, "day": replace(slots, opens=slots.opens[positions]).days()})
+    told = gaps.with_columns(gap=pl.int_range(pl.len())).drop("day")
+    return (
+        missing.group_by("gap", "day")
+        .agg(rows=pl.len().cast(pl.Int64))
+        .join(told, on="gap")
+        .sort("missing_bars", "gap_start", descending=[True, False])
+        .group_by("symbol", "timeframe", "day", what="state")
+        .agg(
+            pl.col("rows").sum(),
+            score=pl.col("rows").sum().cast(pl.Float64),
+            time=pl.col("gap_start").first(),
+            example=pl.format(
+                "until {}: {}", pl.col("gap_end").dt.to_string("%Y-%m-%d %H:%M"), pl.col("reason")
+            ).first(),
+        )
+        .cast(FAULT_SCHEMA)
+        .select(FAULT_SCHEMA.names())
+    )
+
+
+def _by_partition(rows: pl.DataFrame, calendar: TradingCalendar) -> pl.DataFrame:
+    """Faults from ``rows``: ``symbol, timeframe, time, what, score, example``, one for each broken bar."""
+    return (
+        rows.with_columns(day=local_day(pl.col("time"), calendar))
+        .sort("score", "time", descending=[True, False])
+        .group_by(*_PARTITION, "what", maintain_order=True)
+        .agg(
+            pl.col("score", "time", "example").first(),
+            rows=pl.len().cast(pl.Int64),
+        )
+        .select(FAULT_SCHEMA.names())
+        .cast(FAULT_SCHEMA)
+    )
+
+
+def _values(*columns: str) -> pl.Expr:
+    texts = {name: pl.col(name).round_sig_figs(8).cast(pl.String).fill_null("null") for name in columns}
+    return pl.concat_str([pl.format(f"{name} {{}}", text) for name, text in texts.items()], separator=", ")

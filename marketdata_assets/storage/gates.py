@@ -1,0 +1,180 @@
+"""Which partitions the blocking checks hold back, from the tables alone, and the bars that checks look at.
+
+The checks and whatever must leave failing partitions out ask the same functions, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+import polars as pl
+from psycopg import sql
+
+from marketdata_assets.domain.bars import RULES_WITHOUT_LOSS, UTC_TIME
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.gaps import GapState
+from marketdata_assets.domain.gates import FAULT_SCHEMA, gappy, invalid, within
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window
+from marketdata_assets.storage.bars import read_rows
+from marketdata_assets.storage.gaps import list_gaps
+from marketdata_assets.storage.symbols import list_symbols, not_tracked
+from marketdata_assets.storage.tables import OHLCV
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from marketdata_assets.domain.series import AssetClass, Series
+    from marketdata_assets.storage.connection import Database
+
+GATE_SCHEMA: Final = pl.Schema({**FAULT_SCHEMA, "check": pl.String()})
+"""Faults, each with the blocking check that it fails."""
+
+VALID: Final = "ohlcv_valid"
+NO_GAPS: Final = "no_gaps"
+LOSSES: Final = (GapState.OPEN.value, GapState.UNFILLED.value)
+"""States of a gap that hold its days back."""
+
+_BARS_AT_ONCE: Final = 500_000
+"""Bars of a market that never closes that are held in memory at once."""
+_WEEK: Final = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Some whole partitions of one timeframe and asset class, read together.
+
+    Attributes:
+        timeframe: Of every series.
+        asset_class: Of every series.
+        windows: By series, from local midnight to local midnight.
+        bars: ``BAR_SCHEMA``, sorted by key, in the windows.
+        context: The same, with the bars before each window that were asked for.
+        quarantined: ``symbol, time, rule`` of base bars that went to quarantine and would lie in the windows.
+    """
+
+    timeframe: Timeframe
+    asset_class: AssetClass
+    windows: Mapping[Series, Window]
+    bars: pl.DataFrame
+    context: pl.DataFrame
+    quarantined: pl.DataFrame
+
+
+def failing_partitions(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
+    """The partitions in ``windows`` that blocking checks hold back, and why, as :data:`GATE_SCHEMA`.
+
+    One row for each (symbol, timeframe, day), check and kind of fault, in no particular order. ``windows`` are
+    whole local days, as :func:`~marketdata_assets.storage.io_manager.partition_windows_of` gives them.
+
+    Raises:
+        ConfigurationError: A series is not tracked, so that its calendar is unknown.
+    """
+    broken = [invalid_in(stretch) for stretch in stretches(database, windows)]
+    missing = gappy_in(database, windows, list_gaps(database, windows))
+    return pl.concat(
+        [
+            pl.concat([FAULT_SCHEMA.to_frame(), *broken]).with_columns(check=pl.lit(VALID)),
+            missing.with_columns(check=pl.lit(NO_GAPS)),
+        ]
+    )
+
+
+def invalid_in(stretch: Stretch) -> pl.DataFrame:
+    """The faults (``FAULT_SCHEMA``) for which ``ohlcv_valid`` holds partitions of ``stretch`` back."""
+    return invalid(stretch.bars, stretch.quarantined, stretch.timeframe, stretch.asset_class)
+
+
+def gappy_in(database: Database, windows: Mapping[Series, Window], gaps: pl.DataFrame) -> pl.DataFrame:
+    """The faults (``FAULT_SCHEMA``) for which ``no_gaps`` holds partitions of ``windows`` back.
+
+    ``gaps`` (``KNOWN_SCHEMA``) are those that reach into the windows, in any state.
+
+    Raises:
+        ConfigurationError: A series is not tracked.
+    """
+    return gappy(gaps.filter(pl.col("state").is_in(LOSSES)), windows, _classes(database, windows))
+
+
+def stretches(
+    database: Database, windows: Mapping[Series, Window], *, lookback_bars: int = 0
+) -> Iterator[Stretch]:
+    """The bars in ``windows``, some whole partitions at a time, so that memory stays bounded.
+
+    Raises:
+        ConfigurationError: A series is not tracked.
+    """
+    classes = _classes(database, windows)
+    groups: dict[tuple[Timeframe, AssetClass], dict[Series, Window]] = defaultdict(dict)
+    for series, window in windows.items():
+        groups[series.timeframe, classes[series.symbol]][series] = window
+    for (timeframe, asset_class), members in groups.items():
+        for chunk in _chunks(timeframe, asset_class, members):
+            spans = {series: [window] for series, window in chunk.items()}
+            context = read_rows(database, OHLCV, spans, lookback_bars=lookback_bars)
+            yield Stretch(
+                timeframe,
+                asset_class,
+                chunk,
+                bars=within(context, chunk) if lookback_bars else context,
+                context=context,
+                quarantined=_read_quarantined(database, timeframe, chunk),
+            )
+
+
+def _chunks(
+    timeframe: Timeframe, asset_class: AssetClass, windows: Mapping[Series, Window]
+) -> Iterator[dict[Series, Window]]:
+    calendar = calendar_of(asset_class)
+    days_at_once = max(1, int(_BARS_AT_ONCE * timeframe.duration / timedelta(days=1)))
+    chunk: dict[Series, Window] = {}
+    bars = 0.0
+    for series, window in windows.items():
+        start = window.start
+        while start < window.end:
+            days = min(days_at_once, (window.end - start).days + 1)
+            following = calendar.day_start(calendar.local_day(start) + timedelta(days=days))
+            piece = Window(start, min(following, window.end))
+            size = piece.duration / timeframe.duration
+            if chunk and (bars + size > _BARS_AT_ONCE or series in chunk):
+                yield chunk
+                chunk, bars = {}, 0.0
+            chunk[series] = piece
+            bars += size
+            start = piece.end
+    if chunk:
+        yield chunk
+
+
+def _read_quarantined(
+    database: Database, timeframe: Timeframe, windows: Mapping[Series, Window]
+) -> pl.DataFrame:
+    # The days of a week belong to the partition of its Sunday.
+    beyond = _WEEK if timeframe is Timeframe.W1 else timedelta(0)
+    values = sql.SQL(", ").join(
+        sql.SQL("({}, {}::timestamptz, {}::timestamptz)").format(
+            *map(sql.Literal, (series.symbol, window.start.isoformat(), (window.end + beyond).isoformat()))
+        )
+        for series, window in windows.items()
+    )
+    query = sql.SQL(
+        "select q.symbol, q.time, q.rule from (values {}) as w(symbol, lo, hi) join ohlcv_quarantine q"
+        " on q.symbol = w.symbol and q.timeframe = {} and q.time >= w.lo and q.time < w.hi"
+        " where q.rule <> all({})"
+    ).format(values, sql.Literal(timeframe.base.value), sql.Literal(list(RULES_WITHOUT_LOSS)))
+    frame = database.read_frame(query.as_string(None))
+    schema = pl.Schema({"symbol": pl.String(), "time": UTC_TIME, "rule": pl.String()})
+    return frame.cast(schema) if frame.width else schema.to_frame()
+
+
+def _classes(database: Database, series: Iterable[Series]) -> dict[str, AssetClass]:
+    known = {one.symbol: one.asset_class for one in list_symbols(database)}
+    classes = {}
+    for one in series:
+        if one.symbol not in known:
+            raise not_tracked(one.symbol)
+        classes[one.symbol] = known[one.symbol]
+    return classes
