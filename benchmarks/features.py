@@ -43,14 +43,21 @@ def run(_: str, *, quick: bool) -> list[Figure]:
         right_on=["symbol", "hour"],
         how="anti",
     )
-    adjusting = Stopwatch()
+    adjusting, multiplying = Stopwatch(), Stopwatch()
+    with multiplying.running():
+        minutes.with_columns(pl.col("open", "high", "low", "close", "vwap") * 0.25, pl.col("volume") * 4)
     with adjusting.running():
         adjust_for_splits(minutes, _splits(minutes), date(2026, 1, 1), _CALENDAR)
     return [
         _computed(f"all columns, {minutes.height:,} minutes of 10 series", minutes, None, "≥ 1,000,000"),
         _computed(f"the same with {lost.height} lost hours", holed, lost),
         _computed(f"all columns, {days.height:,} days of {days['symbol'].n_unique()} series", days, None),
-        Figure(f"two splits each, {minutes.height:,} minutes", minutes.height / adjusting.seconds, "bars/s"),
+        Figure(
+            f"adjust for two splits each, {minutes.height:,} minutes",
+            minutes.height / adjusting.seconds,
+            "bars/s",
+            beside={"floor: one factor for all": minutes.height / multiplying.seconds},
+        ),
     ]
 
 
@@ -102,14 +109,12 @@ def _lost_hours(bars: pl.DataFrame) -> pl.DataFrame:
     """Twenty regular hours of each series, evenly over its history, as gaps."""
     hours = bars.group_by("symbol", time=pl.col("time").dt.truncate("1h"), maintain_order=True).len()
     full = hours.filter(len=60)
-    chosen = full.group_by("symbol", maintain_order=True).agg(
-        pl.col("time").gather_every(pl.len() // _LOST_HOURS).head(_LOST_HOURS)
-    )
-    return chosen.explode("time").select(
-        "symbol",
-        timeframe=pl.lit(Timeframe.M1.value),
-        gap_start="time",
-        gap_end=pl.col("time") + timedelta(hours=1),
+    step = full.height // bars["symbol"].n_unique() // _LOST_HOURS
+    return (
+        full.group_by("symbol", maintain_order=True)
+        .agg(gap_start=pl.col("time").gather_every(step).head(_LOST_HOURS))
+        .explode("gap_start")
+        .with_columns(timeframe=pl.lit(Timeframe.M1.value), gap_end=pl.col("gap_start") + timedelta(hours=1))
     )
 
 

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from marketdata_assets.domain.features import compute
 from marketdata_assets.domain.features.columns import (
     FEATURES_SCHEMA,
     LOOKBACK,
@@ -141,7 +142,11 @@ def test_short_histories_have_nulls_and_no_nan(count: int) -> None:
     assert features["trend"].null_count() == min(count, 25)
 
 
-def test_several_series_and_timeframes_in_any_order_are_each_computed_alone() -> None:
+@pytest.mark.parametrize("part", [1, 100, 1_000_000])
+def test_several_series_and_timeframes_in_any_order_are_each_computed_alone(
+    monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    monkeypatch.setattr(compute, "_PART", part)
     frames = [
         walk(
             Series(symbol, timeframe), slots_of(Series(symbol, timeframe), date(2024, 1, 2), last).opens, seed
