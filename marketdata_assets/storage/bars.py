@@ -16,6 +16,7 @@ from marketdata_assets.domain.bars import KEY, QUARANTINE_SCHEMA
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, union
+from marketdata_assets.storage.features import mark_stale
 from marketdata_assets.storage.merge import MergeCounts, lock_series, merge
 from marketdata_assets.storage.months import ensure_months, months_between
 from marketdata_assets.storage.tables import OHLCV, Table
@@ -86,7 +87,8 @@ def write_batch(database: Database, batch: BarBatch) -> MergeCounts:
         lock_series(connection, {*batch.covered, *_series_of(batch.bars), *_series_of(batch.quarantined)})
         counts = merge(connection, OHLCV, batch.bars)
         _add_counts(connection, counts.inserted_by_series)
-        _write_quarantine(connection, batch.quarantined)
+        broken_from = _write_quarantine(connection, batch.quarantined)
+        _mark_features_stale(connection, counts.touched_from, broken_from)
         _add_coverage(connection, batch.covered)
         _write_fetch_log(connection, batch.fetches)
         return counts
@@ -110,21 +112,48 @@ def _add_counts(connection: Connection[tuple[object, ...]], inserted: Mapping[Se
         )
 
 
-def _write_quarantine(connection: Connection[tuple[object, ...]], rows: pl.DataFrame) -> None:
+def _write_quarantine(connection: Connection[tuple[object, ...]], rows: pl.DataFrame) -> dict[Series, datetime]:
+    """Keep ``rows``; returns the time of each base series' first row that was not there yet."""
     if rows.is_empty():
-        return
+        return {}
     encoded = rows.select(
         "symbol", "timeframe", "time", "rule", vendor_row=pl.struct(_VENDOR_COLUMNS).struct.json_encode()
     ).unique(["symbol", "timeframe", "rule", "vendor_row"])
     # In one order everywhere, like every lock.
     encoded = encoded.sort("symbol", "timeframe", "rule", "vendor_row")
-    connection.execute(
-        "insert into ohlcv_quarantine as q (symbol, timeframe, time, rule, vendor_row)"
+    found = connection.execute(
+        "with kept as (insert into ohlcv_quarantine as q (symbol, timeframe, time, rule, vendor_row)"
         " select * from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::jsonb[])"
         " on conflict (symbol, timeframe, rule, md5(vendor_row::text))"
-        " do update set last_seen = now(), times_seen = q.times_seen + 1",
+        " do update set last_seen = now(), times_seen = q.times_seen + 1"
+        " returning symbol, timeframe, time, times_seen)"
+        " select symbol, timeframe, min(time) from kept where times_seen = 1 group by 1, 2",
         [encoded[name].to_list() for name in ("symbol", "timeframe", "time", "rule", "vendor_row")],
-    )
+    ).fetchall()
+    return {
+        Series(str(symbol), Timeframe(str(timeframe))): time
+        for symbol, timeframe, time in found
+        if isinstance(time, datetime)
+    }
+
+
+def _mark_features_stale(
+    connection: Connection[tuple[object, ...]],
+    touched_from: Mapping[Series, datetime],
+    broken_from: Mapping[Series, datetime],
+) -> None:
+    """Bars have changed, or a day is held back now that was not: features are out of date from there on."""
+    since = dict(touched_from)
+    for base, time in broken_from.items():
+        # Longer bars of that day are made of what is left.
+        rows = connection.execute(
+            "select timeframe from bar_counts where symbol = %s and timeframe = any(%s)",
+            [base.symbol, [one.value for one in Timeframe if one.base is base.timeframe]],
+        ).fetchall()
+        for (timeframe,) in rows:
+            series = Series(base.symbol, Timeframe(str(timeframe)))
+            since[series] = min(time, since.get(series, time))
+    mark_stale(connection, since, "bars were added or changed")
 
 
 def _add_coverage(

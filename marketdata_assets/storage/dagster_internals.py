@@ -13,7 +13,7 @@ from dagster._core.execution.context.metadata_logging import AssetMetadataHandle
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from dagster import OutputContext
 
@@ -40,3 +40,11 @@ def add_partition_metadata(context: OutputContext, metadata: Mapping[str, Mappin
     for key, values in metadata.items():
         collected[AssetMetadataHandle(asset_key=context.asset_key, partition_key=key)] = values
     step._metadata_accumulator = OutputMetadataAccumulator(per_output_metadata=collected)  # noqa: SLF001 - same
+
+
+def record_only(context: OutputContext, keys: Collection[str]) -> None:
+    """Let the run record only the partitions ``keys`` of its range as materialized; the others stay what they are.
+
+    The public way, an ``AssetMaterialization`` for each partition, writes them to the event log one by one.
+    """
+    context._asset_partitions_subset = context.asset_partitions_def.subset_with_partition_keys(keys)  # noqa: SLF001 - no public way

@@ -16,6 +16,7 @@ from marketdata_assets.domain.slots import Held, held_by_series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.bars import read_rows
+from marketdata_assets.storage.features import mark_stale
 from marketdata_assets.storage.merge import lock_series
 from marketdata_assets.storage.tables import OHLCV
 
@@ -39,6 +40,13 @@ _DAILY: Final = (
 )
 LISTED_SCHEMA: Final = pl.Schema({**KNOWN_SCHEMA, "resolved_at": KNOWN_SCHEMA["gap_start"]})
 """Gaps as people and machines read them: ``resolved_at`` is when a gap left the state open."""
+
+_REPLACED_SCHEMA: Final = pl.Schema(
+    {
+        name: LISTED_SCHEMA[name]
+        for name in ("symbol", "timeframe", "gap_start", "state", "resolved_at", "gap_end")
+    }
+)
 
 _TYPES: Final = {
     "symbol": "text",
@@ -223,13 +231,15 @@ def write_gaps(
             "delete from gap_report g using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])"
             " as w(symbol, timeframe, lo, hi) where g.symbol = w.symbol and g.timeframe = w.timeframe"
             " and g.gap_start < w.hi and g.gap_end > w.lo and g.state <> 'filled'"
-            " returning g.symbol, g.timeframe, g.gap_start, g.state, g.resolved_at",
+            " returning g.symbol, g.timeframe, g.gap_start, g.state, g.resolved_at, g.gap_end",
             [list(column) for column in zip(*spans, strict=True)],
         ).fetchall()
+        earlier = pl.DataFrame(replaced, schema=_REPLACED_SCHEMA, orient="row")
+        mark_stale(connection, _losses_changed_from(earlier, gaps), "gaps were found or explained")
         _insert(
             connection,
             "gap_report",
-            _with_resolution(gaps.select(KNOWN_SCHEMA.names()), replaced),
+            _with_resolution(gaps.select(KNOWN_SCHEMA.names()), earlier),
             # A gap that was filled and reported so may be part of what a wider window finds filled again.
             "on conflict (symbol, timeframe, gap_start) do nothing",
         )
@@ -248,11 +258,28 @@ def write_gaps(
         database.transaction(work)
 
 
-def _with_resolution(gaps: pl.DataFrame, replaced: Sequence[tuple[object, ...]]) -> pl.DataFrame:
+def _with_resolution(gaps: pl.DataFrame, earlier: pl.DataFrame) -> pl.DataFrame:
     """``gaps`` with the time at which those that keep their state got it."""
     key = ["symbol", "timeframe", "gap_start", "state"]
-    schema = {name: LISTED_SCHEMA[name] for name in [*key, "resolved_at"]}
-    return gaps.join(pl.DataFrame(replaced, schema=schema, orient="row"), on=key, how="left")
+    return gaps.join(earlier.select(*key, "resolved_at"), on=key, how="left")
+
+
+def _losses_changed_from(earlier: pl.DataFrame, gaps: pl.DataFrame) -> dict[Series, datetime]:
+    """The start of each series' first gap that counts as lost in one of the frames and not in the other."""
+    key = ["symbol", "timeframe", "gap_start", "gap_end"]
+    before, after = (
+        frame.filter(pl.col("state").is_in([GapState.OPEN.value, GapState.UNFILLED.value])).select(key)
+        for frame in (earlier, gaps)
+    )
+    changed = pl.concat(
+        [before.join(after, on=key, how="anti"), after.join(before, on=key, how="anti").cast(before.schema)]
+    )
+    return {
+        Series(symbol, Timeframe(timeframe)): start
+        for symbol, timeframe, start in changed.group_by("symbol", "timeframe")
+        .agg(pl.col("gap_start").min())
+        .iter_rows()
+    }
 
 
 def _insert(

@@ -85,11 +85,11 @@ def merge(connection: Connection[tuple[object, ...]], table: Table, frame: pl.Da
     )
     occupied = _occupied(connection, table, spans)
     if occupied.is_empty():
-        _copy(connection.cursor(), sql.Identifier(table.name), table.columns, rows)
+        copy_rows(connection.cursor(), sql.Identifier(table.name), table.columns, rows)
         return _copied(rows)
     fresh = rows.join(occupied, on=["symbol", "timeframe"], how="anti")
     if fresh.height:
-        _copy(connection.cursor(), sql.Identifier(table.name), table.columns, fresh)
+        copy_rows(connection.cursor(), sql.Identifier(table.name), table.columns, fresh)
         rows = rows.join(occupied, on=["symbol", "timeframe"], how="semi")
     return _copied(fresh) + _merge_staged(connection, table, rows)
 
@@ -136,7 +136,7 @@ def _merge_staged(
     connection.execute("set local enable_nestloop = off; set local work_mem = '256MB'")
     connection.execute(sql.SQL("drop table if exists {}").format(stage))
     connection.execute(sql.SQL("create temporary table {} ({}) on commit drop").format(stage, columns))
-    _copy(connection.cursor(), stage, table.columns, rows)
+    copy_rows(connection.cursor(), stage, table.columns, rows)
     result = connection.execute(
         _merge_statement(table),
         {
@@ -199,7 +199,7 @@ def _merge_statement(table: Table) -> sql.Composed:
     ).format(merged=merged, revised=revised)
 
 
-def _copy(
+def copy_rows(
     cursor: Cursor[tuple[object, ...]], table: sql.Identifier, columns: list[str], rows: pl.DataFrame
 ) -> None:
     statement = sql.SQL("copy {} ({}) from stdin with (format binary)").format(

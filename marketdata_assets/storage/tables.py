@@ -12,6 +12,7 @@ import polars as pl
 
 from marketdata_assets.domain.bars import BAR_SCHEMA, KEY
 from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ _POSTGRES_TYPES: Final[dict[pl.DataType, str]] = {
     pl.Float64(): "double precision",
     pl.Int64(): "bigint",
     pl.Int32(): "integer",
+    pl.Int16(): "smallint",
     pl.Boolean(): "boolean",
     pl.Datetime("us", "UTC"): "timestamptz",
 }
@@ -152,5 +154,40 @@ OHLCV: Final = Table(
 )
 """Bars; what the vendor changes goes to ``ohlcv_revision``."""
 
-TABLES: Final = {table.name: table for table in (OHLCV,)}
+FEATURES: Final = Table(
+    name="features",
+    # Postgres has no integer of one byte.
+    schema=pl.Schema({**FEATURES_SCHEMA, "trend": pl.Int16()}),
+    descriptions={
+        **{name: OHLCV.descriptions[name] for name in KEY},
+        "simple_return": "Close over the previous close, less 1",
+        "log_return": "Natural logarithm of close over the previous close",
+        "true_range": "Largest of high - low and the distances of both from the previous close",
+        "atr_14": "Wilder's mean of the true range over 14 bars",
+        "natr_14": "atr_14 in per cent of the close",
+        "rsi_14": "Wilder's relative strength index over 14 bars, 0 to 100",
+        "ema_20": "Exponential mean of the close over 20 bars",
+        "sma_20": "Mean of the close over 20 bars",
+        "ema_spread_12_26": "Exponential mean of 12 bars over that of 26, less 1",
+        "macd": "Exponential mean of 12 bars less that of 26",
+        "macd_signal": "Exponential mean of macd over 9 bars",
+        "adx_14": "Wilder's average directional index over 14 bars, 0 to 100",
+        "bb_upper_20": "sma_20 and two standard deviations",
+        "bb_lower_20": "sma_20 less two standard deviations",
+        "slope_14": "Least-squares slope of the close over 14 bars, currency per bar",
+        "volatility_20": "Standard deviation of 20 log returns, annualised; intraday without the night",
+        "parkinson_20": "Parkinson's volatility of 20 bars, annualised",
+        "garman_klass_20": "Garman and Klass's volatility of 20 bars, annualised",
+        "rogers_satchell_20": "Rogers and Satchell's volatility of 20 bars, annualised",
+        "yang_zhang_20": "Yang and Zhang's volatility of 20 bars, annualised; intraday without the night",
+        "vwap_session": "Volume-weighted mean price since the session's first bar",
+        "dollar_volume": "Close times volume, in currency",
+        "relative_volume_20": "Volume over the mean of the 20 days before, at the same time of day",
+        "trend": "1 up, -1 down, 0 neither: close against ema_20, and the sign of ema_spread_12_26",
+        "gap_in_window": "Lost bars lie among those that some column looks back over",
+    },
+)
+"""Features, on split-adjusted prices; docs/features.md defines them."""
+
+TABLES: Final = {table.name: table for table in (OHLCV, FEATURES)}
 """Tables by the name of the asset that owns them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from marketdata_assets.storage.dagster_internals import add_partition_metadata, passing_storage
+from marketdata_assets.storage.dagster_internals import add_partition_metadata, passing_storage, record_only
 
 
 class CountingIOManager(dg.ConfigurableIOManager):
@@ -40,6 +40,35 @@ def test_each_partition_of_a_range_run_has_metadata_of_its_own() -> None:
         for event in result.get_asset_materialization_events()
     }
     assert found == {f"p{n}": {"shared": 1, "rows": 2 + n} for n in (1, 2, 3)}
+
+
+class LeavingOutIOManager(dg.ConfigurableIOManager):
+    """Leaves a partition out, as the features asset does with those that a check holds back."""
+
+    def handle_output(self, context: dg.OutputContext, obj: object) -> None:
+        assert obj == 0
+        record_only(context, [key for key in context.asset_partition_keys if key != "p2"])
+
+    def load_input(self, context: dg.InputContext) -> None:
+        raise NotImplementedError
+
+
+def test_a_range_run_can_leave_partitions_out() -> None:
+    partitions = dg.StaticPartitionsDefinition(["p1", "p2", "p3"])
+
+    @dg.asset(partitions_def=partitions, backfill_policy=dg.BackfillPolicy.single_run())
+    def gated() -> int:
+        return 0
+
+    instance = dg.DagsterInstance.ephemeral()
+    result = dg.materialize(
+        [gated],
+        resources={"io_manager": LeavingOutIOManager()},
+        instance=instance,
+        tags={"dagster/asset_partition_range_start": "p1", "dagster/asset_partition_range_end": "p3"},
+    )
+    assert result.success
+    assert instance.get_materialized_partitions(dg.AssetKey("gated")) == {"p1", "p3"}
 
 
 def test_a_passing_storage_answers_and_is_empty() -> None:

@@ -89,10 +89,10 @@ LOOKBACK: Final[Mapping[str, int]] = MappingProxyType(
 )
 """How many earlier bars a column needs, so that a longer history changes it by less than 1e-9.
 
-Exact for finite windows. The recursive ones forget their seed geometrically: 12 n bars for an exponential mean of n,
-25 n for Wilder's, 30 n for ADX (three of Wilder's in a row), 15 times the slow mean for MACD and the spread. Measured over
-thousands of random starts on daily, hourly and one-minute bars. MACD and slope cross zero: their 1e-9 is
-relative to the price.
+Exact for finite windows. The recursive ones forget their seed geometrically: 12 n bars for an exponential mean of
+n, 25 n for Wilder's, 30 n for ADX (three of Wilder's in a row), 15 times the slow mean for MACD and the spread.
+Measured over thousands of random starts on daily, hourly and one-minute bars. MACD and slope cross zero: their
+1e-9 is relative to the price.
 """
 
 LOOKBACK_DAYS: Final[Mapping[str, int]] = MappingProxyType({"vwap_session": 0, "relative_volume_20": 20})

@@ -18,6 +18,8 @@ from marketdata_assets.domain.features.volume import relative_volume, session_vw
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.domain.features.layout import Losses
     from marketdata_assets.domain.features.rolling import Floats
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _VALUES: Final = ("open", "high", "low", "close", "volume", "vwap")
 _BARS: Final = 20
+_PART: Final = 1 << 17
+"""Bars at a time: arrays of a megabyte are used again; larger ones go back to the system and come back empty."""
 _EQUAL: Final = 1e-9
 """Relative to the price; what recursive means leave of a price that has not moved is smaller."""
 
@@ -63,13 +67,25 @@ def compute_features(
         ValueError: A price is null, not finite or not above 0, or two bars have one key.
     """
     ordered = _ordered(bars)
-    if ordered["timeframe"].n_unique() == 1:
-        return _of_one_timeframe(ordered, calendar, gaps)
+    of_one = ordered["timeframe"].n_unique() == 1
+    by_timeframe = [ordered] if of_one else ordered.partition_by("timeframe", maintain_order=True)
     parts = [
-        _of_one_timeframe(part, calendar, gaps)
-        for part in ordered.partition_by("timeframe", maintain_order=True)
+        _of_one_timeframe(part, calendar, gaps) for whole in by_timeframe for part in _some_series(whole)
     ]
-    return pl.concat([FEATURES_SCHEMA.to_frame(), *parts]).sort(KEY)
+    features = pl.concat([FEATURES_SCHEMA.to_frame(), *parts])
+    return features if of_one else features.sort(KEY)
+
+
+def _some_series(bars: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """``bars`` of one timeframe in parts of whole series, of about :data:`_PART` bars or one series each."""
+    start = end = 0
+    for length in bars["symbol"].rle().struct.field("len"):
+        end += length
+        if end - start >= _PART:
+            yield bars[start:end]
+            start = end
+    if end > start:
+        yield bars[start:end]
 
 
 def _ordered(bars: pl.DataFrame) -> pl.DataFrame:

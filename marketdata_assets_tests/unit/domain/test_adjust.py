@@ -165,7 +165,8 @@ def test_the_factor_is_the_exact_product(rows: list[tuple[date, int, int]], day:
 
 
 def test_a_decimal_ratio_is_what_its_digits_say() -> None:
-    spin_off = splits(("T", date(2022, 4, 11), 1.0, 1.1), ("T", date(2023, 4, 11), 1.1, 1.0))
+    rows = [("T", date(2022, month, 11), 1.0, 1.1) for month in (4, 5, 6)]
+    spin_off = splits(*rows, ("T", date(2023, 4, 11), 1.331, 1.0))
     first = split_factors(spin_off, LATER, XNYS).row(0, named=True)
     assert (first["price_factor"], first["volume_factor"]) == (1.0, 1.0)
 

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from marketdata_assets.domain.features import compute
 from marketdata_assets.domain.features.columns import (
     FEATURES_SCHEMA,
     LOOKBACK,
@@ -28,7 +29,6 @@ from marketdata_assets_tests.unit.domain.features.walks import (
     OF_PRICE,
     VALUES,
     XNYS,
-    differences,
     extended_minutes,
     gap,
     slots_of,
@@ -142,7 +142,11 @@ def test_short_histories_have_nulls_and_no_nan(count: int) -> None:
     assert features["trend"].null_count() == min(count, 25)
 
 
-def test_several_series_and_timeframes_in_any_order_are_each_computed_alone() -> None:
+@pytest.mark.parametrize("part", [1, 100, 1_000_000])
+def test_several_series_and_timeframes_in_any_order_are_each_computed_alone(
+    monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    monkeypatch.setattr(compute, "_PART", part)
     frames = [
         walk(
             Series(symbol, timeframe), slots_of(Series(symbol, timeframe), date(2024, 1, 2), last).opens, seed
@@ -215,7 +219,7 @@ def test_the_vwap_begins_at_the_open_and_again_every_day() -> None:
 
     def mean(start: str, end: str) -> float:
         part = bars.filter(pl.col("time").is_between(at(start), at(end)))
-        return float((part["vwap"] * part["volume"]).sum() / part["volume"].sum())
+        return float(np.average(part["vwap"].to_numpy(), weights=part["volume"].to_numpy()))
 
     for start, end in (
         ("2024-07-02T08:00", "2024-07-02T08:00"),  # 04:00 in New York
@@ -243,6 +247,13 @@ def test_a_bar_without_a_vwap_counts_with_its_typical_price() -> None:
     found = compute_features(bars, XNYS)["vwap_session"].to_list()
     typical = (101 + 100 + 101) / 3
     assert found == pytest.approx([typical, (typical + 3 * 103) / 4])
+
+
+def test_a_bar_of_unknown_volume_has_no_vwap_and_no_weight() -> None:
+    bars = minutes_of(date(2024, 7, 2)).head(3).with_columns(volume=pl.Series([1.0, None, 3.0]))
+    first, _, last = bars["vwap"]
+    found = compute_features(bars, XNYS)["vwap_session"].to_list()
+    assert found == [first, None, pytest.approx((first + 3 * last) / 4)]
 
 
 def test_vwap_waits_for_volume_and_days_have_their_own() -> None:
@@ -423,14 +434,27 @@ def test_always_open_markets_have_gaps_too() -> None:
     assert features[1:].filter(pl.col("log_return").is_null())["time"].to_list() == [at(lost[1])]
 
 
-def test_a_series_that_never_moves_has_no_rsi_and_no_trend() -> None:
-    still = day_of(*[100.0] * 380)
+def test_a_lost_week_is_crossed() -> None:
+    weekly = Series("AAPL", Timeframe.W1)
+    slots = slots_of(weekly, date(2023, 1, 1), date(2024, 6, 30))
+    features = compute_features(
+        walk(weekly, np.delete(slots.opens, 40)), XNYS, gap(weekly, "2023-10-08T04:00", "2023-10-15T04:00")
+    )
+    assert features[1:].filter(pl.col("log_return").is_null())["time"].to_list() == [at("2023-10-15T04:00")]
+    assert features["gap_in_window"].arg_true().to_list() == list(range(40, features.height))
+
+
+@pytest.mark.parametrize("price", [100.0, 33.33, 0.07])
+def test_a_series_that_never_moves_has_no_rsi_and_no_trend(price: float) -> None:
+    still = day_of(*[price] * 380, opened=price)
     features = compute_features(still, XNYS)
     assert features["rsi_14"].null_count() == features["adx_14"].null_count() == still.height
     assert features["trend"].drop_nulls().unique().to_list() == [0]
     assert features["volatility_20"].drop_nulls().unique().to_list() == [0]
-    assert features["bb_upper_20"].drop_nulls().unique().to_list() == [100]
-    # One step, and the index lives as long as its memory.
+    assert features["bb_upper_20"].drop_nulls().unique().to_list() == [price]
+
+
+def test_after_one_step_rsi_lives_as_long_as_its_memory() -> None:
     moved = compute_features(day_of(*[100.0] * 20, *[101.0] * 370), XNYS)["rsi_14"]
     assert moved.is_not_null().arg_true().to_list() == list(range(20, 20 + LOOKBACK["rsi_14"]))
     assert moved[20] == 100
@@ -487,10 +511,13 @@ def test_the_look_back_holds_twenty_days_whatever_the_density() -> None:
     assert lookback_bars(Timeframe.W1, XNYS) == lookback_bars(Timeframe.D1, CRYPTO) == 2 * MEMORY
 
 
-def test_features_of_another_series_are_no_history() -> None:
+def test_neither_features_nor_gaps_of_another_series_are_history() -> None:
     first, second = (
         walk(Series(symbol, Timeframe.D1), slots_of(DAILY, date(2024, 1, 1), date(2024, 4, 1)).opens, seed)
         for seed, symbol in enumerate(("AAA", "BBB"))
     )
-    both = compute_features(pl.concat([first, second]), XNYS).filter(symbol="BBB")
-    assert differences(both, compute_features(second, XNYS)) == []
+    lost = gap(Series("AAA", Timeframe.D1), "2024-03-12T04:00", "2024-03-13T04:00")
+    first = first.filter(pl.col("time") != at("2024-03-12T04:00"))
+    both = compute_features(pl.concat([first, second]), XNYS, lost)
+    assert both.filter("gap_in_window", symbol="AAA").height == 13
+    assert_frame_equal(both.filter(symbol="BBB"), compute_features(second, XNYS), check_exact=True)

@@ -125,8 +125,8 @@ def test_each_column_forgets_within_its_look_back() -> None:
         short = compute_features(bars[start : start + MEMORY + 1], XNYS)
         for name, length in LOOKBACK.items():
             # What lies before the local day and is no column of a window of bars is left out.
-            both = [frame[row : row + 1] for frame, row in ((short, length), (full, start + length))]
-            wrong = [line for line in differences(*both) if line.startswith(f"{name}:")]
+            found, wanted = short[length : length + 1], full[start + length : start + length + 1]
+            wrong = [line for line in differences(found, wanted) if line.startswith(f"{name}:")]
             assert wrong == [], start
 
 

@@ -88,7 +88,8 @@ def differences(found: pl.DataFrame, wanted: pl.DataFrame, price: float = 100.0)
             wrong.append(f"{name}: nulls")
             continue
         scale = pl.Series([price] * len(one)) if name in OF_PRICE else other.abs()
-        worst = ((one - other).abs() - 1e-9 * scale).max()
-        if worst is not None and worst > 0:  # type: ignore[operator]  # a float
-            wrong.append(f"{name}: {worst}")
+        apart = ((one - other).abs() > 1e-9 * scale).arg_true()
+        if len(apart):
+            row = int(apart[0])
+            wrong.append(f"{name}: {one[row]} for {other[row]} at {wanted['time'][row]}")
     return wrong

@@ -1,0 +1,177 @@
+"""Features in Postgres, and from where on those of a series no longer belong to its bars.
+
+Whoever changes what features are made of (bars, gaps, splits) marks the series as stale from the first bar that is
+concerned, in the transaction of the change. A mark carries a version: a computation that was overtaken by another
+change does not clear it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import polars as pl
+from psycopg import sql
+
+from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.storage.merge import copy_rows, lock_series
+from marketdata_assets.storage.months import FEATURES_1M, ensure_months, months_between
+from marketdata_assets.storage.tables import FEATURES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from psycopg import Connection
+
+    from marketdata_assets.domain.windows import Window
+    from marketdata_assets.storage.connection import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """From which bar on the features of a series are out of date, and why."""
+
+    since: datetime
+    reason: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureBatch:
+    """What is committed together.
+
+    Attributes:
+        features: ``FEATURES_SCHEMA``: all that is to stand in the windows.
+        windows: By series: the features in it are replaced.
+        versions: The version of each series' mark that was read before its bars were.
+    """
+
+    features: pl.DataFrame
+    windows: Mapping[Series, Window]
+    versions: Mapping[Series, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceCounts:
+    """What replacing did, in rows."""
+
+    written: int = 0
+    deleted: int = 0
+
+    def __add__(self, other: ReplaceCounts) -> ReplaceCounts:
+        return ReplaceCounts(self.written + other.written, self.deleted + other.deleted)
+
+
+def mark_stale(
+    connection: Connection[tuple[object, ...]], since: Mapping[Series, datetime], reason: str
+) -> None:
+    """Mark each series as stale from a moment on, within a transaction that holds their locks."""
+    rows = sorted((one.symbol, one.timeframe.value, moment) for one, moment in since.items())
+    if rows:
+        connection.execute(
+            "insert into features_stale as s (symbol, timeframe, since, reason)"
+            " select symbol, timeframe, since, %s"
+            " from unnest(%s::text[], %s::text[], %s::timestamptz[]) as t(symbol, timeframe, since)"
+            " on conflict (symbol, timeframe) do update set"
+            "  reason = case when excluded.since < s.since then excluded.reason else s.reason end,"
+            "  since = least(s.since, excluded.since), version = s.version + 1, changed_at = now()",
+            [reason, *(list(column) for column in zip(*rows, strict=True))],
+        )
+
+
+def read_stale(database: Database, series: Iterable[Series] | None = None) -> dict[Series, Stale]:
+    """The marks of ``series``, or of all; a series that is up to date has none."""
+    keys = None if series is None else [one.key for one in series]
+
+    def read(connection: Connection[tuple[object, ...]]) -> dict[Series, Stale]:
+        rows = connection.execute(
+            "select symbol, timeframe, since, reason, version from features_stale"
+            " where %s::text[] is null or symbol || ':' || timeframe = any(%s) order by symbol, timeframe",
+            [keys, keys],
+        ).fetchall()
+        return {
+            Series(str(symbol), Timeframe(str(timeframe))): Stale(
+                since.astimezone(UTC), str(reason), int(str(version))
+            )
+            for symbol, timeframe, since, reason, version in rows
+            if isinstance(since, datetime)
+        }
+
+    return database.transaction(read)
+
+
+def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
+    """Replace the features in the windows of ``batch`` in one transaction, or nothing of them.
+
+    The mark of a series moves behind its window when that began at the mark or before it and nothing has changed
+    since the bars were read; it goes when no bar is left behind it.
+
+    Raises:
+        FrameError: The frame does not fit the table; nothing was sent.
+    """
+    rows = FEATURES.conform(batch.features)
+    minutes = rows.filter(timeframe=Timeframe.M1.value)["time"]
+    first, last = minutes.min(), minutes.max()
+    if isinstance(first, datetime) and isinstance(last, datetime):
+        months = months_between(first, last)
+        database.transaction(lambda connection: ensure_months(connection, months, FEATURES_1M))
+
+    def work(connection: Connection[tuple[object, ...]]) -> ReplaceCounts:
+        lock_series(connection, batch.windows)
+        deleted = _delete(connection, batch.windows)
+        if rows.height:
+            copy_rows(connection.cursor(), sql.Identifier(FEATURES.name), FEATURES.columns, rows)
+        _move_marks(connection, batch)
+        return ReplaceCounts(rows.height, deleted)
+
+    return database.transaction(work)
+
+
+def _delete(connection: Connection[tuple[object, ...]], windows: Mapping[Series, Window]) -> int:
+    deleted = 0
+    # A timeframe at a time, as a constant: the planner looks into no other partition.
+    for timeframe in {one.timeframe for one in windows}:
+        members = {one: window for one, window in windows.items() if one.timeframe is timeframe}
+        deleted += connection.execute(
+            "delete from features f using unnest(%s::text[], %s::timestamptz[], %s::timestamptz[]) as w(symbol, lo, hi)"
+            " where f.symbol = w.symbol and f.time >= w.lo and f.time < w.hi"
+            " and f.timeframe = %s and f.time >= %s and f.time < %s",
+            [
+                [one.symbol for one in members],
+                [window.start for window in members.values()],
+                [window.end for window in members.values()],
+                timeframe.value,
+                min(window.start for window in members.values()),
+                max(window.end for window in members.values()),
+            ],
+            prepare=False,
+        ).rowcount
+    return deleted
+
+
+def _move_marks(connection: Connection[tuple[object, ...]], batch: FeatureBatch) -> None:
+    known = [
+        (one.symbol, one.timeframe.value, window.start, window.end, batch.versions[one])
+        for one, window in batch.windows.items()
+        if one in batch.versions
+    ]
+    if not known:
+        return
+    columns = [list(column) for column in zip(*known, strict=True)]
+    connection.execute(
+        "update features_stale s set since = w.hi from unnest(%s::text[], %s::text[], %s::timestamptz[],"
+        " %s::timestamptz[], %s::bigint[]) as w(symbol, timeframe, lo, hi, version)"
+        " where s.symbol = w.symbol and s.timeframe = w.timeframe and s.version = w.version"
+        " and s.since >= w.lo and s.since < w.hi",
+        columns,
+    )
+    connection.execute(
+        "delete from features_stale s using unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
+        " where s.symbol = w.symbol and s.timeframe = w.timeframe and not exists"
+        " (select from ohlcv o where o.symbol = s.symbol and o.timeframe = s.timeframe and o.time >= s.since)",
+        columns[:2],
+    )
+
+
