@@ -1,0 +1,147 @@
+"""Split adjustment: raw prices on the scale of a chosen day.
+
+Prices are stored as they were traded. A split that comes later changes the scale of all that lies before it, so
+adjusted prices are made when they are read, as of any day, and are never stored. Only splits that the vendor
+names are applied: a price that halves overnight is not one by itself. Dividends stay in.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import isfinite
+from typing import TYPE_CHECKING, Final
+
+import polars as pl
+
+from marketdata_assets.domain.bars import UTC_TIME
+from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.domain.timeframe import Timeframe
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from marketdata_assets.domain.calendar import TradingCalendar
+
+SPLIT_SCHEMA: Final = pl.Schema(
+    {
+        "symbol": pl.String(),
+        "execution_date": pl.Date(),
+        "split_from": pl.Float64(),
+        "split_to": pl.Float64(),
+    }
+)
+"""Splits of any number of symbols: ``split_from`` shares become ``split_to`` when ``execution_date`` begins.
+
+``execution_date`` is the local date of the first session on the new scale. A 7-for-1 split is from 1 to 7; a
+reverse split's ``split_to`` is the smaller one.
+"""
+
+FACTOR_SCHEMA: Final = pl.Schema(
+    {
+        "symbol": pl.String(),
+        "until": UTC_TIME,
+        "price_factor": pl.Float64(),
+        "volume_factor": pl.Float64(),
+    }
+)
+"""By what to multiply the bars that open before ``until``, and not before an earlier ``until`` of the symbol.
+
+Bars from the last ``until`` on, and those of symbols without a row, stay as they are. The factors are the floats
+nearest to the exact fraction and to its inverse.
+"""
+
+_PRICES: Final = ("open", "high", "low", "close", "vwap")
+
+
+class SplitError(MarketDataError):
+    """A split that makes no sense, or two that contradict each other."""
+
+
+def split_factors(splits: pl.DataFrame, as_of: date, calendar: TradingCalendar) -> pl.DataFrame:
+    """The factors that ``splits`` (:data:`SPLIT_SCHEMA`) make as of ``as_of``, as :data:`FACTOR_SCHEMA`, sorted.
+
+    The factor of a day is the product of split_from / split_to over the splits executed after it and up to
+    ``as_of``, a local date, itself included. Rows that repeat a symbol's execution date with the same ratio
+    count once.
+
+    Raises:
+        SplitError: A date or a ratio is missing, ``split_from`` or ``split_to`` is not above 0, or two rows of
+            one symbol and date have different ratios. Splits after ``as_of`` are checked as well.
+    """
+    ratios: dict[str, dict[date, Fraction]] = {}
+    for symbol, executed, before, after in splits.select(SPLIT_SCHEMA.names()).iter_rows():
+        ratio = _ratio(symbol, executed, before, after)
+        known = ratios.setdefault(symbol, {}).setdefault(executed, ratio)
+        if known != ratio:
+            message = f"{symbol} has two splits on {executed}, {known} and {ratio} of the old price: keep the right one"
+            raise SplitError(message)
+    rows = []
+    for symbol, of_symbol in sorted(ratios.items()):
+        factor = Fraction(1)
+        for executed in sorted((day for day in of_symbol if day <= as_of), reverse=True):
+            factor *= of_symbol[executed]
+            rows.append((symbol, calendar.day_start(executed), float(factor), float(1 / factor)))
+    return pl.DataFrame(rows, schema=FACTOR_SCHEMA, orient="row").sort("symbol", "until")
+
+
+def adjust_for_splits(
+    bars: pl.DataFrame, splits: pl.DataFrame, as_of: date, calendar: TradingCalendar
+) -> pl.DataFrame:
+    """``bars`` on the scale of ``as_of``: the same rows, columns and order.
+
+    Prices and vwap are multiplied by the factor of the bar's local day (:func:`split_factors`), volume is divided
+    by it, the other columns stay; so does what is null. Money, price times volume, does not change. A bar after
+    ``as_of`` stays on its own scale.
+
+    Week bars cannot be adjusted: one that holds a split mixes two scales, and its Sunday lies before a split
+    that all of its sessions follow. Adjust the ``1d`` bars and roll them up
+    (:func:`~marketdata_assets.domain.rollup.roll_up`).
+
+    Args:
+        bars: symbol, timeframe, time (UTC), open, high, low, close, volume, vwap and any others, in any order;
+            unadjusted.
+        splits: :data:`SPLIT_SCHEMA`; those of other symbols do no harm.
+        as_of: The local date whose scale is wanted.
+        calendar: Of every bar.
+
+    Raises:
+        SplitError: As :func:`split_factors`.
+        ValueError: There are week bars.
+    """
+    if (bars["timeframe"] == Timeframe.W1.value).any():
+        message = "week bars cannot be adjusted for splits: adjust the 1d bars and roll them up"
+        raise ValueError(message)
+    factors = split_factors(splits, as_of, calendar)
+    if factors.is_empty():
+        return bars
+    of_bars = (
+        bars.select("symbol", pl.col("time").cast(UTC_TIME))
+        .with_row_index("row")
+        .sort("time")
+        .join_asof(
+            factors.sort("until"),
+            left_on="time",
+            right_on="until",
+            by="symbol",
+            strategy="forward",
+            allow_exact_matches=False,
+            check_sortedness=False,
+        )
+        .sort("row")
+    )
+    prices, volumes = (of_bars[name].fill_null(1.0) for name in ("price_factor", "volume_factor"))
+    return bars.with_columns(pl.col(_PRICES) * prices, pl.col("volume") * volumes)
+
+
+def _ratio(symbol: str, executed: date | None, before: float | None, after: float | None) -> Fraction:
+    if executed is None:
+        message = f"a split of {symbol} has no execution date: repair or remove it"
+        raise SplitError(message)
+    if not all(part is not None and isfinite(part) and part > 0 for part in (before, after)):
+        message = (
+            f"the split of {symbol} on {executed} is from {before} to {after}: both must be above 0, repair or"
+            " remove it"
+        )
+        raise SplitError(message)
+    # By way of its decimal digits: 1.1 means eleven tenths, not the binary number nearest to it.
+    return Fraction(str(before)) / Fraction(str(after))
