@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from marketdata_assets.assets.completeness_matrix import completeness_matrix_asset
+from marketdata_assets.assets.corporate_actions import corporate_action_assets
 from marketdata_assets.assets.gap_report import gap_report_asset
 from marketdata_assets.assets.ohlcv import ohlcv_asset
-from marketdata_assets.automation.jobs import bars_job, gaps_job, matrix_job
+from marketdata_assets.automation.jobs import bars_job, corporate_actions_job, gaps_job, matrix_job
 from marketdata_assets.config import load_settings
 from marketdata_assets.partitions import day_by_series
 from marketdata_assets.polygon.resource import PolygonResource
@@ -27,11 +28,16 @@ def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Defin
     with warnings.catch_warnings():
         # What is beta there has been measured on the version that constraints.txt pins.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        assets = [ohlcv_asset(partitions), gap_report_asset(partitions), completeness_matrix_asset()]
+        assets = [
+            ohlcv_asset(partitions),
+            gap_report_asset(partitions),
+            completeness_matrix_asset(),
+            *corporate_action_assets(),
+        ]
     postgres = PostgresResource()
     return dg.Definitions(
         assets=assets,
-        jobs=[bars_job, gaps_job, matrix_job],
+        jobs=[bars_job, gaps_job, matrix_job, corporate_actions_job],
         resources={
             "polygon": PolygonResource(),
             "postgres": postgres,
