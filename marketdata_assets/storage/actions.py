@@ -177,6 +177,18 @@ def _read(database: Database, kind: ActionKind, schema: pl.Schema, symbols: Sequ
     return rows.cast(schema).select(schema.names()) if rows.width else schema.to_frame()
 
 
+def is_checked(database: Database, kind: ActionKind, symbol: str) -> bool:
+    """Whether the vendor's whole list of ``kind`` was ever stored for ``symbol``, with or without a row."""
+
+    def work(connection: Connection[tuple[object, ...]]) -> bool:
+        found = connection.execute(
+            "select from corporate_action_checks where kind = %s and symbol = %s", [kind.value, symbol]
+        )
+        return found.fetchone() is not None
+
+    return database.transaction(work)
+
+
 def count_actions(database: Database, kind: ActionKind) -> int:
     """How many rows of ``kind`` the vendor lists, of every symbol that was ever tracked."""
     query = f"select count(*) as n from {kind.value} where withdrawn_at is null"  # noqa: S608 - a table of this project
