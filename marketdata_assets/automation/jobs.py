@@ -9,6 +9,7 @@ from dagster import define_asset_job
 BARS_JOB: Final = "bars"
 GAPS_JOB: Final = "gaps"
 MATRIX_JOB: Final = "matrix"
+CORPORATE_ACTIONS_JOB: Final = "corporate_actions"
 
 bars_job = define_asset_job(
     BARS_JOB,
@@ -26,4 +27,10 @@ matrix_job = define_asset_job(
     MATRIX_JOB,
     selection=["completeness_matrix"],
     description="Sum up how whole each series is, from the days that were looked through.",
+)
+
+corporate_actions_job = define_asset_job(
+    CORPORATE_ACTIONS_JOB,
+    selection=["splits", "dividends", "earnings"],
+    description="Bring the vendor's lists of splits, dividends and, where the plan has them, earnings.",
 )

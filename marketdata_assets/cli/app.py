@@ -12,7 +12,7 @@ from typing import Annotated
 import psycopg
 import typer
 
-from marketdata_assets.cli import backfill, database, demo, gaps, matrix, simulate, symbols, up
+from marketdata_assets.cli import actions, backfill, database, demo, gaps, matrix, simulate, symbols, up
 from marketdata_assets.cli.console import ConsoleHandler
 from marketdata_assets.domain.errors import MarketDataError
 
@@ -52,6 +52,7 @@ app.command(epilog="Example: marketdata backfill --symbols AAPL,SPY --timeframes
 )
 app.command(epilog="Example: marketdata gaps --symbols SPY --days 30 --repair")(gaps.gaps)
 app.command(epilog="Example: marketdata matrix --refresh --html matrix.html")(matrix.matrix)
+app.command(epilog="Example: marketdata actions")(actions.actions)
 app.add_typer(symbols.app, name="symbols")
 app.add_typer(database.app, name="db")
 app.command(epilog="Example: marketdata migrate")(database.migrate)

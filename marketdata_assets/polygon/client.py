@@ -1,4 +1,4 @@
-"""The vendor's aggregates over HTTP: paging, retries, and typed errors, under a shared rate limit.
+"""The vendor's bars and lists over HTTP: paging, retries, and typed errors, under a shared rate limit.
 
 What is relied on is in POLYGON_API.md: ``adjusted=false`` and ``sort=asc`` on every page, both ends of a
 range inclusive, ``limit`` counted in base bars, pages as long as there is a ``next_url``, and a body whose
@@ -20,6 +20,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, Self, TypedDict
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -28,6 +29,7 @@ import stamina
 from httpx import codes
 
 from marketdata_assets.config import is_loopback
+from marketdata_assets.polygon.action_pages import parse_actions
 from marketdata_assets.polygon.errors import (
     AuthenticationError,
     BadRequestError,
@@ -44,7 +46,7 @@ from marketdata_assets.polygon.parser import parse_envelope, parse_page
 from marketdata_assets.polygon.request import FetchRecord
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Mapping
     from types import TracebackType
 
     import polars as pl
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.domain.windows import Window
+    from marketdata_assets.polygon.actions import ListRequest
     from marketdata_assets.polygon.limiter import Limiter
     from marketdata_assets.polygon.parser import Envelope, Page
 
@@ -71,7 +74,7 @@ _LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
 
 class _Facts(TypedDict):
     symbol: str
-    window: Window
+    window: Window | None
     status: int | None
     request_id: str | None
 
@@ -125,7 +128,10 @@ class HistoryNotice:
 
 @dataclass(frozen=True, slots=True)
 class FetchedPage:
-    """One page: bars with the domain's ``VENDOR_SCHEMA`` in the vendor's order, and how they were got."""
+    """One page: rows in the vendor's order, and how they were got.
+
+    Bars have the domain's ``VENDOR_SCHEMA``; the rows of a list the schema of its kind (``domain.actions``).
+    """
 
     frame: pl.DataFrame
     record: FetchRecord
@@ -178,10 +184,11 @@ class _Ask:
     """One page being asked for, and what has happened so far."""
 
     symbol: str
-    timeframe: Timeframe
-    window: Window
+    timeframe: Timeframe | None
+    window: Window | None
     page: int
     url: httpx.URL
+    parse: Callable[[bytes], Page]
     requested_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     attempts: int = 0
     status: int | None = None
@@ -190,6 +197,10 @@ class _Ask:
     request_id: str | None = None
     duration: float = 0.0
     waited: float = 0.0
+
+    def __str__(self) -> str:
+        series = self.symbol if self.timeframe is None else f"{self.symbol}:{self.timeframe} {self.window}"
+        return f"{series}, page {self.page}"
 
     def record(self, *, bars: int = 0, error: PolygonError | None = None) -> FetchRecord:
         return FetchRecord(
@@ -212,7 +223,7 @@ class _Ask:
 
 
 class PolygonClient:
-    """Asks the vendor for bars. An async context manager that belongs to one event loop.
+    """Asks the vendor for bars and lists. An async context manager that belongs to one event loop.
 
     Args:
         base_url: Scheme and host of the vendor or of a simulator.
@@ -275,26 +286,61 @@ class PolygonClient:
         """
         span = f"{timeframe.multiplier}/{timeframe.timespan}/{'/'.join(vendor_range(window, calendar))}"
         path = f"/v2/aggs/ticker/{quote(ticker, safe=':')}/range/{span}"
-        url: httpx.URL | None = self._url(path, "")
         seen: set[httpx.URL] = set()
+
+        def ask_for(url: httpx.URL) -> _Ask:
+            return _Ask(symbol, timeframe, window, len(seen), url, parse_page)
+
+        async with contextlib.aclosing(self._pages(path, "", _EVERY_PAGE, seen, ask_for)) as pages:
+            async for page in pages:
+                yield page
+
+    async def actions(self, request: ListRequest) -> AsyncGenerator[FetchedPage]:
+        """The pages of a list of corporate actions, in the vendor's order.
+
+        Raises a :class:`PolygonError` of the kind that fits.
+        """
+        seen: set[httpx.URL] = set()
+
+        def ask_for(url: httpx.URL) -> _Ask:
+            parse = partial(parse_actions, request.kind)
+            return _Ask(str(request), None, None, len(seen), url, parse)
+
+        pages = self._pages(request.path, urlencode(request.query, safe=","), {}, seen, ask_for)
+        async with contextlib.aclosing(pages):
+            async for page in pages:
+                yield page
+
+    async def _pages(
+        self,
+        path: str,
+        query: str,
+        every_page: Mapping[str, str],
+        seen: set[httpx.URL],
+        ask_for: Callable[[httpx.URL], _Ask],
+    ) -> AsyncGenerator[FetchedPage]:
+        """The page at ``path``, and those that follow it. ``seen`` gets the URL of each before it is asked for."""
+        url: httpx.URL | None = self._url(path, query, every_page)
         while url is not None:
             seen.add(url)
-            ask = _Ask(symbol, timeframe, window, len(seen), url)
+            ask = ask_for(url)
             page = await self._logged(ask)
-            url = self._next(ask, page.envelope, seen)
+            url = self._next(ask, page.envelope, every_page, seen)
             yield FetchedPage(page.frame, ask.record(bars=page.frame.height), is_last=url is None)
 
-    def _url(self, path: str, query: str) -> httpx.URL:
+    def _url(self, path: str, query: str, every_page: Mapping[str, str]) -> httpx.URL:
         """``path`` on the configured host, with what every page must say and without a key."""
         kept = [
             (name, value)
             for name, value in parse_qsl(query, keep_blank_values=True)
-            if name.lower() not in _KEY_PARAMETERS and name not in _EVERY_PAGE
+            if name.lower() not in _KEY_PARAMETERS and name not in every_page
         ]
-        target = f"{path}?{urlencode([*kept, *_EVERY_PAGE.items()])}"
+        target = f"{path}?{urlencode([*kept, *every_page.items()], safe=',')}"
         return self._base_url.copy_with(raw_path=target.encode("ascii"))
 
-    def _next(self, ask: _Ask, envelope: Envelope, seen: set[httpx.URL]) -> httpx.URL | None:
+    def _next(
+        self, ask: _Ask, envelope: Envelope, every_page: Mapping[str, str], seen: set[httpx.URL]
+    ) -> httpx.URL | None:
         if envelope.next_url is None:
             return None
         error: PolygonError
@@ -305,7 +351,7 @@ class PolygonClient:
         if not parts.path.startswith("/"):
             error = VendorFailureError(f"the next_url of page {ask.page} is no URL", **_facts(ask))
         else:
-            url = self._url(quote(parts.path, safe="/:%"), parts.query)
+            url = self._url(quote(parts.path, safe="/:%"), parts.query, every_page)
             if self._key_pattern.search(str(url)):
                 error = VendorFailureError(f"the next_url of page {ask.page} carries the key", **_facts(ask))
             elif url in seen:
@@ -345,9 +391,7 @@ class PolygonClient:
             wait = random.uniform(0, min(bound, self._retry.longest_wait_seconds))  # noqa: S311 - no secret
             if ask.attempts < self._retry.attempts:
                 _LOGGER.warning(
-                    "%s:%s %s, page %d: %s; attempt %d of %d",
-                    *(ask.symbol, ask.timeframe, ask.window, ask.page),
-                    *(error.reason, ask.attempts, self._retry.attempts),
+                    "%s: %s; attempt %d of %d", ask, error.reason, ask.attempts, self._retry.attempts
                 )
             return wait
 
@@ -386,7 +430,7 @@ class PolygonClient:
             await self._refuse(ask, response)
         try:
             # In a thread: other requests' slots must not be missed while a large page is parsed.
-            page = await asyncio.to_thread(parse_page, response.content)
+            page = await asyncio.to_thread(ask.parse, response.content)
         except MalformedPageError as error:
             raise _PassingError(self._clean(str(error))) from None
         self._keep(ask, page.envelope)

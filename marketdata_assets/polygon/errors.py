@@ -19,8 +19,8 @@ class PolygonError(MarketDataError):
     """The vendor did not deliver what was asked of it.
 
     Attributes:
-        symbol: Whose bars were asked for, as this project writes it.
-        window: Which time was asked for.
+        symbol: Whose bars were asked for, as this project writes it; or which list, as in ``splits of AAPL``.
+        window: Which time was asked for; None for a list.
         status: The HTTP status, or None when no answer arrived.
         request_id: The vendor's own name for the request, to quote to its support; None when it gave none.
         record: What the client noted of the page that failed; None before it did.

@@ -1,4 +1,4 @@
-"""A vendor's page: bytes in, a Polars frame and the envelope's facts out.
+"""A vendor's page of bars: bytes in, a Polars frame and the envelope's facts out.
 
 Rows are never touched one by one in Python unless a page holds a value of the wrong type. Whether a bar is
 valid is not decided here: a missing or mistyped value becomes null, and the domain's rules set the row aside.
@@ -76,16 +76,17 @@ class Page:
 
 def parse_page(body: bytes) -> Page:
     """The page of bars in ``body``; raises :class:`MalformedPageError` when it is cut short or not JSON."""
-    envelope, results = _decode(body)
+    envelope, results = decode(body)
     return Page(envelope, _bars(results))
 
 
 def parse_envelope(body: bytes) -> Envelope:
     """The facts around the results, whatever the results hold; raises :class:`MalformedPageError`."""
-    return _decode(body)[0]
+    return decode(body)[0]
 
 
-def _decode(body: bytes) -> tuple[Envelope, bytes]:
+def decode(body: bytes) -> tuple[Envelope, bytes]:
+    """The envelope of ``body`` and its results as JSON, empty when absent; raises :class:`MalformedPageError`."""
     try:
         raw = _DECODER.decode(body)
     except msgspec.MsgspecError as error:

@@ -34,16 +34,16 @@ class FetchRecord:
     """One page that was asked for, with its retries, and how it ended. Holds no secret.
 
     Attributes:
-        symbol: Whose bars.
-        base: Their timeframe.
-        window: The window of the whole request, not of the page.
+        symbol: Whose bars; or which list, as in ``splits of AAPL``.
+        base: The timeframe of the bars; None for a list.
+        window: The window of the whole request, not of the page; None for a list.
         page: 1 for the first page of the request.
         path: Path of the URL, without host and query.
         requested_at: When the page was first wanted, before any wait (UTC).
         status: HTTP status of the last attempt; None when no answer arrived.
         vendor_status: ``OK``, ``DELAYED`` …: the envelope's own status; None without a readable envelope.
         request_id: The vendor's name for the last attempt, when it gave one.
-        bars: Bars in the page.
+        bars: Bars, or rows of the list, in the page.
         base_bars: Stored base bars that the vendor read for it (``queryCount``); None when it did not say.
         retries: Attempts after the first.
         duration_seconds: Time spent on HTTP, over all attempts.
@@ -52,8 +52,8 @@ class FetchRecord:
     """
 
     symbol: str
-    base: Timeframe
-    window: Window
+    base: Timeframe | None
+    window: Window | None
     page: int
     path: str
     requested_at: datetime

@@ -12,22 +12,30 @@ import logging
 import threading
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
 
 import polars as pl
 from dagster import ConfigurableResource
 from pydantic import Field, SecretStr
 
 from marketdata_assets.config import is_loopback, load_settings
+from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.bars import VENDOR_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import AssetClass, parse_symbol
 from marketdata_assets.domain.tickers import inferred_asset_class, vendor_ticker
 from marketdata_assets.domain.windows import Window
+from marketdata_assets.polygon.actions import ENDPOINTS, Endpoint, ListRequest, plan_lists
 from marketdata_assets.polygon.client import HistoryNotice, PolygonClient, RetryPolicy, Timeouts, history_cut
-from marketdata_assets.polygon.errors import AuthenticationError, PolygonError
+from marketdata_assets.polygon.errors import (
+    AuthenticationError,
+    EntitlementError,
+    NotFoundError,
+    PolygonError,
+)
 from marketdata_assets.polygon.limiter import NoLimit, RateLimiter, bucket_of
 from marketdata_assets.polygon.request import FetchRecord, FetchRequest
 
@@ -35,7 +43,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 
     from marketdata_assets.domain.timeframe import Timeframe
+    from marketdata_assets.polygon.client import FetchedPage
     from marketdata_assets.polygon.limiter import Limiter
+
+Event = TypeVar("Event")
+Request = TypeVar("Request")
+
 _LOGGER = logging.getLogger(__name__)
 
 _QUEUED_EVENTS: Final = 2
@@ -68,6 +81,21 @@ FetchEvent = PageFetched | RequestFailed
 
 
 @dataclass(frozen=True, slots=True)
+class ListedActions:
+    """The vendor's whole list of some symbols' corporate actions, and what it cost.
+
+    ``rows`` has the schema of ``kind`` (``domain.actions``), unscreened; ``endpoint`` is the path that answered.
+    """
+
+    kind: ActionKind
+    rows: pl.DataFrame
+    endpoint: str
+    requests: int = 0
+    retries: int = 0
+    waited_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class _Plan:
     """Everything that a fetch needs, settled before it starts."""
 
@@ -81,7 +109,7 @@ class _Plan:
 
 
 class PolygonResource(ConfigurableResource[None]):
-    """Bars from Polygon.io (Massive), under the rate limit that every process with the same key shares."""
+    """Bars and corporate actions from Polygon.io (Massive), under the rate limit that every process with the same key shares."""
 
     base_url: str | None = Field(default=None, description="Scheme and host; default POLYGON_BASE_URL.")
     requests_per_minute: int | None = Field(
@@ -175,6 +203,34 @@ class PolygonResource(ConfigurableResource[None]):
             .sort("time")
         )
 
+    def actions(
+        self, kind: ActionKind, symbols: Sequence[str], *, database_url: str | None = None
+    ) -> ListedActions:
+        """Everything of ``kind`` that the vendor lists of ``symbols``, stocks and ETFs.
+
+        The former endpoint is asked when the vendor does not know the current one, or the plan does not include
+        it; a failure is not answered by asking elsewhere.
+
+        Args:
+            kind: What to list.
+            symbols: Of whom; without any, nothing is asked.
+            database_url: Where the shared rate limit lives; default DATABASE_URL.
+
+        Raises:
+            ConfigurationError: When the key or the database is not set.
+            EntitlementError: The plan includes no endpoint of this kind.
+            PolygonError: Of the kind that fits, otherwise.
+            RateLimiterUnavailableError: When the database is away.
+        """
+        plan = self._plan(database_url)
+        *preferred, last = ENDPOINTS[kind]
+        for endpoint in preferred:
+            try:
+                return _listed(plan, kind, endpoint, symbols)
+            except (EntitlementError, NotFoundError) as error:
+                _LOGGER.warning("%s cannot be asked and the former endpoint is: %s", endpoint.path, error)
+        return _listed(plan, kind, last, symbols)
+
     def _plan(self, database_url: str | None) -> _Plan:
         settings = load_settings()
         if settings.polygon_api_key is None:
@@ -227,12 +283,27 @@ def _window(start: date | datetime, end: date | datetime, asset_class: AssetClas
 
 
 def _events(plan: _Plan, requests: Sequence[FetchRequest]) -> Generator[FetchEvent]:
-    channel = _Channel()
-    with channel.running(lambda: _fetch_all(plan, requests, channel)):
+    channel: _Channel[FetchEvent] = _Channel()
+    with channel.running(lambda: _fetch_all(plan, requests, partial(_fetch, channel))):
         yield from channel
 
 
-class _Channel:
+def _listed(plan: _Plan, kind: ActionKind, endpoint: Endpoint, symbols: Sequence[str]) -> ListedActions:
+    requests = plan_lists(kind, endpoint, symbols)
+    channel: _Channel[FetchedPage] = _Channel()
+    with channel.running(lambda: _fetch_all(plan, requests, partial(_fetch_list, channel))):
+        pages = list(channel)
+    return ListedActions(
+        kind,
+        pl.concat([SCHEMAS[kind].to_frame(), *(page.frame for page in pages)]),
+        endpoint.path,
+        requests=len(pages),
+        retries=sum(page.record.retries for page in pages),
+        waited_seconds=sum(page.record.waited_seconds for page in pages),
+    )
+
+
+class _Channel(Generic[Event]):
     """Runs a coroutine on an event loop in a thread, and hands its events to the thread that iterates.
 
     At most ``_QUEUED_EVENTS`` wait in between; :meth:`put` holds the coroutine back until there is room.
@@ -241,17 +312,17 @@ class _Channel:
     def __init__(self) -> None:
         self._room = asyncio.Semaphore(_QUEUED_EVENTS)
         # A queue without a bound of its own: putting must never block the loop.
-        self._events: SimpleQueue[FetchEvent | BaseException | None] = SimpleQueue()
+        self._events: SimpleQueue[Event | BaseException | None] = SimpleQueue()
         self._started = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def put(self, event: FetchEvent) -> None:
+    async def put(self, event: Event) -> None:
         """Queue ``event`` as soon as there is room."""
         await self._room.acquire()
         self._events.put(event)
 
-    def __iter__(self) -> Iterator[FetchEvent]:
+    def __iter__(self) -> Iterator[Event]:
         while (event := self._events.get()) is not None:
             if isinstance(event, BaseException):
                 raise event
@@ -299,7 +370,11 @@ class _Channel:
             self._started.set()
 
 
-async def _fetch_all(plan: _Plan, requests: Sequence[FetchRequest], channel: _Channel) -> None:
+async def _fetch_all(
+    plan: _Plan,
+    requests: Sequence[Request],
+    fetch: Callable[[PolygonClient, Request], Coroutine[None, None, None]],
+) -> None:
     async with contextlib.AsyncExitStack() as stack:
         limiter: Limiter = NoLimit()
         if plan.requests_per_minute and plan.database_url is not None:
@@ -321,7 +396,7 @@ async def _fetch_all(plan: _Plan, requests: Sequence[FetchRequest], channel: _Ch
 
         async def work() -> None:
             for request in waiting:
-                await _fetch(client, request, channel)
+                await fetch(client, request)
 
         try:
             async with asyncio.TaskGroup() as workers:
@@ -331,7 +406,13 @@ async def _fetch_all(plan: _Plan, requests: Sequence[FetchRequest], channel: _Ch
             raise group.exceptions[0] from None
 
 
-async def _fetch(client: PolygonClient, request: FetchRequest, channel: _Channel) -> None:
+async def _fetch_list(channel: _Channel[FetchedPage], client: PolygonClient, request: ListRequest) -> None:
+    async with contextlib.aclosing(client.actions(request)) as pages:
+        async for page in pages:
+            await channel.put(page)
+
+
+async def _fetch(channel: _Channel[FetchEvent], client: PolygonClient, request: FetchRequest) -> None:
     calendar = calendar_of(request.asset_class)
     ticker = vendor_ticker(request.symbol, request.asset_class)
     pages = client.aggregates(ticker, request.base, request.window, symbol=request.symbol, calendar=calendar)

@@ -63,6 +63,21 @@ def list_symbols(database: Database, *, active_only: bool = False) -> list[Track
     return database.transaction(read)
 
 
+def find_symbol(database: Database, symbol: str) -> TrackedSymbol:
+    """The row of ``symbol``, active or not. Raises :class:`ConfigurationError` when there is none."""
+
+    def read(connection: Connection[tuple[object, ...]]) -> tuple[object, ...] | None:
+        return connection.execute(
+            "select symbol, asset_class, name, timeframes, active from tracked_symbols where symbol = %s",
+            [symbol],
+        ).fetchone()
+
+    row = database.transaction(read)
+    if row is None:
+        raise not_tracked(symbol)
+    return _symbol_of(row)
+
+
 def add_symbols(database: Database, symbols: Iterable[TrackedSymbol]) -> list[str]:
     """Start to track ``symbols``, or take them up again; returns those that were not tracked as given.
 

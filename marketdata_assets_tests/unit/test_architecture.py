@@ -14,13 +14,14 @@ import marketdata_assets
 NAME = "marketdata_assets"
 PACKAGE = Path(marketdata_assets.__file__).parent
 
-# Each part may import itself and these. `config` and `partitions` are modules beside the packages.
+# Each part may import itself and these. `config`, `partitions` and `reading` are modules beside the packages.
 ALLOWED: dict[str, set[str]] = {
     "domain": set(),
     "config": {"domain"},
     "partitions": {"domain"},
     "polygon": {"domain", "config"},
     "storage": {"domain", "config", "partitions"},
+    "reading": {"domain", "config", "storage"},
     "assets": {"domain", "config", "partitions", "polygon", "storage"},
     "checks": {"domain", "config", "partitions", "polygon", "storage"},
     "automation": {"domain", "config", "partitions", "polygon", "storage", "assets", "checks"},
@@ -130,6 +131,12 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_importing_the_package_does_nothing() -> None:
     assert loaded_by(f"import {NAME}") == {NAME}
+
+
+def test_the_function_that_reads_bars_needs_no_dagster() -> None:
+    loaded = {name.split(".")[0] for name in loaded_by(f"from {NAME} import bars")}
+    assert "polars" in loaded
+    assert not loaded & {"dagster", "httpx", "exchange_calendars"}
 
 
 def test_importing_the_domain_loads_no_framework_and_no_driver() -> None:

@@ -32,6 +32,13 @@ def not_entitled(status: int = HTTPStatus.FORBIDDEN) -> Refusal:
     return Refusal(status, {"status": "NOT_AUTHORIZED", "message": message})
 
 
+def refused(status: int) -> Refusal:
+    """A path that is not for this key (403), or not there (404 and the others)."""
+    if status == HTTPStatus.FORBIDDEN:
+        return not_entitled()
+    return Refusal(status, {"status": "NOT_FOUND", "message": "Not found."})
+
+
 def outside_plan() -> Refusal:
     """403: the plan does not reach that far back."""
     message = (

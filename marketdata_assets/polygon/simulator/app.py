@@ -36,6 +36,7 @@ from marketdata_assets.polygon.simulator.answers import (
     Refusal,
     not_entitled,
     outside_plan,
+    refused,
     too_many_requests,
     unknown_key,
 )
@@ -114,6 +115,8 @@ class Simulator:
             raise unknown_key()
         if not self._limiter.admit(key):
             raise too_many_requests(self.config.retry_after)
+        if record.path in self.config.refused:
+            raise refused(self.config.refused[record.path])
         faults = self.faults.due(
             f"{record.path}?{sorted(record.params.items())}",
             record.ticker,
@@ -276,9 +279,12 @@ class Simulator:
         """``/v1/marketstatus/upcoming``."""
         return _json(reference.market_upcoming(self.config.now()))
 
-    def earnings(self, request: Request, record: RequestRecord) -> Response:  # noqa: ARG002  # as above
-        """``/benzinga/v1/earnings``: a paid add-on that this plan lacks."""
-        raise not_entitled()
+    def earnings(self, request: Request, record: RequestRecord) -> Response:
+        """``/benzinga/v1/earnings``: a paid add-on, refused unless the plan has it."""
+        if not self.config.earnings:
+            raise not_entitled()
+        rows = reference.earnings_rows(self.source, self.config.now().date())
+        return self._listing(request, record, rows, reference.EARNINGS_V1, numbered=True)
 
     def _listing(
         self,

@@ -41,6 +41,8 @@ class SimulatorConfig:
         delisted: Last days by ticker.
         splits: Splits besides the well-known ones.
         duplicate_splits: Every split is listed twice, as has been reported of the vendor.
+        earnings: The plan includes the add-on with earnings, of stocks; without it they are refused.
+        refused: HTTP statuses by path: 403 for a list that the plan lacks, 404 for one that is no longer there.
         latency: Seconds that every answer takes.
         faults: What goes wrong, and when.
         now: The market's clock, aware UTC: no bar opens later.
@@ -63,6 +65,8 @@ class SimulatorConfig:
     delisted: Mapping[str, date] = field(default_factory=dict)
     splits: tuple[Split, ...] = ()
     duplicate_splits: bool = False
+    earnings: bool = False
+    refused: Mapping[str, int] = field(default_factory=dict)
     latency: float = 0.0
     faults: tuple[Fault, ...] = ()
     now: Callable[[], datetime] = _utc_now

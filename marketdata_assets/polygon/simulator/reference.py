@@ -17,6 +17,7 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.polygon.simulator.aggregates import decode_cursor, encode_cursor
 from marketdata_assets.polygon.simulator.answers import bad_request, ticker_not_found
+from marketdata_assets.polygon.simulator.instruments import fraction, hashed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +55,7 @@ SPLITS_V3 = Listing(10, 1_000, "execution_date")
 DIVIDENDS_V3 = Listing(10, 1_000, "ex_dividend_date")
 SPLITS_V1 = Listing(100, 5_000, "execution_date")
 DIVIDENDS_V1 = Listing(100, 5_000, "ticker", descending=False)
+EARNINGS_V1 = Listing(100, 50_000, "last_updated")
 TICKERS_V3 = Listing(100, 1_000, "ticker", descending=False)
 
 
@@ -193,6 +195,53 @@ def dividend_rows_v1(source: BarSource, ticker: str | None) -> list[Row]:
             row["cash_amount"] * _factor(source, row["ticker"], later), 6
         )
     return rows
+
+
+def earnings_rows(source: BarSource, today: date) -> list[Row]:
+    """Rows of ``/benzinga/v1/earnings``: stocks report quarters in the month after next, the next one included."""
+    return [
+        _earnings(ticker, year, quarter, today)
+        for ticker in source.tickers()
+        if source.asset_class(ticker) is AssetClass.STOCK
+        for year in range(today.year - 3, today.year + 1)
+        for quarter in range(4)
+        if _reported(ticker, year, quarter) <= today + timedelta(days=92)
+    ]
+
+
+def _reported(ticker: str, year: int, quarter: int) -> date:
+    month = 3 * quarter + 5
+    day = 5 + hashed("reported", ticker, year, quarter) % 20
+    return date(year + (month > 12), (month - 1) % 12 + 1, day)  # noqa: PLR2004  # December
+
+
+def _earnings(ticker: str, year: int, quarter: int, today: date) -> Row:
+    day = _reported(ticker, year, quarter)
+    expected = round(0.5 + 3 * fraction("eps", ticker) + quarter / 10, 2)
+    revenue = round(1e9 + 9e10 * fraction("revenue", ticker))
+    row: Row = {
+        "benzinga_id": _id("earnings", ticker, year, quarter)[:25],
+        "company_name": ticker,
+        "currency": "USD",
+        "date": day.isoformat(),
+        "date_status": "confirmed" if day <= today else "projected",
+        "eps_method": "GAAP",
+        "estimated_eps": expected,
+        "estimated_revenue": revenue,
+        "fiscal_period": f"Q{quarter + 1}",
+        "fiscal_year": year,
+        "importance": 3,
+        "last_updated": f"{min(day, today)}T12:00:00Z",
+        "previous_eps": round(expected * 0.9, 2),
+        "previous_revenue": round(revenue * 0.95),
+        "revenue_method": "GAAP",
+        "ticker": ticker,
+        "time": "20:30:00",
+    }
+    if day <= today:
+        beat = 0.9 + 0.2 * fraction("beat", ticker, year, quarter)
+        row |= {"actual_eps": round(expected * beat, 2), "actual_revenue": round(revenue * beat)}
+    return row
 
 
 def _factor(source: BarSource, ticker: str, since: date) -> float:

@@ -1,0 +1,67 @@
+"""Bringing corporate actions up to date: a run of their three assets in this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from marketdata_assets.assets.corporate_actions import IN_PLAN
+from marketdata_assets.automation.jobs import CORPORATE_ACTIONS_JOB
+from marketdata_assets.automation.ranges import execute_job, reason_of
+from marketdata_assets.domain.actions import ActionKind
+from marketdata_assets.domain.errors import MarketDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dagster import DagsterInstance, Definitions
+
+
+@dataclass(frozen=True, slots=True)
+class ActionsReport:
+    """What came of one kind, in rows; ``in_plan`` is False when the vendor's plan does not include it."""
+
+    kind: ActionKind
+    in_plan: bool
+    stored: int = 0
+    inserted: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    withdrawn: int = 0
+    requests: int = 0
+
+
+def refresh_actions(
+    definitions: Definitions, instance: DagsterInstance, *, tags: Mapping[str, str] | None = None
+) -> list[ActionsReport]:
+    """Execute a run of ``splits``, ``dividends`` and ``earnings`` over every active stock and ETF.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+        MarketDataError: A kind failed; the others are stored.
+    """
+    result = execute_job(definitions, instance, job=CORPORATE_ACTIONS_JOB, config={}, tags=tags or {})
+    if not result.success:
+        message = f"corporate actions are not up to date: {reason_of(result)}"
+        raise MarketDataError(message)
+    reports = []
+    for kind in ActionKind:
+        (event,) = result.asset_materializations_for_node(kind.value)
+        facts = {name: value.value for name, value in event.metadata.items()}
+
+        def count(name: str, facts: Mapping[str, object] = facts) -> int:
+            return int(str(facts.get(name, 0)))
+
+        reports.append(
+            ActionsReport(
+                kind,
+                in_plan=facts[IN_PLAN] is True,
+                stored=count("dagster/row_count"),
+                inserted=count("rows_inserted"),
+                changed=count("rows_changed"),
+                unchanged=count("rows_unchanged"),
+                withdrawn=count("rows_withdrawn"),
+                requests=count("requests"),
+            )
+        )
+    return reports

@@ -1,0 +1,41 @@
+"""``marketdata actions``: splits, dividends and earnings of what is tracked, brought up to date."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from marketdata_assets.automation.actions import ActionsReport
+
+
+def actions() -> None:
+    """Bring splits, dividends and, where the plan has them, earnings of every active stock and ETF up to date.
+
+    Adjusted prices follow at once: they are made when they are read.
+    """
+    from dagster import DagsterInstance
+
+    from marketdata_assets.automation.actions import refresh_actions
+    from marketdata_assets.automation.instance import prepare_environment
+    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.definitions import build_definitions
+
+    with open_store() as store:
+        prepare_environment(store.settings)
+        with DagsterInstance.get() as instance:
+            for report in refresh_actions(build_definitions(), instance):
+                typer.echo(_line(report))
+
+
+def _line(report: ActionsReport) -> str:
+    from marketdata_assets.assets.corporate_actions import NOT_IN_PLAN
+
+    if not report.in_plan:
+        return f"{report.kind}: {NOT_IN_PLAN}"
+    requests = f"{report.requests:,} request{'' if report.requests == 1 else 's'}"
+    return (
+        f"{report.kind}: {report.stored:,} stored; {report.inserted:,} inserted, {report.changed:,} changed,"
+        f" {report.unchanged:,} unchanged, {report.withdrawn:,} withdrawn ({requests})"
+    )

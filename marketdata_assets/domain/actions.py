@@ -1,0 +1,164 @@
+"""Corporate actions: splits, dividends and earnings, and when a vendor's list of them can be relied on."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from enum import StrEnum
+from fractions import Fraction
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import polars as pl
+
+from marketdata_assets.domain.adjust import SPLIT_SCHEMA
+from marketdata_assets.domain.bars import UTC_TIME
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+
+class ActionKind(StrEnum):
+    """A kind of corporate action. The value is the name of its asset and of its table."""
+
+    SPLITS = "splits"
+    DIVIDENDS = "dividends"
+    EARNINGS = "earnings"
+
+
+SCHEMAS: Final = {
+    ActionKind.SPLITS: pl.Schema(
+        {**SPLIT_SCHEMA, "adjustment_type": pl.String(), "vendor_id": pl.String()},
+    ),
+    ActionKind.DIVIDENDS: pl.Schema(
+        {
+            "symbol": pl.String(),
+            "ex_dividend_date": pl.Date(),
+            "cash_amount": pl.Float64(),
+            "currency": pl.String(),
+            "distribution_type": pl.String(),
+            "dividend_type": pl.String(),
+            "frequency": pl.Int32(),
+            "declaration_date": pl.Date(),
+            "record_date": pl.Date(),
+            "pay_date": pl.Date(),
+            "vendor_id": pl.String(),
+        }
+    ),
+    ActionKind.EARNINGS: pl.Schema(
+        {
+            "symbol": pl.String(),
+            "vendor_id": pl.String(),
+            "date": pl.Date(),
+            "time": pl.Time(),
+            "date_status": pl.String(),
+            "fiscal_year": pl.Int32(),
+            "fiscal_period": pl.String(),
+            "currency": pl.String(),
+            "eps_method": pl.String(),
+            "actual_eps": pl.Float64(),
+            "estimated_eps": pl.Float64(),
+            "previous_eps": pl.Float64(),
+            "revenue_method": pl.String(),
+            "actual_revenue": pl.Float64(),
+            "estimated_revenue": pl.Float64(),
+            "previous_revenue": pl.Float64(),
+            "importance": pl.Int32(),
+            "last_updated": UTC_TIME,
+        }
+    ),
+}
+"""The columns of each kind. Dates are local to the exchange; ``time`` is UTC's on that date.
+
+``cash_amount`` is per share of its own time, ``frequency`` how often a year it is paid; ``last_updated`` is when the
+vendor last touched the row. What the vendor leaves out is null.
+"""
+
+KEYS: Final = {
+    ActionKind.SPLITS: ("symbol", "execution_date"),
+    ActionKind.DIVIDENDS: ("symbol", "ex_dividend_date", "cash_amount"),
+    ActionKind.EARNINGS: ("symbol", "vendor_id"),
+}
+"""What no two rows of a kind share. Not the vendor's id where the facts suffice: it has listed one split under two."""
+
+DATES: Final = {
+    ActionKind.SPLITS: "execution_date",
+    ActionKind.DIVIDENDS: "ex_dividend_date",
+    ActionKind.EARNINGS: "date",
+}
+"""The date that each kind of action is known by."""
+
+_EVERY_PLAN_REACHES: Final = timedelta(days=2 * 365)
+"""The vendor's smallest plan lists two years of splits and dividends (its documentation, "Plan History")."""
+
+
+class ScreenedActions(NamedTuple):
+    """A vendor's list, divided by whether a symbol's rows make sense."""
+
+    rows: pl.DataFrame
+    """The kind's schema, one row per key, sorted by key. Nothing of the symbols in ``problems``."""
+    problems: dict[str, str]
+    """By symbol, what is wrong with the list of it, in one line."""
+
+
+def screen_actions(kind: ActionKind, listed: pl.DataFrame, symbols: Collection[str]) -> ScreenedActions:
+    """What can be stored of ``listed`` (the schema of ``kind``) for ``symbols``; rows of others are left out.
+
+    Rows of one key count once: the one that was updated last, else the one with the smallest id. A symbol is set
+    aside as a whole when one of its rows lacks a date, an amount or an id, has a ratio or an amount that cannot
+    be, or when two splits of one date have different ratios: half of a list would be taken for all of it.
+    """
+    of_symbols = listed.filter(pl.col("symbol").is_in(list(symbols)))
+    problems: dict[str, str] = {}
+    broken = of_symbols.filter(~_is_sound(kind).fill_null(value=False))
+    for row in broken.iter_rows(named=True):
+        facts = ", ".join(f"{name} {row[name]}" for name in _required(kind))
+        problems.setdefault(row["symbol"], f"{row['symbol']} has one of its {kind} listed with {facts}")
+    if kind is ActionKind.SPLITS:
+        for symbol, message in _contradictions(of_symbols.filter(_is_sound(kind))).items():
+            problems.setdefault(symbol, message)
+    first = ["last_updated", "vendor_id"] if kind is ActionKind.EARNINGS else ["vendor_id"]
+    rows = (
+        of_symbols.filter(~pl.col("symbol").is_in(list(problems)))
+        .sort(first, descending=[name == "last_updated" for name in first], nulls_last=True)
+        .unique(KEYS[kind], keep="first", maintain_order=True)
+        .sort(KEYS[kind])
+    )
+    return ScreenedActions(rows, problems)
+
+
+def _required(kind: ActionKind) -> tuple[str, ...]:
+    """The columns that :func:`_is_sound` looks at, besides the symbol."""
+    return {
+        ActionKind.SPLITS: ("execution_date", "split_from", "split_to"),
+        ActionKind.DIVIDENDS: ("ex_dividend_date", "cash_amount"),
+        ActionKind.EARNINGS: ("vendor_id", "date"),
+    }[kind]
+
+
+def _is_sound(kind: ActionKind) -> pl.Expr:
+    given = [pl.col(name).is_not_null() for name in _required(kind)]
+    if kind is ActionKind.SPLITS:
+        given += [pl.col(name).is_finite() & (pl.col(name) > 0) for name in ("split_from", "split_to")]
+    elif kind is ActionKind.DIVIDENDS:
+        given.append(pl.col("cash_amount").is_finite() & (pl.col("cash_amount") >= 0))
+    return pl.all_horizontal(given)
+
+
+def _contradictions(splits: pl.DataFrame) -> dict[str, str]:
+    ratios: dict[tuple[str, date], Fraction] = {}
+    found: dict[str, str] = {}
+    for symbol, day, before, after in splits.select(SPLIT_SCHEMA.names()).iter_rows():
+        ratio = Fraction(str(before)) / Fraction(str(after))
+        if ratios.setdefault((symbol, day), ratio) != ratio:
+            found.setdefault(symbol, f"{symbol} has two splits with different ratios listed for {day}")
+    return found
+
+
+def reach_of(kind: ActionKind, listed: pl.DataFrame, today: date) -> date | None:
+    """The first date that a list surely goes back to: what lies later and is not in it is withdrawn.
+
+    A plan with a shorter history lists less, and that withdraws nothing: a list reaches to its own earliest row,
+    and no plan to less than two years before ``today``. None when nothing at all is listed: then it proves
+    nothing.
+    """
+    earliest = listed[DATES[kind]].min()
+    return min(earliest, today - _EVERY_PLAN_REACHES) if isinstance(earliest, date) else None

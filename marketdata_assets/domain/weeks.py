@@ -1,0 +1,80 @@
+"""Week bars on another scale: a split within a week divides it, and such a week is made anew of its days."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Final
+
+import polars as pl
+
+from marketdata_assets.domain.adjust import SplitError, adjust_for_splits
+from marketdata_assets.domain.rollup import roll_up
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window, union
+
+if TYPE_CHECKING:
+    from marketdata_assets.domain.calendar import TradingCalendar
+
+_WEEK: Final = timedelta(days=7)
+_TO_SATURDAY: Final = timedelta(days=6)
+
+
+def divided_weeks(splits: pl.DataFrame, as_of: date, calendar: TradingCalendar) -> list[Window]:
+    """The weeks, from Sunday to Sunday, in which a session comes before a split: their day bars are needed.
+
+    ``splits`` has the columns of :data:`~marketdata_assets.domain.adjust.SPLIT_SCHEMA`; those executed after ``as_of``
+    divide nothing.
+    """
+    sundays = set()
+    for executed in splits["execution_date"]:
+        sunday = executed - timedelta(days=(executed.weekday() + 1) % 7)
+        if executed <= as_of and calendar.sessions(sunday, executed - timedelta(days=1)):
+            sundays.add(sunday)
+    return union(Window(calendar.day_start(sunday), calendar.day_start(sunday + _WEEK)) for sunday in sundays)
+
+
+def adjust_weeks(
+    weeks: pl.DataFrame, days: pl.DataFrame, splits: pl.DataFrame, as_of: date, calendar: TradingCalendar
+) -> pl.DataFrame:
+    """``weeks`` on the scale of ``as_of``: the same rows, columns and order.
+
+    A week takes the factor of its Saturday, which no split of its Monday changes any more; a divided one is
+    rolled up from its adjusted days.
+
+    Args:
+        weeks: ``BAR_SCHEMA``, ``1w`` bars of one symbol, unadjusted.
+        days: ``BAR_SCHEMA``, its ``1d`` bars in :func:`divided_weeks`, unadjusted; others do no harm.
+        splits: :data:`~marketdata_assets.domain.adjust.SPLIT_SCHEMA`, of that symbol.
+        as_of: The local date whose scale is wanted.
+        calendar: Of the symbol.
+
+    Raises:
+        SplitError: A split makes no sense, or the days of a divided week are not all there.
+    """
+    divided = divided_weeks(splits, as_of, calendar)
+    saturdays = [
+        calendar.day_start(calendar.local_day(opened) + _TO_SATURDAY) for opened in weeks["time"].to_list()
+    ]
+    scaled = adjust_for_splits(
+        weeks.with_columns(
+            pl.Series("time", saturdays, dtype=weeks.schema["time"]), timeframe=pl.lit(Timeframe.D1.value)
+        ),
+        splits,
+        as_of,
+        calendar,
+    ).with_columns(weeks["time"], weeks["timeframe"])
+    rolled = roll_up(adjust_for_splits(days.sort("time"), splits, as_of, calendar), Timeframe.W1, calendar)
+    inside = pl.any_horizontal(
+        pl.lit(value=False),
+        *(pl.col("time").is_between(one.start, one.end, closed="left") for one in divided),
+    )
+    wanted = weeks.filter(inside).select("time", "base_bars")
+    lacking = wanted.join(rolled, on=["time", "base_bars"], how="anti")
+    if lacking.height:
+        symbol, sunday = weeks["symbol"][0], calendar.local_day(lacking["time"][0])
+        message = (
+            f"{symbol} split within the week of {sunday}, and the 1d bars that its 1w bar is made of are not all"
+            f" stored: collect {symbol} in 1d as well, or read 1w bars with adjusted=False"
+        )
+        raise SplitError(message)
+    return scaled.update(rolled.filter(inside).select(weeks.columns), on="time", include_nulls=True)

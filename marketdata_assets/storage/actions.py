@@ -1,0 +1,195 @@
+"""Corporate actions in and out of Postgres."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+import polars as pl
+from psycopg import sql
+
+from marketdata_assets.domain.actions import DATES, KEYS, SCHEMAS, ActionKind, reach_of
+from marketdata_assets.domain.adjust import SPLIT_SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import date
+
+    from psycopg import Connection
+
+    from marketdata_assets.storage.connection import Database
+
+_EXACT: Final = frozenset({"split_from", "split_to", "cash_amount"})
+"""Columns that Postgres keeps as decimal numbers: ratios must stay exact, and amounts are part of a key."""
+_POSTGRES_TYPES: Final[dict[pl.DataType, str]] = {
+    pl.String(): "text",
+    pl.Float64(): "double precision",
+    pl.Int32(): "integer",
+    pl.Date(): "date",
+    pl.Time(): "time",
+    pl.Datetime("us", "UTC"): "timestamptz",
+}
+_ONE_ENDPOINTS_OWN: Final = frozenset({"adjustment_type", "distribution_type", "dividend_type"})
+"""Columns that one of a kind's endpoints leaves out: what the other has said stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActionCounts:
+    """What storing a list did, in rows.
+
+    Attributes:
+        inserted: New ones.
+        changed: Those with another value, and those that are listed again after they were withdrawn.
+        unchanged: Those that were not touched.
+        withdrawn: Those that the vendor lists no more, marked now.
+        kept: Those that the list lacks but does not reach back to: not touched either.
+    """
+
+    inserted: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    withdrawn: int = 0
+    kept: int = 0
+
+
+def store_actions(
+    database: Database,
+    kind: ActionKind,
+    rows: pl.DataFrame,
+    *,
+    symbols: Sequence[str],
+    endpoint: str,
+    today: date,
+) -> ActionCounts:
+    """Make ``rows`` (the schema of ``kind``, one per key) what is stored of ``symbols``, in one transaction.
+
+    ``rows`` is the whole list of ``symbols`` that ``endpoint`` gave. What is stored and not in it is marked as
+    withdrawn as far back as the list reaches (:func:`~marketdata_assets.domain.actions.reach_of`); nothing is
+    deleted. Safe to repeat.
+    """
+    merge = _merge_statement(kind)
+    arrays = [_column(rows[name]) for name in SCHEMAS[kind]]
+    reach = reach_of(kind, rows, today)
+    listed = sql.SQL("select count(*) from {} where symbol = any(%s) and withdrawn_at is null").format(
+        sql.Identifier(kind.value)
+    )
+
+    def work(connection: Connection[tuple[object, ...]]) -> ActionCounts:
+        # Two writers of one list would insert the same keys.
+        connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"actions {kind}"])
+        merged = connection.execute(merge, [*arrays, list(symbols), reach]).fetchall()
+        (still,) = connection.execute(listed, [list(symbols)]).fetchone() or (0,)
+        connection.execute(
+            "insert into corporate_action_checks as c (kind, symbol, endpoint)"
+            " select %s, symbol, %s from unnest(%s::text[]) as symbol"
+            " on conflict (kind, symbol) do update set endpoint = excluded.endpoint, checked_at = now()",
+            [kind.value, endpoint, list(symbols)],
+        )
+        inserted = sum(action == "INSERT" for action, _ in merged)
+        withdrawn = sum(gone is True for _, gone in merged)
+        changed = len(merged) - inserted - withdrawn
+        return ActionCounts(
+            inserted,
+            changed,
+            unchanged=rows.height - inserted - changed,
+            withdrawn=withdrawn,
+            kept=int(str(still)) - rows.height,
+        )
+
+    return database.transaction(work)
+
+
+def _column(values: pl.Series) -> list[object]:
+    """The values of a column as psycopg sends them; what Postgres keeps exactly goes there by its digits."""
+    if values.name in _EXACT:
+        return [None if value is None else Decimal(str(value)) for value in values]
+    return values.to_list()
+
+
+def _type(kind: ActionKind, name: str) -> sql.SQL:
+    return sql.SQL("numeric" if name in _EXACT else _POSTGRES_TYPES[SCHEMAS[kind][name]])
+
+
+def _arrays(kind: ActionKind, names: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL("%s::{}[]").format(_type(kind, name)) for name in names)
+
+
+def _pairs(separator: str, template: str, names: Sequence[str]) -> sql.Composed:
+    return sql.SQL(separator).join(sql.SQL(template).format(name=sql.Identifier(name)) for name in names)
+
+
+def _merge_statement(kind: ActionKind) -> sql.Composed:
+    names = SCHEMAS[kind].names()
+    values = [name for name in names if name not in KEYS[kind]]
+    own = [name for name in values if name in _ONE_ENDPOINTS_OWN]
+    said = sql.SQL(", ").join(
+        sql.SQL("coalesce(s.{name}, t.{name})" if name in own else "s.{name}").format(
+            name=sql.Identifier(name)
+        )
+        for name in values
+    )
+    return sql.SQL(
+        "merge into {table} t using (select * from unnest({arrays}) as s({names})) s on {same}"
+        " when matched and ({old}, t.withdrawn_at) is distinct from ({said}, null)"
+        " then update set ({columns}) = row({said}), withdrawn_at = null, updated_at = now()"
+        " when not matched by target then insert ({names}) values ({new})"
+        " when not matched by source and t.symbol = any(%s) and t.{date} >= %s::date and t.withdrawn_at is null"
+        " then update set withdrawn_at = now()"
+        " returning merge_action(), new.withdrawn_at is not null"
+    ).format(
+        table=sql.Identifier(kind.value),
+        arrays=_arrays(kind, names),
+        names=_pairs(", ", "{name}", names),
+        same=_pairs(" and ", "t.{name} = s.{name}", KEYS[kind]),
+        old=_pairs(", ", "t.{name}", values),
+        said=said,
+        columns=_pairs(", ", "{name}", values),
+        new=_pairs(", ", "s.{name}", names),
+        date=sql.Identifier(DATES[kind]),
+    )
+
+
+def read_splits(database: Database, symbols: Sequence[str]) -> pl.DataFrame:
+    """The splits of ``symbols`` that the vendor lists, future ones included, as ``SPLIT_SCHEMA``, sorted."""
+    return _read(database, ActionKind.SPLITS, SPLIT_SCHEMA, symbols)
+
+
+def read_actions(database: Database, kind: ActionKind, symbols: Sequence[str]) -> pl.DataFrame:
+    """What the vendor lists of ``symbols``, in the schema of ``kind``, sorted by key; withdrawn rows left out."""
+    return _read(database, kind, SCHEMAS[kind], symbols)
+
+
+def _read(database: Database, kind: ActionKind, schema: pl.Schema, symbols: Sequence[str]) -> pl.DataFrame:
+    columns = sql.SQL(", ").join(
+        # A numeric would arrive as text.
+        sql.SQL("{name}::double precision as {name}" if name in _EXACT else "{name}").format(
+            name=sql.Identifier(name)
+        )
+        for name in schema
+    )
+    query = sql.SQL(
+        "select {} from {} where withdrawn_at is null"
+        " and symbol in (select jsonb_array_elements_text($1::jsonb)) order by {}"
+    ).format(columns, sql.Identifier(kind.value), _pairs(", ", "{name}", KEYS[kind]))
+    rows = database.read_frame(query.as_string(None), [json.dumps(list(symbols))])
+    return rows.cast(schema).select(schema.names()) if rows.width else schema.to_frame()
+
+
+def is_checked(database: Database, kind: ActionKind, symbol: str) -> bool:
+    """Whether the vendor's whole list of ``kind`` was ever stored for ``symbol``, with or without a row."""
+
+    def work(connection: Connection[tuple[object, ...]]) -> bool:
+        found = connection.execute(
+            "select from corporate_action_checks where kind = %s and symbol = %s", [kind.value, symbol]
+        )
+        return found.fetchone() is not None
+
+    return database.transaction(work)
+
+
+def count_actions(database: Database, kind: ActionKind) -> int:
+    """How many rows of ``kind`` the vendor lists, of every symbol that was ever tracked."""
+    query = f"select count(*) as n from {kind.value} where withdrawn_at is null"  # noqa: S608 - a table of this project
+    return int(database.read_frame(query).item())
