@@ -9,9 +9,16 @@ import dagster as dg
 
 from marketdata_assets.assets.completeness_matrix import completeness_matrix_asset
 from marketdata_assets.assets.corporate_actions import corporate_action_assets
+from marketdata_assets.assets.features import features_asset
 from marketdata_assets.assets.gap_report import gap_report_asset
 from marketdata_assets.assets.ohlcv import ohlcv_asset
-from marketdata_assets.automation.jobs import bars_job, corporate_actions_job, gaps_job, matrix_job
+from marketdata_assets.automation.jobs import (
+    bars_job,
+    corporate_actions_job,
+    features_job,
+    gaps_job,
+    matrix_job,
+)
 from marketdata_assets.automation.sensors import matrix_sensor
 from marketdata_assets.checks.bars import bar_checks
 from marketdata_assets.checks.gaps import gap_checks
@@ -35,13 +42,14 @@ def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Defin
             ohlcv_asset(partitions),
             gap_report_asset(partitions),
             completeness_matrix_asset(),
+            features_asset(partitions),
             *corporate_action_assets(),
         ]
     postgres = PostgresResource()
     return dg.Definitions(
         assets=assets,
         asset_checks=[bar_checks(), gap_checks()],
-        jobs=[bars_job, gaps_job, matrix_job, corporate_actions_job],
+        jobs=[bars_job, gaps_job, features_job, matrix_job, corporate_actions_job],
         sensors=[matrix_sensor()],
         resources={
             "polygon": PolygonResource(),

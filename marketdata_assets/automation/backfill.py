@@ -1,4 +1,4 @@
-"""Backfills: bars, gaps, repair and matrix of a rectangle of days x series, one after the other in this process."""
+"""Backfills: bars, gaps, repair, features and matrix of a rectangle of days x series, one after the other in this process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 from dagster import DagsterRunStatus, RunsFilter
 
+from marketdata_assets.automation.actions import refresh_actions
 from marketdata_assets.automation.bars import BarsOutcome, bring_bars
+from marketdata_assets.automation.features import FeaturesOutcome, compute, feature_runs, stale_days
 from marketdata_assets.automation.gaps import look_for_gaps, repair_runs
 from marketdata_assets.automation.matrix import refresh_matrix
 from marketdata_assets.automation.ranges import range_runs
+from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.domain.gaps import GapState
+from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
 from marketdata_assets.storage.completeness import MATRIX_SCHEMA, completeness_between, read_matrix
 from marketdata_assets.storage.connection import connect
 from marketdata_assets.storage.gaps import LISTED_SCHEMA, gap_rows, list_gaps
@@ -26,7 +30,7 @@ from marketdata_assets.storage.io_manager import partition_windows_of
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import date
 
     from dagster import DagsterInstance, Definitions
@@ -46,6 +50,7 @@ class Stage(StrEnum):
     BARS = "bars"
     GAPS = "gaps"
     REPAIR = "repair"
+    FEATURES = "features"
     MATRIX = "matrix"
 
 
@@ -57,13 +62,19 @@ class BackfillRequest:
     first: date
     last: date
     force: bool = False
+    with_features: bool = True
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages in order."""
+        return [one for one in Stage if self.with_features or one is not Stage.FEATURES]
 
 
 class BackfillProgress:
     """Is told how far a backfill is; this one keeps silent."""
 
-    def stage(self, stage: Stage, runs: Sequence[RangeRun]) -> None:
-        """``stage`` begins, with ``runs`` to execute."""
+    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[RangeRun]) -> None:
+        """``stage`` begins, the ``place``-th ``of`` all, with ``runs`` to execute."""
 
     def run(self, run: RangeRun) -> None:
         """``run`` begins; the one before it has ended."""
@@ -81,6 +92,7 @@ class Outcome:
     backfill_id: str
     request: BackfillRequest
     bars: BarsOutcome = field(default_factory=BarsOutcome)
+    features: FeaturesOutcome = field(default_factory=FeaturesOutcome)
     run_ids: list[str] = field(default_factory=list)
     gaps: pl.DataFrame = field(default_factory=LISTED_SCHEMA.to_frame)
     completeness: pl.DataFrame = field(default_factory=pl.DataFrame)
@@ -107,8 +119,8 @@ class Outcome:
 
     @property
     def is_whole(self) -> bool:
-        """Whether no symbol failed and no gap is left without an explanation."""
-        return not self.failures and self.lost.is_empty()
+        """Whether nothing failed and no gap is left without an explanation."""
+        return not self.failures and not self.features.failures and self.lost.is_empty()
 
 
 def execute(
@@ -118,9 +130,12 @@ def execute(
     request: BackfillRequest,
     *,
     ordered: Sequence[str],
+    earliest: date,
     progress: BackfillProgress,
 ) -> Outcome:
-    """Carry out ``request``, stage by stage; ``ordered`` are the series keys in Dagster's order.
+    """Carry out ``request``, stage by stage.
+
+    ``ordered`` are the series keys in Dagster's order, ``earliest`` is the first day that is a partition.
 
     A symbol that fails does not stop the others. Its gaps stay open: to ask for them again at once would spend
     their attempts on the same failure.
@@ -135,7 +150,7 @@ def execute(
         started = time.monotonic()
         status = "failed"
         try:
-            _Stages(definitions, instance, database, ordered, outcome, progress).execute(begun)
+            _Stages(definitions, instance, database, ordered, outcome, progress, earliest).execute(begun)
             status = "ok" if outcome.is_whole else "failed"
         finally:
             outcome.duration_seconds = time.monotonic() - started
@@ -151,6 +166,7 @@ class _Stages:
     ordered: Sequence[str]
     outcome: Outcome
     progress: BackfillProgress
+    earliest: date
 
     def execute(self, begun: datetime) -> None:
         request = self.outcome.request
@@ -158,7 +174,9 @@ class _Stages:
         self._bars(runs)
         self._look(Stage.GAPS, runs, repair=False)
         self._look(Stage.REPAIR, self._repairs(), repair=True)
-        self.progress.stage(Stage.MATRIX, [])
+        if request.with_features:
+            self._features()
+        self._begin(Stage.MATRIX, [])
         self.outcome.run_ids.append(refresh_matrix(self.definitions, self.instance, tags=self._tags()))
         self.outcome.gaps = self._gaps().filter(
             (pl.col("state") != GapState.FILLED.value) | (pl.col("resolved_at") >= begun)
@@ -171,7 +189,7 @@ class _Stages:
         )
 
     def _bars(self, runs: Sequence[RangeRun]) -> None:
-        self.progress.stage(Stage.BARS, runs)
+        self._begin(Stage.BARS, runs)
         try:
             bring_bars(
                 self.definitions,
@@ -187,7 +205,7 @@ class _Stages:
             self.outcome.run_ids += self.outcome.bars.run_ids
 
     def _look(self, stage: Stage, runs: Sequence[RangeRun], *, repair: bool) -> None:
-        self.progress.stage(stage, runs)
+        self._begin(stage, runs)
         self.outcome.run_ids += look_for_gaps(
             self.definitions,
             self.instance,
@@ -196,6 +214,40 @@ class _Stages:
             tags=self._tags(),
             on_run=self.progress.run,
         )
+
+    def _features(self) -> None:
+        days = stale_days(self.database, self.outcome.request.series, self.earliest)
+        self._check_splits(days)
+        runs = feature_runs(self.ordered, days)
+        self._begin(Stage.FEATURES, runs)
+        try:
+            compute(
+                self.definitions,
+                self.instance,
+                runs,
+                tags=self._tags(),
+                outcome=self.outcome.features,
+                on_run=self.progress.run,
+            )
+        finally:
+            self.outcome.run_ids += self.outcome.features.run_ids
+
+    def _check_splits(self, series: Iterable[Series]) -> None:
+        """Ask for splits when those of a symbol were never asked for: features would be of unadjusted prices."""
+        classes = {one.symbol: one.asset_class for one in list_symbols(self.database)}
+        splitting = {one.symbol for one in series if classes[one.symbol] in SPLITTING}
+        if not unchecked_symbols(self.database, splitting):
+            return
+        try:
+            refresh_actions(self.definitions, self.instance, tags=self._tags())
+        except ConfigurationError:
+            raise
+        except MarketDataError as error:
+            self.outcome.features.failures.append(str(error))
+
+    def _begin(self, stage: Stage, runs: Sequence[RangeRun]) -> None:
+        stages = self.outcome.request.stages
+        self.progress.stage(stage, stages.index(stage) + 1, len(stages), runs)
 
     def _repairs(self) -> list[RangeRun]:
         classes = {one.symbol: one.asset_class for one in list_symbols(self.database)}
@@ -231,6 +283,7 @@ def _begin_history(database: Database, outcome: Outcome) -> datetime:
         "start": request.first.isoformat(),
         "end": request.last.isoformat(),
         "force": request.force,
+        "features": request.with_features,
     }
 
     def write(connection: Connection[tuple[object, ...]]) -> object:
@@ -283,6 +336,9 @@ def summary(outcome: Outcome) -> dict[str, object]:
         "rows_quarantined": outcome.bars.rows_quarantined,
         "gaps_found": outcome.gaps.height,
         **{f"gaps_{state.value}": outcome.gaps_in(state).height for state in GapState},
+        "features_written": outcome.features.rows_written,
+        "features_held_back": outcome.features.partitions_held_back,
+        "features_failures": outcome.features.failures,
         "requests": outcome.requests,
         "pages": outcome.pages,
         "retries": outcome.retries,

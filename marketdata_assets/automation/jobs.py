@@ -9,6 +9,7 @@ from dagster import define_asset_job
 BARS_JOB: Final = "bars"
 GAPS_JOB: Final = "gaps"
 MATRIX_JOB: Final = "matrix"
+FEATURES_JOB: Final = "feature_update"
 CORPORATE_ACTIONS_JOB: Final = "corporate_actions"
 
 bars_job = define_asset_job(
@@ -33,4 +34,10 @@ corporate_actions_job = define_asset_job(
     CORPORATE_ACTIONS_JOB,
     selection=["splits", "dividends", "earnings"],
     description="Bring the vendor's lists of splits, dividends and, where the plan has them, earnings.",
+)
+
+features_job = define_asset_job(
+    FEATURES_JOB,
+    selection=["features"],
+    description="Compute the features that bars, gaps or splits have put out of date.",
 )

@@ -12,7 +12,18 @@ from typing import Annotated
 import psycopg
 import typer
 
-from marketdata_assets.cli import actions, backfill, database, demo, gaps, matrix, simulate, symbols, up
+from marketdata_assets.cli import (
+    actions,
+    backfill,
+    database,
+    demo,
+    features,
+    gaps,
+    matrix,
+    simulate,
+    symbols,
+    up,
+)
 from marketdata_assets.cli.console import ConsoleHandler
 from marketdata_assets.domain.errors import MarketDataError
 
@@ -52,6 +63,7 @@ app.command(epilog="Example: marketdata backfill --symbols AAPL,SPY --timeframes
 )
 app.command(epilog="Example: marketdata gaps --symbols SPY --days 30 --repair")(gaps.gaps)
 app.command(epilog="Example: marketdata matrix --refresh --html matrix.html")(matrix.matrix)
+app.command(epilog="Example: marketdata features --symbols AAPL --timeframes 1m,1h")(features.features)
 app.command(epilog="Example: marketdata actions")(actions.actions)
 app.add_typer(symbols.app, name="symbols")
 app.add_typer(database.app, name="db")

@@ -39,12 +39,15 @@ def backfill(
     ] = None,
     start: Annotated[str | None, typer.Option(help="First day, YYYY-MM-DD.")] = None,
     end: Annotated[str | None, typer.Option(help="Last day, YYYY-MM-DD, inclusive; default today.")] = None,
+    with_features: Annotated[
+        bool, typer.Option("--features/--no-features", help="Compute the features of what has changed.")
+    ] = True,
     force: Annotated[bool, typer.Option("--force", help="Ask again for what is stored already.")] = False,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write the summary to this file; - for stdout.")
     ] = None,
 ) -> None:
-    """Bring bars, look for gaps, ask again for what is missing, and sum up how whole each series is.
+    """Bring bars, look for gaps, ask again for what is missing, compute features, sum up how whole each series is.
 
     What is stored already is not asked for again. A timeframe that a symbol is not tracked in is added to the
     symbol. Exits with 1 when a symbol failed or a gap stays unfilled.
@@ -65,7 +68,7 @@ def backfill(
             for one in symbol.series
             if wanted_timeframes is None or one.timeframe in wanted_timeframes
         )
-        outcome = run(store, BackfillRequest(series, first, last, force=force))
+        outcome = run(store, BackfillRequest(series, first, last, force=force, with_features=with_features))
     _report(outcome, json_path)
     if not outcome.is_whole:
         raise typer.Exit(1)
@@ -94,6 +97,7 @@ def run(store: Store, request: BackfillRequest, *, polygon: PolygonResource | No
             store.database,
             request,
             ordered=sync_series(instance, store.database),
+            earliest=store.settings.start,
             progress=progress,
         )
 
@@ -191,6 +195,9 @@ def describe(outcome: Outcome) -> list[str]:
         f"{outcome.gaps_in(state).height:,} {state}"
         for state in (GapState.FILLED, GapState.NO_TRADES, GapState.UNFILLED, GapState.OPEN)
     )
+    features = [
+        f"features: {outcome.features.rows_written:,} rows, {outcome.features.partitions_held_back:,} partitions held back"
+    ][: outcome.request.with_features]
     return [
         (
             f"{len(symbols):,} symbols in {outcome.duration_seconds:.1f} s:"
@@ -201,6 +208,7 @@ def describe(outcome: Outcome) -> list[str]:
             f" {bars.rows_unchanged:,} unchanged, {bars.rows_quarantined:,} quarantined"
         ),
         f"gaps: {outcome.gaps.height:,} found, {gaps}",
+        *features,
         (
             f"vendor: {outcome.requests:,} requests ({outcome.pages:,} pages, {outcome.retries:,} retries),"
             f" {outcome.seconds_waited_for_limit:.1f} s waited for the limit by all of them together"
@@ -212,6 +220,8 @@ def complain(outcome: Outcome) -> None:
     """Print on standard error why symbols failed, and which gaps are left without an explanation."""
     for symbol, reason in outcome.failures.items():
         typer.echo(f"failed: {symbol}: {reason}", err=True)
+    for line in outcome.features.failures:
+        typer.echo(f"failed: {line}", err=True)
     lost = outcome.lost
     for gap in lost.head(_GAPS_SHOWN).iter_rows(named=True):
         typer.echo(

@@ -57,22 +57,23 @@ class ConsoleProgress(BackfillProgress):
         self._pending: Counter[tuple[str, Timeframe]] = Counter()
         self._bars_fetched = 0
 
-    def stage(self, stage: Stage, runs: Sequence[RangeRun]) -> None:
+    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[RangeRun]) -> None:
         """Print the heading of ``stage`` and begin its bar."""
+        self.begin(f"{place}/{of} {stage}", runs, is_empty=not runs and stage is not Stage.MATRIX)
+
+    def begin(self, title: str, runs: Sequence[RangeRun], *, is_empty: bool = False) -> None:
+        """Print ``title`` with what ``runs`` are about, and begin their bar."""
         for task in self._bars.task_ids:
             self._bars.remove_task(task)
         self._series = self._requests = None
         self._left.clear()
         self._bars_fetched = 0
         series = sum(len(run.series) for run in runs)
-        scope = ""
+        scope = ": nothing to do" if is_empty else ""
         if runs:
             first, last = min(run.first_day for run in runs), max(run.last_day for run in runs)
             scope = f": {series:,} series, {first} to {last}"
-        elif stage is not Stage.MATRIX:
-            scope = ": nothing to do"
-        number = list(Stage).index(stage) + 1
-        err.print(f"[bold]{number}/{len(Stage)} {stage}[/bold]{scope}", highlight=False)
+        err.print(f"[bold]{title}[/bold]{scope}", highlight=False)
         if runs:
             self._series = self._bars.add_task("series", total=series, note="")
 

@@ -112,7 +112,9 @@ def _add_counts(connection: Connection[tuple[object, ...]], inserted: Mapping[Se
         )
 
 
-def _write_quarantine(connection: Connection[tuple[object, ...]], rows: pl.DataFrame) -> dict[Series, datetime]:
+def _write_quarantine(
+    connection: Connection[tuple[object, ...]], rows: pl.DataFrame
+) -> dict[Series, datetime]:
     """Keep ``rows``; returns the time of each base series' first row that was not there yet."""
     if rows.is_empty():
         return {}
@@ -284,22 +286,22 @@ def read_rows(
 
 
 def count_by_day(
-    database: Database, windows: Mapping[Series, Sequence[Window]], timezone: ZoneInfo
+    database: Database, table: Table, windows: Mapping[Series, Sequence[Window]], timezone: ZoneInfo
 ) -> dict[tuple[date, Series], int]:
-    """How many bars each series has on each local date of ``timezone``; days without a bar are left out."""
+    """How many rows of ``table`` each series has on each local date of ``timezone``; days without are left out."""
     spans = _spans(windows)
     if not spans:
         return {}
     query = sql.SQL(
-        "select w.symbol, w.timeframe, (t.time at time zone {zone})::date as day, count(*) as bars"
-        " from (values {spans}) as w(symbol, timeframe, lo, hi) join ohlcv t"
+        "select w.symbol, w.timeframe, (t.time at time zone {zone})::date as day, count(*) as rows"
+        " from (values {spans}) as w(symbol, timeframe, lo, hi) join {table} t"
         " on t.symbol = w.symbol and t.timeframe = w.timeframe and t.time >= w.lo and t.time < w.hi"
         " group by 1, 2, 3"
-    ).format(zone=sql.Literal(timezone.key), spans=_values(spans))
+    ).format(zone=sql.Literal(timezone.key), spans=_values(spans), table=sql.Identifier(table.name))
     counts = database.read_frame(query.as_string(None))
     return {
-        (day, Series(symbol, Timeframe(timeframe))): bars
-        for symbol, timeframe, day, bars in counts.iter_rows()
+        (day, Series(symbol, Timeframe(timeframe))): rows
+        for symbol, timeframe, day, rows in counts.iter_rows()
     }
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import polars as pl
 from psycopg import sql
 
 from marketdata_assets.domain.series import Series
@@ -21,8 +20,9 @@ from marketdata_assets.storage.months import FEATURES_1M, ensure_months, months_
 from marketdata_assets.storage.tables import FEATURES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
+    import polars as pl
     from psycopg import Connection
 
     from marketdata_assets.domain.windows import Window
@@ -31,11 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """From which bar on the features of a series are out of date, and why."""
+    """From which bar on the features of a series are out of date, and why.
+
+    ``last_bar`` is the open of the last bar that is stored; None when there is none.
+    """
 
     since: datetime
     reason: str
     version: int
+    last_bar: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,13 @@ class FeatureBatch:
         features: ``FEATURES_SCHEMA``: all that is to stand in the windows.
         windows: By series: the features in it are replaced.
         versions: The version of each series' mark that was read before its bars were.
+        held_back: Keys of partitions that get no features, whatever their windows.
     """
 
-    features: pl.DataFrame
-    windows: Mapping[Series, Window]
+    features: pl.DataFrame = field(default_factory=FEATURES.schema.to_frame)
+    windows: Mapping[Series, Window] = field(default_factory=dict)
     versions: Mapping[Series, int] = field(default_factory=dict)
+    held_back: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +93,20 @@ def read_stale(database: Database, series: Iterable[Series] | None = None) -> di
 
     def read(connection: Connection[tuple[object, ...]]) -> dict[Series, Stale]:
         rows = connection.execute(
-            "select symbol, timeframe, since, reason, version from features_stale"
-            " where %s::text[] is null or symbol || ':' || timeframe = any(%s) order by symbol, timeframe",
+            "select s.symbol, s.timeframe, s.since, s.reason, s.version, (select o.time from ohlcv o"
+            "  where o.symbol = s.symbol and o.timeframe = s.timeframe order by o.time desc limit 1)"
+            " from features_stale s where %s::text[] is null or s.symbol || ':' || s.timeframe = any(%s)"
+            " order by s.symbol, s.timeframe",
             [keys, keys],
         ).fetchall()
         return {
             Series(str(symbol), Timeframe(str(timeframe))): Stale(
-                since.astimezone(UTC), str(reason), int(str(version))
+                since.astimezone(UTC),
+                str(reason),
+                int(str(version)),
+                last.astimezone(UTC) if isinstance(last, datetime) else None,
             )
-            for symbol, timeframe, since, reason, version in rows
+            for symbol, timeframe, since, reason, version, last in rows
             if isinstance(since, datetime)
         }
 
@@ -117,6 +128,9 @@ def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
     if isinstance(first, datetime) and isinstance(last, datetime):
         months = months_between(first, last)
         database.transaction(lambda connection: ensure_months(connection, months, FEATURES_1M))
+
+    if not batch.windows:
+        return ReplaceCounts()
 
     def work(connection: Connection[tuple[object, ...]]) -> ReplaceCounts:
         lock_series(connection, batch.windows)
@@ -173,5 +187,3 @@ def _move_marks(connection: Connection[tuple[object, ...]], batch: FeatureBatch)
         " (select from ohlcv o where o.symbol = s.symbol and o.timeframe = s.timeframe and o.time >= s.since)",
         columns[:2],
     )
-
-

@@ -112,7 +112,7 @@ def stretches(
     for series, window in windows.items():
         groups[series.timeframe, classes[series.symbol]][series] = window
     for (timeframe, asset_class), members in groups.items():
-        for chunk in _chunks(timeframe, asset_class, members):
+        for chunk in whole_day_chunks(timeframe, asset_class, members):
             spans = {series: [window] for series, window in chunk.items()}
             context = read_rows(database, OHLCV, spans, lookback_bars=lookback_bars)
             yield Stretch(
@@ -125,9 +125,10 @@ def stretches(
             )
 
 
-def _chunks(
+def whole_day_chunks(
     timeframe: Timeframe, asset_class: AssetClass, windows: Mapping[Series, Window]
 ) -> Iterator[dict[Series, Window]]:
+    """``windows`` (whole local days of one timeframe and class) in pieces whose bars fit in memory, in order."""
     calendar = calendar_of(asset_class)
     days_at_once = max(1, int(_BARS_AT_ONCE * timeframe.duration / timedelta(days=1)))
     chunk: dict[Series, Window] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -25,11 +25,12 @@ from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.windows import Window, union
 from marketdata_assets.partitions import days_by_series, partition_key
 from marketdata_assets.storage.bars import BarBatch, count_by_day, count_rows, read_rows, write_batch
-from marketdata_assets.storage.dagster_internals import add_partition_metadata
+from marketdata_assets.storage.dagster_internals import add_partition_metadata, record_only
+from marketdata_assets.storage.features import FeatureBatch, ReplaceCounts, write_features
 from marketdata_assets.storage.merge import MergeCounts
 from marketdata_assets.storage.resource import PostgresResource
 from marketdata_assets.storage.symbols import list_symbols, not_tracked
-from marketdata_assets.storage.tables import TABLES, Table
+from marketdata_assets.storage.tables import FEATURES, TABLES, Table
 
 if TYPE_CHECKING:
     from datetime import date
@@ -55,37 +56,43 @@ class PostgresIOManager(ConfigurableIOManager):
     postgres: PostgresResource
 
     def handle_output(
-        self, context: OutputContext, obj: pl.DataFrame | BarBatch | Iterable[pl.DataFrame | BarBatch]
+        self, context: OutputContext, obj: pl.DataFrame | BarBatch | FeatureBatch | Iterable[Any]
     ) -> None:
         """Commit ``obj`` batch by batch and attach what was done as metadata."""
         table = _table(context.asset_key.path[-1])
-        counts = MergeCounts()
-        quarantined = 0
         with self.postgres.database() as database:
+            written = _Written(database)
             try:
                 for batch in _batches(obj):
-                    counts += write_batch(database, batch)
-                    quarantined += batch.quarantined.height
+                    written.add(batch)
             except Failure as failure:
                 # What was committed before the asset gave up is stored all the same.
                 raise Failure(
                     description=failure.description,
-                    metadata={**failure.metadata, **_row_counts(counts, quarantined)},
+                    metadata={**failure.metadata, **written.metadata(table)},
                     allow_retries=failure.allow_retries,
                 ) from failure
-            context.add_output_metadata(
-                {
-                    **table_metadata(table),
-                    "dagster/row_count": count_rows(database),
-                    **_row_counts(counts, quarantined),
-                }
-            )
+            context.add_output_metadata({**table_metadata(table), **written.metadata(table)})
             if context.has_asset_partitions:
-                keys = context.asset_partition_keys
-                rows = _partition_rows(database, keys)
-                add_partition_metadata(
-                    context, {key: {"dagster/partition_row_count": rows.get(key, 0)} for key in keys}
-                )
+                self._record_partitions(context, database, table, written.held_back)
+
+    def _record_partitions(
+        self, context: OutputContext, database: Database, table: Table, held_back: Collection[str]
+    ) -> None:
+        asked = context.asset_partition_keys
+        keys = [key for key in asked if key not in held_back]
+        if not keys:
+            message = (
+                f"{table.name}: each of the {len(asked):,} partitions is held back by ohlcv_valid or no_gaps: see these"
+                " checks, mend the bars (`marketdata gaps --repair`, `marketdata backfill --force`) and run again"
+            )
+            raise Failure(description=message, allow_retries=False)
+        if len(keys) < len(asked):
+            record_only(context, keys)
+        rows = _partition_rows(database, table, keys)
+        add_partition_metadata(
+            context, {key: {"dagster/partition_row_count": rows.get(key, 0)} for key in keys}
+        )
 
     def load_input(self, context: InputContext) -> pl.DataFrame:
         """The rows of the input's partitions, sorted by (symbol, timeframe, time)."""
@@ -103,13 +110,39 @@ class PostgresIOManager(ConfigurableIOManager):
             )
 
 
-def _row_counts(counts: MergeCounts, quarantined: int) -> dict[str, MetadataValue]:
-    return {
-        "rows_inserted": MetadataValue.int(counts.inserted),
-        "rows_changed": MetadataValue.int(counts.changed),
-        "rows_unchanged": MetadataValue.int(counts.unchanged),
-        "rows_quarantined": MetadataValue.int(quarantined),
-    }
+class _Written:
+    """What the batches of an output did."""
+
+    def __init__(self, database: Database) -> None:
+        self.held_back: set[str] = set()
+        self._database = database
+        self._bars = MergeCounts()
+        self._quarantined = 0
+        self._features = ReplaceCounts()
+
+    def add(self, batch: BarBatch | FeatureBatch) -> None:
+        """Commit ``batch``."""
+        if isinstance(batch, BarBatch):
+            self._bars += write_batch(self._database, batch)
+            self._quarantined += batch.quarantined.height
+        else:
+            self._features += write_features(self._database, batch)
+            self.held_back.update(batch.held_back)
+
+    def metadata(self, table: Table) -> dict[str, MetadataValue]:
+        """The counts, in rows."""
+        if table is FEATURES:
+            return {
+                "rows_written": MetadataValue.int(self._features.written),
+                "rows_replaced": MetadataValue.int(self._features.deleted),
+            }
+        return {
+            "dagster/row_count": MetadataValue.int(count_rows(self._database)),
+            "rows_inserted": MetadataValue.int(self._bars.inserted),
+            "rows_changed": MetadataValue.int(self._bars.changed),
+            "rows_unchanged": MetadataValue.int(self._bars.unchanged),
+            "rows_quarantined": MetadataValue.int(self._quarantined),
+        }
 
 
 def partition_windows(database: Database, keys: Iterable[str]) -> dict[Series, list[Window]]:
@@ -152,7 +185,7 @@ def _calendars(database: Database, series: Iterable[Series]) -> dict[Series, Tra
     return calendars
 
 
-def _partition_rows(database: Database, keys: Sequence[str]) -> dict[str, int]:
+def _partition_rows(database: Database, table: Table, keys: Sequence[str]) -> dict[str, int]:
     windows = partition_windows(database, keys)
     by_zone: dict[TradingCalendar, dict[Series, list[Window]]] = defaultdict(dict)
     for series, calendar in _calendars(database, windows).items():
@@ -160,12 +193,12 @@ def _partition_rows(database: Database, keys: Sequence[str]) -> dict[str, int]:
     return {
         partition_key(day, series): rows
         for calendar, zone_windows in by_zone.items()
-        for (day, series), rows in count_by_day(database, zone_windows, calendar.timezone).items()
+        for (day, series), rows in count_by_day(database, table, zone_windows, calendar.timezone).items()
     }
 
 
-def _batches(obj: object) -> Iterator[BarBatch]:
-    if isinstance(obj, BarBatch):
+def _batches(obj: object) -> Iterator[BarBatch | FeatureBatch]:
+    if isinstance(obj, BarBatch | FeatureBatch):
         yield obj
     elif isinstance(obj, pl.DataFrame):
         yield BarBatch(obj)
@@ -195,7 +228,7 @@ def table_metadata(table: Table) -> Mapping[str, Any]:
                         name,
                         type=kind,
                         description=table.descriptions[name],
-                        constraints=TableColumnConstraints(nullable=name in _NULLABLE),
+                        constraints=TableColumnConstraints(nullable=name not in table.required),
                     )
                     for name, kind in table.column_types()
                 ],
@@ -203,9 +236,6 @@ def table_metadata(table: Table) -> Mapping[str, Any]:
             )
         ),
     }
-
-
-_NULLABLE = frozenset({"volume", "vwap", "transactions"})
 
 
 def _sequence(value: object) -> Sequence[object]:

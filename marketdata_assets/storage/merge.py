@@ -202,6 +202,7 @@ def _merge_statement(table: Table) -> sql.Composed:
 def copy_rows(
     cursor: Cursor[tuple[object, ...]], table: sql.Identifier, columns: list[str], rows: pl.DataFrame
 ) -> None:
+    """Send ``rows``, which have exactly the types of ``columns``, by binary COPY."""
     statement = sql.SQL("copy {} ({}) from stdin with (format binary)").format(
         table, sql.SQL(", ").join(map(sql.Identifier, columns))
     )

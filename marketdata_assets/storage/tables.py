@@ -42,6 +42,7 @@ class Table:
         descriptions: What each column holds, with units, for people.
         revisions: The table that keeps the old values of a changed row, or None.
         weight: A column that never falls: a row with less of it than the stored one changes nothing.
+        nullable: Columns that may be null; None for all outside the key.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Table:
     descriptions: Mapping[str, str]
     revisions: str | None = None
     weight: str | None = None
+    nullable: frozenset[str] | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -59,6 +61,11 @@ class Table:
     def values(self) -> list[str]:
         """The columns outside the key."""
         return [name for name in self.columns if name not in KEY]
+
+    @property
+    def required(self) -> list[str]:
+        """The columns that are never null."""
+        return [name for name in self.columns if name in KEY or name not in (self.nullable or self.values)]
 
     def column_types(self) -> list[tuple[str, str]]:
         """Each column with its Postgres type."""
@@ -151,6 +158,7 @@ OHLCV: Final = Table(
     revisions="ohlcv_revision",
     # A bar made of fewer base bars comes of an answer that lost some: the store keeps the fuller one.
     weight="base_bars",
+    nullable=frozenset({"volume", "vwap", "transactions"}),
 )
 """Bars; what the vendor changes goes to ``ohlcv_revision``."""
 

@@ -230,12 +230,12 @@ def test_bars_are_counted_by_the_local_date_of_their_open(database: Database) ->
         )
         windows.append(Window(start, end))
         write_batch(database, BarBatch(run_of("AAPL:1h", (end - start) // HOUR, start=start)))
-    counted = count_by_day(database, {AAPL: windows}, new_york)
+    counted = count_by_day(database, OHLCV, {AAPL: windows}, new_york)
     assert counted == {(day, AAPL): hours for day, hours in zip(days, [24, 23, 24, 25, 24], strict=True)}
-    in_utc = count_by_day(database, {AAPL: windows[:1]}, ZoneInfo("UTC"))
+    in_utc = count_by_day(database, OHLCV, {AAPL: windows[:1]}, ZoneInfo("UTC"))
     assert in_utc == {(date(2024, 3, 9), AAPL): 19, (date(2024, 3, 10), AAPL): 5}
-    assert count_by_day(database, {}, new_york) == {}
-    assert count_by_day(database, {Series("MSFT", Timeframe.H1): windows}, new_york) == {}
+    assert count_by_day(database, OHLCV, {}, new_york) == {}
+    assert count_by_day(database, OHLCV, {Series("MSFT", Timeframe.H1): windows}, new_york) == {}
 
 
 @pytest.mark.parametrize("losses", [1, 2])

@@ -1,0 +1,150 @@
+"""Computing features for the partitions of a run: some series and days at a time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.features.columns import lookback_bars
+from marketdata_assets.domain.features.compute import compute_features
+from marketdata_assets.domain.gates import within
+from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.slots import local_day
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window
+from marketdata_assets.partitions import partition_key
+from marketdata_assets.storage.adjusted import SPLITTING, read_adjusted, unchecked_symbols
+from marketdata_assets.storage.features import FeatureBatch, read_stale
+from marketdata_assets.storage.gaps import list_gaps
+from marketdata_assets.storage.gates import LOSSES, failing_partitions, whole_day_chunks
+from marketdata_assets.storage.io_manager import partition_windows
+from marketdata_assets.storage.symbols import list_symbols
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from marketdata_assets.domain.series import AssetClass
+    from marketdata_assets.storage.connection import Database
+    from marketdata_assets.storage.features import Stale
+
+_PARTITION = ("symbol", "timeframe", "day")
+
+
+@dataclass(slots=True)
+class FeatureReport:
+    """What a run computed. ``notices`` are lines for its log."""
+
+    bars: int = 0
+    series_computed: int = 0
+    series_up_to_date: int = 0
+    partitions_held_back: int = 0
+    notices: list[str] = field(default_factory=list)
+
+
+class FeatureRun:
+    """The features of partitions, computed as far as they are out of date."""
+
+    def __init__(self, database: Database, keys: Sequence[str], *, now: datetime, force: bool) -> None:
+        self.report = FeatureReport()
+        self._database = database
+        self._now = now
+        self._classes: dict[str, AssetClass] = {one.symbol: one.asset_class for one in list_symbols(database)}
+        self._windows = {
+            one: Window(windows[0].start, windows[-1].end)
+            for one, windows in partition_windows(database, keys).items()
+        }
+        # Before the bars are read: a change in between leaves its mark.
+        self._stale = read_stale(database, self._windows)
+        self._due = self._windows if force else self._out_of_date(self._stale)
+        self.report.series_computed = len(self._due)
+        self.report.series_up_to_date = len(self._windows) - len(self._due)
+
+    def batches(self) -> Iterator[FeatureBatch]:
+        """What is to stand in place of what is stored, some whole partitions at a time."""
+        held = failing_partitions(self._database, self._windows).select(_PARTITION).unique()
+        self.report.partitions_held_back = held.height
+        self._tell_unchecked()
+        # What is held back must not be recorded, whether it is computed now or not.
+        yield FeatureBatch(held_back=_keys_of(held))
+        for timeframe, asset_class, members in self._groups():
+            for chunk in whole_day_chunks(timeframe, asset_class, members):
+                yield self._computed(chunk, timeframe, asset_class, held)
+
+    def _out_of_date(self, stale: Mapping[Series, Stale]) -> dict[Series, Window]:
+        due = {}
+        for one, window in self._windows.items():
+            if one not in stale or stale[one].since >= window.end:
+                continue
+            calendar = calendar_of(self._classes[one.symbol])
+            since = calendar.day_start(calendar.local_day(stale[one].since))
+            due[one] = Window(max(window.start, since), window.end)
+        return due
+
+    def _groups(self) -> Iterator[tuple[Timeframe, AssetClass, dict[Series, Window]]]:
+        groups: dict[tuple[Timeframe, AssetClass], dict[Series, Window]] = defaultdict(dict)
+        for one, window in self._due.items():
+            groups[one.timeframe, self._classes[one.symbol]][one] = window
+        for (timeframe, asset_class), members in groups.items():
+            yield timeframe, asset_class, members
+
+    def _computed(
+        self,
+        chunk: dict[Series, Window],
+        timeframe: Timeframe,
+        asset_class: AssetClass,
+        held: pl.DataFrame,
+    ) -> FeatureBatch:
+        calendar = calendar_of(asset_class)
+        bars = read_adjusted(
+            self._database,
+            chunk,
+            asset_class,
+            as_of=calendar.local_day(self._now),
+            lookback_bars=lookback_bars(timeframe, calendar),
+        )
+        gaps = list_gaps(self._database, _with_lookback(chunk, bars))
+        lost = gaps.filter(pl.col("state").is_in(LOSSES))
+        features = within(compute_features(bars, calendar, lost), chunk)
+        sound = (
+            features.with_columns(day=local_day(pl.col("time"), calendar))
+            .join(held, on=list(_PARTITION), how="anti", maintain_order="left")
+            .drop("day")
+        )
+        self.report.bars += sound.height
+        return FeatureBatch(
+            sound, chunk, {one: self._stale[one].version for one in chunk if one in self._stale}
+        )
+
+    def _tell_unchecked(self) -> None:
+        splitting = sorted({one.symbol for one in self._due if self._classes[one.symbol] in SPLITTING})
+        if unchecked := unchecked_symbols(self._database, splitting):
+            self.report.notices.append(
+                f"the splits of {', '.join(unchecked)} were never asked for, so their features are of unadjusted"
+                " prices: run `marketdata actions`, and what splits change is computed again"
+            )
+
+
+def _with_lookback(windows: Mapping[Series, Window], bars: pl.DataFrame) -> dict[Series, Window]:
+    """The windows from the first of the ``bars`` of each series on."""
+    first = {
+        Series(symbol, Timeframe(timeframe)): opened
+        for symbol, timeframe, opened in bars.group_by("symbol", "timeframe")
+        .agg(pl.col("time").min())
+        .iter_rows()
+    }
+    return {
+        one: Window(min(window.start, first.get(one, window.start)), window.end)
+        for one, window in windows.items()
+    }
+
+
+def _keys_of(partitions: pl.DataFrame) -> frozenset[str]:
+    return frozenset(
+        str(partition_key(day, Series(symbol, Timeframe(timeframe))))
+        for symbol, timeframe, day in partitions.iter_rows()
+    )

@@ -1,0 +1,78 @@
+"""The ``features`` asset: numbers that describe each bar by itself and the bars before it."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from dagster import (
+    AssetExecutionContext,
+    AssetsDefinition,
+    BackfillPolicy,
+    Config,
+    MetadataValue,
+    MultiPartitionsDefinition,
+    Output,
+    asset,
+)
+from pydantic import Field
+
+from marketdata_assets.assets.feature_batches import FeatureRun
+from marketdata_assets.storage.features import FeatureBatch
+from marketdata_assets.storage.io_manager import table_metadata
+from marketdata_assets.storage.resource import PostgresResource
+from marketdata_assets.storage.tables import FEATURES
+
+DESCRIPTION = """\
+Returns, ranges, momentum, trend, volatility and volume of each bar, on split-adjusted prices.
+
+A value depends on the bars before it, never on the partition that is computed. Computed anew is only what has become
+out of date: from the first bar, gap or split on that has changed since. A partition that `ohlcv_valid` or `no_gaps`
+holds back gets no features, and stays missing here.
+"""
+
+
+class FeaturesConfig(Config):
+    """What a run of ``features`` may be told."""
+
+    force: bool = Field(default=False, description="Compute again what is up to date.")
+
+
+def features_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
+    """The asset over ``partitions``."""
+
+    @asset(
+        name="features",
+        partitions_def=partitions,
+        backfill_policy=BackfillPolicy.single_run(),
+        deps=["ohlcv", "gap_report", "splits"],
+        group_name="features",
+        kinds={"polars", "postgres"},
+        description=DESCRIPTION,
+        metadata=table_metadata(FEATURES),
+    )
+    def features(
+        context: AssetExecutionContext, config: FeaturesConfig, postgres: PostgresResource
+    ) -> Output[Any]:
+        # Wrapped, or Dagster would take the batches for outputs of the step.
+        return Output(_batches(context, context.partition_keys, postgres, force=config.force))
+
+    return features
+
+
+def _batches(
+    context: AssetExecutionContext, keys: Sequence[str], postgres: PostgresResource, *, force: bool
+) -> Iterator[FeatureBatch]:
+    with postgres.database() as database:
+        run = FeatureRun(database, keys, now=datetime.now(UTC), force=force)
+        yield from run.batches()
+    report = run.report
+    for notice in report.notices:
+        context.log.warning("%s", notice)
+    context.add_asset_metadata(
+        {
+            "bars": MetadataValue.int(report.bars),
+            "series_computed": MetadataValue.int(report.series_computed),
+            "series_up_to_date": MetadataValue.int(report.series_up_to_date),
+            "partitions_held_back": MetadataValue.int(report.partitions_held_back),
+        }
+    )

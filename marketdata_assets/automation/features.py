@@ -1,0 +1,129 @@
+"""Computing features: range runs of ``features`` over what is out of date, one after the other in this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from marketdata_assets.automation.jobs import FEATURES_JOB
+from marketdata_assets.automation.ranges import execute_range, range_runs, reason_of
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.storage.features import read_stale
+from marketdata_assets.storage.symbols import list_symbols
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import date
+
+    from dagster import DagsterInstance, Definitions
+
+    from marketdata_assets.automation.ranges import RangeRun
+    from marketdata_assets.domain.series import Series
+    from marketdata_assets.storage.connection import Database
+
+_SPARE_PARTITIONS: Final = 1_000
+"""Partitions that a run may hold for nothing: recording them costs less than another run."""
+
+
+@dataclass(slots=True)
+class FeaturesOutcome:
+    """What runs of ``features`` did. ``failures`` holds one line for each run that recorded nothing."""
+
+    run_ids: list[str] = field(default_factory=list)
+    rows_written: int = 0
+    series_computed: int = 0
+    partitions_held_back: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+def stale_days(
+    database: Database, series: Iterable[Series], earliest: date
+) -> dict[Series, tuple[date, date]]:
+    """The first and the last local day of each of ``series`` whose features are out of date, not before ``earliest``.
+
+    The last is that of the last bar. A series that is up to date is left out.
+    """
+    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+    days = {}
+    for one, stale in read_stale(database, list(series)).items():
+        calendar = calendar_of(classes[one.symbol])
+        last = calendar.local_day(max(stale.since, stale.last_bar or stale.since))
+        if last >= earliest:
+            days[one] = (max(earliest, calendar.local_day(stale.since)), last)
+    return days
+
+
+def feature_runs(ordered: Sequence[str], days: Mapping[Series, tuple[date, date]]) -> list[RangeRun]:
+    """The runs that compute each series over its ``days``, first and last, both inclusive.
+
+    A run is a rectangle: series that are out of date over much the same days share one.
+
+    Raises:
+        ConfigurationError: A series is no partition any more.
+    """
+    groups: list[_Rectangle] = []
+    for one, (first, last) in sorted(days.items(), key=lambda item: (item[1], item[0].key)):
+        alone = _Rectangle(first, last, (one,), (last - first).days + 1)
+        both = groups[-1].joined(alone) if groups else alone
+        if groups and both.spare <= _SPARE_PARTITIONS:
+            groups[-1] = both
+        else:
+            groups.append(alone)
+    return [run for group in groups for run in range_runs(ordered, group.series, group.first, group.last)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rectangle:
+    first: date
+    last: date
+    series: tuple[Series, ...]
+    wanted: int
+    """How many of its partitions are wanted."""
+
+    @property
+    def spare(self) -> int:
+        return ((self.last - self.first).days + 1) * len(self.series) - self.wanted
+
+    def joined(self, other: _Rectangle) -> _Rectangle:
+        return _Rectangle(
+            min(self.first, other.first),
+            max(self.last, other.last),
+            self.series + other.series,
+            self.wanted + other.wanted,
+        )
+
+
+def compute(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    runs: Sequence[RangeRun],
+    *,
+    force: bool = False,
+    tags: Mapping[str, str] | None = None,
+    outcome: FeaturesOutcome,
+    on_run: Callable[[RangeRun], None] = lambda _: None,
+) -> None:
+    """Execute ``runs`` of ``features`` in order, adding to ``outcome``. A run that fails stops no other.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+    """
+    for run in runs:
+        on_run(run)
+        result = execute_range(
+            definitions,
+            instance,
+            run,
+            job=FEATURES_JOB,
+            config={"features": {"force": force}},
+            tags=tags or {},
+        )
+        outcome.run_ids.append(result.run_id)
+        told = result.get_asset_materialization_events()[:1]
+        if not told:
+            where = f"{run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}"
+            outcome.failures.append(f"features of {where}: {reason_of(result)}")
+        for event in told:
+            facts = event.materialization.metadata
+            for name in ("rows_written", "series_computed", "partitions_held_back"):
+                setattr(outcome, name, getattr(outcome, name) + int(str(facts[name].value)))
