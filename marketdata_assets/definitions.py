@@ -21,6 +21,7 @@ from marketdata_assets.automation.jobs import (
 )
 from marketdata_assets.automation.sensors import matrix_sensor
 from marketdata_assets.checks.bars import bar_checks
+from marketdata_assets.checks.features import feature_checks
 from marketdata_assets.checks.gaps import gap_checks
 from marketdata_assets.config import load_settings
 from marketdata_assets.partitions import day_by_series
@@ -48,7 +49,7 @@ def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Defin
     postgres = PostgresResource()
     return dg.Definitions(
         assets=assets,
-        asset_checks=[bar_checks(), gap_checks()],
+        asset_checks=[bar_checks(), gap_checks(), feature_checks()],
         jobs=[bars_job, gaps_job, features_job, matrix_job, corporate_actions_job],
         sensors=[matrix_sensor()],
         resources={

@@ -1,6 +1,5 @@
 """The ``completeness_matrix`` asset: how whole each series is, one row per series, kept for every day."""
 
-from base64 import b64encode
 from datetime import UTC, datetime
 from typing import Final
 
@@ -15,6 +14,7 @@ from dagster import (
 )
 
 from marketdata_assets.assets.heatmap import days_picture, matrix_picture
+from marketdata_assets.assets.picture import markdown_image
 from marketdata_assets.domain.completeness import Status, cell
 from marketdata_assets.storage.completeness import Recent, read_recent, write_matrix
 from marketdata_assets.storage.resource import PostgresResource
@@ -66,18 +66,14 @@ def _metadata(matrix: pl.DataFrame, recent: Recent | None) -> dict[str, Metadata
         "no_trade_bars": MetadataValue.int(int(matrix["no_trade_bars"].sum())),
         "missing_bars": MetadataValue.int(missing),
         "matrix": MetadataValue.md(matrix_table(matrix)),
-        "heatmap": _image("Completeness of symbols by timeframe", matrix_picture(matrix)),
+        "heatmap": markdown_image("Completeness of symbols by timeframe", matrix_picture(matrix)),
     }
     if expected:
         facts["completeness"] = MetadataValue.float((expected - missing) / expected)
     if recent is not None:
         picture = days_picture(recent.days, recent.first, recent.last)
-        facts["heatmap_days"] = _image("Completeness of series by day", picture)
+        facts["heatmap_days"] = markdown_image("Completeness of series by day", picture)
     return facts
-
-
-def _image(text: str, png: bytes) -> MetadataValue:
-    return MetadataValue.md(f"![{text}](data:image/png;base64,{b64encode(png).decode()})")
 
 
 def matrix_table(matrix: pl.DataFrame) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 import polars as pl
 
+from marketdata_assets.assets.feature_summary import CHART_BARS, FeatureSummary
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.columns import lookback_bars
 from marketdata_assets.domain.features.compute import compute_features
@@ -43,7 +45,20 @@ class FeatureReport:
     series_computed: int = 0
     series_up_to_date: int = 0
     partitions_held_back: int = 0
+    held_back: frozenset[str] = frozenset()
     notices: list[str] = field(default_factory=list)
+    summary: FeatureSummary = field(default_factory=FeatureSummary)
+    sample: Sample | None = None
+    """The first series that was computed, as far as it fits in a chart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Bars and features of one series."""
+
+    series: Series
+    bars: pl.DataFrame
+    features: pl.DataFrame
 
 
 class FeatureRun:
@@ -70,7 +85,8 @@ class FeatureRun:
         self.report.partitions_held_back = held.height
         self._tell_unchecked()
         # What is held back must not be recorded, whether it is computed now or not.
-        yield FeatureBatch(held_back=_keys_of(held))
+        self.report.held_back = _keys_of(held)
+        yield FeatureBatch(held_back=self.report.held_back)
         for timeframe, asset_class, members in self._groups():
             for chunk in whole_day_chunks(timeframe, asset_class, members):
                 yield self._computed(chunk, timeframe, asset_class, held)
@@ -116,9 +132,19 @@ class FeatureRun:
             .drop("day")
         )
         self.report.bars += sound.height
+        self.report.summary.add(sound)
+        self._sample(next(iter(chunk)), bars, sound)
         return FeatureBatch(
             sound, chunk, {one: self._stale[one].version for one in chunk if one in self._stale}
         )
+
+    def _sample(self, series: Series, bars: pl.DataFrame, features: pl.DataFrame) -> None:
+        known = self.report.sample
+        own = {"symbol": series.symbol, "timeframe": series.timeframe.value}
+        if known is None or known.series == series:
+            self.report.sample = Sample(
+                series, bars.filter(**own).tail(CHART_BARS), features.filter(**own).tail(CHART_BARS)
+            )
 
     def _tell_unchecked(self) -> None:
         splitting = sorted({one.symbol for one in self._due if self._classes[one.symbol] in SPLITTING})
@@ -132,7 +158,7 @@ class FeatureRun:
 def _with_lookback(windows: Mapping[Series, Window], bars: pl.DataFrame) -> dict[Series, Window]:
     """The windows from the first of the ``bars`` of each series on."""
     first = {
-        Series(symbol, Timeframe(timeframe)): opened
+        Series(symbol, Timeframe(timeframe)): opened.astimezone(UTC)
         for symbol, timeframe, opened in bars.group_by("symbol", "timeframe")
         .agg(pl.col("time").min())
         .iter_rows()

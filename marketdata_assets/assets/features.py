@@ -16,7 +16,9 @@ from dagster import (
 )
 from pydantic import Field
 
-from marketdata_assets.assets.feature_batches import FeatureRun
+from marketdata_assets.assets.feature_batches import FeatureReport, FeatureRun
+from marketdata_assets.assets.feature_summary import feature_chart
+from marketdata_assets.assets.picture import markdown_image
 from marketdata_assets.storage.features import FeatureBatch
 from marketdata_assets.storage.io_manager import table_metadata
 from marketdata_assets.storage.resource import PostgresResource
@@ -76,3 +78,15 @@ def _batches(
             "partitions_held_back": MetadataValue.int(report.partitions_held_back),
         }
     )
+    # With one partition alone: the event log keeps the metadata of each of them.
+    last = next((key for key in reversed(keys) if key not in report.held_back), None)
+    if last is not None:
+        context.add_asset_metadata(_shown(report), partition_key=last)
+
+
+def _shown(report: FeatureReport) -> dict[str, MetadataValue]:
+    shown: dict[str, MetadataValue] = {"columns": MetadataValue.md(report.summary.table())}
+    if (sample := report.sample) is not None and sample.features.height:
+        picture = feature_chart(sample.series, sample.bars, sample.features)
+        shown["chart"] = markdown_image(f"Close, ATR and volatility of {sample.series}", picture)
+    return shown

@@ -1,17 +1,13 @@
-"""Completeness as PNG pictures: frames in, bytes out.
-
-matplotlib is imported when a picture is drawn: it costs most of a second, which loading the definitions need
-not pay. The figure is drawn without pyplot, whose global state is not safe in a daemon's threads.
-"""
+"""Completeness as PNG pictures: frames in, bytes out."""
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
 
+from marketdata_assets.assets.picture import INK, new_figure, png
 from marketdata_assets.domain.completeness import Status, cell, grid
 
 if TYPE_CHECKING:
@@ -23,8 +19,6 @@ if TYPE_CHECKING:
 MAX_ROWS: Final = 124
 """Series that the picture of days shows: what stays legible, and under some 150 KB."""
 
-_DPI: Final = 90
-_INK: Final = "#24292f"
 _WHOLE, _UNCHECKED, _NOTHING = "#2a9d8f", "#b4bac1", "#f1f3f5"
 _GAPS: Final = ("#9b1d20", "#e76f51", "#f4a261", "#ffe8a3")
 """Nothing there … nearly whole. Darker is worse, so that the picture reads without telling red from green."""
@@ -50,7 +44,7 @@ def matrix_picture(matrix: pl.DataFrame) -> bytes:
             ha="center",
             va="center",
             fontsize=8,
-            color="white" if dark else _INK,
+            color="white" if dark else INK,
         )
     axes.imshow(colours, aspect="auto", interpolation="nearest")
     axes.set_xticks(range(columns), [one.value for one in laid.timeframes], fontsize=8)
@@ -99,11 +93,7 @@ def _worst(keyed: pl.DataFrame, series: list[str]) -> list[str]:
 
 
 def _figure(*, width: float, rows: int, inches_per_row: float) -> tuple[Figure, Axes]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - see the module's docstring
-    from matplotlib.figure import Figure  # noqa: PLC0415 - same
-
-    figure = Figure(figsize=(width, max(rows, 1) * inches_per_row + 1.1), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, max(rows, 1) * inches_per_row + 1.1)
     return figure, figure.add_subplot()
 
 
@@ -112,15 +102,14 @@ def _lines(axes: Axes, columns: int, rows: int) -> None:
     axes.set_xticks([place - 0.5 for place in range(columns + 1)], minor=True)
     axes.set_yticks([place - 0.5 for place in range(rows + 1)], minor=True)
     axes.grid(which="minor", color="white", linewidth=0.8)
-    axes.tick_params(which="both", length=0, labelcolor=_INK, top=False, labeltop=True, labelbottom=False)
+    axes.tick_params(which="both", length=0, labelcolor=INK, top=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
 
 
 def _png(figure: Figure, axes: Axes, title: str) -> bytes:
-    from matplotlib.patches import Patch  # noqa: PLC0415 - see the module's docstring
-    from PIL import Image  # noqa: PLC0415 - same
+    from matplotlib.patches import Patch  # noqa: PLC0415 - see the docstring of the module picture
 
-    axes.set_title(title, fontsize=9, loc="left", color=_INK)
+    axes.set_title(title, fontsize=9, loc="left", color=INK)
     named = {
         "whole": _WHOLE,
         "few missing": _GAPS[-1],
@@ -138,13 +127,7 @@ def _png(figure: Figure, axes: Axes, title: str) -> bytes:
         handlelength=1,
         columnspacing=1,
     )
-    drawn = BytesIO()
-    figure.savefig(drawn, format="png", facecolor="white")
-    # A palette of 64 colours halves the picture, which Dagster keeps with every materialization.
-    small = BytesIO()
-    with Image.open(drawn) as picture:
-        picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
-    return small.getvalue()
+    return png(figure)
 
 
 def _colour(status: Status, share: float | None) -> tuple[float, float, float]:

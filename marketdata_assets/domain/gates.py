@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from marketdata_assets.domain.bars import UTC_TIME, broken_value_rule, bucket_open
+from marketdata_assets.domain.bars import KEY, UTC_TIME, broken_value_rule, bucket_open
 from marketdata_assets.domain.calendar import calendar_of, microseconds
+from marketdata_assets.domain.features.columns import FIRST_ROW
 from marketdata_assets.domain.grid import grid_fault
 from marketdata_assets.domain.outliers import Outlier, flag_outliers
 from marketdata_assets.domain.series import AssetClass
@@ -132,6 +133,52 @@ def outlying(
         .otherwise(pl.format("close {} % from the close before", (pl.col("size") * 100).round_sig_figs(3))),
     )
     return _by_partition(rows, calendar_of(asset_class))
+
+
+def incomplete(
+    bars: pl.DataFrame, features: pl.DataFrame, rows_before: pl.DataFrame, calendar: TradingCalendar
+) -> pl.DataFrame:
+    """Faults of partitions whose features are not those of their bars.
+
+    ``no_features``: a bar without; ``no_bar``: features without a bar; ``unexpected_null``: a null that neither
+    the start of the history nor a gap explains.
+
+    Args:
+        bars: ``symbol, timeframe, time``, whole partitions of any series on ``calendar``, sorted by key.
+        features: The key, the columns of ``FIRST_ROW`` and ``gap_in_window``, of the same partitions.
+        rows_before: ``symbol, timeframe, before``: how many bars each series has before those; at least as
+            many as ``FIRST_ROW`` asks for are enough.
+        calendar: Of every bar.
+    """
+    both = (
+        bars.select(*KEY, pl.int_range(pl.len()).over("symbol", "timeframe").alias("_place"))
+        .join(features.with_columns(_found=pl.lit(value=True)), on=KEY, how="full", coalesce=True)
+        .join(rows_before, on=["symbol", "timeframe"], how="left")
+    )
+    place = pl.col("_place") + pl.col("before").fill_null(0)
+    nulls = {
+        name: pl.col(name).is_null() & (place >= first) & ~pl.col("gap_in_window")
+        for name, first in FIRST_ROW.items()
+    }
+    what = (
+        pl.when(pl.col("_found").is_null())
+        .then(pl.lit("no_features"))
+        .when(pl.col("_place").is_null())
+        .then(pl.lit("no_bar"))
+        .when(pl.any_horizontal(nulls.values()))
+        .then(pl.lit("unexpected_null"))
+    )
+    named = pl.concat_str(
+        [pl.when(is_null).then(pl.lit(name)) for name, is_null in nulls.items()],
+        separator=", ",
+        ignore_nulls=True,
+    )
+    rows = (
+        both.with_columns(what=what, score=pl.lit(1.0), example=named)
+        .filter(pl.col("what").is_not_null())
+        .with_columns(pl.col("example").fill_null(""))
+    )
+    return _by_partition(rows, calendar).with_columns(score=pl.col("rows").cast(pl.Float64))
 
 
 def gappy(

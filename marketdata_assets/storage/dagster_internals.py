@@ -38,7 +38,8 @@ def add_partition_metadata(context: OutputContext, metadata: Mapping[str, Mappin
     step = context.step_context
     collected = dict(step._metadata_accumulator.per_output_metadata)  # noqa: SLF001 - no public way
     for key, values in metadata.items():
-        collected[AssetMetadataHandle(asset_key=context.asset_key, partition_key=key)] = values
+        handle = AssetMetadataHandle(asset_key=context.asset_key, partition_key=key)
+        collected[handle] = {**collected.get(handle, {}), **values}
     step._metadata_accumulator = OutputMetadataAccumulator(per_output_metadata=collected)  # noqa: SLF001 - same
 
 

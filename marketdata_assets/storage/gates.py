@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 from psycopg import sql
 
-from marketdata_assets.domain.bars import RULES_WITHOUT_LOSS, UTC_TIME
+from marketdata_assets.domain.bars import KEY, RULES_WITHOUT_LOSS, UTC_TIME
 from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.features.columns import FIRST_ROW
 from marketdata_assets.domain.gaps import GapState
-from marketdata_assets.domain.gates import FAULT_SCHEMA, gappy, invalid, within
+from marketdata_assets.domain.gates import FAULT_SCHEMA, gappy, incomplete, invalid, within
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.gaps import list_gaps
 from marketdata_assets.storage.symbols import list_symbols, not_tracked
-from marketdata_assets.storage.tables import OHLCV
+from marketdata_assets.storage.tables import FEATURES, OHLCV
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -148,6 +149,34 @@ def whole_day_chunks(
             start = piece.end
     if chunk:
         yield chunk
+
+
+def incomplete_in(database: Database, stretch: Stretch) -> pl.DataFrame:
+    """The faults (``FAULT_SCHEMA``) of ``stretch``'s features, whether a check holds its partitions back or not."""
+    features = read_rows(
+        database,
+        FEATURES,
+        {one: [window] for one, window in stretch.windows.items()},
+        columns=[*KEY, *FIRST_ROW, "gap_in_window"],
+    )
+    before = _bars_before(database, stretch.windows, max(FIRST_ROW.values()))
+    return incomplete(stretch.bars, features, before, calendar_of(stretch.asset_class))
+
+
+def _bars_before(database: Database, windows: Mapping[Series, Window], limit: int) -> pl.DataFrame:
+    """How many bars each series has before its window, ``limit`` at most: ``symbol, timeframe, before``."""
+    values = sql.SQL(", ").join(
+        sql.SQL("({}, {}, {}::timestamptz)").format(
+            *map(sql.Literal, (one.symbol, one.timeframe.value, window.start.isoformat()))
+        )
+        for one, window in windows.items()
+    )
+    query = sql.SQL(
+        "select w.symbol, w.timeframe, (select count(*) from (select from ohlcv o where o.symbol = w.symbol"
+        " and o.timeframe = w.timeframe and o.time < w.lo order by o.time desc limit {}) as earlier) as before"
+        " from (values {}) as w(symbol, timeframe, lo)"
+    ).format(sql.Literal(limit), values)
+    return database.read_frame(query.as_string(None))
 
 
 def _read_quarantined(

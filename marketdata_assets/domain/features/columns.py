@@ -98,6 +98,29 @@ Measured over thousands of random starts on daily, hourly and one-minute bars. M
 LOOKBACK_DAYS: Final[Mapping[str, int]] = MappingProxyType({"vwap_session": 0, "relative_volume_20": 20})
 """How many earlier local days with a bar a column needs, besides the whole of the bar's own day."""
 
+FIRST_ROW: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "simple_return": 1,
+        "log_return": 1,
+        "true_range": 1,
+        "atr_14": 14,
+        "natr_14": 14,
+        "ema_20": 19,
+        "sma_20": 19,
+        "ema_spread_12_26": 25,
+        "macd": 33,
+        "macd_signal": 33,
+        "bb_upper_20": 19,
+        "bb_lower_20": 19,
+        "slope_14": 13,
+        "trend": 25,
+    }
+)
+"""The position, from 0, of the first bar of a history that has a value; later ones have one unless flagged.
+
+Left out are the columns that may stay null for other reasons: flat prices, no volume, a thin day.
+"""
+
 MEMORY: Final = max(LOOKBACK.values())
 """For how many bars a gap stays in the window of some column: as long as the longest look-back."""
 

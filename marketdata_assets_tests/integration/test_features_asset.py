@@ -1,0 +1,243 @@
+"""The features asset: what it computes, what it leaves alone, and what it holds back."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+from dagster import AssetKey
+from polars.testing import assert_frame_equal
+
+from marketdata_assets.automation.features import FeaturesOutcome, compute, feature_runs, stale_days
+from marketdata_assets.automation.gaps import look_for_gaps
+from marketdata_assets.automation.jobs import FEATURES_JOB
+from marketdata_assets.automation.ranges import RangeRun
+from marketdata_assets.definitions import build_definitions
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
+from marketdata_assets.domain.features.compute import compute_features
+from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.domain.windows import Window
+from marketdata_assets.partitions import partition_key
+from marketdata_assets.polygon.resource import PolygonResource
+from marketdata_assets.polygon.simulator import Fault, FaultKind
+from marketdata_assets.storage.bars import BarBatch, read_rows, write_batch
+from marketdata_assets.storage.features import FeatureBatch, mark_stale, read_stale, write_features
+from marketdata_assets.storage.merge import lock_series
+from marketdata_assets.storage.tables import FEATURES, OHLCV
+from marketdata_assets_tests.integration.platform import Platform, open_platform
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dagster import Definitions, ExecuteInProcessResult
+
+FIRST, LAST = date(2023, 5, 22), date(2023, 7, 7)
+WEDNESDAY = datetime(2023, 7, 5, 15, tzinfo=UTC)
+EVER = Window(datetime(2000, 1, 1, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC))
+KEYS = ("SPY:1h", "SPY:1d")
+
+
+@pytest.fixture
+def platform(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
+    with open_platform(database_url, monkeypatch) as running:
+        yield running
+
+
+def definitions(platform: Platform) -> Definitions:
+    return build_definitions(resources={"polygon": PolygonResource(**platform.polygon)})
+
+
+def computed(
+    platform: Platform,
+    first: date = FIRST,
+    last: date = LAST,
+    keys: tuple[str, ...] = KEYS,
+    *,
+    force: bool = False,
+) -> FeaturesOutcome:
+    outcome = FeaturesOutcome()
+    run = RangeRun(first, last, tuple(map(Series.parse, keys)))
+    compute(definitions(platform), platform.instance, [run], force=force, outcome=outcome)
+    assert outcome.failures == []
+    return outcome
+
+
+def look(platform: Platform, *keys: str, repair: bool = True) -> None:
+    run = RangeRun(FIRST, LAST, tuple(map(Series.parse, keys)))
+    look_for_gaps(definitions(platform), platform.instance, [run], repair=repair)
+
+
+def one(platform: Platform, day: date, key: str) -> ExecuteInProcessResult:
+    return (
+        definitions(platform)
+        .resolve_job_def(FEATURES_JOB)
+        .execute_in_process(
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            partition_key=partition_key(day, Series.parse(key)),
+            instance=platform.instance,
+            raise_on_error=False,
+        )
+    )
+
+
+def stored(platform: Platform, *keys: str) -> pl.DataFrame:
+    rows = read_rows(platform.database, FEATURES, {Series.parse(key): [EVER] for key in keys})
+    return rows.cast(FEATURES_SCHEMA)
+
+
+def of_all_history(platform: Platform, *keys: str) -> pl.DataFrame:
+    bars = read_rows(platform.database, OHLCV, {Series.parse(key): [EVER] for key in keys})
+    return compute_features(bars, calendar_of(AssetClass.STOCK))
+
+
+def same(found: pl.DataFrame, expected: pl.DataFrame) -> None:
+    assert_frame_equal(found, expected, rel_tol=1e-9, abs_tol=1e-9 * 500)
+
+
+def change(platform: Platform, key: str, time: datetime, factor: float) -> None:
+    """The vendor revises the bar of ``key`` at ``time``."""
+    bars = read_rows(
+        platform.database, OHLCV, {Series.parse(key): [Window(time, time + timedelta(minutes=1))]}
+    )
+    assert bars.height == 1
+    revised = bars.with_columns(pl.col("open", "high", "low", "close") * factor)
+    write_batch(platform.database, BarBatch(revised))
+
+
+def test_every_bar_has_the_features_of_its_whole_history(platform: Platform) -> None:
+    platform.track(*KEYS)
+    platform.run_range(FIRST, LAST, *KEYS)
+    outcome = computed(platform)
+    expected = of_all_history(platform, *KEYS)
+    assert (outcome.series_computed, outcome.rows_written) == (2, expected.height)
+    same(stored(platform, *KEYS), expected)
+    assert read_stale(platform.database) == {}
+    event = platform.instance.fetch_materializations(AssetKey("features"), limit=500)
+    told = [
+        one.asset_materialization.metadata for one in event.records if one.asset_materialization is not None
+    ]
+    (chart,) = [metadata["chart"] for metadata in told if "chart" in metadata]
+    assert "data:image/png;base64" in str(chart.value)
+    (table,) = [str(metadata["columns"].value) for metadata in told if "columns" in metadata]
+    assert len(table.splitlines()) == 2 + 24
+    joined = platform.database.read_frame(
+        "select count(*) as n from market_data_v2 where gap_in_window is not null"
+    )
+    assert joined.item() == expected.height
+
+
+def test_partitions_one_by_one_are_the_range(platform: Platform) -> None:
+    platform.track("SPY:1h")
+    platform.run_range(FIRST, LAST, "SPY:1h")
+    for day in (date(2023, 7, 5), FIRST, date(2023, 5, 23), date(2023, 7, 6)):
+        assert one(platform, day, "SPY:1h").success
+    days = stored(platform, "SPY:1h")
+    assert days["time"].dt.date().n_unique() >= 4
+    expected = of_all_history(platform, "SPY:1h").join(days, on=["symbol", "timeframe", "time"], how="semi")
+    same(days, expected)
+    # The first of them is not the first bar: what lies before is still to be computed.
+    assert read_stale(platform.database)[Series.parse("SPY:1h")].since.date() == date(2023, 5, 24)
+
+
+def test_what_is_up_to_date_is_not_computed_again(platform: Platform) -> None:
+    platform.track(*KEYS)
+    platform.run_range(FIRST, LAST, *KEYS)
+    computed(platform)
+    before = platform.database.read_frame("select * from features order by symbol, timeframe, time")
+    again = computed(platform)
+    assert (again.series_computed, again.rows_written) == (0, 0)
+    assert stale_days(platform.database, [Series.parse(key) for key in KEYS], FIRST) == {}
+    assert platform.database.read_frame("select * from features order by symbol, timeframe, time").equals(
+        before
+    )
+    assert computed(platform, force=True).rows_written == before.height
+
+
+def test_a_revised_bar_recomputes_from_there_to_the_end_and_nothing_else(platform: Platform) -> None:
+    platform.track(*KEYS)
+    platform.run_range(FIRST, LAST, *KEYS)
+    computed(platform)
+    stamps = "select timeframe, time, computed_at from features order by timeframe, time"
+    before = platform.database.read_frame(stamps)
+    change(platform, "SPY:1h", WEDNESDAY, 1.01)
+    days = stale_days(platform.database, [Series.parse(key) for key in KEYS], FIRST)
+    assert days == {Series.parse("SPY:1h"): (date(2023, 7, 5), date(2023, 7, 7))}
+    (run,) = feature_runs(KEYS, days)
+    outcome = computed(platform, run.first_day, run.last_day, ("SPY:1h",))
+    assert outcome.series_computed == 1
+    same(stored(platform, *KEYS), of_all_history(platform, *KEYS))
+    after = platform.database.read_frame(stamps)
+    moved = after.filter(after["computed_at"] != before["computed_at"])
+    assert set(moved["timeframe"]) == {"1h"}
+    assert all(time >= datetime(2023, 7, 5, 4, tzinfo=UTC) for time in moved["time"])
+    assert moved.height == outcome.rows_written
+
+
+def test_a_lost_hour_holds_its_day_back_until_it_is_filled(platform: Platform) -> None:
+    platform.track("SPY:1m", "SPY:1h")
+    keys = ("SPY:1m", "SPY:1h")
+    fault = Fault(
+        kind=FaultKind.LOST_HOURS,
+        ticker="SPY",
+        start=WEDNESDAY,
+        end=WEDNESDAY + timedelta(hours=1),
+        returns_after=2,
+    )
+    platform.simulator.set_faults(fault)
+    platform.run_range(FIRST, LAST, *keys)
+    look(platform, *keys, repair=False)
+    outcome = computed(platform, keys=keys)
+    assert outcome.partitions_held_back == 2
+    day = "(time at time zone 'America/New_York')::date"
+    assert platform.count("features", f"{day} = '2023-07-05'") == 0
+    flagged = platform.database.read_frame(
+        f"select bool_and(gap_in_window) as all from features where timeframe = '1h' and {day} = '2023-07-06'"
+    )
+    assert flagged.item() is True
+    held = {str(partition_key(date(2023, 7, 5), Series.parse(key))) for key in keys}
+    recorded = platform.instance.get_materialized_partitions(AssetKey("features"))
+    assert not held & recorded
+    assert len(recorded) == 2 * ((LAST - FIRST).days + 1) - 2
+    alone = one(platform, date(2023, 7, 5), "SPY:1m")
+    assert not alone.success
+    assert not held & platform.instance.get_materialized_partitions(AssetKey("features"))
+
+    look(platform, *keys)
+    assert platform.count("gap_report", "state = 'filled'") == 2
+    days = stale_days(platform.database, [Series.parse(key) for key in keys], FIRST)
+    assert {first for first, _ in days.values()} == {date(2023, 7, 5)}
+    assert computed(platform, date(2023, 7, 5), LAST, keys).partitions_held_back == 0
+    same(stored(platform, *keys), of_all_history(platform, *keys))
+    assert held <= platform.instance.get_materialized_partitions(AssetKey("features"))
+
+
+def test_a_change_while_features_are_computed_is_not_lost(platform: Platform) -> None:
+    platform.track("SPY:1d")
+    platform.run_range(FIRST, LAST, "SPY:1d")
+    series = Series.parse("SPY:1d")
+    version = read_stale(platform.database)[series].version
+    features = of_all_history(platform, "SPY:1d")
+
+    def overtake(connection: Any) -> None:  # noqa: ANN401 - psycopg's
+        lock_series(connection, [series])
+        mark_stale(connection, {series: WEDNESDAY}, "a bar came in between")
+
+    platform.database.transaction(overtake)
+    write_features(platform.database, FeatureBatch(features, {series: EVER}, {series: version}))
+    left = read_stale(platform.database)[series]
+    assert left.since < WEDNESDAY
+    assert left.version == version + 1
+    write_features(platform.database, FeatureBatch(features, {series: EVER}, {series: left.version}))
+    assert read_stale(platform.database) == {}
+
+
+def test_new_bars_put_nothing_before_them_out_of_date(platform: Platform) -> None:
+    platform.track("SPY:1d")
+    platform.run_range(FIRST, date(2023, 6, 30), "SPY:1d")
+    computed(platform, FIRST, date(2023, 6, 30), ("SPY:1d",))
+    platform.run_range(date(2023, 7, 1), LAST, "SPY:1d", correction_sessions=0)
+    days = stale_days(platform.database, [Series.parse("SPY:1d")], FIRST)
+    assert days == {Series.parse("SPY:1d"): (date(2023, 7, 3), date(2023, 7, 7))}
