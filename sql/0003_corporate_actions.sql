@@ -132,6 +132,7 @@ cross join lateral (
                select from split_factors s where s.symbol = w.symbol
                and s.until > w.time + interval '26 hours' and s.until < w.time + interval '146 hours'
            ) as divided
+    offset 0  -- worked out once for a week, not once for each of its columns
 ) as week
 left join lateral (
     select (array_agg(b.open * coalesce(s.price_factor, 1) order by b.time))[1] as open,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,10 @@ from psycopg import sql
 
 from marketdata_assets.domain.actions import DATES, KEYS, SCHEMAS, ActionKind, reach_of
 from marketdata_assets.domain.adjust import SPLIT_SCHEMA
+from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.storage.features import mark_stale
+from marketdata_assets.storage.merge import lock_series
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +38,9 @@ _POSTGRES_TYPES: Final[dict[pl.DataType, str]] = {
 }
 _ONE_ENDPOINTS_OWN: Final = frozenset({"adjustment_type", "distribution_type", "dividend_type"})
 """Columns that one of a kind's endpoints leaves out: what the other has said stays."""
+
+
+_EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +87,10 @@ def store_actions(
     def work(connection: Connection[tuple[object, ...]]) -> ActionCounts:
         # Two writers of one list would insert the same keys.
         connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"actions {kind}"])
+        before = _executed(connection, symbols, None) if kind is ActionKind.SPLITS else set()
         merged = connection.execute(merge, [*arrays, list(symbols), reach]).fetchall()
+        if kind is ActionKind.SPLITS:
+            _mark_features_stale(connection, before ^ _executed(connection, symbols, today))
         (still,) = connection.execute(listed, [list(symbols)]).fetchone() or (0,)
         connection.execute(
             "insert into corporate_action_checks as c (kind, symbol, endpoint)"
@@ -99,6 +110,33 @@ def store_actions(
         )
 
     return database.transaction(work)
+
+
+def _executed(
+    connection: Connection[tuple[object, ...]], symbols: Sequence[str], today: date | None
+) -> set[tuple[object, ...]]:
+    """The splits of ``symbols`` that are executed by ``today``; None: by the day on which they were last asked for."""
+    rows = connection.execute(
+        "select s.symbol, s.execution_date, s.split_from, s.split_to from splits s"
+        " left join corporate_action_checks c on c.kind = 'splits' and c.symbol = s.symbol"
+        " where s.symbol = any(%(symbols)s) and s.withdrawn_at is null and s.execution_date <="
+        "  coalesce(%(today)s::date, (c.checked_at at time zone 'America/New_York')::date)",
+        {"symbols": list(symbols), "today": today},
+    ).fetchall()
+    return set(rows)
+
+
+def _mark_features_stale(
+    connection: Connection[tuple[object, ...]], changed: set[tuple[object, ...]]
+) -> None:
+    """A split moves the prices of all that lies before it, and means remember for ever: all is out of date."""
+    rows = connection.execute(
+        "select symbol, timeframe from bar_counts where symbol = any(%s)",
+        [sorted({str(row[0]) for row in changed})],
+    ).fetchall()
+    series = [Series(str(symbol), Timeframe(str(timeframe))) for symbol, timeframe in rows]
+    lock_series(connection, series)
+    mark_stale(connection, dict.fromkeys(series, _EVER), "a split took effect, or was corrected")
 
 
 def _column(values: pl.Series) -> list[object]:

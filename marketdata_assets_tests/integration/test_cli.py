@@ -410,6 +410,22 @@ def test_a_symbol_that_fails_is_told_and_the_others_are_counted_and_recorded(
     assert recorded["series"].to_list() == ["AAPL:1d", "NVDA:1d"]
 
 
+def test_corporate_actions_are_counted_and_what_the_plan_lacks_is_no_failure(
+    run: Run, database: Database
+) -> None:
+    done = run("actions")
+    assert done.returncode == 0, done.stderr
+    splits, dividends, earnings = done.stdout.splitlines()
+    stored = database.read_frame("select count(*) as n from splits").item()
+    assert stored > 10
+    assert splits == (
+        f"splits: {stored} stored; {stored} inserted, 0 changed, 0 unchanged, 0 withdrawn (1 request)"
+    )
+    assert dividends.startswith("dividends: ")
+    assert earnings == "earnings: not in your plan"
+    assert "Traceback" not in done.stderr
+
+
 # slow: the vendor's retries wait some six seconds of real time
 @pytest.mark.slow
 def test_an_unreachable_vendor_is_one_line(run: Run, database: Database) -> None:

@@ -15,6 +15,7 @@ from marketdata_assets.automation.gaps import look_for_gaps
 from marketdata_assets.automation.jobs import FEATURES_JOB
 from marketdata_assets.automation.ranges import RangeRun
 from marketdata_assets.definitions import build_definitions
+from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
 from marketdata_assets.domain.features.compute import compute_features
@@ -23,6 +24,7 @@ from marketdata_assets.domain.windows import Window
 from marketdata_assets.partitions import partition_key
 from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.polygon.simulator import Fault, FaultKind
+from marketdata_assets.storage.actions import store_actions
 from marketdata_assets.storage.bars import BarBatch, read_rows, write_batch
 from marketdata_assets.storage.features import FeatureBatch, mark_stale, read_stale, write_features
 from marketdata_assets.storage.merge import lock_series
@@ -241,3 +243,50 @@ def test_new_bars_put_nothing_before_them_out_of_date(platform: Platform) -> Non
     platform.run_range(date(2023, 7, 1), LAST, "SPY:1d", correction_sessions=0)
     days = stale_days(platform.database, [Series.parse("SPY:1d")], FIRST)
     assert days == {Series.parse("SPY:1d"): (date(2023, 7, 3), date(2023, 7, 7))}
+
+
+def split_on(platform: Platform, day: str, *, known: date) -> None:
+    """The vendor lists a split of SPY, two for one on ``day``, asked for on the date ``known``."""
+    rows = pl.DataFrame(
+        {
+            "symbol": ["SPY"],
+            "execution_date": [date.fromisoformat(day)],
+            "split_from": [1.0],
+            "split_to": [2.0],
+        }
+    )
+    schema = SCHEMAS[ActionKind.SPLITS]
+    frame = rows.with_columns(
+        pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in rows.columns
+    ).select(schema.names())
+    store_actions(
+        platform.database,
+        ActionKind.SPLITS,
+        frame.cast(schema),
+        symbols=["SPY"],
+        endpoint="/stocks/v1/splits",
+        today=known,
+    )
+    platform.database.transaction(
+        lambda connection: connection.execute("update corporate_action_checks set checked_at = %s", [known])
+    )
+
+
+def test_a_split_recomputes_all_of_its_symbol_on_the_day_that_it_takes_effect(platform: Platform) -> None:
+    platform.track("SPY:1d", "QQQ:1d")
+    platform.run_range(FIRST, LAST, "SPY:1d", "QQQ:1d")
+    computed(platform, keys=("SPY:1d", "QQQ:1d"))
+    before = stored(platform, "SPY:1d")
+    split_on(platform, "2023-06-20", known=date(2023, 6, 1))
+    assert read_stale(platform.database) == {}, "announced, not executed"
+    split_on(platform, "2023-06-20", known=date(2023, 7, 10))
+    assert set(read_stale(platform.database)) == {Series.parse("SPY:1d")}
+    outcome = computed(platform, keys=("SPY:1d", "QQQ:1d"))
+    assert (outcome.series_computed, outcome.rows_written) == (1, before.height)
+    after = stored(platform, "SPY:1d")
+    earlier = pl.col("time") < datetime(2023, 6, 20, tzinfo=UTC)
+    halved = (after["true_range"] / before["true_range"]).filter(before.select(earlier).to_series()).drop_nulls()
+    assert halved.len() > 0
+    assert halved.to_list() == pytest.approx([0.5] * halved.len())
+    split_on(platform, "2023-06-20", known=date(2023, 7, 11))
+    assert read_stale(platform.database) == {}, "nothing new"

@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
+from marketdata_assets.polygon.actions import ENDPOINTS, plan_lists
 from marketdata_assets.polygon.client import PolygonClient, RetryPolicy, Timeouts, history_cut, vendor_range
 from marketdata_assets.polygon.errors import (
     AuthenticationError,
@@ -33,7 +35,7 @@ from marketdata_assets.polygon.errors import (
 from marketdata_assets.polygon.limiter import NoLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
     from marketdata_assets.polygon.client import FetchedPage
@@ -81,6 +83,15 @@ class Asked:
         return answer(request) if callable(answer) else answer
 
     def pages(self, window: Window = DAY, ticker: str = "AAPL") -> list[FetchedPage]:
+        return self._collect(
+            lambda client: client.aggregates(ticker, Timeframe.M1, window, symbol="AAPL", calendar=XNYS)
+        )
+
+    def actions(self, *symbols: str, kind: ActionKind = ActionKind.SPLITS) -> list[FetchedPage]:
+        (request,) = plan_lists(kind, ENDPOINTS[kind][0], symbols)
+        return self._collect(lambda client: client.actions(request))
+
+    def _collect(self, ask: Callable[[PolygonClient], AsyncGenerator[FetchedPage]]) -> list[FetchedPage]:
         async def collect() -> list[FetchedPage]:
             async with PolygonClient(
                 base_url="https://vendor.test",
@@ -91,8 +102,7 @@ class Asked:
                 request_log=self.log.append,
                 transport=httpx.MockTransport(self.handle),
             ) as client:
-                stream = client.aggregates(ticker, Timeframe.M1, window, symbol="AAPL", calendar=XNYS)
-                return [page async for page in stream]
+                return [page async for page in ask(client)]
 
         return asyncio.run(collect())
 
@@ -434,3 +444,63 @@ def test_a_first_bar_long_after_the_start_is_noticed() -> None:
 def test_a_first_bar_near_the_start_is_not(first_bar: datetime | None) -> None:
     window = Window(XNYS.day_start(date(2022, 12, 30)), XNYS.day_start(date(2023, 12, 31)))
     assert history_cut(window, first_bar, XNYS, symbol="AAPL", tolerance=6) is None
+
+
+SPLIT = {"ticker": "AAPL", "execution_date": "2020-08-31", "split_from": 1, "split_to": 4, "id": "E1"}
+
+
+def test_a_list_is_asked_for_as_planned_with_the_key_in_the_header() -> None:
+    asked = Asked([ok(SPLIT)])
+    (page,) = asked.actions("AAPL", "BRK.B")
+    (request,) = asked.requests
+    assert request.url.path == "/stocks/v1/splits"
+    assert "ticker.any_of=AAPL,BRK.B&" in str(request.url)
+    assert dict(request.url.params) == {
+        "ticker.any_of": "AAPL,BRK.B",
+        "sort": "execution_date.asc",
+        "limit": "5000",
+    }
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert page.frame.schema == SCHEMAS[ActionKind.SPLITS]
+    assert (page.is_last, page.record.bars, page.record.base, page.record.window) == (True, 1, None, None)
+    assert asked.log == [page.record]
+    assert asked.limiter.grants == 1
+
+
+def test_pages_of_a_list_are_followed_by_path_and_query_alone() -> None:
+    following = "https://elsewhere.test/stocks/v1/splits"
+    asked = Asked([ok(SPLIT, next_url=f"{following}?cursor=YQ%3D%3D&apiKey={KEY}"), ok(SPLIT)])
+    first, second = asked.actions("AAPL")
+    url = asked.requests[1].url
+    assert (url.scheme, url.host, url.path) == ("https", "vendor.test", "/stocks/v1/splits")
+    # The cursor repeats the whole query by itself.
+    assert dict(url.params) == {"cursor": "YQ=="}
+    assert [first.is_last, second.is_last] == [False, True]
+    assert [first.record.page, second.record.page] == [1, 2]
+
+
+def test_a_list_that_leads_back_to_itself_is_given_up() -> None:
+    asked = Asked([ok(SPLIT, next_url="https://vendor.test/stocks/v1/splits?cursor=a")])
+    with pytest.raises(PagingLoopError, match="splits of AAPL: page 2 leads back"):
+        asked.actions("AAPL")
+    assert len(asked.requests) == 2
+
+
+@pytest.mark.parametrize("failure", PASSING, ids=str)
+def test_a_list_is_asked_for_again_after_what_may_pass(
+    failure: httpx.Response | Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = Asked([failure, ok(SPLIT)])
+    (page,) = asked.actions("AAPL", "KO")
+    assert (page.frame.height, page.record.retries) == (1, 1)
+    assert "splits of 2 symbols, page 1: " in caplog.text
+
+
+@pytest.mark.parametrize(("answer", "kind"), FINAL, ids=str)
+def test_a_list_that_is_refused_is_asked_for_once(answer: httpx.Response, kind: type[PolygonError]) -> None:
+    asked = Asked([answer])
+    with pytest.raises(kind, match="earnings of AAPL") as caught:
+        asked.actions("AAPL", kind=ActionKind.EARNINGS)
+    assert type(caught.value) is kind
+    assert len(asked.requests) == 1
+    assert KEY not in str(caught.value)

@@ -84,6 +84,30 @@ def test_duplicated_splits_can_be_asked_for(vendor: Callable[..., Vendor]) -> No
     assert found[0]["id"] != found[1]["id"]
 
 
+def test_earnings_are_refused_unless_the_plan_has_them(
+    plain: Vendor, vendor: Callable[..., Vendor], fixtures: Path
+) -> None:
+    assert plain.get("/benzinga/v1/earnings").status_code == 403
+    [recorded] = json.loads((fixtures / "doc_benzinga_v1_earnings.json").read_text())["results"]
+    found = rows(vendor(earnings=True), "/benzinga/v1/earnings", **{"ticker.any_of": "AAPL,SPY"}, limit="7")
+    assert {row["ticker"] for row in found} == {"AAPL"}  # funds report nothing
+    assert len({row["benzinga_id"] for row in found}) == len(found) > 7
+    reported = [row for row in found if row["date"] <= "2025-06-30"]
+    assert all(set(recorded) <= set(row) for row in reported)
+    assert not any("actual_eps" in row for row in found if row not in reported)
+    assert 0 < len(reported) < len(found)
+
+
+@pytest.mark.parametrize(("status", "said"), [(403, "NOT_AUTHORIZED"), (404, "NOT_FOUND")])
+def test_a_path_can_be_refused_and_the_others_answer(
+    vendor: Callable[..., Vendor], status: int, said: str
+) -> None:
+    client = vendor(refused={"/stocks/v1/splits": status})
+    answer = client.get("/stocks/v1/splits")
+    assert (answer.status_code, answer.json()["status"]) == (status, said)
+    assert client.get("/v3/reference/splits").status_code == 200
+
+
 @pytest.mark.parametrize(
     ("moment", "market", "early", "after"),
     [

@@ -1,0 +1,317 @@
+"""Bars as users read them from Python, and as the view of adjusted bars shows them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from marketdata_assets import bars, reading
+from marketdata_assets.automation.actions import refresh_actions
+from marketdata_assets.definitions import build_definitions
+from marketdata_assets.domain.actions import SCHEMAS, ActionKind
+from marketdata_assets.domain.adjust import SplitError
+from marketdata_assets.domain.bars import BAR_SCHEMA
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.rollup import roll_up
+from marketdata_assets.domain.series import AssetClass
+from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
+from marketdata_assets.polygon.resource import PolygonResource
+from marketdata_assets.storage.actions import store_actions
+from marketdata_assets.storage.bars import BarBatch, write_batch
+from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
+from marketdata_assets_tests.integration.frames import bar, frame, run_of
+from marketdata_assets_tests.integration.platform import open_platform
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from marketdata_assets.storage.connection import Database
+
+XNYS = calendar_of(AssetClass.STOCK)
+MONDAY = date(2024, 6, 10)
+
+
+@pytest.fixture(autouse=True)
+def _store(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    yield
+    reading._close_all()
+
+
+def track(
+    database: Database, symbol: str, timeframes: str, asset_class: AssetClass = AssetClass.STOCK
+) -> None:
+    add_symbols(database, [TrackedSymbol(symbol, asset_class, timeframes=parse_timeframes(timeframes))])
+
+
+def write(database: Database, stored: pl.DataFrame) -> None:
+    write_batch(database, BarBatch(stored))
+
+
+def split(database: Database, symbol: str, *found: tuple[date, float, float]) -> None:
+    """Make ``found`` all the splits of ``symbol``."""
+    rows = [
+        {"symbol": symbol, "execution_date": day, "split_from": before, "split_to": after}
+        for day, before, after in found
+    ]
+    listed = pl.DataFrame(rows, schema=SCHEMAS[ActionKind.SPLITS])
+    store_actions(database, ActionKind.SPLITS, listed, symbols=[symbol], endpoint="/", today=date(2024, 7, 1))
+
+
+def days_of(symbol: str, first: date, last: date) -> pl.DataFrame:
+    """A rising bar a session, with the columns that a split scales all different."""
+    return frame(
+        *(
+            bar(
+                f"{symbol}:1d",
+                XNYS.day_start(day),
+                open=100.0 + place,
+                high=105.0 + place,
+                low=95.0 + place,
+                close=101.0 + place,
+                volume=1000.0 + place,
+                vwap=100.5 + place,
+            )
+            for place, day in enumerate(XNYS.sessions(first, last))
+        )
+    )
+
+
+def view(database: Database, symbol: str, timeframe: str) -> pl.DataFrame:
+    return database.read_frame(
+        "select * from ohlcv_adjusted where symbol = $1 and timeframe = $2 order by time", [symbol, timeframe]
+    )
+
+
+def same_as_view(database: Database, read: pl.DataFrame, symbol: str, timeframe: str) -> None:
+    shown = view(database, symbol, timeframe).select(read.columns).cast(BAR_SCHEMA)
+    assert_frame_equal(read, shown, rel_tol=1e-9, abs_tol=0)
+
+
+def test_apple_across_four_splits(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch, realdata: Path
+) -> None:
+    expected: dict[str, Any] = json.loads((realdata / "expected" / "A05_aapl_splits.json").read_text())[
+        "expected"
+    ]
+    track(database, "AAPL", "1d,1w")
+    days = (
+        pl.read_parquet(realdata / "data" / "lean_aapl_1d.parquet")
+        .rename({"ts": "time"})
+        .with_columns(
+            pl.lit("AAPL").alias("symbol"),
+            pl.lit("1d").alias("timeframe"),
+            pl.col("time").cast(BAR_SCHEMA["time"]),
+            pl.col("close").alias("vwap"),
+            pl.lit(1).alias("transactions"),
+            pl.lit(1).alias("base_bars"),
+        )
+        .select(BAR_SCHEMA.names())
+        .cast(BAR_SCHEMA)
+        .sort("time")
+    )
+    write(database, pl.concat([days, roll_up(days, Timeframe.W1, XNYS)]))
+    with open_platform(database_url, monkeypatch, replay=realdata / "data") as platform:
+        definitions = build_definitions(resources={"polygon": PolygonResource(**platform.polygon)})
+        refresh_actions(definitions, platform.instance)
+
+    first, last = date(1998, 1, 1), date(2021, 3, 31)
+    adjusted = bars("AAPL", "1d", first, last)
+    assert adjusted.height == expected["rows"]
+    local = pl.col("time").dt.convert_time_zone("America/New_York").dt.date().cast(pl.String)
+    by_day = {row["day"]: row for row in adjusted.with_columns(day=local).iter_rows(named=True)}
+    for day, values in expected["split_adjusted"].items():
+        # The file has eight decimals.
+        assert {name: by_day[day][name] for name in values} == pytest.approx(values, rel=1e-9, abs=5e-9), day
+    assert by_day["2014-06-06"]["close"] == pytest.approx(23.05607143, abs=5e-9)
+    fall = by_day["2000-09-29"]["close"] / by_day["2000-09-28"]["close"] - 1
+    assert fall == pytest.approx(-0.516, abs=5e-4)
+    same_as_view(database, adjusted, "AAPL", "1d")
+
+    past = bars("AAPL", "1d", date(2014, 6, 6), date(2014, 6, 9), as_of=date(2018, 1, 19))
+    assert past["close"].to_list() == pytest.approx(
+        list(expected["split_adjusted_as_of_2018_01_19"].values()), rel=1e-9
+    )
+    raw = bars("AAPL", "1d", date(2014, 6, 6), date(2014, 6, 6), adjusted=False)
+    assert raw["close"].to_list() == [expected["raw"]["2014-06-06"]["close"]]
+
+    # 2000-06-21 was a Wednesday: its week is made anew of its days.
+    weeks = bars("AAPL", "1w", date(1997, 12, 28), last)
+    assert_frame_equal(weeks, roll_up(adjusted, Timeframe.W1, XNYS), rel_tol=1e-9, abs_tol=0)
+    same_as_view(database, weeks, "AAPL", "1w")
+    factors = view(database, "AAPL", "1w").filter(pl.col("split_factor").is_null())
+    assert [XNYS.local_day(opened) for opened in factors["time"]] == [date(2000, 6, 18)]
+
+
+def test_the_view_and_the_function_agree_around_splits_and_changes_of_the_clock(database: Database) -> None:
+    track(database, "KO", "1d,1w")
+    days = days_of("KO", date(2024, 3, 3), date(2024, 11, 29))
+    write(database, pl.concat([days, roll_up(days, Timeframe.W1, XNYS)]))
+    # A Sunday on which the clocks change, a Monday, a Tuesday after a holiday, mid-week, a Friday, a Saturday.
+    executed = ["2024-03-10", "2024-06-10", "2024-05-28", "2024-07-17", "2024-08-16", "2024-11-09"]
+    split(database, "KO", *((date.fromisoformat(day), 2.0, 3.0 + n) for n, day in enumerate(executed)))
+    for timeframe in ("1d", "1w"):
+        read = bars("KO", timeframe, date(2024, 3, 1), date(2024, 11, 30))
+        same_as_view(database, read, "KO", timeframe)
+    assert read["base_bars"].sum() == days.height
+
+
+def test_a_split_that_is_announced_or_withdrawn_changes_nothing(database: Database) -> None:
+    track(database, "KO", "1d")
+    write(database, days_of("KO", MONDAY, MONDAY))
+    raw = bars("KO", "1d", MONDAY, MONDAY, adjusted=False)
+    split(database, "KO", (date(2999, 1, 4), 1.0, 2.0), (date(2024, 6, 20), 1.0, 4.0))
+    assert (bars("KO", "1d", MONDAY, MONDAY)["close"] * 4).to_list() == raw["close"].to_list()
+    assert (bars("KO", "1d", MONDAY, MONDAY, as_of=date(2999, 1, 4))["close"] * 8).to_list() == raw[
+        "close"
+    ].to_list()
+    split(database, "KO", (date(2999, 1, 4), 1.0, 2.0))
+    assert bars("KO", "1d", MONDAY, MONDAY).equals(raw)
+    assert view(database, "KO", "1d")["split_factor"].to_list() == [1.0]
+
+
+def test_a_week_whose_days_are_not_stored_is_refused_or_null(database: Database) -> None:
+    track(database, "KO", "1w")
+    days = days_of("KO", date(2024, 6, 3), date(2024, 6, 14))
+    write(database, roll_up(days, Timeframe.W1, XNYS))
+    split(database, "KO", (date(2024, 6, 12), 1.0, 2.0))
+    with pytest.raises(SplitError, match="collect KO in 1d"):
+        bars("KO", "1w", date(2024, 6, 1), date(2024, 6, 30))
+    before, divided = view(database, "KO", "1w").to_dicts()
+    assert before["split_factor"] == 0.5
+    assert (divided["close"], divided["split_factor"]) == (None, None)
+
+
+@pytest.fixture
+def minutes(database: Database) -> pl.DataFrame:
+    """Minutes of AAPL around midnight in New York and in Greenwich, stored."""
+    track(database, "AAPL", "1m,1h")
+    stored = run_of("AAPL:1m", 60 * 30, start=datetime(2024, 6, 10, 22, tzinfo=UTC))
+    write(database, stored)
+    split(database, "AAPL")
+    return stored
+
+
+def edges(read: pl.DataFrame) -> tuple[datetime, datetime]:
+    return read["time"][0], read["time"][-1]
+
+
+def test_dates_are_local_days_both_inclusive(minutes: pl.DataFrame) -> None:
+    read = bars("AAPL", "1m", date(2024, 6, 11), date(2024, 6, 11))
+    midnight = datetime(2024, 6, 11, 4, tzinfo=UTC)
+    assert edges(read) == (midnight, midnight + timedelta(days=1, minutes=-1))
+    assert read.schema == BAR_SCHEMA
+    assert bars("aapl", Timeframe.M1, "2024-06-11", "2024-06-11").equals(read)
+
+
+def test_moments_are_half_open_in_any_zone(minutes: pl.DataFrame) -> None:
+    start, end = datetime(2024, 6, 11, 14, tzinfo=UTC), datetime(2024, 6, 11, 15, tzinfo=UTC)
+    read = bars("AAPL", "1m", start, end)
+    assert read.height == 60
+    assert edges(read) == (start, end - timedelta(minutes=1))
+    assert bars("AAPL", "1m", start.astimezone(XNYS.timezone), end).equals(read)
+    assert bars("AAPL", "1m", "2024-06-11T10:00:00-04:00", "2024-06-11T15:00:00Z").equals(read)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("MSFT", "1m", MONDAY, MONDAY), "MSFT is not tracked"),
+        (("A B", "1m", MONDAY, MONDAY), "is not a symbol"),
+        (("AAPL", "2h", MONDAY, MONDAY), "unknown timeframe '2h'"),
+        (("AAPL", "4h", MONDAY, MONDAY), "AAPL:4h is not collected: AAPL is in 1m, 1h"),
+        (("AAPL", "1m", datetime(2024, 6, 10), MONDAY), "start 2024-06-10 00:00:00 has no time zone"),  # noqa: DTZ001 - the point
+        (("AAPL", "1m", "2024-06-10T10:00", MONDAY), "has no time zone"),
+        (("AAPL", "1m", "yesterday", MONDAY), "start 'yesterday' is no date and no time"),
+        (("AAPL", "1m", MONDAY, MONDAY - timedelta(days=1)), "empty or reversed"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_one_line(
+    minutes: pl.DataFrame, arguments: tuple[Any, Any, Any, Any], said: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        bars(*arguments)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    # The next call is none the worse for it.
+    assert bars("AAPL", "1m", MONDAY, MONDAY).height == 6 * 60
+
+
+def test_as_of_is_a_date_and_for_adjusted_bars_alone(minutes: pl.DataFrame) -> None:
+    with pytest.raises(ConfigurationError, match="adjusted=False"):
+        bars("AAPL", "1m", MONDAY, MONDAY, adjusted=False, as_of=MONDAY)
+    with pytest.raises(ConfigurationError, match="as_of is a date"):
+        bars("AAPL", "1m", MONDAY, MONDAY, as_of=datetime(2024, 6, 10, tzinfo=UTC))
+
+
+def test_nothing_is_called_adjusted_whose_splits_nobody_asked_for(database: Database) -> None:
+    track(database, "KO", "1d")
+    write(database, days_of("KO", MONDAY, MONDAY))
+    with pytest.raises(ConfigurationError, match=r"splits of KO were never asked for.*marketdata actions"):
+        bars("KO", "1d", MONDAY, MONDAY)
+    assert bars("KO", "1d", MONDAY, MONDAY, adjusted=False).height == 1
+
+
+def test_crypto_needs_no_splits(database: Database) -> None:
+    track(database, "BTC-USD", "1h", AssetClass.CRYPTO)
+    stored = run_of("BTC-USD:1h", 48, start=datetime(2024, 6, 10, tzinfo=UTC))
+    write(database, stored)
+    read = bars("BTC-USD", "1h", MONDAY, MONDAY)
+    assert read.equals(stored.head(24))
+
+
+def connections(database: Database) -> list[int]:
+    found = database.read_frame(
+        "select pid from pg_stat_activity where application_name = 'bars' and datname = current_database()"
+    )
+    return sorted(found["pid"].to_list())
+
+
+def test_the_connection_is_kept_shared_by_threads_and_replaced_when_lost(
+    database: Database, minutes: pl.DataFrame
+) -> None:
+    read: list[int] = []
+
+    def work() -> None:
+        read.append(bars("AAPL", "1m", MONDAY, MONDAY).height)
+
+    work()
+    kept = connections(database)
+    assert len(kept) == 2  # one for transactions, one for columns
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert connections(database) == kept
+    assert read == [360] * 5
+
+    database.read_frame(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'bars'"
+    )
+    work()
+    assert read == [360] * 6
+    assert not set(connections(database)) & set(kept)
+
+
+def test_another_database_can_be_named(
+    database_url: str, minutes: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
+    assert bars("AAPL", "1m", MONDAY, MONDAY, database_url=database_url).height == 360
+    with pytest.raises(ConfigurationError, match="cannot connect"):
+        bars("AAPL", "1m", MONDAY, MONDAY)
+
+
+def test_a_store_of_an_earlier_version_is_told_to_migrate(database: Database, minutes: pl.DataFrame) -> None:
+    database.transaction(lambda connection: connection.execute("drop table corporate_action_checks"))
+    with pytest.raises(ConfigurationError, match="marketdata migrate"):
+        bars("AAPL", "1m", MONDAY, MONDAY)
