@@ -116,8 +116,8 @@ def read_stale(database: Database, series: Iterable[Series] | None = None) -> di
 def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
     """Replace the features in the windows of ``batch`` in one transaction, or nothing of them.
 
-    The mark of a series moves behind its window when that began at the mark or before it and nothing has changed
-    since the bars were read; it goes when no bar is left behind it.
+    The mark of a series moves behind its window when no bar lies between them and nothing has changed since the
+    bars were read; it goes when no bar is left behind it.
 
     Raises:
         FrameError: The frame does not fit the table; nothing was sent.
@@ -178,7 +178,8 @@ def _move_marks(connection: Connection[tuple[object, ...]], batch: FeatureBatch)
         "update features_stale s set since = w.hi from unnest(%s::text[], %s::text[], %s::timestamptz[],"
         " %s::timestamptz[], %s::bigint[]) as w(symbol, timeframe, lo, hi, version)"
         " where s.symbol = w.symbol and s.timeframe = w.timeframe and s.version = w.version"
-        " and s.since >= w.lo and s.since < w.hi",
+        " and s.since < w.hi and (s.since >= w.lo or not exists (select from ohlcv o where o.symbol = s.symbol"
+        "  and o.timeframe = s.timeframe and o.time >= s.since and o.time < w.lo))",
         columns,
     )
     connection.execute(

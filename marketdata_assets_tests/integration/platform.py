@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 from dagster import DagsterInstance
 
@@ -93,6 +93,10 @@ class Platform:
             f"select {columns} from market_data where {where} order by symbol, timeframe, time"
         )
         return rows.to_dicts()
+
+    def execute(self, statement: LiteralString) -> None:
+        """A statement, as somebody types it by hand."""
+        self.database.transaction(lambda connection: connection.execute(statement))
 
     def count(self, table: str, where: str = "true") -> int:
         """Rows of a table."""

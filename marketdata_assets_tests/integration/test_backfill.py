@@ -70,7 +70,11 @@ def test_a_lost_hour_that_comes_back_is_found_and_filled_in_one_backfill(
     done, results = backfill("--symbols", "SPY", "--timeframes", "1m,1h", *WEEKS)
     assert done.returncode == 0, done.stderr
     headings = [line for line in done.stderr.splitlines() if line[1:2] == "/"]
-    assert [line.split(":")[0] for line in headings] == ["1/4 bars", "2/4 gaps", "3/4 repair", "4/4 matrix"]
+    assert [line.split(":")[0] for line in headings] == [
+        f"{place}/5 {stage}"
+        for place, stage in enumerate(("bars", "gaps", "repair", "features", "matrix"), 1)
+    ]
+    assert results["summary"]["features_written"] == results["summary"]["rows_inserted"]
     assert counts(results) == {"found": 2, "filled": 2, "no_trades": 0, "unfilled": 0, "open": 0}
     assert {gap["missing_bars"] for gap in results["gaps_detected"]} == {60, 1}
     assert "gaps: 2 found, 2 filled, 0 no_trades, 0 unfilled, 0 open" in done.stdout.splitlines()
@@ -85,9 +89,10 @@ def test_an_hour_that_never_comes_back_is_unfilled_and_not_asked_for_again(
     backfill: Backfill, simulator: SimulatorHandle
 ) -> None:
     simulator.set_faults(lost(WEDNESDAY, ticker="SPY"))
-    arguments = ("--symbols", "SPY", "--timeframes", "1m", *WEEKS)
+    arguments = ("--symbols", "SPY", "--timeframes", "1m", "--no-features", *WEEKS)
     done, results = backfill(*arguments)
     assert done.returncode == 1
+    assert "4/4 matrix" in done.stderr.splitlines()
     assert counts(results) == {"found": 1, "filled": 0, "no_trades": 0, "unfilled": 1, "open": 0}
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("unfilled: ")]
     assert "SPY:1m from 2023-07-05 15:00 until 2023-07-05 16:00 UTC: 60 minutes missing" in said

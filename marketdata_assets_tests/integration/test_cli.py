@@ -155,7 +155,7 @@ def test_an_unreachable_database_is_one_line(run: Run, database_url: str) -> Non
 
 def failed(done: subprocess.CompletedProcess[str], *said: str) -> int:
     """Checks that a backfill failed, and said why in one line beside its plain progress; returns the code."""
-    progress = re.compile(r"run: |[1-4]/4 (bars|gaps|repair|matrix)|AAPL: tracked|open: ")
+    progress = re.compile(r"run: |[1-5]/5 (bars|gaps|repair|features|matrix)|AAPL: tracked|open: ")
     lines = [line for line in done.stderr.splitlines() if not progress.match(line)]
     assert len(lines) == 1, done.stderr
     for part in said:

@@ -34,7 +34,7 @@ from marketdata_assets_tests.integration.platform import Platform, open_platform
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dagster import Definitions, ExecuteInProcessResult
+    from dagster import AssetCheckEvaluation, Definitions, ExecuteInProcessResult
 
 FIRST, LAST = date(2023, 5, 22), date(2023, 7, 7)
 WEDNESDAY = datetime(2023, 7, 5, 15, tzinfo=UTC)
@@ -285,8 +285,57 @@ def test_a_split_recomputes_all_of_its_symbol_on_the_day_that_it_takes_effect(pl
     assert (outcome.series_computed, outcome.rows_written) == (1, before.height)
     after = stored(platform, "SPY:1d")
     earlier = pl.col("time") < datetime(2023, 6, 20, tzinfo=UTC)
-    halved = (after["true_range"] / before["true_range"]).filter(before.select(earlier).to_series()).drop_nulls()
+    halved = (
+        (after["true_range"] / before["true_range"]).filter(before.select(earlier).to_series()).drop_nulls()
+    )
     assert halved.len() > 0
     assert halved.to_list() == pytest.approx([0.5] * halved.len())
     split_on(platform, "2023-06-20", known=date(2023, 7, 11))
     assert read_stale(platform.database) == {}, "nothing new"
+
+
+def complete(platform: Platform, first: date = FIRST, last: date = LAST) -> AssetCheckEvaluation:
+    run = RangeRun(first, last, tuple(map(Series.parse, KEYS)))
+    result = (
+        definitions(platform)
+        .resolve_job_def(FEATURES_JOB)
+        .execute_in_process(
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            tags=run.tags,
+            instance=platform.instance,
+            raise_on_error=False,
+        )
+    )
+    (evaluation,) = result.get_asset_check_evaluations()
+    return evaluation
+
+
+def test_features_are_complete_until_somebody_touches_them(platform: Platform) -> None:
+    platform.track(*KEYS)
+    platform.run_range(FIRST, LAST, *KEYS)
+    assert complete(platform).passed
+    for statement in (
+        "delete from features where timeframe = '1h' and time = '2023-07-05 15:00Z'",
+        "update features set atr_14 = null where timeframe = '1d' and time >= '2023-07-06'",
+        "insert into features (symbol, timeframe, time, gap_in_window) values ('SPY', '1h', '2023-07-04 15:00Z', false)",
+    ):
+        platform.execute(statement)
+    found = complete(platform)
+    assert not found.passed
+    table = str(found.metadata["worst"].value)
+    for said in ("no_features | 1", "unexpected_null | 1", "atr_14", "no_bar | 1", "SPY:1h | 2023-07-04"):
+        assert said in table, table
+    assert found.metadata["failing_partitions"].value == 4
+
+
+def test_what_is_held_back_is_not_incomplete(platform: Platform) -> None:
+    platform.track(*KEYS)
+    fault = Fault(
+        kind=FaultKind.LOST_HOURS, ticker="SPY", start=WEDNESDAY, end=WEDNESDAY + timedelta(hours=1)
+    )
+    platform.simulator.set_faults(fault)
+    platform.run_range(FIRST, LAST, *KEYS)
+    look(platform, *KEYS)
+    found = complete(platform)
+    assert found.passed
+    assert found.metadata["partitions_held_back"].value == 1

@@ -1,0 +1,102 @@
+"""From stored bars to stored features: minutes of ten stocks in Postgres, computed as the asset does."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from benchmarks.figures import Figure, Stopwatch
+from benchmarks.server import fresh_database, settle
+from marketdata_assets.assets.feature_batches import FeatureRun
+from marketdata_assets.domain.bars import BAR_SCHEMA, UTC_TIME
+from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.domain.slots import expected_by_series
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window
+from marketdata_assets.partitions import partition_key
+from marketdata_assets.storage.bars import BarBatch, write_batch
+from marketdata_assets.storage.connection import Database, connect
+from marketdata_assets.storage.features import write_features
+from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_SERIES = 20
+_FIRST, _LAST, _LAST_QUICK = date(2020, 1, 1), date(2024, 12, 31), date(2020, 3, 31)
+_NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def run(server_url: str, *, quick: bool) -> list[Figure]:
+    """Bars per second from the rows of ``ohlcv`` to the rows of ``features``, and the parts of it."""
+    last = _LAST_QUICK if quick else _LAST
+    series = [Series(f"S{number:02d}", Timeframe.M1) for number in range(_SERIES)]
+    with fresh_database(server_url) as url, Database(url) as database:
+        add_symbols(
+            database,
+            [TrackedSymbol(one.symbol, AssetClass.STOCK, timeframes=(Timeframe.M1,)) for one in series],
+        )
+        bars = _load(database, series, last)
+        settle(url)
+        whole, computing, again = Stopwatch(), Stopwatch(), Stopwatch()
+        keys = [str(partition_key(day, one)) for one in series for day in (_FIRST, last)]
+        with whole.running():
+            batches = FeatureRun(database, keys, now=_NOW, force=False).batches()
+            while True:
+                with computing.running():
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                write_features(database, batch)
+        with again.running():
+            for batch in FeatureRun(database, keys, now=_NOW, force=True).batches():
+                write_features(database, batch)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+            2**20 if sys.platform == "darwin" else 2**10
+        )
+    what = f"{bars:,} minutes of {_SERIES} series, "
+    beside = {
+        "reading and computing alone": bars / computing.seconds,
+        "writing alone": bars / (whole.seconds - computing.seconds),
+    }
+    return [
+        Figure(what + "Postgres to features to Postgres", bars / whole.seconds, "bars/s", "≥ 60,000", beside),
+        Figure(what + "again, replacing them", bars / again.seconds, "bars/s"),
+        Figure(what + "peak memory", peak, "MiB", "< 1,024", best=max),
+    ]
+
+
+def _load(database: Database, series: Iterable[Series], last: date) -> int:
+    window = Window(
+        datetime.combine(_FIRST, datetime.min.time(), UTC),
+        datetime.combine(last, datetime.min.time(), UTC) + timedelta(days=2),
+    )
+    expected = expected_by_series(dict.fromkeys(series, AssetClass.STOCK), window, _NOW)
+    for number, (one, slots) in enumerate(expected.items()):
+        generator = np.random.default_rng(number)
+        close = 100 * np.exp(np.cumsum(generator.normal(0, 3e-4, len(slots))))
+        opens = np.roll(close, 1)
+        opens[0] = 100
+        bars = pl.DataFrame({"time": slots.opens, "open": opens, "close": close}).select(
+            pl.lit(one.symbol).alias("symbol"),
+            pl.lit(one.timeframe.value).alias("timeframe"),
+            pl.col("time").cast(UTC_TIME),
+            "open",
+            "close",
+            high=pl.max_horizontal("open", "close") * 1.0002,
+            low=pl.min_horizontal("open", "close") * 0.9998,
+            vwap=(pl.col("open") + pl.col("close")) / 2,
+            volume=pl.Series(generator.integers(100, 10_000, len(slots)).astype(np.float64)),
+            transactions=pl.lit(10),
+            base_bars=pl.lit(1),
+        )
+        write_batch(database, BarBatch(bars=bars.select(BAR_SCHEMA.names()).cast(BAR_SCHEMA)))
+    with connect(database.url, application_name="benchmarks") as connection:
+        connection.autocommit = True
+        connection.execute("vacuum analyze ohlcv")
+    return sum(map(len, expected.values()))
