@@ -22,27 +22,25 @@ from pydantic import Field
 from marketdata_assets.assets.fetching import instruments_of, request_metadata, vendor_events
 from marketdata_assets.assets.ingest import Ingest, IngestReport
 from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA, daily_completeness
-from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, filled_since, inherited
-from marketdata_assets.domain.gaps import (
-    MAX_ATTEMPTS,
-    SETTLING,
-    GapState,
-    classify,
-    find_gaps,
-    judge,
-    slots_in_gaps,
-)
+from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, Asked, Look
+from marketdata_assets.domain.gaps import MAX_ATTEMPTS, SETTLING, GapState, slots_in_gaps
 from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.slots import Slots, expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.partitions import days_by_series
-from marketdata_assets.polygon.planner import plan_again
+from marketdata_assets.polygon.planner import Plan, plan_again
 from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.storage.bars import read_coverage, read_rows, write_batch
 from marketdata_assets.storage.connection import Database
-from marketdata_assets.storage.gaps import first_bars, read_asked, read_gaps, read_held, write_gaps
+from marketdata_assets.storage.gaps import (
+    exclusive_look,
+    first_bars,
+    read_asked,
+    read_gaps,
+    read_held,
+    write_gaps,
+)
 from marketdata_assets.storage.resource import PostgresResource
 from marketdata_assets.storage.tables import OHLCV
 
@@ -132,17 +130,22 @@ def report_gaps(
     now: datetime,
     run_id: str | None,
 ) -> GapOutcome:
-    """Find, repair (with ``polygon``) and write down the gaps of each series between its first and last day."""
+    """Find, repair (with ``polygon``) and write down the gaps of each series between its first and last day.
+
+    One look at a series at a time: who comes second waits, and finds what the first has written down.
+    """
     wanted, _ = instruments_of(database, days)
     classes = {instrument.symbol: instrument.asset_class for instrument in wanted}
     outcome = GapOutcome()
     for chunk in _chunks(days, classes):
-        look = _Look(database, {one: classes[one.symbol] for one in chunk}, chunk, now)
-        if polygon is not None:
-            for _ in range(MAX_ATTEMPTS):
-                if not look.repair(polygon, run_id, outcome):
-                    break
-        outcome.gaps.append(look.write())
+        looker = _Looker(database, {one: classes[one.symbol] for one in chunk}, chunk, now)
+        with exclusive_look(database, chunk):
+            look = looker.look()
+            if polygon is not None:
+                look = looker.repaired(look, polygon, run_id, outcome)
+            result = look.result()
+            write_gaps(database, result)
+        outcome.gaps.append(result.gaps.select(_RESULT_SCHEMA.names()))
     return outcome
 
 
@@ -166,8 +169,8 @@ def _chunks(days: dict[Series, list[date]], classes: dict[str, AssetClass]) -> I
             yield chunk
 
 
-class _Look:
-    """Some series of one base, looked through together."""
+class _Looker:
+    """Reads, and asks the vendor, for a look at some series of one base."""
 
     def __init__(
         self,
@@ -180,57 +183,77 @@ class _Look:
         self._classes = classes
         self._windows = windows
         self._now = now
-        evidence = _EVIDENCE[next(iter(windows)).timeframe.base]
-        around = {
-            one: Window(window.start - evidence, window.end + _BEYOND) for one, window in windows.items()
-        }
-        self._known = read_gaps(database, around)
-        starts = [window.start for window in around.values()] + self._known["gap_start"].to_list()
-        ends = [window.end for window in windows.values()] + self._known["gap_end"].to_list()
-        context = Window(min(starts).astimezone(UTC), max(ends).astimezone(UTC))
-        self._context = context
-        slots = expected_by_series(classes, context, now - SETTLING, first_bars(database, windows))
-        self._expected = self._connected(slots, read_asked(database, around))
-        self._gaps = self._find(inherit_from=self._known)
+        self._evidence = _EVIDENCE[next(iter(windows)).timeframe.base]
+        self._contexts: dict[Series, Window] = {}
 
-    def _connected(
-        self, slots: dict[Series, Slots], asked: dict[Series, list[Window]]
-    ) -> dict[Series, Slots]:
-        """The ``slots`` that were asked for around each window; a known gap is known to have been."""
-        known = slots_in_gaps(self._known, slots)
+    def look(self) -> Look:
+        """What is known and held around the windows."""
+        around = {
+            one: Window(window.start - self._evidence, window.end + _BEYOND)
+            for one, window in self._windows.items()
+        }
+        # A gap that reaches into its window is judged by what lies before all of it.
+        self._contexts = self._containing(around, read_gaps(self._database, self._windows), self._evidence)
+        # And none that is written down may be cut.
+        known = read_gaps(self._database, self._contexts)
+        self._contexts = self._containing(self._contexts, known, timedelta(0))
+        slots = self._slots(known)
+        return Look.begin(self._windows, slots, known, read_held(self._database, self._contexts))
+
+    def _containing(
+        self, contexts: dict[Series, Window], gaps: pl.DataFrame, before: timedelta
+    ) -> dict[Series, Window]:
+        """Whole days that hold each context, and each of its ``gaps`` with as much time ``before`` it."""
+        edges = {
+            Series(symbol, Timeframe(timeframe)): (first - before, last)
+            for symbol, timeframe, first, last in gaps.group_by("symbol", "timeframe")
+            .agg(pl.col("gap_start").min(), pl.col("gap_end").max())
+            .iter_rows()
+        }
+        wider = {}
+        for one, context in contexts.items():
+            calendar = calendar_of(self._classes[one])
+            first, last = edges.get(one, (context.start, context.end))
+            start = calendar.local_day(min(context.start, first).astimezone(UTC))
+            end = calendar.local_day(max(context.end, last).astimezone(UTC) - timedelta(microseconds=1))
+            wider[one] = Window(calendar.day_start(start), calendar.day_window(end).end)
+        return wider
+
+    def _slots(self, known: pl.DataFrame) -> dict[Series, Slots]:
+        """What is expected in each context, as far as it was ever asked for without a hole around the window."""
+        hull = Window(
+            min(context.start for context in self._contexts.values()),
+            max(context.end for context in self._contexts.values()),
+        )
+        firsts = first_bars(self._database, self._windows)
+        every = expected_by_series(self._classes, hull, self._now - SETTLING, firsts)
+        slots = {
+            one: every[one].within(context.start, context.end) for one, context in self._contexts.items()
+        }
+        asked = read_asked(self._database, self._contexts)
+        is_known = slots_in_gaps(known, slots)
         return {
-            one: each.connected(self._windows[one], asked.get(one, ()), known[one])
+            one: each.connected(self._windows[one], asked.get(one, ()), is_known[one])
             for one, each in slots.items()
         }
 
-    def _find(self, *, inherit_from: pl.DataFrame) -> pl.DataFrame:
-        """Gaps with attempts, failure and state; all of the context, so that they can be judged."""
-        self._held = read_held(self._database, dict.fromkeys(self._windows, self._context))
-        found = judge(find_gaps(self._held, self._expected), self._held, self._expected)
-        return classify(inherited(found, inherit_from).with_columns(arrived=pl.lit(value=False)))
+    def repaired(self, look: Look, polygon: PolygonResource, run_id: str | None, outcome: GapOutcome) -> Look:
+        """The look after what is open was asked for again, as often as that makes sense now."""
+        for _ in range(MAX_ATTEMPTS):
+            due = look.due(look.standing())
+            planned = plan_again(self._missing(due), now=self._now, tracked=self._tracked())
+            if not planned.requests:
+                break
+            asked = self._ask(planned, polygon, run_id, outcome)
+            look = look.asked_again(due, asked, read_held(self._database, self._contexts))
+            if any(one.failure is not None for one in asked):
+                # The next attempt is another run's: a second at once would meet the same failure.
+                break
+        return look
 
-    def _own(self, gaps: pl.DataFrame) -> pl.DataFrame:
-        """The ``gaps`` that reach into the window of their series."""
-        spans = pl.DataFrame(
-            [
-                (one.symbol, one.timeframe.value, window.start, window.end)
-                for one, window in self._windows.items()
-            ],
-            schema={**dict.fromkeys(("symbol", "timeframe"), pl.String()), "lo": _TIME, "hi": _TIME},
-            orient="row",
-        )
-        return (
-            gaps.join(spans, on=["symbol", "timeframe"])
-            .filter(pl.col("gap_start") < pl.col("hi"), pl.col("gap_end") > pl.col("lo"))
-            .drop("lo", "hi")
-        )
-
-    def repair(self, polygon: PolygonResource, run_id: str | None, outcome: GapOutcome) -> bool:
-        """Ask once more for what is missing in open gaps; whether there was anything to ask."""
-        due = self._own(self._gaps).filter(pl.col("state") == GapState.OPEN.value)
-        planned = plan_again(self._missing(due), now=self._now, tracked=self._tracked())
-        if not planned.requests:
-            return False
+    def _ask(
+        self, planned: Plan, polygon: PolygonResource, run_id: str | None, outcome: GapOutcome
+    ) -> list[Asked]:
         symbols = sorted({request.symbol for request in planned.requests})
         ingest = Ingest(
             planned, now=self._now, coverage=read_coverage(self._database, symbols), run_id=run_id
@@ -239,24 +262,24 @@ class _Look:
             for batch in ingest.batches(events, self._read_bars):
                 write_batch(self._database, batch)
         outcome.reports.append(ingest.report)
-        failures = {series.symbol: str(error) for series, error in ingest.report.failures}
-        made = due.with_columns(
-            attempts=pl.col("attempts") + 1,
-            failure=pl.col("symbol").replace_strict(failures, default=None, return_dtype=pl.String),
-        )
-        kept = self._gaps.join(due, on=["symbol", "timeframe", "gap_start"], how="anti")
-        self._gaps = self._find(inherit_from=pl.concat([kept, made.select(kept.columns)]))
-        return True
+        failures = {(failed.series, failed.window): str(failed.error) for failed in ingest.report.failures}
+        return [
+            Asked(
+                request.symbol,
+                request.base,
+                request.window,
+                failures.get((Series(request.symbol, request.base), request.window)),
+            )
+            for request in planned.requests
+        ]
 
-    def _missing(self, due: pl.DataFrame) -> dict[Instrument, dict[Timeframe, list[Window]]]:
-        missing: dict[Instrument, dict[Timeframe, list[Window]]] = {}
-        for symbol, name, start, end in due.select("symbol", "timeframe", "gap_start", "gap_end").iter_rows():
-            series = Series(symbol, Timeframe(name))
-            # A gap may have begun long before: what was asked for then is not asked for again.
-            window = Window(start.astimezone(UTC), end.astimezone(UTC)).intersection(self._windows[series])
-            if window is not None:
-                instrument = Instrument(symbol, self._classes[series])
-                missing.setdefault(instrument, {}).setdefault(series.timeframe, []).append(window)
+    def _missing(
+        self, due: dict[Series, list[Window]]
+    ) -> dict[Instrument, dict[Timeframe, Sequence[Window]]]:
+        missing: dict[Instrument, dict[Timeframe, Sequence[Window]]] = {}
+        for series, windows in due.items():
+            instrument = Instrument(series.symbol, self._classes[series])
+            missing.setdefault(instrument, {})[series.timeframe] = windows
         return missing
 
     def _tracked(self) -> dict[Instrument, tuple[Timeframe, ...]]:
@@ -264,49 +287,6 @@ class _Look:
 
     def _read_bars(self, series: Series, window: Window) -> pl.DataFrame:
         return read_rows(self._database, OHLCV, {series: [window]})
-
-    def write(self) -> pl.DataFrame:
-        """Write down what was found, and what was filled; returns both."""
-        standing = self._own(self._gaps)
-        filled = self._own(filled_since(self._known, self._held, self._expected))
-        arrived = (
-            inherited(filled, self._known)
-            .with_columns(
-                attempts=pl.col("attempts").clip(1, MAX_ATTEMPTS),
-                state=pl.lit(GapState.FILLED.value),
-                reason=pl.format("{} bars arrived", "missing_bars"),
-            )
-            .select(KNOWN_SCHEMA.names())
-        )
-        gaps = pl.concat(
-            [standing.select(KNOWN_SCHEMA.names()).cast(KNOWN_SCHEMA), arrived.cast(KNOWN_SCHEMA)]
-        )
-        daily = self._own_days(daily_completeness(self._held, self._expected, gaps))
-        spans = {}
-        for series, window in self._windows.items():
-            own = gaps.filter(symbol=series.symbol, timeframe=series.timeframe.value)
-            edges = [*own["gap_start"], *own["gap_end"], window.start, window.end]
-            spans[series] = Window(min(edges).astimezone(UTC), max(edges).astimezone(UTC))
-        write_gaps(self._database, spans, gaps, daily)
-        return gaps.select(_RESULT_SCHEMA.names())
-
-    def _own_days(self, daily: pl.DataFrame) -> pl.DataFrame:
-        parts = [DAILY_COMPLETENESS_SCHEMA.to_frame()]
-        for series, window in self._windows.items():
-            calendar = calendar_of(self._classes[series])
-            first = calendar.local_day(window.start)
-            last = calendar.local_day(window.end - timedelta(microseconds=1))
-            parts.append(
-                daily.filter(
-                    pl.col("day").is_between(first, last),
-                    symbol=series.symbol,
-                    timeframe=series.timeframe.value,
-                )
-            )
-        return pl.concat(parts)
-
-
-_TIME: Final = KNOWN_SCHEMA["gap_start"]
 
 
 def _metadata(outcome: GapOutcome) -> dict[str, MetadataValue]:

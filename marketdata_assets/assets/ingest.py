@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import polars as pl
 
@@ -51,6 +51,15 @@ class QuarantinedError(MarketDataError):
     """Every row that the vendor sent for a request broke a rule."""
 
 
+class FailedRequest(NamedTuple):
+    """A request that failed, and why."""
+
+    series: Series
+    """Symbol and base."""
+    window: Window
+    error: MarketDataError
+
+
 @dataclass(slots=True)
 class IngestReport:
     """What an ingest did, in the end.
@@ -64,13 +73,13 @@ class IngestReport:
     rows_fetched: int = 0
     retries: int = 0
     waited_seconds: float = 0.0
-    failures: list[tuple[Series, MarketDataError]] = field(default_factory=list)
+    failures: list[FailedRequest] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
     @property
     def failed_symbols(self) -> list[str]:
         """Symbols with a failure, sorted."""
-        return sorted({series.symbol for series, _ in self.failures})
+        return sorted({failed.series.symbol for failed in self.failures})
 
 
 @dataclass(slots=True)
@@ -169,7 +178,7 @@ class Ingest:
                 # The plan's history begins later: what it holds is stored, and the rest cannot be had.
                 self.report.notices.append(str(event.error))
             else:
-                self.report.failures.append((series, event.error))
+                self.report.failures.append(FailedRequest(series, event.request.window, event.error))
             self._end(progress, replace(log, status="failed", error=str(event.error)))
             return
         self.report.pages += 1
@@ -187,7 +196,7 @@ class Ingest:
             return
         error = _unsound(progress)
         if error is not None:
-            self.report.failures.append((series, error))
+            self.report.failures.append(FailedRequest(series, event.request.window, error))
             self._end(progress, replace(progress.log, status="failed", error=str(error)))
             return
         if progress.quarantined:

@@ -126,14 +126,14 @@ def _batches(
 
 
 def _failure(report: IngestReport) -> Failure:
-    shown = "; ".join(str(error) for _, error in report.failures[:3])
+    shown = "; ".join(str(failed.error) for failed in report.failures[:3])
     more = f"; and {len(report.failures) - 3} more" if len(report.failures) > 3 else ""  # noqa: PLR2004 - as shown above
     return Failure(
         description=f"{', '.join(report.failed_symbols)} failed, every other symbol is stored: {shown}{more}",
         metadata={
             **request_metadata(report),
             "failed_symbols": MetadataValue.json(report.failed_symbols),
-            "errors": MetadataValue.json([str(error) for _, error in report.failures]),
+            "errors": MetadataValue.json([str(failed.error) for failed in report.failures]),
         },
         allow_retries=False,
     )

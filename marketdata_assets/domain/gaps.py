@@ -113,11 +113,15 @@ def find_gaps(held: Mapping[Series, Held], expected: Mapping[Series, Slots]) -> 
     weekends and holidays. Bars outside the expected slots are ignored; a series without an entry in ``held``
     has no bar.
     """
-    runs = {}
-    for series, slots in expected.items():
-        missing = ~slots.held(held[series].times) if series in held else np.ones(len(slots), dtype=np.bool_)
-        runs[series] = _runs(np.flatnonzero(missing))
-    return _frame(runs, expected)
+    return gaps_of_flags(missing_slots(held, expected), expected)
+
+
+def missing_slots(held: Mapping[Series, Held], expected: Mapping[Series, Slots]) -> dict[Series, Flags]:
+    """Whether each slot of each series of ``expected`` is without a bar."""
+    return {
+        series: ~slots.held(held[series].times) if series in held else np.ones(len(slots), dtype=np.bool_)
+        for series, slots in expected.items()
+    }
 
 
 def merge_gaps(frames: Iterable[pl.DataFrame], expected: Mapping[Series, Slots]) -> pl.DataFrame:
@@ -156,20 +160,17 @@ def judge(gaps: pl.DataFrame, held: Mapping[Series, Held], expected: Mapping[Ser
 def classify(gaps: pl.DataFrame) -> pl.DataFrame:
     """``gaps`` with ``state``, a :class:`GapState`, and ``reason``, one sentence with the numbers.
 
-    Takes :data:`JUDGED_SCHEMA` and ``attempts`` (re-fetches made), ``failure`` (how the vendor failed at the
-    last of them, such as ``HTTP 500``; null when it answered) and ``arrived`` (whether every bar is there
-    now). A gap that only shrank is found again as one or two shorter ones; these keep its attempts.
+    Takes :data:`JUDGED_SCHEMA`, ``attempts`` (re-fetches made) and ``failure`` (how the vendor failed at the last
+    of them, such as ``HTTP 500``; null when it answered).
 
-    A gap whose bars arrived is filled. A re-fetch that was answered with nothing settles a run that the
-    series' habits explain: no_trades, whether or not attempts remain. Anything else stays open while attempts
-    remain, and is unfilled when they are used up.
+    A re-fetch that was answered with nothing settles a run that the series' habits explain: no_trades, whether or
+    not attempts remain. Anything else stays open while attempts remain, and is unfilled when they are used up.
     """
     attempts, failure = pl.col("attempts"), pl.col("failure")
     answered = (attempts > 0) & failure.is_null()
     left = attempts < MAX_ATTEMPTS
     made = pl.format(f"re-fetch {{}} of {MAX_ATTEMPTS}", attempts)
     cases = (
-        (pl.col("arrived"), GapState.FILLED, pl.format("all {} arrived", _count("missing_bars", "bar"))),
         (attempts == 0, GapState.OPEN, pl.lit("not re-fetched yet")),
         (answered & ~pl.col("is_loss"), GapState.NO_TRADES, _why_usual()),
         (answered & left, GapState.OPEN, pl.format("{} brought nothing: {}", made, _why_loss())),
@@ -181,6 +182,48 @@ def classify(gaps: pl.DataFrame) -> pl.DataFrame:
         state=pl.coalesce(pl.when(case).then(pl.lit(state.value)) for case, state, _ in cases),
         reason=pl.coalesce(pl.when(case).then(reason) for case, _, reason in cases),
     )
+
+
+def split_gaps(
+    gaps: pl.DataFrame, expected: Mapping[Series, Slots], marks: Mapping[Series, Integers]
+) -> pl.DataFrame:
+    """``gaps`` (:data:`JUDGED_SCHEMA`), divided where the marks of neighbouring slots differ.
+
+    ``marks`` has a number for each slot of ``expected``. Adds ``run_start`` and ``run_end``, the gap that a piece is
+    part of, and ``mark``. What was judged of the whole gap holds for its pieces.
+    """
+    by_series = _by_series(gaps)
+    pieces: dict[Series, _Runs] = {}
+    rows, found = [], []
+    for series, own in by_series.items():
+        slots = expected[series]
+        runs = _positions(own, slots)
+        positions = _each_position(runs)
+        mark = marks[series][positions]
+        is_first = np.ones(len(positions), dtype=np.bool_)
+        is_first[1:] = (np.diff(positions) > 1) | (np.diff(mark) != 0)
+        starts = np.flatnonzero(is_first)
+        sizes = np.diff(np.append(starts, len(positions)))
+        pieces[series] = _Runs(positions[starts], positions[starts] + sizes)
+        of_run = np.repeat(np.arange(own.height), runs.ends - runs.starts)[starts]
+        rows.append(own[of_run])
+        edges = np.stack([pieces[series].starts, pieces[series].ends], axis=1).ravel()
+        found.append(
+            pl.DataFrame({"mark": mark[starts], "missing_base": np.diff(_base_before(edges, slots))[::2]})
+        )
+    if not rows:
+        extra = {"run_start": UTC_TIME, "run_end": UTC_TIME, "mark": pl.Int64()}
+        return pl.Schema({**JUDGED_SCHEMA, **extra}).to_frame()
+    whole = pl.concat(rows).select(
+        pl.exclude(*GAP_SCHEMA, "missing_base"), run_start="gap_start", run_end="gap_end"
+    )
+    divided = pl.concat([_frame(pieces, expected), whole, pl.concat(found)], how="horizontal")
+    return divided.select(*JUDGED_SCHEMA, "run_start", "run_end", "mark")
+
+
+def gaps_of_flags(flags: Mapping[Series, Flags], expected: Mapping[Series, Slots]) -> pl.DataFrame:
+    """Maximal runs of flagged slots, as :data:`GAP_SCHEMA`."""
+    return _frame({one: _runs(np.flatnonzero(flagged)) for one, flagged in flags.items()}, expected)
 
 
 class _Runs(NamedTuple):
@@ -196,6 +239,22 @@ def _runs(positions: Integers) -> _Runs:
         positions[np.concatenate([[0], breaks + 1])] if len(positions) else positions,
         positions[np.concatenate([breaks, [-1]])] + 1 if len(positions) else positions,
     )
+
+
+def _each_position(runs: _Runs) -> Integers:
+    """Every position of ``runs``, one after the other."""
+    sizes = runs.ends - runs.starts
+    positions: Integers = np.arange(sizes.sum()) + np.repeat(runs.starts - (np.cumsum(sizes) - sizes), sizes)
+    return positions
+
+
+def _base_before(positions: Integers, slots: Slots) -> Integers:
+    """How many base slots lie before each of the slot ``positions``, ascending; one behind the last is its close."""
+    last = pl.DataFrame({"opened": slots.opens[-1:]}).select(
+        bucket_close(pl.col("opened").cast(UTC_TIME), slots.timeframe, slots.calendar).to_physical()
+    )
+    edges = np.append(slots.opens, last["opened"].to_numpy())
+    return base_slots_before(edges[positions], slots.timeframe, slots.calendar)
 
 
 def _covered(starts: Integers, ends: Integers, length: int) -> Flags:
@@ -287,11 +346,7 @@ def _judge_series(gaps: pl.DataFrame, held: Held | None, slots: Slots) -> pl.Dat
 
 def _base_slots_and_bars(slots: Slots, held: Held | None) -> tuple[Integers, Integers]:
     """How many base slots each slot holds, and how many of them have a bar."""
-    last = pl.DataFrame({"opened": slots.opens[-1:]}).select(
-        bucket_close(pl.col("opened").cast(UTC_TIME), slots.timeframe, slots.calendar).to_physical()
-    )
-    edges = np.append(slots.opens, last["opened"].to_numpy())
-    capacity = np.diff(base_slots_before(edges, slots.timeframe, slots.calendar))
+    capacity = np.diff(_base_before(np.arange(len(slots) + 1), slots))
     bars = np.zeros_like(capacity)
     if held is not None:
         has_bar = slots.held(held.times)

@@ -126,16 +126,27 @@ def plan_again(
                 day
                 for windows in group.values()
                 for window in windows
-                for day in calendar.sessions(
-                    calendar.local_day(window.start),
-                    calendar.local_day(window.end - timedelta(microseconds=1)),
-                )
+                for day in _days(window, calendar)
+                if calendar.is_session(day)
             }
-            # A week is wanted by its Sunday, on which there is no session.
-            days |= {calendar.local_day(window.start) for window in group.get(Timeframe.W1, ())}
+            # A week is wanted by its Sunday, on which there may be no session.
+            days |= {
+                day
+                for window in group.get(Timeframe.W1, ())
+                for day in _days(window, calendar)
+                if day.weekday() == _SUNDAY
+            }
             planned = plan({instrument: group}, days, {}, now=now, force=True, tracked=tracked)
             fetches += planned.fetches
     return Plan(tuple(fetches))
+
+
+def _days(window: Window, calendar: TradingCalendar) -> Iterable[date]:
+    """The local days that ``window`` touches."""
+    first, last = (
+        calendar.local_day(edge) for edge in (window.start, window.end - timedelta(microseconds=1))
+    )
+    return (first + timedelta(days=offset) for offset in range((last - first).days + 1))
 
 
 class _GroupPlanner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -16,16 +17,20 @@ from marketdata_assets.domain.slots import Held, held_by_series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.bars import read_rows
+from marketdata_assets.storage.connection import connect
 from marketdata_assets.storage.features import mark_stale
 from marketdata_assets.storage.merge import lock_series
 from marketdata_assets.storage.tables import OHLCV
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from psycopg import Connection
 
+    from marketdata_assets.domain.gap_history import LookResult
     from marketdata_assets.storage.connection import Database
+
+_LOOK_LOCKS: Final = 0x6D67  # any constant that nobody else hashes advisory locks with
 
 _DAILY: Final = (
     "symbol",
@@ -114,7 +119,10 @@ def first_bars(database: Database, series: Iterable[Series]) -> dict[Series, dat
 
 
 def read_asked(database: Database, windows: Mapping[Series, Window]) -> dict[Series, list[Window]]:
-    """What was asked of the vendor, and answered, of each series and overlaps its window; or is stored whole."""
+    """What of each series was asked of the vendor and answered, is stored whole or was looked through before.
+
+    As far as it overlaps the window of the series.
+    """
     wanted = list(windows.items())
 
     def read(connection: Connection[tuple[object, ...]]) -> dict[Series, list[Window]]:
@@ -126,7 +134,14 @@ def read_asked(database: Database, windows: Mapping[Series, Window]) -> dict[Ser
             "  and f.window_start < w.hi and f.window_end > w.lo where f.status = 'ok'"
             " union all select w.symbol, w.timeframe, lower(piece), upper(piece) from w join coverage c"
             "  on c.symbol = w.symbol and c.timeframe = w.timeframe,"
-            "  unnest(c.covered * tstzmultirange(tstzrange(w.lo, w.hi))) as piece",
+            "  unnest(c.covered * tstzmultirange(tstzrange(w.lo, w.hi))) as piece"
+            " union all select looked.symbol, looked.timeframe, lower(piece), upper(piece) from (select w.symbol,"
+            "  w.timeframe, range_agg(tstzrange(d.day::timestamp at time zone z.zone,"
+            "   (d.day + 1)::timestamp at time zone z.zone)) as days"
+            "  from w join completeness_daily d on d.symbol = w.symbol and d.timeframe = w.timeframe"
+            "   and d.day between w.lo::date - 1 and w.hi::date + 1 join tracked_symbols t on t.symbol = w.symbol,"
+            "  lateral (select case t.calendar when '24/7' then 'UTC' else 'America/New_York' end as zone) as z"
+            "  group by 1, 2) as looked, unnest(looked.days) as piece",
             [
                 list(column)
                 for column in zip(
@@ -214,54 +229,69 @@ def _read(
     return frame.cast(schema).select(schema.names()) if frame.width else schema.to_frame()
 
 
-def write_gaps(
-    database: Database, windows: Mapping[Series, Window], gaps: pl.DataFrame, daily: pl.DataFrame
-) -> None:
-    """Replace what is known of each series in its window by ``gaps`` (``KNOWN_SCHEMA``) and ``daily``.
+@contextmanager
+def exclusive_look(database: Database, series: Iterable[Series]) -> Iterator[None]:
+    """Hold the right to look through ``series``, over all of reading, asking the vendor and writing.
 
-    One transaction. ``detected_at`` that is null becomes now; filled gaps that are known stay.
+    A second look at any of them waits. In a session of its own: the server frees it when this process is gone.
+    """
+    keys = sorted(one.key for one in series)
+    with connect(database.url, application_name="marketdata gaps") as session:
+        session.autocommit = True
+        # However long the vendor keeps the other one waiting.
+        session.execute("set lock_timeout = 0")
+        session.execute("set statement_timeout = 0")
+        session.execute(
+            "select pg_advisory_lock(hashtextextended(key, %s))"
+            " from unnest(%s::text[]) with ordinality as wanted(key, place) order by place",
+            [_LOOK_LOCKS, keys],
+        )
+        yield
+
+
+def write_gaps(database: Database, result: LookResult) -> None:
+    """Replace what is known in the spans of ``result`` by what it found, in one transaction.
+
+    ``detected_at`` that is null becomes now; filled gaps that are known stay.
     """
 
     def work(connection: Connection[tuple[object, ...]]) -> None:
-        lock_series(connection, windows)
+        lock_series(connection, result.spans)
         spans = [
-            (one.symbol, one.timeframe.value, window.start, window.end) for one, window in windows.items()
+            (one.symbol, one.timeframe.value, span.start, span.end, *result.days[one])
+            for one, span in result.spans.items()
         ]
+        columns = [list(column) for column in zip(*spans, strict=True)]
         replaced = connection.execute(
             "delete from gap_report g using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])"
             " as w(symbol, timeframe, lo, hi) where g.symbol = w.symbol and g.timeframe = w.timeframe"
             " and g.gap_start < w.hi and g.gap_end > w.lo and g.state <> 'filled'"
             " returning g.symbol, g.timeframe, g.gap_start, g.state, g.resolved_at, g.gap_end",
-            [list(column) for column in zip(*spans, strict=True)],
+            columns[:4],
         ).fetchall()
         earlier = pl.DataFrame(replaced, schema=_REPLACED_SCHEMA, orient="row")
-        mark_stale(connection, _losses_changed_from(earlier, gaps), "gaps were found or explained")
+        mark_stale(connection, _losses_changed_from(earlier, result.gaps), "gaps were found or explained")
+        gaps = result.gaps.select(KNOWN_SCHEMA.names()).join(
+            earlier.drop("gap_end"), on=["symbol", "timeframe", "gap_start", "state"], how="left"
+        )
+        others = ", ".join(f"{name} = excluded.{name}" for name in LISTED_SCHEMA.names()[3:])
         _insert(
             connection,
             "gap_report",
-            _with_resolution(gaps.select(KNOWN_SCHEMA.names()), earlier),
-            # A gap that was filled and reported so may be part of what a wider window finds filled again.
-            "on conflict (symbol, timeframe, gap_start) do nothing",
+            gaps.select(LISTED_SCHEMA.names()),
+            # What was filled once may be missing again, or be filled with more.
+            f"on conflict (symbol, timeframe, gap_start) do update set {others}",
         )
         connection.execute(
-            "update gap_report set resolved_at = now() where state <> 'open' and resolved_at is null"
+            "delete from completeness_daily d using unnest(%s::text[], %s::text[], %s::date[], %s::date[])"
+            " as w(symbol, timeframe, first, last) where d.symbol = w.symbol and d.timeframe = w.timeframe"
+            " and d.day between w.first and w.last",
+            [*columns[:2], *columns[4:]],
         )
-        others = ", ".join(f"{name} = excluded.{name}" for name in _DAILY[3:])
-        _insert(
-            connection,
-            "completeness_daily",
-            daily.select(_DAILY),
-            f"on conflict (symbol, timeframe, day) do update set {others}, checked_at = now()",
-        )
+        _insert(connection, "completeness_daily", result.daily.select(_DAILY), "")
 
-    if windows:
+    if result.spans:
         database.transaction(work)
-
-
-def _with_resolution(gaps: pl.DataFrame, earlier: pl.DataFrame) -> pl.DataFrame:
-    """``gaps`` with the time at which those that keep their state got it."""
-    key = ["symbol", "timeframe", "gap_start", "state"]
-    return gaps.join(earlier.select(*key, "resolved_at"), on=key, how="left")
 
 
 def _losses_changed_from(earlier: pl.DataFrame, gaps: pl.DataFrame) -> dict[Series, datetime]:
@@ -282,13 +312,19 @@ def _losses_changed_from(earlier: pl.DataFrame, gaps: pl.DataFrame) -> dict[Seri
     }
 
 
+_COMPUTED: Final = {
+    "detected_at": "coalesce(detected_at, now())",
+    "resolved_at": "case when state <> 'open' then coalesce(resolved_at, now()) end",
+}
+
+
 def _insert(
     connection: Connection[tuple[object, ...]], table: str, rows: pl.DataFrame, conflict: str
 ) -> None:
     if rows.is_empty():
         return
     columns: Sequence[str] = rows.columns
-    values = ", ".join(f"coalesce({name}, now())" if name == "detected_at" else name for name in columns)
+    values = ", ".join(_COMPUTED.get(name, name) for name in columns)
     arrays = ", ".join(f"%s::{_TYPES[name]}[]" for name in columns)
     statement = (
         f"insert into {table} ({', '.join(columns)}) select {values}"  # noqa: S608 - names of this module

@@ -63,7 +63,7 @@ def lost(
 
 def test_an_hour_that_comes_back_is_filled_and_one_that_does_not_is_unfilled(platform: Platform) -> None:
     platform.track("SPY:1m", "SPY:1h")
-    platform.simulator.set_faults(lost(WEDNESDAY, HOUR, returns_after=2), lost(WEDNESDAY + DAY, HOUR))
+    platform.simulator.set_faults(lost(WEDNESDAY, HOUR, returns_after=1), lost(WEDNESDAY + DAY, HOUR))
     keys = ("SPY:1m", "SPY:1h")
     platform.run_range(FIRST, LAST, *keys)
     assert look(platform, FIRST, LAST, *keys, repair=False) == 0
@@ -113,6 +113,10 @@ def test_a_vendor_that_fails_is_named(platform: Platform) -> None:
     platform.simulator.set_faults(lost(WEDNESDAY, HOUR))
     platform.run_range(FIRST, LAST, "SPY:1m")
     platform.simulator.set_faults(Fault(kind=FaultKind.SERVER_ERROR, ticker="SPY", status=500))
+    look(platform, FIRST, LAST, "SPY:1m")
+    (gap,) = gaps(platform)
+    # A second attempt at once would meet the same failure.
+    assert (gap["state"], gap["attempts"]) == ("open", 1)
     look(platform, FIRST, LAST, "SPY:1m")
     (gap,) = gaps(platform)
     assert (gap["state"], gap["attempts"]) == ("unfilled", 2)

@@ -24,7 +24,7 @@ from marketdata_assets.automation.matrix import refresh_matrix
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
-from marketdata_assets.domain.gap_history import KNOWN_SCHEMA
+from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, LookResult
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import parse_timeframes
 from marketdata_assets.domain.windows import Window
@@ -73,12 +73,8 @@ def found(
         "completeness": 1 - missing / expected,
         "status": "gaps" if missing else "whole",
     }
-    write_gaps(
-        database,
-        {series: A_WEEK},
-        KNOWN_SCHEMA.to_frame(),
-        pl.DataFrame([row], schema=DAILY_COMPLETENESS_SCHEMA),
-    )
+    daily = pl.DataFrame([row], schema=DAILY_COMPLETENESS_SCHEMA)
+    write_gaps(database, LookResult({series: A_WEEK}, KNOWN_SCHEMA.to_frame(), {series: (day, day)}, daily))
 
 
 def counts(matrix: pl.DataFrame) -> list[tuple[object, ...]]:
@@ -192,12 +188,8 @@ def test_the_largest_lost_gaps_of_what_is_collected(database: Database) -> None:
             "reason": "told",
         }
         window = Window(start, start + timedelta(minutes=5 * bars))
-        write_gaps(
-            database,
-            {series: window},
-            pl.DataFrame([row], schema=KNOWN_SCHEMA),
-            DAILY_COMPLETENESS_SCHEMA.to_frame(),
-        )
+        gaps, no_days = pl.DataFrame([row], schema=KNOWN_SCHEMA), DAILY_COMPLETENESS_SCHEMA.to_frame()
+        write_gaps(database, LookResult({series: window}, gaps, {series: (MONDAY, MONDAY)}, no_days))
 
     gap("SPY:5m", 1, 3, "open")
     gap("SPY:5m", 2, 5, "unfilled")

@@ -289,7 +289,7 @@ def test_a_request_of_which_no_row_is_sound_fails_and_covers_nothing() -> None:
     assert bars_of(batches).is_empty()
     assert quarantined_of(batches).height == 3
     assert not any(batch.covered for batch in batches)
-    [(series, error)] = ingest.report.failures
+    [(series, _, error)] = ingest.report.failures
     assert series == Series("AAPL", M1)
     assert isinstance(error, QuarantinedError)
     assert "volume_negative 2, off_grid 1" in str(error)
@@ -362,7 +362,7 @@ def test_rows_for_days_that_are_stored_already_fail_the_request() -> None:
     monday = VENDOR.filter(pl.col("time") < XNYS.day_start(date(2024, 7, 2))).height
     vendor = pl.concat([VENDOR[:50], VENDOR[60:], VENDOR[50:60]])
     ingest, batches = run([fetch_of(MINUTES, M1)], pages(MINUTES, vendor, monday + 20))
-    [(_, error)] = ingest.report.failures
+    [(_, _, error)] = ingest.report.failures
     assert "10 rows" in str(error)
     assert last_log(batches) == {"AAPL": "failed"}
 
@@ -398,7 +398,7 @@ def test_a_request_that_fails_keeps_its_closed_days_and_does_not_stop_the_others
     assert covered_by(batches, "MSFT:1m") == [WEEK]
     report = ingest.report
     assert report.failed_symbols == ["AAPL"]
-    assert [series.key for series, _ in report.failures] == ["AAPL:1m"]
+    assert [failed.series.key for failed in report.failures] == ["AAPL:1m"]
     assert last_log(batches) == {"AAPL": "failed", "MSFT": "ok"}
     assert (report.requests, report.pages, report.retries, report.waited_seconds) == (2, 3, 6, 1.0)
 

@@ -324,12 +324,8 @@ def test_a_gap_may_begin_before_the_evidence() -> None:
 # Classifying
 
 
-def asked(
-    gaps: pl.DataFrame, attempts: int = MAX_ATTEMPTS, failure: str | None = None, *, arrived: bool = False
-) -> pl.DataFrame:
-    return gaps.with_columns(
-        attempts=pl.lit(attempts), failure=pl.lit(failure, pl.String), arrived=pl.lit(arrived)
-    )
+def asked(gaps: pl.DataFrame, attempts: int = MAX_ATTEMPTS, failure: str | None = None) -> pl.DataFrame:
+    return gaps.with_columns(attempts=pl.lit(attempts), failure=pl.lit(failure, pl.String))
 
 
 ONE_EACH = judged(without(MONTH, ~emptied(DENSE, (3000, 1), (8000, 90))), MONTH)
@@ -361,13 +357,6 @@ def test_the_state_follows_from_attempts_answer_and_evidence(
 ) -> None:
     result = classify(asked(ONE_EACH, attempts, failure))
     assert result.select("state", "reason").rows() == [quiet, loss]
-
-
-@given(st.integers(0, MAX_ATTEMPTS), st.sampled_from([None, "timeout"]))
-def test_bars_that_arrived_fill_a_gap_whatever_happened_before(attempts: int, failure: str | None) -> None:
-    result = classify(asked(ONE_EACH, attempts, failure, arrived=True))
-    assert set(result["state"]) == {GapState.FILLED}
-    assert result["reason"].to_list() == ["all 1 bar arrived", "all 90 bars arrived"]
 
 
 def test_the_reason_of_a_thin_series_says_how_thin_it_is() -> None:
