@@ -25,7 +25,7 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, Asked, Look
 from marketdata_assets.domain.gaps import MAX_ATTEMPTS, SETTLING, GapState, slots_in_gaps
 from marketdata_assets.domain.series import AssetClass, Instrument, Series
-from marketdata_assets.domain.slots import Slots, expected_by_series
+from marketdata_assets.domain.slots import Held, Slots, expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.partitions import days_by_series
@@ -39,8 +39,10 @@ from marketdata_assets.storage.gaps import (
     read_asked,
     read_gaps,
     read_held,
+    read_rejected,
     write_gaps,
 )
+from marketdata_assets.storage.merge import MergeCounts
 from marketdata_assets.storage.resource import PostgresResource
 from marketdata_assets.storage.tables import OHLCV
 
@@ -83,6 +85,7 @@ class GapOutcome:
 
     gaps: list[pl.DataFrame] = field(default_factory=lambda: [_RESULT_SCHEMA.to_frame()])
     reports: list[IngestReport] = field(default_factory=list)
+    rows: MergeCounts = field(default_factory=MergeCounts)
 
     @property
     def frame(self) -> pl.DataFrame:
@@ -134,9 +137,34 @@ def report_gaps(
 
     One look at a series at a time: who comes second waits, and finds what the first has written down.
     """
-    wanted, _ = instruments_of(database, days)
+    wanted, tracked = instruments_of(database, days)
     classes = {instrument.symbol: instrument.asset_class for instrument in wanted}
     outcome = GapOutcome()
+    _look_through(database, polygon, days, classes, outcome, now=now, run_id=run_id)
+    if outcome.reports:
+        # A re-fetch made the longer bars of a symbol anew, too: what is said of them must follow.
+        beside = {
+            Series(instrument.symbol, timeframe): days[one]
+            for instrument, timeframes in tracked.items()
+            for timeframe in timeframes
+            for one in days
+            if one.symbol == instrument.symbol and one.timeframe.base is timeframe.base
+        }
+        others = {one: chosen for one, chosen in beside.items() if one not in days}
+        _look_through(database, None, others, classes, outcome, now=now, run_id=run_id)
+    return outcome
+
+
+def _look_through(
+    database: Database,
+    polygon: PolygonResource | None,
+    days: dict[Series, list[date]],
+    classes: dict[str, AssetClass],
+    outcome: GapOutcome,
+    *,
+    now: datetime,
+    run_id: str | None,
+) -> None:
     for chunk in _chunks(days, classes):
         looker = _Looker(database, {one: classes[one.symbol] for one in chunk}, chunk, now)
         with exclusive_look(database, chunk):
@@ -146,7 +174,6 @@ def report_gaps(
             result = look.result()
             write_gaps(database, result)
         outcome.gaps.append(result.gaps.select(_RESULT_SCHEMA.names()))
-    return outcome
 
 
 def _chunks(days: dict[Series, list[date]], classes: dict[str, AssetClass]) -> Iterator[dict[Series, Window]]:
@@ -197,8 +224,9 @@ class _Looker:
         # And none that is written down may be cut.
         known = read_gaps(self._database, self._contexts)
         self._contexts = self._containing(self._contexts, known, timedelta(0))
-        slots = self._slots(known)
-        return Look.begin(self._windows, slots, known, read_held(self._database, self._contexts))
+        held = read_held(self._database, self._contexts)
+        rejected = read_rejected(self._database, self._contexts)
+        return Look.begin(self._windows, self._slots(known, held), known, held, rejected)
 
     def _containing(
         self, contexts: dict[Series, Window], gaps: pl.DataFrame, before: timedelta
@@ -219,8 +247,11 @@ class _Looker:
             wider[one] = Window(calendar.day_start(start), calendar.day_window(end).end)
         return wider
 
-    def _slots(self, known: pl.DataFrame) -> dict[Series, Slots]:
-        """What is expected in each context, as far as it was ever asked for without a hole around the window."""
+    def _slots(self, known: pl.DataFrame, held: dict[Series, Held]) -> dict[Series, Slots]:
+        """What is expected in each context, as far as it was ever asked for without a hole around the window.
+
+        Days with a bar count as asked for: somebody may have brought it in another way.
+        """
         hull = Window(
             min(context.start for context in self._contexts.values()),
             max(context.end for context in self._contexts.values()),
@@ -233,7 +264,11 @@ class _Looker:
         asked = read_asked(self._database, self._contexts)
         is_known = slots_in_gaps(known, slots)
         return {
-            one: each.connected(self._windows[one], asked.get(one, ()), is_known[one])
+            one: each.connected(
+                self._windows[one],
+                asked.get(one, ()),
+                is_known[one] | each.on_days_of(held[one].times) if one in held else is_known[one],
+            )
             for one, each in slots.items()
         }
 
@@ -260,7 +295,7 @@ class _Looker:
         )
         with closing(vendor_events(polygon, planned.requests, self._database)) as events:
             for batch in ingest.batches(events, self._read_bars):
-                write_batch(self._database, batch)
+                outcome.rows += write_batch(self._database, batch)
         outcome.reports.append(ingest.report)
         failures = {(failed.series, failed.window): str(failed.error) for failed in ingest.report.failures}
         return [
@@ -307,6 +342,9 @@ def _metadata(outcome: GapOutcome) -> dict[str, MetadataValue]:
         )
     return {
         **counts,
+        "rows_inserted": MetadataValue.int(outcome.rows.inserted),
+        "rows_changed": MetadataValue.int(outcome.rows.changed),
+        "rows_unchanged": MetadataValue.int(outcome.rows.unchanged),
         "missing_bars": MetadataValue.int(int(lost["missing_bars"].sum())),
         "worst": MetadataValue.md(gap_table(lost.head(_WORST))),
         **request_metadata(total),

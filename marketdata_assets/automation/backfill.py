@@ -173,12 +173,12 @@ class _Stages:
         runs = range_runs(self.ordered, request.series, request.first, request.last)
         self._bars(runs)
         self._look(Stage.GAPS, runs, repair=False)
-        self._look(Stage.REPAIR, self._repairs(), repair=True)
+        self._look(Stage.REPAIR, self._repairs(runs), repair=True)
         if request.with_features:
             self._features()
         self._begin(Stage.MATRIX, [])
         self.outcome.run_ids.append(refresh_matrix(self.definitions, self.instance, tags=self._tags()))
-        self.outcome.gaps = self._gaps().filter(
+        self.outcome.gaps = self._gaps(request.series).filter(
             (pl.col("state") != GapState.FILLED.value) | (pl.col("resolved_at") >= begun)
         )
         self.outcome.completeness = completeness_between(
@@ -212,6 +212,7 @@ class _Stages:
             runs,
             repair=repair,
             tags=self._tags(),
+            bars=self.outcome.bars if repair else None,
             on_run=self.progress.run,
         )
 
@@ -249,14 +250,17 @@ class _Stages:
         stages = self.outcome.request.stages
         self.progress.stage(stage, stages.index(stage) + 1, len(stages), runs)
 
-    def _repairs(self) -> list[RangeRun]:
+    def _repairs(self, runs: Sequence[RangeRun]) -> list[RangeRun]:
         classes = {one.symbol: one.asset_class for one in list_symbols(self.database)}
-        gaps = self._gaps().filter(~pl.col("symbol").is_in(list(self.outcome.failures)))
-        return repair_runs(self.ordered, gaps, classes, self.outcome.request.first, self.outcome.request.last)
-
-    def _gaps(self) -> pl.DataFrame:
+        # A run may hold more than was asked for; what it found is repaired as well.
+        gaps = self._gaps({one for run in runs for one in run.series})
+        open_to_repair = gaps.filter(~pl.col("symbol").is_in(list(self.outcome.failures)))
         request = self.outcome.request
-        windows = partition_windows_of(self.database, request.series, request.first, request.last)
+        return repair_runs(self.ordered, open_to_repair, classes, request.first, request.last)
+
+    def _gaps(self, series: Iterable[Series]) -> pl.DataFrame:
+        request = self.outcome.request
+        windows = partition_windows_of(self.database, series, request.first, request.last)
         return list_gaps(self.database, windows)
 
     def _tags(self) -> dict[str, str]:

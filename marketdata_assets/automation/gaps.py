@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
     from dagster import DagsterInstance, Definitions
 
+    from marketdata_assets.automation.bars import BarsOutcome
     from marketdata_assets.automation.ranges import RangeRun
     from marketdata_assets.domain.series import AssetClass
 
@@ -31,11 +32,12 @@ def look_for_gaps(
     *,
     repair: bool,
     tags: Mapping[str, str] | None = None,
+    bars: BarsOutcome | None = None,
     on_run: Callable[[RangeRun], None] = lambda _: None,
 ) -> list[str]:
     """Execute ``runs`` of ``gap_report`` in order, asking again for what is missing with ``repair``.
 
-    Returns the ids of the runs.
+    Returns the ids of the runs, and adds the rows that came to ``bars``.
 
     Raises:
         ConfigurationError: A setting is wrong.
@@ -60,6 +62,10 @@ def look_for_gaps(
                 f" looked for: {reason_of(result)}"
             )
             raise MarketDataError(message)
+        if bars is not None:
+            facts = result.get_asset_materialization_events()[0].materialization.metadata
+            for name in ("rows_inserted", "rows_changed", "rows_unchanged"):
+                setattr(bars, name, getattr(bars, name) + int(str(facts[name].value)))
     return run_ids
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import polars as pl
 
-from marketdata_assets.domain.bars import UTC_TIME
+from marketdata_assets.domain.bars import UTC_TIME, bucket_open
 from marketdata_assets.domain.calendar import microseconds, moment_of
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA, daily_completeness
 from marketdata_assets.domain.gaps import (
@@ -80,6 +80,8 @@ class _Trail:
     """Microseconds since the epoch, ``_NEVER`` for what was never found missing."""
     settled: Flags
     """Known to be empty for want of trades: an outage that begins beside it does not change that."""
+    rejected: Flags
+    """The vendor sent rows for it that broke a rule."""
     missed: Flags
     """Known to be missing when the look began, or found to be at first."""
 
@@ -122,15 +124,24 @@ class Look:
         slots: Mapping[Series, Slots],
         known: pl.DataFrame,
         held: Mapping[Series, Held],
+        rejected: pl.DataFrame | None = None,
     ) -> Look:
-        """A look at ``slots``, of which ``held`` have a bar."""
+        """A look at ``slots``, of which ``held`` have a bar.
+
+        ``rejected`` has symbol, timeframe (a base) and time of the vendor's rows that broke a rule.
+        """
         failures: list[str | None] = [None, *known["failure"].drop_nulls().unique(maintain_order=True)]
         missing = missing_slots(held, slots)
         before = slots_in_gaps(known, slots)
         rows = known.partition_by(*_KEY, as_dict=True)
+        broken = _rejected_slots(rejected, slots)
         trails = {
             one: _trail(
-                rows.get((one.symbol, one.timeframe.value)), each, failures, missing[one] | before[one]
+                rows.get((one.symbol, one.timeframe.value)),
+                each,
+                failures,
+                broken[one] & missing[one],
+                missing[one] | before[one],
             )
             for one, each in slots.items()
         }
@@ -141,7 +152,7 @@ class Look:
         judged = judge(find_gaps(self.held, self.slots), self.held, self.slots)
         count = len(self.failures)
         marks = {
-            one: (trail.attempts * count + trail.failure) * 2 + trail.settled
+            one: ((trail.attempts * count + trail.failure) * 2 + trail.settled) * 2 + trail.rejected
             for one, trail in self.trails.items()
         }
         texts = pl.Series(self.failures, dtype=pl.String())
@@ -150,9 +161,10 @@ class Look:
         return classify(
             pieces.with_columns(
                 detected,
-                is_loss=pl.col("is_loss") & (pl.col("mark") % 2 == 0),
-                attempts=(pl.col("mark") // 2 // count).cast(pl.Int32),
-                failure=texts.gather(pieces["mark"] // 2 % count),
+                is_loss=pl.col("is_loss") & (pl.col("mark") // 2 % 2 == 0),
+                rejected=pl.col("mark") % 2 == 1,
+                attempts=(pl.col("mark") // 4 // count).cast(pl.Int32),
+                failure=texts.gather(pieces["mark"] // 4 % count),
             )
         ).select(*KNOWN_SCHEMA, "run_start", "run_end")
 
@@ -233,7 +245,9 @@ class Look:
         )
 
 
-def _trail(known: pl.DataFrame | None, slots: Slots, failures: list[str | None], missed: Flags) -> _Trail:
+def _trail(
+    known: pl.DataFrame | None, slots: Slots, failures: list[str | None], rejected: Flags, missed: Flags
+) -> _Trail:
     attempts, failure = np.zeros(len(slots), dtype=np.int64), np.zeros(len(slots), dtype=np.int64)
     detected, settled = np.full(len(slots), _NEVER), np.zeros(len(slots), dtype=np.bool_)
     if known is not None and known.height:
@@ -250,7 +264,22 @@ def _trail(known: pl.DataFrame | None, slots: Slots, failures: list[str | None],
         settled[positions] = np.repeat(is_settled, sizes)
         moments = known["detected_at"].cast(UTC_TIME).to_physical().fill_null(_NEVER).to_numpy()
         detected[positions] = np.repeat(moments, sizes)
-    return _Trail(attempts, failure, detected, settled, missed)
+    return _Trail(attempts, failure, detected, settled, rejected, missed)
+
+
+def _rejected_slots(rejected: pl.DataFrame | None, slots: Mapping[Series, Slots]) -> dict[Series, Flags]:
+    rows = {} if rejected is None else rejected.partition_by(*_KEY, as_dict=True)
+    flags = {}
+    for series, each in slots.items():
+        own = rows.get((series.symbol, series.timeframe.base.value))
+        if own is None:
+            flags[series] = np.zeros(len(each), dtype=np.bool_)
+            continue
+        opens = own.select(
+            bucket_open(pl.col("time").cast(UTC_TIME), series.timeframe, each.calendar).to_physical()
+        )
+        flags[series] = each.held(np.unique(opens.to_series().to_numpy()))
+    return flags
 
 
 def _earliest(

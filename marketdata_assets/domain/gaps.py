@@ -20,6 +20,8 @@ N·(1-q)·q^n runs of n or more are to be expected in as much evidence. A run is
   until nothing changes. A hole of months does not excuse the next one.
 - Runs with up to five stray bars between them are one incident and judged by their sum, unless the series is so
   thin that runs lie that close by chance.
+- A session that has far fewer bars than the 20 around it lead to expect (six standard deviations, clustering
+  and an even chance of 5 % allowed for) is a loss as a whole, however its bars are scattered.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from marketdata_assets.domain.bars import UTC_TIME, bucket_close
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
 
     from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.domain.slots import Flags, Held, Integers, Slots
+
+    Floats = npt.NDArray[np.float64]
 
 GAP_SCHEMA: Final = pl.Schema(
     {
@@ -104,6 +109,10 @@ _SUREST_MINUTE: Final = 0.5
 _FEW_EMPTY_SESSIONS, _SMALL_SHARE_OF_SESSIONS = 2, 0.02
 _STRAY_BARS: Final = 5
 _BY_CHANCE: Final = 0.05
+_DEVIATIONS: Final = 6
+_EVEN_CHANCE: Final = 0.05
+_FEWEST_SESSIONS: Final = 3
+"""Sessions besides its own without which a session is not compared."""
 
 
 def find_gaps(held: Mapping[Series, Held], expected: Mapping[Series, Slots]) -> pl.DataFrame:
@@ -160,8 +169,9 @@ def judge(gaps: pl.DataFrame, held: Mapping[Series, Held], expected: Mapping[Ser
 def classify(gaps: pl.DataFrame) -> pl.DataFrame:
     """``gaps`` with ``state``, a :class:`GapState`, and ``reason``, one sentence with the numbers.
 
-    Takes :data:`JUDGED_SCHEMA`, ``attempts`` (re-fetches made) and ``failure`` (how the vendor failed at the last
-    of them, such as ``HTTP 500``; null when it answered).
+    Takes :data:`JUDGED_SCHEMA`, ``attempts`` (re-fetches made), ``failure`` (how the vendor failed at the last of
+    them, such as ``HTTP 500``; null when it answered) and ``rejected`` (whether the vendor sent rows for it that
+    broke a rule: no habit explains that).
 
     A re-fetch that was answered with nothing settles a run that the series' habits explain: no_trades, whether or
     not attempts remain. Anything else stays open while attempts remain, and is unfilled when they are used up.
@@ -170,8 +180,15 @@ def classify(gaps: pl.DataFrame) -> pl.DataFrame:
     answered = (attempts > 0) & failure.is_null()
     left = attempts < MAX_ATTEMPTS
     made = pl.format(f"re-fetch {{}} of {MAX_ATTEMPTS}", attempts)
+    rejected = pl.lit("the vendor sends rows that break a rule: see ohlcv_quarantine")
     cases = (
         (attempts == 0, GapState.OPEN, pl.lit("not re-fetched yet")),
+        (
+            answered & left & pl.col("rejected"),
+            GapState.OPEN,
+            pl.format("{} brought no sound bar: {}", made, rejected),
+        ),
+        (answered & pl.col("rejected"), GapState.UNFILLED, rejected),
         (answered & ~pl.col("is_loss"), GapState.NO_TRADES, _why_usual()),
         (answered & left, GapState.OPEN, pl.format("{} brought nothing: {}", made, _why_loss())),
         (answered, GapState.UNFILLED, _why_loss()),
@@ -321,7 +338,9 @@ def _judge_series(gaps: pl.DataFrame, held: Held | None, slots: Slots) -> pl.Dat
     missing = np.diff(base_slots_before(edges.ravel(), slots.timeframe, slots.calendar))[::2]
     capacity, bars = _base_slots_and_bars(slots, held)
     wanted = _evidence_wanted(slots)
-    is_loss = np.zeros(gaps.height, dtype=np.bool_)
+    poor = _poor_sessions(slots, capacity, bars)
+    in_poor = _most_in(runs, poor)
+    is_loss = in_poor > 0
     while True:
         lost = _covered(runs.starts[is_loss], runs.ends[is_loss], len(slots))
         evidence = _around(runs, np.where(lost, 0, capacity), np.where(lost, 0, bars), wanted)
@@ -337,11 +356,56 @@ def _judge_series(gaps: pl.DataFrame, held: Held | None, slots: Slots) -> pl.Dat
     is_known = evidence.bars > 0
     return gaps.with_columns(
         missing_base=missing,
-        incident_base=incident,
+        incident_base=np.maximum(incident, in_poor),
         density=pl.Series(evidence.bars / np.maximum(evidence.seen, 1)).set(pl.Series(~is_known), None),
         usual=pl.Series(usual).set(pl.Series(~is_known), None),
         is_loss=is_loss,
     ).cast(JUDGED_SCHEMA)
+
+
+def _poor_sessions(slots: Slots, capacity: Integers, bars: Integers) -> Integers:
+    """How many base slots lack a bar in the session of each slot, 0 unless it has far fewer than it should."""
+    if not slots.timeframe.is_intraday or not len(slots):
+        return np.zeros(len(slots), dtype=np.int64)
+    days = slots.days().to_physical().to_numpy()
+    starts = np.flatnonzero(np.append(True, days[1:] != days[:-1]))
+    total, held = np.add.reduceat(capacity, starts), np.add.reduceat(bars, starts)
+    is_poor = np.zeros(len(starts), dtype=np.bool_)
+    # Twice: one poor session makes another look less so.
+    for _ in range(2):
+        expected, deviation = _expected_bars(total, np.where(is_poor, 0, held), np.where(is_poor, 0, total))
+        is_poor = held < expected - _DEVIATIONS * deviation
+    lacking = np.where(is_poor, total - held, 0)
+    return np.repeat(lacking, np.diff(np.append(starts, len(slots))))
+
+
+def _expected_bars(total: Integers, held: Integers, seen: Integers) -> tuple[Floats, Floats]:
+    """Bars that each session should have by those around it, and the standard deviation of their number."""
+    count, around = len(total), _EVIDENCE_SESSIONS[Timeframe.M1]
+    place = np.arange(count)
+    first = np.maximum(place - around, 0)
+    last = np.minimum(place + 1 + around - (place - first), count)
+    sums = (np.concatenate([[0], np.cumsum(each)]) for each in (held, seen))
+    others_held, others_seen = (
+        each[last] - each[first] - own for each, own in zip(sums, (held, seen), strict=True)
+    )
+    density = others_held / np.maximum(others_seen, 1)
+    stays_empty = np.maximum(np.sqrt(1 - density), _SUREST_MINUTE)
+    expected = density * total
+    # Where nothing is empty, nothing clusters.
+    clustering = (1 + stays_empty) / np.maximum(1 - stays_empty, 1e-9)
+    variance = expected * (1 - density) * clustering + (_EVEN_CHANCE * expected) ** 2
+    is_known = (others_seen > 0) & (last - first > _FEWEST_SESSIONS)
+    return np.where(is_known, expected, 0), np.sqrt(variance)
+
+
+def _most_in(runs: _Runs, values: Integers) -> Integers:
+    """The largest of ``values`` (one per slot) in each of ``runs``."""
+    if not len(runs.starts):
+        return runs.starts
+    edges = np.stack([runs.starts, runs.ends], axis=1).ravel()
+    most: Integers = np.maximum.reduceat(np.append(values, 0), edges)[::2]
+    return most
 
 
 def _base_slots_and_bars(slots: Slots, held: Held | None) -> tuple[Integers, Integers]:

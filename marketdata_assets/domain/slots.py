@@ -60,18 +60,26 @@ class Slots:
         return replace(self, opens=self.opens[first:last])
 
     def connected(self, window: Window, asked: Iterable[Window], known: Flags) -> Slots:
-        """The slots in ``window``, and those next to it that were asked for, up to the first that was not. A view.
+        """The slots in ``window`` that were asked for, and those next to it up to the first that was not.
 
-        Asked for is what lies in ``asked`` windows or is ``known``, a flag for each slot, from before. The rest
+        Asked for is what lies in ``asked`` windows or is ``known``, a flag for each slot, from elsewhere. The rest
         is neither missing nor evidence of anything.
         """
-        edges = [microseconds(edge) for one in union([window, *asked]) for edge in (one.start, one.end)]
+        edges = [microseconds(edge) for one in union(asked) for edge in (one.start, one.end)]
         is_asked = (np.searchsorted(edges, self.opens, side="right") % 2 == 1) | known
         own = np.searchsorted(self.opens, [microseconds(window.start), microseconds(window.end)])
         before, after = np.flatnonzero(~is_asked[: own[0]]), np.flatnonzero(~is_asked[own[1] :])
         first = before[-1] + 1 if len(before) else 0
         last = own[1] + after[0] if len(after) else len(self.opens)
-        return replace(self, opens=self.opens[first:last])
+        if is_asked[first:last].all():
+            return replace(self, opens=self.opens[first:last])
+        return replace(self, opens=self.opens[first:last][is_asked[first:last]])
+
+    def on_days_of(self, times: Integers) -> Flags:
+        """Whether each slot lies on a local day on which a bar of ``times`` opens."""
+        bars = pl.DataFrame({"time": times}).select(pl.col("time").cast(UTC_TIME))
+        days = bars.select(day=local_day(pl.col("time"), self.calendar))["day"].unique()
+        return self.days().is_in(days.implode()).to_numpy()
 
     def days(self) -> pl.Series:
         """The local date of each slot, its partition, as ``pl.Date`` named ``day``."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 from psycopg import sql
 
+from marketdata_assets.domain.bars import RULES_WITHOUT_LOSS, UTC_TIME
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA
 from marketdata_assets.domain.gaps import GapState
 from marketdata_assets.domain.series import Series
@@ -119,7 +120,7 @@ def first_bars(database: Database, series: Iterable[Series]) -> dict[Series, dat
 
 
 def read_asked(database: Database, windows: Mapping[Series, Window]) -> dict[Series, list[Window]]:
-    """What of each series was asked of the vendor and answered, is stored whole or was looked through before.
+    """What of each series was asked of the vendor, whatever came of it, is stored whole or was looked through before.
 
     As far as it overlaps the window of the series.
     """
@@ -131,7 +132,7 @@ def read_asked(database: Database, windows: Mapping[Series, Window]) -> dict[Ser
             " %s::timestamptz[]) as w(symbol, timeframe, base, lo, hi))"
             " select w.symbol, w.timeframe, f.window_start, f.window_end from w join fetch_log f"
             "  on f.symbol = w.symbol and f.base = w.base and w.timeframe = any(f.timeframes)"
-            "  and f.window_start < w.hi and f.window_end > w.lo where f.status = 'ok'"
+            "  and f.window_start < w.hi and f.window_end > w.lo"
             " union all select w.symbol, w.timeframe, lower(piece), upper(piece) from w join coverage c"
             "  on c.symbol = w.symbol and c.timeframe = w.timeframe,"
             "  unnest(c.covered * tstzmultirange(tstzrange(w.lo, w.hi))) as piece"
@@ -161,6 +162,24 @@ def read_asked(database: Database, windows: Mapping[Series, Window]) -> dict[Ser
         return asked
 
     return database.transaction(read) if wanted else {}
+
+
+def read_rejected(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
+    """``symbol, timeframe, time`` of the vendor's rows that broke a rule and left no bar, around ``windows``."""
+    first, last = min(one.start for one in windows.values()), max(one.end for one in windows.values())
+    rows = database.read_frame(
+        "select symbol, timeframe, time from ohlcv_quarantine where time >= $1 and time < $2"
+        " and symbol in (select jsonb_array_elements_text($3::jsonb))"
+        " and not rule in (select jsonb_array_elements_text($4::jsonb))",
+        [
+            first,
+            last,
+            json.dumps(sorted({one.symbol for one in windows})),
+            json.dumps(sorted(RULES_WITHOUT_LOSS)),
+        ],
+    )
+    schema = pl.Schema(dict.fromkeys(("symbol", "timeframe"), KNOWN_SCHEMA["symbol"]) | {"time": UTC_TIME})
+    return rows.cast(schema) if rows.width else schema.to_frame()
 
 
 def read_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
@@ -271,6 +290,7 @@ def write_gaps(database: Database, result: LookResult) -> None:
         ).fetchall()
         earlier = pl.DataFrame(replaced, schema=_REPLACED_SCHEMA, orient="row")
         mark_stale(connection, _losses_changed_from(earlier, result.gaps), "gaps were found or explained")
+        _forget_filled(connection, result.gaps)
         gaps = result.gaps.select(KNOWN_SCHEMA.names()).join(
             earlier.drop("gap_end"), on=["symbol", "timeframe", "gap_start", "state"], how="left"
         )
@@ -292,6 +312,17 @@ def write_gaps(database: Database, result: LookResult) -> None:
 
     if result.spans:
         database.transaction(work)
+
+
+def _forget_filled(connection: Connection[tuple[object, ...]], gaps: pl.DataFrame) -> None:
+    """What is missing again is not filled."""
+    standing = gaps.filter(pl.col("state") != GapState.FILLED.value)
+    connection.execute(
+        "delete from gap_report g using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])"
+        " as w(symbol, timeframe, lo, hi) where g.symbol = w.symbol and g.timeframe = w.timeframe"
+        " and g.gap_start < w.hi and g.gap_end > w.lo and g.state = 'filled'",
+        [standing[name].to_list() for name in ("symbol", "timeframe", "gap_start", "gap_end")],
+    )
 
 
 def _losses_changed_from(earlier: pl.DataFrame, gaps: pl.DataFrame) -> dict[Series, datetime]:

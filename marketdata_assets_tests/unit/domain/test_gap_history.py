@@ -10,6 +10,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marketdata_assets.domain.bars import UTC_TIME
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, Asked, Look
@@ -223,3 +224,23 @@ def test_nothing_is_asked_for_more_than_twice_and_nothing_is_forgotten(
     counted = sum(row["missing_bars"] for row in store.days.values() if isinstance(row["missing_bars"], int))
     lost = sum(bars for _, bars, state, _ in store.told() if state == "unfilled" and isinstance(bars, int))
     assert counted == lost
+
+
+def test_what_the_vendor_sent_broken_is_no_lack_of_trades() -> None:
+    store = world({hour for hour in ALL if hour % 4 > 1})
+    store.minutes = 3
+    rows = pl.DataFrame({"symbol": "BTC-USD", "timeframe": "1m", "time": [CRYPTO.day_start(day(3))]})
+    rejected = rows.with_columns(pl.col("time") + timedelta(hours=2, minutes=7)).cast({"time": UTC_TIME})
+    window = Window(CRYPTO.day_start(FIRST), CRYPTO.day_start(day(DAYS)))
+    look = Look.begin(
+        {BITCOIN: window}, {BITCOIN: slots_of()}, KNOWN_SCHEMA.to_frame(), store.held(), rejected
+    )
+    for _ in range(MAX_ATTEMPTS):
+        due = look.due(look.standing())
+        look = look.asked_again(due, [Asked("BTC-USD", Timeframe.M1, window, None)], store.held())
+    (broken,) = look.result().gaps.filter(pl.col("state") != "no_trades").iter_rows(named=True)
+    assert (broken["gap_start"], broken["state"]) == (
+        CRYPTO.day_start(day(3)) + timedelta(hours=2),
+        "unfilled",
+    )
+    assert "ohlcv_quarantine" in broken["reason"]

@@ -325,7 +325,9 @@ def test_a_gap_may_begin_before_the_evidence() -> None:
 
 
 def asked(gaps: pl.DataFrame, attempts: int = MAX_ATTEMPTS, failure: str | None = None) -> pl.DataFrame:
-    return gaps.with_columns(attempts=pl.lit(attempts), failure=pl.lit(failure, pl.String))
+    return gaps.with_columns(
+        attempts=pl.lit(attempts), failure=pl.lit(failure, pl.String), rejected=pl.lit(value=False)
+    )
 
 
 ONE_EACH = judged(without(MONTH, ~emptied(DENSE, (3000, 1), (8000, 90))), MONTH)
@@ -465,3 +467,21 @@ def test_coinbase_as_it_was(
     assert pl.concat(by_day).select("gap_start", "missing_bars").rows() == recorded_gaps(days)
     assert result["missing_bars"].sum() == sum(fact["missing"] for fact in days.values())
     assert set(result["state"]) == states
+
+
+@pytest.mark.parametrize("share", [0.4, 0.46, 0.8])
+def test_a_session_that_loses_bars_here_and_there_is_a_loss(share: float) -> None:
+    session = slice(15 * 390, 16 * 390)
+    kept = np.ones(len(MONTH), dtype=np.bool_)
+    kept[session] = np.random.default_rng(7).random(390) >= share
+    gaps = judged(without(MONTH, ~kept), MONTH)
+    assert gaps.height > 50
+    assert gaps["is_loss"].all()
+    assert set(gaps["incident_base"]) == {int((~kept).sum())}
+
+
+@given(st.sampled_from([0.05, 0.2, 0.5, 0.8, 0.95, 0.995]), st.integers(0, 10_000))
+def test_an_ordinary_session_is_no_loss_however_thin_the_series(density: float, seed: int) -> None:
+    kept = np.random.default_rng(seed).random(len(MONTH)) < density
+    gaps = judged(without(MONTH, ~kept), MONTH)
+    assert not gaps["is_loss"].any()

@@ -19,6 +19,7 @@ from marketdata_assets.domain.slots import (
     held_by_series,
 )
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window
 from marketdata_assets_tests.unit.frames import as_bars, at, days_window, vendor_bars, window
 
 if TYPE_CHECKING:
@@ -271,24 +272,42 @@ def test_slots_that_were_asked_for_reach_up_to_the_first_that_was_not() -> None:
     week = expected_slots(Timeframe.D1, days_window(XNYS, date(2024, 6, 24), date(2024, 7, 5)), XNYS, LATER)
     asked = [XNYS.day_window(date(2024, 6, day)) for day in (24, 26, 27, 28)]
     own = XNYS.day_window(date(2024, 7, 1))
-    found = week.connected(own, asked, np.zeros(len(week), dtype=np.bool_))
+    nothing = np.zeros(len(week), dtype=np.bool_)
+    found = week.connected(own, [*asked, own], nothing)
     # Over the weekend, on which nothing can be asked for, but not over Tuesday.
     assert [time.astimezone(XNYS.timezone).day for time in times(found)] == [26, 27, 28, 1]
+    assert [time.astimezone(XNYS.timezone).day for time in times(week.connected(own, asked, nothing))] == [
+        26,
+        27,
+        28,
+    ]
 
 
-@given(st.lists(st.booleans(), min_size=10, max_size=10), st.sets(st.integers(0, 9)), st.integers(0, 9))
-def test_connected_slots_are_a_stretch_around_the_window(
-    known: list[bool], asked: set[int], own: int
+@given(
+    st.lists(st.booleans(), min_size=10, max_size=10),
+    st.sets(st.integers(0, 9)),
+    st.tuples(st.integers(0, 9), st.integers(0, 9)).map(sorted),
+)
+def test_connected_slots_are_those_asked_for_in_the_window_and_a_stretch_around_it(
+    known: list[bool], asked: set[int], own: list[int]
 ) -> None:
     slots = expected_slots(
         Timeframe.D1, days_window(CRYPTO, date(2024, 7, 1), date(2024, 7, 10)), CRYPTO, LATER
     )
     days = [CRYPTO.day_window(date(2024, 7, 1) + timedelta(days=one)) for one in range(10)]
-    found = slots.connected(days[own], [days[one] for one in asked], np.array(known))
-    is_asked = [flag or place in asked or place == own for place, flag in enumerate(known)]
-    first, last = own, own
+    window = Window(days[own[0]].start, days[own[1]].end)
+    found = slots.connected(window, [days[one] for one in asked], np.array(known))
+    is_asked = [flag or place in asked for place, flag in enumerate(known)]
+    first, last = own
     while first > 0 and is_asked[first - 1]:
         first -= 1
     while last < 9 and is_asked[last + 1]:
         last += 1
-    assert times(found) == [day.start for day in days[first : last + 1]]
+    assert times(found) == [days[place].start for place in range(first, last + 1) if is_asked[place]]
+
+
+def test_the_days_on_which_a_bar_opens() -> None:
+    hours = expected_slots(Timeframe.H1, days_window(XNYS, date(2024, 7, 1), date(2024, 7, 2)), XNYS, LATER)
+    late = np.array([microseconds(at("2024-07-01T23:00"))])  # after hours, still Monday in New York
+    assert hours.on_days_of(late).tolist() == [True] * 7 + [False] * 7
+    assert not hours.on_days_of(late[:0]).any()
