@@ -21,7 +21,7 @@ from marketdata_assets.automation.gaps import look_for_gaps, repair_runs
 from marketdata_assets.automation.matrix import refresh_matrix
 from marketdata_assets.automation.ranges import range_runs
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
-from marketdata_assets.domain.gaps import GapState
+from marketdata_assets.domain.gaps import LOSSES, GapState
 from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
 from marketdata_assets.storage.completeness import MATRIX_SCHEMA, completeness_between, read_matrix
 from marketdata_assets.storage.connection import connect
@@ -115,7 +115,7 @@ class Outcome:
     @property
     def lost(self) -> pl.DataFrame:
         """The gaps that are left without an explanation, the largest first."""
-        return self.gaps.filter(pl.col("state").is_in([GapState.OPEN.value, GapState.UNFILLED.value]))
+        return self.gaps.filter(pl.col("state").is_in(LOSSES))
 
     @property
     def is_whole(self) -> bool:

@@ -13,8 +13,9 @@ from dagster import (
 )
 
 from marketdata_assets.checks.verdict import scope_of, verdict
+from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.storage.gaps import list_gaps
-from marketdata_assets.storage.gates import LOSSES, NO_GAPS, gappy_in
+from marketdata_assets.storage.gates import NO_GAPS, gappy_in
 from marketdata_assets.storage.resource import PostgresResource
 
 _DESCRIPTION = """\

@@ -96,7 +96,9 @@ def _look(store: Store, series: list[Series], first: date, last: date, *, repair
 def _is_lost() -> pl.Expr:
     import polars as pl
 
-    return pl.col("state").is_in(["open", "unfilled"])
+    from marketdata_assets.domain.gaps import LOSSES
+
+    return pl.col("state").is_in(LOSSES)
 
 
 def _show(found: pl.DataFrame, *, everything: bool, as_json: bool) -> None:

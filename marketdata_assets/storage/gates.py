@@ -16,7 +16,7 @@ from psycopg import sql
 from marketdata_assets.domain.bars import KEY, RULES_WITHOUT_LOSS, UTC_TIME
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.columns import FIRST_ROW
-from marketdata_assets.domain.gaps import GapState
+from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.gates import FAULT_SCHEMA, gappy, incomplete, invalid, within
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
@@ -36,8 +36,6 @@ GATE_SCHEMA: Final = pl.Schema({**FAULT_SCHEMA, "check": pl.String()})
 
 VALID: Final = "ohlcv_valid"
 NO_GAPS: Final = "no_gaps"
-LOSSES: Final = (GapState.OPEN.value, GapState.UNFILLED.value)
-"""States of a gap that hold its days back."""
 
 _BARS_AT_ONCE: Final = 500_000
 """Bars of a market that never closes that are held in memory at once."""
