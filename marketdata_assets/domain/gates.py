@@ -70,7 +70,8 @@ def invalid(
 
     Args:
         bars: ``BAR_SCHEMA``, of ``timeframe`` and ``asset_class``, whole partitions.
-        quarantined: ``symbol, time, rule`` of the base bars of the same partitions that broke a rule.
+        quarantined: ``symbol, time, rule`` of the base bars of the same partitions that broke a rule, as
+            :func:`of_buckets_within` picks them.
         timeframe: Of ``bars``.
         asset_class: Of ``bars``: an index has no volume, vwap or transactions.
     """
@@ -215,6 +216,21 @@ def within(rows: pl.DataFrame, windows: Mapping[Series, Window]) -> pl.DataFrame
     inside = rows.join(spans, on=["symbol", "timeframe"], maintain_order="left")
     time = pl.col("time")
     return inside.filter(time >= pl.col("_lo"), time < pl.col("_hi")).drop("_lo", "_hi")
+
+
+def of_buckets_within(
+    rows: pl.DataFrame, windows: Mapping[Series, Window], timeframe: Timeframe, calendar: TradingCalendar
+) -> pl.DataFrame:
+    """The base ``rows`` (``symbol, time`` and more) that belong to a bar of ``timeframe`` in the window of its series.
+
+    A bar lies where it opens: the days of a week belong to the partition of its Sunday, which may lie before the
+    window that holds them.
+    """
+    time = pl.col("time")
+    opened = rows.with_columns(
+        timeframe=pl.lit(timeframe.value), _time=time, time=bucket_open(time, timeframe, calendar)
+    )
+    return within(opened, windows).with_columns(time="_time").select(rows.columns)
 
 
 def _lost(

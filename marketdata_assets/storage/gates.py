@@ -17,7 +17,7 @@ from marketdata_assets.domain.bars import KEY, RULES_WITHOUT_LOSS, UTC_TIME
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.columns import FIRST_ROW
 from marketdata_assets.domain.gaps import LOSSES
-from marketdata_assets.domain.gates import FAULT_SCHEMA, gappy, incomplete, invalid, within
+from marketdata_assets.domain.gates import FAULT_SCHEMA, gappy, incomplete, invalid, of_buckets_within, within
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.bars import read_rows
@@ -120,7 +120,9 @@ def stretches(
                 chunk,
                 bars=within(context, chunk) if lookback_bars else context,
                 context=context,
-                quarantined=_read_quarantined(database, timeframe, chunk),
+                quarantined=of_buckets_within(
+                    _read_quarantined(database, timeframe, chunk), chunk, timeframe, calendar_of(asset_class)
+                ),
             )
 
 
@@ -180,7 +182,7 @@ def _bars_before(database: Database, windows: Mapping[Series, Window], limit: in
 def _read_quarantined(
     database: Database, timeframe: Timeframe, windows: Mapping[Series, Window]
 ) -> pl.DataFrame:
-    # The days of a week belong to the partition of its Sunday.
+    """``symbol, time, rule`` of base bars in the windows; for weeks of those up to a week behind them, too."""
     beyond = _WEEK if timeframe is Timeframe.W1 else timedelta(0)
     values = sql.SQL(", ").join(
         sql.SQL("({}, {}::timestamptz, {}::timestamptz)").format(
