@@ -124,8 +124,7 @@ class FeatureRun:
             as_of=calendar.local_day(self._now),
             lookback_bars=lookback_bars(timeframe, calendar),
         )
-        gaps = list_gaps(self._database, _with_lookback(chunk, bars))
-        lost = gaps.filter(pl.col("state").is_in(LOSSES))
+        lost = list_gaps(self._database, _with_lookback(chunk, bars), LOSSES)
         features = within(compute_features(bars, calendar, lost), chunk)
         sound = (
             features.with_columns(day=local_day(pl.col("time"), calendar))

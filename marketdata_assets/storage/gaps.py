@@ -154,9 +154,15 @@ def read_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFr
     return _read(database, windows, KNOWN_SCHEMA, standing)
 
 
-def list_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
-    """Every gap that reaches into the window of its series, as ``LISTED_SCHEMA``, the largest first."""
-    return _read(database, windows, LISTED_SCHEMA, sql.SQL("true")).sort("missing_bars", descending=True)
+def list_gaps(
+    database: Database, windows: Mapping[Series, Window], states: Collection[str] | None = None
+) -> pl.DataFrame:
+    """Every gap in one of ``states`` (default: any) that reaches into the window of its series, the largest first.
+
+    As ``LISTED_SCHEMA``.
+    """
+    which = sql.SQL("true") if states is None else _state_in(states)
+    return _read(database, windows, LISTED_SCHEMA, which).sort("missing_bars", descending=True)
 
 
 def lost_gaps(database: Database, symbols: Collection[str], limit: int) -> tuple[pl.DataFrame, int]:

@@ -73,7 +73,7 @@ def failing_partitions(database: Database, windows: Mapping[Series, Window]) -> 
         ConfigurationError: A series is not tracked, so that its calendar is unknown.
     """
     broken = [invalid_in(stretch) for stretch in stretches(database, windows)]
-    missing = gappy_in(database, windows, list_gaps(database, windows))
+    missing = gappy_in(database, windows, list_gaps(database, windows, LOSSES))
     return pl.concat(
         [
             pl.concat([FAULT_SCHEMA.to_frame(), *broken]).with_columns(check=pl.lit(VALID)),
@@ -90,12 +90,12 @@ def invalid_in(stretch: Stretch) -> pl.DataFrame:
 def gappy_in(database: Database, windows: Mapping[Series, Window], gaps: pl.DataFrame) -> pl.DataFrame:
     """The faults (``FAULT_SCHEMA``) for which ``no_gaps`` holds partitions of ``windows`` back.
 
-    ``gaps`` (``KNOWN_SCHEMA``) are those that reach into the windows, in any state.
+    ``gaps`` (``KNOWN_SCHEMA``) are those that reach into the windows, in a state of ``LOSSES``.
 
     Raises:
         ConfigurationError: A series is not tracked.
     """
-    return gappy(gaps.filter(pl.col("state").is_in(LOSSES)), windows, _classes(database, windows))
+    return gappy(gaps, windows, _classes(database, windows))
 
 
 def stretches(

@@ -25,11 +25,12 @@ from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA
+from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import parse_timeframes
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.completeness import MATRIX_SCHEMA, read_matrix, read_recent, write_matrix
-from marketdata_assets.storage.gaps import lost_gaps, write_gaps
+from marketdata_assets.storage.gaps import list_gaps, lost_gaps, write_gaps
 from marketdata_assets.storage.merge import merge
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols, deactivate, set_timeframes
 from marketdata_assets.storage.tables import OHLCV
@@ -209,6 +210,9 @@ def test_the_largest_lost_gaps_of_what_is_collected(database: Database) -> None:
     assert rows.schema == KNOWN_SCHEMA
     assert (rows["missing_bars"].to_list(), count) == ([5, 4], 3)
     assert lost_gaps(database, ["SPY"], 9)[0]["missing_bars"].to_list() == [5, 3]
+    windows = {Series.parse("SPY:5m"): A_WEEK}
+    assert list_gaps(database, windows)["missing_bars"].to_list() == [9, 8, 5, 3]
+    assert list_gaps(database, windows, LOSSES)["state"].to_list() == ["unfilled", "open"]
     none, count = lost_gaps(database, ["QQQ"], 9)
     assert (none.schema, none.height, count) == (KNOWN_SCHEMA, 0, 0)
 
