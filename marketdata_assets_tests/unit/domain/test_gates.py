@@ -217,6 +217,27 @@ def test_a_gap_is_a_fault_of_each_day_by_the_bars_that_it_lacks(
     assert faults.schema == FAULT_SCHEMA
 
 
+def test_gaps_of_many_series_are_told_apart() -> None:
+    bitcoin, apple, without = (
+        Series("BTC-USD", Timeframe.D1),
+        Series("AAPL", Timeframe.D1),
+        Series("AAPL", Timeframe.H1),
+    )
+    empty = {one: slots_of(one) for one in (apple, bitcoin)}
+    gaps = find_gaps({}, empty).with_columns(
+        state=pl.lit("open"), attempts=0, failure=None, reason=pl.lit("told"), detected_at=None
+    )
+    spans = {
+        one: days_window(calendar_of(CLASSES[one.symbol]), first, LAST)
+        for one, first in ((apple, LAST), (without, FIRST), (bitcoin, LAST - timedelta(days=2)))
+    }
+    faults = gappy(gaps.select(KNOWN_SCHEMA.names()).cast(KNOWN_SCHEMA), spans, CLASSES)
+    assert faults.select("symbol", "timeframe", "day").sort("symbol", "day").rows() == [
+        ("AAPL", "1d", LAST),
+        *(("BTC-USD", "1d", LAST - timedelta(days=days)) for days in (2, 1, 0)),
+    ]
+
+
 def test_rows_are_kept_within_the_window_of_their_own_series() -> None:
     other = Series("MSFT", Timeframe.M1)
     rows = pl.concat([bars_of(minutes(MORNING)), bars_of(minutes(MORNING), symbol="MSFT")])
