@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marketdata_assets.cli.selection import DEFAULT_DAYS, check_days, chosen_days, chosen_symbols
-from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.cli.selection import (
+    DEFAULT_DAYS,
+    check_days,
+    chosen_days,
+    chosen_series,
+    chosen_symbols,
+)
 from marketdata_assets.domain.timeframe import parse_timeframes
 
 if TYPE_CHECKING:
@@ -51,15 +56,7 @@ def gaps(
     wanted = None if timeframes is None else parse_timeframes(timeframes)
     with open_store() as store:
         check_days(first, last, store.settings.start, now)
-        series = [
-            one
-            for symbol in chosen_symbols(store, symbols)
-            for one in symbol.series
-            if wanted is None or one.timeframe in wanted
-        ]
-        if not series:
-            message = "no symbol is tracked in these timeframes: see `marketdata symbols list`"
-            raise ConfigurationError(message)
+        series = chosen_series(chosen_symbols(store, symbols), wanted)
         found = _look(store, series, first, last, repair=repair)
     _show(found, everything=everything, as_json=as_json)
     if found.filter(_is_lost()).height:

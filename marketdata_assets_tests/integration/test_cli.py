@@ -130,6 +130,14 @@ def test_wrong_arguments_are_one_line_and_leave_nothing(here: Run, database: Dat
         assert database.read_frame(f"select count(*) as n from {table}").item() == 0
 
 
+@pytest.mark.parametrize("command", ["backfill", "gaps", "features"])
+def test_nothing_to_do_is_a_usage_error(here: Run, database: Database, command: str) -> None:
+    one_line(
+        here(command, "--timeframes", "5m"), 2, "no symbol is tracked in these timeframes", "symbols list"
+    )
+    assert database.read_frame("select count(*) as n from backfill_history").item() == 0
+
+
 def test_days_that_are_no_number_are_a_usage_error(here: Run) -> None:
     one_line(here("backfill", "--days", "many"), 2, "--days", "integer", "--help")
     one_line(here("backfill", "--dayz", "3"), 2, "--dayz", "--help")
@@ -380,7 +388,9 @@ def test_a_backfill_that_cannot_start_changes_nothing(run: Run, database: Databa
     wider = ("backfill", "--symbols", "AAPL", "--timeframes", "5m", *WEEK)
     one_line(run(*wider, POLYGON_API_KEY=None), 2, "no API key")
     nowhere = tmp_path / "nowhere" / "summary.json"
-    one_line(run(*wider, "--json", str(nowhere)), 2, "--json", "folder that exists")
+    one_line(run(*wider, "--json", str(nowhere)), 2, "--json", "nowhere is no folder")
+    one_line(run(*wider, "--json", "summary.json", POLYGON_API_KEY=None), 2, "no API key")
+    assert not (tmp_path / "summary.json").exists()
     assert database.read_frame("select * from tracked_symbols order by symbol").equals(before)
 
 
