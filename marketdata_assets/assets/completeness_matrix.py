@@ -13,7 +13,7 @@ from dagster import (
     asset,
 )
 
-from marketdata_assets.assets.heatmap import days_picture, matrix_picture
+from marketdata_assets.assets.heatmap import MAX_ROWS, days_picture, matrix_picture
 from marketdata_assets.assets.picture import markdown_image
 from marketdata_assets.domain.completeness import Status, cell
 from marketdata_assets.storage.completeness import Recent, read_recent, write_matrix
@@ -77,21 +77,32 @@ def _metadata(matrix: pl.DataFrame, recent: Recent | None) -> dict[str, Metadata
 
 
 def matrix_table(matrix: pl.DataFrame) -> str:
-    """``matrix`` as a Markdown table, the least complete series first; a sentence when nothing is tracked."""
+    """``matrix`` as a Markdown table, the least complete series first; a sentence when nothing is tracked.
+
+    Of more than 124 series the least complete are shown, and a line below says so.
+    """
     if matrix.is_empty():
         return "No symbol is tracked."
     lines = [
         f"| {symbol} | {timeframe} | {cell(Status(status), share)} | {expected:,} | {present:,} | {no_trades:,}"
         f" | {missing:,} | {_moment(first)} | {_moment(last)} |"
         for symbol, timeframe, status, share, expected, present, no_trades, missing, first, last in (
-            matrix.sort("completeness", nulls_last=True, maintain_order=True).select(*_SHOWN).iter_rows()
+            matrix.sort("completeness", nulls_last=True, maintain_order=True)
+            .select(*_SHOWN)
+            .head(MAX_ROWS)
+            .iter_rows()
         )
     ]
     head = (
         "| symbol | timeframe | complete | expected | present | no trades | missing | first bar (UTC) | last bar |\n"
         "|---|---|---:|---:|---:|---:|---:|---|---|"
     )
-    return "\n".join([head, *lines])
+    more = (
+        [f"\n… and {matrix.height - MAX_ROWS:,} more: `marketdata matrix` shows all."]
+        if matrix.height > MAX_ROWS
+        else []
+    )
+    return "\n".join([head, *lines, *more])
 
 
 def _moment(time: datetime | None) -> str:
