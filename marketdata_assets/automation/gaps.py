@@ -32,16 +32,13 @@ def look_for_gaps(
     repair: bool,
     tags: Mapping[str, str] | None = None,
     on_run: Callable[[RangeRun], None] = lambda _: None,
-) -> list[str]:
+) -> None:
     """Execute ``runs`` of ``gap_report`` in order, asking again for what is missing with ``repair``.
-
-    Returns the ids of the runs.
 
     Raises:
         ConfigurationError: A setting is wrong.
         MarketDataError: A run failed; the runs before it are recorded.
     """
-    run_ids = []
     for run in runs:
         on_run(run)
         result = execute_range(
@@ -52,7 +49,6 @@ def look_for_gaps(
             config={"gap_report": {"repair": repair}},
             tags=tags or {},
         )
-        run_ids.append(result.run_id)
         # A check that failed afterwards is what the report is for.
         if not result.get_asset_materialization_events():
             message = (
@@ -60,7 +56,6 @@ def look_for_gaps(
                 f" looked for: {reason_of(result)}"
             )
             raise MarketDataError(message)
-    return run_ids
 
 
 def repair_runs(

@@ -80,26 +80,19 @@ def backfill(
 
 def run(store: Store, request: BackfillRequest, *, polygon: PolygonResource | None = None) -> Outcome:
     """Execute ``request`` in this process on the persistent instance, with progress on a terminal."""
-    from dagster import DagsterInstance
-
-    from marketdata_assets.automation.backfill import close_orphans, execute
-    from marketdata_assets.automation.instance import prepare_environment, sync_series
-    from marketdata_assets.cli.console import err
+    from marketdata_assets.automation.backfill import execute
+    from marketdata_assets.automation.instance import sync_series
     from marketdata_assets.cli.progress import console_progress
+    from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
 
-    prepare_environment(store.settings)
-    with DagsterInstance.get() as instance, console_progress() as progress:
-        closed = close_orphans(instance, store.database)
-        if closed:
-            err.print(
-                f"{closed} earlier run(s) of a process that is gone were marked as failed", highlight=False
-            )
+    with open_instance(store) as (instance, command), console_progress() as progress:
         return execute(
             build_definitions(resources={"polygon": watched(polygon, progress)}),
             instance,
             store.database,
             request,
+            command=command,
             ordered=sync_series(instance, store.database),
             earliest=store.settings.start,
             progress=progress,

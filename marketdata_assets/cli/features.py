@@ -63,17 +63,15 @@ def features(
 
 
 def _compute(store: Store, series: list[Series], forced: tuple[date, date] | None) -> FeaturesOutcome:
-    from dagster import DagsterInstance
-
     from marketdata_assets.automation.features import FeaturesOutcome, compute, feature_runs, stale_days
-    from marketdata_assets.automation.instance import prepare_environment, sync_series
+    from marketdata_assets.automation.instance import sync_series
     from marketdata_assets.automation.ranges import range_runs
     from marketdata_assets.cli.progress import console_progress
+    from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
 
-    prepare_environment(store.settings)
     outcome = FeaturesOutcome()
-    with DagsterInstance.get() as instance, console_progress() as progress:
+    with open_instance(store) as (instance, command), console_progress() as progress:
         ordered = sync_series(instance, store.database)
         if forced is None:
             runs = feature_runs(ordered, stale_days(store.database, series, store.settings.start))
@@ -85,6 +83,7 @@ def _compute(store: Store, series: list[Series], forced: tuple[date, date] | Non
             instance,
             runs,
             force=forced is not None,
+            tags=command.tags,
             outcome=outcome,
             on_run=progress.run,
         )

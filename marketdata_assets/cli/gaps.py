@@ -64,24 +64,23 @@ def gaps(
 
 
 def _look(store: Store, series: list[Series], first: date, last: date, *, repair: bool) -> pl.DataFrame:
-    from dagster import DagsterInstance
-
     from marketdata_assets.automation.gaps import look_for_gaps
-    from marketdata_assets.automation.instance import prepare_environment, sync_series
+    from marketdata_assets.automation.instance import sync_series
     from marketdata_assets.automation.ranges import range_runs
     from marketdata_assets.cli.console import err
+    from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.storage.gaps import list_gaps
     from marketdata_assets.storage.io_manager import partition_windows_of
 
-    prepare_environment(store.settings)
-    with DagsterInstance.get() as instance:
+    with open_instance(store) as (instance, command):
         runs = range_runs(sync_series(instance, store.database), series, first, last)
         look_for_gaps(
             build_definitions(),
             instance,
             runs,
             repair=repair,
+            tags=command.tags,
             on_run=lambda run: err.print(
                 f"run: {run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}",
                 highlight=False,

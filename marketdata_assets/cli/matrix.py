@@ -60,15 +60,12 @@ def matrix(
 
 
 def _refresh(store: Store) -> None:
-    from dagster import DagsterInstance
-
-    from marketdata_assets.automation.instance import prepare_environment
     from marketdata_assets.automation.matrix import refresh_matrix
+    from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
 
-    prepare_environment(store.settings)
-    with DagsterInstance.get() as instance:
-        refresh_matrix(build_definitions(), instance)
+    with open_instance(store) as (instance, command):
+        refresh_matrix(build_definitions(), instance, tags=command.tags)
 
 
 def print_matrix(matrix: pl.DataFrame) -> None:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from typer.main import get_command
 
+from marketdata_assets.automation.commands import COMMAND_TAG
 from marketdata_assets.cli.app import app, main
 from marketdata_assets.polygon.simulator import Fault, FaultKind
 from marketdata_assets.storage.vendor import claim_store
@@ -176,6 +177,16 @@ def failed(done: subprocess.CompletedProcess[str], *said: str) -> int:
 def nothing_stored(database: Database) -> None:
     for table in ("ohlcv", "coverage"):
         assert database.read_frame(f"select count(*) as n from {table}").item() == 0
+
+
+def every_run_is_known(database: Database) -> None:
+    """There is a run, and all of them carry the tag by which they are ended when their process is killed."""
+    tagged = database.read_frame(
+        "select exists (select from dagster.run_tags t where t.run_id = r.run_id and t.key = $1) as tagged"
+        " from dagster.runs r",
+        [COMMAND_TAG],
+    )
+    assert tagged["tagged"].to_list() == [True] * max(1, tagged.height)
 
 
 ONE = ("backfill", "--symbols", "AAPL", "--timeframes", "1d", *WEEK)
@@ -362,6 +373,7 @@ def test_a_matrix_is_summed_up_anew_and_printed(run: Run, here: Run, database: D
     assert [row["missing_bars"] for row in stored] == [0, 0, 1]
     assert [str(row["as_of"]) for row in stored] == [row["as_of"] for row in shown]
     assert database.read_frame("select count(*) as n from completeness_history").item() == 123
+    every_run_is_known(database)
 
 
 def test_a_page_of_the_matrix_replaces_the_old_one_or_leaves_it(here: Run, tmp_path: Path) -> None:
@@ -433,6 +445,7 @@ def test_corporate_actions_are_counted_and_what_the_plan_lacks_is_no_failure(
     )
     assert dividends.startswith("dividends: ")
     assert earnings == "earnings: not in your plan"
+    every_run_is_known(database)
     assert "Traceback" not in done.stderr
 
 
