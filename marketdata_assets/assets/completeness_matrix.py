@@ -6,7 +6,10 @@ from typing import Final
 import polars as pl
 from dagster import (
     AssetDep,
+    AssetExecutionContext,
+    AssetKey,
     AssetsDefinition,
+    DagsterInstance,
     MaterializeResult,
     MetadataValue,
     SpecificPartitionsPartitionMapping,
@@ -26,6 +29,9 @@ Sums up the days that `gap_report` looked through. Days in between that it never
 One row per series and day is kept in `completeness_history`; the newest are the view `completeness_matrix`.
 """
 
+GAP_REPORT: Final = "gap_report"
+"""Metadata: the event of the latest ``gap_report`` that the sums are sure to hold, as :func:`latest_report` has it."""
+
 _SHOWN: Final = (
     *("symbol", "timeframe", "status", "completeness"),
     *("expected_bars", "present_bars", "no_trade_bars", "missing_bars", "first_bar", "last_bar"),
@@ -43,13 +49,25 @@ def completeness_matrix_asset() -> AssetsDefinition:
         kinds={"polars", "postgres"},
         description=DESCRIPTION,
     )
-    def completeness_matrix(postgres: PostgresResource) -> MaterializeResult[None]:
+    def completeness_matrix(
+        context: AssetExecutionContext, postgres: PostgresResource
+    ) -> MaterializeResult[None]:
+        # Before anything is read: a report that is written meanwhile may not be in the sums.
+        report = latest_report(context.instance)
         with postgres.database() as database:
             matrix = write_matrix(database, datetime.now(UTC).date())
             recent = read_recent(database)
-        return MaterializeResult(metadata=_metadata(matrix, recent))
+        return MaterializeResult(
+            metadata={**_metadata(matrix, recent), GAP_REPORT: MetadataValue.int(report)}
+        )
 
     return completeness_matrix
+
+
+def latest_report(instance: DagsterInstance) -> int:
+    """The position in the event log of the latest materialization of ``gap_report``, -1 without one."""
+    records = instance.fetch_materializations(AssetKey("gap_report"), limit=1).records
+    return records[0].storage_id if records else -1
 
 
 def _metadata(matrix: pl.DataFrame, recent: Recent | None) -> dict[str, MetadataValue]:

@@ -12,6 +12,8 @@ from dagster import (
     AssetKey,
     AssetMaterialization,
     DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
     MarkdownMetadataValue,
     MultiPartitionKey,
     MultiPartitionsDefinition,
@@ -19,8 +21,10 @@ from dagster import (
 )
 
 from marketdata_assets.assets import completeness_matrix as asset_module
+from marketdata_assets.automation import sensors
 from marketdata_assets.automation.instance import sync_series
 from marketdata_assets.automation.matrix import refresh_matrix
+from marketdata_assets.automation.sensors import REPORT_TAG
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
@@ -261,23 +265,67 @@ def test_a_matrix_that_cannot_be_made_says_why(database: Database, instance: Dag
     assert "\n" not in str(caught.value)
 
 
-def test_the_matrix_follows_a_look_for_gaps(database: Database, instance: DagsterInstance) -> None:
+def report_gaps(instance: DagsterInstance, day: int) -> None:
+    partition = MultiPartitionKey({"day": f"2024-07-0{day}", "series": "SPY:1d"})
+    instance.report_runless_asset_event(AssetMaterialization("gap_report", partition=partition))
+
+
+def test_the_matrix_follows_a_look_for_gaps_and_is_tried_again_when_it_fails(
+    database: Database, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     definitions = build_definitions()
     sensor = definitions.get_sensor_def("matrix_after_gaps")
 
-    def asked() -> list[str | None]:
+    clock = Mock(wraps=datetime, now=datetime.now)
+    monkeypatch.setattr(sensors, "datetime", clock)
+
+    def asked() -> list[dict[str, str]]:
         with build_sensor_context(instance, definitions=definitions) as context:
-            return [one.run_key for one in sensor.evaluate_tick(context).run_requests or ()]
+            requests = sensor.evaluate_tick(context).run_requests or ()
+        assert all(one.run_key is None for one in requests)  # Dagster runs a key once, though it failed
+        return [{REPORT_TAG: one.tags[REPORT_TAG]} for one in requests]
 
     assert asked() == []
-    for day in ("2024-07-01", "2024-07-02"):
-        partition = MultiPartitionKey({"day": day, "series": "SPY:1d"})
-        instance.report_runless_asset_event(AssetMaterialization("gap_report", partition=partition))
-    first = asked()
-    assert len(first) == 1
-    assert asked() == first  # a second tick asks for the same run: Dagster starts one
+    for day in (1, 2):
+        report_gaps(instance, day)
+    [first] = asked()
+    assert asked() == [first]
+    # What Dagster makes of the request is under way, and then fails.
+    run = instance.add_run(DagsterRun("matrix", status=DagsterRunStatus.STARTED, tags=first))
+    assert asked() == []
+    instance.report_run_failed(run)
+    assert asked() == []
+    clock.now = lambda zone: datetime.now(zone) + timedelta(minutes=11)
+    assert asked() == [first]
+    # A newer report does not wait.
+    clock.now = datetime.now
+    report_gaps(instance, 3)
+    [second] = asked()
+    assert second != first
     refresh_matrix(definitions, instance)
     assert asked() == []
+
+
+def test_a_report_that_is_written_while_the_matrix_reads_is_summed_up_again(
+    database: Database, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definitions = build_definitions()
+    sensor = definitions.get_sensor_def("matrix_after_gaps")
+
+    def overtaken(database: Database, day: date) -> pl.DataFrame:
+        matrix = write_matrix(database, day)
+        report_gaps(instance, 2)
+        return matrix
+
+    report_gaps(instance, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(asset_module, "write_matrix", overtaken)
+        refresh_matrix(definitions, instance)
+    with build_sensor_context(instance, definitions=definitions) as context:
+        assert len(sensor.evaluate_tick(context).run_requests or ()) == 1
+    refresh_matrix(definitions, instance)
+    with build_sensor_context(instance, definitions=definitions) as context:
+        assert not sensor.evaluate_tick(context).run_requests
 
 
 def test_a_matrix_of_many_partitions_enumerates_none(
