@@ -15,7 +15,7 @@ create table gap_report (
     resolved_at   timestamptz,
     primary key (symbol, timeframe, gap_start)
 );
-create index gap_report_standing on gap_report (symbol, timeframe, gap_end) where state <> 'filled';
+create index gap_report_by_end on gap_report (symbol, timeframe, gap_end);
 create index gap_report_worst on gap_report (missing_bars desc) where state in ('open', 'unfilled');
 comment on table gap_report is
     'Maximal runs of expected bars that are missing. gap_end is exclusive: the close of the last missing bar.';

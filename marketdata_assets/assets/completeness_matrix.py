@@ -6,14 +6,17 @@ from typing import Final
 import polars as pl
 from dagster import (
     AssetDep,
+    AssetExecutionContext,
+    AssetKey,
     AssetsDefinition,
+    DagsterInstance,
     MaterializeResult,
     MetadataValue,
     SpecificPartitionsPartitionMapping,
     asset,
 )
 
-from marketdata_assets.assets.heatmap import days_picture, matrix_picture
+from marketdata_assets.assets.heatmap import MAX_ROWS, days_picture, matrix_picture
 from marketdata_assets.assets.picture import markdown_image
 from marketdata_assets.domain.completeness import Status, cell
 from marketdata_assets.storage.completeness import Recent, read_recent, write_matrix
@@ -25,6 +28,9 @@ Per series the bars that are expected, present, explained (`no_trades`) and miss
 Sums up the days that `gap_report` looked through. Days in between that it never looked through count as missing.
 One row per series and day is kept in `completeness_history`; the newest are the view `completeness_matrix`.
 """
+
+GAP_REPORT: Final = "gap_report"
+"""Metadata: the event of the latest ``gap_report`` that the sums are sure to hold, as :func:`latest_report` has it."""
 
 _SHOWN: Final = (
     *("symbol", "timeframe", "status", "completeness"),
@@ -43,13 +49,25 @@ def completeness_matrix_asset() -> AssetsDefinition:
         kinds={"polars", "postgres"},
         description=DESCRIPTION,
     )
-    def completeness_matrix(postgres: PostgresResource) -> MaterializeResult[None]:
+    def completeness_matrix(
+        context: AssetExecutionContext, postgres: PostgresResource
+    ) -> MaterializeResult[None]:
+        # Before anything is read: a report that is written meanwhile may not be in the sums.
+        report = latest_report(context.instance)
         with postgres.database() as database:
             matrix = write_matrix(database, datetime.now(UTC).date())
             recent = read_recent(database)
-        return MaterializeResult(metadata=_metadata(matrix, recent))
+        return MaterializeResult(
+            metadata={**_metadata(matrix, recent), GAP_REPORT: MetadataValue.int(report)}
+        )
 
     return completeness_matrix
+
+
+def latest_report(instance: DagsterInstance) -> int:
+    """The position in the event log of the latest materialization of ``gap_report``, -1 without one."""
+    records = instance.fetch_materializations(AssetKey("gap_report"), limit=1).records
+    return records[0].storage_id if records else -1
 
 
 def _metadata(matrix: pl.DataFrame, recent: Recent | None) -> dict[str, MetadataValue]:
@@ -77,21 +95,32 @@ def _metadata(matrix: pl.DataFrame, recent: Recent | None) -> dict[str, Metadata
 
 
 def matrix_table(matrix: pl.DataFrame) -> str:
-    """``matrix`` as a Markdown table, the least complete series first; a sentence when nothing is tracked."""
+    """``matrix`` as a Markdown table, the least complete series first; a sentence when nothing is tracked.
+
+    Of more than 124 series the least complete are shown, and a line below says so.
+    """
     if matrix.is_empty():
         return "No symbol is tracked."
     lines = [
         f"| {symbol} | {timeframe} | {cell(Status(status), share)} | {expected:,} | {present:,} | {no_trades:,}"
         f" | {missing:,} | {_moment(first)} | {_moment(last)} |"
         for symbol, timeframe, status, share, expected, present, no_trades, missing, first, last in (
-            matrix.sort("completeness", nulls_last=True, maintain_order=True).select(*_SHOWN).iter_rows()
+            matrix.sort("completeness", nulls_last=True, maintain_order=True)
+            .select(*_SHOWN)
+            .head(MAX_ROWS)
+            .iter_rows()
         )
     ]
     head = (
         "| symbol | timeframe | complete | expected | present | no trades | missing | first bar (UTC) | last bar |\n"
         "|---|---|---:|---:|---:|---:|---:|---|---|"
     )
-    return "\n".join([head, *lines])
+    more = (
+        [f"\n… and {matrix.height - MAX_ROWS:,} more: `marketdata matrix` shows all."]
+        if matrix.height > MAX_ROWS
+        else []
+    )
+    return "\n".join([head, *lines, *more])
 
 
 def _moment(time: datetime | None) -> str:

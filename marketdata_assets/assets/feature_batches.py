@@ -13,6 +13,7 @@ from marketdata_assets.assets.feature_summary import CHART_BARS, FeatureSummary
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.columns import lookback_bars
 from marketdata_assets.domain.features.compute import compute_features
+from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.gates import within
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.slots import local_day
@@ -22,7 +23,7 @@ from marketdata_assets.partitions import partition_key
 from marketdata_assets.storage.adjusted import SPLITTING, read_adjusted, unchecked_symbols
 from marketdata_assets.storage.features import FeatureBatch, read_stale
 from marketdata_assets.storage.gaps import list_gaps
-from marketdata_assets.storage.gates import LOSSES, failing_partitions, whole_day_chunks
+from marketdata_assets.storage.gates import failing_partitions, whole_day_chunks
 from marketdata_assets.storage.io_manager import partition_windows
 from marketdata_assets.storage.symbols import list_symbols
 
@@ -123,8 +124,7 @@ class FeatureRun:
             as_of=calendar.local_day(self._now),
             lookback_bars=lookback_bars(timeframe, calendar),
         )
-        gaps = list_gaps(self._database, _with_lookback(chunk, bars))
-        lost = gaps.filter(pl.col("state").is_in(LOSSES))
+        lost = list_gaps(self._database, _with_lookback(chunk, bars), LOSSES)
         features = within(compute_features(bars, calendar, lost), chunk)
         sound = (
             features.with_columns(day=local_day(pl.col("time"), calendar))

@@ -23,7 +23,7 @@ from marketdata_assets.assets.fetching import instruments_of, request_metadata, 
 from marketdata_assets.assets.ingest import Ingest, IngestReport
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, Asked, Look
-from marketdata_assets.domain.gaps import MAX_ATTEMPTS, SETTLING, GapState, slots_in_gaps
+from marketdata_assets.domain.gaps import LOSSES, MAX_ATTEMPTS, SETTLING, GapState, slots_in_gaps
 from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.slots import Held, Slots, expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
@@ -329,7 +329,7 @@ def _metadata(outcome: GapOutcome) -> dict[str, MetadataValue]:
     counts = {
         f"gaps_{state.value}": MetadataValue.int(gaps.filter(state=state.value).height) for state in GapState
     }
-    lost = gaps.filter(pl.col("state").is_in([GapState.OPEN.value, GapState.UNFILLED.value]))
+    lost = gaps.filter(pl.col("state").is_in(LOSSES))
     total = IngestReport()
     for report in outcome.reports:
         total = replace(

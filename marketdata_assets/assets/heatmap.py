@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_ROWS: Final = 124
-"""Series that the picture of days shows: what stays legible, and under some 150 KB."""
+"""Series, or symbols, that a picture shows: what stays legible, and under some 150 KB."""
 
 _WHOLE, _UNCHECKED, _NOTHING = "#2a9d8f", "#b4bac1", "#f1f3f5"
 _GAPS: Final = ("#9b1d20", "#e76f51", "#f4a261", "#ffe8a3")
@@ -27,9 +27,15 @@ _GAPS: Final = ("#9b1d20", "#e76f51", "#f4a261", "#ffe8a3")
 def matrix_picture(matrix: pl.DataFrame) -> bytes:
     """Symbols x timeframes, each cell coloured by its completeness and labelled, as PNG.
 
-    ``matrix`` has symbol, timeframe, status and completeness (from 0 to 1), one row per series.
+    ``matrix`` has symbol, timeframe, status, completeness (from 0 to 1), expected_bars and missing_bars, one row per
+    series. Of more than 124 symbols the least complete are shown, and the title says so.
     """
-    laid = grid(matrix)
+    symbols = matrix["symbol"].unique(maintain_order=True).to_list()
+    shown = _worst(matrix, "symbol", symbols)
+    title = "Completeness: symbols x timeframes"
+    if len(shown) < len(symbols):
+        title += f": the {len(shown)} least complete of {len(symbols):,} symbols"
+    laid = grid(matrix.filter(pl.col("symbol").is_in(shown)))
     rows, columns = len(laid.symbols), len(laid.timeframes)
     figure, axes = _figure(width=7.5, rows=rows, inches_per_row=0.2)
     colours = np.full((max(rows, 1), max(columns, 1), 3), 1.0)
@@ -50,7 +56,7 @@ def matrix_picture(matrix: pl.DataFrame) -> bytes:
     axes.set_xticks(range(columns), [one.value for one in laid.timeframes], fontsize=8)
     axes.set_yticks(range(rows), laid.symbols, fontsize=7)
     _lines(axes, columns, rows)
-    return _png(figure, axes, "Completeness: symbols x timeframes")
+    return _png(figure, axes, title)
 
 
 def days_picture(days: pl.DataFrame, first: date, last: date) -> bytes:
@@ -62,10 +68,10 @@ def days_picture(days: pl.DataFrame, first: date, last: date) -> bytes:
     keys = pl.concat_str("symbol", pl.lit(":"), "timeframe")
     keyed = days.filter(pl.col("day").is_between(first, last)).with_columns(key=keys)
     series = keyed["key"].unique(maintain_order=True).to_list()
-    shown = _worst(keyed, series)
+    shown = _worst(keyed, "key", series)
     title = f"Completeness by day, {first} to {last}"
     if len(shown) < len(series):
-        title += f": the {len(shown)} least complete of {len(series)} series"
+        title += f": the {len(shown)} least complete of {len(series):,} series"
     count = (last - first).days + 1
     figure, axes = _figure(width=11, rows=len(shown), inches_per_row=0.125)
     # Blank before the first day of a series: nobody knows whether anything was expected.
@@ -84,12 +90,15 @@ def days_picture(days: pl.DataFrame, first: date, last: date) -> bytes:
     return _png(figure, axes, title)
 
 
-def _worst(keyed: pl.DataFrame, series: list[str]) -> list[str]:
-    if len(series) <= MAX_ROWS:
-        return series
-    shares = keyed.group_by("key").agg(share=pl.col("missing_bars").sum() / pl.col("expected_bars").sum())
-    worst = set(shares.sort("share", "key", descending=[True, False]).head(MAX_ROWS)["key"])
-    return [one for one in series if one in worst]
+def _worst(counts: pl.DataFrame, key: str, every: list[str]) -> list[str]:
+    """The least complete of ``every`` value of the column ``key``, as many as a picture shows, in their order."""
+    if len(every) <= MAX_ROWS:
+        return every
+    expected, missing = pl.col("expected_bars").sum(), pl.col("missing_bars").sum()
+    # What was never looked through expects nothing: it comes after what is known to lack bars.
+    shares = counts.group_by(key).agg(share=pl.when(expected > 0).then(missing / expected))
+    worst = set(shares.sort("share", key, descending=[True, False], nulls_last=True).head(MAX_ROWS)[key])
+    return [one for one in every if one in worst]
 
 
 def _figure(*, width: float, rows: int, inches_per_row: float) -> tuple[Figure, Axes]:

@@ -4,44 +4,39 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import polars as pl
-from dagster import DagsterRunStatus, RunsFilter
 
 from marketdata_assets.automation.actions import refresh_actions
 from marketdata_assets.automation.bars import BarsOutcome, bring_bars
+from marketdata_assets.automation.commands import run_ids
 from marketdata_assets.automation.features import FeaturesOutcome, compute, feature_runs, stale_days
 from marketdata_assets.automation.gaps import look_for_gaps, repair_runs
 from marketdata_assets.automation.matrix import refresh_matrix
 from marketdata_assets.automation.ranges import range_runs
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
-from marketdata_assets.domain.gaps import GapState
+from marketdata_assets.domain.gaps import LOSSES, GapState
 from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
 from marketdata_assets.storage.completeness import MATRIX_SCHEMA, completeness_between, read_matrix
-from marketdata_assets.storage.connection import connect
 from marketdata_assets.storage.gaps import LISTED_SCHEMA, gap_rows, list_gaps
 from marketdata_assets.storage.io_manager import partition_windows_of
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import date
 
     from dagster import DagsterInstance, Definitions
     from psycopg import Connection
 
+    from marketdata_assets.automation.commands import Command
     from marketdata_assets.automation.ranges import RangeRun
     from marketdata_assets.domain.series import Series
     from marketdata_assets.storage.connection import Database
-
-_BACKFILL_TAG: Final = "marketdata/backfill"
-_LOCK_SPACE: Final = 0x6D62  # any constant that nobody else hashes advisory locks with
 
 
 class Stage(StrEnum):
@@ -115,7 +110,7 @@ class Outcome:
     @property
     def lost(self) -> pl.DataFrame:
         """The gaps that are left without an explanation, the largest first."""
-        return self.gaps.filter(pl.col("state").is_in([GapState.OPEN.value, GapState.UNFILLED.value]))
+        return self.gaps.filter(pl.col("state").is_in(LOSSES))
 
     @property
     def is_whole(self) -> bool:
@@ -129,11 +124,12 @@ def execute(
     database: Database,
     request: BackfillRequest,
     *,
+    command: Command,
     ordered: Sequence[str],
     earliest: date,
     progress: BackfillProgress,
 ) -> Outcome:
-    """Carry out ``request``, stage by stage.
+    """Carry out ``request``, stage by stage, as ``command``, whose id the backfill gets.
 
     ``ordered`` are the series keys in Dagster's order, ``earliest`` is the first day that is a partition.
 
@@ -144,17 +140,20 @@ def execute(
         ConfigurationError: A setting is wrong (the key, say): every other run would fail like this one.
         MarketDataError: Gaps could not be looked for, or the matrix not be made.
     """
-    outcome = Outcome(str(uuid.uuid4()), request)
-    with _alive(database, outcome.backfill_id):
-        begun = _begin_history(database, outcome)
-        started = time.monotonic()
-        status = "failed"
-        try:
-            _Stages(definitions, instance, database, ordered, outcome, progress, earliest).execute(begun)
-            status = "ok" if outcome.is_whole else "failed"
-        finally:
-            outcome.duration_seconds = time.monotonic() - started
-            _end_history(database, outcome, status)
+    outcome = Outcome(command.id, request)
+    begun = _begin_history(database, outcome)
+    started = time.monotonic()
+    status = "failed"
+    try:
+        stages = _Stages(
+            definitions, instance, database, ordered, outcome, progress, earliest, tags=command.tags
+        )
+        stages.execute(begun)
+        status = "ok" if outcome.is_whole else "failed"
+    finally:
+        outcome.duration_seconds = time.monotonic() - started
+        outcome.run_ids = run_ids(instance, command)
+        _end_history(database, outcome, status)
     return outcome
 
 
@@ -167,6 +166,7 @@ class _Stages:
     outcome: Outcome
     progress: BackfillProgress
     earliest: date
+    tags: Mapping[str, str]
 
     def execute(self, begun: datetime) -> None:
         request = self.outcome.request
@@ -177,7 +177,7 @@ class _Stages:
         if request.with_features:
             self._features()
         self._begin(Stage.MATRIX, [])
-        self.outcome.run_ids.append(refresh_matrix(self.definitions, self.instance, tags=self._tags()))
+        refresh_matrix(self.definitions, self.instance, tags=self.tags)
         self.outcome.gaps = self._gaps(request.series).filter(
             (pl.col("state") != GapState.FILLED.value) | (pl.col("resolved_at") >= begun)
         )
@@ -190,28 +190,25 @@ class _Stages:
 
     def _bars(self, runs: Sequence[RangeRun]) -> None:
         self._begin(Stage.BARS, runs)
-        try:
-            bring_bars(
-                self.definitions,
-                self.instance,
-                self.database,
-                runs,
-                force=self.outcome.request.force,
-                tags=self._tags(),
-                outcome=self.outcome.bars,
-                on_run=self.progress.run,
-            )
-        finally:
-            self.outcome.run_ids += self.outcome.bars.run_ids
+        bring_bars(
+            self.definitions,
+            self.instance,
+            self.database,
+            runs,
+            force=self.outcome.request.force,
+            tags=self.tags,
+            outcome=self.outcome.bars,
+            on_run=self.progress.run,
+        )
 
     def _look(self, stage: Stage, runs: Sequence[RangeRun], *, repair: bool) -> None:
         self._begin(stage, runs)
-        self.outcome.run_ids += look_for_gaps(
+        look_for_gaps(
             self.definitions,
             self.instance,
             runs,
             repair=repair,
-            tags=self._tags(),
+            tags=self.tags,
             bars=self.outcome.bars if repair else None,
             on_run=self.progress.run,
         )
@@ -221,17 +218,14 @@ class _Stages:
         self._check_splits(days)
         runs = feature_runs(self.ordered, days)
         self._begin(Stage.FEATURES, runs)
-        try:
-            compute(
-                self.definitions,
-                self.instance,
-                runs,
-                tags=self._tags(),
-                outcome=self.outcome.features,
-                on_run=self.progress.run,
-            )
-        finally:
-            self.outcome.run_ids += self.outcome.features.run_ids
+        compute(
+            self.definitions,
+            self.instance,
+            runs,
+            tags=self.tags,
+            outcome=self.outcome.features,
+            on_run=self.progress.run,
+        )
 
     def _check_splits(self, series: Iterable[Series]) -> None:
         """Ask for splits when those of a symbol were never asked for: features would be of unadjusted prices."""
@@ -240,7 +234,7 @@ class _Stages:
         if not unchecked_symbols(self.database, splitting):
             return
         try:
-            refresh_actions(self.definitions, self.instance, tags=self._tags())
+            refresh_actions(self.definitions, self.instance, tags=self.tags)
         except ConfigurationError:
             raise
         except MarketDataError as error:
@@ -262,21 +256,6 @@ class _Stages:
         request = self.outcome.request
         windows = partition_windows_of(self.database, series, request.first, request.last)
         return list_gaps(self.database, windows)
-
-    def _tags(self) -> dict[str, str]:
-        return {_BACKFILL_TAG: self.outcome.backfill_id}
-
-
-@contextmanager
-def _alive(database: Database, backfill_id: str) -> Iterator[None]:
-    """Hold the backfill's lock in a session of its own: the server frees it when this process is gone."""
-    with connect(database.url, application_name="marketdata backfill") as session:
-        session.autocommit = True
-        session.execute(_TRY_LOCK, [backfill_id, _LOCK_SPACE])
-        yield
-
-
-_TRY_LOCK: Final = "select pg_try_advisory_lock(hashtextextended(%s, %s))"
 
 
 def _begin_history(database: Database, outcome: Outcome) -> datetime:
@@ -370,35 +349,3 @@ def results(outcome: Outcome) -> dict[str, object]:
         for row in outcome.completeness.iter_rows(named=True)
     ]
     return {"summary": summary(outcome), "gaps_detected": gap_rows(outcome.gaps), "series": series}
-
-
-def close_orphans(instance: DagsterInstance, database: Database) -> int:
-    """End the records of backfills whose process is gone (killed, or its machine restarted); returns how many.
-
-    Nothing else is left of them: batches are transactions, and locks end with their connection.
-    """
-
-    def dead(connection: Connection[tuple[object, ...]]) -> list[str]:
-        rows = connection.execute("select id::text from backfill_history where status = 'running'").fetchall()
-        # Whoever runs holds the backfill's lock: who can take it has found nobody.
-        taken = "select pg_try_advisory_xact_lock(hashtextextended(%s, %s))"
-        gone = [
-            str(row[0])
-            for row in rows
-            if connection.execute(taken, [row[0], _LOCK_SPACE]).fetchone() == (True,)
-        ]
-        connection.execute(
-            "update backfill_history set status = 'failed', finished_at = clock_timestamp()"
-            " where id = any(%s::uuid[]) and status = 'running'",
-            [gone],
-        )
-        return gone
-
-    gone = database.transaction(dead)
-    unfinished = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING]
-    for backfill_id in gone:
-        for run in instance.get_runs(RunsFilter(statuses=unfinished, tags={_BACKFILL_TAG: backfill_id})):
-            instance.report_run_failed(
-                run, message="The process that executed this run is gone; run the backfill again."
-            )
-    return len(gone)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 class BarsOutcome:
     """What runs of ``ohlcv`` did. Rows count bars over all series; ``failures`` holds one line per symbol."""
 
-    run_ids: list[str] = field(default_factory=list)
     rows_inserted: int = 0
     rows_changed: int = 0
     rows_unchanged: int = 0
@@ -84,7 +83,6 @@ class _Bringer:
         result = execute_range(
             self.definitions, self.instance, run, job=BARS_JOB, config={"ohlcv": config}, tags=self.tags
         )
-        self.outcome.run_ids.append(result.run_id)
         # Every partition of a range run carries the totals of the run; a run that gave up on a symbol tells them, too.
         told = [event.materialization.metadata for event in result.get_asset_materialization_events()[:1]]
         for metadata in told or [_given_up_metadata(result)]:

@@ -29,7 +29,6 @@ _SPARE_PARTITIONS: Final = 1_000
 class FeaturesOutcome:
     """What runs of ``features`` did. ``failures`` holds one line for each run that recorded nothing."""
 
-    run_ids: list[str] = field(default_factory=list)
     rows_written: int = 0
     series_computed: int = 0
     partitions_held_back: int = 0
@@ -118,7 +117,6 @@ def compute(
             config={"features": {"force": force}},
             tags=tags or {},
         )
-        outcome.run_ids.append(result.run_id)
         told = result.get_asset_materialization_events()[:1]
         if not told:
             where = f"{run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}"

@@ -34,16 +34,15 @@ def look_for_gaps(
     tags: Mapping[str, str] | None = None,
     bars: BarsOutcome | None = None,
     on_run: Callable[[RangeRun], None] = lambda _: None,
-) -> list[str]:
+) -> None:
     """Execute ``runs`` of ``gap_report`` in order, asking again for what is missing with ``repair``.
 
-    Returns the ids of the runs, and adds the rows that came to ``bars``.
+    Adds the rows that came to ``bars``.
 
     Raises:
         ConfigurationError: A setting is wrong.
         MarketDataError: A run failed; the runs before it are recorded.
     """
-    run_ids = []
     for run in runs:
         on_run(run)
         result = execute_range(
@@ -54,7 +53,6 @@ def look_for_gaps(
             config={"gap_report": {"repair": repair}},
             tags=tags or {},
         )
-        run_ids.append(result.run_id)
         # A check that failed afterwards is what the report is for.
         if not result.get_asset_materialization_events():
             message = (
@@ -66,7 +64,6 @@ def look_for_gaps(
             facts = result.get_asset_materialization_events()[0].materialization.metadata
             for name in ("rows_inserted", "rows_changed", "rows_unchanged"):
                 setattr(bars, name, getattr(bars, name) + int(str(facts[name].value)))
-    return run_ids
 
 
 def repair_runs(

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 
 def refresh_matrix(
     definitions: Definitions, instance: DagsterInstance, *, tags: Mapping[str, str] | None = None
-) -> str:
+) -> None:
     """Execute a run of ``completeness_matrix``: today's row (UTC) of every active series is written anew.
-
-    Returns the id of the run.
 
     Raises:
         ConfigurationError: A setting is wrong.
@@ -29,4 +27,3 @@ def refresh_matrix(
     if not result.get_asset_materialization_events():
         message = f"the completeness matrix could not be made: {reason_of(result)}"
         raise MarketDataError(message)
-    return result.run_id

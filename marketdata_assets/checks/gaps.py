@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import polars as pl
 from dagster import (
     AssetCheckEvaluation,
     AssetCheckExecutionContext,
@@ -13,8 +12,9 @@ from dagster import (
 )
 
 from marketdata_assets.checks.verdict import scope_of, verdict
+from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.storage.gaps import list_gaps
-from marketdata_assets.storage.gates import LOSSES, NO_GAPS, gappy_in
+from marketdata_assets.storage.gates import NO_GAPS, gappy_in
 from marketdata_assets.storage.resource import PostgresResource
 
 _DESCRIPTION = """\
@@ -39,11 +39,10 @@ def gap_checks() -> AssetChecksDefinition:
     ) -> Iterator[Output[None] | AssetCheckEvaluation]:
         with postgres.database() as database:
             scope = scope_of(context, database)
-            gaps = list_gaps(database, scope.windows)
+            gaps = list_gaps(database, scope.windows, LOSSES)
             faults = gappy_in(database, scope.windows, gaps)
         counts = {
-            "gaps": gaps.height,
-            "failing_gaps": gaps.filter(pl.col("state").is_in(LOSSES)).height,
+            "failing_gaps": gaps.height,
             "missing_bars": int(faults["rows"].sum()),
         }
         yield from verdict(spec, scope, faults, counts=counts)

@@ -15,18 +15,13 @@ def actions() -> None:
 
     Adjusted prices follow at once: they are made when they are read.
     """
-    from dagster import DagsterInstance
-
     from marketdata_assets.automation.actions import refresh_actions
-    from marketdata_assets.automation.instance import prepare_environment
-    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.cli.session import open_instance, open_store
     from marketdata_assets.definitions import build_definitions
 
-    with open_store() as store:
-        prepare_environment(store.settings)
-        with DagsterInstance.get() as instance:
-            for report in refresh_actions(build_definitions(), instance):
-                typer.echo(_line(report))
+    with open_store() as store, open_instance(store) as (instance, command):
+        for report in refresh_actions(build_definitions(), instance, tags=command.tags):
+            typer.echo(_line(report))
 
 
 def _line(report: ActionsReport) -> str:

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marketdata_assets.cli.selection import DEFAULT_DAYS, check_days, chosen_days, chosen_symbols
-from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.cli.files import check_writable, write_file
+from marketdata_assets.cli.selection import (
+    DEFAULT_DAYS,
+    check_days,
+    chosen_days,
+    chosen_series,
+    chosen_symbols,
+)
 from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
 
 if TYPE_CHECKING:
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.symbols import TrackedSymbol
 
 _GAPS_SHOWN = 5
+_STDOUT = "-"
 
 
 def backfill(
@@ -58,17 +65,14 @@ def backfill(
     now = datetime.now(UTC)
     first, last = chosen_days(days, start, end, now)
     wanted_timeframes = None if timeframes is None else parse_timeframes(timeframes)
-    _check_writable(json_path)
+    if json_path is not None and str(json_path) != _STDOUT:
+        check_writable("--json", json_path)
     with open_store() as store:
         check_days(first, last, store.settings.start, now)
-        tracked = _tracked(store, symbols, wanted_timeframes)
-        series = tuple(
-            one
-            for symbol in tracked
-            for one in symbol.series
-            if wanted_timeframes is None or one.timeframe in wanted_timeframes
+        series = chosen_series(_tracked(store, symbols, wanted_timeframes), wanted_timeframes)
+        outcome = run(
+            store, BackfillRequest(tuple(series), first, last, force=force, with_features=with_features)
         )
-        outcome = run(store, BackfillRequest(series, first, last, force=force, with_features=with_features))
     _report(outcome, json_path)
     if not outcome.is_whole:
         raise typer.Exit(1)
@@ -76,26 +80,19 @@ def backfill(
 
 def run(store: Store, request: BackfillRequest, *, polygon: PolygonResource | None = None) -> Outcome:
     """Execute ``request`` in this process on the persistent instance, with progress on a terminal."""
-    from dagster import DagsterInstance
-
-    from marketdata_assets.automation.backfill import close_orphans, execute
-    from marketdata_assets.automation.instance import prepare_environment, sync_series
-    from marketdata_assets.cli.console import err
+    from marketdata_assets.automation.backfill import execute
+    from marketdata_assets.automation.instance import sync_series
     from marketdata_assets.cli.progress import console_progress
+    from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
 
-    prepare_environment(store.settings)
-    with DagsterInstance.get() as instance, console_progress() as progress:
-        closed = close_orphans(instance, store.database)
-        if closed:
-            err.print(
-                f"{closed} earlier run(s) of a process that is gone were marked as failed", highlight=False
-            )
+    with open_instance(store) as (instance, command), console_progress() as progress:
         return execute(
             build_definitions(resources={"polygon": watched(polygon, progress)}),
             instance,
             store.database,
             request,
+            command=command,
             ordered=sync_series(instance, store.database),
             earliest=store.settings.start,
             progress=progress,
@@ -147,30 +144,16 @@ def _tracked(
     return chosen
 
 
-def _check_writable(json_path: Path | None) -> None:
-    """Raises before the work, not after it, when its summary cannot be written."""
-    if json_path is None or str(json_path) == "-":
-        return
-    try:
-        with json_path.open("a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        message = (
-            f"--json {json_path} cannot be written ({error.strerror}): give a file in a folder that exists"
-        )
-        raise ConfigurationError(message) from None
-
-
 def _report(outcome: Outcome, json_path: Path | None) -> None:
     from marketdata_assets.automation.backfill import results
 
     text = json.dumps(results(outcome), indent=2)
-    if json_path is not None and str(json_path) == "-":
+    if str(json_path) == _STDOUT:
         sys.stdout.write(text + "\n")
     else:
         show(outcome)
         if json_path is not None:
-            json_path.write_text(text + "\n", encoding="utf-8")
+            write_file("--json", json_path, text + "\n")
     complain(outcome)
 
 

@@ -14,7 +14,6 @@ from marketdata_assets.domain.timeframe import Timeframe
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from marketdata_assets.cli.session import Store
     from marketdata_assets.storage.symbols import TrackedSymbol
 
 SYMBOLS = ("AAPL", "MSFT", "SPY", "DBB", "BTC-USD", "ETH-USD")
@@ -34,6 +33,7 @@ def demo() -> None:
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.polygon.resource import PolygonResource
     from marketdata_assets.polygon.simulator import RunningSimulator, SimulatorConfig
+    from marketdata_assets.storage.bars import bars_by_series
     from marketdata_assets.storage.symbols import add_symbols, packaged_universe
     from marketdata_assets.storage.vendor import claim_store
 
@@ -53,7 +53,8 @@ def demo() -> None:
             series = tuple(one for symbol in tracked for one in symbol.series)
             polygon = PolygonResource(requests_per_minute=_REQUESTS_PER_MINUTE)
             outcome = backfill.run(store, BackfillRequest(series, first, last), polygon=polygon)
-        _show_bars(counts(store, series))
+        stored = bars_by_series(store.database)
+        _show_bars({one: stored.get(one, 0) for one in series})
     backfill.show(outcome)
     backfill.complain(outcome)
     typer.echo(f"demo: {(datetime.now(UTC) - started).total_seconds():.1f} s in all")
@@ -78,13 +79,6 @@ def _range(now: datetime) -> tuple[date, date]:
     calendar = calendar_of(AssetClass.STOCK)
     sessions = calendar.last_sessions(calendar.local_day(now) - timedelta(days=1), _SESSIONS)
     return sessions[0] - timedelta(days=(sessions[0].weekday() + 1) % 7), sessions[-1]
-
-
-def counts(store: Store, series: tuple[Series, ...]) -> dict[Series, int]:
-    """Stored bars of each series."""
-    rows = store.database.read_frame("select symbol, timeframe, count(*) as bars from ohlcv group by 1, 2")
-    found = {Series(symbol, Timeframe(timeframe)): bars for symbol, timeframe, bars in rows.iter_rows()}
-    return {one: found.get(one, 0) for one in series}
 
 
 def _show_bars(bars: Mapping[Series, int]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marketdata_assets.cli.selection import check_days, chosen_days, chosen_symbols
+from marketdata_assets.cli.selection import check_days, chosen_days, chosen_series, chosen_symbols
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.timeframe import parse_timeframes
 
@@ -50,15 +50,7 @@ def features(
     wanted = None if timeframes is None else parse_timeframes(timeframes)
     with open_store() as store:
         check_days(first, last, store.settings.start, now)
-        series = [
-            one
-            for symbol in chosen_symbols(store, symbols)
-            for one in symbol.series
-            if wanted is None or one.timeframe in wanted
-        ]
-        if not series:
-            message = "no symbol is tracked in these timeframes: see `marketdata symbols list`"
-            raise ConfigurationError(message)
+        series = chosen_series(chosen_symbols(store, symbols), wanted)
         outcome = _compute(store, series, (first, last) if force else None)
     for line in outcome.failures:
         typer.echo(f"failed: {line}", err=True)
@@ -71,17 +63,15 @@ def features(
 
 
 def _compute(store: Store, series: list[Series], forced: tuple[date, date] | None) -> FeaturesOutcome:
-    from dagster import DagsterInstance
-
     from marketdata_assets.automation.features import FeaturesOutcome, compute, feature_runs, stale_days
-    from marketdata_assets.automation.instance import prepare_environment, sync_series
+    from marketdata_assets.automation.instance import sync_series
     from marketdata_assets.automation.ranges import range_runs
     from marketdata_assets.cli.progress import console_progress
+    from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
 
-    prepare_environment(store.settings)
     outcome = FeaturesOutcome()
-    with DagsterInstance.get() as instance, console_progress() as progress:
+    with open_instance(store) as (instance, command), console_progress() as progress:
         ordered = sync_series(instance, store.database)
         if forced is None:
             runs = feature_runs(ordered, stale_days(store.database, series, store.settings.start))
@@ -93,6 +83,7 @@ def _compute(store: Store, series: list[Series], forced: tuple[date, date] | Non
             instance,
             runs,
             force=forced is not None,
+            tags=command.tags,
             outcome=outcome,
             on_run=progress.run,
         )

@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marketdata_assets.cli.selection import DEFAULT_DAYS, check_days, chosen_days, chosen_symbols
-from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.cli.selection import (
+    DEFAULT_DAYS,
+    check_days,
+    chosen_days,
+    chosen_series,
+    chosen_symbols,
+)
 from marketdata_assets.domain.timeframe import parse_timeframes
 
 if TYPE_CHECKING:
@@ -51,15 +56,7 @@ def gaps(
     wanted = None if timeframes is None else parse_timeframes(timeframes)
     with open_store() as store:
         check_days(first, last, store.settings.start, now)
-        series = [
-            one
-            for symbol in chosen_symbols(store, symbols)
-            for one in symbol.series
-            if wanted is None or one.timeframe in wanted
-        ]
-        if not series:
-            message = "no symbol is tracked in these timeframes: see `marketdata symbols list`"
-            raise ConfigurationError(message)
+        series = chosen_series(chosen_symbols(store, symbols), wanted)
         found = _look(store, series, first, last, repair=repair)
     _show(found, everything=everything, as_json=as_json)
     if found.filter(_is_lost()).height:
@@ -67,24 +64,23 @@ def gaps(
 
 
 def _look(store: Store, series: list[Series], first: date, last: date, *, repair: bool) -> pl.DataFrame:
-    from dagster import DagsterInstance
-
     from marketdata_assets.automation.gaps import look_for_gaps
-    from marketdata_assets.automation.instance import prepare_environment, sync_series
+    from marketdata_assets.automation.instance import sync_series
     from marketdata_assets.automation.ranges import range_runs
     from marketdata_assets.cli.console import err
+    from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.storage.gaps import list_gaps
     from marketdata_assets.storage.io_manager import partition_windows_of
 
-    prepare_environment(store.settings)
-    with DagsterInstance.get() as instance:
+    with open_instance(store) as (instance, command):
         runs = range_runs(sync_series(instance, store.database), series, first, last)
         look_for_gaps(
             build_definitions(),
             instance,
             runs,
             repair=repair,
+            tags=command.tags,
             on_run=lambda run: err.print(
                 f"run: {run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}",
                 highlight=False,
@@ -96,7 +92,9 @@ def _look(store: Store, series: list[Series], first: date, last: date, *, repair
 def _is_lost() -> pl.Expr:
     import polars as pl
 
-    return pl.col("state").is_in(["open", "unfilled"])
+    from marketdata_assets.domain.gaps import LOSSES
+
+    return pl.col("state").is_in(LOSSES)
 
 
 def _show(found: pl.DataFrame, *, everything: bool, as_json: bool) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import date
 from pathlib import Path  # noqa: TC003  # typer reads the annotations when it runs
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from marketdata_assets.cli.files import check_writable, write_file
 from marketdata_assets.cli.selection import chosen_symbols
-from marketdata_assets.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,14 +41,14 @@ def matrix(
     from marketdata_assets.storage.completeness import read_matrix
 
     if html is not None:
-        _check_writable(html)
+        check_writable("--html", html)
     with open_store() as store:
         names = [symbol.symbol for symbol in chosen_symbols(store, symbols)]
         if refresh:
             _refresh(store)
         rows = read_matrix(store.database, names)
         if html is not None:
-            _write(html, _page(store, rows, names))
+            write_file("--html", html, _page(store, rows, names))
             typer.echo(f"written: {html}", err=True)
     if as_json:
         typer.echo(json.dumps([_facts(row) for row in rows.iter_rows(named=True)], indent=2))
@@ -61,15 +60,12 @@ def matrix(
 
 
 def _refresh(store: Store) -> None:
-    from dagster import DagsterInstance
-
-    from marketdata_assets.automation.instance import prepare_environment
     from marketdata_assets.automation.matrix import refresh_matrix
+    from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
 
-    prepare_environment(store.settings)
-    with DagsterInstance.get() as instance:
-        refresh_matrix(build_definitions(), instance)
+    with open_instance(store) as (instance, command):
+        refresh_matrix(build_definitions(), instance, tags=command.tags)
 
 
 def print_matrix(matrix: pl.DataFrame) -> None:
@@ -148,33 +144,3 @@ def _page(store: Store, rows: pl.DataFrame, symbols: list[str]) -> str:
 
     lost, count = lost_gaps(store.database, symbols, _GAPS_ON_PAGE)
     return matrix_page(rows, read_recent(store.database, symbols), lost, lost_count=count)
-
-
-def _check_writable(path: Path) -> None:
-    """Raises before the work, not after it, when the page cannot be written."""
-    try:
-        if not path.parent.is_dir():
-            raise _unwritable(path, f"{path.parent} is no folder")
-        if path.exists() and not path.is_file():  # replacing it would take away a device or a pipe
-            raise _unwritable(path, "it is no plain file")
-    except OSError as error:
-        raise _unwritable(path, error.strerror) from None
-
-
-def _write(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` at once: whoever reads it meanwhile sees the old page or the new one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error.strerror) from None
-
-
-def _unwritable(path: Path, why: str | None) -> ConfigurationError:
-    return ConfigurationError(
-        f"--html {path} cannot be written ({why}): give a file in a folder that you may write to"
-    )

@@ -1,4 +1,4 @@
-"""What commands are asked for: symbols and days, from their options.
+"""What commands are asked for: series and days, from their options.
 
 Whatever is wrong raises :class:`ConfigurationError` with a line that says what to write instead.
 """
@@ -12,7 +12,11 @@ from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import parse_symbol
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from marketdata_assets.cli.session import Store
+    from marketdata_assets.domain.series import Series
+    from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.storage.symbols import TrackedSymbol
 
 DEFAULT_DAYS: Final = 14
@@ -35,6 +39,20 @@ def chosen_symbols(store: Store, symbols: str | None) -> list[TrackedSymbol]:
         if name not in active:
             raise not_tracked(name)
     return [active[name] for name in dict.fromkeys(names)]
+
+
+def chosen_series(symbols: Iterable[TrackedSymbol], timeframes: Collection[Timeframe] | None) -> list[Series]:
+    """The series of ``symbols`` in ``timeframes``; in those that each is tracked in when it is None."""
+    series = [
+        one
+        for symbol in symbols
+        for one in symbol.series
+        if timeframes is None or one.timeframe in timeframes
+    ]
+    if not series:
+        message = "no symbol is tracked in these timeframes: see `marketdata symbols list`"
+        raise ConfigurationError(message)
+    return series
 
 
 def chosen_days(days: int | None, start: str | None, end: str | None, now: datetime) -> tuple[date, date]:

@@ -16,6 +16,10 @@ from marketdata_assets.storage.symbols import add_symbols, list_symbols, package
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dagster import DagsterInstance
+
+    from marketdata_assets.automation.commands import Command
+
 
 @dataclass(frozen=True)
 class Store:
@@ -37,3 +41,26 @@ def open_store() -> Iterator[Store]:
         if not list_symbols(database):
             add_symbols(database, packaged_universe())
         yield Store(settings, database)
+
+
+@contextmanager
+def open_instance(store: Store) -> Iterator[tuple[DagsterInstance, Command]]:
+    """Dagster's instance, and the command that this process is: its tags belong on every run that it executes.
+
+    What earlier commands have left unfinished whose process is gone is ended first.
+    """
+    from dagster import DagsterInstance
+
+    from marketdata_assets.automation.commands import close_orphans, under_way
+    from marketdata_assets.automation.instance import prepare_environment
+    from marketdata_assets.cli.console import err
+
+    prepare_environment(store.settings)
+    with DagsterInstance.get() as instance, under_way(store.database) as command:
+        closed = close_orphans(instance, store.database)
+        if closed:
+            err.print(
+                f"{closed} earlier command(s) whose process is gone: their runs were marked as failed",
+                highlight=False,
+            )
+        yield instance, command

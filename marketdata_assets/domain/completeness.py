@@ -70,41 +70,14 @@ _MARKS: Final = {
 }
 
 
-def completeness(
-    held: Mapping[Series, Held], expected: Mapping[Series, Slots], gaps: pl.DataFrame
-) -> pl.DataFrame:
-    """One row for each series of ``expected``, in its order, as :data:`COMPLETENESS_SCHEMA`.
-
-    ``gaps`` has symbol, timeframe, gap_start, gap_end and ``state``, a
-    :class:`~marketdata_assets.domain.gaps.GapState`; it may hold other series and other times. A slot that has a
-    bar is present, whatever a gap says.
-    """
-    explained = _explained(expected, gaps)
-    rows = []
-    for series, slots in expected.items():
-        bars = held.get(series)
-        times = bars.times if bars is not None else slots.opens[:0]
-        has_bar = slots.held(times)
-        rows.append(
-            {
-                "symbol": series.symbol,
-                "timeframe": series.timeframe.value,
-                "expected_bars": len(slots),
-                "present_bars": np.count_nonzero(has_bar),
-                "no_trade_bars": np.count_nonzero(explained[series] & ~has_bar),
-                "first_bar": times[0] if len(times) else None,
-                "last_bar": times[-1] if len(times) else None,
-            }
-        )
-    return _rated(pl.DataFrame(rows, schema={**COMPLETENESS_SCHEMA}), COMPLETENESS_SCHEMA)
-
-
 def daily_completeness(
     held: Mapping[Series, Held], expected: Mapping[Series, Slots], gaps: pl.DataFrame
 ) -> pl.DataFrame:
-    """:func:`completeness` by local day of the slot, as :data:`DAILY_COMPLETENESS_SCHEMA`.
+    """One row for each series of ``expected`` and local day of its slots, as :data:`DAILY_COMPLETENESS_SCHEMA`.
 
-    A day on which nothing is expected of a series has no row.
+    ``gaps`` has symbol, timeframe, gap_start, gap_end and ``state``, a
+    :class:`~marketdata_assets.domain.gaps.GapState`; it may hold other series and other times. A slot that has a
+    bar is present, whatever a gap says. A day on which nothing is expected of a series has no row.
     """
     explained = _explained(expected, gaps)
     parts = [DAILY_COMPLETENESS_SCHEMA.to_frame()]

@@ -100,6 +100,10 @@ class GapState(StrEnum):
     """Attempts are used up, and it is a loss or the vendor failed."""
 
 
+LOSSES: Final = (GapState.OPEN.value, GapState.UNFILLED.value)
+"""The states of a gap that nothing explains: its bars count as lost."""
+
+
 _EVIDENCE_SESSIONS: Final = {Timeframe.M1: 20, Timeframe.D1: 250}
 """How many sessions of evidence there are, by base."""
 _MINUTES_OF_A_SESSION: Final = 390

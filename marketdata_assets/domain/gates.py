@@ -6,6 +6,7 @@ and answers with faults; a check shows them, and what comes after a blocking che
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -70,7 +71,8 @@ def invalid(
 
     Args:
         bars: ``BAR_SCHEMA``, of ``timeframe`` and ``asset_class``, whole partitions.
-        quarantined: ``symbol, time, rule`` of the base bars of the same partitions that broke a rule.
+        quarantined: ``symbol, time, rule`` of the base bars of the same partitions that broke a rule, as
+            :func:`of_buckets_within` picks them.
         timeframe: Of ``bars``.
         asset_class: Of ``bars``: an index has no volume, vwap or transactions.
     """
@@ -191,17 +193,17 @@ def gappy(
         windows: By series.
         classes: Asset class by symbol.
     """
-    faults = [FAULT_SCHEMA.to_frame()]
-    known: dict[tuple[Timeframe, TradingCalendar, Window], Slots] = {}
+    by_series = gaps.partition_by("symbol", "timeframe", as_dict=True)
+    groups: dict[tuple[Timeframe, TradingCalendar, Window], list[pl.DataFrame]] = defaultdict(list)
     for series, window in windows.items():
-        own = gaps.filter(symbol=series.symbol, timeframe=series.timeframe.value)
-        if own.is_empty():
-            continue
-        key = (series.timeframe, calendar_of(classes[series.symbol]), window)
-        if key not in known:
-            # Gaps are of bars that have closed: no slot of the window is still to come for them.
-            known[key] = expected_slots(key[0], window, key[1], window.end + _LONGEST_BAR)
-        faults.append(_days_of_gaps(own, known[key]))
+        own = by_series.get((series.symbol, series.timeframe.value))
+        if own is not None:
+            groups[series.timeframe, calendar_of(classes[series.symbol]), window].append(own)
+    faults = [FAULT_SCHEMA.to_frame()]
+    for (timeframe, calendar, window), members in groups.items():
+        # Gaps are of bars that have closed: no slot of the window is still to come for them.
+        slots = expected_slots(timeframe, window, calendar, window.end + _LONGEST_BAR)
+        faults.append(_days_of_gaps(pl.concat(members), slots))
     return pl.concat(faults)
 
 
@@ -215,6 +217,21 @@ def within(rows: pl.DataFrame, windows: Mapping[Series, Window]) -> pl.DataFrame
     inside = rows.join(spans, on=["symbol", "timeframe"], maintain_order="left")
     time = pl.col("time")
     return inside.filter(time >= pl.col("_lo"), time < pl.col("_hi")).drop("_lo", "_hi")
+
+
+def of_buckets_within(
+    rows: pl.DataFrame, windows: Mapping[Series, Window], timeframe: Timeframe, calendar: TradingCalendar
+) -> pl.DataFrame:
+    """The base ``rows`` (``symbol, time`` and more) that belong to a bar of ``timeframe`` in the window of its series.
+
+    A bar lies where it opens: the days of a week belong to the partition of its Sunday, which may lie before the
+    window that holds them.
+    """
+    time = pl.col("time")
+    opened = rows.with_columns(
+        timeframe=pl.lit(timeframe.value), _time=time, time=bucket_open(time, timeframe, calendar)
+    )
+    return within(opened, windows).with_columns(time="_time").select(rows.columns)
 
 
 def _lost(
@@ -259,7 +276,7 @@ def _lost(
 
 
 def _days_of_gaps(gaps: pl.DataFrame, slots: Slots) -> pl.DataFrame:
-    """Faults of one series by day: the slots of ``gaps``, all of which are empty, counted."""
+    """Faults by series and day: the slots of ``gaps``, all of which are empty and like ``slots``, counted."""
     first, last = (
         np.searchsorted(slots.opens, [microseconds(edge) for edge in gaps[name]])
         for name in ("gap_start", "gap_end")

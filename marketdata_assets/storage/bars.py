@@ -305,6 +305,12 @@ def count_by_day(
     }
 
 
+def bars_by_series(database: Database) -> dict[Series, int]:
+    """How many bars of each series are stored; a series without one is left out or 0."""
+    rows = database.read_frame("select symbol, timeframe, bars from bar_counts")
+    return {Series(symbol, Timeframe(timeframe)): bars for symbol, timeframe, bars in rows.iter_rows()}
+
+
 def count_rows(database: Database) -> int:
     """How many bars are stored."""
     return int(database.read_frame("select coalesce(sum(bars), 0)::bigint as bars from bar_counts").item())

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from marketdata_assets.domain.bars import RULES_WITHOUT_LOSS, UTC_TIME
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA
-from marketdata_assets.domain.gaps import GapState
+from marketdata_assets.domain.gaps import LOSSES, GapState
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.slots import Held, held_by_series
 from marketdata_assets.domain.timeframe import Timeframe
@@ -188,9 +188,15 @@ def read_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFr
     return _read(database, windows, KNOWN_SCHEMA, standing)
 
 
-def list_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
-    """Every gap that reaches into the window of its series, as ``LISTED_SCHEMA``, the largest first."""
-    return _read(database, windows, LISTED_SCHEMA, sql.SQL("true")).sort("missing_bars", descending=True)
+def list_gaps(
+    database: Database, windows: Mapping[Series, Window], states: Collection[str] | None = None
+) -> pl.DataFrame:
+    """Every gap in one of ``states`` (default: any) that reaches into the window of its series, the largest first.
+
+    As ``LISTED_SCHEMA``.
+    """
+    which = sql.SQL("true") if states is None else _state_in(states)
+    return _read(database, windows, LISTED_SCHEMA, which).sort("missing_bars", descending=True)
 
 
 def lost_gaps(database: Database, symbols: Collection[str], limit: int) -> tuple[pl.DataFrame, int]:
@@ -200,7 +206,7 @@ def lost_gaps(database: Database, symbols: Collection[str], limit: int) -> tuple
     """
     lost = (
         "from gap_report g join tracked_symbols t on t.symbol = g.symbol and g.timeframe = any(t.timeframes)"
-        " where g.state in ('open', 'unfilled')"
+        f" where {_state_in(LOSSES).as_string(None)}"
         " and g.symbol in (select jsonb_array_elements_text($1::jsonb))"
     )
     names = ", ".join(f"g.{name}" for name in KNOWN_SCHEMA.names())
@@ -211,6 +217,11 @@ def lost_gaps(database: Database, symbols: Collection[str], limit: int) -> tuple
     )
     count = int(database.read_frame(f"select count(*) as n {lost}", [wanted]).item())
     return (rows.cast(KNOWN_SCHEMA) if rows.width else KNOWN_SCHEMA.to_frame()), count
+
+
+def _state_in(states: Iterable[str]) -> sql.Composed:
+    # Literals, not a parameter: the planner must see that a partial index covers them.
+    return sql.SQL("g.state in ({})").format(sql.SQL(", ").join(map(sql.Literal, states)))
 
 
 def gap_rows(gaps: pl.DataFrame) -> list[dict[str, object]]:
@@ -328,10 +339,7 @@ def _forget_filled(connection: Connection[tuple[object, ...]], gaps: pl.DataFram
 def _losses_changed_from(earlier: pl.DataFrame, gaps: pl.DataFrame) -> dict[Series, datetime]:
     """The start of each series' first gap that counts as lost in one of the frames and not in the other."""
     key = ["symbol", "timeframe", "gap_start", "gap_end"]
-    before, after = (
-        frame.filter(pl.col("state").is_in([GapState.OPEN.value, GapState.UNFILLED.value])).select(key)
-        for frame in (earlier, gaps)
-    )
+    before, after = (frame.filter(pl.col("state").is_in(LOSSES)).select(key) for frame in (earlier, gaps))
     changed = pl.concat(
         [before.join(after, on=key, how="anti"), after.join(before, on=key, how="anti").cast(before.schema)]
     )

@@ -16,8 +16,8 @@ from psycopg import sql
 from marketdata_assets.domain.bars import KEY, RULES_WITHOUT_LOSS, UTC_TIME
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.columns import FIRST_ROW
-from marketdata_assets.domain.gaps import GapState
-from marketdata_assets.domain.gates import FAULT_SCHEMA, gappy, incomplete, invalid, within
+from marketdata_assets.domain.gaps import LOSSES
+from marketdata_assets.domain.gates import FAULT_SCHEMA, gappy, incomplete, invalid, of_buckets_within, within
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.bars import read_rows
@@ -36,8 +36,6 @@ GATE_SCHEMA: Final = pl.Schema({**FAULT_SCHEMA, "check": pl.String()})
 
 VALID: Final = "ohlcv_valid"
 NO_GAPS: Final = "no_gaps"
-LOSSES: Final = (GapState.OPEN.value, GapState.UNFILLED.value)
-"""States of a gap that hold its days back."""
 
 _BARS_AT_ONCE: Final = 500_000
 """Bars of a market that never closes that are held in memory at once."""
@@ -75,7 +73,7 @@ def failing_partitions(database: Database, windows: Mapping[Series, Window]) -> 
         ConfigurationError: A series is not tracked, so that its calendar is unknown.
     """
     broken = [invalid_in(stretch) for stretch in stretches(database, windows)]
-    missing = gappy_in(database, windows, list_gaps(database, windows))
+    missing = gappy_in(database, windows, list_gaps(database, windows, LOSSES))
     return pl.concat(
         [
             pl.concat([FAULT_SCHEMA.to_frame(), *broken]).with_columns(check=pl.lit(VALID)),
@@ -92,12 +90,12 @@ def invalid_in(stretch: Stretch) -> pl.DataFrame:
 def gappy_in(database: Database, windows: Mapping[Series, Window], gaps: pl.DataFrame) -> pl.DataFrame:
     """The faults (``FAULT_SCHEMA``) for which ``no_gaps`` holds partitions of ``windows`` back.
 
-    ``gaps`` (``KNOWN_SCHEMA``) are those that reach into the windows, in any state.
+    ``gaps`` (``KNOWN_SCHEMA``) are those that reach into the windows, in a state of ``LOSSES``.
 
     Raises:
         ConfigurationError: A series is not tracked.
     """
-    return gappy(gaps.filter(pl.col("state").is_in(LOSSES)), windows, _classes(database, windows))
+    return gappy(gaps, windows, _classes(database, windows))
 
 
 def stretches(
@@ -122,7 +120,9 @@ def stretches(
                 chunk,
                 bars=within(context, chunk) if lookback_bars else context,
                 context=context,
-                quarantined=_read_quarantined(database, timeframe, chunk),
+                quarantined=of_buckets_within(
+                    _read_quarantined(database, timeframe, chunk), chunk, timeframe, calendar_of(asset_class)
+                ),
             )
 
 
@@ -182,7 +182,7 @@ def _bars_before(database: Database, windows: Mapping[Series, Window], limit: in
 def _read_quarantined(
     database: Database, timeframe: Timeframe, windows: Mapping[Series, Window]
 ) -> pl.DataFrame:
-    # The days of a week belong to the partition of its Sunday.
+    """``symbol, time, rule`` of base bars in the windows; for weeks of those up to a week behind them, too."""
     beyond = _WEEK if timeframe is Timeframe.W1 else timedelta(0)
     values = sql.SQL(", ").join(
         sql.SQL("({}, {}::timestamptz, {}::timestamptz)").format(

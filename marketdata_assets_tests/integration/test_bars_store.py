@@ -18,6 +18,7 @@ from marketdata_assets.storage import bars as bars_store
 from marketdata_assets.storage.bars import (
     BarBatch,
     FetchLogEntry,
+    bars_by_series,
     count_by_day,
     count_rows,
     read_coverage,
@@ -75,6 +76,7 @@ def test_a_batch_is_written_whole_and_repeating_it_adds_nothing(database: Databa
     write_batch(database, one)
     assert write_batch(database, one) == MergeCounts(unchanged=5)
     assert count_rows(database) == 5
+    assert sum(bars_by_series(database).values()) == 5
     assert counts(database) == {**written, "fetch_log": 2}
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from typer.main import get_command
 
+from marketdata_assets.automation.commands import COMMAND_TAG
 from marketdata_assets.cli.app import app, main
 from marketdata_assets.polygon.simulator import Fault, FaultKind
 from marketdata_assets.storage.vendor import claim_store
@@ -130,6 +131,14 @@ def test_wrong_arguments_are_one_line_and_leave_nothing(here: Run, database: Dat
         assert database.read_frame(f"select count(*) as n from {table}").item() == 0
 
 
+@pytest.mark.parametrize("command", ["backfill", "gaps", "features"])
+def test_nothing_to_do_is_a_usage_error(here: Run, database: Database, command: str) -> None:
+    one_line(
+        here(command, "--timeframes", "5m"), 2, "no symbol is tracked in these timeframes", "symbols list"
+    )
+    assert database.read_frame("select count(*) as n from backfill_history").item() == 0
+
+
 def test_days_that_are_no_number_are_a_usage_error(here: Run) -> None:
     one_line(here("backfill", "--days", "many"), 2, "--days", "integer", "--help")
     one_line(here("backfill", "--dayz", "3"), 2, "--dayz", "--help")
@@ -168,6 +177,16 @@ def failed(done: subprocess.CompletedProcess[str], *said: str) -> int:
 def nothing_stored(database: Database) -> None:
     for table in ("ohlcv", "coverage"):
         assert database.read_frame(f"select count(*) as n from {table}").item() == 0
+
+
+def every_run_is_known(database: Database) -> None:
+    """There is a run, and all of them carry the tag by which they are ended when their process is killed."""
+    tagged = database.read_frame(
+        "select exists (select from dagster.run_tags t where t.run_id = r.run_id and t.key = $1) as tagged"
+        " from dagster.runs r",
+        [COMMAND_TAG],
+    )
+    assert tagged["tagged"].to_list() == [True] * max(1, tagged.height)
 
 
 ONE = ("backfill", "--symbols", "AAPL", "--timeframes", "1d", *WEEK)
@@ -354,6 +373,7 @@ def test_a_matrix_is_summed_up_anew_and_printed(run: Run, here: Run, database: D
     assert [row["missing_bars"] for row in stored] == [0, 0, 1]
     assert [str(row["as_of"]) for row in stored] == [row["as_of"] for row in shown]
     assert database.read_frame("select count(*) as n from completeness_history").item() == 123
+    every_run_is_known(database)
 
 
 def test_a_page_of_the_matrix_replaces_the_old_one_or_leaves_it(here: Run, tmp_path: Path) -> None:
@@ -380,7 +400,9 @@ def test_a_backfill_that_cannot_start_changes_nothing(run: Run, database: Databa
     wider = ("backfill", "--symbols", "AAPL", "--timeframes", "5m", *WEEK)
     one_line(run(*wider, POLYGON_API_KEY=None), 2, "no API key")
     nowhere = tmp_path / "nowhere" / "summary.json"
-    one_line(run(*wider, "--json", str(nowhere)), 2, "--json", "folder that exists")
+    one_line(run(*wider, "--json", str(nowhere)), 2, "--json", "nowhere is no folder")
+    one_line(run(*wider, "--json", "summary.json", POLYGON_API_KEY=None), 2, "no API key")
+    assert not (tmp_path / "summary.json").exists()
     assert database.read_frame("select * from tracked_symbols order by symbol").equals(before)
 
 
@@ -423,6 +445,7 @@ def test_corporate_actions_are_counted_and_what_the_plan_lacks_is_no_failure(
     )
     assert dividends.startswith("dividends: ")
     assert earnings == "earnings: not in your plan"
+    every_run_is_known(database)
     assert "Traceback" not in done.stderr
 
 

@@ -12,6 +12,8 @@ from dagster import (
     AssetKey,
     AssetMaterialization,
     DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
     MarkdownMetadataValue,
     MultiPartitionKey,
     MultiPartitionsDefinition,
@@ -19,17 +21,20 @@ from dagster import (
 )
 
 from marketdata_assets.assets import completeness_matrix as asset_module
+from marketdata_assets.automation import sensors
 from marketdata_assets.automation.instance import sync_series
 from marketdata_assets.automation.matrix import refresh_matrix
+from marketdata_assets.automation.sensors import REPORT_TAG
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, LookResult
+from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import parse_timeframes
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.completeness import MATRIX_SCHEMA, read_matrix, read_recent, write_matrix
-from marketdata_assets.storage.gaps import lost_gaps, write_gaps
+from marketdata_assets.storage.gaps import list_gaps, lost_gaps, write_gaps
 from marketdata_assets.storage.merge import merge
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols, deactivate, set_timeframes
 from marketdata_assets.storage.tables import OHLCV
@@ -201,6 +206,9 @@ def test_the_largest_lost_gaps_of_what_is_collected(database: Database) -> None:
     assert rows.schema == KNOWN_SCHEMA
     assert (rows["missing_bars"].to_list(), count) == ([5, 4], 3)
     assert lost_gaps(database, ["SPY"], 9)[0]["missing_bars"].to_list() == [5, 3]
+    windows = {Series.parse("SPY:5m"): A_WEEK}
+    assert list_gaps(database, windows)["missing_bars"].to_list() == [9, 8, 5, 3]
+    assert list_gaps(database, windows, LOSSES)["state"].to_list() == ["unfilled", "open"]
     none, count = lost_gaps(database, ["QQQ"], 9)
     assert (none.schema, none.height, count) == (KNOWN_SCHEMA, 0, 0)
 
@@ -249,23 +257,67 @@ def test_a_matrix_that_cannot_be_made_says_why(database: Database, instance: Dag
     assert "\n" not in str(caught.value)
 
 
-def test_the_matrix_follows_a_look_for_gaps(database: Database, instance: DagsterInstance) -> None:
+def report_gaps(instance: DagsterInstance, day: int) -> None:
+    partition = MultiPartitionKey({"day": f"2024-07-0{day}", "series": "SPY:1d"})
+    instance.report_runless_asset_event(AssetMaterialization("gap_report", partition=partition))
+
+
+def test_the_matrix_follows_a_look_for_gaps_and_is_tried_again_when_it_fails(
+    database: Database, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     definitions = build_definitions()
     sensor = definitions.get_sensor_def("matrix_after_gaps")
 
-    def asked() -> list[str | None]:
+    clock = Mock(wraps=datetime, now=datetime.now)
+    monkeypatch.setattr(sensors, "datetime", clock)
+
+    def asked() -> list[dict[str, str]]:
         with build_sensor_context(instance, definitions=definitions) as context:
-            return [one.run_key for one in sensor.evaluate_tick(context).run_requests or ()]
+            requests = sensor.evaluate_tick(context).run_requests or ()
+        assert all(one.run_key is None for one in requests)  # Dagster runs a key once, though it failed
+        return [{REPORT_TAG: one.tags[REPORT_TAG]} for one in requests]
 
     assert asked() == []
-    for day in ("2024-07-01", "2024-07-02"):
-        partition = MultiPartitionKey({"day": day, "series": "SPY:1d"})
-        instance.report_runless_asset_event(AssetMaterialization("gap_report", partition=partition))
-    first = asked()
-    assert len(first) == 1
-    assert asked() == first  # a second tick asks for the same run: Dagster starts one
+    for day in (1, 2):
+        report_gaps(instance, day)
+    [first] = asked()
+    assert asked() == [first]
+    # What Dagster makes of the request is under way, and then fails.
+    run = instance.add_run(DagsterRun("matrix", status=DagsterRunStatus.STARTED, tags=first))
+    assert asked() == []
+    instance.report_run_failed(run)
+    assert asked() == []
+    clock.now = lambda zone: datetime.now(zone) + timedelta(minutes=11)
+    assert asked() == [first]
+    # A newer report does not wait.
+    clock.now = datetime.now
+    report_gaps(instance, 3)
+    [second] = asked()
+    assert second != first
     refresh_matrix(definitions, instance)
     assert asked() == []
+
+
+def test_a_report_that_is_written_while_the_matrix_reads_is_summed_up_again(
+    database: Database, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definitions = build_definitions()
+    sensor = definitions.get_sensor_def("matrix_after_gaps")
+
+    def overtaken(database: Database, day: date) -> pl.DataFrame:
+        matrix = write_matrix(database, day)
+        report_gaps(instance, 2)
+        return matrix
+
+    report_gaps(instance, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(asset_module, "write_matrix", overtaken)
+        refresh_matrix(definitions, instance)
+    with build_sensor_context(instance, definitions=definitions) as context:
+        assert len(sensor.evaluate_tick(context).run_requests or ()) == 1
+    refresh_matrix(definitions, instance)
+    with build_sensor_context(instance, definitions=definitions) as context:
+        assert not sensor.evaluate_tick(context).run_requests
 
 
 def test_a_matrix_of_many_partitions_enumerates_none(

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from marketdata_assets.assets.completeness_matrix import matrix_table
 from marketdata_assets.assets.heatmap import MAX_ROWS, days_picture, matrix_picture
 from marketdata_assets_tests.unit.matrix import FIRST, LAST, days_of, matrix_of
 from marketdata_assets_tests.unit.test_architecture import loaded_by
@@ -52,6 +53,25 @@ def test_of_too_many_series_the_least_complete_are_shown() -> None:
     bare = days_picture(every.filter(pl.col("symbol") != "S0"), first, LAST)
     assert size_of(cut) == size_of(bare)
     assert area(cut, WHOLE) == area(bare, WHOLE)
+
+
+def test_of_too_many_symbols_the_least_complete_are_shown() -> None:
+    every = matrix_of(MAX_ROWS + 1, ("1m",))
+    unknown = {"expected_bars": 0, "missing_bars": 0, "status": "unchecked", "completeness": None}
+    never = every.tail(1).with_columns(pl.lit(value).alias(name) for name, value in unknown.items())
+    first = every.head(MAX_ROWS)
+    cut, bare = (matrix_picture(one) for one in (pl.concat([never.cast(every.schema), first]), first))
+    assert size_of(cut) == size_of(bare)
+    assert area(cut, WHOLE) == area(bare, WHOLE)
+
+
+def test_of_too_many_series_the_table_shows_the_least_complete() -> None:
+    matrix = matrix_of(MAX_ROWS + 1, ("1m",))
+    *lines, blank, more = matrix_table(matrix).splitlines()
+    assert len(lines) == 2 + MAX_ROWS
+    assert sum("✓" in line for line in lines) == matrix.filter(status="whole").height - 1
+    assert (blank, more) == ("", "… and 1 more: `marketdata matrix` shows all.")
+    assert len(matrix_table(matrix.head(MAX_ROWS)).splitlines()) == 2 + MAX_ROWS
 
 
 def whole_every_day(days: pl.DataFrame) -> list[str]:

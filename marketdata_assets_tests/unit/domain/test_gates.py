@@ -18,6 +18,7 @@ from marketdata_assets.domain.gates import (
     LOST_TO_QUARANTINE,
     gappy,
     invalid,
+    of_buckets_within,
     off_grid,
     outlying,
     stops_run,
@@ -36,6 +37,7 @@ XNYS = calendar_of(AssetClass.STOCK)
 AAPL = Series("AAPL", Timeframe.M1)
 MORNING = window("2024-07-02T14:00", "2024-07-02T15:00")
 FIRST, LAST = date(2024, 3, 4), date(2024, 3, 15)  # the clock changes in between
+CLASSES = {"AAPL": AssetClass.STOCK, "BTC-USD": AssetClass.CRYPTO}
 LATER = at("2039-01-01T00:00")
 NOTHING_QUARANTINED = pl.DataFrame(schema={"symbol": pl.String(), "time": UTC_TIME, "rule": pl.String()})
 
@@ -45,9 +47,9 @@ def bars_of(times: list[Any], **values: Any) -> pl.DataFrame:  # noqa: ANN401 - 
     return as_bars(vendor_bars(times), AAPL).with_columns(**changed)
 
 
-def quarantined(times: list[Any], rule: str = "volume_negative") -> pl.DataFrame:
+def quarantined(times: list[Any], rule: str = "volume_negative", symbol: str = "AAPL") -> pl.DataFrame:
     return NOTHING_QUARANTINED.clear(len(times)).with_columns(
-        symbol=pl.lit("AAPL"), time=pl.Series(times, dtype=UTC_TIME), rule=pl.lit(rule)
+        symbol=pl.lit(symbol), time=pl.Series(times, dtype=UTC_TIME), rule=pl.lit(rule)
     )
 
 
@@ -132,6 +134,28 @@ def test_a_week_is_lost_on_its_sunday() -> None:
     assert faults.select("day", "rows").rows() == [(date(2024, 6, 30), 3)]
 
 
+@given(
+    opened=st.sampled_from([Timeframe.M1, Timeframe.H4, Timeframe.D1, Timeframe.W1]),
+    symbol=st.sampled_from(["AAPL", "BTC-USD"]),
+    hours=st.sets(st.integers(-24 * 14, 24 * 21), min_size=1),
+    first=st.integers(0, 11),
+    length=st.integers(0, 11),
+)
+def test_a_base_row_belongs_to_the_partition_in_which_its_bar_opens(
+    opened: Timeframe, symbol: str, hours: set[int], first: int, length: int
+) -> None:
+    calendar = calendar_of(CLASSES[symbol])
+    span = days_window(calendar, FIRST + timedelta(days=first), FIRST + timedelta(days=first + length))
+    rows = quarantined([span.start + timedelta(hours=hour) for hour in sorted(hours)], symbol=symbol)
+    kept = of_buckets_within(rows, {Series(symbol, opened): span}, opened, calendar)
+    days = [calendar.local_day(time) for time in rows["time"]]
+    if opened is Timeframe.W1:
+        days = [day - timedelta(days=day.isoweekday() % 7) for day in days]
+    first_day, end = calendar.local_day(span.start), calendar.local_day(span.end)
+    inside = [time for time, day in zip(rows["time"], days, strict=True) if first_day <= day < end]
+    assert kept.equals(rows.filter(pl.col("time").is_in(inside)))
+
+
 def test_bars_off_the_grid_are_faults_of_their_day() -> None:
     times = minutes(MORNING)
     bars = bars_of([*times, times[3] + timedelta(seconds=1)])
@@ -156,9 +180,6 @@ def test_outliers_before_the_window_are_only_context_and_broken_bars_are_left_as
     assert outlying(bars, after, Timeframe.M1, AssetClass.CRYPTO).is_empty()
     broken = bars.with_columns(low=pl.when(pl.col("time") == times[90]).then(0.0).otherwise("low"))
     assert outlying(broken, everything, Timeframe.M1, AssetClass.CRYPTO).is_empty()
-
-
-CLASSES = {"AAPL": AssetClass.STOCK, "BTC-USD": AssetClass.CRYPTO}
 
 
 def slots_of(series: Series, first: date = FIRST, last: date = LAST) -> Slots:
@@ -194,6 +215,27 @@ def test_a_gap_is_a_fault_of_each_day_by_the_bars_that_it_lacks(
     assert dict(faults.select("day", "rows").iter_rows()) == expected
     assert set(faults["what"]) <= {"unfilled"}
     assert faults.schema == FAULT_SCHEMA
+
+
+def test_gaps_of_many_series_are_told_apart() -> None:
+    bitcoin, apple, without = (
+        Series("BTC-USD", Timeframe.D1),
+        Series("AAPL", Timeframe.D1),
+        Series("AAPL", Timeframe.H1),
+    )
+    empty = {one: slots_of(one) for one in (apple, bitcoin)}
+    gaps = find_gaps({}, empty).with_columns(
+        state=pl.lit("open"), attempts=0, failure=None, reason=pl.lit("told"), detected_at=None
+    )
+    spans = {
+        one: days_window(calendar_of(CLASSES[one.symbol]), first, LAST)
+        for one, first in ((apple, LAST), (without, FIRST), (bitcoin, LAST - timedelta(days=2)))
+    }
+    faults = gappy(gaps.select(KNOWN_SCHEMA.names()).cast(KNOWN_SCHEMA), spans, CLASSES)
+    assert faults.select("symbol", "timeframe", "day").sort("symbol", "day").rows() == [
+        ("AAPL", "1d", LAST),
+        *(("BTC-USD", "1d", LAST - timedelta(days=days)) for days in (2, 1, 0)),
+    ]
 
 
 def test_rows_are_kept_within_the_window_of_their_own_series() -> None:

@@ -1,0 +1,51 @@
+"""Files that commands write for people and machines: refused before the work, replaced at once after it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from marketdata_assets.domain.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Raise before the work, not after it, when the file of ``option`` cannot be written; leaves nothing behind.
+
+    Raises:
+        ConfigurationError: Its folder is none, may not be written to, or something other than a file is there.
+    """
+    try:
+        if not path.parent.is_dir():
+            raise _unwritable(option, path, f"{path.parent} is no folder")
+        if path.exists() and not path.is_file():  # replacing it would take away a device or a pipe
+            raise _unwritable(option, path, "it is no plain file")
+    except OSError as error:
+        raise _unwritable(option, path, error.strerror) from None
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise _unwritable(option, path, f"{path.parent} may not be written to")
+
+
+def write_file(option: str, path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` at once: whoever reads it meanwhile sees the old file or the new one.
+
+    Raises:
+        ConfigurationError: It cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(option, path, error.strerror) from None
+
+
+def _unwritable(option: str, path: Path, why: str | None) -> ConfigurationError:
+    return ConfigurationError(
+        f"{option} {path} cannot be written ({why}): give a file in a folder that you may write to"
+    )
