@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marketdata_assets.cli.files import check_writable, write_file
+from marketdata_assets.cli.files import check_writable, is_stdout, write_file
 from marketdata_assets.cli.selection import (
     DEFAULT_DAYS,
     check_days,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.symbols import TrackedSymbol
 
 _GAPS_SHOWN = 5
-_STDOUT = "-"
 
 
 def backfill(
@@ -65,7 +64,7 @@ def backfill(
     now = datetime.now(UTC)
     first, last = chosen_days(days, start, end, now)
     wanted_timeframes = None if timeframes is None else parse_timeframes(timeframes)
-    if json_path is not None and str(json_path) != _STDOUT:
+    if json_path is not None and not is_stdout(json_path):
         check_writable("--json", json_path)
     with open_store() as store:
         check_days(first, last, store.settings.start, now)
@@ -148,7 +147,7 @@ def _report(outcome: Outcome, json_path: Path | None) -> None:
     from marketdata_assets.automation.backfill import results
 
     text = json.dumps(results(outcome), indent=2)
-    if str(json_path) == _STDOUT:
+    if is_stdout(json_path):
         sys.stdout.write(text + "\n")
     else:
         show(outcome)

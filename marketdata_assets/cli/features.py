@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from marketdata_assets.cli.session import Store
     from marketdata_assets.domain.series import Series
 
+_SHOWN = 5
+
 
 def features(
     *,
@@ -51,6 +53,7 @@ def features(
     with open_store() as store:
         check_days(first, last, store.settings.start, now)
         series = chosen_series(chosen_symbols(store, symbols), wanted)
+        _tell_unadjusted(store, series)
         outcome = _compute(store, series, (first, last) if force else None)
     for line in outcome.failures:
         typer.echo(f"failed: {line}", err=True)
@@ -60,6 +63,21 @@ def features(
     )
     if outcome.failures:
         raise typer.Exit(1)
+
+
+def _tell_unadjusted(store: Store, series: list[Series]) -> None:
+    from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
+    from marketdata_assets.storage.symbols import list_symbols
+
+    splitting = {one.symbol for one in list_symbols(store.database) if one.asset_class in SPLITTING}
+    chosen = dict.fromkeys(one.symbol for one in series if one.symbol in splitting)
+    if unchecked := unchecked_symbols(store.database, chosen):
+        shown = ", ".join(unchecked[:_SHOWN]) + (" …" if len(unchecked) > _SHOWN else "")
+        typer.echo(
+            f"the splits of {len(unchecked):,} symbols ({shown}) were never asked for, so their prices are not"
+            " adjusted: run `marketdata actions`",
+            err=True,
+        )
 
 
 def _compute(store: Store, series: list[Series], forced: tuple[date, date] | None) -> FeaturesOutcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from marketdata_assets.domain.errors import ConfigurationError
@@ -17,6 +18,8 @@ def check_writable(option: str, path: Path) -> None:
     Raises:
         ConfigurationError: Its folder is none, may not be written to, or something other than a file is there.
     """
+    if is_stdout(path):
+        return
     try:
         if not path.parent.is_dir():
             raise _unwritable(option, path, f"{path.parent} is no folder")
@@ -34,6 +37,9 @@ def write_file(option: str, path: Path, text: str) -> None:
     Raises:
         ConfigurationError: It cannot be written.
     """
+    if is_stdout(path):
+        sys.stdout.write(text)
+        return
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         try:
@@ -43,6 +49,11 @@ def write_file(option: str, path: Path, text: str) -> None:
             draft.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(option, path, error.strerror) from None
+
+
+def is_stdout(path: Path | None) -> bool:
+    """Whether ``path`` is the ``-`` that stands for standard output."""
+    return str(path) == "-"
 
 
 def _unwritable(option: str, path: Path, why: str | None) -> ConfigurationError:

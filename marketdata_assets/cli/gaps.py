@@ -70,6 +70,7 @@ def _look(store: Store, series: list[Series], first: date, last: date, *, repair
     from marketdata_assets.cli.console import err
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
+    from marketdata_assets.storage.completeness import completeness_between
     from marketdata_assets.storage.gaps import list_gaps
     from marketdata_assets.storage.io_manager import partition_windows_of
 
@@ -85,6 +86,13 @@ def _look(store: Store, series: list[Series], first: date, last: date, *, repair
                 f"run: {run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}",
                 highlight=False,
             ),
+        )
+    seen = completeness_between(store.database, series, first, last)
+    if unseen := seen.filter(status="unchecked").height:
+        err.print(
+            f"{unseen:,} of {seen.height:,} series were never asked for on these days, or expect nothing:"
+            " `marketdata backfill` brings them",
+            highlight=False,
         )
     return list_gaps(store.database, partition_windows_of(store.database, series, first, last))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marketdata_assets.cli.files import check_writable, write_file
+from marketdata_assets.cli.files import check_writable, is_stdout, write_file
 from marketdata_assets.cli.selection import chosen_symbols
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ def matrix(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
     html: Annotated[
         Path | None,
-        typer.Option(help="Write a page to this file, with the last 60 days and what is missing."),
+        typer.Option(
+            help="Write a page to this file (- for stdout), with the last 60 days and what is missing."
+        ),
     ] = None,
 ) -> None:
     """Show how whole each series is, from what `marketdata gaps` looked through.
@@ -49,7 +51,8 @@ def matrix(
         rows = read_matrix(store.database, names)
         if html is not None:
             write_file("--html", html, _page(store, rows, names))
-            typer.echo(f"written: {html}", err=True)
+            if not is_stdout(html):
+                typer.echo(f"written: {html}", err=True)
     if as_json:
         typer.echo(json.dumps([_facts(row) for row in rows.iter_rows(named=True)], indent=2))
     elif (rows["status"] == "unchecked").all():

@@ -35,6 +35,9 @@ def simulate(
 
     Kinds of fault: rate_limit, server_error, timeout, reset, truncated_json, non_json, not_authorized,
     duplicated_bars, out_of_order_bars, invalid_bars, lost_hours, history_cut.
+
+    Options of a fault: rate (share of requests or bars hit), ticker, start and end (UTC), skip and count (requests),
+    active_from and active_until (seconds), status, retry_after, body, seconds, variant, returns_after (requests).
     """
     # Imported here: NumPy, Polars and the server cost a second that `marketdata --help` need not pay.
     from marketdata_assets.polygon.simulator import (

@@ -67,6 +67,7 @@ PAGE_LIMIT: Final = 50_000
 _EVERY_PAGE: Final = {"adjusted": "false", "sort": "asc", "limit": str(PAGE_LIMIT)}
 _KEY_PARAMETERS: Final = frozenset({"apikey", "api_key"})
 _DELIVERED: Final = frozenset({"OK", "DELAYED"})
+_LONG_KEY: Final = 12
 _REASON_LENGTH: Final = 200
 # A longer one is a mistake of the vendor's, and would stop every process for as long.
 _LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
@@ -472,11 +473,15 @@ class PolygonClient:
 
 
 def _key_pattern(api_key: SecretStr) -> re.Pattern[str]:
-    """Finds the key, each of its characters as it is or percent-encoded."""
+    """Finds the key, each of its characters as it is or percent-encoded.
+
+    A short one, as people give a simulator, is found by itself only: its letters are in every word.
+    """
     key = api_key.get_secret_value()
     encoded = ("".join(f"%{byte:02X}" for byte in character.encode()) for character in key)
     alternatives = (f"(?:{re.escape(plain)}|(?i:{code}))" for plain, code in zip(key, encoded, strict=True))
-    return re.compile("".join(alternatives) or r"(?!)")
+    found = "".join(alternatives) or r"(?!)"
+    return re.compile(found if len(key) >= _LONG_KEY else rf"(?<![A-Za-z0-9]){found}(?![A-Za-z0-9])")
 
 
 def _refusal(status: int, vendor_status: str | None, said: str) -> type[PolygonError] | None:

@@ -153,3 +153,20 @@ def test_a_symbol_that_fails_keeps_its_attempts(
     done, results = backfill(*arguments, "--start", "2023-07-05", "--end", "2023-07-07")
     assert done.returncode == 0, done.stderr
     assert counts(results) == {"found": 1, "filled": 1, "no_trades": 0, "unfilled": 0, "open": 0}
+
+
+def test_features_are_computed_by_a_command_of_their_own(
+    backfill: Backfill, database: Database, tmp_path: Path, database_url: str
+) -> None:
+    arguments = ("--symbols", "SPY", "--timeframes", "1h", "--start", "2023-07-03", "--end", "2023-07-07")
+    backfill(*arguments, "--no-features")
+    environment = command_environment(tmp_path, database_url)
+    done = run_command(environment, tmp_path, "features", "--symbols", "SPY")
+    assert done.returncode == 0, done.stderr
+    bars = database.read_frame("select count(*) as n from ohlcv").item()
+    assert done.stdout == f"features: 1 series computed, {bars} rows written, 0 partitions held back\n"
+    again = run_command(environment, tmp_path, "features")
+    assert again.stdout == "features: 0 series computed, 0 rows written, 0 partitions held back\n"
+    wrong = run_command(environment, tmp_path, "features", "--days", "3")
+    assert wrong.returncode == 2
+    assert "--force" in wrong.stderr

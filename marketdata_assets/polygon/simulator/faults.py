@@ -100,6 +100,9 @@ class Fault:
         if self.kind is FaultKind.LOST_HOURS and (self.start is None or self.end is None):
             message = "lost_hours needs start and end"
             raise ValueError(message)
+        if self.start is not None and self.end is not None and self.end <= self.start:
+            message = f"a fault's end {self.end:%Y-%m-%dT%H:%M:%SZ} lies before its start: swap them"
+            raise ValueError(message)
         if self.kind is FaultKind.HISTORY_CUT and self.start is None:
             message = "history_cut needs start"
             raise ValueError(message)

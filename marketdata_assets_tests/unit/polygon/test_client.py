@@ -20,6 +20,7 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
+from marketdata_assets.polygon import client as client_module
 from marketdata_assets.polygon.actions import ENDPOINTS, plan_lists
 from marketdata_assets.polygon.client import PolygonClient, RetryPolicy, Timeouts, history_cut, vendor_range
 from marketdata_assets.polygon.errors import (
@@ -381,6 +382,13 @@ def test_the_key_is_in_no_text(echo: str, caplog: pytest.LogCaptureFixture) -> N
         for text in texts:
             assert KEY not in text
             assert echo not in text
+
+
+@pytest.mark.parametrize("key", ["k", "1", "v2"])
+def test_a_short_key_is_not_found_in_every_word(key: str) -> None:
+    pattern = client_module._key_pattern(SecretStr(key))
+    assert pattern.search("https://host.test/aggs/ticker/range?cursor=abkc21v22x") is None
+    assert pattern.search(f"https://host.test/aggs?apiKey={key}&cursor=x") is not None
 
 
 def test_the_client_does_not_show_its_key() -> None:
