@@ -20,7 +20,7 @@ from marketdata_assets.assets.feature_batches import FeatureReport, FeatureRun
 from marketdata_assets.assets.feature_summary import feature_chart
 from marketdata_assets.assets.picture import markdown_image
 from marketdata_assets.storage.features import FeatureBatch
-from marketdata_assets.storage.io_manager import table_metadata
+from marketdata_assets.storage.io_manager import PARTITIONS_HELD_BACK, table_metadata
 from marketdata_assets.storage.resource import PostgresResource
 from marketdata_assets.storage.tables import FEATURES
 
@@ -75,7 +75,7 @@ def _batches(
             "bars": MetadataValue.int(report.bars),
             "series_computed": MetadataValue.int(report.series_computed),
             "series_up_to_date": MetadataValue.int(report.series_up_to_date),
-            "partitions_held_back": MetadataValue.int(report.partitions_held_back),
+            PARTITIONS_HELD_BACK: MetadataValue.int(report.partitions_held_back),
         }
     )
     # With one partition alone: the event log keeps the metadata of each of them.

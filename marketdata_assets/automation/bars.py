@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from dagster import JsonMetadataValue
 
 from marketdata_assets.automation.jobs import BARS_JOB
-from marketdata_assets.automation.ranges import execute_range, range_runs, reason_of
+from marketdata_assets.automation.ranges import execute_range, failure_metadata, range_runs, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from dagster import DagsterInstance, Definitions, ExecuteInProcessResult, MetadataValue
+    from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
     from psycopg import Connection
 
     from marketdata_assets.automation.ranges import RangeRun
@@ -85,7 +85,7 @@ class _Bringer:
         )
         # Every partition of a range run carries the totals of the run; a run that gave up on a symbol tells them, too.
         told = [event.materialization.metadata for event in result.get_asset_materialization_events()[:1]]
-        for metadata in told or [_given_up_metadata(result)]:
+        for metadata in told or [failure_metadata(result)]:
             for name in ("rows_inserted", "rows_changed", "rows_unchanged", "rows_quarantined"):
                 if name in metadata:
                     setattr(self.outcome, name, getattr(self.outcome, name) + int(str(metadata[name].value)))
@@ -97,17 +97,9 @@ def _is_recorded(result: ExecuteInProcessResult) -> bool:
     return bool(result.get_asset_materialization_events())
 
 
-def _given_up_metadata(result: ExecuteInProcessResult) -> Mapping[str, MetadataValue]:
-    """What the asset said when it gave up on some symbols; empty when it ended otherwise."""
-    for event in result.all_events:
-        if event.is_step_failure and (said := event.step_failure_data.user_failure_data) is not None:
-            return said.metadata
-    return {}
-
-
 def _given_up(result: ExecuteInProcessResult) -> list[str]:
     """The symbols that the asset gave up on after every other symbol was stored."""
-    said = _given_up_metadata(result).get("failed_symbols")
+    said = failure_metadata(result).get("failed_symbols")
     symbols = said.value if isinstance(said, JsonMetadataValue) else None
     return [str(symbol) for symbol in symbols] if isinstance(symbols, list) else []
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from marketdata_assets.automation.jobs import FEATURES_JOB
-from marketdata_assets.automation.ranges import execute_range, range_runs, reason_of
+from marketdata_assets.automation.ranges import execute_range, failure_metadata, range_runs, reason_of
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.storage.features import read_stale
+from marketdata_assets.storage.io_manager import PARTITIONS_HELD_BACK
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:
@@ -118,7 +119,11 @@ def compute(
             tags=tags or {},
         )
         told = result.get_asset_materialization_events()[:1]
-        if not told:
+        held_back = failure_metadata(result).get(PARTITIONS_HELD_BACK)
+        if held_back is not None:
+            # Why is told by the checks; there was nothing to compute.
+            outcome.partitions_held_back += int(str(held_back.value))
+        elif not told:
             where = f"{run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}"
             outcome.failures.append(f"features of {where}: {reason_of(result)}")
         for event in told:

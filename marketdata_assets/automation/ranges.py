@@ -16,7 +16,7 @@ from marketdata_assets.polygon.errors import AuthenticationError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
+    from dagster import DagsterInstance, Definitions, ExecuteInProcessResult, MetadataValue
     from dagster_shared.error import SerializableErrorInfo
 
 MAX_PARTITIONS: Final = 10_000
@@ -137,6 +137,14 @@ def reason_of(result: ExecuteInProcessResult) -> str:
     """Why a run failed, in one line."""
     causes = _causes(result)
     return _text_of(causes[-1]) if causes else f"run {result.run_id} failed: see it in the UI"
+
+
+def failure_metadata(result: ExecuteInProcessResult) -> Mapping[str, MetadataValue]:
+    """What the asset said when it gave up; empty when the run ended otherwise."""
+    for event in result.all_events:
+        if event.is_step_failure and (said := event.step_failure_data.user_failure_data) is not None:
+            return said.metadata
+    return {}
 
 
 def _configuration_problem(result: ExecuteInProcessResult) -> str | None:

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 LOOKBACK_BARS = "lookback_bars"
 """Input metadata: how many bars before each window come with it."""
 
+PARTITIONS_HELD_BACK = "partitions_held_back"
+"""Output metadata: how many partitions of the run get nothing because a check holds them back."""
+
 COLUMNS = "columns"
 """Input metadata: which columns to read; default all."""
 
@@ -86,7 +89,8 @@ class PostgresIOManager(ConfigurableIOManager):
                 f"{table.name}: each of the {len(asked):,} partitions is held back by ohlcv_valid or no_gaps: see these"
                 " checks, mend the bars (`marketdata gaps --repair`, `marketdata backfill --force`) and run again"
             )
-            raise Failure(description=message, allow_retries=False)
+            held = MetadataValue.int(len(asked))
+            raise Failure(description=message, metadata={PARTITIONS_HELD_BACK: held}, allow_retries=False)
         if len(keys) < len(asked):
             record_only(context, keys)
         rows = _partition_rows(database, table, keys)

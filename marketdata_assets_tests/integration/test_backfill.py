@@ -105,10 +105,12 @@ def test_an_hour_that_never_comes_back_is_unfilled_and_not_asked_for_again(
     assert len(simulator.requests) == 3
 
 
+# slow: whole processes, twice or more
+@pytest.mark.slow
 def test_a_thin_fund_is_whole_until_it_loses_a_session(
     backfill: Backfill, simulator: SimulatorHandle
 ) -> None:
-    arguments = ("--symbols", "DBB", "--timeframes", "1m")
+    arguments = ("--symbols", "DBB", "--timeframes", "1m", "--no-features")
     done, results = backfill(*arguments, "--start", "2023-06-19", "--end", "2023-07-04")
     assert done.returncode == 0, done.stderr
     (series,) = results["series"]
@@ -124,8 +126,10 @@ def test_a_thin_fund_is_whole_until_it_loses_a_session(
     assert alarm["missing_bars"] in range(390, 480)  # with the quiet minutes on both sides of the session
 
 
+# slow: whole processes, twice or more
+@pytest.mark.slow
 def test_what_was_never_asked_for_is_no_gap(backfill: Backfill, database: Database) -> None:
-    arguments = ("--symbols", "DBB", "--timeframes", "1m")
+    arguments = ("--symbols", "DBB", "--timeframes", "1m", "--no-features")
     backfill(*arguments, "--start", "2023-06-20", "--end", "2023-06-20")
     done, results = backfill(*arguments, "--start", "2023-07-05", "--end", "2023-07-05")
     assert done.returncode == 0, done.stderr
@@ -134,10 +138,12 @@ def test_what_was_never_asked_for_is_no_gap(backfill: Backfill, database: Databa
     assert first >= datetime(2023, 7, 5, 13, 30, tzinfo=UTC)
 
 
+# slow: whole processes, twice or more
+@pytest.mark.slow
 def test_a_symbol_that_fails_keeps_its_attempts(
     backfill: Backfill, simulator: SimulatorHandle, database: Database
 ) -> None:
-    arguments = ("--symbols", "AAPL,MSFT", "--timeframes", "1d")
+    arguments = ("--symbols", "AAPL,MSFT", "--timeframes", "1d", "--no-features")
     backfill(*arguments, "--start", "2023-07-03", "--end", "2023-07-03")
     simulator.set_faults(Fault(kind=FaultKind.NOT_AUTHORIZED, ticker="MSFT", status=403))
     done, results = backfill(*arguments, "--start", "2023-07-05", "--end", "2023-07-07")
@@ -155,6 +161,8 @@ def test_a_symbol_that_fails_keeps_its_attempts(
     assert counts(results) == {"found": 1, "filled": 1, "no_trades": 0, "unfilled": 0, "open": 0}
 
 
+# slow: whole processes, twice or more
+@pytest.mark.slow
 def test_features_are_computed_by_a_command_of_their_own(
     backfill: Backfill, database: Database, tmp_path: Path, database_url: str
 ) -> None:

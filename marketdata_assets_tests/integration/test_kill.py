@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FIRST, LAST = date(2023, 1, 1), date(2023, 8, 31)
 ARGUMENTS = (
     "backfill",
+    "--no-features",
     *("--symbols", "SPY", "--timeframes", "1m,1h", "--start", FIRST.isoformat(), "--end", LAST.isoformat()),
 )
 

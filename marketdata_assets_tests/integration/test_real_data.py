@@ -35,7 +35,7 @@ def backfill(folder: Path, database_url: str, realdata: Path, *arguments: str) -
             POLYGON_BASE_URL=simulator.url,
             MARKETDATA_START="1998-01-01",
         )
-        done = run_command(environment, folder, "backfill", *arguments, "--json", "-")
+        done = run_command(environment, folder, "backfill", *arguments, "--no-features", "--json", "-")
     assert done.returncode == 0, done.stderr
     facts: dict[str, Any] = json.loads(done.stdout)["summary"]
     return facts
