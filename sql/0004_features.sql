@@ -45,19 +45,20 @@ create table features_4h  partition of features for values in ('4h');
 create table features_1d  partition of features for values in ('1d');
 create table features_1w  partition of features for values in ('1w');
 
+create sequence features_stale_version;
 create table features_stale (
     symbol      text not null,
     timeframe   text not null,
     since       timestamptz not null,
     reason      text not null,
-    version     bigint not null default 1,
+    version     bigint not null default nextval('features_stale_version'),
     changed_at  timestamptz not null default now(),
     primary key (symbol, timeframe)
 );
 comment on table features_stale is
     'From which bar on the features of a series have to be computed again: bars, gaps or splits have changed since.';
 comment on column features_stale.version is
-    'Grows with every change, so that a computation that was overtaken does not count as the last word.';
+    'Another with every change, so that a computation that was overtaken does not count as the last word.';
 
 -- Bars that were stored before there were features.
 insert into features_stale (symbol, timeframe, since, reason)

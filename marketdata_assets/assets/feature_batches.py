@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from marketdata_assets.assets.feature_summary import CHART_BARS, FeatureSummary
+from marketdata_assets.domain.adjust import SplitError
+from marketdata_assets.domain.bars import UTC_TIME, broken_value_rule, bucket_close
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.columns import lookback_bars
 from marketdata_assets.domain.features.compute import compute_features
@@ -19,7 +21,7 @@ from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.slots import local_day
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.partitions import partition_key
+from marketdata_assets.partitions import parse_key, partition_key
 from marketdata_assets.storage.adjusted import SPLITTING, read_adjusted, unchecked_symbols
 from marketdata_assets.storage.features import FeatureBatch, read_stale
 from marketdata_assets.storage.gaps import list_gaps
@@ -31,11 +33,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.domain.series import AssetClass
     from marketdata_assets.storage.connection import Database
     from marketdata_assets.storage.features import Stale
 
 _PARTITION = ("symbol", "timeframe", "day")
+_GAP = ("symbol", "timeframe", "gap_start", "gap_end")
 
 
 @dataclass(slots=True)
@@ -68,6 +72,7 @@ class FeatureRun:
     def __init__(self, database: Database, keys: Sequence[str], *, now: datetime, force: bool) -> None:
         self.report = FeatureReport()
         self._database = database
+        self._keys = keys
         self._now = now
         self._classes: dict[str, AssetClass] = {one.symbol: one.asset_class for one in list_symbols(database)}
         self._windows = {
@@ -89,8 +94,9 @@ class FeatureRun:
         self.report.held_back = _keys_of(held)
         yield FeatureBatch(held_back=self.report.held_back)
         for timeframe, asset_class, members in self._groups():
-            for chunk in whole_day_chunks(timeframe, asset_class, members):
-                yield self._computed(chunk, timeframe, asset_class, held)
+            lookback = lookback_bars(timeframe, calendar_of(asset_class))
+            for chunk in whole_day_chunks(timeframe, asset_class, members, lookback):
+                yield from self._computed(chunk, timeframe, asset_class, held)
 
     def _out_of_date(self, stale: Mapping[Series, Stale]) -> dict[Series, Window]:
         due = {}
@@ -115,16 +121,28 @@ class FeatureRun:
         timeframe: Timeframe,
         asset_class: AssetClass,
         held: pl.DataFrame,
-    ) -> FeatureBatch:
+    ) -> Iterator[FeatureBatch]:
         calendar = calendar_of(asset_class)
-        bars = read_adjusted(
-            self._database,
-            chunk,
-            asset_class,
-            as_of=calendar.local_day(self._now),
-            lookback_bars=lookback_bars(timeframe, calendar),
-        )
-        lost = list_gaps(self._database, _with_lookback(chunk, bars), LOSSES)
+        try:
+            stored = read_adjusted(
+                self._database,
+                chunk,
+                asset_class,
+                as_of=calendar.local_day(self._now),
+                lookback_bars=lookback_bars(timeframe, calendar),
+            )
+        except SplitError as error:
+            if len(chunk) == 1:
+                yield self._set_aside(chunk, error)
+            else:
+                for one, window in chunk.items():
+                    yield from self._computed({one: window}, timeframe, asset_class, held)
+            return
+        # A broken bar is lost: it holds its own partition back, and must keep no other from its features.
+        broken = broken_value_rule().is_not_null()
+        bars = stored.filter(~broken)
+        gaps = list_gaps(self._database, _with_lookback(chunk, bars), LOSSES).select(_GAP)
+        lost = pl.concat([gaps, _as_gaps(stored.filter(broken), timeframe, calendar)])
         features = within(compute_features(bars, calendar, lost), chunk)
         sound = (
             features.with_columns(day=local_day(pl.col("time"), calendar))
@@ -134,9 +152,17 @@ class FeatureRun:
         self.report.bars += sound.height
         self.report.summary.add(sound)
         self._sample(next(iter(chunk)), bars, sound)
-        return FeatureBatch(
+        yield FeatureBatch(
             sound, chunk, {one: self._stale[one].version for one in chunk if one in self._stale}
         )
+
+    def _set_aside(self, chunk: Mapping[Series, Window], error: SplitError) -> FeatureBatch:
+        """No features for the partitions of ``chunk``: its bars cannot be adjusted. The mark stays."""
+        keys = frozenset(key for key in self._keys if parse_key(key)[1] in chunk)
+        self.report.notices.append(f"{error}; no features until then")
+        self.report.held_back |= keys
+        self.report.partitions_held_back += len(keys)
+        return FeatureBatch(held_back=keys)
 
     def _sample(self, series: Series, bars: pl.DataFrame, features: pl.DataFrame) -> None:
         known = self.report.sample
@@ -153,6 +179,16 @@ class FeatureRun:
                 f"the splits of {', '.join(unchecked)} were never asked for, so their features are of unadjusted"
                 " prices: run `marketdata actions`, and what splits change is computed again"
             )
+
+
+def _as_gaps(bars: pl.DataFrame, timeframe: Timeframe, calendar: TradingCalendar) -> pl.DataFrame:
+    """The slots of ``bars`` as gaps."""
+    return bars.select(
+        "symbol",
+        "timeframe",
+        gap_start=pl.col("time").cast(UTC_TIME),
+        gap_end=bucket_close(pl.col("time").cast(UTC_TIME), timeframe, calendar),
+    )
 
 
 def _with_lookback(windows: Mapping[Series, Window], bars: pl.DataFrame) -> dict[Series, Window]:

@@ -214,8 +214,9 @@ class _Stages:
         )
 
     def _features(self) -> None:
+        # First: what it finds puts whole histories out of date.
+        self._check_splits(self.outcome.request.series)
         days = stale_days(self.database, self.outcome.request.series, self.earliest)
-        self._check_splits(days)
         runs = feature_runs(self.ordered, days)
         self._begin(Stage.FEATURES, runs)
         compute(

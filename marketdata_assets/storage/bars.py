@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from marketdata_assets.storage.connection import Database
 
+_WEEK: Final = timedelta(days=7)
 _VENDOR_COLUMNS: Final = ("time", "open", "high", "low", "close", "volume", "vwap", "transactions")
 
 
@@ -154,7 +155,9 @@ def _mark_features_stale(
         ).fetchall()
         for (timeframe,) in rows:
             series = Series(base.symbol, Timeframe(str(timeframe)))
-            since[series] = min(time, since.get(series, time))
+            # A week bar opens up to a week before the day that it lacks.
+            begins = time - _WEEK if series.timeframe is Timeframe.W1 else time
+            since[series] = min(begins, since.get(series, begins))
     mark_stale(connection, since, "bars were added or changed")
 
 

@@ -82,7 +82,7 @@ def mark_stale(
             " from unnest(%s::text[], %s::text[], %s::timestamptz[]) as t(symbol, timeframe, since)"
             " on conflict (symbol, timeframe) do update set"
             "  reason = case when excluded.since < s.since then excluded.reason else s.reason end,"
-            "  since = least(s.since, excluded.since), version = s.version + 1, changed_at = now()",
+            "  since = least(s.since, excluded.since), version = nextval('features_stale_version'), changed_at = now()",
             [reason, *(list(column) for column in zip(*rows, strict=True))],
         )
 
@@ -116,6 +116,7 @@ def read_stale(database: Database, series: Iterable[Series] | None = None) -> di
 def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
     """Replace the features in the windows of ``batch`` in one transaction, or nothing of them.
 
+    A series that was changed since its bars were read is marked from the window's start on: what was written is old.
     The mark of a series moves behind its window when no bar lies between them and nothing has changed since the
     bars were read; it goes when no bar is left behind it.
 
@@ -134,13 +135,35 @@ def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
 
     def work(connection: Connection[tuple[object, ...]]) -> ReplaceCounts:
         lock_series(connection, batch.windows)
+        overtaken = _overtaken(connection, batch, rows)
         deleted = _delete(connection, batch.windows)
         if rows.height:
             copy_rows(connection.cursor(), sql.Identifier(FEATURES.name), FEATURES.columns, rows)
         _move_marks(connection, batch)
+        since = {one: batch.windows[one].start for one in overtaken}
+        mark_stale(connection, since, "bars changed while features were computed")
         return ReplaceCounts(rows.height, deleted)
 
     return database.transaction(work)
+
+
+def _overtaken(
+    connection: Connection[tuple[object, ...]], batch: FeatureBatch, rows: pl.DataFrame
+) -> list[Series]:
+    """The series of ``rows`` whose mark is another than the one that was read before their bars were."""
+    found = connection.execute(
+        "select symbol, timeframe, version from features_stale s where exists (select from"
+        " unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
+        " where w.symbol = s.symbol and w.timeframe = s.timeframe)",
+        [[one.symbol for one in batch.windows], [one.timeframe.value for one in batch.windows]],
+    ).fetchall()
+    now = {(symbol, timeframe): version for symbol, timeframe, version in found}
+    computed = set(rows.select("symbol", "timeframe").unique().iter_rows())
+    return [
+        one
+        for one in batch.windows
+        if (key := (one.symbol, one.timeframe.value)) in computed and now.get(key) != batch.versions.get(one)
+    ]
 
 
 def _delete(connection: Connection[tuple[object, ...]], windows: Mapping[Series, Window]) -> int:
@@ -183,8 +206,10 @@ def _move_marks(connection: Connection[tuple[object, ...]], batch: FeatureBatch)
         columns,
     )
     connection.execute(
-        "delete from features_stale s using unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
-        " where s.symbol = w.symbol and s.timeframe = w.timeframe and not exists"
+        "delete from features_stale s using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[],"
+        " %s::bigint[]) as w(symbol, timeframe, lo, hi, version)"
+        " where s.symbol = w.symbol and s.timeframe = w.timeframe and s.version = w.version"
+        " and s.since >= w.lo and s.since <= w.hi and not exists"
         " (select from ohlcv o where o.symbol = s.symbol and o.timeframe = s.timeframe and o.time >= s.since)",
-        columns[:2],
+        columns,
     )

@@ -111,7 +111,7 @@ def stretches(
     for series, window in windows.items():
         groups[series.timeframe, classes[series.symbol]][series] = window
     for (timeframe, asset_class), members in groups.items():
-        for chunk in whole_day_chunks(timeframe, asset_class, members):
+        for chunk in whole_day_chunks(timeframe, asset_class, members, lookback_bars):
             spans = {series: [window] for series, window in chunk.items()}
             context = read_rows(database, OHLCV, spans, lookback_bars=lookback_bars)
             yield Stretch(
@@ -127,9 +127,12 @@ def stretches(
 
 
 def whole_day_chunks(
-    timeframe: Timeframe, asset_class: AssetClass, windows: Mapping[Series, Window]
+    timeframe: Timeframe, asset_class: AssetClass, windows: Mapping[Series, Window], lookback_bars: int = 0
 ) -> Iterator[dict[Series, Window]]:
-    """``windows`` (whole local days of one timeframe and class) in pieces whose bars fit in memory, in order."""
+    """``windows`` (whole local days of one timeframe and class) in pieces whose bars fit in memory, in order.
+
+    With each series of a piece come ``lookback_bars`` more.
+    """
     calendar = calendar_of(asset_class)
     days_at_once = max(1, int(_BARS_AT_ONCE * timeframe.duration / timedelta(days=1)))
     chunk: dict[Series, Window] = {}
@@ -140,7 +143,7 @@ def whole_day_chunks(
             days = min(days_at_once, (window.end - start).days + 1)
             following = calendar.day_start(calendar.local_day(start) + timedelta(days=days))
             piece = Window(start, min(following, window.end))
-            size = piece.duration / timeframe.duration
+            size = piece.duration / timeframe.duration + lookback_bars
             if chunk and (bars + size > _BARS_AT_ONCE or series in chunk):
                 yield chunk
                 chunk, bars = {}, 0.0

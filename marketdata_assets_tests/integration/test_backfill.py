@@ -86,6 +86,8 @@ def test_a_lost_hour_that_comes_back_is_found_and_filled_in_one_backfill(
     assert (hours["gaps"]["filled"], hours["failure"]) == (1, None)
 
 
+# slow: whole processes, twice
+@pytest.mark.slow
 def test_an_hour_that_never_comes_back_is_unfilled_and_not_asked_for_again(
     backfill: Backfill, simulator: SimulatorHandle
 ) -> None:

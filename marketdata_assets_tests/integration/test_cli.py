@@ -208,6 +208,8 @@ def test_a_missing_key_is_one_line(run: Run, database: Database) -> None:
     assert history["status"].to_list() == ["failed"]
 
 
+# slow: whole processes, twice or more
+@pytest.mark.slow
 def test_simulated_and_real_bars_do_not_mix(run: Run, database: Database) -> None:
     assert run(*ONE).returncode == 0
     stored = database.read_frame("select count(*) as n from ohlcv").item()
@@ -394,6 +396,8 @@ def test_a_page_of_the_matrix_replaces_the_old_one_or_leaves_it(here: Run, tmp_p
     assert sorted(tmp_path.iterdir()) == before
 
 
+# slow: whole processes, twice or more
+@pytest.mark.slow
 def test_a_backfill_that_cannot_start_changes_nothing(run: Run, database: Database, tmp_path: Path) -> None:
     run("symbols", "list")
     before = database.read_frame("select * from tracked_symbols order by symbol")

@@ -231,9 +231,39 @@ def test_a_change_while_features_are_computed_is_not_lost(platform: Platform) ->
     write_features(platform.database, FeatureBatch(features, {series: EVER}, {series: version}))
     left = read_stale(platform.database)[series]
     assert left.since < WEDNESDAY
-    assert left.version == version + 1
+    assert left.version > version
     write_features(platform.database, FeatureBatch(features, {series: EVER}, {series: left.version}))
     assert read_stale(platform.database) == {}
+
+
+def test_a_computation_that_two_others_overtook_is_not_the_last_word(platform: Platform) -> None:
+    platform.track("SPY:1d")
+    platform.run_range(FIRST, LAST, "SPY:1d")
+    series = Series.parse("SPY:1d")
+    version = read_stale(platform.database)[series].version
+    old = of_all_history(platform, "SPY:1d")
+    computed(platform, keys=("SPY:1d",))
+    change(platform, "SPY:1d", datetime(2023, 7, 5, 4, tzinfo=UTC), 1.01)
+    computed(platform, keys=("SPY:1d",))
+    assert read_stale(platform.database) == {}
+    write_features(platform.database, FeatureBatch(old, {series: EVER}, {series: version}))
+    assert series in read_stale(platform.database)
+    computed(platform, keys=("SPY:1d",))
+    same(stored(platform, "SPY:1d"), of_all_history(platform, "SPY:1d"))
+
+
+def test_a_broken_bar_holds_its_own_partition_back_and_no_other(platform: Platform) -> None:
+    platform.track("SPY:1d", "QQQ:1d")
+    keys = ("SPY:1d", "QQQ:1d")
+    platform.run_range(FIRST, LAST, *keys)
+    platform.execute("update ohlcv set close = 0 where symbol = 'SPY' and time = '2023-06-14 04:00Z'")
+    outcome = computed(platform, keys=keys)
+    assert outcome.partitions_held_back == 1
+    assert outcome.rows_written == platform.count("ohlcv") - 1
+    after = platform.database.read_frame(
+        "select gap_in_window from features where symbol = 'SPY' and time = '2023-06-15 04:00Z'"
+    )
+    assert after.item() is True
 
 
 def test_new_bars_put_nothing_before_them_out_of_date(platform: Platform) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from marketdata_assets.storage.connection import Database
 
+# slow: whole processes, killed and run again
+pytestmark = pytest.mark.slow
+
 FIRST, LAST = date(2023, 1, 1), date(2023, 8, 31)
 ARGUMENTS = (
     "backfill",

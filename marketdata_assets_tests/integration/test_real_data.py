@@ -120,6 +120,8 @@ def test_a_week_of_spy_is_stored_exactly(
     assert (facts["requests"], facts["pages"], facts["rows_quarantined"]) == (2, 2, 0)
 
 
+# slow: 8,490 partitions, twice
+@pytest.mark.slow
 def test_all_of_apples_days_are_stored_raw(
     database: Database, database_url: str, realdata: Path, tmp_path: Path
 ) -> None:

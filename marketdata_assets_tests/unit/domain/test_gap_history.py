@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import polars as pl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketdata_assets.domain.bars import UTC_TIME
@@ -193,6 +193,7 @@ missing_hours = st.sets(st.sampled_from(ALL), max_size=60).flatmap(
 )
 
 
+@settings(max_examples=50)
 @given(missing_hours, st.permutations(range(4)))
 def test_looks_at_the_parts_find_what_a_look_at_the_whole_does(missing: set[int], order: list[int]) -> None:
     whole, parts = world(missing), world(missing)
@@ -203,6 +204,7 @@ def test_looks_at_the_parts_find_what_a_look_at_the_whole_does(missing: set[int]
     assert parts.days == whole.days
 
 
+@settings(max_examples=30)
 @given(missing_hours, st.permutations(range(4)), st.sets(st.sampled_from(ALL), max_size=200))
 def test_nothing_is_asked_for_more_than_twice_and_nothing_is_forgotten(
     missing: set[int], order: list[int], vendor_has: set[int]
