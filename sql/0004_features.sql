@@ -62,7 +62,8 @@ comment on column features_stale.version is
 
 -- Bars that were stored before there were features.
 insert into features_stale (symbol, timeframe, since, reason)
-select symbol, timeframe, timestamptz '1970-01-01 00:00Z', 'bars without features' from bar_counts;
+select c.symbol, c.timeframe, first.time, 'bars without features' from bar_counts c, lateral
+    (select o.time from ohlcv o where o.symbol = c.symbol and o.timeframe = c.timeframe order by o.time limit 1) as first;
 
 create view market_data_v2 as
 select o.symbol, o.timeframe, o.time, o.open, o.high, o.low, o.close, o.volume, o.vwap, o.transactions, o.base_bars,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
@@ -38,9 +38,6 @@ _POSTGRES_TYPES: Final[dict[pl.DataType, str]] = {
 }
 _ONE_ENDPOINTS_OWN: Final = frozenset({"adjustment_type", "distribution_type", "dividend_type"})
 """Columns that one of a kind's endpoints leaves out: what the other has said stays."""
-
-
-_EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +128,17 @@ def _mark_features_stale(
 ) -> None:
     """A split moves the prices of all that lies before it, and means remember for ever: all is out of date."""
     rows = connection.execute(
-        "select symbol, timeframe from bar_counts where symbol = any(%s)",
+        "select c.symbol, c.timeframe, (select o.time from ohlcv o where o.symbol = c.symbol"
+        " and o.timeframe = c.timeframe order by o.time limit 1) from bar_counts c where c.symbol = any(%s)",
         [sorted({str(row[0]) for row in changed})],
     ).fetchall()
-    series = [Series(str(symbol), Timeframe(str(timeframe))) for symbol, timeframe in rows]
-    lock_series(connection, series)
-    mark_stale(connection, dict.fromkeys(series, _EVER), "a split took effect, or was corrected")
+    since = {
+        Series(str(symbol), Timeframe(str(timeframe))): first
+        for symbol, timeframe, first in rows
+        if isinstance(first, datetime)
+    }
+    lock_series(connection, since)
+    mark_stale(connection, since, "a split took effect, or was corrected")
 
 
 def _column(values: pl.Series) -> list[object]:
