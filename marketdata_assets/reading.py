@@ -7,20 +7,20 @@ import os
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import psycopg
 
 from marketdata_assets.config import load_settings
 from marketdata_assets.domain.actions import ActionKind
-from marketdata_assets.domain.adjust import adjust_for_splits
 from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
 from marketdata_assets.domain.errors import ConfigurationError
-from marketdata_assets.domain.series import AssetClass, Series, parse_symbol
+from marketdata_assets.domain.series import Series, parse_symbol
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.domain.weeks import adjust_weeks, divided_weeks
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.storage.actions import is_checked, read_splits
+from marketdata_assets.storage.actions import is_checked
+from marketdata_assets.storage.adjusted import SPLITTING
+from marketdata_assets.storage.adjusted import adjusted as in_scale
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.connection import Database, resolve_database_url
 from marketdata_assets.storage.symbols import find_symbol
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import polars as pl
-
-_SPLITTING: Final = frozenset({AssetClass.STOCK, AssetClass.ETF})
 
 
 def bars(
@@ -89,7 +87,7 @@ def bars(
                 f" with `marketdata symbols set-timeframes` and run `marketdata backfill`"
             )
             raise ConfigurationError(message)
-        if not adjusted or tracked.asset_class not in _SPLITTING:
+        if not adjusted or tracked.asset_class not in SPLITTING:
             return raw
         if not is_checked(database, ActionKind.SPLITS, series.symbol):
             message = (
@@ -97,13 +95,8 @@ def bars(
                 " `marketdata actions`, or read them with adjusted=False"
             )
             raise ConfigurationError(message)
-        splits = read_splits(database, [series.symbol])
         scale = as_of or calendar.local_day(datetime.now(UTC))
-        if series.timeframe is not Timeframe.W1:
-            return adjust_for_splits(raw, splits, scale, calendar)
-        weeks = [one for one in divided_weeks(splits, scale, calendar) if one.intersection(window)]
-        days = read_rows(database, OHLCV, {Series(series.symbol, Timeframe.D1): weeks})
-        return adjust_weeks(raw, days, splits, scale, calendar)
+        return in_scale(database, raw, tracked.asset_class, as_of=scale)
 
 
 def _window(start: date | datetime | str, end: date | datetime | str, calendar: TradingCalendar) -> Window:

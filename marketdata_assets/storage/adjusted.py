@@ -48,12 +48,21 @@ def read_adjusted(
     Raises:
         SplitError: Two splits contradict each other, or a split divides a week whose days are not stored.
     """
-    raw = read_rows(
-        database, OHLCV, {one: [window] for one, window in windows.items()}, lookback_bars=lookback_bars
+    spans = {one: [window] for one, window in windows.items()}
+    return adjusted(
+        database, read_rows(database, OHLCV, spans, lookback_bars=lookback_bars), asset_class, as_of=as_of
     )
+
+
+def adjusted(database: Database, raw: pl.DataFrame, asset_class: AssetClass, *, as_of: date) -> pl.DataFrame:
+    """``raw``, stored bars (``BAR_SCHEMA``) of one timeframe sorted by key, on the scale of ``as_of``.
+
+    Raises:
+        SplitError: Two splits contradict each other, or a split divides a week whose days are not stored.
+    """
     if asset_class not in SPLITTING or raw.is_empty():
         return raw
-    splits = read_splits(database, [one.symbol for one in windows])
+    splits = read_splits(database, raw["symbol"].unique().to_list())
     if splits.is_empty():
         return raw
     calendar = calendar_of(asset_class)
