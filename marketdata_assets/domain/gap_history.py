@@ -30,6 +30,7 @@ from marketdata_assets.domain.gaps import (
     split_gaps,
 )
 from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.slots import each_position
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 
@@ -256,7 +257,7 @@ def _trail(
             for edge in ("gap_start", "gap_end")
         )
         sizes = last - first
-        positions = np.arange(sizes.sum()) + np.repeat(first - (np.cumsum(sizes) - sizes), sizes)
+        positions = each_position(first, last)
         codes = {text: code for code, text in enumerate(failures)}
         attempts[positions] = np.repeat(known["attempts"].to_numpy(), sizes)
         failure[positions] = np.repeat([codes[text] for text in known["failure"]], sizes)

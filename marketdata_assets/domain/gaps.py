@@ -36,7 +36,7 @@ import polars as pl
 
 from marketdata_assets.domain.bars import UTC_TIME, bucket_close
 from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.slots import base_slots_before, local_day
+from marketdata_assets.domain.slots import base_slots_before, each_position, local_day
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def split_gaps(
     for series, own in by_series.items():
         slots = expected[series]
         runs = _positions(own, slots)
-        positions = _each_position(runs)
+        positions = each_position(*runs)
         mark = marks[series][positions]
         is_first = np.ones(len(positions), dtype=np.bool_)
         is_first[1:] = (np.diff(positions) > 1) | (np.diff(mark) != 0)
@@ -260,13 +260,6 @@ def _runs(positions: Integers) -> _Runs:
         positions[np.concatenate([[0], breaks + 1])] if len(positions) else positions,
         positions[np.concatenate([breaks, [-1]])] + 1 if len(positions) else positions,
     )
-
-
-def _each_position(runs: _Runs) -> Integers:
-    """Every position of ``runs``, one after the other."""
-    sizes = runs.ends - runs.starts
-    positions: Integers = np.arange(sizes.sum()) + np.repeat(runs.starts - (np.cumsum(sizes) - sizes), sizes)
-    return positions
 
 
 def _base_before(positions: Integers, slots: Slots) -> Integers:

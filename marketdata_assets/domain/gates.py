@@ -20,7 +20,7 @@ from marketdata_assets.domain.features.columns import FIRST_ROW
 from marketdata_assets.domain.grid import grid_fault
 from marketdata_assets.domain.outliers import Outlier, flag_outliers
 from marketdata_assets.domain.series import AssetClass
-from marketdata_assets.domain.slots import expected_slots, local_day
+from marketdata_assets.domain.slots import each_position, expected_slots, local_day
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -283,7 +283,7 @@ def _days_of_gaps(gaps: pl.DataFrame, slots: Slots) -> pl.DataFrame:
     )
     sizes = last - first
     gap = np.repeat(np.arange(gaps.height), sizes)
-    positions = np.arange(sizes.sum()) + np.repeat(first - (np.cumsum(sizes) - sizes), sizes)
+    positions = each_position(first, last)
     missing = pl.DataFrame({"gap": gap, "day": replace(slots, opens=slots.opens[positions]).days()})
     told = gaps.with_columns(gap=pl.int_range(pl.len())).drop("day")
     return (

@@ -107,6 +107,13 @@ class Held(NamedTuple):
     """How many base bars each is made of; None when that was not read."""
 
 
+def each_position(first: Integers, last: Integers) -> Integers:
+    """Every position of the runs that begin at ``first`` and end before ``last``, one after the other."""
+    sizes = last - first
+    positions: Integers = np.arange(sizes.sum()) + np.repeat(first - (np.cumsum(sizes) - sizes), sizes)
+    return positions
+
+
 def local_day(time: pl.Expr, calendar: TradingCalendar) -> pl.Expr:
     """The local date of each ``time``: the partition of a bar that opens then."""
     return time.dt.convert_time_zone(calendar.timezone.key).dt.date()
