@@ -46,7 +46,7 @@ def run(server_url: str, *, quick: bool) -> list[Figure]:
         whole, computing, again = Stopwatch(), Stopwatch(), Stopwatch()
         keys = [str(partition_key(day, one)) for one in series for day in (_FIRST, last)]
         with whole.running():
-            batches = FeatureRun(database, keys, now=_NOW, force=False).batches()
+            batches = FeatureRun(database, keys, now=_NOW, earliest=_FIRST, force=False).batches()
             while True:
                 with computing.running():
                     batch = next(batches, None)
@@ -54,7 +54,7 @@ def run(server_url: str, *, quick: bool) -> list[Figure]:
                     break
                 write_features(database, batch)
         with again.running():
-            for batch in FeatureRun(database, keys, now=_NOW, force=True).batches():
+            for batch in FeatureRun(database, keys, now=_NOW, earliest=_FIRST, force=True).batches():
                 write_features(database, batch)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
             2**20 if sys.platform == "darwin" else 2**10

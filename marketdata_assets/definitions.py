@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
     """Assets, checks, jobs, sensors and resources; ``resources`` replace those of the same name (test doubles)."""
-    partitions = day_by_series(load_settings().start)
+    start = load_settings().start
+    partitions = day_by_series(start)
     with warnings.catch_warnings():
         # What is beta there has been measured on the version that constraints.txt pins.
         warnings.simplefilter("ignore", dg.BetaWarning)
@@ -43,7 +44,7 @@ def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Defin
             ohlcv_asset(partitions),
             gap_report_asset(partitions),
             completeness_matrix_asset(),
-            features_asset(partitions),
+            features_asset(partitions, earliest=start),
             *corporate_action_assets(),
         ]
     postgres = PostgresResource()

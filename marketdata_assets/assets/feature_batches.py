@@ -22,8 +22,9 @@ from marketdata_assets.domain.slots import local_day
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.partitions import parse_key, partition_key
+from marketdata_assets.storage.actions import stale_at
 from marketdata_assets.storage.adjusted import SPLITTING, read_adjusted, unchecked_symbols
-from marketdata_assets.storage.features import FeatureBatch, read_stale
+from marketdata_assets.storage.features import FeatureBatch
 from marketdata_assets.storage.gaps import list_gaps
 from marketdata_assets.storage.gates import failing_partitions, whole_day_chunks
 from marketdata_assets.storage.io_manager import partition_windows
@@ -31,7 +32,7 @@ from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime
+    from datetime import date, datetime
 
     from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.domain.series import AssetClass
@@ -67,20 +68,26 @@ class Sample:
 
 
 class FeatureRun:
-    """The features of partitions, computed as far as they are out of date."""
+    """The features of partitions, computed as far as they are out of date.
 
-    def __init__(self, database: Database, keys: Sequence[str], *, now: datetime, force: bool) -> None:
+    ``earliest`` is the first day that is a partition.
+    """
+
+    def __init__(
+        self, database: Database, keys: Sequence[str], *, now: datetime, earliest: date, force: bool
+    ) -> None:
         self.report = FeatureReport()
         self._database = database
         self._keys = keys
         self._now = now
+        self._earliest = earliest
         self._classes: dict[str, AssetClass] = {one.symbol: one.asset_class for one in list_symbols(database)}
         self._windows = {
             one: Window(windows[0].start, windows[-1].end)
             for one, windows in partition_windows(database, keys).items()
         }
         # Before the bars are read: a change in between leaves its mark.
-        self._stale = read_stale(database, self._windows)
+        self._stale = stale_at(database, now, self._windows)
         self._due = self._windows if force else self._out_of_date(self._stale)
         self.report.series_computed = len(self._due)
         self.report.series_up_to_date = len(self._windows) - len(self._due)
@@ -152,8 +159,12 @@ class FeatureRun:
         self.report.bars += sound.height
         self.report.summary.add(sound)
         self._sample(next(iter(chunk)), bars, sound)
+        opening = calendar.day_start(self._earliest)
         yield FeatureBatch(
-            sound, chunk, {one: self._stale[one].version for one in chunk if one in self._stale}
+            sound,
+            chunk,
+            {one: self._stale[one].version for one in chunk if one in self._stale},
+            from_the_first={one for one, window in chunk.items() if window.start <= opening},
         )
 
     def _set_aside(self, chunk: Mapping[Series, Window], error: SplitError) -> FeatureBatch:

@@ -1,7 +1,7 @@
 """The ``features`` asset: numbers that describe each bar by itself and the bars before it."""
 
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
 from typing import Any
 
 from dagster import (
@@ -39,8 +39,8 @@ class FeaturesConfig(Config):
     force: bool = Field(default=False, description="Compute again what is up to date.")
 
 
-def features_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
-    """The asset over ``partitions``."""
+def features_asset(partitions: MultiPartitionsDefinition, *, earliest: date) -> AssetsDefinition:
+    """The asset over ``partitions``, whose first day is ``earliest``."""
 
     @asset(
         name="features",
@@ -56,16 +56,17 @@ def features_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
         context: AssetExecutionContext, config: FeaturesConfig, postgres: PostgresResource
     ) -> Output[Any]:
         # Wrapped, or Dagster would take the batches for outputs of the step.
-        return Output(_batches(context, context.partition_keys, postgres, force=config.force))
+        return Output(_batches(context, earliest, postgres, force=config.force))
 
     return features
 
 
 def _batches(
-    context: AssetExecutionContext, keys: Sequence[str], postgres: PostgresResource, *, force: bool
+    context: AssetExecutionContext, earliest: date, postgres: PostgresResource, *, force: bool
 ) -> Iterator[FeatureBatch]:
+    keys = context.partition_keys
     with postgres.database() as database:
-        run = FeatureRun(database, keys, now=datetime.now(UTC), force=force)
+        run = FeatureRun(database, keys, now=datetime.now(UTC), earliest=earliest, force=force)
         yield from run.batches()
     report = run.report
     for notice in report.notices:

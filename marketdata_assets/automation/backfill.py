@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -216,7 +216,7 @@ class _Stages:
     def _features(self) -> None:
         # First: what it finds puts whole histories out of date.
         self._check_splits(self.outcome.request.series)
-        days = stale_days(self.database, self.outcome.request.series, self.earliest)
+        days = stale_days(self.database, self.outcome.request.series, self.earliest, now=datetime.now(UTC))
         runs = feature_runs(self.ordered, days)
         self._begin(Stage.FEATURES, runs)
         compute(

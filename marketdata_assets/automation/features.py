@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final
 from marketdata_assets.automation.jobs import FEATURES_JOB
 from marketdata_assets.automation.ranges import execute_range, failure_metadata, range_runs, reason_of
 from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.storage.features import read_stale
+from marketdata_assets.storage.actions import stale_at
 from marketdata_assets.storage.io_manager import PARTITIONS_HELD_BACK
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from datetime import date
+    from datetime import date, datetime
 
     from dagster import DagsterInstance, Definitions
 
@@ -37,7 +37,7 @@ class FeaturesOutcome:
 
 
 def stale_days(
-    database: Database, series: Iterable[Series], earliest: date
+    database: Database, series: Iterable[Series], earliest: date, *, now: datetime
 ) -> dict[Series, tuple[date, date]]:
     """The first and the last local day of each of ``series`` whose features are out of date, not before ``earliest``.
 
@@ -45,7 +45,7 @@ def stale_days(
     """
     classes = {one.symbol: one.asset_class for one in list_symbols(database)}
     days = {}
-    for one, stale in read_stale(database, list(series)).items():
+    for one, stale in stale_at(database, now, list(series)).items():
         calendar = calendar_of(classes[one.symbol])
         last = calendar.local_day(max(stale.since, stale.last_bar or stale.since))
         if last >= earliest:

@@ -92,7 +92,9 @@ def _compute(store: Store, series: list[Series], forced: tuple[date, date] | Non
     with open_instance(store) as (instance, command), console_progress() as progress:
         ordered = sync_series(instance, store.database)
         if forced is None:
-            runs = feature_runs(ordered, stale_days(store.database, series, store.settings.start))
+            runs = feature_runs(
+                ordered, stale_days(store.database, series, store.settings.start, now=datetime.now(UTC))
+            )
         else:
             runs = range_runs(ordered, series, *forced)
         progress.begin("features", runs, is_empty=not runs)

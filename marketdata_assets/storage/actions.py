@@ -6,25 +6,27 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import polars as pl
 from psycopg import sql
 
 from marketdata_assets.domain.actions import DATES, KEYS, SCHEMAS, ActionKind, reach_of
 from marketdata_assets.domain.adjust import SPLIT_SCHEMA
-from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.storage.features import mark_stale
+from marketdata_assets.storage.features import mark_stale, read_stale
 from marketdata_assets.storage.merge import lock_series
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import date
 
     from psycopg import Connection
 
     from marketdata_assets.storage.connection import Database
+    from marketdata_assets.storage.features import Stale
 
 _EXACT: Final = frozenset({"split_from", "split_to", "cash_amount"})
 """Columns that Postgres keeps as decimal numbers: ratios must stay exact, and amounts are part of a key."""
@@ -36,6 +38,7 @@ _POSTGRES_TYPES: Final[dict[pl.DataType, str]] = {
     pl.Time(): "time",
     pl.Datetime("us", "UTC"): "timestamptz",
 }
+_LOCK: Final = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
 _ONE_ENDPOINTS_OWN: Final = frozenset({"adjustment_type", "distribution_type", "dividend_type"})
 """Columns that one of a kind's endpoints leaves out: what the other has said stays."""
 
@@ -83,11 +86,9 @@ def store_actions(
 
     def work(connection: Connection[tuple[object, ...]]) -> ActionCounts:
         # Two writers of one list would insert the same keys.
-        connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"actions {kind}"])
-        before = _executed(connection, symbols, None) if kind is ActionKind.SPLITS else set()
+        connection.execute(_LOCK, [f"actions {kind}"])
+        before = _applied(connection, symbols) if kind is ActionKind.SPLITS else set()
         merged = connection.execute(merge, [*arrays, list(symbols), reach]).fetchall()
-        if kind is ActionKind.SPLITS:
-            _mark_features_stale(connection, before ^ _executed(connection, symbols, today))
         (still,) = connection.execute(listed, [list(symbols)]).fetchone() or (0,)
         connection.execute(
             "insert into corporate_action_checks as c (kind, symbol, endpoint)"
@@ -95,6 +96,10 @@ def store_actions(
             " on conflict (kind, symbol) do update set endpoint = excluded.endpoint, checked_at = now()",
             [kind.value, endpoint, list(symbols)],
         )
+        if kind is ActionKind.SPLITS:
+            _apply_through(connection, symbols, today)
+            differing = before ^ _applied(connection, symbols)
+            _mark_features_stale(connection, {symbol for symbol, *_ in differing})
         inserted = sum(action == "INSERT" for action, _ in merged)
         withdrawn = sum(gone is True for _, gone in merged)
         changed = len(merged) - inserted - withdrawn
@@ -109,28 +114,68 @@ def store_actions(
     return database.transaction(work)
 
 
-def _executed(
-    connection: Connection[tuple[object, ...]], symbols: Sequence[str], today: date | None
-) -> set[tuple[object, ...]]:
-    """The splits of ``symbols`` that are executed by ``today``; None: by the day on which they were last asked for."""
+def stale_at(database: Database, now: datetime, series: Collection[Series]) -> dict[Series, Stale]:
+    """What is out of date of ``series``, splits that were executed by ``now`` included.
+
+    A split is listed before its day, and the day itself brings no row: nobody but the reader would notice it.
+    """
+    symbols = sorted({one.symbol for one in series})
+    today = calendar_of(AssetClass.STOCK).local_day(now)
+
+    def work(connection: Connection[tuple[object, ...]]) -> None:
+        connection.execute(_LOCK, [f"actions {ActionKind.SPLITS}"])
+        before = _applied(connection, symbols)
+        _apply_through(connection, symbols, today)
+        executed = _applied(connection, symbols) - before
+        _mark_features_stale(connection, {symbol for symbol, *_ in executed})
+
+    if _takes_effect(database, symbols, today):
+        database.transaction(work)
+    return read_stale(database, series)
+
+
+def _takes_effect(database: Database, symbols: Sequence[str], today: date) -> bool:
+    """Whether a split of ``symbols`` was executed by ``today`` and not applied."""
+
+    def work(connection: Connection[tuple[object, ...]]) -> bool:
+        found = connection.execute(
+            "select from splits s join corporate_action_checks c on c.kind = 'splits' and c.symbol = s.symbol"
+            " where s.symbol = any(%s) and s.withdrawn_at is null"
+            " and s.execution_date > c.applied_through and s.execution_date <= %s limit 1",
+            [list(symbols), today],
+        )
+        return found.fetchone() is not None
+
+    return database.transaction(work)
+
+
+def _apply_through(connection: Connection[tuple[object, ...]], symbols: Sequence[str], today: date) -> None:
+    connection.execute(
+        "update corporate_action_checks set applied_through = greatest(applied_through, %s)"
+        " where kind = 'splits' and symbol = any(%s)",
+        [today, list(symbols)],
+    )
+
+
+def _applied(
+    connection: Connection[tuple[object, ...]], symbols: Sequence[str]
+) -> set[tuple[str, date, Decimal, Decimal]]:
+    """The splits of ``symbols`` that have taken effect on features: symbol, day and ratio."""
     rows = connection.execute(
         "select s.symbol, s.execution_date, s.split_from, s.split_to from splits s"
-        " left join corporate_action_checks c on c.kind = 'splits' and c.symbol = s.symbol"
-        " where s.symbol = any(%(symbols)s) and s.withdrawn_at is null and s.execution_date <="
-        "  coalesce(%(today)s::date, (c.checked_at at time zone 'America/New_York')::date)",
-        {"symbols": list(symbols), "today": today},
+        " join corporate_action_checks c on c.kind = 'splits' and c.symbol = s.symbol"
+        " where s.symbol = any(%s) and s.withdrawn_at is null and s.execution_date <= c.applied_through",
+        [list(symbols)],
     ).fetchall()
-    return set(rows)
+    return set(cast("list[tuple[str, date, Decimal, Decimal]]", rows))
 
 
-def _mark_features_stale(
-    connection: Connection[tuple[object, ...]], changed: set[tuple[object, ...]]
-) -> None:
+def _mark_features_stale(connection: Connection[tuple[object, ...]], symbols: Collection[str]) -> None:
     """A split moves the prices of all that lies before it, and means remember for ever: all is out of date."""
     rows = connection.execute(
         "select c.symbol, c.timeframe, (select o.time from ohlcv o where o.symbol = c.symbol"
         " and o.timeframe = c.timeframe order by o.time limit 1) from bar_counts c where c.symbol = any(%s)",
-        [sorted({str(row[0]) for row in changed})],
+        [sorted(symbols)],
     ).fetchall()
     since = {
         Series(str(symbol), Timeframe(str(timeframe))): first

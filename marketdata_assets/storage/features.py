@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from psycopg import sql
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from marketdata_assets.domain.windows import Window
     from marketdata_assets.storage.connection import Database
+
+_BEGINNING: Final = datetime(1, 1, 2, tzinfo=UTC)
+"""Before every bar, and representable in every time zone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,14 @@ class FeatureBatch:
         windows: By series: the features in it are replaced.
         versions: The version of each series' mark that was read before its bars were.
         held_back: Keys of partitions that get no features, whatever their windows.
+        from_the_first: Those of ``windows`` that begin with the first partition: what lies before gets no features.
     """
 
     features: pl.DataFrame = field(default_factory=FEATURES.schema.to_frame)
     windows: Mapping[Series, Window] = field(default_factory=dict)
     versions: Mapping[Series, int] = field(default_factory=dict)
     held_back: Collection[str] = ()
+    from_the_first: Collection[Series] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +195,13 @@ def _delete(connection: Connection[tuple[object, ...]], windows: Mapping[Series,
 
 def _move_marks(connection: Connection[tuple[object, ...]], batch: FeatureBatch) -> None:
     known = [
-        (one.symbol, one.timeframe.value, window.start, window.end, batch.versions[one])
+        (
+            one.symbol,
+            one.timeframe.value,
+            _BEGINNING if one in batch.from_the_first else window.start,
+            window.end,
+            batch.versions[one],
+        )
         for one, window in batch.windows.items()
         if one in batch.versions
     ]

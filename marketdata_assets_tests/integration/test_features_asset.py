@@ -24,7 +24,7 @@ from marketdata_assets.domain.windows import Window
 from marketdata_assets.partitions import partition_key
 from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.polygon.simulator import Fault, FaultKind
-from marketdata_assets.storage.actions import store_actions
+from marketdata_assets.storage.actions import stale_at, store_actions
 from marketdata_assets.storage.bars import BarBatch, read_rows, write_batch
 from marketdata_assets.storage.features import FeatureBatch, mark_stale, read_stale, write_features
 from marketdata_assets.storage.merge import lock_series
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 FIRST, LAST = date(2023, 5, 22), date(2023, 7, 7)
 WEDNESDAY = datetime(2023, 7, 5, 15, tzinfo=UTC)
 EVER = Window(datetime(2000, 1, 1, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC))
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KEYS = ("SPY:1h", "SPY:1d")
 
 
@@ -151,7 +152,7 @@ def test_what_is_up_to_date_is_not_computed_again(platform: Platform) -> None:
     before = platform.database.read_frame("select * from features order by symbol, timeframe, time")
     again = computed(platform)
     assert (again.series_computed, again.rows_written) == (0, 0)
-    assert stale_days(platform.database, [Series.parse(key) for key in KEYS], FIRST) == {}
+    assert stale_days(platform.database, [Series.parse(key) for key in KEYS], FIRST, now=NOW) == {}
     assert platform.database.read_frame("select * from features order by symbol, timeframe, time").equals(
         before
     )
@@ -165,7 +166,7 @@ def test_a_revised_bar_recomputes_from_there_to_the_end_and_nothing_else(platfor
     stamps = "select timeframe, time, computed_at from features order by timeframe, time"
     before = platform.database.read_frame(stamps)
     change(platform, "SPY:1h", WEDNESDAY, 1.01)
-    days = stale_days(platform.database, [Series.parse(key) for key in KEYS], FIRST)
+    days = stale_days(platform.database, [Series.parse(key) for key in KEYS], FIRST, now=NOW)
     assert days == {Series.parse("SPY:1h"): (date(2023, 7, 5), date(2023, 7, 7))}
     (run,) = feature_runs(KEYS, days)
     outcome = computed(platform, run.first_day, run.last_day, ("SPY:1h",))
@@ -209,7 +210,7 @@ def test_a_lost_hour_holds_its_day_back_until_it_is_filled(platform: Platform) -
 
     look(platform, *keys)
     assert platform.count("gap_report", "state = 'filled'") == 2
-    days = stale_days(platform.database, [Series.parse(key) for key in keys], FIRST)
+    days = stale_days(platform.database, [Series.parse(key) for key in keys], FIRST, now=NOW)
     assert {first for first, _ in days.values()} == {date(2023, 7, 5)}
     assert computed(platform, date(2023, 7, 5), LAST, keys).partitions_held_back == 0
     same(stored(platform, *keys), of_all_history(platform, *keys))
@@ -271,7 +272,7 @@ def test_new_bars_put_nothing_before_them_out_of_date(platform: Platform) -> Non
     platform.run_range(FIRST, date(2023, 6, 30), "SPY:1d")
     computed(platform, FIRST, date(2023, 6, 30), ("SPY:1d",))
     platform.run_range(date(2023, 7, 1), LAST, "SPY:1d", correction_sessions=0)
-    days = stale_days(platform.database, [Series.parse("SPY:1d")], FIRST)
+    days = stale_days(platform.database, [Series.parse("SPY:1d")], FIRST, now=NOW)
     assert days == {Series.parse("SPY:1d"): (date(2023, 7, 3), date(2023, 7, 7))}
 
 
@@ -297,9 +298,6 @@ def split_on(platform: Platform, day: str, *, known: date) -> None:
         endpoint="/stocks/v1/splits",
         today=known,
     )
-    platform.database.transaction(
-        lambda connection: connection.execute("update corporate_action_checks set checked_at = %s", [known])
-    )
 
 
 def test_a_split_recomputes_all_of_its_symbol_on_the_day_that_it_takes_effect(platform: Platform) -> None:
@@ -322,6 +320,36 @@ def test_a_split_recomputes_all_of_its_symbol_on_the_day_that_it_takes_effect(pl
     assert halved.to_list() == pytest.approx([0.5] * halved.len())
     split_on(platform, "2023-06-20", known=date(2023, 7, 11))
     assert read_stale(platform.database) == {}, "nothing new"
+
+
+def test_an_announced_split_takes_effect_on_its_day_by_itself(platform: Platform) -> None:
+    platform.track("SPY:1d", "QQQ:1d")
+    platform.run_range(FIRST, LAST, "SPY:1d", "QQQ:1d")
+    computed(platform, keys=("SPY:1d", "QQQ:1d"))
+    split_on(platform, "2023-08-15", known=date(2023, 8, 1))
+    series = [Series.parse(key) for key in ("SPY:1d", "QQQ:1d")]
+    eve = datetime(2023, 8, 15, 3, 59, tzinfo=UTC)  # still the 14th in New York
+    assert stale_at(platform.database, eve, series) == {}
+    assert set(stale_at(platform.database, eve + timedelta(minutes=1), series)) == {Series.parse("SPY:1d")}
+    computed(platform, keys=("SPY:1d", "QQQ:1d"))
+    assert stale_at(platform.database, eve + timedelta(days=9), series) == {}, "applied once"
+    split_on(platform, "2023-08-15", known=date(2023, 8, 1))
+    assert stale_at(platform.database, eve, series) == {}, "a clock that is behind takes nothing back"
+
+
+def test_bars_before_the_first_partition_keep_no_mark(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform.track("SPY:1d")
+    platform.run_range(FIRST, LAST, "SPY:1d")
+    later = date(2023, 6, 20)
+    monkeypatch.setenv("MARKETDATA_START", later.isoformat())
+    computed(platform, later, date(2023, 6, 27), keys=("SPY:1d",))
+    days = stale_days(platform.database, [Series.parse("SPY:1d")], later, now=NOW)
+    assert days == {Series.parse("SPY:1d"): (date(2023, 6, 28), LAST)}
+    computed(platform, date(2023, 6, 28), LAST, keys=("SPY:1d",))
+    assert read_stale(platform.database) == {}
+    assert platform.count("features", "time < '2023-06-20'") == 0
 
 
 def complete(platform: Platform, first: date = FIRST, last: date = LAST) -> AssetCheckEvaluation:
