@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 _RUN_HOME = "PYTEST_MARKETDATA_RUN_HOME"
-_TEMPLATE = "marketdata_template"
+TEMPLATE = "marketdata_template"
 # a crash of the test machine may lose the test data; a template must not be held by a vacuum
 _SERVER_SETTINGS = {
     "fsync": "off",
@@ -89,31 +89,31 @@ def template_url(postgres_server: str) -> str:
         FileLock(Path(os.environ[_RUN_HOME]) / "template.lock"),
         _administrator(postgres_server) as connection,
     ):
-        found = connection.execute("select from pg_database where datname = %s", [_TEMPLATE]).fetchone()
+        found = connection.execute("select from pg_database where datname = %s", [TEMPLATE]).fetchone()
         if found is None:
-            draft = f"{_TEMPLATE}_draft"
+            draft = f"{TEMPLATE}_draft"
             connection.execute(sql.SQL("drop database if exists {}").format(sql.Identifier(draft)))
             connection.execute(sql.SQL("create database {}").format(sql.Identifier(draft)))
             migrate(_with_database(postgres_server, draft))
             connection.execute(
                 sql.SQL("alter database {} rename to {}").format(
-                    sql.Identifier(draft), sql.Identifier(_TEMPLATE)
+                    sql.Identifier(draft), sql.Identifier(TEMPLATE)
                 )
             )
-    return _with_database(postgres_server, _TEMPLATE)
+    return _with_database(postgres_server, TEMPLATE)
 
 
 @pytest.fixture
 def database_url(postgres_server: str, template_url: str) -> Iterator[str]:
     """URL of a fresh, migrated database that is dropped after the test, whoever is still connected."""
-    with _fresh_database(postgres_server, template=_TEMPLATE) as url:
+    with fresh_database(postgres_server) as url:
         yield url
 
 
 @pytest.fixture
 def empty_database_url(postgres_server: str) -> Iterator[str]:
     """URL of a fresh database without any table."""
-    with _fresh_database(postgres_server, template="template0") as url:
+    with fresh_database(postgres_server, template="template0") as url:
         yield url
 
 
@@ -127,7 +127,8 @@ def realdata() -> Path:
 
 
 @contextmanager
-def _fresh_database(server: str, *, template: str) -> Iterator[str]:
+def fresh_database(server: str, *, template: str = TEMPLATE) -> Iterator[str]:
+    """URL of a database that lasts as long as the context; the fixture ``template_url`` makes the template."""
     name = f"test_{uuid.uuid4().hex}"
     with _administrator(server) as connection:
         connection.execute(

@@ -185,5 +185,11 @@ _EVERY: Final = {
 def complete(
     bars: pl.DataFrame, timeframe: Timeframe, calendar: TradingCalendar, now: datetime
 ) -> pl.DataFrame:
-    """The rows of ``bars`` whose interval has closed at ``now``; an unfinished bar is never stored."""
-    return bars.filter(bucket_close(pl.col("time"), timeframe, calendar) <= now)
+    """The rows of ``bars`` whose interval has closed at ``now``; an unfinished bar is never stored.
+
+    A day is closed when its trading has ended: nothing happens in New York between 20:00 and midnight.
+    """
+    closed = bucket_close(pl.col("time"), timeframe, calendar)
+    if timeframe is Timeframe.D1:
+        closed -= pl.duration(seconds=int(calendar.idle_before_midnight.total_seconds()))
+    return bars.filter(closed <= now)

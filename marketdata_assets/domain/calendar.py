@@ -91,6 +91,11 @@ class TradingCalendar:
             return timedelta(days=1)
         return timedelta(hours=_EXTENDED_CLOSE.hour - _EXTENDED_OPEN.hour)
 
+    @property
+    def idle_before_midnight(self) -> timedelta:
+        """From the last moment of a day at which the vendor may have bars to local midnight."""
+        return timedelta(0) if self.is_always_open else timedelta(hours=24 - _EXTENDED_CLOSE.hour)
+
     def day_start(self, day: date) -> datetime:
         """Local midnight that opens ``day``, as UTC."""
         return datetime.combine(day, time(), self.timezone).astimezone(UTC)

@@ -209,8 +209,9 @@ class _GroupPlanner:
 
     def _has_closed_bar(self, day: date) -> bool:
         window = self._traded(day)
-        first_close = window.end if self._base is Timeframe.D1 else window.start + self._base.duration
-        return first_close <= self._now
+        if self._base is Timeframe.D1:
+            return window.end - self._calendar.idle_before_midnight <= self._now
+        return window.start + self._base.duration <= self._now
 
     def _traded(self, day: date) -> Window:
         """The window of a session in which the vendor may have base bars."""
@@ -254,7 +255,9 @@ class _GroupPlanner:
         for first, last in stretches:
             days = sessions[first : last + 1]
             start = self._calendar.day_start(days[0])
-            end = min(self._calendar.day_window(days[-1]).end, closed)
+            end = self._calendar.day_window(days[-1]).end
+            if self._base is not Timeframe.D1:
+                end = min(end, closed)
             served = set().union(*(wanted.get(day, set()) for day in days))
             if Timeframe.W1 in served:
                 # A week bar needs its whole week in the request, Sunday and Saturday included.

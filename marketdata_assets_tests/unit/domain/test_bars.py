@@ -304,8 +304,8 @@ def test_a_bar_is_complete_when_its_interval_has_closed(now: str, timeframe: str
     assert_frame_equal(complete(bars, series.timeframe, XNYS, at(now)), bars.head(kept))
 
 
-@pytest.mark.parametrize(("now", "is_complete"), [("2024-11-04T04:59:59", False), ("2024-11-04T05:00", True)])
-def test_a_day_bar_is_complete_at_the_next_local_midnight(now: str, *, is_complete: bool) -> None:
+@pytest.mark.parametrize(("now", "is_complete"), [("2024-11-04T00:59:59", False), ("2024-11-04T01:00", True)])
+def test_a_day_bar_is_complete_when_its_trading_has_ended(now: str, *, is_complete: bool) -> None:
     day = XNYS.day_window(date(2024, 11, 3))
     bars = as_bars(vendor_bars([day.start]), Series("AAPL", Timeframe.D1))
     assert complete(bars, Timeframe.D1, XNYS, at(now)).height == is_complete

@@ -130,7 +130,7 @@ def test_what_has_not_closed_is_not_asked_for(now: str, end: str | None) -> None
     minutes = [window for base, window in asked(planned) if base is M1]
     assert minutes == ([] if end is None else [Window(at("2024-07-02T04:00"), at(end))])
     days = [window for base, window in asked(planned) if base is D1]
-    assert days == ([XNYS.day_window(date(2024, 7, 2))] if at(now) >= at("2024-07-03T04:00") else [])
+    assert days == ([XNYS.day_window(date(2024, 7, 2))] if at(now) >= at("2024-07-03T00:00") else [])
 
 
 def test_covered_windows_are_skipped_unless_forced_or_in_the_correction_window() -> None:
