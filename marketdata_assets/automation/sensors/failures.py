@@ -13,19 +13,22 @@ from dagster import (
 )
 
 from marketdata_assets.automation.alerts import Alert, send
-from marketdata_assets.automation.purposes import PURPOSE_TAG
+from marketdata_assets.automation.purposes import PURPOSE_TAG, Purpose
 from marketdata_assets.config import load_settings
 from marketdata_assets.partitions import PARTITION, RANGE_END, RANGE_START
 
 _SECONDS: Final = 30
 _WILL_RETRY: Final = "dagster/will_retry"
+_CHECK_FAILED: Final = "DagsterAssetCheckFailedError"
+"""How Dagster names the error of a step whose blocking check failed."""
 
 
 def run_failure_alerts() -> SensorDefinition:
     """Tells people of failed runs of this platform's jobs.
 
-    Runs that a command executes in its own process are none of them: who started it reads its output. A webhook that
-    refuses an alert fails the tick, which shows in the UI; the alert is in the log, and the next failure is told.
+    Runs that a command executes in its own process are none of them: who started it reads its output. Nor is a repair
+    that only its check has turned red: the gap is still missing, which the check says. A webhook that refuses an alert
+    fails the tick, which shows in the UI; the alert is in the log, and the next failure is told.
     """
 
     @run_failure_sensor(
@@ -40,11 +43,21 @@ def run_failure_alerts() -> SensorDefinition:
     def run_failure(context: RunFailureSensorContext) -> None:
         # Dagster tags a failed run after it has failed: as it is now, not as it was when the tick began.
         run = context.instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
-        if run.tags.get(_WILL_RETRY) == "true":
+        if run.tags.get(_WILL_RETRY) == "true" or _is_a_gap_that_stays(run, context):
             return
         send(alert_of(run, _reason(context)), load_settings().webhook_url, log=context.log)
 
     return run_failure
+
+
+def _is_a_gap_that_stays(run: DagsterRun, context: RunFailureSensorContext) -> bool:
+    """Whether a repair did all it could, and only the check failed that says what is still missing."""
+    errors = [event.step_failure_data.error for event in context.get_step_failure_events()]
+    return (
+        run.tags.get(PURPOSE_TAG) == Purpose.GAP_REPAIR
+        and bool(errors)
+        and all(error is not None and error.cls_name == _CHECK_FAILED for error in errors)
+    )
 
 
 def alert_of(run: DagsterRun, reason: str) -> Alert:

@@ -14,7 +14,6 @@ from dagster import (
     AssetKey,
     DagsterEventType,
     DagsterInstance,
-    DagsterRunStatus,
     DefaultSensorStatus,
     JsonMetadataValue,
     RunRequest,
@@ -159,12 +158,13 @@ class _Keeper:
                 waiting.setdefault(row.request, []).append(one)
         for request, series in waiting.items():
             runs = self.instance.get_runs(RunsFilter(tags={REQUEST_TAG: request}))
-            done = [run for run in runs if run.status is DagsterRunStatus.SUCCESS]
-            if done:
-                failed = _failed_symbols(self.instance, done[0].run_id)
-                arrived += [one for one in series if one.symbol not in failed]
-            elif any(is_unfinished(run) for run in runs):
+            if any(is_unfinished(run) for run in runs):
                 self.told = f"the history of {len(series)} series is under way (run {runs[0].run_id})"
+                continue
+            brought: set[str] = set()
+            for run in runs:
+                brought |= _symbols_brought(self.instance, run.run_id, {one.symbol for one in series})
+            arrived += [one for one in series if one.symbol in brought]
         if arrived:
             finish_initial(self.database, arrived, self.now)
         today = self.now.date()
@@ -225,15 +225,18 @@ def _history_request(run: RangeRun, name: str) -> RunRequest:
     )
 
 
-def _failed_symbols(instance: DagsterInstance, run_id: str) -> list[str]:
-    """The symbols whose bars did not come in a run that went on without them."""
-    records = instance.get_records_for_run(
-        run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION, limit=1
-    ).records
-    for record in records:
-        made = record.asset_materialization
-        if made is not None and made.asset_key == AssetKey("ohlcv"):
-            said = made.metadata.get(FAILED_SYMBOLS)
-            if isinstance(said, JsonMetadataValue) and isinstance(said.value, list):
-                return [str(symbol) for symbol in said.value]
-    return []
+def _symbols_brought(instance: DagsterInstance, run_id: str, wanted: set[str]) -> set[str]:
+    """Those of ``wanted`` whose bars a run has brought and looked through, whatever its checks say of them."""
+    ends = [
+        record.asset_materialization
+        for is_first in (True, False)
+        for record in instance.get_records_for_run(
+            run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION, limit=1, ascending=is_first
+        ).records
+    ]
+    bars, gaps = (ends[0], ends[-1]) if ends else (None, None)
+    if bars is None or gaps is None or gaps.asset_key != AssetKey("gap_report"):
+        return set()
+    said = bars.metadata.get(FAILED_SYMBOLS)
+    failed = said.value if isinstance(said, JsonMetadataValue) and isinstance(said.value, list) else []
+    return wanted.difference(map(str, failed))
