@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from dagster import DagsterRun, DagsterRunStatus, build_schedule_context, build_sensor_context
 
@@ -19,18 +20,23 @@ if TYPE_CHECKING:
     from marketdata_assets_tests.integration.platform import Platform
 
 
+@cache
+def _definitions(polygon: tuple[tuple[str, Any], ...]) -> Definitions:
+    return build_definitions(resources={"polygon": PolygonResource(**dict(polygon))})
+
+
 @dataclass
 class Daemon:
     """The daemon of a platform."""
 
     platform: Platform
-    definitions: Definitions = field(init=False)
     told: str | None = None
     """Why the latest tick asked for nothing."""
 
-    def __post_init__(self) -> None:
-        polygon = PolygonResource(**self.platform.polygon)
-        self.definitions = build_definitions(resources={"polygon": polygon})
+    @property
+    def definitions(self) -> Definitions:
+        """The platform's definitions, which cost a second."""
+        return _definitions(tuple(self.platform.polygon.items()))
 
     def scheduled(self, name: str, at: datetime) -> list[RunRequest]:
         """What a schedule asks for at a moment."""
