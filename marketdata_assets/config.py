@@ -56,6 +56,11 @@ class Settings(BaseSettings):
     )
     dagster_postgres_url: SecretStr | None = Field(default=None, validation_alias="DAGSTER_POSTGRES_URL")
     start: date = Field(default=date(2020, 1, 1), validation_alias="MARKETDATA_START")
+    initial_days: int = Field(default=365, ge=1, validation_alias="MARKETDATA_INITIAL_DAYS")
+    initial_minute_days: int = Field(default=14, ge=1, validation_alias="MARKETDATA_INITIAL_MINUTE_DAYS")
+    repair_runs: int = Field(default=2, ge=1, validation_alias="MARKETDATA_REPAIR_RUNS")
+    repair_pause_minutes: int = Field(default=60, ge=1, validation_alias="MARKETDATA_REPAIR_PAUSE_MINUTES")
+    webhook_url: SecretStr | None = Field(default=None, validation_alias="MARKETDATA_WEBHOOK_URL")
 
     @field_validator("home")
     @classmethod
@@ -79,6 +84,15 @@ class Settings(BaseSettings):
             message = "must be postgresql+psycopg2://USER:PASSWORD@HOST:PORT/DATABASE"
             raise ValueError(message)
         return url
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _postable(cls, url: SecretStr | None) -> SecretStr | None:
+        parts = urlsplit("" if url is None else url.get_secret_value().strip())
+        if url is not None and (parts.scheme not in ("http", "https") or not parts.hostname):
+            message = "must be https://HOST/PATH, or http:// within a network of your own"
+            raise ValueError(message)
+        return None if url is None else SecretStr(parts.geturl())
 
     @field_validator("polygon_base_url")
     @classmethod

@@ -17,9 +17,11 @@ from marketdata_assets.automation.jobs import (
     corporate_actions_job,
     features_job,
     gaps_job,
+    history_job,
     matrix_job,
 )
-from marketdata_assets.automation.sensors import matrix_sensor
+from marketdata_assets.automation.schedules import platform_schedules
+from marketdata_assets.automation.sensors import platform_sensors
 from marketdata_assets.checks.bars import bar_checks
 from marketdata_assets.checks.features import feature_checks
 from marketdata_assets.checks.gaps import gap_checks
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
-    """Assets, checks, jobs, sensors and resources; ``resources`` replace those of the same name (test doubles)."""
+    """Assets, checks, jobs, schedules, sensors and resources; ``resources`` replace those of the same name (test doubles)."""
     start = load_settings().start
     partitions = day_by_series(start)
     with warnings.catch_warnings():
@@ -51,8 +53,9 @@ def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Defin
     return dg.Definitions(
         assets=assets,
         asset_checks=[bar_checks(), gap_checks(), feature_checks()],
-        jobs=[bars_job, gaps_job, features_job, matrix_job, corporate_actions_job],
-        sensors=[matrix_sensor()],
+        jobs=[bars_job, history_job, gaps_job, features_job, matrix_job, corporate_actions_job],
+        schedules=platform_schedules(),
+        sensors=platform_sensors(),
         resources={
             "polygon": PolygonResource(),
             "postgres": postgres,

@@ -77,6 +77,12 @@ class GapReportConfig(Config):
     """What a run of ``gap_report`` may be told."""
 
     repair: bool = Field(default=True, description="Ask the vendor again for bars that are missing.")
+    attempts: int = Field(
+        default=MAX_ATTEMPTS,
+        ge=1,
+        le=MAX_ATTEMPTS,
+        description="How often this run does so for one gap at most.",
+    )
 
 
 @dataclass(slots=True)
@@ -119,6 +125,7 @@ def gap_report_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
                 days,
                 now=datetime.now(UTC),
                 run_id=context.run.run_id,
+                attempts=config.attempts,
             )
         return MaterializeResult(metadata=_metadata(outcome))
 
@@ -132,15 +139,18 @@ def report_gaps(
     *,
     now: datetime,
     run_id: str | None,
+    attempts: int = MAX_ATTEMPTS,
 ) -> GapOutcome:
     """Find, repair (with ``polygon``) and write down the gaps of each series between its first and last day.
+
+    ``attempts`` is how often a gap is asked for here, at most.
 
     One look at a series at a time: who comes second waits, and finds what the first has written down.
     """
     wanted, tracked = instruments_of(database, days)
     classes = {instrument.symbol: instrument.asset_class for instrument in wanted}
     outcome = GapOutcome()
-    _look_through(database, polygon, days, classes, outcome, now=now, run_id=run_id)
+    _look_through(database, polygon, days, classes, outcome, now=now, run_id=run_id, attempts=attempts)
     if outcome.reports:
         # A re-fetch made the longer bars of a symbol anew, too: what is said of them must follow.
         beside = {
@@ -164,13 +174,14 @@ def _look_through(
     *,
     now: datetime,
     run_id: str | None,
+    attempts: int = MAX_ATTEMPTS,
 ) -> None:
     for chunk in _chunks(days, classes):
         looker = _Looker(database, {one: classes[one.symbol] for one in chunk}, chunk, now)
         with exclusive_look(database, chunk):
             look = looker.look()
             if polygon is not None:
-                look = looker.repaired(look, polygon, run_id, outcome)
+                look = looker.repaired(look, polygon, run_id, outcome, attempts=attempts)
             result = look.result()
             write_gaps(database, result)
         outcome.gaps.append(result.gaps.select(_RESULT_SCHEMA.names()))
@@ -272,9 +283,17 @@ class _Looker:
             for one, each in slots.items()
         }
 
-    def repaired(self, look: Look, polygon: PolygonResource, run_id: str | None, outcome: GapOutcome) -> Look:
+    def repaired(
+        self,
+        look: Look,
+        polygon: PolygonResource,
+        run_id: str | None,
+        outcome: GapOutcome,
+        *,
+        attempts: int,
+    ) -> Look:
         """The look after what is open was asked for again, as often as that makes sense now."""
-        for _ in range(MAX_ATTEMPTS):
+        for _ in range(attempts):
             due = look.due(look.standing())
             planned = plan_again(self._missing(due), now=self._now, tracked=self._tracked())
             if not planned.requests:

@@ -22,10 +22,11 @@ from pydantic import Field
 
 from marketdata_assets.assets.fetching import instruments_of, request_metadata, vendor_events
 from marketdata_assets.assets.ingest import Ingest, IngestReport
+from marketdata_assets.domain.bars import BAR_SCHEMA
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.partitions import days_by_series
+from marketdata_assets.partitions import days_by_series, parse_key
 from marketdata_assets.polygon.planner import plan
 from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.storage.bars import BarBatch, read_coverage, read_rows
@@ -41,6 +42,9 @@ the partition of the local date of its open. Rows that break a rule go to `ohlcv
 revised bar go to `ohlcv_revision`; nothing is deleted.
 """
 
+FAILED_SYMBOLS = "failed_symbols"
+"""Metadata: the symbols whose requests failed, as a JSON array."""
+
 
 class OhlcvConfig(Config):
     """What a run of ``ohlcv`` may be told."""
@@ -51,6 +55,11 @@ class OhlcvConfig(Config):
     )
     force: bool = Field(
         default=False, description="Ask the vendor again for windows that are stored already."
+    )
+    keep_going: bool = Field(
+        default=False,
+        description="When some symbols fail, record the others and let what follows run; the partitions of the"
+        " failed ones stay missing. False fails the run. When every symbol fails, it fails either way.",
     )
     correction_sessions: int = Field(
         default=CORRECTION_SESSIONS,
@@ -121,8 +130,18 @@ def _batches(
     context.add_asset_metadata(request_metadata(report))
     for notice in report.notices:
         context.log.warning("%s", notice)
-    if report.failures:
+    if not report.failures:
+        return
+    failed = set(report.failed_symbols)
+    if not config.keep_going or failed >= {one.symbol for one in days}:
         raise _failure(report)
+    for request in report.failures:
+        context.log.error("%s", request.error)
+    context.add_asset_metadata(_failure_metadata(report))
+    yield BarBatch(
+        BAR_SCHEMA.to_frame(),
+        held_back=frozenset(key for key in context.partition_keys if parse_key(key)[1].symbol in failed),
+    )
 
 
 def _failure(report: IngestReport) -> Failure:
@@ -130,10 +149,13 @@ def _failure(report: IngestReport) -> Failure:
     more = f"; and {len(report.failures) - 3} more" if len(report.failures) > 3 else ""  # noqa: PLR2004 - as shown above
     return Failure(
         description=f"{', '.join(report.failed_symbols)} failed, every other symbol is stored: {shown}{more}",
-        metadata={
-            **request_metadata(report),
-            "failed_symbols": MetadataValue.json(report.failed_symbols),
-            "errors": MetadataValue.json([str(failed.error) for failed in report.failures]),
-        },
+        metadata={**request_metadata(report), **_failure_metadata(report)},
         allow_retries=False,
     )
+
+
+def _failure_metadata(report: IngestReport) -> dict[str, MetadataValue]:
+    return {
+        FAILED_SYMBOLS: MetadataValue.json(report.failed_symbols),
+        "errors": MetadataValue.json([str(failed.error) for failed in report.failures]),
+    }

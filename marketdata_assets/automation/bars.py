@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dagster import JsonMetadataValue
 
+from marketdata_assets.assets.ohlcv import FAILED_SYMBOLS
 from marketdata_assets.automation.jobs import BARS_JOB
 from marketdata_assets.automation.ranges import execute_range, failure_metadata, range_runs, reason_of
 
@@ -99,7 +100,7 @@ def _is_recorded(result: ExecuteInProcessResult) -> bool:
 
 def _given_up(result: ExecuteInProcessResult) -> list[str]:
     """The symbols that the asset gave up on after every other symbol was stored."""
-    said = failure_metadata(result).get("failed_symbols")
+    said = failure_metadata(result).get(FAILED_SYMBOLS)
     symbols = said.value if isinstance(said, JsonMetadataValue) else None
     return [str(symbol) for symbol in symbols] if isinstance(symbols, list) else []
 

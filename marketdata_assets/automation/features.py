@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from marketdata_assets.automation.jobs import FEATURES_JOB
-from marketdata_assets.automation.ranges import execute_range, failure_metadata, range_runs, reason_of
+from marketdata_assets.automation.ranges import covering_runs, execute_range, failure_metadata, reason_of
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.storage.actions import stale_at
 from marketdata_assets.storage.io_manager import PARTITIONS_HELD_BACK
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from marketdata_assets.automation.ranges import RangeRun
     from marketdata_assets.domain.series import Series
     from marketdata_assets.storage.connection import Database
-
-_SPARE_PARTITIONS: Final = 1_000
-"""Partitions that a run may hold for nothing: recording them costs less than another run."""
 
 
 @dataclass(slots=True)
@@ -61,36 +58,7 @@ def feature_runs(ordered: Sequence[str], days: Mapping[Series, tuple[date, date]
     Raises:
         ConfigurationError: A series is no partition any more.
     """
-    groups: list[_Rectangle] = []
-    for one, (first, last) in sorted(days.items(), key=lambda item: (item[1], item[0].key)):
-        alone = _Rectangle(first, last, (one,), (last - first).days + 1)
-        both = groups[-1].joined(alone) if groups else alone
-        if groups and both.spare <= _SPARE_PARTITIONS:
-            groups[-1] = both
-        else:
-            groups.append(alone)
-    return [run for group in groups for run in range_runs(ordered, group.series, group.first, group.last)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Rectangle:
-    first: date
-    last: date
-    series: tuple[Series, ...]
-    wanted: int
-    """How many of its partitions are wanted."""
-
-    @property
-    def spare(self) -> int:
-        return ((self.last - self.first).days + 1) * len(self.series) - self.wanted
-
-    def joined(self, other: _Rectangle) -> _Rectangle:
-        return _Rectangle(
-            min(self.first, other.first),
-            max(self.last, other.last),
-            self.series + other.series,
-            self.wanted + other.wanted,
-        )
+    return covering_runs(ordered, ((one, *span) for one, span in days.items()))
 
 
 def compute(

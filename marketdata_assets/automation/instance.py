@@ -52,6 +52,12 @@ def _configuration() -> Traversable:
     return own if own.is_file() else files("marketdata_assets").joinpath("dagster.yaml")
 
 
+def keeps_order(instance: DagsterInstance, database: Database) -> bool:
+    """Whether :func:`sync_series` would only add partitions behind those that exist, or nothing."""
+    present = list(instance.get_dynamic_partitions(SERIES))
+    return _wanted(database)[: len(present)] == present
+
+
 def sync_series(instance: DagsterInstance, database: Database) -> list[str]:
     """Make the dynamic ``series`` partitions exactly the active pairs of ``tracked_symbols``.
 
@@ -59,7 +65,7 @@ def sync_series(instance: DagsterInstance, database: Database) -> list[str]:
     neighbours, so that one run takes them all. Keys that are no longer tracked lose their partitions; their
     bars and their history stay.
     """
-    wanted = [one.key for symbol in list_symbols(database, active_only=True) for one in symbol.series]
+    wanted = _wanted(database)
     present = list(instance.get_dynamic_partitions(SERIES))
     same = 0
     while same < min(len(wanted), len(present)) and wanted[same] == present[same]:
@@ -70,3 +76,7 @@ def sync_series(instance: DagsterInstance, database: Database) -> list[str]:
     if wanted[same:]:
         instance.add_dynamic_partitions(SERIES, wanted[same:])
     return wanted
+
+
+def _wanted(database: Database) -> list[str]:
+    return [one.key for symbol in list_symbols(database, active_only=True) for one in symbol.series]

@@ -7,6 +7,7 @@ from typing import Final
 from dagster import define_asset_job
 
 BARS_JOB: Final = "bars"
+HISTORY_JOB: Final = "bars_and_gaps"
 GAPS_JOB: Final = "gaps"
 MATRIX_JOB: Final = "matrix"
 FEATURES_JOB: Final = "feature_update"
@@ -16,6 +17,12 @@ bars_job = define_asset_job(
     BARS_JOB,
     selection=["ohlcv"],
     description="Bring bars: what is missing from the store, and the latest sessions again.",
+)
+
+history_job = define_asset_job(
+    HISTORY_JOB,
+    selection=["ohlcv", "gap_report"],
+    description="Bring bars, then look for missing ones: what the platform does by itself every night.",
 )
 
 gaps_job = define_asset_job(

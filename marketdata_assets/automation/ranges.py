@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -14,13 +14,16 @@ from marketdata_assets.partitions import RANGE_END, RANGE_START, islands, partit
 from marketdata_assets.polygon.errors import AuthenticationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from dagster import DagsterInstance, Definitions, ExecuteInProcessResult, MetadataValue
     from dagster_shared.error import SerializableErrorInfo
 
 MAX_PARTITIONS: Final = 10_000
 """Partitions of one run: bounds the events and the memory of a run. A single series may exceed it."""
+
+SPARE_PARTITIONS: Final = 1_000
+"""Partitions that a run may hold for nothing: recording them costs less than another run."""
 
 _INTERRUPTIONS: Final = {DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__}
 
@@ -37,8 +40,8 @@ class RangeRun:
     def tags(self) -> dict[str, str]:
         """The tags that make a run of the job a range run."""
         return {
-            RANGE_START: partition_key(self.first_day, self.series[0]),
-            RANGE_END: partition_key(self.last_day, self.series[-1]),
+            RANGE_START: str(partition_key(self.first_day, self.series[0])),
+            RANGE_END: str(partition_key(self.last_day, self.series[-1])),
         }
 
 
@@ -67,6 +70,60 @@ def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, la
             chunk += symbol_members
         runs.append(RangeRun(first, last, tuple(chunk)))
     return runs
+
+
+def covering_runs(
+    ordered: Sequence[str], stretches: Iterable[tuple[Series, date, date]], *, bridge: bool = False
+) -> list[RangeRun]:
+    """The runs that hold every one of ``stretches``: a series, its first and its last day, both inclusive.
+
+    A run is a rectangle: stretches over much the same days share one. With ``bridge`` it also takes the series
+    that lie between, when they are few: for runs that do nothing with a series that needs nothing.
+
+    Raises:
+        ConfigurationError: A series is no partition any more.
+    """
+    groups: list[_Rectangle] = []
+    for one, first, last in sorted(stretches, key=lambda item: (item[1], item[2], item[0].key)):
+        alone = _Rectangle(first, last, {one: None}, (last - first).days + 1)
+        both = groups[-1].joined(alone) if groups else alone
+        if groups and both.spare <= SPARE_PARTITIONS:
+            groups[-1] = both
+        else:
+            groups.append(alone)
+    if bridge:
+        groups = [group.bridged(ordered) for group in groups]
+    return [
+        run for group in groups for run in range_runs(ordered, list(group.series), group.first, group.last)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rectangle:
+    first: date
+    last: date
+    series: Mapping[Series, None]
+    wanted: int
+    """How many of its partitions are wanted."""
+
+    @property
+    def spare(self) -> int:
+        return ((self.last - self.first).days + 1) * len(self.series) - self.wanted
+
+    def joined(self, other: _Rectangle) -> _Rectangle:
+        return _Rectangle(
+            min(self.first, other.first),
+            max(self.last, other.last),
+            {**self.series, **other.series},
+            self.wanted + other.wanted,
+        )
+
+    def bridged(self, ordered: Sequence[str]) -> _Rectangle:
+        """With every series between its first and its last, unless these are too many."""
+        places = [place for place, key in enumerate(ordered) if Series.parse(key) in self.series]
+        between = map(Series.parse, ordered[places[0] : places[-1] + 1]) if places else ()
+        wider = replace(self, series={**self.series, **dict.fromkeys(between)})
+        return wider if wider.spare <= SPARE_PARTITIONS else self
 
 
 def _without_holes(ordered: Sequence[str], wanted: Sequence[Series]) -> set[str]:

@@ -22,7 +22,7 @@ from marketdata_assets.storage.months import ensure_months, months_between
 from marketdata_assets.storage.tables import OHLCV, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import date
     from zoneinfo import ZoneInfo
 
@@ -64,12 +64,14 @@ class BarBatch:
         quarantined: ``QUARANTINE_SCHEMA``.
         covered: Windows that ``bars`` answers whole, by series.
         fetches: The requests that the bars came from.
+        held_back: Keys of partitions that are not recorded, whatever was stored.
     """
 
     bars: pl.DataFrame
     quarantined: pl.DataFrame = field(default_factory=QUARANTINE_SCHEMA.to_frame)
     covered: Mapping[Series, Sequence[Window]] = field(default_factory=dict)
     fetches: Sequence[FetchLogEntry] = ()
+    held_back: Collection[str] = ()
 
 
 def write_batch(database: Database, batch: BarBatch) -> MergeCounts:

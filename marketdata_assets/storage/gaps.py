@@ -47,10 +47,14 @@ _DAILY: Final = (
 LISTED_SCHEMA: Final = pl.Schema({**KNOWN_SCHEMA, "resolved_at": KNOWN_SCHEMA["gap_start"]})
 """Gaps as people and machines read them: ``resolved_at`` is when a gap left the state open."""
 
+_ASKED_SCHEMA: Final = pl.Schema({"repairs": pl.Int32(), "repair_asked_at": LISTED_SCHEMA["gap_start"]})
 _REPLACED_SCHEMA: Final = pl.Schema(
     {
-        name: LISTED_SCHEMA[name]
-        for name in ("symbol", "timeframe", "gap_start", "state", "resolved_at", "gap_end")
+        **{
+            name: LISTED_SCHEMA[name]
+            for name in ("symbol", "timeframe", "gap_start", "state", "resolved_at", "gap_end")
+        },
+        **_ASKED_SCHEMA,
     }
 )
 
@@ -67,6 +71,8 @@ _TYPES: Final = {
     "reason": "text",
     "detected_at": "timestamptz",
     "resolved_at": "timestamptz",
+    "repairs": "integer",
+    "repair_asked_at": "timestamptz",
     "expected_bars": "bigint",
     "present_bars": "bigint",
     "no_trade_bars": "bigint",
@@ -296,20 +302,26 @@ def write_gaps(database: Database, result: LookResult) -> None:
             "delete from gap_report g using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])"
             " as w(symbol, timeframe, lo, hi) where g.symbol = w.symbol and g.timeframe = w.timeframe"
             " and g.gap_start < w.hi and g.gap_end > w.lo and g.state <> 'filled'"
-            " returning g.symbol, g.timeframe, g.gap_start, g.state, g.resolved_at, g.gap_end",
+            " returning g.symbol, g.timeframe, g.gap_start, g.state, g.resolved_at, g.gap_end,"
+            " g.repairs, g.repair_asked_at",
             columns[:4],
         ).fetchall()
         earlier = pl.DataFrame(replaced, schema=_REPLACED_SCHEMA, orient="row")
         mark_stale(connection, _losses_changed_from(earlier, result.gaps), "gaps were found or explained")
         _forget_filled(connection, result.gaps)
-        gaps = result.gaps.select(KNOWN_SCHEMA.names()).join(
-            earlier.drop("gap_end"), on=["symbol", "timeframe", "gap_start", "state"], how="left"
+        start = ["symbol", "timeframe", "gap_start"]
+        gaps = (
+            result.gaps.select(KNOWN_SCHEMA.names())
+            .join(earlier.select(*start, "state", "resolved_at"), on=[*start, "state"], how="left")
+            .join(earlier.select(*start, *_ASKED_SCHEMA), on=start, how="left")
+            .with_columns(pl.col("repairs").fill_null(0))
         )
-        others = ", ".join(f"{name} = excluded.{name}" for name in LISTED_SCHEMA.names()[3:])
+        written = [*LISTED_SCHEMA, *_ASKED_SCHEMA]
+        others = ", ".join(f"{name} = excluded.{name}" for name in written[3:])
         _insert(
             connection,
             "gap_report",
-            gaps.select(LISTED_SCHEMA.names()),
+            gaps.select(written),
             # What was filled once may be missing again, or be filled with more.
             f"on conflict (symbol, timeframe, gap_start) do update set {others}",
         )

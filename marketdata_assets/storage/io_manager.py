@@ -131,7 +131,7 @@ class _Written:
             self._quarantined += batch.quarantined.height
         else:
             self._features += write_features(self._database, batch)
-            self.held_back.update(batch.held_back)
+        self.held_back.update(batch.held_back)
 
     def metadata(self, table: Table) -> dict[str, MetadataValue]:
         """The counts, in rows."""

@@ -44,6 +44,23 @@ def test_every_variable_is_optional(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert settings.polygon_base_url == "https://api.massive.com"
     assert settings.polygon_requests_per_minute == 150
     assert settings.start == date(2020, 1, 1)
+    assert (settings.initial_days, settings.initial_minute_days) == (365, 14)
+    assert (settings.repair_runs, settings.repair_pause_minutes) == (2, 60)
+    assert settings.webhook_url is None
+
+
+def test_the_webhook_is_a_secret_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARKETDATA_WEBHOOK_URL", " https://chat.example/hooks/secret\n")
+    settings = load_settings()
+    assert settings.webhook_url is not None
+    assert settings.webhook_url.get_secret_value() == "https://chat.example/hooks/secret"
+    assert "hooks" not in repr(settings)
+    monkeypatch.setenv("MARKETDATA_WEBHOOK_URL", "chat.example/hooks/secret")
+    with pytest.raises(
+        ConfigurationError, match=r"MARKETDATA_WEBHOOK_URL is wrong: .*https://HOST/PATH"
+    ) as caught:
+        load_settings()
+    assert "hooks" not in str(caught.value)
 
 
 def test_the_environment_is_read_when_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sensors: what follows by itself when something has happened."""
+"""``matrix_after_gaps``: the matrix follows a look for gaps."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from dagster import (
 
 from marketdata_assets.assets.completeness_matrix import GAP_REPORT, latest_report
 from marketdata_assets.automation.jobs import matrix_job
+from marketdata_assets.automation.purposes import Purpose
 
 REPORT_TAG: Final = "marketdata/gap_report"
 """On a run that the sensor asked for: the event of the ``gap_report`` that it was asked for after."""
@@ -52,7 +53,7 @@ def matrix_sensor() -> SensorDefinition:
             return SkipReason(f"run {asked[0].dagster_run.run_id} is under way")
         if asked and datetime.now(UTC).timestamp() < (asked[0].end_time or 0) + _PAUSE.total_seconds():
             return SkipReason(f"run {asked[0].dagster_run.run_id} failed: another follows after {_PAUSE}")
-        return RunRequest(tags={REPORT_TAG: str(report)})
+        return RunRequest(tags={**Purpose.MATRIX.tags, REPORT_TAG: str(report)})
 
     return matrix_after_gaps
 

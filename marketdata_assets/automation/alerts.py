@@ -1,0 +1,130 @@
+"""Alerts: what people should hear of without looking at the UI, as a log line and a POST to their webhook.
+
+Belongs here: how an alert is told. Does not belong here: what is worth one (``sensors``, ``checks``).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+import httpx
+import stamina
+
+from marketdata_assets.domain.errors import MarketDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import SecretStr
+
+_SECONDS: Final = 10.0
+_ATTEMPTS: Final = 3
+_SERVER_ERROR: Final = 500
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Severity(StrEnum):
+    """How much an alert matters."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One line of ``title`` that says what happened, one of ``text`` that says why; ``facts`` for machines."""
+
+    title: str
+    text: str
+    severity: Severity = Severity.ERROR
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def line(self) -> str:
+        """The alert in one line."""
+        return " ".join(f"{self.title}: {self.text}".split())
+
+    @property
+    def payload(self) -> dict[str, object]:
+        """The alert as JSON: ``text`` is the whole line, as chat services want it."""
+        return {
+            "text": self.line,
+            "title": self.title,
+            "severity": self.severity.value,
+            "facts": dict(self.facts),
+        }
+
+
+class AlertError(MarketDataError):
+    """An alert reached the log and not the webhook."""
+
+
+def send(alert: Alert, webhook: SecretStr | None, *, log: logging.Logger = _LOG) -> None:
+    """Log ``alert`` in one line and, when there is a ``webhook``, POST its payload there.
+
+    Asked three times when the webhook does not answer or answers with 5xx, ten seconds each at most.
+
+    Raises:
+        AlertError: The webhook did not take it. Its address is a secret, and stands in no message.
+    """
+    level = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING}.get(
+        alert.severity, logging.ERROR
+    )
+    log.log(level, "%s", alert.line)
+    if webhook is None:
+        return
+    try:
+        _post(webhook.get_secret_value(), alert.payload)
+    except _RefusedError as error:
+        message = f"the webhook answered {error.status}, and `{alert.title}` is in the log alone: check MARKETDATA_WEBHOOK_URL"
+        raise AlertError(message) from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        message = (
+            f"the webhook cannot be reached ({type(error).__name__}), and `{alert.title}` is in the log alone:"
+            " check MARKETDATA_WEBHOOK_URL"
+        )
+        raise AlertError(message) from None
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class _Without(logging.Filter):
+    """Keeps records that mention a secret from being logged."""
+
+    def __init__(self, secret: str) -> None:
+        super().__init__()
+        self._secret = secret
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self._secret not in record.getMessage()
+
+
+def _is_worth_another(error: Exception) -> bool:
+    if isinstance(error, _RefusedError):
+        return error.status >= _SERVER_ERROR
+    return isinstance(error, httpx.TransportError)
+
+
+def _post(url: str, payload: Mapping[str, object]) -> None:
+    # httpx logs the address of every request.
+    loggers = logging.getLogger("httpx")
+    silence = _Without(url)
+    loggers.addFilter(silence)
+    try:
+        for attempt in stamina.retry_context(
+            on=_is_worth_another, attempts=_ATTEMPTS, wait_initial=0.5, wait_max=2.0
+        ):
+            with attempt:
+                answer = httpx.post(url, json=payload, timeout=_SECONDS)
+                if not answer.is_success:
+                    raise _RefusedError(answer.status_code)
+    finally:
+        loggers.removeFilter(silence)

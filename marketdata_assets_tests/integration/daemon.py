@@ -1,0 +1,93 @@
+"""What Dagster's daemon does, without it: ticks of schedules and sensors, and the runs that they ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from dagster import DagsterRun, DagsterRunStatus, build_schedule_context, build_sensor_context
+
+from marketdata_assets.definitions import build_definitions
+from marketdata_assets.polygon.resource import PolygonResource
+from marketdata_assets.storage.resource import PostgresResource
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from dagster import Definitions, ExecuteInProcessResult, RunRequest
+
+    from marketdata_assets_tests.integration.platform import Platform
+
+
+@cache
+def _definitions(polygon: tuple[tuple[str, Any], ...]) -> Definitions:
+    return build_definitions(resources={"polygon": PolygonResource(**dict(polygon))})
+
+
+@dataclass
+class Daemon:
+    """The daemon of a platform."""
+
+    platform: Platform
+    told: str | None = None
+    """Why the latest tick asked for nothing."""
+
+    @property
+    def definitions(self) -> Definitions:
+        """The platform's definitions, which cost a second."""
+        return _definitions(tuple(self.platform.polygon.items()))
+
+    def scheduled(self, name: str, at: datetime) -> list[RunRequest]:
+        """What a schedule asks for at a moment."""
+        schedule = self.definitions.resolve_schedule_def(name)
+        with build_schedule_context(
+            self.platform.instance,
+            scheduled_execution_time=at,
+            resources={"postgres": PostgresResource()},
+            repository_def=self.definitions.get_repository_def(),
+        ) as context:
+            tick = schedule.evaluate_tick(context)
+        self.told = tick.skip_message
+        return list(tick.run_requests or ())
+
+    def sensed(self, name: str) -> list[RunRequest]:
+        """What a sensor asks for now."""
+        sensor = self.definitions.resolve_sensor_def(name)
+        with build_sensor_context(
+            self.platform.instance,
+            resources={"postgres": PostgresResource()},
+            repository_def=self.definitions.get_repository_def(),
+        ) as context:
+            tick = sensor.evaluate_tick(context)
+        self.told = tick.skip_message
+        return list(tick.run_requests or ())
+
+    def execute(self, request: RunRequest, job: str, *, sound: bool | None = True) -> ExecuteInProcessResult:
+        """The run of a request; ``sound`` is whether it succeeds, None when that does not matter."""
+        result = self.definitions.resolve_job_def(request.job_name or job).execute_in_process(
+            run_config={
+                **request.run_config,
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+            tags=request.tags,
+            instance=self.platform.instance,
+            raise_on_error=False,
+        )
+        assert sound is None or result.success is sound
+        return result
+
+    def begin(self, request: RunRequest, job: str) -> DagsterRun:
+        """The run of a request while it is under way."""
+        return self.platform.instance.add_run(
+            DagsterRun(
+                request.job_name or job,
+                status=DagsterRunStatus.STARTED,
+                tags={**request.tags},
+                run_config=request.run_config,
+            )
+        )
+
+    def cancel(self, run: DagsterRun) -> None:
+        """End a run as if somebody had cancelled it."""
+        self.platform.instance.report_run_canceled(run)
