@@ -12,17 +12,21 @@ from marketdata_assets.assets.corporate_actions import corporate_action_assets
 from marketdata_assets.assets.features import features_asset
 from marketdata_assets.assets.gap_report import gap_report_asset
 from marketdata_assets.assets.ohlcv import ohlcv_asset
+from marketdata_assets.automation.freshness import freshness_schedule
 from marketdata_assets.automation.jobs import (
     bars_job,
     corporate_actions_job,
     features_job,
+    freshness_job,
     gaps_job,
     matrix_job,
 )
+from marketdata_assets.automation.retention import retention_job, retention_schedule
 from marketdata_assets.automation.sensors import matrix_sensor
 from marketdata_assets.checks.bars import bar_checks
 from marketdata_assets.checks.features import feature_checks
 from marketdata_assets.checks.gaps import gap_checks
+from marketdata_assets.checks.series import completeness_check, freshness_check
 from marketdata_assets.config import load_settings
 from marketdata_assets.partitions import day_by_series
 from marketdata_assets.polygon.resource import PolygonResource
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
-    """Assets, checks, jobs, sensors and resources; ``resources`` replace those of the same name (test doubles)."""
+    """Assets, checks, jobs, schedules, sensors and resources; ``resources`` replace those of the same name (test doubles)."""
     partitions = day_by_series(load_settings().start)
     with warnings.catch_warnings():
         # What is beta there has been measured on the version that constraints.txt pins.
@@ -47,10 +51,26 @@ def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Defin
             *corporate_action_assets(),
         ]
     postgres = PostgresResource()
+    retention = retention_job()
     return dg.Definitions(
         assets=assets,
-        asset_checks=[bar_checks(), gap_checks(), feature_checks()],
-        jobs=[bars_job, gaps_job, features_job, matrix_job, corporate_actions_job],
+        asset_checks=[
+            bar_checks(),
+            freshness_check(),
+            gap_checks(),
+            completeness_check(),
+            feature_checks(),
+        ],
+        jobs=[
+            bars_job,
+            gaps_job,
+            features_job,
+            matrix_job,
+            corporate_actions_job,
+            freshness_job,
+            retention,
+        ],
+        schedules=[freshness_schedule(), retention_schedule(retention)],
         sensors=[matrix_sensor()],
         resources={
             "polygon": PolygonResource(),

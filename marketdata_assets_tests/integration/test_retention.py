@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import polars as pl
-import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from marketdata_assets.assets.gap_report import report_gaps
+from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.bars import BAR_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import MarketDataError
@@ -19,17 +22,24 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage import retention
 from marketdata_assets.storage.bars import BarBatch, bars_by_series, read_coverage, write_batch
+from marketdata_assets.storage.completeness import read_recent, write_matrix
 from marketdata_assets.storage.connection import Database, connect
 from marketdata_assets.storage.features import FeatureBatch, write_features
+from marketdata_assets.storage.gates import failing_partitions
+from marketdata_assets.storage.io_manager import partition_windows_of
 from marketdata_assets.storage.merge import lock_series
 from marketdata_assets.storage.pruned import read_pruned
 from marketdata_assets.storage.retention import Pruned, prunable, prune
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
 from marketdata_assets.storage.tables import FEATURES
 from marketdata_assets_tests.integration.frames import bar, frame
+from marketdata_assets_tests.integration.platform import command_environment, open_platform, run_command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import psycopg
 
 CUT = date(2024, 3, 11)
 """A Monday; the clocks in New York changed on the day before."""
@@ -52,7 +62,7 @@ def database(database_url: str) -> Iterator[Database]:
         yield opened
 
 
-def store(database: Database, times: dict[str, Iterable[datetime]]) -> pl.DataFrame:
+def store(database: Database, times: Mapping[str, Sequence[datetime]]) -> pl.DataFrame:
     """Bars at ``times`` of each series, with features, covered from the first to the day of the last."""
     bars = frame(*(bar(key, moment) for key, moments in times.items() for moment in moments))
     covered = {}
@@ -63,7 +73,7 @@ def store(database: Database, times: dict[str, Iterable[datetime]]) -> pl.DataFr
         covered[series] = [Window(start, calendar.day_window(calendar.local_day(ordered[-1])).end)]
     write_batch(database, BarBatch(bars, covered=covered))
     features = bars.select("symbol", "timeframe", "time").with_columns(
-        pl.lit(None if name != "gap_in_window" else False, dtype).alias(name)  # noqa: FBT003 - a value
+        pl.lit(None if name != "gap_in_window" else False, dtype).alias(name)
         for name, dtype in FEATURES.schema.items()
         if name not in ("symbol", "timeframe", "time")
     )
@@ -116,7 +126,7 @@ def test_old_minutes_go_with_their_features_and_nothing_else_does(database: Data
     assert done.bytes_reusable > 0
     assert (foreseen[0].bars, foreseen[0].features) == (done.bars, done.features)
     assert foreseen[0].bytes_returned == done.bytes_returned
-    counted = {one: 0 for one in bars_by_series(database)}
+    counted = dict.fromkeys(bars_by_series(database), 0)
     for symbol, timeframe, _ in expected:
         counted[Series(symbol, Timeframe(timeframe))] += 1
     assert bars_by_series(database) == counted
@@ -208,7 +218,6 @@ def test_killed_between_two_transactions_it_leaves_a_whole_store(
     monkeypatch.setattr(retention, "BATCH_ROWS", 4)
     bars = store(database, days_of(*range(40)))
     expected = kept(bars)
-    steps = 0
 
     class KilledError(Exception):
         pass
@@ -225,9 +234,8 @@ def test_killed_between_two_transactions_it_leaves_a_whole_store(
         with pytest.raises(KilledError):
             prune(database, KEEP, on_batch=count)
 
-    for _ in range(3):
-        steps += 1
-        die_at(steps)
+    for step in (1, 2, 3):
+        die_at(step)
         left = stored(database)
         assert expected <= left
         assert stored(database, "features") == left
@@ -236,7 +244,9 @@ def test_killed_between_two_transactions_it_leaves_a_whole_store(
             gone = [moment for symbol, name, moment in left if (symbol, name) == (one.symbol, one.timeframe)]
             assert not any(window.contains(moment.astimezone(UTC)) for window in windows for moment in gone)
             for window in windows:
-                assert not any(window.intersection(each) for each in read_coverage(database, [one.symbol])[one])
+                assert not any(
+                    window.intersection(each) for each in read_coverage(database, [one.symbol])[one]
+                )
     prune(database, KEEP)
     assert stored(database) == expected
 
@@ -267,3 +277,128 @@ def test_who_reads_other_months_does_not_hold_it_up(database: Database) -> None:
         ).fetchall()
         prune(database, KEEP, lock_timeout=SOON, patience=timedelta(milliseconds=200))
     assert stored(database) == kept(bars)
+
+
+def test_a_look_for_gaps_passes_over_what_is_pruned_and_remembers_how_whole_it_was(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, last = date(2024, 2, 26), date(2024, 3, 12)
+    with open_platform(database_url, monkeypatch) as platform:
+        platform.track("AAPL:1m", "AAPL:5m")
+        platform.run_range(first, last, "AAPL:1m", "AAPL:5m")
+        series = [Series.parse("AAPL:1m"), Series.parse("AAPL:5m")]
+        days = {one: [first + timedelta(days=n) for n in range((last - first).days + 1)] for one in series}
+
+        def look() -> pl.DataFrame:
+            now = datetime(2024, 3, 13, 12, tzinfo=UTC)
+            report_gaps(platform.database, None, days, now=now, run_id=None)
+            return platform.database.read_frame(
+                "select timeframe, day, expected_bars, present_bars from completeness_daily order by 1, 2"
+            )
+
+        known = look()
+        fives = platform.count("ohlcv", "timeframe = '5m'")
+        platform.execute(
+            "insert into ohlcv_quarantine (symbol, timeframe, time, rule, vendor_row)"
+            " values ('AAPL', '1m', '2024-02-28 15:00+00', 'off_grid', '{}')"
+        )
+        prune(platform.database, KEEP)
+        # A day of February is brought back, so that the days between are not merely before the first bar.
+        platform.run_range(first, first, "AAPL:1m", force=True)
+        assert platform.count("ohlcv", "timeframe = '1m' and time < '2024-02-27'") > 0
+
+        assert look().rows() == known.rows()
+        assert platform.count("gap_report") == 0
+        assert platform.count("ohlcv", "timeframe = '5m'") == fives
+        windows = partition_windows_of(platform.database, series, first, last)
+        assert failing_partitions(platform.database, windows).is_empty()
+        matrix = write_matrix(platform.database, last)
+        kept_days = known.filter(
+            (pl.col("day") >= CUT) | (pl.col("day") == first) | (pl.col("timeframe") == "5m")
+        )
+        assert matrix["expected_bars"].sum() == kept_days["expected_bars"].sum()
+        assert matrix["missing_bars"].sum() == 0
+        recent = read_recent(platform.database)
+        assert recent is not None
+        assert recent.days.height == kept_days.height
+
+
+def test_old_days_that_are_asked_for_again_are_fetched_and_nothing_is_by_itself(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = date(2024, 3, 5)
+    with open_platform(database_url, monkeypatch) as platform:
+        platform.track("AAPL:1m", "AAPL:5m")
+        platform.run_range(day, day, "AAPL:1m", "AAPL:5m")
+        bars = platform.bars()
+        prune(platform.database, KEEP)
+        asked = platform.count("fetch_log")
+        platform.run_one(day, "AAPL:5m")
+        assert platform.count("fetch_log") == asked
+        platform.run_one(day, "AAPL:1m")
+        assert platform.count("fetch_log") == asked + 1
+        assert platform.bars() == bars
+
+
+def test_the_job_tells_what_it_removed_and_a_dry_run_removes_nothing(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = date(2024, 3, 5)
+    with open_platform(database_url, monkeypatch) as platform:
+        platform.track("AAPL:1m", "AAPL:5m")
+        platform.run_range(day, day, "AAPL:1m", "AAPL:5m")
+        minutes = platform.count("ohlcv", "timeframe = '1m'")
+        job = build_definitions().resolve_job_def("retention")
+
+        def run(**config: object) -> dict[str, object]:
+            result = job.execute_in_process(
+                instance=platform.instance, run_config={"ops": {"prune": {"config": config}}}
+            )
+            [output] = result.filter_events(lambda event: event.is_successful_output)
+            facts = output.step_output_data.metadata
+            return {name: value.value for name, value in facts.items()}
+
+        assert run(dry_run=True)["rows_removed"] == minutes
+        assert platform.count("ohlcv", "timeframe = '1m'") == minutes
+        assert run(keep_days={"5m": 36_500})["rows_removed"] == 0
+        assert run()["rows_removed"] == minutes
+        [seen] = platform.instance.fetch_observations(dg.AssetKey("ohlcv"), limit=1).records
+        assert seen.asset_observation is not None
+        assert seen.asset_observation.metadata["rows_removed"].value == minutes
+        assert {one for _, one, _ in stored(platform.database)} == {"5m"}
+
+
+def test_the_schedule_is_off_until_somebody_has_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def status() -> dg.DefaultScheduleStatus:
+        repository = build_definitions().get_repository_def()
+        return repository.get_schedule_def("weekly_retention").default_status
+
+    assert status() is dg.DefaultScheduleStatus.STOPPED
+    monkeypatch.setenv("MARKETDATA_RETENTION", "1m:30")
+    assert status() is dg.DefaultScheduleStatus.RUNNING
+
+
+def test_the_command_counts_first_and_then_removes(database: Database, tmp_path: Path) -> None:
+    bars = store(database, days_of(75, 12, 0))
+    environment = command_environment(tmp_path, database.url)
+
+    def told(*arguments: str) -> list[dict[str, object]]:
+        done = run_command(environment, tmp_path, "prune", "--json", *arguments)
+        assert done.returncode == 0, done.stderr
+        return list(json.loads(done.stdout))
+
+    minutes = bars.filter(timeframe="1m").height
+    [dry] = told("--dry-run")
+    assert (dry["timeframe"], dry["bars"], dry["dry_run"]) == ("1m", minutes, True)
+    assert len(stored(database)) == bars.height
+    [done] = told("--older-than", "30")
+    assert done["bars"] == done["features"] == minutes
+    assert {one for _, one, _ in stored(database)} == {"5m", "1h"}
+
+    for arguments, said in (
+        (["--timeframes", "1h"], "1h bars are kept for ever"),
+        (["--older-than", "3"], "give 14 or more"),
+    ):
+        refused = run_command(environment, tmp_path, "prune", *arguments)
+        assert refused.returncode == 2
+        assert said in refused.stderr
