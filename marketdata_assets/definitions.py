@@ -43,13 +43,15 @@ def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Defin
     with warnings.catch_warnings():
         # What is beta there has been measured on the version that constraints.txt pins.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        assets = [
-            ohlcv_asset(partitions),
-            gap_report_asset(partitions),
-            completeness_matrix_asset(),
-            features_asset(partitions),
-            *corporate_action_assets(),
-        ]
+        assets = dg.with_source_code_references(
+            [
+                ohlcv_asset(partitions),
+                gap_report_asset(partitions),
+                completeness_matrix_asset(),
+                features_asset(partitions),
+                *corporate_action_assets(),
+            ]
+        )
     postgres = PostgresResource()
     retention = retention_job()
     return dg.Definitions(

@@ -21,6 +21,7 @@ from pydantic import Field
 
 from marketdata_assets.assets.fetching import instruments_of, request_metadata, vendor_events
 from marketdata_assets.assets.ingest import Ingest, IngestReport
+from marketdata_assets.assets.presentation import DAILY, OWNERS, columns_of
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, Asked, Look
 from marketdata_assets.domain.gaps import LOSSES, MAX_ATTEMPTS, SETTLING, GapState, slots_in_gaps
@@ -60,6 +61,21 @@ _BEYOND: Final = timedelta(days=7)
 _SLOTS_AT_ONCE: Final = 3_000_000
 """Expected slots that are held in memory at once."""
 _WORST: Final = 20
+
+_COLUMNS: Final = {
+    "symbol": ("text", "AAPL, BRK.B, BTC-USD"),
+    "timeframe": ("text", "1m 5m 15m 30m 1h 4h 1d 1w"),
+    "day": ("date", "Local date of gap_start: the partition"),
+    "gap_start": ("timestamptz", "Open of the first missing bar, UTC"),
+    "gap_end": ("timestamptz", "Close of the last missing bar, UTC, exclusive"),
+    "missing_bars": ("bigint", "Expected bars in between, all of them missing (or, when filled, arrived)"),
+    "state": ("text", "open, filled, no_trades or unfilled"),
+    "attempts": ("integer", "How often it was asked for again"),
+    "failure": ("text", "How the vendor failed at the last of them; null when it answered"),
+    "reason": ("text", "One sentence with the figures behind the state"),
+    "detected_at": ("timestamptz", "When the first of its bars was found missing"),
+    "resolved_at": ("timestamptz", "When it left the state open"),
+}
 
 
 _RESULT_SCHEMA: Final = pl.Schema(
@@ -104,6 +120,10 @@ def gap_report_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
         group_name="quality",
         kinds={"polars", "postgres"},
         description=DESCRIPTION,
+        metadata=columns_of("gap_report", _COLUMNS),
+        owners=OWNERS,
+        tags={"domain": "quality"},
+        freshness_policy=DAILY,
     )
     def gap_report(
         context: AssetExecutionContext,

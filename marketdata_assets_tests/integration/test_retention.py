@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from marketdata_assets.assets.gap_report import report_gaps
@@ -137,6 +137,7 @@ def test_old_minutes_go_with_their_features_and_nothing_else_does(database: Data
     before=st.integers(-40, 40),
     days=st.lists(st.integers(-70, 70), min_size=1, max_size=6, unique=True),
 )
+@example(before=-10, days=[8, 9, 10, 11, 40])  # cut where a month begins
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_bar_from_the_cut_on_and_none_of_another_timeframe_ever_goes(
     database: Database, before: int, days: list[int]
