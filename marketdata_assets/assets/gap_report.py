@@ -29,11 +29,12 @@ from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.slots import Held, Slots, expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.partitions import days_by_series
+from marketdata_assets.partitions import days_by_series, partition_key
 from marketdata_assets.polygon.planner import Plan, plan_again
 from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.storage.bars import read_coverage, read_rows, write_batch
 from marketdata_assets.storage.connection import Database
+from marketdata_assets.storage.dagster_internals import add_partition_metadata
 from marketdata_assets.storage.gaps import (
     exclusive_look,
     first_bars,
@@ -97,9 +98,10 @@ class GapReportConfig(Config):
 
 @dataclass(slots=True)
 class GapOutcome:
-    """What was found: gaps by state, as they stand in the end, and what repairing cost."""
+    """What was found: gaps by state, as they stand in the end, how whole each day is, and what repairing cost."""
 
     gaps: list[pl.DataFrame] = field(default_factory=lambda: [_RESULT_SCHEMA.to_frame()])
+    days: list[pl.DataFrame] = field(default_factory=list)
     reports: list[IngestReport] = field(default_factory=list)
     rows: MergeCounts = field(default_factory=MergeCounts)
 
@@ -140,6 +142,7 @@ def gap_report_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
                 now=datetime.now(UTC),
                 run_id=context.run.run_id,
             )
+        add_partition_metadata(context, _by_partition(outcome, context.partition_keys))
         return MaterializeResult(metadata=_metadata(outcome))
 
     return gap_report
@@ -194,6 +197,7 @@ def _look_through(
             result = look.result()
             write_gaps(database, result)
         outcome.gaps.append(result.gaps.select(_RESULT_SCHEMA.names()))
+        outcome.days.append(result.daily)
 
 
 def _chunks(days: dict[Series, list[date]], classes: dict[str, AssetClass]) -> Iterator[dict[Series, Window]]:
@@ -342,6 +346,18 @@ class _Looker:
 
     def _read_bars(self, series: Series, window: Window) -> pl.DataFrame:
         return read_rows(self._database, OHLCV, {series: [window]})
+
+
+def _by_partition(outcome: GapOutcome, keys: Sequence[str]) -> dict[str, dict[str, object]]:
+    """How whole each of the partitions ``keys`` is, for plots; one that expects no bar has nothing to say."""
+    wanted = set(keys)
+    columns = ("symbol", "timeframe", "day", "completeness", "expected_bars", "present_bars")
+    return {
+        key: {"completeness": share, "expected_bars": expected, "present_bars": present}
+        for daily in outcome.days
+        for symbol, timeframe, day, share, expected, present in daily.select(columns).iter_rows()
+        if (key := str(partition_key(day, Series(symbol, Timeframe(timeframe))))) in wanted
+    }
 
 
 def _metadata(outcome: GapOutcome) -> dict[str, MetadataValue]:
