@@ -8,12 +8,15 @@ from __future__ import annotations
 from datetime import date
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.retention import parse_retention
+from marketdata_assets.domain.timeframe import Timeframe  # noqa: TC001  # pydantic reads the annotations when it runs
 
 
 def project_root() -> Path:
@@ -61,6 +64,21 @@ class Settings(BaseSettings):
     repair_runs: int = Field(default=2, ge=1, validation_alias="MARKETDATA_REPAIR_RUNS")
     repair_pause_minutes: int = Field(default=60, ge=1, validation_alias="MARKETDATA_REPAIR_PAUSE_MINUTES")
     webhook_url: SecretStr | None = Field(default=None, validation_alias="MARKETDATA_WEBHOOK_URL")
+    retention: Annotated[dict[Timeframe, int] | None, NoDecode] = Field(
+        default=None, validation_alias="MARKETDATA_RETENTION"
+    )
+    """Days that are kept, by timeframe; None while nobody has chosen."""
+    completeness_percent: float = Field(
+        default=99.5, ge=0, le=100, validation_alias="MARKETDATA_COMPLETENESS_PERCENT"
+    )
+
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _retention(cls, text: str | None) -> dict[Timeframe, int] | None:
+        try:
+            return None if text is None else parse_retention(text)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
 
     @field_validator("home")
     @classmethod

@@ -12,19 +12,23 @@ from marketdata_assets.assets.corporate_actions import corporate_action_assets
 from marketdata_assets.assets.features import features_asset
 from marketdata_assets.assets.gap_report import gap_report_asset
 from marketdata_assets.assets.ohlcv import ohlcv_asset
+from marketdata_assets.automation.freshness import freshness_schedule
 from marketdata_assets.automation.jobs import (
     bars_job,
     corporate_actions_job,
     features_job,
+    freshness_job,
     gaps_job,
     history_job,
     matrix_job,
 )
+from marketdata_assets.automation.retention import retention_job, retention_schedule
 from marketdata_assets.automation.schedules import platform_schedules
 from marketdata_assets.automation.sensors import platform_sensors
 from marketdata_assets.checks.bars import bar_checks
 from marketdata_assets.checks.features import feature_checks
 from marketdata_assets.checks.gaps import gap_checks
+from marketdata_assets.checks.series import completeness_check, freshness_check
 from marketdata_assets.config import load_settings
 from marketdata_assets.partitions import day_by_series
 from marketdata_assets.polygon.resource import PolygonResource
@@ -42,19 +46,37 @@ def build_definitions(*, resources: Mapping[str, Any] | None = None) -> dg.Defin
     with warnings.catch_warnings():
         # What is beta there has been measured on the version that constraints.txt pins.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        assets = [
-            ohlcv_asset(partitions),
-            gap_report_asset(partitions),
-            completeness_matrix_asset(),
-            features_asset(partitions, earliest=start),
-            *corporate_action_assets(),
-        ]
+        assets = dg.with_source_code_references(
+            [
+                ohlcv_asset(partitions),
+                gap_report_asset(partitions),
+                completeness_matrix_asset(),
+                features_asset(partitions, earliest=start),
+                *corporate_action_assets(),
+            ]
+        )
     postgres = PostgresResource()
+    retention = retention_job()
     return dg.Definitions(
         assets=assets,
-        asset_checks=[bar_checks(), gap_checks(), feature_checks()],
-        jobs=[bars_job, history_job, gaps_job, features_job, matrix_job, corporate_actions_job],
-        schedules=platform_schedules(),
+        asset_checks=[
+            bar_checks(),
+            freshness_check(),
+            gap_checks(),
+            completeness_check(),
+            feature_checks(),
+        ],
+        jobs=[
+            bars_job,
+            gaps_job,
+            history_job,
+            features_job,
+            matrix_job,
+            corporate_actions_job,
+            freshness_job,
+            retention,
+        ],
+        schedules=[*platform_schedules(), freshness_schedule(), retention_schedule(retention)],
         sensors=platform_sensors(),
         resources={
             "polygon": PolygonResource(),

@@ -18,6 +18,7 @@ from dagster import (
 
 from marketdata_assets.assets.heatmap import MAX_ROWS, days_picture, matrix_picture
 from marketdata_assets.assets.picture import markdown_image
+from marketdata_assets.assets.presentation import DAILY, OWNERS, columns_of
 from marketdata_assets.domain.completeness import Status, cell
 from marketdata_assets.storage.completeness import Recent, read_recent, write_matrix
 from marketdata_assets.storage.resource import PostgresResource
@@ -38,6 +39,24 @@ _SHOWN: Final = (
 )
 
 
+_COLUMNS: Final = {
+    "symbol": ("text", "AAPL, BRK.B, BTC-USD"),
+    "timeframe": ("text", "1m 5m 15m 30m 1h 4h 1d 1w"),
+    "expected_bars": ("bigint", "Bars that the trading calendar lets expect"),
+    "present_bars": ("bigint", "Those that are stored"),
+    "no_trade_bars": ("bigint", "Those that are missing and explained"),
+    "missing_bars": ("bigint", "The rest"),
+    "completeness": (
+        "double precision",
+        "Share that is present or explained, 0 to 1; null when nothing is expected",
+    ),
+    "status": ("text", "whole, gaps, empty, nothing_expected or unchecked"),
+    "first_bar": ("timestamptz", "Open of the first stored bar, UTC"),
+    "last_bar": ("timestamptz", "Open of the last stored bar, UTC"),
+    "as_of": ("date", "The day, in UTC, on which the row was written"),
+}
+
+
 def completeness_matrix_asset() -> AssetsDefinition:
     """The asset. It has no partitions: it sums up all of them."""
 
@@ -48,6 +67,10 @@ def completeness_matrix_asset() -> AssetsDefinition:
         group_name="quality",
         kinds={"polars", "postgres"},
         description=DESCRIPTION,
+        metadata=columns_of("completeness_matrix", _COLUMNS),
+        owners=OWNERS,
+        tags={"domain": "quality"},
+        freshness_policy=DAILY,
     )
     def completeness_matrix(
         context: AssetExecutionContext, postgres: PostgresResource

@@ -14,6 +14,7 @@ from dagster import (
     asset,
 )
 
+from marketdata_assets.assets.presentation import ACTIONS, OWNERS, columns_of
 from marketdata_assets.domain.actions import DATES, ActionKind, ScreenedActions, screen_actions
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass
@@ -63,6 +64,57 @@ _PREVIEW: Final = {
 }
 
 
+_SYMBOL: Final = {"symbol": ("text", "AAPL, BRK.B")}
+_COLUMNS: Final = {
+    ActionKind.SPLITS: {
+        **_SYMBOL,
+        "execution_date": ("date", "First local day of trading on the new scale"),
+        "split_from": ("numeric", "So many shares …"),
+        "split_to": ("numeric", "… became so many"),
+        "adjustment_type": ("text", "forward_split, reverse_split or stock_dividend"),
+        "vendor_id": ("text", "The vendor's name of the row"),
+    },
+    ActionKind.DIVIDENDS: {
+        **_SYMBOL,
+        "ex_dividend_date": ("date", "First day on which a buyer does not get it"),
+        "cash_amount": ("numeric", "Per share of that day, in currency"),
+        "currency": ("text", "USD, EUR"),
+        "distribution_type": ("text", "recurring, special …: from the current endpoint"),
+        "dividend_type": ("text", "CD, SC, LT or ST: from the former endpoint"),
+        "frequency": ("integer", "Payments a year; 0 for a single one"),
+        "declaration_date": ("date", "When it was declared"),
+        "record_date": ("date", "Whose holders get it"),
+        "pay_date": ("date", "When it is paid"),
+        "vendor_id": ("text", "The vendor's name of the row"),
+    },
+    ActionKind.EARNINGS: {
+        **_SYMBOL,
+        "vendor_id": ("text", "The vendor's name of the announcement, kept when it is postponed"),
+        "date": ("date", "Of the announcement"),
+        "time": ("time", "Of the announcement, UTC"),
+        "date_status": ("text", "projected or confirmed"),
+        "fiscal_year": ("integer", "Of the results"),
+        "fiscal_period": ("text", "Q1 … Q4, H1, FY"),
+        "currency": ("text", "USD, EUR"),
+        "eps_method": ("text", "GAAP or adj"),
+        "actual_eps": ("double precision", "Per share, in currency; null until reported"),
+        "estimated_eps": ("double precision", "Per share, in currency"),
+        "previous_eps": ("double precision", "Per share, in currency"),
+        "revenue_method": ("text", "GAAP or adj"),
+        "actual_revenue": ("double precision", "In currency; null until reported"),
+        "estimated_revenue": ("double precision", "In currency"),
+        "previous_revenue": ("double precision", "In currency"),
+        "importance": ("integer", "The vendor's weight, 0 to 5"),
+        "last_updated": ("timestamptz", "When the vendor last touched the row"),
+    },
+}
+_SEEN: Final = {
+    "first_seen": ("timestamptz", "When the row was first stored"),
+    "updated_at": ("timestamptz", "When one of its values last changed"),
+    "withdrawn_at": ("timestamptz", "When the vendor was first found to list it no more; null while it does"),
+}
+
+
 def corporate_action_assets() -> list[AssetsDefinition]:
     """The three assets. They have no partitions: each run brings whole histories."""
     return [_asset_of(kind) for kind in ActionKind]
@@ -74,7 +126,10 @@ def _asset_of(kind: ActionKind) -> AssetsDefinition:
         group_name="corporate_actions",
         kinds={"polars", "postgres"},
         description=_DESCRIPTIONS[kind],
-        metadata={"dagster/table_name": f"public.{kind}"},
+        metadata=columns_of(kind.value, {**_COLUMNS[kind], **_SEEN}),
+        owners=OWNERS,
+        tags={"domain": "corporate-actions", "source": "polygon"},
+        freshness_policy=ACTIONS,
     )
     def corporate_actions(
         context: AssetExecutionContext, polygon: PolygonResource, postgres: PostgresResource

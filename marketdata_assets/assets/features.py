@@ -19,6 +19,7 @@ from pydantic import Field
 from marketdata_assets.assets.feature_batches import FeatureReport, FeatureRun
 from marketdata_assets.assets.feature_summary import feature_chart
 from marketdata_assets.assets.picture import markdown_image
+from marketdata_assets.assets.presentation import DAILY, OWNERS
 from marketdata_assets.storage.features import FeatureBatch
 from marketdata_assets.storage.io_manager import PARTITIONS_HELD_BACK, table_metadata
 from marketdata_assets.storage.resource import PostgresResource
@@ -51,6 +52,9 @@ def features_asset(partitions: MultiPartitionsDefinition, *, earliest: date) -> 
         kinds={"polars", "postgres"},
         description=DESCRIPTION,
         metadata=table_metadata(FEATURES),
+        owners=OWNERS,
+        tags={"domain": "features"},
+        freshness_policy=DAILY,
     )
     def features(
         context: AssetExecutionContext, config: FeaturesConfig, postgres: PostgresResource

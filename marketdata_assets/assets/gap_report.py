@@ -21,6 +21,7 @@ from pydantic import Field
 
 from marketdata_assets.assets.fetching import instruments_of, request_metadata, vendor_events
 from marketdata_assets.assets.ingest import Ingest, IngestReport
+from marketdata_assets.assets.presentation import DAILY, OWNERS, columns_of
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, Asked, Look
 from marketdata_assets.domain.gaps import LOSSES, MAX_ATTEMPTS, SETTLING, GapState, slots_in_gaps
@@ -28,11 +29,12 @@ from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.slots import Held, Slots, expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.partitions import days_by_series
+from marketdata_assets.partitions import days_by_series, partition_key
 from marketdata_assets.polygon.planner import Plan, plan_again
 from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.storage.bars import read_coverage, read_rows, write_batch
 from marketdata_assets.storage.connection import Database
+from marketdata_assets.storage.dagster_internals import add_partition_metadata
 from marketdata_assets.storage.gaps import (
     exclusive_look,
     first_bars,
@@ -61,6 +63,21 @@ _SLOTS_AT_ONCE: Final = 3_000_000
 """Expected slots that are held in memory at once."""
 _WORST: Final = 20
 
+_COLUMNS: Final = {
+    "symbol": ("text", "AAPL, BRK.B, BTC-USD"),
+    "timeframe": ("text", "1m 5m 15m 30m 1h 4h 1d 1w"),
+    "day": ("date", "Local date of gap_start: the partition"),
+    "gap_start": ("timestamptz", "Open of the first missing bar, UTC"),
+    "gap_end": ("timestamptz", "Close of the last missing bar, UTC, exclusive"),
+    "missing_bars": ("bigint", "Expected bars in between, all of them missing (or, when filled, arrived)"),
+    "state": ("text", "open, filled, no_trades or unfilled"),
+    "attempts": ("integer", "How often it was asked for again"),
+    "failure": ("text", "How the vendor failed at the last of them; null when it answered"),
+    "reason": ("text", "One sentence with the figures behind the state"),
+    "detected_at": ("timestamptz", "When the first of its bars was found missing"),
+    "resolved_at": ("timestamptz", "When it left the state open"),
+}
+
 
 _RESULT_SCHEMA: Final = pl.Schema(
     {
@@ -87,9 +104,10 @@ class GapReportConfig(Config):
 
 @dataclass(slots=True)
 class GapOutcome:
-    """What was found: gaps by state, as they stand in the end, and what repairing cost."""
+    """What was found: gaps by state, as they stand in the end, how whole each day is, and what repairing cost."""
 
     gaps: list[pl.DataFrame] = field(default_factory=lambda: [_RESULT_SCHEMA.to_frame()])
+    days: list[pl.DataFrame] = field(default_factory=list)
     reports: list[IngestReport] = field(default_factory=list)
     rows: MergeCounts = field(default_factory=MergeCounts)
 
@@ -110,6 +128,10 @@ def gap_report_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
         group_name="quality",
         kinds={"polars", "postgres"},
         description=DESCRIPTION,
+        metadata=columns_of("gap_report", _COLUMNS),
+        owners=OWNERS,
+        tags={"domain": "quality"},
+        freshness_policy=DAILY,
     )
     def gap_report(
         context: AssetExecutionContext,
@@ -127,6 +149,7 @@ def gap_report_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
                 run_id=context.run.run_id,
                 attempts=config.attempts,
             )
+        add_partition_metadata(context, _by_partition(outcome, context.partition_keys))
         return MaterializeResult(metadata=_metadata(outcome))
 
     return gap_report
@@ -185,6 +208,7 @@ def _look_through(
             result = look.result()
             write_gaps(database, result)
         outcome.gaps.append(result.gaps.select(_RESULT_SCHEMA.names()))
+        outcome.days.append(result.daily)
 
 
 def _chunks(days: dict[Series, list[date]], classes: dict[str, AssetClass]) -> Iterator[dict[Series, Window]]:
@@ -341,6 +365,18 @@ class _Looker:
 
     def _read_bars(self, series: Series, window: Window) -> pl.DataFrame:
         return read_rows(self._database, OHLCV, {series: [window]})
+
+
+def _by_partition(outcome: GapOutcome, keys: Sequence[str]) -> dict[str, dict[str, object]]:
+    """How whole each of the partitions ``keys`` is, for plots; one that expects no bar has nothing to say."""
+    wanted = set(keys)
+    columns = ("symbol", "timeframe", "day", "completeness", "expected_bars", "present_bars")
+    return {
+        key: {"completeness": share, "expected_bars": expected, "present_bars": present}
+        for daily in outcome.days
+        for symbol, timeframe, day, share, expected, present in daily.select(columns).iter_rows()
+        if (key := str(partition_key(day, Series(symbol, Timeframe(timeframe))))) in wanted
+    }
 
 
 def _metadata(outcome: GapOutcome) -> dict[str, MetadataValue]:

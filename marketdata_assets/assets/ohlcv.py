@@ -22,6 +22,7 @@ from pydantic import Field
 
 from marketdata_assets.assets.fetching import instruments_of, request_metadata, vendor_events
 from marketdata_assets.assets.ingest import Ingest, IngestReport
+from marketdata_assets.assets.presentation import DAILY, OWNERS
 from marketdata_assets.domain.bars import BAR_SCHEMA
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.series import Series
@@ -79,6 +80,9 @@ def ohlcv_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
         kinds={"polars", "postgres"},
         description=DESCRIPTION,
         metadata=table_metadata(OHLCV),
+        owners=OWNERS,
+        tags={"domain": "bars", "source": "polygon"},
+        freshness_policy=DAILY,
     )
     def ohlcv(
         context: AssetExecutionContext,

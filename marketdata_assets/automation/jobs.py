@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from dagster import define_asset_job
+from dagster import AssetCheckKey, AssetKey, AssetSelection, define_asset_job
+
+from marketdata_assets.checks.series import FRESH
 
 BARS_JOB: Final = "bars"
 HISTORY_JOB: Final = "bars_and_gaps"
@@ -12,6 +14,7 @@ GAPS_JOB: Final = "gaps"
 MATRIX_JOB: Final = "matrix"
 FEATURES_JOB: Final = "feature_update"
 CORPORATE_ACTIONS_JOB: Final = "corporate_actions"
+FRESHNESS_JOB: Final = "freshness"
 
 bars_job = define_asset_job(
     BARS_JOB,
@@ -47,4 +50,10 @@ features_job = define_asset_job(
     FEATURES_JOB,
     selection=["features"],
     description="Compute the features that bars, gaps or splits have put out of date.",
+)
+
+freshness_job = define_asset_job(
+    FRESHNESS_JOB,
+    selection=AssetSelection.checks(AssetCheckKey(AssetKey("ohlcv"), FRESH)),
+    description="Look whether every active series holds the bars that should be there by now; fetches nothing.",
 )

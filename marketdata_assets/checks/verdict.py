@@ -135,7 +135,7 @@ def fault_table(faults: pl.DataFrame) -> str:
         return "Nothing is wrong."
     columns = ("symbol", "timeframe", "day", "what", "rows", "time", "example")
     lines = [
-        f"| {symbol}:{timeframe} | {day} | {what} | {rows:,} | {time:%Y-%m-%d %H:%M} | {_cell(example)} |"
+        f"| {symbol}:{timeframe} | {day} | {what} | {rows:,} | {time:%Y-%m-%d %H:%M} | {table_cell(example)} |"
         for symbol, timeframe, day, what, rows, time, example in faults.head(WORST)
         .select(columns)
         .iter_rows()
@@ -145,5 +145,6 @@ def fault_table(faults: pl.DataFrame) -> str:
     return "\n".join([head, *lines, *more])
 
 
-def _cell(text: str) -> str:
+def table_cell(text: str) -> str:
+    """``text`` as a cell of a Markdown table: one line, no bar."""
     return " ".join(text.split()).replace("|", "\\|")

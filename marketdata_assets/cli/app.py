@@ -20,6 +20,7 @@ from marketdata_assets.cli import (
     features,
     gaps,
     matrix,
+    prune,
     simulate,
     symbols,
     up,
@@ -65,6 +66,7 @@ app.command(epilog="Example: marketdata gaps --symbols SPY --days 30 --repair")(
 app.command(epilog="Example: marketdata matrix --refresh --html matrix.html")(matrix.matrix)
 app.command(epilog="Example: marketdata features --symbols AAPL --timeframes 1m,1h")(features.features)
 app.command(epilog="Example: marketdata actions")(actions.actions)
+app.command(epilog="Example: marketdata prune --timeframes 1m --older-than 60 --dry-run")(prune.prune)
 app.add_typer(symbols.app, name="symbols")
 app.add_typer(database.app, name="db")
 app.command(epilog="Example: marketdata migrate")(database.migrate)

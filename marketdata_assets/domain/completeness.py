@@ -164,6 +164,17 @@ def summed(daily: pl.DataFrame, series: Iterable[Series]) -> pl.DataFrame:
     )
 
 
+def below_threshold(matrix: pl.DataFrame, threshold: float) -> pl.DataFrame:
+    """The rows of ``matrix`` whose ``completeness`` is less than ``threshold`` (0 to 1), the least complete first.
+
+    Among equals, more ``missing_bars`` come first. A row without a completeness, of which nothing was looked
+    through or expected, is not below.
+    """
+    return matrix.filter(pl.col("completeness") < threshold).sort(
+        "completeness", "missing_bars", "symbol", "timeframe", descending=[False, True, False, False]
+    )
+
+
 def cell(status: Status, share: float | None) -> str:
     """A status in a few characters: ✓, a percentage, ✗, a dash when nothing is expected, ? when nobody looked.
 

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 from psycopg import sql
-from psycopg.types.multirange import TimestamptzMultirange
-from psycopg.types.range import TimestamptzRange
 
 from marketdata_assets.domain.bars import KEY, QUARANTINE_SCHEMA
 from marketdata_assets.domain.series import Series
@@ -19,6 +17,7 @@ from marketdata_assets.domain.windows import Window, union
 from marketdata_assets.storage.features import mark_stale
 from marketdata_assets.storage.merge import MergeCounts, lock_series, merge
 from marketdata_assets.storage.months import ensure_months, months_between
+from marketdata_assets.storage.pruned import bring_back, multirange
 from marketdata_assets.storage.tables import OHLCV, Table
 
 if TYPE_CHECKING:
@@ -93,6 +92,7 @@ def write_batch(database: Database, batch: BarBatch) -> MergeCounts:
         broken_from = _write_quarantine(connection, batch.quarantined)
         _mark_features_stale(connection, counts.touched_from, broken_from)
         _add_coverage(connection, batch.covered)
+        bring_back(connection, batch.bars, batch.covered)
         _write_fetch_log(connection, batch.fetches)
         return counts
 
@@ -167,7 +167,7 @@ def _add_coverage(
     connection: Connection[tuple[object, ...]], covered: Mapping[Series, Sequence[Window]]
 ) -> None:
     rows = [
-        (one.symbol, one.timeframe.value, _multirange(windows)) for one, windows in covered.items() if windows
+        (one.symbol, one.timeframe.value, multirange(windows)) for one, windows in covered.items() if windows
     ]
     if not rows:
         return
@@ -179,10 +179,6 @@ def _add_coverage(
         " where not c.covered @> excluded.covered",
         [list(column) for column in zip(*rows, strict=True)],
     )
-
-
-def _multirange(windows: Sequence[Window]) -> TimestamptzMultirange:
-    return TimestamptzMultirange(TimestamptzRange(one.start, one.end) for one in union(windows))
 
 
 def _write_fetch_log(connection: Connection[tuple[object, ...]], fetches: Sequence[FetchLogEntry]) -> None:

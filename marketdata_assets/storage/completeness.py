@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
+from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.completeness import (
     COMPLETENESS_SCHEMA,
     DAILY_COMPLETENESS_SCHEMA,
@@ -15,10 +16,11 @@ from marketdata_assets.domain.completeness import (
     summed,
     unchecked_days,
 )
+from marketdata_assets.storage.pruned import read_pruned
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from psycopg import Connection
 
@@ -51,11 +53,12 @@ def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
 
     In the order of ``tracked_symbols``, shortest timeframe first. A second call for the same day replaces its
     rows. Days between the first and the last one that were looked through of a series count as missing when they
-    were not themselves.
+    were not themselves. Days that retention has removed do not count.
     """
     classes = active_series(database)
     daily = _stored_days(database)
-    known = pl.concat([daily, unchecked_days(daily, _looked_through(database, classes), classes)])
+    holes = unchecked_days(daily, _looked_through(database, classes), classes)
+    known = _kept(database, pl.concat([daily, holes]), classes)
     rows = (
         summed(known, classes)
         .join(_edges(database), on=["symbol", "timeframe"], how="left", maintain_order="left")
@@ -102,7 +105,7 @@ def read_recent(database: Database, symbols: Collection[str] | None = None) -> R
 
     None before any was looked through. A day without an expected bar has no row; one that was not looked through,
     from the first day of its series that was, has the status unchecked. A series of which no day was looked
-    through has no row at all.
+    through has no row at all, and neither has a day that retention has removed.
     """
     classes = active_series(database)
     looked = _looked_through(database, classes)
@@ -112,7 +115,7 @@ def read_recent(database: Database, symbols: Collection[str] | None = None) -> R
     first = last - timedelta(days=RECENT_DAYS - 1)
     spans = {one: (max(first, start), last) for one, (start, _) in looked.items()}
     daily = _stored_days(database, first)
-    days = pl.concat([daily, unchecked_days(daily, spans, classes)]).sort("day")
+    days = _kept(database, pl.concat([daily, unchecked_days(daily, spans, classes)]), classes).sort("day")
     return Recent(first, last, _chosen(_ordered(days, classes), symbols))
 
 
@@ -146,6 +149,27 @@ def _stored_days(database: Database, first: date = date.min, last: date = date.m
         ),
         DAILY_COMPLETENESS_SCHEMA,
     )
+
+
+def _kept(database: Database, days: pl.DataFrame, classes: Mapping[Series, AssetClass]) -> pl.DataFrame:
+    """``days`` (symbol, timeframe and day of series in ``classes``) without those that retention has removed."""
+    removed = [
+        (one.symbol, one.timeframe.value, calendar.local_day(window.start), calendar.local_day(window.end))
+        for one, windows in read_pruned(database, classes).items()
+        for calendar in (calendar_of(classes[one]),)
+        for window in windows
+    ]
+    spans = pl.DataFrame(
+        removed,
+        schema={"symbol": pl.String(), "timeframe": pl.String(), "_from": pl.Date(), "_until": pl.Date()},
+        orient="row",
+    )
+    gone = (
+        days.select("symbol", "timeframe", "day")
+        .join(spans, on=["symbol", "timeframe"])
+        .filter(pl.col("day").is_between("_from", "_until", closed="left"))
+    )
+    return days.join(gone, on=["symbol", "timeframe", "day"], how="anti", maintain_order="left")
 
 
 def _looked_through(database: Database, series: Iterable[Series]) -> dict[Series, tuple[date, date]]:

@@ -9,13 +9,14 @@ import tempfile
 from functools import cache
 from typing import TYPE_CHECKING
 
+from dagster import OutputContext
 from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from dagster import OutputContext
+    from dagster import AssetExecutionContext
 
 
 @cache
@@ -29,13 +30,17 @@ def passing_storage() -> DagsterSqliteStorage:
     return DagsterSqliteStorage.from_local(_passing_folder().name)
 
 
-def add_partition_metadata(context: OutputContext, metadata: Mapping[str, Mapping[str, object]]) -> None:
+def add_partition_metadata(
+    context: OutputContext | AssetExecutionContext, metadata: Mapping[str, Mapping[str, object]]
+) -> None:
     """Attach metadata to the materialization of each partition, given by partition key.
 
     ``context.add_asset_metadata(partition_key=...)`` checks the key against the whole range and copies all
     earlier metadata on every call: quadratic in the partitions of a run. Adding them in one go is linear.
     """
-    step = context.step_context
+    step = (
+        context.step_context if isinstance(context, OutputContext) else context.get_step_execution_context()
+    )
     collected = dict(step._metadata_accumulator.per_output_metadata)  # noqa: SLF001 - no public way
     for key, values in metadata.items():
         handle = AssetMetadataHandle(asset_key=context.asset_key, partition_key=key)

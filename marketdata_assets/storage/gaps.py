@@ -16,11 +16,12 @@ from marketdata_assets.domain.gaps import LOSSES, GapState
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.slots import Held, held_by_series
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.domain.windows import Window
+from marketdata_assets.domain.windows import Window, difference
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.connection import connect
 from marketdata_assets.storage.features import mark_stale
 from marketdata_assets.storage.merge import lock_series
+from marketdata_assets.storage.pruned import pruned_windows
 from marketdata_assets.storage.tables import OHLCV
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def first_bars(database: Database, series: Iterable[Series]) -> dict[Series, dat
 def read_asked(database: Database, windows: Mapping[Series, Window]) -> dict[Series, list[Window]]:
     """What of each series was asked of the vendor, whatever came of it, is stored whole or was looked through before.
 
-    As far as it overlaps the window of the series.
+    As far as it overlaps the window of the series; what retention has removed does not count.
     """
     wanted = list(windows.items())
 
@@ -165,6 +166,8 @@ def read_asked(database: Database, windows: Mapping[Series, Window]) -> dict[Ser
             if isinstance(start, datetime) and isinstance(end, datetime):
                 series = Series(str(symbol), Timeframe(str(timeframe)))
                 asked.setdefault(series, []).append(Window(start.astimezone(UTC), end.astimezone(UTC)))
+        for series, removed in pruned_windows(connection, [one.key for one in asked]).items():
+            asked[series] = difference(asked[series], removed)
         return asked
 
     return database.transaction(read) if wanted else {}
@@ -328,10 +331,20 @@ def write_gaps(database: Database, result: LookResult) -> None:
         connection.execute(
             "delete from completeness_daily d using unnest(%s::text[], %s::text[], %s::date[], %s::date[])"
             " as w(symbol, timeframe, first, last) where d.symbol = w.symbol and d.timeframe = w.timeframe"
-            " and d.day between w.first and w.last",
+            " and d.day between w.first and w.last"
+            # How whole a day was stays known when its bars are pruned.
+            " and not exists (select from pruned p join tracked_symbols t on t.symbol = p.symbol"
+            "  where p.symbol = d.symbol and p.timeframe = d.timeframe and p.pruned @> (d.day::timestamp"
+            "   at time zone case t.calendar when '24/7' then 'UTC' else 'America/New_York' end))",
             [*columns[:2], *columns[4:]],
         )
-        _insert(connection, "completeness_daily", result.daily.select(_DAILY), "")
+        others = ", ".join(f"{name} = excluded.{name}" for name in (*_DAILY[3:], "checked_at"))
+        _insert(
+            connection,
+            "completeness_daily",
+            result.daily.select(_DAILY),
+            f"on conflict (symbol, timeframe, day) do update set {others}",
+        )
 
     if result.spans:
         database.transaction(work)

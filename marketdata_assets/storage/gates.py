@@ -185,7 +185,10 @@ def _bars_before(database: Database, windows: Mapping[Series, Window], limit: in
 def _read_quarantined(
     database: Database, timeframe: Timeframe, windows: Mapping[Series, Window]
 ) -> pl.DataFrame:
-    """``symbol, time, rule`` of base bars in the windows; for weeks of those up to a week behind them, too."""
+    """``symbol, time, rule`` of base bars in the windows; for weeks of those up to a week behind them, too.
+
+    A day whose bars retention removed has lost none to quarantine.
+    """
     beyond = _WEEK if timeframe is Timeframe.W1 else timedelta(0)
     values = sql.SQL(", ").join(
         sql.SQL("({}, {}::timestamptz, {}::timestamptz)").format(
@@ -196,8 +199,14 @@ def _read_quarantined(
     query = sql.SQL(
         "select q.symbol, q.time, q.rule from (values {}) as w(symbol, lo, hi) join ohlcv_quarantine q"
         " on q.symbol = w.symbol and q.timeframe = {} and q.time >= w.lo and q.time < w.hi"
-        " where q.rule <> all({})"
-    ).format(values, sql.Literal(timeframe.base.value), sql.Literal(list(RULES_WITHOUT_LOSS)))
+        " where q.rule <> all({}) and not exists (select from pruned p"
+        "  where p.symbol = q.symbol and p.timeframe = {} and p.pruned @> q.time)"
+    ).format(
+        values,
+        sql.Literal(timeframe.base.value),
+        sql.Literal(list(RULES_WITHOUT_LOSS)),
+        sql.Literal(timeframe.value),
+    )
     frame = database.read_frame(query.as_string(None))
     schema = pl.Schema({"symbol": pl.String(), "time": UTC_TIME, "rule": pl.String()})
     return frame.cast(schema) if frame.width else schema.to_frame()

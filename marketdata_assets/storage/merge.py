@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from marketdata_assets.storage.tables import Table
 
+RETENTION_LOCK: Final = "retention"
+"""Name of the advisory lock that every writer of a series shares, and that retention holds alone."""
+
 COPY_ROWS: Final = 65_536
 """Rows that are encoded at once: bounds the memory of a copy."""
 
@@ -55,8 +58,14 @@ class MergeCounts:
 
 
 def lock_series(connection: Connection[tuple[object, ...]], series: Iterable[Series]) -> None:
-    """Hold the advisory locks of ``series`` until the transaction ends, taken in the order of their keys."""
+    """Hold the advisory locks of ``series`` until the transaction ends, taken in the order of their keys.
+
+    While it lasts, retention removes nothing.
+    """
     keys = sorted({one.key for one in series})
+    connection.execute(
+        "select pg_advisory_xact_lock_shared(hashtextextended(%s, %s))", [RETENTION_LOCK, LOCK_SPACE]
+    )
     connection.execute(
         "select pg_advisory_xact_lock(hashtextextended(key, %s))"
         " from unnest(%s::text[]) with ordinality as wanted(key, place) order by place",

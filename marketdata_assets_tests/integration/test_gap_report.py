@@ -6,12 +6,14 @@ import json
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import pytest
 
 from marketdata_assets.automation.gaps import look_for_gaps
 from marketdata_assets.automation.ranges import RangeRun
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.series import Series
+from marketdata_assets.partitions import partition_key
 from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.polygon.simulator import Fault, FaultKind
 from marketdata_assets_tests.integration.platform import Platform, open_platform
@@ -196,3 +198,35 @@ def test_the_outage_of_coinbase(
 def test_a_week_of_spy_is_whole(database_url: str, monkeypatch: pytest.MonkeyPatch, realdata: Path) -> None:
     found = replayed(database_url, monkeypatch, realdata, date(2013, 10, 7), date(2013, 10, 11), "SPY:1m")
     assert found == []
+
+
+def test_each_partition_has_numbers_to_plot(platform: Platform) -> None:
+    monday, holiday, wednesday = date(2023, 7, 3), date(2023, 7, 4), date(2023, 7, 5)
+    platform.track("SPY:1m")
+    platform.simulator.set_faults(lost(WEDNESDAY, HOUR))
+    platform.run_range(monday, wednesday, "SPY:1m")
+    look(platform, monday, wednesday, "SPY:1m", repair=False)
+    records = platform.instance.fetch_materializations(dg.AssetKey("gap_report"), limit=3).records
+    plotted = {}
+    for record in records:
+        assert record.asset_materialization is not None
+        facts = record.asset_materialization.metadata
+        plotted[str(record.partition_key)] = {
+            name: facts[name].value
+            for name in ("completeness", "expected_bars", "present_bars")
+            if name in facts
+        }
+    assert plotted == {
+        # Half a day before the holiday.
+        partition_key(monday, Series.parse("SPY:1m")): {
+            "completeness": 1.0,
+            "expected_bars": 210,
+            "present_bars": 210,
+        },
+        partition_key(holiday, Series.parse("SPY:1m")): {},
+        partition_key(wednesday, Series.parse("SPY:1m")): {
+            "completeness": pytest.approx(330 / 390),
+            "expected_bars": 390,
+            "present_bars": 330,
+        },
+    }

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from marketdata_assets.checks.bars import IN_LINE, ON_GRID
+from marketdata_assets.checks.series import FRESH
 from marketdata_assets.checks.verdict import ALONE_DAYS, WORST
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.series import Series
@@ -113,6 +114,8 @@ def test_sound_bars_pass(platform: Platform) -> None:
         for event in result.get_asset_materialization_events()
     ]
     found = verdicts(result)
+    # It speaks of every series and of today, not of the partitions of the run.
+    assert not found.pop(FRESH).blocking
     assert set(found) == {VALID, ON_GRID, IN_LINE}
     for one in found.values():
         assert one.passed, facts(one)["worst"]
@@ -178,7 +181,7 @@ def test_a_poisoned_partition_alone_stops_what_comes_after_it(platform: Platform
     valid = verdicts(result)[VALID]
     assert (valid.passed, valid.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert {IN_LINE, ON_GRID} < set(verdicts(result))
-    assert succeeded(result) == {"ohlcv"}
+    assert succeeded(result) == {"ohlcv", "freshness_checks"}
     assert platform.count("ohlcv") > 0
     assert len(result.asset_materializations_for_node("ohlcv")) == 1
 
@@ -194,7 +197,7 @@ def test_a_gap_alone_stops_what_comes_after_the_report(platform: Platform) -> No
     result = run_all(platform, WEDNESDAY, "SPY:1m")
     gaps = verdicts(result)[NO_GAPS]
     assert (gaps.passed, gaps.severity) == (False, dg.AssetCheckSeverity.ERROR)
-    assert {"ohlcv", "ohlcv_checks", "gap_report", "after_bars"} == succeeded(result)
+    assert {"ohlcv", "ohlcv_checks", "freshness_checks", "gap_report", "after_bars"} == succeeded(result)
     assert facts(gaps) | {"worst": ""} == {
         "looked_at": "SPY:1m, 2023-07-05",
         "partitions": 1,

@@ -11,6 +11,7 @@ import pytest
 from marketdata_assets import config
 from marketdata_assets.config import Settings, load_settings
 from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -217,4 +218,22 @@ def test_a_vendor_that_the_key_must_not_go_to_is_refused(
 ) -> None:
     monkeypatch.setenv("POLYGON_BASE_URL", url)
     with pytest.raises(ConfigurationError, match=said):
+        load_settings()
+
+
+def test_a_retention_is_chosen_by_timeframe_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch, write_env: Callable[[str], None]
+) -> None:
+    assert load_settings().retention is None
+    write_env("MARKETDATA_RETENTION=1m:30, 5m:365")
+    assert load_settings().retention == {Timeframe.M1: 30, Timeframe.M5: 365}
+    monkeypatch.setenv("MARKETDATA_RETENTION", "1m:3")
+    with pytest.raises(ConfigurationError, match=r"MARKETDATA_RETENTION is wrong.*too few to keep"):
+        load_settings()
+
+
+def test_a_completeness_is_a_percentage(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().completeness_percent == 99.5
+    monkeypatch.setenv("MARKETDATA_COMPLETENESS_PERCENT", "101")
+    with pytest.raises(ConfigurationError, match="MARKETDATA_COMPLETENESS_PERCENT is wrong"):
         load_settings()

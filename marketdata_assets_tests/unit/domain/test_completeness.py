@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from marketdata_assets.domain.completeness import (
     DAILY_COMPLETENESS_SCHEMA,
     Status,
+    below_threshold,
     cell,
     daily_completeness,
     grid,
@@ -196,3 +197,16 @@ def test_series_are_laid_out_by_symbol_and_timeframe() -> None:
     assert laid.cells["SPY", Timeframe.M5] == (Status.GAPS, 0.5)
     assert laid.cells["BTC-USD", Timeframe.D1] == (Status.UNCHECKED, None)
     assert ("BTC-USD", Timeframe.M5) not in laid.cells
+
+
+def test_below_the_threshold_comes_the_least_complete_first_and_what_nobody_looked_through_does_not() -> None:
+    shares = {"WHOLE": 1.0, "AT": 0.995, "NEARLY": 0.9949, "HALF": 0.5, "MORE": 0.5, "UNSEEN": None}
+    matrix = pl.DataFrame(
+        {
+            "symbol": list(shares),
+            "timeframe": ["1h"] * len(shares),
+            "completeness": list(shares.values()),
+            "missing_bars": [0, 5, 6, 10, 20, 0],
+        }
+    )
+    assert below_threshold(matrix, 0.995)["symbol"].to_list() == ["MORE", "HALF", "NEARLY"]

@@ -1,0 +1,34 @@
+"""How assets present themselves in Dagster's UI: owner, tags, liveness, and the columns of their tables."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from dagster import FreshnessPolicy, MetadataValue, TableColumn, TableSchema
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+OWNERS: Final = ["team:market-data"]
+
+DAILY: Final = FreshnessPolicy.cron(deadline_cron="0 8 * * *", lower_bound_delta=timedelta(hours=6))
+"""Something was materialized by the daily run, between 02:00 and 08:00 UTC. It says that the machinery lives, whatever
+day it brought: ``bars_fresh`` says whether each series holds what it should."""
+
+ACTIONS: Final = FreshnessPolicy.time_window(fail_window=timedelta(hours=36), warn_window=timedelta(hours=28))
+"""The lists were brought within a day."""
+
+
+def columns_of(table: str, columns: Mapping[str, tuple[str, str]]) -> Mapping[str, Any]:
+    """Metadata of an asset whose rows are in ``table``: name, and each column's type and meaning."""
+    return {
+        "dagster/table_name": f"public.{table}",
+        "dagster/column_schema": MetadataValue.table_schema(
+            TableSchema(
+                columns=[
+                    TableColumn(name, type=kind, description=text) for name, (kind, text) in columns.items()
+                ]
+            )
+        ),
+    }

@@ -1,0 +1,89 @@
+"""``marketdata prune``: remove bars that are older than their timeframe is kept."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.retention import DEFAULT_RETENTION, first_kept_days, kept_days
+from marketdata_assets.domain.timeframe import parse_timeframes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from marketdata_assets.config import Settings
+    from marketdata_assets.domain.timeframe import Timeframe
+    from marketdata_assets.storage.retention import Pruned
+
+
+def prune(
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count what would go, and remove nothing.")
+    ] = False,
+    timeframes: Annotated[
+        str | None, typer.Option(help="Comma-separated; default those of MARKETDATA_RETENTION, else 1m.")
+    ] = None,
+    older_than: Annotated[
+        int | None,
+        typer.Option("--older-than", metavar="DAYS", help="Keep so many days; default the setting's."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+) -> None:
+    """Remove old bars, of every symbol, with their features; 1m bars older than 30 days unless told otherwise.
+
+    Bars of other timeframes stay, those made of the removed ones as well. Ctrl-C at any moment loses nothing else.
+    """
+    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.storage.retention import prunable
+    from marketdata_assets.storage.retention import prune as remove
+
+    with open_store() as store:
+        first_kept = first_kept_days(_chosen(store.settings, timeframes, older_than), datetime.now(UTC))
+        pruned = prunable(store.database, first_kept) if dry_run else remove(store.database, first_kept)
+    if as_json:
+        typer.echo(json.dumps([{**_facts(one), "dry_run": dry_run} for one in pruned], indent=2))
+        return
+    for one in pruned:
+        typer.echo(_line(one, dry_run=dry_run))
+
+
+def _chosen(settings: Settings, timeframes: str | None, older_than: int | None) -> Mapping[Timeframe, int]:
+    kept = settings.retention or DEFAULT_RETENTION
+    chosen = tuple(kept) if timeframes is None else parse_timeframes(timeframes)
+    if older_than is not None:
+        return dict.fromkeys(chosen, kept_days(older_than))
+    if unlimited := [one.value for one in chosen if one not in kept]:
+        message = (
+            f"{unlimited[0]} bars are kept for ever: give --older-than DAYS, or set MARKETDATA_RETENTION"
+        )
+        raise ConfigurationError(message)
+    return {one: kept[one] for one in chosen}
+
+
+def _facts(pruned: Pruned) -> dict[str, object]:
+    return {
+        "timeframe": pruned.timeframe.value,
+        "first_day_kept": pruned.before.isoformat(),
+        "bars": pruned.bars,
+        "features": pruned.features,
+        "bytes_returned": pruned.bytes_returned,
+        "bytes_reusable": pruned.bytes_reusable,
+    }
+
+
+def _line(pruned: Pruned, *, dry_run: bool) -> str:
+    verb = "would remove" if dry_run else "removed"
+    return (
+        f"{pruned.timeframe} before {pruned.before}: {verb} {pruned.bars:,} bars and {pruned.features:,} rows of"
+        f" features; {_megabytes(pruned.bytes_returned)} back to the disk, about"
+        f" {_megabytes(pruned.bytes_reusable)} for later bars"
+    )
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

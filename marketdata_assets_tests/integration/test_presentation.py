@@ -1,0 +1,60 @@
+"""What the UI shows of every asset, held against the tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from marketdata_assets.definitions import build_definitions
+from marketdata_assets.storage.connection import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def specs() -> Iterator[dg.AssetSpec]:
+    yield from build_definitions().resolve_all_asset_specs()
+
+
+def test_every_asset_says_what_it_is_whose_it_is_and_where_its_code_is() -> None:
+    for spec in specs():
+        assert spec.group_name not in (None, "default"), spec.key
+        assert len(spec.description or "") > 50, spec.key
+        assert spec.owners == ["team:market-data"], spec.key
+        assert {"polars", "postgres"} <= spec.kinds, spec.key
+        assert spec.freshness_policy is not None, spec.key
+        references = spec.metadata["dagster/code_references"]
+        assert isinstance(references, dg.CodeReferencesMetadataValue)
+        [reference] = references.code_references
+        assert isinstance(reference, dg.LocalFileCodeReference)
+        assert "/assets/" in reference.file_path
+
+
+def test_the_columns_that_an_asset_shows_are_those_of_its_table(database_url: str) -> None:
+    kinds = {
+        "double precision": "float8",
+        "timestamp with time zone": "timestamptz",
+        "time without time zone": "time",
+    }
+    with Database(database_url) as database:
+        for spec in specs():
+            schema, table = str(spec.metadata["dagster/table_name"]).split(".")
+            rows = database.read_frame(
+                "select column_name, data_type from information_schema.columns"
+                " where table_schema = $1 and table_name = $2",
+                [schema, table],
+            )
+            stored = {name: kinds.get(kind, kind) for name, kind in rows.iter_rows()}
+            assert stored, table
+            value = spec.metadata["dagster/column_schema"]
+            assert isinstance(value, dg.TableSchemaMetadataValue)
+            shown = {one.name: kinds.get(one.type, one.type) for one in value.schema.columns}
+            assert shown.items() <= stored.items(), spec.key
+            assert all(one.description for one in value.schema.columns), spec.key
+
+
+def test_every_job_schedule_and_sensor_says_what_it_is_for() -> None:
+    definitions = build_definitions()
+    for one in (*(definitions.jobs or ()), *(definitions.schedules or ()), *(definitions.sensors or ())):
+        assert len(getattr(one, "description", None) or "") > 30, one
