@@ -20,7 +20,7 @@ from dagster import (
 )
 from pydantic import Field
 
-from marketdata_assets.assets.fetching import instruments_of, request_metadata, vendor_events
+from marketdata_assets.assets.fetching import VENDOR_POOL, instruments_of, request_metadata, vendor_events
 from marketdata_assets.assets.ingest import Ingest, IngestReport
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.series import Series
@@ -67,6 +67,7 @@ def ohlcv_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
         partitions_def=partitions,
         backfill_policy=BackfillPolicy.single_run(),
         group_name="bars",
+        pool=VENDOR_POOL,
         kinds={"polars", "postgres"},
         description=DESCRIPTION,
         metadata=table_metadata(OHLCV),
