@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import psutil
-from dagster import DefaultRunLauncher
+from dagster import DefaultRunLauncher, Field
 
 from marketdata_assets.storage.dagster_internals import (
     CheckRunHealthResult,
@@ -27,7 +28,25 @@ class LocalRunLauncher(DefaultRunLauncher):
 
     The code server that started a run notices its end, unless it has ended itself: after a restart of the
     machine nobody would, and the run would count as under way, and hold its places in the queue, for ever.
+
+    Dagster tries once to start a crashed run again, in vain while no code server answers. One that has ended with
+    its runs is given ``grace_seconds`` to come back before they count as failed.
     """
+
+    def __init__(self, inst_data: Any = None, grace_seconds: int = 60) -> None:  # noqa: ANN401 - Dagster's signature
+        super().__init__(inst_data)
+        self._grace_seconds = grace_seconds
+        self._gone_since: dict[str, float] = {}
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        """``grace_seconds``, 60 unless given."""
+        return {"grace_seconds": Field(int, is_required=False, default_value=60)}
+
+    @classmethod
+    def from_config_value(cls, inst_data: Any, config_value: Any) -> Self:  # noqa: ANN401 - Dagster's signature
+        """The launcher of an instance."""
+        return cls(inst_data=inst_data, **config_value)
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -44,9 +63,12 @@ class LocalRunLauncher(DefaultRunLauncher):
         pid, since = told
         if is_alive(pid, since):
             return CheckRunHealthResult(WorkerStatus.RUNNING, run_worker_id=str(pid))
-        return CheckRunHealthResult(
-            WorkerStatus.FAILED, f"process {pid} of this run is gone", run_worker_id=str(pid)
-        )
+        gone = f"process {pid} of this run is gone"
+        now = time.monotonic()
+        if now - self._gone_since.setdefault(run.run_id, now) < self._grace_seconds:
+            return CheckRunHealthResult(WorkerStatus.RUNNING, f"{gone}, which its code server may still tell")
+        del self._gone_since[run.run_id]
+        return CheckRunHealthResult(WorkerStatus.FAILED, gone, run_worker_id=str(pid))
 
 
 def is_alive(pid: int, since: datetime) -> bool:

@@ -10,9 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
 import httpx
@@ -21,13 +23,11 @@ import stamina
 import typer
 from filelock import FileLock, Timeout
 
-from marketdata_assets.config import project_root
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.storage.embedded import EmbeddedServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
     from types import TracebackType
 
     from marketdata_assets.config import Settings
@@ -38,6 +38,14 @@ _STOP_SECONDS = 20
 _WATCH_SECONDS = 1.0
 _MAX_ENDS = 5
 _ENDS_SECONDS = 300.0
+_LOCATION = "marketdata_assets"
+_DEFINITIONS = ("-m", "marketdata_assets.definitions", "--location-name", _LOCATION, "--lazy-load-user-code")
+_WORKSPACE = f"""\
+load_from:
+  - grpc_server:
+      socket: {{socket}}
+      location_name: {_LOCATION}
+"""
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
 
@@ -70,9 +78,15 @@ def up(
                 sync_series(instance, store.database)
         if simulate:
             stack.enter_context(_simulator())
-        workspace = str(project_root() / "workspace.yaml")
-        children = [
-            stack.enter_context(_Child(name, [sys.executable, "-m", *arguments, "-w", workspace], held))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="marketdata-")))
+        # One code server for both, so that a run outlives either of them. A socket's path is a hundred bytes at most.
+        sock, workspace = folder / "code", folder / "workspace.yaml"
+        workspace.write_text(_WORKSPACE.format(socket=sock), encoding="utf-8")
+        code = _Child("code server", ["dagster", "api", "grpc", *_DEFINITIONS, "--socket", str(sock)], held)
+        children = [stack.enter_context(code)]
+        _wait_until_listening(sock, code)
+        children += [
+            stack.enter_context(_Child(name, [*arguments, "-w", str(workspace)], held))
             for name, arguments in (
                 ("webserver", ["dagster_webserver", "-h", HOST, "-p", str(port)]),
                 ("daemon", ["dagster._daemon", "run"]),
@@ -173,9 +187,9 @@ def _simulator() -> Iterator[None]:
 class _Child:
     """A process of its own group, so that Ctrl-C reaches it in order and not all at once."""
 
-    def __init__(self, name: str, command: list[str], held: _Held) -> None:
+    def __init__(self, name: str, arguments: list[str], held: _Held) -> None:
         self.name = name
-        self._command = command
+        self._command = [sys.executable, "-m", *arguments]
         self._held = held
         self._ends: deque[float] = deque(maxlen=_MAX_ENDS)
         self.process = self._start()
@@ -191,8 +205,15 @@ class _Child:
             try:
                 self.process.wait(_STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
+                # Not its group: the runs that a code server waits for go on to their end without it.
+                self.process.kill()
                 self.process.wait()
+
+    def check(self) -> None:
+        """Raise :class:`MarketDataError` when it has ended."""
+        if self.process.poll() is not None:
+            message = f"the {self.name} ended with {self.process.returncode}: its messages stand above"
+            raise MarketDataError(message)
 
     def revive(self) -> None:
         """Start it again. Raises :class:`MarketDataError` when it has ended too often for that to help."""
@@ -228,17 +249,22 @@ def _end_with_parent() -> Callable[[], None] | None:
     return end_with_parent
 
 
+def _wait_until_listening(path: Path, child: _Child) -> None:
+    for attempt in stamina.retry_context(
+        on=OSError, attempts=None, timeout=_START_SECONDS, wait_initial=0.1, wait_max=0.5
+    ):
+        with attempt, socket.socket(socket.AF_UNIX) as probe:
+            child.check()
+            probe.connect(str(path))
+
+
 def _wait_until_ready(url: str, children: Sequence[_Child]) -> None:
     for attempt in stamina.retry_context(
         on=httpx.HTTPError, attempts=None, timeout=_START_SECONDS, wait_initial=0.2, wait_max=1
     ):
         with attempt:
             for child in children:
-                if child.process.poll() is not None:
-                    message = (
-                        f"the {child.name} ended with {child.process.returncode}: its messages stand above"
-                    )
-                    raise MarketDataError(message)
+                child.check()
             httpx.get(f"{url}/server_info", timeout=5, trust_env=False).raise_for_status()
 
 

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
@@ -33,7 +32,7 @@ from marketdata_assets.automation.jobs import CORPORATE_ACTIONS_JOB
 from marketdata_assets.automation.ranges import RangeRun
 from marketdata_assets.domain.series import Series
 from marketdata_assets_tests.conftest import REPOSITORY
-from marketdata_assets_tests.integration.platform import open_platform
+from marketdata_assets_tests.integration.platform import open_platform, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,7 +83,7 @@ def broker(tmp_path: Path) -> Iterator[str]:
     command = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(tmp_path)]
     log = (tmp_path / "redis.log").open("wb")
     with ended(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True), signal.SIGTERM):
-        wait_for(lambda: answers(port), tmp_path / "redis.log")
+        wait_until(lambda: answers(port), "the broker answers")
         yield f"redis://127.0.0.1:{port}/0"
 
 
@@ -125,13 +124,6 @@ def worker(name: str, folder: Path) -> Iterator[Path]:
         yield said
 
 
-def wait_for(holds: Callable[[], bool], said: Path, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, said.read_text()
-        time.sleep(0.05)
-
-
 def workers_of(instance: DagsterInstance, result: JobExecutionResult) -> dict[str, str]:
     """Which worker took each step."""
     taken = {}
@@ -163,7 +155,7 @@ def test_a_range_run_and_parallel_steps_go_over_two_workers(
         platform.track(*SERIES)
         logs = [stack.enter_context(worker(name, tmp_path)) for name in ("one", "two")]
         for log in logs:
-            wait_for(lambda log=log: " ready." in log.read_text(), log)  # type: ignore[misc]
+            wait_until(lambda log=log: " ready." in log.read_text(), f"{log} says ready", 120)  # type: ignore[misc]
 
         # A worker holds two at most, one at work and one in hand.
         lists = execute(instance, corporate_actions, {})

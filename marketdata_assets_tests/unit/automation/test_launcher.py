@@ -28,10 +28,10 @@ def gone() -> int:
     return process.pid
 
 
-def status(pid: int | None, server: str | None) -> WorkerStatus:
+def status(pid: int | None, server: str | None, grace_seconds: int = 0) -> WorkerStatus:
     """What the launcher says of a run that a code server at ``server`` started, and whose process told ``pid``."""
     with DagsterInstance.ephemeral() as instance:
-        launcher = LocalRunLauncher()
+        launcher = LocalRunLauncher(grace_seconds=grace_seconds)
         launcher.register_instance(instance)
         tags = {".dagster/grpc_info": server} if server else {}
         run = instance.add_run(
@@ -52,6 +52,10 @@ def status(pid: int | None, server: str | None) -> WorkerStatus:
 def test_a_run_lives_as_long_as_its_process(gone: int) -> None:
     assert status(os.getpid(), HERE) is WorkerStatus.RUNNING
     assert status(gone, HERE) is WorkerStatus.FAILED
+
+
+def test_a_code_server_that_ended_with_its_run_is_given_time_to_come_back(gone: int) -> None:
+    assert status(gone, HERE, grace_seconds=3600) is WorkerStatus.RUNNING
 
 
 def test_nothing_is_said_of_runs_elsewhere_or_before_their_process_reports(gone: int) -> None:
