@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format up constraints clean
+.PHONY: help demo test test-all lint format up constraints deploy-files clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 		|| { echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . --group dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deploy]' --group dev
 	@touch $(READY)
 
 demo: $(READY)  ## Postgres, a simulated vendor, the whole pipeline, a table of what is stored
@@ -43,6 +43,9 @@ format: $(READY)  ## Format and fix what can be fixed
 
 constraints: $(READY)  ## Write constraints.txt anew from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt
+
+deploy-files: $(READY)  ## Write the generated files in deploy/ anew
+	$(BIN)/python -m deploy
 
 clean:  ## Remove the virtual environment and caches; data under .marketdata stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,6 +14,7 @@ from dagster import (
     asset,
 )
 
+from marketdata_assets.assets.fetching import VENDOR_POOL
 from marketdata_assets.assets.presentation import ACTIONS, OWNERS, columns_of
 from marketdata_assets.domain.actions import DATES, ActionKind, ScreenedActions, screen_actions
 from marketdata_assets.domain.calendar import calendar_of
@@ -124,6 +125,7 @@ def _asset_of(kind: ActionKind) -> AssetsDefinition:
     @asset(
         name=kind.value,
         group_name="corporate_actions",
+        pool=VENDOR_POOL,
         kinds={"polars", "postgres"},
         description=_DESCRIPTIONS[kind],
         metadata=columns_of(kind.value, {**_COLUMNS[kind], **_SEEN}),

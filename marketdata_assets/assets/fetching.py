@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dagster import MetadataValue
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from marketdata_assets.polygon.request import FetchRequest
     from marketdata_assets.polygon.resource import FetchEvent, PolygonResource
     from marketdata_assets.storage.connection import Database
+
+VENDOR_POOL: Final = "polygon"
+"""Dagster's pool of what asks the vendor: ``dagster.yaml`` says how many such runs go on at once."""
 
 
 def vendor_events(

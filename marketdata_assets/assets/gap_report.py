@@ -19,7 +19,7 @@ from dagster import (
 )
 from pydantic import Field
 
-from marketdata_assets.assets.fetching import instruments_of, request_metadata, vendor_events
+from marketdata_assets.assets.fetching import VENDOR_POOL, instruments_of, request_metadata, vendor_events
 from marketdata_assets.assets.ingest import Ingest, IngestReport
 from marketdata_assets.assets.presentation import DAILY, OWNERS, columns_of
 from marketdata_assets.domain.calendar import calendar_of
@@ -126,6 +126,7 @@ def gap_report_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
         backfill_policy=BackfillPolicy.single_run(),
         deps=["ohlcv"],
         group_name="quality",
+        pool=VENDOR_POOL,
         kinds={"polars", "postgres"},
         description=DESCRIPTION,
         metadata=columns_of("gap_report", _COLUMNS),

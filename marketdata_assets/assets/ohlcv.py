@@ -20,7 +20,7 @@ from dagster import (
 )
 from pydantic import Field
 
-from marketdata_assets.assets.fetching import instruments_of, request_metadata, vendor_events
+from marketdata_assets.assets.fetching import VENDOR_POOL, instruments_of, request_metadata, vendor_events
 from marketdata_assets.assets.ingest import Ingest, IngestReport
 from marketdata_assets.assets.presentation import DAILY, OWNERS
 from marketdata_assets.domain.bars import BAR_SCHEMA
@@ -77,6 +77,7 @@ def ohlcv_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
         partitions_def=partitions,
         backfill_policy=BackfillPolicy.single_run(),
         group_name="bars",
+        pool=VENDOR_POOL,
         kinds={"polars", "postgres"},
         description=DESCRIPTION,
         metadata=table_metadata(OHLCV),

@@ -42,8 +42,8 @@ class Command:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags of its runs."""
-        return {COMMAND_TAG: self.id}
+        """The tags of its runs. The daemon does not start them again: the command does, when it is given again."""
+        return {COMMAND_TAG: self.id, "dagster/max_retries": "0"}
 
 
 @contextmanager

@@ -4,30 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
+from collections import deque
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Self
 
 import httpx
+import psutil
 import stamina
 import typer
 from filelock import FileLock, Timeout
 
-from marketdata_assets.config import project_root
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
+from marketdata_assets.storage.embedded import EmbeddedServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
+
+    from marketdata_assets.config import Settings
 
 HOST = "127.0.0.1"
 _START_SECONDS = 120
 _STOP_SECONDS = 20
 _WATCH_SECONDS = 1.0
+_MAX_ENDS = 5
+_ENDS_SECONDS = 300.0
+_LOCATION = "marketdata_assets"
+_DEFINITIONS = ("-m", "marketdata_assets.definitions", "--location-name", _LOCATION, "--lazy-load-user-code")
+_WORKSPACE = f"""\
+load_from:
+  - grpc_server:
+      socket: {{socket}}
+      location_name: {_LOCATION}
+"""
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
 
@@ -39,6 +57,7 @@ def up(
     ] = False,
 ) -> None:
     """Serve Dagster's UI on 127.0.0.1 and run its daemon; Ctrl-C stops all of it."""
+    from marketdata_assets.automation.commands import close_orphans
     from marketdata_assets.automation.instance import prepare_environment, sync_series
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.config import load_settings
@@ -47,33 +66,100 @@ def up(
         # From before the first child on: whatever ends this process must end them.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _stop)
-        stack.enter_context(_only_one(load_settings().home))
+        settings = load_settings()
+        held = stack.enter_context(_only_one(settings.home))
         _check_port(port)
         with open_store() as store:
-            prepare_environment(store.settings)
+            prepare_environment(settings)
             from dagster import DagsterInstance
 
             with DagsterInstance.get() as instance:
+                close_orphans(instance, store.database)
                 sync_series(instance, store.database)
         if simulate:
             stack.enter_context(_simulator())
-        workspace = str(project_root() / "workspace.yaml")
-        webserver = [sys.executable, "-m", "dagster_webserver", "-h", HOST, "-p", str(port), "-w", workspace]
-        daemon = [sys.executable, "-m", "dagster._daemon", "run", "-w", workspace]
-        children = [stack.enter_context(_child(command)) for command in (webserver, daemon)]
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="marketdata-")))
+        # One code server for both, so that a run outlives either of them. A socket's path is a hundred bytes at most.
+        sock, workspace = folder / "code", folder / "workspace.yaml"
+        workspace.write_text(_WORKSPACE.format(socket=sock), encoding="utf-8")
+        code = _Child("code server", ["dagster", "api", "grpc", *_DEFINITIONS, "--socket", str(sock)], held)
+        children = [stack.enter_context(code)]
+        _wait_until_listening(sock, code)
+        children += [
+            stack.enter_context(_Child(name, [*arguments, "-w", str(workspace)], held))
+            for name, arguments in (
+                ("webserver", ["dagster_webserver", "-h", HOST, "-p", str(port)]),
+                ("daemon", ["dagster._daemon", "run"]),
+            )
+        ]
+        held.note(children)
         url = f"http://{HOST}:{port}"
         _wait_until_ready(url, children)
         typer.echo(f"Dagster at {url} (Ctrl-C stops it)")
-        _wait_for_the_end(children)
+        while True:
+            _keep_up(settings, children)
+            held.note(children)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                children[0].process.wait(_WATCH_SECONDS)
+
+
+class _Held:
+    """A file that ``up`` and its children keep locked; it names the children.
+
+    The kernel frees the lock when the last of them is gone, so whoever can take it knows that nothing is left.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def take(self) -> None:
+        """Take the lock. Children of a killed ``up`` are told to end by the kernel; those that do not, are ended."""
+        try:
+            for attempt in stamina.retry_context(
+                on=BlockingIOError, attempts=None, timeout=_STOP_SECONDS, wait_initial=0.1, wait_max=0.5
+            ):
+                with attempt:
+                    self._lock()
+        except BlockingIOError:
+            for pid in self._path.read_text(encoding="ascii").split():
+                _end_leftover(int(pid))
+            for attempt in stamina.retry_context(
+                on=BlockingIOError, attempts=None, timeout=5, wait_initial=0.1, wait_max=0.5
+            ):
+                with attempt:
+                    self._lock()
+
+    def note(self, children: Sequence[_Child]) -> None:
+        """Write down which processes hold the lock beside this one."""
+        pids = "\n".join(str(child.process.pid) for child in children).encode("ascii")
+        os.truncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, pids, 0)
+
+    def _lock(self) -> None:
+        fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _end_leftover(pid: int) -> None:
+    """Kill a child of a killed ``up``, unless something else has its id by now."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        if any("dagster" in word for word in process.cmdline()):
+            process.kill()
 
 
 @contextlib.contextmanager
-def _only_one(home: Path) -> Iterator[None]:
+def _only_one(home: Path) -> Iterator[_Held]:
     home.mkdir(parents=True, exist_ok=True)
     lock = FileLock(home / "up.lock")
     try:
         with lock.acquire(timeout=0):
-            yield
+            held = _Held(home / "up.children")
+            try:
+                held.take()
+                yield held
+            finally:
+                os.close(held.descriptor)
     except Timeout:
         message = f"marketdata up already runs on {home}: use it, stop it, or set another MARKETDATA_HOME"
         raise ConfigurationError(message) from None
@@ -98,20 +184,57 @@ def _simulator() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _child(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+class _Child:
     """A process of its own group, so that Ctrl-C reaches it in order and not all at once."""
-    process = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent())  # noqa: PLW1509 - one call into libc, no lock
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+
+    def __init__(self, name: str, arguments: list[str], held: _Held) -> None:
+        self.name = name
+        self._command = [sys.executable, "-m", *arguments]
+        self._held = held
+        self._ends: deque[float] = deque(maxlen=_MAX_ENDS)
+        self.process = self._start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
             try:
-                process.wait(_STOP_SECONDS)
+                self.process.wait(_STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                # Not its group: the runs that a code server waits for go on to their end without it.
+                self.process.kill()
+                self.process.wait()
+
+    def check(self) -> None:
+        """Raise :class:`MarketDataError` when it has ended."""
+        if self.process.poll() is not None:
+            message = f"the {self.name} ended with {self.process.returncode}: its messages stand above"
+            raise MarketDataError(message)
+
+    def revive(self) -> None:
+        """Start it again. Raises :class:`MarketDataError` when it has ended too often for that to help."""
+        code = self.process.returncode
+        self._ends.append(time.monotonic())
+        if len(self._ends) == _MAX_ENDS and self._ends[-1] - self._ends[0] < _ENDS_SECONDS:
+            message = (
+                f"the {self.name} ended with {code}, {_MAX_ENDS} times within {_ENDS_SECONDS:.0f} s:"
+                " its messages stand above"
+            )
+            raise MarketDataError(message)
+        typer.echo(f"marketdata: the {self.name} ended with {code} and is started again", err=True)
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command,
+            start_new_session=True,
+            pass_fds=[self._held.descriptor],
+            preexec_fn=_end_with_parent(),  # noqa: PLW1509 - one call into libc, no lock
+        )
 
 
 def _end_with_parent() -> Callable[[], None] | None:
@@ -126,28 +249,32 @@ def _end_with_parent() -> Callable[[], None] | None:
     return end_with_parent
 
 
-def _wait_until_ready(url: str, children: list[subprocess.Popen[bytes]]) -> None:
+def _wait_until_listening(path: Path, child: _Child) -> None:
+    for attempt in stamina.retry_context(
+        on=OSError, attempts=None, timeout=_START_SECONDS, wait_initial=0.1, wait_max=0.5
+    ):
+        with attempt, socket.socket(socket.AF_UNIX) as probe:
+            child.check()
+            probe.connect(str(path))
+
+
+def _wait_until_ready(url: str, children: Sequence[_Child]) -> None:
     for attempt in stamina.retry_context(
         on=httpx.HTTPError, attempts=None, timeout=_START_SECONDS, wait_initial=0.2, wait_max=1
     ):
         with attempt:
-            _check_alive(children)
+            for child in children:
+                child.check()
             httpx.get(f"{url}/server_info", timeout=5, trust_env=False).raise_for_status()
 
 
-def _check_alive(children: list[subprocess.Popen[bytes]]) -> None:
+def _keep_up(settings: Settings, children: Sequence[_Child]) -> None:
+    """Start again what has ended by itself: the embedded server first, without which the others end again."""
+    if settings.database_url is None:
+        EmbeddedServer(settings.home).ensure_running()
     for child in children:
-        if child.poll() is not None:
-            message = f"a Dagster process ended with {child.returncode}: its messages stand above"
-            raise MarketDataError(message)
-
-
-def _wait_for_the_end(children: list[subprocess.Popen[bytes]]) -> None:
-    """Until a signal asks to stop; a child that ends by itself is an error."""
-    while True:
-        _check_alive(children)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            children[0].wait(_WATCH_SECONDS)
+        if child.process.poll() is not None:
+            child.revive()
 
 
 class _StopRequested(BaseException):

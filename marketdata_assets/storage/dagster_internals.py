@@ -5,18 +5,32 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
-from dagster import OutputContext
+from dagster import DagsterEventType, OutputContext
 from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
+from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from dagster import AssetExecutionContext
+    from dagster import AssetExecutionContext, DagsterInstance, DagsterRun
+
+__all__ = [
+    "CheckRunHealthResult",
+    "WorkerStatus",
+    "add_partition_metadata",
+    "launched_here",
+    "passing_storage",
+    "record_only",
+    "worker_process",
+]
 
 
 @cache
@@ -54,3 +68,19 @@ def record_only(context: OutputContext, keys: Collection[str]) -> None:
     The public way, an ``AssetMaterialization`` for each partition, writes them to the event log one by one.
     """
     context._asset_partitions_subset = context.asset_partitions_def.subset_with_partition_keys(keys)  # noqa: SLF001 - no public way
+
+
+def launched_here(run: DagsterRun) -> bool:
+    """Whether a code server of this machine started the process of ``run``."""
+    server = json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))
+    return "socket" in server or server.get("host") in ("localhost", "127.0.0.1")
+
+
+def worker_process(instance: DagsterInstance, run: DagsterRun) -> tuple[int, datetime] | None:
+    """The process id that ``run`` told when its process started, and when it told it; None before that."""
+    for record in reversed(instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)):
+        event = record.dagster_event
+        pid = event.engine_event_data.metadata.get("pid") if event is not None else None
+        if pid is not None:
+            return int(str(pid.value)), datetime.fromtimestamp(record.timestamp, UTC)
+    return None

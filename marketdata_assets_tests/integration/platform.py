@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from marketdata_assets_tests.conftest import REPOSITORY
 from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import date
 
     import pytest
@@ -168,3 +169,11 @@ def run_command(
         check=False,
         stdin=subprocess.DEVNULL,
     )
+
+
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    """Return as soon as ``holds``; the test fails otherwise."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.02)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
 from contextlib import contextmanager
 from datetime import date
 from typing import TYPE_CHECKING
@@ -14,11 +13,11 @@ import pytest
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.polygon.simulator import FaultKind
-from marketdata_assets_tests.integration.platform import command, command_environment, run_command
+from marketdata_assets_tests.integration.platform import command, command_environment, run_command, wait_until
 from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     import polars as pl
@@ -58,13 +57,6 @@ def started(environment: dict[str, str], folder: Path, name: str) -> Iterator[su
         finally:
             process.kill()
             process.wait()
-
-
-def wait_until(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
 
 
 def count(database: Database, query: str) -> int:

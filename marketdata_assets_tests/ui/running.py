@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -17,11 +16,16 @@ from marketdata_assets.domain.tickers import inferred_asset_class
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
-from marketdata_assets_tests.integration.platform import command, command_environment, run_command
+from marketdata_assets_tests.integration.platform import (
+    command,
+    command_environment,
+    run_command,
+    wait_until,
+)
 from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import LiteralString
 
@@ -76,7 +80,7 @@ class RunningPlatform:
     def wait_for_rest(self, seconds: float = 240) -> None:
         """Until no run is queued or under way."""
         wait_until(
-            lambda: all(run["status"] in _ENDED for run in self.runs()), "a run is still under way", seconds
+            lambda: all(run["status"] in _ENDED for run in self.runs()), "every run has ended", seconds
         )
 
     def materialized(self, asset: str) -> set[str]:
@@ -100,16 +104,6 @@ class RunningPlatform:
 def _days(first: str, last: str) -> list[date]:
     start, end = date.fromisoformat(first), date.fromisoformat(last)
     return [start + timedelta(days=number) for number in range((end - start).days + 1)]
-
-
-def wait_until(condition: Callable[[], object], problem: str, seconds: float) -> None:
-    """Return once ``condition`` holds; :class:`TimeoutError` with ``problem`` when it does not within ``seconds``."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            message = f"{problem} after {seconds:g} s"
-            raise TimeoutError(message)
-        time.sleep(0.25)
 
 
 @contextmanager
@@ -155,7 +149,7 @@ def running_platform(
             )
         try:
             wait_until(
-                lambda: process.poll() is not None or "Dagster at" in log.read_text(), "no UI is served", 180
+                lambda: process.poll() is not None or "Dagster at" in log.read_text(), "a UI is served", 180
             )
             assert process.poll() is None, log.read_text()[-2000:]
             yield RunningPlatform(

@@ -14,8 +14,9 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.polygon.simulator import FaultKind
 from marketdata_assets_tests.conftest import fresh_database
+from marketdata_assets_tests.integration.platform import wait_until
 from marketdata_assets_tests.ui.browsing import opened_page, photograph
-from marketdata_assets_tests.ui.running import RunningPlatform, running_platform, wait_until
+from marketdata_assets_tests.ui.running import RunningPlatform, running_platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +80,7 @@ def launch_backfill(page: Page, platform: RunningPlatform, asset: str, *days: da
     expect(dialog.get_by_text(f"{len(days) * len(SERIES)} partitions")).to_be_visible()
     photograph(page, f"backfill_{asset}")
     dialog.get_by_role("button", name=re.compile("^Launch")).click()
-    wait_until(lambda: len(platform.runs()) - len(before) >= len(days), "not every run was started", 180)
+    wait_until(lambda: len(platform.runs()) - len(before) >= len(days), "every run is started", 180)
     platform.wait_for_rest()
 
 
@@ -125,7 +126,9 @@ def test_the_matrix_follows_by_itself_and_shows_its_heatmap(
 ) -> None:
     bars.marketdata("gaps", "--start", str(days.sound[0]), "--end", str(days.sound[-1]))
     wait_until(
-        lambda: bars.value("select count(*) from completeness_matrix") == len(SERIES), "no matrix", 120
+        lambda: bars.value("select count(*) from completeness_matrix") == len(SERIES),
+        "the matrix is there",
+        120,
     )
     page.goto(f"{bars.url}/assets/completeness_matrix?view=events")
     row = page.get_by_role("row").filter(has=page.get_by_text("heatmap", exact=True))

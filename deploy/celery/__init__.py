@@ -1,0 +1,1 @@
+"""Steps on Celery workers: definitions for the code server, and the setting of the workers."""

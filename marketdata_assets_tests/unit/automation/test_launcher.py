@@ -1,0 +1,81 @@
+"""Whether the process of a run lives: what run monitoring is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import psutil
+import pytest
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster._core.events import EngineEventData  # what a run's process reports
+
+from marketdata_assets.automation.launcher import LocalRunLauncher, is_alive
+from marketdata_assets.storage.dagster_internals import WorkerStatus
+
+HERE = json.dumps({"host": "localhost", "socket": "/tmp/of-a-code-server"})  # noqa: S108 - a name, no file
+ELSEWHERE = json.dumps({"host": "code", "port": 4000})
+
+
+@pytest.fixture
+def gone() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def status(pid: int | None, server: str | None, grace_seconds: int = 0) -> WorkerStatus:
+    """What the launcher says of a run that a code server at ``server`` started, and whose process told ``pid``."""
+    with DagsterInstance.ephemeral() as instance:
+        launcher = LocalRunLauncher(grace_seconds=grace_seconds)
+        launcher.register_instance(instance)
+        tags = {".dagster/grpc_info": server} if server else {}
+        run = instance.add_run(
+            DagsterRun(
+                "bars",
+                run_id="00000000-0000-4000-8000-000000000001",
+                status=DagsterRunStatus.STARTED,
+                tags=tags,
+            )
+        )
+        instance.report_engine_event("launched", run)
+        if pid is not None:
+            instance.report_engine_event("started", run, EngineEventData.in_process(pid))
+        instance.report_engine_event("something else", run)
+        return launcher.check_run_worker_health(run).status
+
+
+def test_a_run_lives_as_long_as_its_process(gone: int) -> None:
+    assert status(os.getpid(), HERE) is WorkerStatus.RUNNING
+    assert status(gone, HERE) is WorkerStatus.FAILED
+
+
+def test_a_code_server_that_ended_with_its_run_is_given_time_to_come_back(gone: int) -> None:
+    assert status(gone, HERE, grace_seconds=3600) is WorkerStatus.RUNNING
+
+
+def test_nothing_is_said_of_runs_elsewhere_or_before_their_process_reports(gone: int) -> None:
+    assert status(gone, ELSEWHERE) is WorkerStatus.RUNNING  # the same number is another process there
+    assert status(gone, None) is WorkerStatus.RUNNING  # a command executes it in its own process
+    assert status(None, HERE) is WorkerStatus.RUNNING
+
+
+def test_another_process_with_the_same_id_does_not_count() -> None:
+    born = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
+    assert is_alive(os.getpid(), born + timedelta(seconds=1))
+    # the one that reported under this id did so before this process began
+    assert not is_alive(os.getpid(), born - timedelta(minutes=1))
+
+
+def test_a_process_that_nobody_has_waited_for_is_gone() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    try:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
+        assert not is_alive(process.pid, datetime.now(UTC))
+    finally:
+        process.wait()
