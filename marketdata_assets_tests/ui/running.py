@@ -7,10 +7,12 @@ import socket
 import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
+import psutil
+import yaml
 
 from marketdata_assets.domain.tickers import inferred_asset_class
 from marketdata_assets.domain.timeframe import Timeframe
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import LiteralString
 
+_LOCATION: Final = {"repositoryLocationName": "marketdata_assets", "repositoryName": "__repository__"}
 _ENDED: Final = {"SUCCESS", "FAILURE", "CANCELED"}
 
 
@@ -77,6 +80,38 @@ class RunningPlatform:
         )
         return list(found["runsOrError"]["results"])
 
+    def tick(self, schedule: str, at: datetime) -> list[dict[str, Any]]:
+        """The runs that ``schedule`` asks for when it ticks at ``at``."""
+        found = self.ask(
+            "mutation($selector: ScheduleSelector!, $at: Float) {"
+            " scheduleDryRun(selectorData: $selector, timestamp: $at) { __typename ... on DryRunInstigationTick {"
+            " evaluationResult { skipReason error { message } runRequests { runConfigYaml tags { key value } } } } } }",
+            selector={**_LOCATION, "scheduleName": schedule},
+            at=at.timestamp(),
+        )
+        result = found["scheduleDryRun"]["evaluationResult"]
+        assert result["error"] is None, result["error"]
+        requests: list[dict[str, Any]] = result["runRequests"] or []
+        return requests
+
+    def launch(self, job: str, request: dict[str, Any]) -> None:
+        """Start the run that a tick has asked for, as the daemon does."""
+        found = self.ask(
+            "mutation($run: ExecutionParams!) { launchRun(executionParams: $run) { __typename } }",
+            run={
+                "selector": {**_LOCATION, "pipelineName": job},
+                "mode": "default",
+                "runConfigData": request["runConfigYaml"],
+                "executionMetadata": {"tags": request["tags"]},
+            },
+        )
+        assert found["launchRun"]["__typename"] == "LaunchRunSuccess", found
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that execute runs."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [one for one in children if "spawn_main" in " ".join(one.cmdline())]
+
     def wait_for_rest(self, seconds: float = 240) -> None:
         """Until no run is queued or under way."""
         wait_until(
@@ -113,10 +148,13 @@ def running_platform(
     symbols: dict[str, list[str]],
     *,
     start: date,
-    vendor: dict[str, object] | None = None,
+    **variables: str,
 ) -> Iterator[RunningPlatform]:
-    """``marketdata up`` with ``symbols`` (timeframes by symbol) tracked, partitions from ``start`` on."""
-    with running_simulator(**(vendor or {})) as simulator, Database(database_url) as database:
+    """``marketdata up`` with ``symbols`` (timeframes by symbol) tracked, partitions from ``start`` on.
+
+    ``variables`` come into its environment.
+    """
+    with running_simulator() as simulator, Database(database_url) as database:
         environment = command_environment(
             folder,
             database_url,
@@ -124,7 +162,11 @@ def running_platform(
             POLYGON_API_KEY=KEY,
             POLYGON_BASE_URL=simulator.url,
             POLYGON_REQUESTS_PER_MINUTE="100000",
+            **variables,
         )
+        settings = yaml.safe_load((folder / "dagster.yaml").read_text())
+        settings["run_monitoring"]["poll_interval_seconds"] = 2
+        (folder / "dagster.yaml").write_text(yaml.safe_dump(settings))
         database.transaction(lambda connection: connection.execute("delete from tracked_symbols"))
         add_symbols(
             database,
