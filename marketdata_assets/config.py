@@ -8,12 +8,16 @@ from __future__ import annotations
 from datetime import date
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from marketdata_assets.domain.errors import ConfigurationError
+
+_SHORTEST_KEY: Final = 24
+"""Only their hash is compared, and fast: what a person could remember could be tried out."""
 
 
 def project_root() -> Path:
@@ -56,6 +60,23 @@ class Settings(BaseSettings):
     )
     dagster_postgres_url: SecretStr | None = Field(default=None, validation_alias="DAGSTER_POSTGRES_URL")
     start: date = Field(default=date(2020, 1, 1), validation_alias="MARKETDATA_START")
+    api_keys: SecretStr | None = Field(default=None, validation_alias="MARKETDATA_API_KEYS")
+
+    @property
+    def read_keys(self) -> tuple[str, ...]:
+        """The keys that read from the HTTP API, beside those that `marketdata keys create` makes."""
+        return _listed(self.api_keys)
+
+    @field_validator("api_keys")
+    @classmethod
+    def _guessable(cls, keys: SecretStr | None) -> SecretStr | None:
+        for key in _listed(keys):
+            if len(key) < _SHORTEST_KEY or not all("!" <= character <= "~" for character in key):
+                message = (
+                    f"each key has {_SHORTEST_KEY} printable characters or more, and commas between keys"
+                )
+                raise ValueError(message)
+        return keys
 
     @field_validator("home")
     @classmethod
@@ -94,6 +115,11 @@ class Settings(BaseSettings):
             message = "must be https: the key would travel in clear text"
             raise ValueError(message)
         return url.rstrip("/")
+
+
+def _listed(keys: SecretStr | None) -> tuple[str, ...]:
+    text = "" if keys is None else keys.get_secret_value()
+    return tuple(key.strip() for key in text.split(",") if key.strip())
 
 
 def load_settings() -> Settings:

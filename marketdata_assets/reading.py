@@ -46,7 +46,8 @@ from marketdata_assets.storage.tables import FEATURES, OHLCV
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-_EARLIEST: Final = datetime(1900, 1, 1, tzinfo=UTC)
+EARLIEST: Final = datetime(1900, 1, 1, tzinfo=UTC)
+"""Before any bar."""
 _LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
 
 
@@ -271,7 +272,7 @@ def read_gaps(
     windows: dict[Series, Window] = {}
     for tracked in _chosen(database, symbols):
         calendar = calendar_of(tracked.asset_class)
-        window = window_of(_EARLIEST if start is None else start, _LATEST if end is None else end, calendar)
+        window = window_of(EARLIEST if start is None else start, _LATEST if end is None else end, calendar)
         windows |= dict.fromkeys(_series_of(tracked, timeframes), window)
     return sorted_gaps(database, windows, states, after=after, limit=limit)
 
@@ -352,10 +353,10 @@ def window_of(start: date | datetime | str, end: date | datetime | str, calendar
 
 def _moment(name: str, given: date | datetime | str, calendar: TradingCalendar, days: int) -> datetime:
     """``given`` as UTC; a date is the midnight that begins it, ``days`` later."""
-    value = _parsed(name, given) if isinstance(given, str) else given
+    value = parse_edge(name, given) if isinstance(given, str) else given
     if not isinstance(value, datetime):
-        if value.year < _EARLIEST.year or value.year >= _LATEST.year:
-            message = f"{name} {value} lies outside of any history: give a day from {_EARLIEST:%Y} to {_LATEST.year - 1}"
+        if value.year < EARLIEST.year or value.year >= _LATEST.year:
+            message = f"{name} {value} lies outside of any history: give a day from {EARLIEST:%Y} to {_LATEST.year - 1}"
             raise ConfigurationError(message)
         return calendar.day_start(value + timedelta(days=days))
     if value.tzinfo is None:
@@ -363,15 +364,16 @@ def _moment(name: str, given: date | datetime | str, calendar: TradingCalendar, 
             f"{name} {given!s} has no time zone: give an aware datetime, or a date for a whole local day"
         )
         raise ConfigurationError(message)
-    if value.year < _EARLIEST.year or value.year > _LATEST.year:
+    if value.year < EARLIEST.year or value.year > _LATEST.year:
         message = (
-            f"{name} {value} lies outside of any history: give a time from {_EARLIEST:%Y} to {_LATEST:%Y}"
+            f"{name} {value} lies outside of any history: give a time from {EARLIEST:%Y} to {_LATEST:%Y}"
         )
         raise ConfigurationError(message)
     return value.astimezone(UTC)
 
 
-def _parsed(name: str, text: str) -> date | datetime:
+def parse_edge(name: str, text: str) -> date | datetime:
+    """The date or datetime of ``text`` in ISO 8601; ``name`` is what the error calls it."""
     for parse in (date.fromisoformat, datetime.fromisoformat):
         try:
             return parse(text)

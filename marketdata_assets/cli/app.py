@@ -19,7 +19,9 @@ from marketdata_assets.cli import (
     demo,
     features,
     gaps,
+    keys,
     matrix,
+    serve,
     simulate,
     symbols,
     up,
@@ -67,6 +69,8 @@ app.command(epilog="Example: marketdata features --symbols AAPL --timeframes 1m,
 app.command(epilog="Example: marketdata actions")(actions.actions)
 app.add_typer(symbols.app, name="symbols")
 app.add_typer(database.app, name="db")
+app.command(epilog="Example: marketdata serve --port 8000")(serve.serve)
+app.add_typer(keys.app, name="keys")
 app.command(epilog="Example: marketdata migrate")(database.migrate)
 app.command()(simulate.simulate)
 
