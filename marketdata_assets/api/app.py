@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
 _MOST_BODY_BYTES: Final = 65_536
 _HEALTH: Final = "/health"
+_UNREADABLE: Final = 400
 _NOT_FOUND: Final = 404
 _METHOD_NOT_ALLOWED: Final = 405
+_TOO_LARGE: Final = 413
 _ABOUT: Final = (
     "Bars, features, gaps and completeness of the series that this platform collects. Tables come as JSON, CSV, Arrow or"
     " Parquet, whatever `Accept` prefers; errors are problem documents (RFC 9457)."
@@ -193,12 +195,19 @@ def _bounded(receive: Receive) -> Receive:
         message = await receive()
         received += len(message.get("body", b""))
         if received > _MOST_BODY_BYTES:
-            raise Problem(
-                413, "body-too-large", f"a body has {_MOST_BODY_BYTES:,} bytes at the most: send less"
-            )
+            # FastAPI takes any other error for a body that is no JSON.
+            raise HTTPException(_TOO_LARGE)
         return message
 
     return receiving
+
+
+_REFUSALS: Final = {
+    _UNREADABLE: ("unreadable-body", "the body is no JSON: send what /docs describes"),
+    _NOT_FOUND: ("no-such-path", "there is nothing at this path: see /docs"),
+    _METHOD_NOT_ALLOWED: ("method-not-allowed", ""),
+    _TOO_LARGE: ("body-too-large", f"a body has {_MOST_BODY_BYTES:,} bytes at the most: send less"),
+}
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
@@ -206,13 +215,11 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise TypeError from error
     headers = dict(error.headers or {})
-    code, detail = "refused", str(error.detail)
+    code, detail = _REFUSALS.get(error.status_code, ("refused", str(error.detail)))
     if error.status_code == _METHOD_NOT_ALLOWED:
         allowed = _allowed(request)
-        headers = {"Allow": ", ".join(allowed)}
-        code, detail = "method-not-allowed", f"here is only {', '.join(allowed)}"
-    elif error.status_code == _NOT_FOUND:
-        code, detail = "no-such-path", "there is nothing at this path: see /docs"
+        headers["Allow"] = ", ".join(allowed)
+        detail = f"here is only {', '.join(allowed)}"
     return Problem(error.status_code, code, detail, headers=headers).response()
 
 

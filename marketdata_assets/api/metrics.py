@@ -58,7 +58,8 @@ class Metrics:
         if MULTIPROCESS_FOLDER not in os.environ:
             return generate_latest(self._registry)
         shared = CollectorRegistry()
-        MultiProcessCollector(shared)  # type: ignore[no-untyped-call] - the library types some of itself
+        # The library types only some of itself.
+        MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
         for collector in self._collectors:
             shared.register(collector)
         return generate_latest(shared)

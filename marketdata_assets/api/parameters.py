@@ -154,16 +154,15 @@ class NewSymbol(_Strict):
     """A symbol to collect."""
 
     symbol: Symbol
-    asset_class: AssetClass | SkipJsonSchema[None] = Field(
+    asset_class: AssetClass | None = Field(
         None, description="Default: what it was; else `crypto` for BASE-QUOTE and `stock` for all others."
     )
     name: (
-        Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
-        | SkipJsonSchema[None]
+        Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")] | None
     ) = Field(None, description="What people call it.")
-    timeframes: (
-        Annotated[list[Timeframe], Field(min_length=1, max_length=len(Timeframe))] | SkipJsonSchema[None]
-    ) = Field(None, description="Default: what it had, else `1h` and `1d`.")
+    timeframes: Annotated[list[Timeframe], Field(min_length=1, max_length=len(Timeframe))] | None = Field(
+        None, description="Default: what it had, else `1h` and `1d`."
+    )
 
 
 class SymbolFacts(_Strict):

@@ -65,7 +65,7 @@ async def list_(request: Request, query: Annotated[SymbolsQuery, Query()]) -> Sy
     response_model=SymbolFacts,
     responses={
         201: {"model": SymbolFacts, "description": "It was not tracked before"},
-        **responses(403, 409, 413, 422),
+        **responses(400, 403, 409, 413, 422),
     },
     openapi_extra=WRITE,
 )
@@ -92,7 +92,7 @@ async def details(request: Request, symbol: _SymbolPath) -> SymbolDetails:
     "/admin/symbols/{symbol}/timeframes",
     summary="Change the timeframes of a symbol",
     response_model=SymbolFacts,
-    responses=responses(403, 404, 413, 422),
+    responses=responses(400, 403, 404, 413, 422),
     openapi_extra=WRITE,
 )
 async def put_timeframes(

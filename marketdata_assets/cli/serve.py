@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Annotated
 
@@ -29,7 +30,8 @@ def serve(
     Reads need no key from this machine, and one from elsewhere (`marketdata keys create NAME`). There is no TLS:
     outside of loopback, put a proxy in front that has it.
     """
-    from marketdata_assets.cli.console import err
+    # Answers are small and several at a time: threads within one would only wait for those of another.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
     from marketdata_assets.cli.session import open_store
 
     with open_store():  # migrated once, before several processes look at it
@@ -39,10 +41,8 @@ def serve(
     from marketdata_assets.api.server import serve as run
 
     shown = f"[{host}]" if ":" in host else host
-    err.print(
-        f"serving on http://{shown}:{port}, described at http://{shown}:{port}/docs; Ctrl-C ends it",
-        highlight=False,
-        markup=False,
+    typer.echo(
+        f"serving on http://{shown}:{port}, described at http://{shown}:{port}/docs; Ctrl-C ends it", err=True
     )
     run(ServeOptions(host, port, workers, requests_per_second, require_key))
 
