@@ -76,7 +76,10 @@ class KeyRing:
         load: Callable[[], Awaitable[list[ApiKey]]],
         clock: Callable[[], float],
     ) -> None:
-        self._fixed = [("environment", Scope.READ, hash_of(key)) for key in of_environment]
+        self._fixed = [
+            (f"{place} of the environment", Scope.READ, hash_of(key))
+            for place, key in enumerate(of_environment, start=1)
+        ]
         self._load = load
         self._clock = clock
         self._stored: list[tuple[str, Scope, bytes]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -134,7 +135,8 @@ def _of_the_database(error: Exception) -> Problem | None:
 
 
 def _unexpected(error: Exception) -> Problem:
-    _log.error("a request failed", exc_info=error)
+    # In the message: the handler of the commands prints nothing else.
+    _log.error("a request failed\n%s", "".join(traceback.format_exception(error)).rstrip())
     return Problem(500, "internal-error", "something failed here; the server's log says what")
 
 

@@ -411,13 +411,14 @@ def test_admins_change_what_is_collected(admin: TestClient, database: Database) 
 
 def test_changes_that_make_no_sense_are_refused(admin: TestClient, database: Database) -> None:
     path = "/api/v1/admin/symbols/AAPL/timeframes"
-    for body in (
+    bodies: tuple[dict[str, object], ...] = (
         {"timeframes": []},
         {"timeframes": ["2m"]},
         {"timeframes": "1m"},
         {},
         {"timeframes": ["1m"], "x": 1},
-    ):
+    )
+    for body in bodies:
         refused(admin.put(path, json=body), 422, "invalid-argument")
     refused(
         admin.put(path, content=b"{", headers={"content-type": "application/json"}), 422, "invalid-argument"

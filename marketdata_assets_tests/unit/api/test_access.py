@@ -48,7 +48,7 @@ def test_keys_are_found_by_their_hash() -> None:
     assert ring.find("b") == ("boss", Scope.ADMIN)
     assert ring.find("g") is None
     assert ring.find("") is None
-    assert ring.find("from-the-environment") == ("environment", Scope.READ)
+    assert ring.find("from-the-environment") == ("1 of the environment", Scope.READ)
 
 
 def test_the_list_is_read_again_after_a_while() -> None:
