@@ -31,8 +31,8 @@ from marketdata_assets.storage.features import FeatureBatch, write_features
 from marketdata_assets.storage.gaps import LISTED_SCHEMA
 from marketdata_assets.storage.keys import Scope, create_key
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols, find_symbol
+from marketdata_assets_tests.decoding import decoded
 from marketdata_assets_tests.integration.frames import OPEN, bar, frame, run_of
-from marketdata_assets_tests.unit.api.decoding import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

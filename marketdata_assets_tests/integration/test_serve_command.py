@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from typer.testing import CliRunner, Result
 
+from marketdata_assets.cli.app import app
+from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.bars import BarBatch, write_batch
+from marketdata_assets.storage.keys import Scope, create_key, hash_of, list_keys
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
 from marketdata_assets_tests.integration.frames import run_of
 from marketdata_assets_tests.integration.platform import command, command_environment, run_command
@@ -44,8 +48,8 @@ def environment(database: Database, database_url: str, tmp_path: Path) -> dict[s
 
 
 @contextmanager
-def serving(environment: dict[str, str], folder: Path, *options: str) -> Iterator[tuple[str, int]]:
-    """The address of a running server, and its process id; it must end well when it is told to."""
+def serving(environment: dict[str, str], folder: Path, *options: str) -> Iterator[str]:
+    """The address of a running server; it must end well when it is told to."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -66,7 +70,7 @@ def serving(environment: dict[str, str], folder: Path, *options: str) -> Iterato
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
-        yield url, process.pid
+        yield url
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0, log.read_text()
         assert "Traceback" not in log.read_text()
@@ -83,12 +87,10 @@ def answers(url: str) -> bool:
 
 
 def test_the_api_keeps_what_its_openapi_document_promises(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str], database: Database, tmp_path: Path
 ) -> None:
-    key = run_command(
-        environment, tmp_path, "keys", "create", "schemathesis", "--scope", "admin"
-    ).stdout.strip()
-    with serving(environment, tmp_path, "--requests-per-second", "100000") as (url, _):
+    key = create_key(database, "schemathesis", Scope.ADMIN)
+    with serving(environment, tmp_path, "--requests-per-second", "100000") as url:
         found = subprocess.run(
             [
                 str(Path(sys.executable).with_name("schemathesis")),
@@ -108,13 +110,11 @@ def test_the_api_keeps_what_its_openapi_document_promises(
     assert "Tested: 12" in found.stdout
 
 
-def test_workers_share_the_port_the_keys_and_the_counts(environment: dict[str, str], tmp_path: Path) -> None:
-    made = run_command(environment, tmp_path, "keys", "create", "notebook")
-    key = made.stdout.strip()
-    assert "notebook (read)" in made.stderr
-    again = run_command(environment, tmp_path, "keys", "create", "notebook")
-    assert (again.returncode, again.stdout) == (2, "")
-    with serving(environment, tmp_path, "--workers", "2", "--require-key") as (url, _):
+def test_workers_share_the_port_the_keys_and_the_counts(
+    environment: dict[str, str], database: Database, tmp_path: Path
+) -> None:
+    key = create_key(database, "notebook", Scope.READ)
+    with serving(environment, tmp_path, "--workers", "2", "--require-key") as url:
         path = f"{url}/api/v1/historical/BTC-USD?timeframe=1m&start=2024-01-02&end=2024-01-02"
         assert httpx.get(path).status_code == 401
         for given in (key, "a-key-of-the-environment"):
@@ -123,12 +123,33 @@ def test_workers_share_the_port_the_keys_and_the_counts(environment: dict[str, s
             assert counts == [30] * 4
         page = httpx.get(f"{url}/metrics", headers={"X-API-Key": key}).text
         assert 'marketdata_api_rows_total{route="/api/v1/historical/{symbol}"} 240.0' in page
-    assert run_command(environment, tmp_path, "keys", "revoke", "notebook").returncode == 0
-    listed = json.loads(run_command(environment, tmp_path, "keys", "list", "--json").stdout)
+
+
+def test_keys_are_made_shown_once_listed_and_revoked(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+
+    def keys(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["keys", *arguments])
+
+    made = keys("create", "notebook")
+    key = made.stdout.strip()
+    assert (made.exit_code, "notebook (read)" in made.stderr) == (0, True)
+    assert key not in keys("list").output
+    for wrong in (
+        ("create", "notebook"),
+        ("create", "../x"),
+        ("create", "x", "--scope", "root"),
+        ("revoke", "x"),
+    ):
+        assert isinstance(keys(*wrong).exception, ConfigurationError), wrong
+    assert keys("revoke", "notebook").exit_code == 0
+    listed = json.loads(keys("list", "--json").stdout)
     assert [(one["name"], one["scope"], one["revoked_at"] is None) for one in listed] == [
         ("notebook", "read", False)
     ]
-    assert run_command(environment, tmp_path, "keys", "revoke", "nobody").returncode == 2
+    assert [(one.name, one.key_hash) for one in list_keys(database)] == [("notebook", hash_of(key))]
 
 
 def test_a_port_that_is_taken_is_named(environment: dict[str, str], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from polars.testing import assert_frame_equal
 
 from marketdata_assets.api.formats import ARROW, CSV, JSON, MEDIA_TYPES, PARQUET, Encoded, Table, encode
 from marketdata_assets.domain.bars import BAR_SCHEMA
-from marketdata_assets_tests.unit.api.decoding import decoded
+from marketdata_assets_tests.decoding import decoded
 
 NONE: frozenset[str] = frozenset()
 BARS = st.lists(
