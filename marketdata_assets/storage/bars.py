@@ -326,10 +326,13 @@ def read_series(
     frame = database.read_frame(query.as_string(None))
     if frame.is_empty():
         return table.schema.to_frame()
-    rows = frame.select(
-        pl.lit(series.symbol).alias("symbol"),
-        pl.lit(series.timeframe.value).alias("timeframe"),
-        *(pl.col(name).cast(table.schema[name]) for name in values),
+    # By columns: starting the query engine for them would take as long as reading them.
+    rows = pl.DataFrame(
+        [
+            pl.Series("symbol", [series.symbol]).new_from_index(0, frame.height),
+            pl.Series("timeframe", [series.timeframe.value]).new_from_index(0, frame.height),
+            *(frame[name].cast(table.schema[name]) for name in values),
+        ]
     )
     return rows.reverse() if newest else rows
 
