@@ -51,6 +51,8 @@ def serve(options: ServeOptions) -> None:
             access_log=False,
             log_level="warning",
             timeout_graceful_shutdown=10,
+            # A worker that is still importing on a busy machine would be killed, and its successor again.
+            timeout_worker_healthcheck=60,
         )
 
 

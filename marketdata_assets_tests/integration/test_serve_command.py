@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from marketdata_assets.storage.connection import Database
 
-START_SECONDS = 60
+START_SECONDS = 120
 
 
 @pytest.fixture
