@@ -12,7 +12,17 @@ from benchmarks.figures import best_of
 from benchmarks.isolated import measured
 from benchmarks.server import private_server
 
-NAMES = ("merge", "ingest", "dagster_runs", "limiter", "gaps", "gap_report", "features", "feature_store")
+NAMES = (
+    "merge",
+    "ingest",
+    "dagster_runs",
+    "limiter",
+    "gaps",
+    "gap_report",
+    "features",
+    "feature_store",
+    "api",
+)
 
 
 def main(

@@ -1,7 +1,8 @@
 """Market data as Dagster software-defined assets.
 
-``bars`` reads stored bars as a Polars frame; see :func:`marketdata_assets.reading.bars`. Importing this package
-does nothing: no settings are read, no connection is opened, and what ``bars`` needs is loaded when it is named.
+``bars``, ``features``, ``gaps`` and ``completeness`` read what is stored as Polars frames; see
+:mod:`marketdata_assets.reading`. Importing this package does nothing: no settings are read, no connection is opened, and
+what these functions need is loaded when one is named.
 
 Imports run one way: ``domain`` <- ``polygon``, ``storage`` <- ``assets``, ``checks`` <- ``automation``,
 ``cli``, ``api``. ``domain`` decides, ``storage`` writes, assets orchestrate.
@@ -9,15 +10,15 @@ Imports run one way: ``domain`` <- ``polygon``, ``storage`` <- ``assets``, ``che
 
 TYPE_CHECKING = False  # importing typing would cost more than this whole package
 if TYPE_CHECKING:
-    from marketdata_assets.reading import bars
+    from marketdata_assets.reading import bars, completeness, features, gaps
 
-__all__ = ["bars"]
+__all__ = ["bars", "completeness", "features", "gaps"]
 
 
 def __getattr__(name: str) -> object:
-    if name == "bars":
-        from marketdata_assets.reading import bars  # noqa: PLC0415 - only when it is wanted
+    if name in __all__:
+        from marketdata_assets import reading  # noqa: PLC0415 - only when it is wanted
 
-        return bars
+        return getattr(reading, name)
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import date
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -17,6 +17,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.retention import parse_retention
 from marketdata_assets.domain.timeframe import Timeframe  # noqa: TC001  # pydantic reads the annotations when it runs
+
+_SHORTEST_KEY: Final = 24
+"""Only their hash is compared, and fast: what a person could remember could be tried out."""
 
 
 def project_root() -> Path:
@@ -71,6 +74,7 @@ class Settings(BaseSettings):
     completeness_percent: float = Field(
         default=99.5, ge=0, le=100, validation_alias="MARKETDATA_COMPLETENESS_PERCENT"
     )
+    api_keys: SecretStr | None = Field(default=None, validation_alias="MARKETDATA_API_KEYS")
 
     @field_validator("retention", mode="before")
     @classmethod
@@ -79,6 +83,22 @@ class Settings(BaseSettings):
             return None if text is None else parse_retention(text)
         except ConfigurationError as error:
             raise ValueError(str(error)) from None
+
+    @property
+    def read_keys(self) -> tuple[str, ...]:
+        """The keys that read from the HTTP API, beside those that `marketdata keys create` makes."""
+        return _listed(self.api_keys)
+
+    @field_validator("api_keys")
+    @classmethod
+    def _guessable(cls, keys: SecretStr | None) -> SecretStr | None:
+        for key in _listed(keys):
+            if len(key) < _SHORTEST_KEY or not all("!" <= character <= "~" for character in key):
+                message = (
+                    f"each key has {_SHORTEST_KEY} printable characters or more, and commas between keys"
+                )
+                raise ValueError(message)
+        return keys
 
     @field_validator("home")
     @classmethod
@@ -126,6 +146,11 @@ class Settings(BaseSettings):
             message = "must be https: the key would travel in clear text"
             raise ValueError(message)
         return url.rstrip("/")
+
+
+def _listed(keys: SecretStr | None) -> tuple[str, ...]:
+    text = "" if keys is None else keys.get_secret_value()
+    return tuple(key.strip() for key in text.split(",") if key.strip())
 
 
 def load_settings() -> Settings:

@@ -1,1 +1,6 @@
-"""The read API over HTTP. It reads through ``storage`` and never writes bars."""
+"""The HTTP API: what is stored, for any program; and what is collected, for those with an admin key.
+
+Belongs here: routes, access, limits, formats, problem documents. It reads with the functions of ``reading``, so that an
+answer is what Python gets, and it never writes bars.
+Does not belong here: SQL (``storage``) and decisions about bars (``domain``).
+"""

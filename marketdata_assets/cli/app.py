@@ -19,8 +19,10 @@ from marketdata_assets.cli import (
     demo,
     features,
     gaps,
+    keys,
     matrix,
     prune,
+    serve,
     simulate,
     symbols,
     up,
@@ -69,6 +71,8 @@ app.command(epilog="Example: marketdata actions")(actions.actions)
 app.command(epilog="Example: marketdata prune --timeframes 1m --older-than 60 --dry-run")(prune.prune)
 app.add_typer(symbols.app, name="symbols")
 app.add_typer(database.app, name="db")
+app.command(epilog="Example: marketdata serve --port 8000")(serve.serve)
+app.add_typer(keys.app, name="keys")
 app.command(epilog="Example: marketdata migrate")(database.migrate)
 app.command()(simulate.simulate)
 

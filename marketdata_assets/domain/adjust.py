@@ -7,6 +7,8 @@ names are applied: a price that halves overnight is not one by itself. Dividends
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from datetime import datetime
 from fractions import Fraction
 from math import isfinite
 from typing import TYPE_CHECKING, Final
@@ -68,6 +70,16 @@ def split_factors(splits: pl.DataFrame, as_of: date, calendar: TradingCalendar) 
         SplitError: A date or a ratio is missing, ``split_from`` or ``split_to`` is not above 0, or two rows of
             one symbol and date have different ratios. Splits after ``as_of`` are checked as well.
     """
+    rows = [
+        (symbol, *step) for symbol, steps in sorted(_steps(splits, as_of, calendar).items()) for step in steps
+    ]
+    return pl.DataFrame(rows, schema=FACTOR_SCHEMA, orient="row")
+
+
+def _steps(
+    splits: pl.DataFrame, as_of: date, calendar: TradingCalendar
+) -> dict[str, list[tuple[datetime, float, float]]]:
+    """``until``, ``price_factor`` and ``volume_factor`` of each symbol in the order of time."""
     ratios: dict[str, dict[date, Fraction]] = {}
     for symbol, executed, before, after in splits.select(SPLIT_SCHEMA.names()).iter_rows():
         ratio = _ratio(symbol, executed, before, after)
@@ -75,13 +87,15 @@ def split_factors(splits: pl.DataFrame, as_of: date, calendar: TradingCalendar) 
         if known != ratio:
             message = f"{symbol} has two splits on {executed}, {known} and {ratio} of the old price: keep the right one"
             raise SplitError(message)
-    rows = []
-    for symbol, of_symbol in sorted(ratios.items()):
+    steps = {}
+    for symbol, of_symbol in ratios.items():
         factor = Fraction(1)
+        backwards = []
         for executed in sorted((day for day in of_symbol if day <= as_of), reverse=True):
             factor *= of_symbol[executed]
-            rows.append((symbol, calendar.day_start(executed), float(factor), float(1 / factor)))
-    return pl.DataFrame(rows, schema=FACTOR_SCHEMA, orient="row").sort("symbol", "until")
+            backwards.append((calendar.day_start(executed), float(factor), float(1 / factor)))
+        steps[symbol] = backwards[::-1]
+    return steps
 
 
 def adjust_for_splits(
@@ -111,9 +125,20 @@ def adjust_for_splits(
     if (bars["timeframe"] == Timeframe.W1.value).any():
         message = "week bars cannot be adjusted for splits: adjust the 1d bars and roll them up"
         raise ValueError(message)
-    factors = split_factors(splits, as_of, calendar)
-    if factors.is_empty():
+    steps = _steps(splits, as_of, calendar)
+    if bars.is_empty() or not any(steps.values()):
         return bars
+    if bars["symbol"].n_unique() == 1:
+        own = steps.get(bars["symbol"][0], [])
+        untils = [until for until, _, _ in own]
+        first, last = (bisect_right(untils, edge) for edge in _edges(bars["time"]))
+        # Looking up the factor of each bar takes longer than reading a day of minutes.
+        if first == last == len(own):
+            return bars
+        if first == last:
+            _, price, volume = own[first]
+            return bars.with_columns(pl.col(_PRICES) * price, pl.col("volume") * volume)
+    factors = split_factors(splits, as_of, calendar)
     of_bars = (
         bars.select("symbol", pl.col("time").cast(UTC_TIME))
         .with_row_index("row")
@@ -131,6 +156,15 @@ def adjust_for_splits(
     )
     prices, volumes = (of_bars[name].fill_null(1.0) for name in ("price_factor", "volume_factor"))
     return bars.with_columns(pl.col(_PRICES) * prices, pl.col("volume") * volumes)
+
+
+def _edges(times: pl.Series) -> tuple[datetime, datetime]:
+    """The first and the last of ``times``; there is one."""
+    first, last = times.min(), times.max()
+    if not isinstance(first, datetime) or not isinstance(last, datetime):
+        message = f"times are datetimes, not {times.dtype}"
+        raise TypeError(message)
+    return first, last
 
 
 def _ratio(symbol: str, executed: date | None, before: float | None, after: float | None) -> Fraction:

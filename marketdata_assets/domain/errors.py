@@ -15,3 +15,11 @@ class ConfigurationError(MarketDataError):
     """A setting, an argument or a file that the user controls is wrong. Commands print it and exit with 2."""
 
     exit_code = 2
+
+
+class UnknownSeriesError(ConfigurationError):
+    """The symbol is not tracked, or not collected in that timeframe."""
+
+
+class UnadjustableError(ConfigurationError):
+    """Adjusted prices are asked for of a symbol whose splits were never asked for."""

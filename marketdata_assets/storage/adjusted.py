@@ -62,8 +62,16 @@ def adjusted(database: Database, raw: pl.DataFrame, asset_class: AssetClass, *, 
     """
     if asset_class not in SPLITTING or raw.is_empty():
         return raw
-    splits = read_splits(database, raw["symbol"].unique().to_list())
-    if splits.is_empty():
+    return scaled(
+        database, raw, asset_class, read_splits(database, raw["symbol"].unique().to_list()), as_of=as_of
+    )
+
+
+def scaled(
+    database: Database, raw: pl.DataFrame, asset_class: AssetClass, splits: pl.DataFrame, *, as_of: date
+) -> pl.DataFrame:
+    """What :func:`adjusted` gives, for whoever has the ``splits`` (``SPLIT_SCHEMA``) of the symbols already."""
+    if asset_class not in SPLITTING or raw.is_empty() or splits.is_empty():
         return raw
     calendar = calendar_of(asset_class)
     if raw["timeframe"][0] != Timeframe.W1.value:

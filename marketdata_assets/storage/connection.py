@@ -33,8 +33,11 @@ T = TypeVar("T")
 _SHAPE = "postgresql://user:password@host:port/database"
 _DAGSTER_SCHEMA = "dagster"
 _CONNECT_SECONDS = 10
-_RECONNECT_SECONDS = 30.0
-"""How long a restarting server is waited for after a connection was lost."""
+_PATIENCE = timedelta(seconds=30)
+
+
+class UnreachableError(ConfigurationError):
+    """The database does not answer, or does not let this program in."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def connect(
     """A new connection: UTC, not autocommit, with `timeouts` and TCP keepalives.
 
     ``options`` in the URL come last and win.
-    Raises :class:`ConfigurationError` when the server is out of reach.
+    Raises :class:`UnreachableError` when the server is out of reach.
     """
     try:
         return _connect(url, application_name, timeouts)
@@ -194,12 +197,12 @@ def _parse(url: str) -> dict[str, str]:
     return parameters
 
 
-def _unreachable(url: str, error: psycopg.OperationalError) -> ConfigurationError:
+def _unreachable(url: str, error: psycopg.OperationalError) -> UnreachableError:
     why = " ".join(str(error).split())
     password = _parse(url).get("password", "")
     if password:
         why = why.replace(password, "***")
-    return ConfigurationError(
+    return UnreachableError(
         f"cannot connect to {redacted(url)}: {why}; is the server up (`marketdata db status`) and, when it is"
         " your own, DATABASE_URL right?"
     )
@@ -209,15 +212,22 @@ class Database:
     """The market database over kept connections, opened when first needed. Not for several threads at once.
 
     Holds at most one psycopg connection, for transactions, and one ADBC connection, for columnar reads.
+    After a connection was lost, a server that restarts is waited for as long as `patience`.
     """
 
     def __init__(
-        self, url: str, *, application_name: str = "marketdata", timeouts: Timeouts = DEFAULT_TIMEOUTS
+        self,
+        url: str,
+        *,
+        application_name: str = "marketdata",
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        patience: timedelta = _PATIENCE,
     ) -> None:
         _parse(url)
         self._url = url
         self._application_name = application_name
         self._timeouts = timeouts
+        self._patience = patience
         self._connection: psycopg.Connection[tuple[object, ...]] | None = None
         self._reader: dbapi.Connection | None = None
 
@@ -298,7 +308,7 @@ class Database:
     def _reconnected(self) -> psycopg.Connection[tuple[object, ...]]:
         """The kept connection, while a server that restarts or recovers is given time to come back."""
         for attempt in stamina.retry_context(
-            on=ConfigurationError, attempts=None, timeout=_RECONNECT_SECONDS, wait_initial=0.05, wait_max=1.0
+            on=UnreachableError, attempts=None, timeout=self._patience, wait_initial=0.05, wait_max=1.0
         ):
             with attempt:
                 self._kept()

@@ -208,6 +208,28 @@ def list_gaps(
     return _read(database, windows, LISTED_SCHEMA, which).sort("missing_bars", descending=True)
 
 
+def sorted_gaps(
+    database: Database,
+    windows: Mapping[Series, Window],
+    states: Collection[str] | None = None,
+    *,
+    after: tuple[str, str, datetime] | None = None,
+    limit: int | None = None,
+) -> pl.DataFrame:
+    """What :func:`list_gaps` lists, in the order of the key (symbol, timeframe, gap_start): a page at a time.
+
+    Only keys behind ``after``, and at most ``limit`` rows. A gap that is found or split meanwhile moves no other one
+    to another page.
+    """
+    which = sql.SQL("true") if states is None else _state_in(states)
+    if after is not None:
+        symbol, timeframe, start = after
+        which = sql.SQL(
+            "{} and (g.symbol, g.timeframe, g.gap_start) > ({}::text, {}::text, {}::timestamptz)"
+        ).format(which, *map(sql.Literal, (symbol, timeframe, start.isoformat())))
+    return _read(database, windows, LISTED_SCHEMA, which, limit)
+
+
 def lost_gaps(database: Database, symbols: Collection[str], limit: int) -> tuple[pl.DataFrame, int]:
     """The largest ``limit`` gaps of the series of ``symbols`` that are open or unfilled, and how many there are.
 
@@ -242,7 +264,11 @@ def gap_rows(gaps: pl.DataFrame) -> list[dict[str, object]]:
 
 
 def _read(
-    database: Database, windows: Mapping[Series, Window], schema: pl.Schema, which: sql.Composable
+    database: Database,
+    windows: Mapping[Series, Window],
+    schema: pl.Schema,
+    which: sql.Composable,
+    limit: int | None = None,
 ) -> pl.DataFrame:
     if not windows:
         return schema.to_frame()
@@ -258,11 +284,12 @@ def _read(
     query = sql.SQL(
         "select {} from (values {}) as w(symbol, timeframe, lo, hi)"
         " join gap_report g on g.symbol = w.symbol and g.timeframe = w.timeframe"
-        " and g.gap_start < w.hi and g.gap_end > w.lo where {} order by g.symbol, g.timeframe, g.gap_start"
+        " and g.gap_start < w.hi and g.gap_end > w.lo where {} order by g.symbol, g.timeframe, g.gap_start{}"
     ).format(
         sql.SQL(", ").join(sql.SQL("g.{}").format(sql.Identifier(name)) for name in schema.names()),
         values,
         which,
+        sql.SQL("") if limit is None else sql.SQL(" limit {}").format(sql.Literal(limit)),
     )
     frame = database.read_frame(query.as_string(None))
     return frame.cast(schema).select(schema.names()) if frame.width else schema.to_frame()

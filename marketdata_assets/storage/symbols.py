@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+import polars as pl
+
+from marketdata_assets.domain.adjust import SPLIT_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.errors import ConfigurationError, UnknownSeriesError
 from marketdata_assets.domain.series import AssetClass, Series, parse_symbol
 from marketdata_assets.domain.tickers import vendor_ticker
 from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
@@ -76,6 +79,45 @@ def find_symbol(database: Database, symbol: str) -> TrackedSymbol:
     if row is None:
         raise not_tracked(symbol)
     return _symbol_of(row)
+
+
+def find_with_splits(database: Database, symbol: str) -> tuple[TrackedSymbol, pl.DataFrame | None]:
+    """The row of ``symbol``, active or not, and its splits as ``SPLIT_SCHEMA``; None when they were never asked for.
+
+    In one question: both are needed before any adjusted bar is read.
+    Raises :class:`UnknownSeriesError` when the symbol is not tracked.
+    """
+
+    def read(connection: Connection[tuple[object, ...]]) -> tuple[object, ...] | None:
+        return connection.execute(
+            "select t.symbol, t.asset_class, t.name, t.timeframes, t.active, c.symbol is not null,"
+            " array(select execution_date from splits s where s.symbol = t.symbol and withdrawn_at is null order by 1),"
+            " array(select split_from::float8 from splits s where s.symbol = t.symbol and withdrawn_at is null"
+            "  order by execution_date),"
+            " array(select split_to::float8 from splits s where s.symbol = t.symbol and withdrawn_at is null"
+            "  order by execution_date)"
+            " from tracked_symbols t"
+            " left join corporate_action_checks c on c.kind = 'splits' and c.symbol = t.symbol"
+            " where t.symbol = %s",
+            [symbol],
+        ).fetchone()
+
+    row = database.transaction(read)
+    if row is None:
+        raise not_tracked(symbol)
+    *tracked, is_checked, days, split_from, split_to = row
+    if not isinstance(days, list):
+        message = "an array of Postgres is a list"
+        raise TypeError(message)
+    if not is_checked:
+        return _symbol_of(tuple(tracked)), None
+    columns = {
+        "symbol": [symbol] * len(days),
+        "execution_date": days,
+        "split_from": split_from,
+        "split_to": split_to,
+    }
+    return _symbol_of(tuple(tracked)), pl.DataFrame(columns, schema=SPLIT_SCHEMA)
 
 
 def add_symbols(database: Database, symbols: Iterable[TrackedSymbol]) -> list[str]:
@@ -161,9 +203,9 @@ def _update(database: Database, statement: str, parameters: list[object], symbol
         raise not_tracked(symbol)
 
 
-def not_tracked(symbol: str) -> ConfigurationError:
+def not_tracked(symbol: str) -> UnknownSeriesError:
     """The error for a symbol that ``tracked_symbols`` does not have."""
-    return ConfigurationError(
+    return UnknownSeriesError(
         f"{symbol} is not tracked, or no longer: add it with `marketdata symbols add {symbol}`,"
         " or see `marketdata symbols list --all`"
     )

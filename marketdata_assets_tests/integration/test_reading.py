@@ -291,6 +291,8 @@ def test_the_connection_is_kept_shared_by_threads_and_replaced_when_lost(
         thread.start()
     for thread in threads:
         thread.join()
+    with pytest.raises(ConfigurationError):
+        bars("NOPE", "1m", MONDAY, MONDAY)
     assert connections(database) == kept
     assert read == [360] * 5
 

@@ -35,9 +35,11 @@ def today() -> datetime:
 def turn_on(page: Page, platform: RunningPlatform, sensor: str) -> None:
     """Click the switch of ``sensor`` on the page of all automation."""
     page.goto(f"{platform.url}/automation")
-    row = page.locator("div").filter(has=page.locator(f'a[href$="/sensors/{sensor}"]')).last
-    row.locator("label").last.click()
-    switch = row.locator("input").last
+    row = page.locator("[data-index]").filter(has=page.locator(f'a[href$="/sensors/{sensor}"]'))
+    # The box that selects the row comes first; the switch comes once the sensor's state is known.
+    expect(row.locator("label")).to_have_count(2)
+    row.locator("label").nth(1).click()
+    switch = row.locator("input").nth(1)
     expect(switch).to_be_checked()
     photograph(page, "automation")
 

@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
         "domain", "config", "partitions", "polygon", "storage", "assets", "checks", "automation",
         "definitions", "api",
     },
-    "api": {"domain", "config", "partitions", "storage"},
+    "api": {"domain", "config", "partitions", "storage", "reading"},
 }  # fmt: skip
 
 # What the domain needs to compute; nothing of it reads a file, a socket, a clock or the environment.

@@ -223,3 +223,20 @@ def test_features_of_apple_do_not_see_its_splits(
     wrong = compute_features(raw, XNYS)
     for day, value in expected["log_return_raw_wrong"].items():
         assert on(wrong, day)["log_return"] == pytest.approx(value, rel=1e-9)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["2014-06-06", "2014-06-09", "2020-08-28", "2020-08-31", "2021-03-01"]),
+        min_size=1,
+        unique=True,
+    ),
+    st.sampled_from([date(2010, 1, 1), date(2014, 6, 9), date(2020, 8, 30), LATER]),
+)
+def test_a_series_alone_is_adjusted_as_it_is_among_others(days: list[str], as_of: date) -> None:
+    """Alone, bars between two splits are multiplied by one factor; among others, each by its own."""
+    alone = bars_at(*(f"{day}T15:00" for day in sorted(days)))
+    others = bars_at("2013-01-02T15:00", "2022-01-03T15:00", series=MSFT)
+    known = splits(SEVEN, FOUR, ("MSFT", date(2018, 1, 2), 3.0, 2.0))
+    among = adjust_for_splits(pl.concat([alone, others]), known, as_of, XNYS).filter(symbol="AAPL")
+    assert adjust_for_splits(alone, known, as_of, XNYS).equals(among)

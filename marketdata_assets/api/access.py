@@ -1,0 +1,153 @@
+"""Who may do what: keys, and the programs of this machine that need none to read."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from marketdata_assets.api.problems import Problem
+from marketdata_assets.storage.keys import Scope, hash_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from starlette.types import Scope as AsgiScope
+
+    from marketdata_assets.storage.keys import ApiKey
+
+HEADER: Final = "X-API-Key"
+KEY_SECONDS: Final = 5.0
+"""For how long a list of keys is believed: so long a new key waits, and a revoked one goes on working."""
+
+_FORWARDED: Final = frozenset(
+    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
+)
+_CHALLENGE: Final = {"WWW-Authenticate": f'ApiKey header="{HEADER}"'}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks.
+
+    Attributes:
+        label: Whose bucket of tokens it is: a key's name or an address.
+        scope: Of the key that was given; None without one, and for one that opens nothing.
+        gave_key: Whether one was given.
+        local: Whether it is a program of this machine, as far as can be known.
+    """
+
+    label: str
+    scope: Scope | None
+    gave_key: bool
+    local: bool
+
+    def require(self, needed: Scope) -> None:
+        """Let it pass, or raise :class:`Problem`: 401 without a key that works, 403 with one that is not enough."""
+        if self.gave_key and self.scope is None:
+            raise Problem(
+                401, "unknown-key", f"the key in {HEADER} is unknown or revoked", headers=_CHALLENGE
+            )
+        if self.scope is Scope.ADMIN or needed is self.scope:
+            return
+        if needed is Scope.READ and self.local:
+            return
+        if self.scope is None:
+            raise Problem(
+                401,
+                "key-needed",
+                f"a key is needed in {HEADER}: `marketdata keys create NAME"
+                f"{' --scope admin' if needed is Scope.ADMIN else ''}` makes one",
+                headers=_CHALLENGE,
+            )
+        raise Problem(
+            403, "admin-key-needed", "this key only reads: `marketdata keys create NAME --scope admin`"
+        )
+
+
+class KeyRing:
+    """The keys that work: those of the environment, which read, and those of ``api_keys``."""
+
+    def __init__(
+        self,
+        of_environment: Iterable[str],
+        load: Callable[[], Awaitable[list[ApiKey]]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._fixed = [
+            (f"{place} of the environment", Scope.READ, hash_of(key))
+            for place, key in enumerate(of_environment, start=1)
+        ]
+        self._load = load
+        self._clock = clock
+        self._stored: list[tuple[str, Scope, bytes]] = []
+        self._loaded_at: float | None = None
+
+    async def find(self, key: str) -> tuple[str, Scope] | None:
+        """The name and scope of ``key``; None when it opens nothing.
+
+        Raises whatever reading the keys raises, unless the environment has this one.
+        """
+        wanted = hash_of(key)
+        return _match(wanted, self._fixed) or _match(wanted, await self._keys())
+
+    async def _keys(self) -> list[tuple[str, Scope, bytes]]:
+        now = self._clock()
+        if self._loaded_at is None or now - self._loaded_at > KEY_SECONDS:
+            keys = await self._load()
+            self._stored = [(one.name, one.scope, one.key_hash) for one in keys if one.revoked_at is None]
+            self._loaded_at = now
+        return self._stored
+
+
+def _match(wanted: bytes, keys: list[tuple[str, Scope, bytes]]) -> tuple[str, Scope] | None:
+    """All are compared, each in the same time: how long it takes tells nothing about any of them."""
+    found = None
+    for name, scope, key_hash in keys:
+        if hmac.compare_digest(key_hash, wanted):
+            found = (name, scope)
+    return found
+
+
+async def identify(scope: AsgiScope, keys: KeyRing, *, open_reads: bool) -> Caller:
+    """Who sent the request of ``scope``.
+
+    ``open_reads`` says that the server listens on loopback only. A reverse proxy of this machine connects from
+    loopback, too, for the whole world: with any header that proxies add, or another host's name in ``Host``, nobody
+    is local. What those headers say is not believed for anything else.
+    """
+    client = scope.get("client")
+    address = client[0] if client else "unknown"
+    given, host, forwarded = None, "", False
+    for name, value in scope["headers"]:
+        if name == b"x-api-key":
+            given = value.decode("latin-1")
+        elif name == b"host":
+            host = value.decode("latin-1")
+        elif name in _FORWARDED:
+            forwarded = True
+    local = open_reads and not forwarded and is_loopback_host(address) and _names_loopback(host)
+    if given is None:
+        return Caller(address, None, gave_key=False, local=local)
+    found = await keys.find(given)
+    if found is None:
+        return Caller(address, None, gave_key=True, local=local)
+    name, granted = found
+    return Caller(f"key {name}", granted, gave_key=True, local=local)
+
+
+def _names_loopback(host: str) -> bool:
+    try:
+        return is_loopback_host(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether ``host``, a name or an address, is this machine's loopback."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,260 @@
+"""The app: routes, the gate before them, and what becomes of everything that goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Match
+
+from marketdata_assets.api import quality, series, symbols
+from marketdata_assets.api.access import identify
+from marketdata_assets.api.guard import READ, SECURITY_SCHEME, GuardedRoute
+from marketdata_assets.api.limits import retry_after
+from marketdata_assets.api.metrics import CONTENT_TYPE
+from marketdata_assets.api.parameters import Health
+from marketdata_assets.api.problems import SCHEMA, Problem, problem_of, responses
+from marketdata_assets.api.service import Service, ServiceOptions, service_of
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.series import AssetClass
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from prometheus_client.registry import Collector
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_MOST_BODY_BYTES: Final = 65_536
+_HEALTH: Final = "/health"
+_UNREADABLE: Final = 400
+_NOT_FOUND: Final = 404
+_METHOD_NOT_ALLOWED: Final = 405
+_TOO_LARGE: Final = 413
+_ABOUT: Final = (
+    "Bars, features, gaps and completeness of the series that this platform collects. Tables come as JSON, CSV, Arrow or"
+    " Parquet, whatever `Accept` prefers; errors are problem documents (RFC 9457)."
+)
+
+router = APIRouter(route_class=GuardedRoute)
+_open_router = APIRouter()
+
+
+@_open_router.get(
+    _HEALTH,
+    summary="Whether the server and its database answer",
+    response_model=Health,
+    responses={one: said for one, said in responses().items() if one in (500, 503)},
+)
+async def health(request: Request) -> Health:
+    """200 while the database answers, 503 while it does not. Open to all, and not counted against any limit."""
+    await service_of(request).check()
+    return Health(status="ok")
+
+
+@router.get(
+    "/metrics",
+    summary="What Prometheus reads",
+    response_model=None,
+    responses={
+        200: {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        **responses(),
+    },
+    openapi_extra=READ,
+)
+async def metrics(request: Request) -> Response:
+    """Requests, their durations and rows, in Prometheus' text format."""
+    page = await asyncio.to_thread(service_of(request).metrics.page)
+    return Response(page, media_type=CONTENT_TYPE)
+
+
+_ROUTERS: Final = (series.router, quality.router, symbols.router, router, _open_router)
+
+
+def create_app(options: ServiceOptions, *, collectors: Sequence[Collector] = ()) -> FastAPI:
+    """An app over the database of ``options``; it connects when it is started.
+
+    ``collectors`` are asked for more metrics whenever ``/metrics`` is read.
+    """
+    service = Service(options, collectors=collectors)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # Reading the calendar takes a second that nobody's first answer should wait for.
+        await asyncio.to_thread(calendar_of, AssetClass.STOCK)
+        await service.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(service.close)
+
+    app = FastAPI(
+        title="marketdata",
+        description=_ABOUT,
+        version=version("marketdata_assets"),
+        lifespan=lifespan,
+        redoc_url=None,
+        exception_handlers={
+            HTTPException: _http_problem,
+            RequestValidationError: _argument_problem,
+        },
+    )
+    app.state.service = service
+    for one in _ROUTERS:
+        app.include_router(one)
+    app.add_middleware(_Gate, service=service)
+    _describe(app)
+    return app
+
+
+class _Gate:
+    """Before and around every request: who asks, how often, what went wrong, what it took."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        state = scope.setdefault("state", {})
+        state["rows"] = 0
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = _with_defaults(message["headers"])
+            await send(message)
+
+        try:
+            await self._admit(scope, state)
+            await self._app(scope, _bounded(receive), sending)
+        except Exception as error:
+            problem = problem_of(error)
+            if status == 0:
+                await problem.response()(scope, receive, sending)
+            else:
+                raise
+        finally:
+            if caller := state.get("caller"):
+                self._service.limiter.charge(caller.label, state["rows"])
+            self._service.metrics.count(
+                scope["method"] if scope["method"] in _METHODS else "other",
+                _route_of(scope),
+                status,
+                time.perf_counter() - started,
+                state["rows"],
+            )
+
+    async def _admit(self, scope: Scope, state: dict[str, Any]) -> None:
+        if scope["path"] == _HEALTH:
+            return
+        caller = await identify(scope, self._service.keys, open_reads=self._service.options.open_reads)
+        seconds = self._service.limiter.admit(caller.label)
+        if seconds:
+            raise Problem(
+                429,
+                "too-many-requests",
+                f"this client asks for more than {self._service.options.requests_per_second:g} requests, or for more"
+                " than their worth of rows, a second: wait a little",
+                headers={"Retry-After": retry_after(seconds)},
+            )
+        state["caller"] = caller
+
+
+def _with_defaults(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    named = {name.lower() for name, _ in headers}
+    said = [] if b"cache-control" in named else [(b"cache-control", b"no-store")]
+    return [*headers, *said, (b"x-content-type-options", b"nosniff")]
+
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+
+
+def _route_of(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", "none")
+
+
+def _bounded(receive: Receive) -> Receive:
+    """``receive`` that gives up on a body which is larger than any that makes sense here."""
+    received = 0
+
+    async def receiving() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > _MOST_BODY_BYTES:
+            # FastAPI takes any other error for a body that is no JSON.
+            raise HTTPException(_TOO_LARGE)
+        return message
+
+    return receiving
+
+
+_REFUSALS: Final = {
+    _UNREADABLE: ("unreadable-body", "the body is no JSON: send what /docs describes"),
+    _NOT_FOUND: ("no-such-path", "there is nothing at this path: see /docs"),
+    _METHOD_NOT_ALLOWED: ("method-not-allowed", ""),
+    _TOO_LARGE: ("body-too-large", f"a body has {_MOST_BODY_BYTES:,} bytes at the most: send less"),
+}
+
+
+async def _http_problem(request: Request, error: Exception) -> Response:
+    """What routing itself refuses."""
+    if not isinstance(error, HTTPException):
+        raise TypeError from error
+    headers = dict(error.headers or {})
+    code, detail = _REFUSALS.get(error.status_code, ("refused", str(error.detail)))
+    if error.status_code == _METHOD_NOT_ALLOWED:
+        allowed = _allowed(request)
+        headers["Allow"] = ", ".join(allowed)
+        detail = f"here is only {', '.join(allowed)}"
+    return Problem(error.status_code, code, detail, headers=headers).response()
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of the path, whichever of its routes they are: Starlette names those of the first alone."""
+    return sorted(
+        {
+            method
+            for one in _ROUTERS
+            for route in one.routes
+            if isinstance(route, APIRoute) and route.matches(request.scope)[0] is not Match.NONE
+            for method in route.methods or ()
+        }
+    )
+
+
+async def _argument_problem(_: Request, error: Exception) -> Response:
+    """Arguments that are not what the OpenAPI document says."""
+    if not isinstance(error, RequestValidationError):
+        raise TypeError from error
+    errors = [
+        {"in": ".".join(map(str, one["loc"])), "detail": str(one["msg"]).removeprefix("Value error, ")}
+        for one in error.errors()
+    ]
+    detail = "; ".join(f"{one['in']}: {one['detail']}" for one in errors[:3])
+    return Problem(422, "invalid-argument", detail, errors=errors[:20]).response()
+
+
+def _describe(app: FastAPI) -> None:
+    """Let the OpenAPI document have the problem documents, the key, and nothing that is never answered."""
+    document = app.openapi()
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    schemas["Problem"] = SCHEMA
+    components["securitySchemes"] = SECURITY_SCHEME
+    app.openapi_schema = document

@@ -1,0 +1,90 @@
+"""Cursors: where the next page of an answer begins. Opaque to clients, and bound to the question they came from.
+
+A cursor names the last key that was sent, so that rows which arrive or change meanwhile move no other row to another
+page: nothing is skipped and nothing comes twice. It also keeps what "now" and "today" were on the first page.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+
+import msgspec
+
+from marketdata_assets.api.problems import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_FIRST: Final = (datetime(1900, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_LAST: Final = (datetime(2200, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
+
+Micros = Annotated[int, msgspec.Meta(ge=_FIRST, le=_LAST)]
+"""A moment, in microseconds since 1970."""
+
+
+class SeriesCursor(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True, tag="s"):
+    """In one series: the last bar's open, the range's end, and the scale of its prices (a date in ISO 8601)."""
+
+    question: str
+    last: Micros
+    end: Micros
+    scale: date | None
+
+
+class GapCursor(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True, tag="g"):
+    """In the list of gaps: the key of the last."""
+
+    question: str
+    symbol: Annotated[str, msgspec.Meta(pattern=r"^[A-Z0-9][A-Z0-9.\-]{0,19}$")]
+    timeframe: Annotated[str, msgspec.Meta(pattern="^(1m|5m|15m|30m|1h|4h|1d|1w)$")]
+    start: Micros
+
+
+C = TypeVar("C", SeriesCursor, GapCursor)
+
+
+def question_of(kind: str, asked: Mapping[str, object]) -> str:
+    """What a cursor is bound to: everything that was asked, apart from the cursor and the size of a page."""
+    parts = sorted((name, str(value)) for name, value in asked.items() if name not in ("cursor", "limit"))
+    return hashlib.blake2b(msgspec.json.encode([kind, parts]), digest_size=6).hexdigest()
+
+
+def encode(cursor: SeriesCursor | GapCursor) -> str:
+    """``cursor`` as a text that needs no escaping in a URL."""
+    return urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
+
+
+def decode(text: str, kind: type[C], question: str) -> C:
+    """The cursor that ``text`` holds.
+
+    Raises:
+        Problem: It is none, or comes from another question.
+    """
+    try:
+        padded = text.encode("ascii") + b"=" * (-len(text) % 4)
+        cursor = msgspec.json.decode(urlsafe_b64decode(padded), type=kind)
+    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        raise Problem(422, "invalid-cursor", "this is no cursor: begin again without one") from None
+    if cursor.question != question:
+        raise Problem(
+            422,
+            "invalid-cursor",
+            "this cursor belongs to another question: ask what was asked first, with `cursor` added",
+        )
+    return cursor
+
+
+def micros(moment: datetime) -> int:
+    """``moment``, aware, in microseconds since 1970."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def moment_of(value: int) -> datetime:
+    """The aware UTC datetime that is ``value`` microseconds since 1970."""
+    return _EPOCH + value * _MICROSECOND

@@ -1,0 +1,207 @@
+"""What requests may say: the types of parameters and bodies, as strict as the OpenAPI document describes them."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
+
+from marketdata_assets.domain.gaps import LOSSES, GapState
+from marketdata_assets.domain.series import AssetClass
+from marketdata_assets.domain.timeframe import Timeframe
+
+MOST_ROWS: Final = 100_000
+"""Of one page: a year of a stock's regular minutes fits."""
+_PAGE_ROWS: Final = 10_000
+_MOST_CANDLES: Final = 10_000
+_MOST_SYMBOLS: Final = 500
+
+_DAY: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_MOMENT: Final = _DAY + r"(T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+\-][0-9]{2}:[0-9]{2}))?"
+_WHOLE_DAY: Final = re.compile(_DAY)
+
+
+def _day(text: object) -> object:
+    if not isinstance(text, str) or not _WHOLE_DAY.fullmatch(text):
+        message = "is no date: write YYYY-MM-DD"
+        raise ValueError(message)
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        message = "is no day of the calendar: write YYYY-MM-DD"
+        raise ValueError(message) from None
+
+
+def _boolean(text: object) -> object:
+    if text not in ("true", "false", True, False):
+        message = "is neither true nor false"
+        raise ValueError(message)
+    return text in ("true", True)
+
+
+def _whole(text: object) -> object:
+    if isinstance(text, str) and not re.fullmatch("-?[0-9]{1,18}", text):
+        message = "is no whole number"
+        raise ValueError(message)
+    return text
+
+
+Symbol = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]{0,19}$"),
+    Field(description="`AAPL`, `BRK.B`, `BTC-USD`.", examples=["AAPL"]),
+]
+Moment = Annotated[str, StringConstraints(pattern=f"^{_MOMENT}$")]
+Day = Annotated[date, BeforeValidator(_day), WithJsonSchema({"type": "string", "format": "date"})]
+Boolean = Annotated[bool, BeforeValidator(_boolean)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Cursor = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,400}$")]
+
+_START: Final = (
+    "The first local day (New York's for stocks, ETFs and indices, UTC's for crypto), or a moment with its offset from"
+    " UTC. Default: 30 days before `end`."
+)
+_END: Final = "The last local day, inclusive, or a moment, exclusive. Default: now."
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Page(_Strict):
+    limit: Whole = Field(_PAGE_ROWS, ge=1, le=MOST_ROWS, description="Rows of a page, at the most.")
+    cursor: Cursor | SkipJsonSchema[None] = Field(
+        None, description="`next_cursor` of the page before; everything else as it was asked then."
+    )
+
+
+class _Range(_Strict):
+    timeframe: Timeframe = Field(description="The length of a bar.")
+    start: Moment | SkipJsonSchema[None] = Field(None, description=_START)
+    end: Moment | SkipJsonSchema[None] = Field(None, description=_END)
+
+
+class _Scale(_Strict):
+    adjusted: Boolean = Field(default=True, description="Split-adjusted prices; false gives them as traded.")
+    as_of: Day | SkipJsonSchema[None] = Field(
+        None, description="The local date whose scale adjusted prices are on. Default: today."
+    )
+
+
+# Fields come in the order of the bases from the last one on.
+class SeriesQuery(_Page, _Range):
+    """A range of one series."""
+
+
+class BarsQuery(_Page, _Scale, _Range):
+    """A range of bars."""
+
+
+class CandlesQuery(_Scale):
+    """The latest bars."""
+
+    timeframe: Timeframe = Field(Timeframe.D1, description="The length of a bar.")
+    limit: Whole = Field(100, ge=1, le=_MOST_CANDLES, description="How many bars.")
+
+
+class _Chosen(_Strict):
+    symbol: list[Symbol] | SkipJsonSchema[None] = Field(
+        None, max_length=_MOST_SYMBOLS, description="Which; may be repeated. Default: every active one."
+    )
+    timeframe: list[Timeframe] | SkipJsonSchema[None] = Field(
+        None,
+        max_length=len(Timeframe),
+        description="Which; may be repeated. Default: all that are collected.",
+    )
+
+
+class GapsQuery(_Page, _Chosen):
+    """Which gaps."""
+
+    start: Moment | SkipJsonSchema[None] = Field(
+        None, description="A gap must reach behind it. Default: the beginning of time."
+    )
+    end: Moment | SkipJsonSchema[None] = Field(
+        None, description="A gap must begin before it. Default: the end of time."
+    )
+    state: list[GapState] = Field(
+        [GapState(one) for one in LOSSES],
+        max_length=len(GapState),
+        description="Which states; may be repeated. Default: what is missing without an explanation.",
+    )
+
+
+class CompletenessQuery(_Chosen):
+    """Which series."""
+
+
+class SymbolsQuery(_Strict):
+    """Which symbols."""
+
+    active: Boolean = Field(default=True, description="Only those that are collected; false lists all.")
+
+
+class Timeframes(_Strict):
+    """What a symbol is collected in."""
+
+    timeframes: list[Timeframe] = Field(min_length=1, max_length=len(Timeframe))
+
+
+class NewSymbol(_Strict):
+    """A symbol to collect."""
+
+    symbol: Symbol
+    asset_class: AssetClass | None = Field(
+        None, description="Default: what it was; else `crypto` for BASE-QUOTE and `stock` for all others."
+    )
+    name: (
+        Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")] | None
+    ) = Field(None, description="What people call it.")
+    timeframes: Annotated[list[Timeframe], Field(min_length=1, max_length=len(Timeframe))] | None = Field(
+        None, description="Default: what it had, else `1h` and `1d`."
+    )
+
+
+class SymbolFacts(_Strict):
+    """A tracked symbol."""
+
+    symbol: str
+    asset_class: AssetClass
+    name: str | None
+    timeframes: list[Timeframe]
+    vendor_ticker: str
+    calendar: str
+    active: bool
+
+
+class StoredSeries(_Strict):
+    """What is stored of a series."""
+
+    timeframe: Timeframe
+    bars: int
+
+
+class SymbolDetails(SymbolFacts):
+    """A tracked symbol and what is stored of it."""
+
+    stored: list[StoredSeries]
+
+
+class Symbols(_Strict):
+    """The tracked symbols."""
+
+    data: list[SymbolFacts]
+
+
+class Health(_Strict):
+    """That the server and its database answer."""
+
+    status: Literal["ok"]
+
+
+def given(query: BaseModel) -> dict[str, Any]:
+    """What a request says, defaults included: the question that a cursor is bound to."""
+    return query.model_dump(mode="json")

@@ -1,0 +1,89 @@
+"""Routes of gaps and completeness."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+from fastapi import APIRouter, Query, Request, Response
+
+from marketdata_assets.api import cursors
+from marketdata_assets.api.formats import Table, content
+from marketdata_assets.api.guard import READ, GuardedRoute
+from marketdata_assets.api.parameters import CompletenessQuery, GapsQuery, given
+from marketdata_assets.api.problems import responses
+from marketdata_assets.api.service import answer
+from marketdata_assets.reading import read_completeness, read_gaps
+from marketdata_assets.storage.completeness import MATRIX_SCHEMA
+from marketdata_assets.storage.gaps import LISTED_SCHEMA
+
+if TYPE_CHECKING:
+    from marketdata_assets.storage.connection import Database
+
+router = APIRouter(prefix="/api/v1", route_class=GuardedRoute)
+
+_SECONDS: Final = 60
+
+
+@router.get(
+    "/gaps",
+    summary="What is missing, and why",
+    response_model=None,
+    responses={
+        200: {
+            "description": "One page, sorted by symbol, timeframe and gap_start",
+            "content": content(LISTED_SCHEMA, {}),
+        },
+        304: {"description": "The client has it already"},
+        **responses(404, 406, 422),
+    },
+    openapi_extra=READ,
+)
+async def gaps(request: Request, query: Annotated[GapsQuery, Query()]) -> Response:
+    """The known gaps that reach into a range: what `gaps()` returns in Python."""
+    question = cursors.question_of("gaps", given(query))
+    after = None
+    if query.cursor is not None:
+        cursor = cursors.decode(query.cursor, cursors.GapCursor, question)
+        after = (cursor.symbol, cursor.timeframe, cursors.moment_of(cursor.start))
+
+    def work(database: Database) -> Table:
+        rows = read_gaps(
+            database,
+            query.symbol,
+            query.timeframe,
+            query.start,
+            query.end,
+            states=[one.value for one in query.state],
+            after=after,
+            limit=query.limit + 1,
+        )
+        following = None
+        if rows.height > query.limit:
+            last = rows.row(query.limit - 1, named=True)
+            key = (last["symbol"], last["timeframe"], cursors.micros(last["gap_start"]))
+            following = cursors.encode(cursors.GapCursor(question, *key))
+        return Table(rows.head(query.limit), {}, following, _SECONDS)
+
+    return await answer(request, work)
+
+
+@router.get(
+    "/completeness",
+    summary="How whole each series is",
+    response_model=None,
+    responses={
+        200: {
+            "description": "A row a series, in the order of the symbols",
+            "content": content(MATRIX_SCHEMA, {}),
+        },
+        304: {"description": "The client has it already"},
+        **responses(404, 406, 422),
+    },
+    openapi_extra=READ,
+)
+async def completeness(request: Request, query: Annotated[CompletenessQuery, Query()]) -> Response:
+    """How whole each active series was when the matrix was last made: what `completeness()` returns in Python."""
+    return await answer(
+        request,
+        lambda database: Table(read_completeness(database, query.symbol, query.timeframe), max_age=_SECONDS),
+    )

@@ -1,0 +1,210 @@
+"""Routes of bars and features."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from marketdata_assets.api import cursors
+from marketdata_assets.api.formats import Table, content
+from marketdata_assets.api.guard import READ, GuardedRoute
+from marketdata_assets.api.parameters import BarsQuery, CandlesQuery, SeriesQuery, Symbol, given
+from marketdata_assets.api.problems import Problem, responses
+from marketdata_assets.api.service import answer
+from marketdata_assets.domain.bars import BAR_SCHEMA
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
+from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.reading import EARLIEST, BarQuestion, parse_edge, read_bars, read_features
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from marketdata_assets.domain.series import AssetClass, Series
+    from marketdata_assets.domain.windows import Window
+    from marketdata_assets.storage.connection import Database
+
+router = APIRouter(prefix="/api/v1", route_class=GuardedRoute)
+
+_DEFAULT_RANGE: Final = timedelta(days=30)
+_MOST_INTRADAY: Final = timedelta(days=5 * 366)
+_MOST_DAILY: Final = timedelta(days=100 * 366)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+_CLOSED_SECONDS: Final = 3600
+"""What later fetches do not touch any more changes when a split takes effect, or by hand: seen within an hour."""
+_OPEN_SECONDS: Final = {
+    Timeframe.M1: 5,
+    Timeframe.M5: 15,
+    Timeframe.M15: 30,
+    Timeframe.M30: 60,
+    Timeframe.H1: 60,
+    Timeframe.H4: 300,
+    Timeframe.D1: 300,
+    Timeframe.W1: 300,
+}
+
+_SERIES_FACTS: Final[dict[str, Any]] = {
+    "symbol": {"type": "string"},
+    "timeframe": {"type": "string", "enum": [one.value for one in Timeframe]},
+}
+_BAR_FACTS: Final[dict[str, Any]] = {
+    **_SERIES_FACTS,
+    "adjusted": {"type": "boolean", "description": "Whether the prices are on the scale of `as_of`."},
+    "as_of": {"type": ["string", "null"], "format": "date"},
+}
+_OK: Final = "One page, sorted by time"
+
+_SymbolPath = Annotated[Symbol, Path(description="`AAPL`, `BRK.B`, `BTC-USD`.")]
+
+
+@router.get(
+    "/historical/{symbol}",
+    summary="Bars of a range",
+    response_model=None,
+    responses={
+        200: {"description": _OK, "content": content(BAR_SCHEMA, _BAR_FACTS)},
+        304: {"description": "The client has it already"},
+        **responses(404, 406, 409, 422),
+    },
+    openapi_extra=READ,
+)
+async def historical(request: Request, symbol: _SymbolPath, query: Annotated[BarsQuery, Query()]) -> Response:
+    """The stored bars that open between `start` and `end`, sorted by time: what `bars()` returns in Python."""
+    question = cursors.question_of("historical", {"of": symbol, **given(query)})
+    start, end, scale = _range(query, question)
+    asked = BarQuestion(
+        symbol, query.timeframe, start, end, query.adjusted, query.as_of if scale is None else scale
+    )
+
+    def work(database: Database) -> Table:
+        page = read_bars(database, asked, limit=query.limit + 1)
+        following = _following(page.bars, page.window, query.limit, question, page.scale)
+        return Table(
+            page.bars.head(query.limit),
+            _bar_facts(page.series, page.scale),
+            following,
+            _max_age(page.bars.head(query.limit), page.window, page.asset_class, page.series, following),
+        )
+
+    return await answer(request, work)
+
+
+@router.get(
+    "/assets/{symbol}/candles",
+    summary="The latest bars",
+    response_model=None,
+    responses={
+        200: {"description": "Sorted by time, the latest last", "content": content(BAR_SCHEMA, _BAR_FACTS)},
+        304: {"description": "The client has it already"},
+        **responses(404, 406, 409, 422),
+    },
+    openapi_extra=READ,
+)
+async def candles(request: Request, symbol: _SymbolPath, query: Annotated[CandlesQuery, Query()]) -> Response:
+    """The last `limit` stored bars, however long ago they opened."""
+    now = datetime.now(UTC)
+    asked = BarQuestion(
+        symbol, query.timeframe, EARLIEST, now + timedelta(days=1), query.adjusted, query.as_of
+    )
+
+    def work(database: Database) -> Table:
+        page = read_bars(database, asked, limit=query.limit, newest=True)
+        return Table(
+            page.bars, _bar_facts(page.series, page.scale), max_age=_OPEN_SECONDS[page.series.timeframe]
+        )
+
+    return await answer(request, work)
+
+
+@router.get(
+    "/features/{symbol}",
+    summary="Features of a range",
+    response_model=None,
+    responses={
+        200: {"description": _OK, "content": content(FEATURES_SCHEMA, _SERIES_FACTS)},
+        304: {"description": "The client has it already"},
+        **responses(404, 406, 422),
+    },
+    openapi_extra=READ,
+)
+async def features(request: Request, symbol: _SymbolPath, query: Annotated[SeriesQuery, Query()]) -> Response:
+    """The stored features of the bars that open between `start` and `end`: what `features()` returns in Python."""
+    question = cursors.question_of("features", {"of": symbol, **given(query)})
+    start, end, _ = _range(query, question)
+
+    def work(database: Database) -> Table:
+        page = read_features(database, symbol, query.timeframe, start, end, limit=query.limit + 1)
+        following = _following(page.features, page.window, query.limit, question, None)
+        rows = page.features.head(query.limit)
+        return Table(
+            rows,
+            _series_facts(page.series),
+            following,
+            _max_age(rows, page.window, page.asset_class, page.series, following),
+        )
+
+    return await answer(request, work)
+
+
+def _range(
+    query: SeriesQuery | BarsQuery, question: str
+) -> tuple[date | datetime, date | datetime, date | None]:
+    """The edges of what is left to read, and the scale that earlier pages had; None on the first."""
+    if query.cursor is not None:
+        cursor = cursors.decode(query.cursor, cursors.SeriesCursor, question)
+        start, end = cursors.moment_of(cursor.last) + _MICROSECOND, cursors.moment_of(cursor.end)
+        if start >= end:
+            raise Problem(422, "invalid-cursor", "this is no cursor: begin again without one")
+        return start, end, cursor.scale
+    last = datetime.now(UTC) if query.end is None else parse_edge("end", query.end)
+    first = _before(last) if query.start is None else parse_edge("start", query.start)
+    longest = _MOST_INTRADAY if query.timeframe.is_intraday else _MOST_DAILY
+    if _day(last) - _day(first) > longest:
+        raise Problem(
+            422,
+            "range-too-long",
+            f"a range of {query.timeframe} bars spans {longest.days:,} days at the most: ask for parts of it",
+        )
+    return first, last, None
+
+
+def _before(last: date | datetime) -> date | datetime:
+    try:
+        return last - _DEFAULT_RANGE
+    except OverflowError:
+        raise Problem(422, "invalid-argument", f"nothing lies before {last}: give a later end") from None
+
+
+def _day(edge: date | datetime) -> date:
+    return edge.date() if isinstance(edge, datetime) else edge
+
+
+def _following(
+    rows: pl.DataFrame, window: Window, limit: int, question: str, scale: date | None
+) -> str | None:
+    """The cursor behind the first ``limit`` of ``rows``; None when there are no more."""
+    if rows.height <= limit:
+        return None
+    last, end = cursors.micros(rows["time"][limit - 1]), cursors.micros(window.end)
+    return cursors.encode(cursors.SeriesCursor(question, last, end, scale))
+
+
+def _max_age(
+    rows: pl.DataFrame, window: Window, asset_class: AssetClass, series: Series, following: str | None
+) -> int:
+    """For how long a page may be taken for the truth."""
+    end = window.end if following is None else rows["time"][-1]
+    settled = calendar_of(asset_class).settled_before(datetime.now(UTC), CORRECTION_SESSIONS)
+    return _CLOSED_SECONDS if end <= settled else _OPEN_SECONDS[series.timeframe]
+
+
+def _series_facts(series: Series) -> dict[str, object]:
+    return {"symbol": series.symbol, "timeframe": series.timeframe.value}
+
+
+def _bar_facts(series: Series, scale: date | None) -> dict[str, object]:
+    return {**_series_facts(series), "adjusted": scale is not None, "as_of": scale}

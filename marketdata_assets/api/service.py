@@ -1,0 +1,146 @@
+"""What the routes of one app share, and how a table becomes an answer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from starlette.responses import Response
+
+from marketdata_assets.api.access import KeyRing
+from marketdata_assets.api.formats import ENCODINGS, MEDIA_TYPES, encode
+from marketdata_assets.api.limits import RateLimiter
+from marketdata_assets.api.metrics import Metrics
+from marketdata_assets.api.negotiation import best_encoding, best_media_type
+from marketdata_assets.api.problems import Problem
+from marketdata_assets.api.readers import Readers
+from marketdata_assets.storage.keys import list_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from prometheus_client.registry import Collector
+    from starlette.requests import Request
+
+    from marketdata_assets.api.formats import Table
+    from marketdata_assets.storage.connection import Database
+
+_BURST_SECONDS: Final = 2
+_HEALTH_SECONDS: Final = 1.0
+_CHECK_TIMEOUT: Final = timedelta(seconds=2)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceOptions:
+    """How one app serves.
+
+    Attributes:
+        database_url: The market database.
+        open_reads: Programs of this machine read without a key: the server listens on loopback only.
+        read_keys: Keys that read, beside those of ``api_keys``.
+        requests_per_second: Tokens that flow into each client's bucket; two seconds of them fit in.
+        threads: Questions that the database works on at once.
+        waiting: Questions that wait for one of them at most.
+        statement_timeout: After which the database gives a question up.
+    """
+
+    database_url: str = field(repr=False)
+    open_reads: bool = False
+    read_keys: tuple[str, ...] = field(default=(), repr=False)
+    requests_per_second: float = 100.0
+    threads: int = 8
+    waiting: int = 64
+    statement_timeout: timedelta = timedelta(seconds=10)
+
+
+class Service:
+    """One app's threads, keys, limits and counts. ``clock`` counts seconds and never goes back."""
+
+    def __init__(
+        self,
+        options: ServiceOptions,
+        *,
+        collectors: Sequence[Collector] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.options = options
+        self.metrics = Metrics(collectors)
+        self.limiter = RateLimiter(
+            options.requests_per_second, options.requests_per_second * _BURST_SECONDS, clock
+        )
+        self.readers = Readers(
+            options.database_url,
+            size=options.threads,
+            waiting=options.waiting,
+            statement_timeout=options.statement_timeout,
+        )
+        # Beside the readers: that they are busy is no illness, and a key is known by then.
+        self._watcher = Readers(
+            options.database_url, size=1, waiting=options.waiting, statement_timeout=_CHECK_TIMEOUT
+        )
+        self.keys = KeyRing(options.read_keys, lambda: self._watcher.run(list_keys), clock)
+        self._clock = clock
+        self._healthy_at: float | None = None
+
+    async def check(self) -> None:
+        """Raise what is wrong with the database; it is asked once a second at the most."""
+        now = self._clock()
+        if self._healthy_at is None or now - self._healthy_at > _HEALTH_SECONDS:
+            await self._watcher.run(_touch)
+            self._healthy_at = now
+
+    async def start(self) -> None:
+        """Open the connections."""
+        await self.readers.warm_up()
+
+    def close(self) -> None:
+        """Close them."""
+        self.readers.close()
+        self._watcher.close()
+
+
+def _touch(database: Database) -> None:
+    database.transaction(lambda connection: connection.execute("select 1"))
+
+
+def service_of(request: Request) -> Service:
+    """The service of the app that ``request`` reached."""
+    service: Service = request.app.state.service
+    return service
+
+
+async def answer(request: Request, work: Callable[[Database], Table]) -> Response:
+    """The table that ``work`` reads, in the format and compression that the client prefers.
+
+    304 when the client has it already. ``Link`` names the next page in every format.
+    """
+    media_type = best_media_type(",".join(request.headers.getlist("accept")), MEDIA_TYPES)
+    if media_type is None:
+        raise Problem(406, "not-acceptable", f"answers come as {', '.join(MEDIA_TYPES)}: accept one of them")
+    encoding = best_encoding(",".join(request.headers.getlist("accept-encoding")), ENCODINGS)
+    known = frozenset(
+        tag.strip().removeprefix("W/")
+        for header in request.headers.getlist("if-none-match")
+        for tag in header.split(",")
+    )
+    # Encoded by the same thread: a year of minutes would hold up everybody else here.
+    encoded = await service_of(request).readers.run(
+        lambda database: encode(work(database), media_type, encoding, known)
+    )
+    headers = {
+        "ETag": encoded.etag,
+        # Whoever answers for several clients must not hand on what a key opened.
+        "Cache-Control": f"private, max-age={encoded.max_age}, must-revalidate",
+        "Vary": "Accept, Accept-Encoding",
+    }
+    if encoded.following is not None:
+        following = request.url.include_query_params(cursor=encoded.following)
+        headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+    if encoded.body is None:
+        return Response(None, 304, headers)
+    request.state.rows = encoded.rows
+    if encoded.encoding is not None:
+        headers["Content-Encoding"] = encoded.encoding
+    return Response(encoded.body, 200, headers, encoded.media_type)

@@ -1,0 +1,174 @@
+"""Routes of what is collected: to see for readers, to change for admins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter, Body, Path, Query, Request, Response
+
+from marketdata_assets.api.guard import READ, WRITE, GuardedRoute
+from marketdata_assets.api.parameters import (
+    NewSymbol,
+    StoredSeries,
+    Symbol,
+    SymbolDetails,
+    SymbolFacts,
+    Symbols,
+    SymbolsQuery,
+    Timeframes,
+)
+from marketdata_assets.api.problems import Problem, responses
+from marketdata_assets.api.service import service_of
+from marketdata_assets.domain.errors import ConfigurationError, UnknownSeriesError
+from marketdata_assets.domain.series import parse_symbol
+from marketdata_assets.domain.tickers import inferred_asset_class, vendor_ticker
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.storage.bars import bars_by_series
+from marketdata_assets.storage.symbols import (
+    DEFAULT_TIMEFRAMES,
+    TrackedSymbol,
+    add_symbols,
+    deactivate,
+    find_symbol,
+    list_symbols,
+    set_timeframes,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from marketdata_assets.storage.connection import Database
+
+router = APIRouter(prefix="/api/v1", route_class=GuardedRoute)
+
+_SymbolPath = Annotated[Symbol, Path(description="`AAPL`, `BRK.B`, `BTC-USD`.")]
+
+
+@router.get(
+    "/symbols",
+    summary="What is collected",
+    response_model=Symbols,
+    responses=responses(422),
+    openapi_extra=READ,
+)
+async def list_(request: Request, query: Annotated[SymbolsQuery, Query()]) -> Symbols:
+    """The tracked symbols in the order in which they were added."""
+    tracked = await service_of(request).readers.run(
+        lambda database: list_symbols(database, active_only=query.active)
+    )
+    return Symbols(data=[SymbolFacts(**_facts(one)) for one in tracked])
+
+
+@router.post(
+    "/symbols",
+    summary="Collect a symbol",
+    response_model=SymbolFacts,
+    responses={
+        201: {"model": SymbolFacts, "description": "It was not tracked before"},
+        **responses(400, 403, 409, 413, 422),
+    },
+    openapi_extra=WRITE,
+)
+async def add(request: Request, response: Response, wanted: Annotated[NewSymbol, Body()]) -> SymbolFacts:
+    """Track a symbol from now on, or take it up again, as `marketdata symbols add` does."""
+    tracked, is_new = await service_of(request).readers.run(lambda database: _add(database, wanted))
+    response.status_code = 201 if is_new else 200
+    return SymbolFacts(**_facts(tracked))
+
+
+@router.get(
+    "/admin/symbols/{symbol}",
+    summary="A symbol and what is stored of it",
+    response_model=SymbolDetails,
+    responses=responses(404, 422),
+    openapi_extra=READ,
+)
+async def details(request: Request, symbol: _SymbolPath) -> SymbolDetails:
+    """How a symbol is collected, and how many bars of it are stored in each timeframe."""
+    return await service_of(request).readers.run(lambda database: _details(database, parse_symbol(symbol)))
+
+
+@router.put(
+    "/admin/symbols/{symbol}/timeframes",
+    summary="Change the timeframes of a symbol",
+    response_model=SymbolFacts,
+    responses=responses(400, 403, 404, 413, 422),
+    openapi_extra=WRITE,
+)
+async def put_timeframes(
+    request: Request, symbol: _SymbolPath, wanted: Annotated[Timeframes, Body()]
+) -> SymbolFacts:
+    """Collect a symbol in these timeframes from now on, as `marketdata symbols set-timeframes` does. Bars stay."""
+
+    def work(database: Database) -> TrackedSymbol:
+        name = parse_symbol(symbol)
+        set_timeframes(database, name, _sorted(wanted.timeframes))
+        return find_symbol(database, name)
+
+    return SymbolFacts(**_facts(await service_of(request).readers.run(work)))
+
+
+@router.delete(
+    "/admin/symbols/{symbol}",
+    summary="Stop collecting a symbol",
+    response_model=SymbolFacts,
+    responses=responses(403, 404, 422),
+    openapi_extra=WRITE,
+)
+async def remove(request: Request, symbol: _SymbolPath) -> SymbolFacts:
+    """Deactivate a symbol, as `marketdata symbols deactivate` does. Its bars stay, and POST takes it up again."""
+
+    def work(database: Database) -> TrackedSymbol:
+        name = parse_symbol(symbol)
+        deactivate(database, name)
+        return find_symbol(database, name)
+
+    return SymbolFacts(**_facts(await service_of(request).readers.run(work)))
+
+
+def _add(database: Database, wanted: NewSymbol) -> tuple[TrackedSymbol, bool]:
+    name = parse_symbol(wanted.symbol)
+    try:
+        old = find_symbol(database, name)
+    except UnknownSeriesError:
+        old = None
+    symbol = TrackedSymbol(
+        name,
+        wanted.asset_class or (old.asset_class if old else inferred_asset_class(name)),
+        wanted.name,
+        _sorted(wanted.timeframes) if wanted.timeframes else (old.timeframes if old else DEFAULT_TIMEFRAMES),
+    )
+    vendor_ticker(symbol.symbol, symbol.asset_class)  # refuses a crypto symbol that is no pair
+    try:
+        add_symbols(database, [symbol])
+    except ConfigurationError as error:
+        raise Problem(409, "another-instrument", str(error)) from None
+    return find_symbol(database, name), old is None
+
+
+def _details(database: Database, name: str) -> SymbolDetails:
+    tracked = find_symbol(database, name)
+    counts = bars_by_series(database)
+    stored = [
+        StoredSeries(timeframe=one.timeframe, bars=bars)
+        for one, bars in sorted(counts.items(), key=lambda item: item[0].timeframe.duration)
+        if one.symbol == name and bars
+    ]
+    return SymbolDetails(**_facts(tracked), stored=stored)
+
+
+def _sorted(timeframes: Iterable[Timeframe]) -> tuple[Timeframe, ...]:
+    chosen = set(timeframes)
+    return tuple(one for one in Timeframe if one in chosen)
+
+
+def _facts(symbol: TrackedSymbol) -> dict[str, object]:
+    return {
+        "symbol": symbol.symbol,
+        "asset_class": symbol.asset_class,
+        "name": symbol.name,
+        "timeframes": list(symbol.timeframes),
+        "vendor_ticker": symbol.vendor_ticker,
+        "calendar": symbol.calendar,
+        "active": symbol.active,
+    }

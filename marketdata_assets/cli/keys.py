@@ -1,0 +1,74 @@
+"""``marketdata keys …``: who may use the HTTP API from elsewhere, and who may change what is collected."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from marketdata_assets.domain.errors import ConfigurationError
+
+app = typer.Typer(no_args_is_help=True, help="Keys of the HTTP API.")
+
+
+@app.command(epilog="Example: marketdata keys create notebook")
+def create(
+    name: Annotated[str, typer.Argument(help="Whose key it is: a person or a program.")],
+    *,
+    scope: Annotated[
+        str, typer.Option(help="read, or admin, which also changes what is collected.")
+    ] = "read",
+) -> None:
+    """Make a key and print it, once: what is kept is its hash. A server that runs knows it within 5 seconds."""
+    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.storage.keys import Scope, create_key
+
+    if scope not in list(Scope):
+        message = f"unknown scope {scope!r}: use read or admin"
+        raise ConfigurationError(message)
+    with open_store() as store:
+        key = create_key(store.database, name, Scope(scope))
+    typer.echo(key)
+    typer.echo(f"{name} ({scope}): send it as X-API-Key; it cannot be shown again", err=True)
+
+
+@app.command("list", epilog="Example: marketdata keys list --json")
+def list_(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+) -> None:
+    """List the keys that were made, revoked ones too; the keys themselves are not kept."""
+    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.storage.keys import list_keys
+
+    with open_store() as store:
+        keys = list_keys(store.database)
+    rows = [
+        {
+            "name": one.name,
+            "scope": one.scope.value,
+            "created_at": one.created_at.isoformat(),
+            "revoked_at": one.revoked_at.isoformat() if one.revoked_at else None,
+        }
+        for one in keys
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        ended = f"revoked {row['revoked_at']}" if row["revoked_at"] else "works"
+        typer.echo(f"{row['name']}\t{row['scope']}\tcreated {row['created_at']}\t{ended}")
+    if not rows:
+        typer.echo("no key yet: `marketdata keys create NAME` makes one", err=True)
+
+
+@app.command(epilog="Example: marketdata keys revoke notebook")
+def revoke(name: Annotated[str, typer.Argument(help="The key's name.")]) -> None:
+    """End a key for good. A server that runs refuses it within 5 seconds."""
+    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.storage.keys import revoke_key
+
+    with open_store() as store:
+        revoke_key(store.database, name)
+    typer.echo(f"{name}: revoked")

@@ -1,0 +1,62 @@
+"""``marketdata serve``: the HTTP API until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Annotated
+
+import typer
+
+from marketdata_assets.domain.errors import ConfigurationError
+
+
+def serve(
+    *,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; with any but loopback, every request needs a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1,
+    requests_per_second: Annotated[
+        float, typer.Option(min=0.1, help="Of each client, in each process; 1,000 rows count as one more.")
+    ] = 100.0,
+    require_key: Annotated[
+        bool, typer.Option("--require-key", help="Ask programs of this machine for a key, too.")
+    ] = False,
+) -> None:
+    """Serve bars, features, gaps and completeness over HTTP; the page /docs describes every route.
+
+    Reads need no key from this machine, and one from elsewhere (`marketdata keys create NAME`). There is no TLS:
+    outside of loopback, put a proxy in front that has it.
+    """
+    # Answers are small and several at a time: threads within one would only wait for those of another.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+    from marketdata_assets.cli.session import open_store
+
+    with open_store():  # migrated once, before several processes look at it
+        pass
+    _require_free(host, port)
+    from marketdata_assets.api.server import ServeOptions
+    from marketdata_assets.api.server import serve as run
+
+    shown = f"[{host}]" if ":" in host else host
+    typer.echo(
+        f"serving on http://{shown}:{port}, described at http://{shown}:{port}/docs; Ctrl-C ends it", err=True
+    )
+    run(ServeOptions(host, port, workers, requests_per_second, require_key))
+
+
+def _require_free(host: str, port: int) -> None:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        message = (
+            f"{host} port {port} cannot be listened on ({error.strerror}): choose another --host or --port"
+        )
+        raise ConfigurationError(message) from None
