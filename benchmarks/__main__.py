@@ -22,6 +22,8 @@ NAMES = (
     "features",
     "feature_store",
     "api",
+    "daily_run",
+    "partition_page",
 )
 
 
