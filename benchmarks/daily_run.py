@@ -19,6 +19,7 @@ from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols, list_symbols
 
 _SYMBOLS: Final = 60
+_DAYS: Final = 8
 _TIMEFRAMES: Final = (Timeframe.M1, Timeframe.H1, Timeframe.D1)
 _ENDED: Final = {"SUCCESS", "FAILURE", "CANCELED"}
 _TICK: Final = """
@@ -33,7 +34,13 @@ mutation($run: ExecutionParams!) {
   launchRun(executionParams: $run) { ... on LaunchRunSuccess { run { runId } } }
 }
 """
-_RUN: Final = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status creationTime startTime endTime stepStats { stepKey startTime endTime } } } }"
+_RUN: Final = """
+query($id: ID!) {
+  runOrError(runId: $id) {
+    ... on Run { status creationTime startTime endTime stepStats { stepKey startTime endTime } }
+  }
+}
+"""
 
 
 def run(server_url: str, *, quick: bool) -> list[Figure]:
@@ -50,6 +57,7 @@ def run(server_url: str, *, quick: bool) -> list[Figure]:
             "POLYGON_API_KEY": "benchmarks",
             "POLYGON_BASE_URL": vendor_url,
             "POLYGON_REQUESTS_PER_MINUTE": "1000000",  # off: the limit is measured elsewhere
+            "MARKETDATA_START": (datetime.now(UTC).date() - timedelta(days=_DAYS)).isoformat(),
         }
         with Database(url) as database:
             database.transaction(lambda connection: connection.execute("delete from tracked_symbols"))
@@ -62,7 +70,7 @@ def run(server_url: str, *, quick: bool) -> list[Figure]:
             )
             series = sum(len(one.series) for one in list_symbols(database))
         with served_platform(Path(home)) as platform:
-            _night(platform)  # brings the month that a new store lacks
+            _night(platform)  # brings what a new store lacks
             night = _night(platform)
     return [
         Figure(
