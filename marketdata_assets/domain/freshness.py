@@ -181,7 +181,7 @@ def _closes(timeframe: Timeframe, calendar: TradingCalendar, opens: datetime) ->
     if timeframe is Timeframe.W1:
         return calendar.day_start(calendar.local_day(opens) + timedelta(days=7))
     if timeframe is Timeframe.D1:
-        return calendar.day_window(calendar.local_day(opens)).end
+        return calendar.day_window(calendar.local_day(opens)).end - calendar.idle_before_midnight
     return opens + timeframe.duration
 
 

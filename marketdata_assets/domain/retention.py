@@ -24,6 +24,9 @@ gaps are judged."""
 SHORTEST_DAYS: Final = 14
 """Fewer would prune sessions that the next run asks for again, or the days that a week is still made of."""
 
+LONGEST_DAYS: Final = 36_500
+"""More than any history."""
+
 
 def parse_retention(text: str) -> dict[Timeframe, int]:
     """Days by timeframe from ``1m:30,5m:365``; raises :class:`ConfigurationError` saying what is wrong with it."""
@@ -41,11 +44,26 @@ def parse_retention(text: str) -> dict[Timeframe, int]:
     if not retention:
         message = "no timeframe given: write TIMEFRAME:DAYS, as in 1m:30"
         raise ConfigurationError(message)
+    check_retention(retention)
     return retention
 
 
+def check_retention(retention: Mapping[Timeframe, int]) -> None:
+    """Raise :class:`ConfigurationError` when something that ``retention`` keeps needs what it removes."""
+    days = retention.get(Timeframe.D1)
+    if days is not None and retention.get(Timeframe.W1, LONGEST_DAYS + 1) > days:
+        message = (
+            "a week that a split divides is adjusted by its days: keep 1d bars as long as 1w bars"
+            f" (1d:{days} goes with 1w:{days})"
+        )
+        raise ConfigurationError(message)
+
+
 def kept_days(days: int) -> int:
-    """``days`` when so many may be kept; raises :class:`ConfigurationError` when they are too few."""
+    """``days`` when so many may be kept; raises :class:`ConfigurationError` when they are too few or too many."""
+    if days > LONGEST_DAYS:
+        message = f"{days} days are more than any history: leave the timeframe out, and it is kept for ever"
+        raise ConfigurationError(message)
     if days < SHORTEST_DAYS:
         message = (
             f"{days} days are too few to keep: the latest sessions are asked for again every day; give"
@@ -56,6 +74,10 @@ def kept_days(days: int) -> int:
 
 
 def first_kept_days(retention: Mapping[Timeframe, int], now: datetime) -> dict[Timeframe, date]:
-    """The first local day of each timeframe whose bars stay at ``now``, UTC."""
+    """The first local day of each timeframe whose bars stay at ``now``, UTC.
+
+    Raises :class:`ConfigurationError` when something that is kept needs what goes.
+    """
+    check_retention(retention)
     today = now.astimezone(UTC).date()
     return {timeframe: today - timedelta(days=days) for timeframe, days in retention.items()}

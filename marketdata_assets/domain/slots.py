@@ -140,7 +140,8 @@ def expected_slots(
     table = calendar.session_table(calendar.local_day(window.start), last)
     opens = _opens(timeframe, table, calendar)
     # Buckets tile time: a bar has closed when it opened before the bar that is open now.
-    closed = pl.select(bucket_open(pl.lit(now, UTC_TIME), timeframe, calendar)).item()
+    present = now + calendar.idle_before_midnight if timeframe is Timeframe.D1 else now
+    closed = pl.select(bucket_open(pl.lit(present, UTC_TIME), timeframe, calendar)).item()
     start = window.start if first_bar is None else max(window.start, first_bar)
     return Slots(timeframe, calendar, opens).within(start, min(window.end, closed))
 

@@ -84,9 +84,9 @@ def test_crypto_is_due_on_every_day() -> None:
     assert due_day("1d", "2024-05-19 08:00", AssetClass.CRYPTO) == date(2024, 5, 18)
 
 
-def test_a_day_bar_of_new_york_closes_after_the_run_and_comes_with_the_next() -> None:
-    assert due_day("1d", "2024-05-15 12:00") == date(2024, 5, 13)
-    assert due_day("1d", "2024-05-16 08:00") == date(2024, 5, 14)
+def test_a_day_bar_of_new_york_closes_with_its_trading_and_comes_the_same_night() -> None:
+    assert due_day("1d", "2024-05-15 07:00") == date(2024, 5, 13)
+    assert due_day("1d", "2024-05-15 08:00") == date(2024, 5, 14)
     assert due_day("1d", "2024-05-19 12:00") == date(2024, 5, 17)
 
 
@@ -168,7 +168,7 @@ def test_a_session_that_was_collected_in_part_is_late() -> None:
 def test_a_failed_request_is_told_with_its_reason() -> None:
     found = verdict("AAPL:1d", NOW, Known(utc("2024-05-10 04:00"), answered=False, failure="HTTP 500"))
     assert found.state is Freshness.FAILED
-    assert found.late == 1
+    assert found.late == 2
     assert "HTTP 500" in found.reason
 
 

@@ -21,6 +21,7 @@ def test_minutes_are_kept_for_thirty_days_and_nothing_else_is_pruned() -> None:
 
 def test_days_are_given_by_timeframe() -> None:
     assert parse_retention("1m:30, 5m:365") == {Timeframe.M1: 30, Timeframe.M5: 365}
+    assert parse_retention("1d:400,1w:400") == {Timeframe.D1: 400, Timeframe.W1: 400}
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,9 @@ def test_days_are_given_by_timeframe() -> None:
         ("2m:30", "unknown timeframe"),
         ("1m:30,1m:60", "twice"),
         ("1m:0", "too few"),
+        ("1m:1000000", "more than any history"),
+        ("1d:365", "keep 1d bars as long as 1w bars"),
+        ("1d:365,1w:400", "keep 1d bars as long as 1w bars"),
         (" , ", "no timeframe given"),
     ],
 )

@@ -111,8 +111,8 @@ def test_a_week_slot_is_the_sunday_of_a_week_with_a_session() -> None:
         ("1h", "2024-07-02T15:00", "2024-07-02T14:00"),
         ("4h", "2024-07-02T16:00", "2024-07-02T12:00"),
         ("4h", "2024-07-02T20:00", "2024-07-02T16:00"),
-        ("1d", "2024-07-03T03:59", None),
-        ("1d", "2024-07-03T04:00", "2024-07-02T04:00"),
+        ("1d", "2024-07-02T23:59", None),
+        ("1d", "2024-07-03T00:00", "2024-07-02T04:00"),
     ],
 )
 def test_only_closed_bars_are_expected(timeframe: str, now: str, last: str | None) -> None:
