@@ -30,7 +30,8 @@ Returns, ranges, momentum, trend, volatility and volume of each bar, on split-ad
 
 A value depends on the bars before it, never on the partition that is computed. Computed anew is only what has become
 out of date: from the first bar, gap or split on that has changed since. A partition that `ohlcv_valid` or `no_gaps`
-holds back gets no features, and stays missing here.
+holds back gets no features, and stays missing here. So does one of a stock or ETF whose splits were never asked for
+(`marketdata actions`), and one of a series without a single bar.
 """
 
 
@@ -73,14 +74,14 @@ def _batches(
         run = FeatureRun(database, keys, now=datetime.now(UTC), earliest=earliest, force=force)
         yield from run.batches()
     report = run.report
-    for notice in report.notices:
-        context.log.warning("%s", notice)
+    for line in (*report.notices, *report.held_back_lines()):
+        context.log.warning("%s", line)
     context.add_asset_metadata(
         {
             "bars": MetadataValue.int(report.bars),
             "series_computed": MetadataValue.int(report.series_computed),
             "series_up_to_date": MetadataValue.int(report.series_up_to_date),
-            PARTITIONS_HELD_BACK: MetadataValue.int(report.partitions_held_back),
+            PARTITIONS_HELD_BACK: MetadataValue.int(len(report.held_back)),
         }
     )
     # With one partition alone: the event log keeps the metadata of each of them.

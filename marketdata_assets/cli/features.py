@@ -66,6 +66,7 @@ def features(
 
 
 def _tell_unadjusted(store: Store, series: list[Series]) -> None:
+    from marketdata_assets.cli.console import counted
     from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
     from marketdata_assets.storage.symbols import list_symbols
 
@@ -74,8 +75,8 @@ def _tell_unadjusted(store: Store, series: list[Series]) -> None:
     if unchecked := unchecked_symbols(store.database, chosen):
         shown = ", ".join(unchecked[:_SHOWN]) + (" …" if len(unchecked) > _SHOWN else "")
         typer.echo(
-            f"the splits of {len(unchecked):,} symbols ({shown}) were never asked for, so their prices are not"
-            " adjusted: run `marketdata actions`",
+            f"the splits of {counted(len(unchecked), 'symbol')} ({shown}) were never asked for, so their prices cannot"
+            " be adjusted and they get no features: run `marketdata actions`",
             err=True,
         )
 

@@ -53,14 +53,14 @@ class FeatureBatch:
         features: ``FEATURES_SCHEMA``: all that is to stand in the windows.
         windows: By series: the features in it are replaced.
         versions: The version of each series' mark that was read before its bars were.
-        held_back: Keys of partitions that get no features, whatever their windows.
+        held_back: Partitions that are not recorded, by key, whatever their windows; each with the reason.
         from_the_first: Those of ``windows`` that begin with the first partition: what lies before gets no features.
     """
 
     features: pl.DataFrame = field(default_factory=FEATURES.schema.to_frame)
     windows: Mapping[Series, Window] = field(default_factory=dict)
     versions: Mapping[Series, int] = field(default_factory=dict)
-    held_back: Collection[str] = ()
+    held_back: Mapping[str, str] = field(default_factory=dict)
     from_the_first: Collection[Series] = ()
 
 

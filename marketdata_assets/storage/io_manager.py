@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -42,7 +42,7 @@ LOOKBACK_BARS = "lookback_bars"
 """Input metadata: how many bars before each window come with it."""
 
 PARTITIONS_HELD_BACK = "partitions_held_back"
-"""Output metadata: how many partitions of the run get nothing because a check holds them back."""
+"""Output metadata: how many partitions of the run get nothing: a check holds them back, or something is not there."""
 
 COLUMNS = "columns"
 """Input metadata: which columns to read; default all."""
@@ -80,15 +80,14 @@ class PostgresIOManager(ConfigurableIOManager):
                 self._record_partitions(context, database, table, written.held_back)
 
     def _record_partitions(
-        self, context: OutputContext, database: Database, table: Table, held_back: Collection[str]
+        self, context: OutputContext, database: Database, table: Table, held_back: Mapping[str, str]
     ) -> None:
         asked = context.asset_partition_keys
         keys = [key for key in asked if key not in held_back]
         if not keys:
-            message = (
-                f"{table.name}: each of the {len(asked):,} partitions is held back by ohlcv_valid or no_gaps: see these"
-                " checks, mend the bars (`marketdata gaps --repair`, `marketdata backfill --force`) and run again"
-            )
+            reasons = Counter(held_back[key] for key in asked)
+            why = "; ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+            message = f"{table.name}: none of the {len(asked):,} partitions gets any: {why}"
             held = MetadataValue.int(len(asked))
             raise Failure(description=message, metadata={PARTITIONS_HELD_BACK: held}, allow_retries=False)
         if len(keys) < len(asked):
@@ -118,7 +117,7 @@ class _Written:
     """What the batches of an output did."""
 
     def __init__(self, database: Database) -> None:
-        self.held_back: set[str] = set()
+        self.held_back: dict[str, str] = {}
         self._database = database
         self._bars = MergeCounts()
         self._quarantined = 0
@@ -129,9 +128,10 @@ class _Written:
         if isinstance(batch, BarBatch):
             self._bars += write_batch(self._database, batch)
             self._quarantined += batch.quarantined.height
+            self.held_back |= dict.fromkeys(batch.held_back, "of symbols that failed")
         else:
             self._features += write_features(self._database, batch)
-        self.held_back.update(batch.held_back)
+            self.held_back |= batch.held_back
 
     def metadata(self, table: Table) -> dict[str, MetadataValue]:
         """The counts, in rows."""

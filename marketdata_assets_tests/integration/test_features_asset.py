@@ -29,7 +29,7 @@ from marketdata_assets.storage.bars import BarBatch, read_rows, write_batch
 from marketdata_assets.storage.features import FeatureBatch, mark_stale, read_stale, write_features
 from marketdata_assets.storage.merge import lock_series
 from marketdata_assets.storage.tables import FEATURES, OHLCV
-from marketdata_assets_tests.integration.platform import Platform, open_platform
+from marketdata_assets_tests.integration.platform import Platform, open_platform, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +46,7 @@ KEYS = ("SPY:1h", "SPY:1d")
 @pytest.fixture
 def platform(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
     with open_platform(database_url, monkeypatch) as running:
+        running.never_split("SPY", "QQQ")
         yield running
 
 
@@ -397,3 +398,41 @@ def test_what_is_held_back_is_not_incomplete(platform: Platform) -> None:
     found = complete(platform)
     assert found.passed
     assert found.metadata["partitions_held_back"].value == 1
+
+
+def test_a_stock_whose_splits_were_never_asked_for_gets_no_features_until_they_are(
+    platform: Platform,
+) -> None:
+    platform.track("AAPL:1d", "SPY:1d", "BTC-USD:1d")
+    keys = ("AAPL:1d", "SPY:1d", "BTC-USD:1d")
+    platform.run_range(FIRST, LAST, *keys)
+    days = (LAST - FIRST).days + 1
+    outcome = computed(platform, keys=keys)
+    assert (outcome.series_computed, outcome.partitions_held_back) == (2, days)
+    assert platform.count("features", "symbol = 'AAPL'") == 0
+    recorded = platform.instance.get_materialized_partitions(AssetKey("features"))
+    assert {key.split("|")[1] for key in recorded} == {"SPY:1d", "BTC-USD:1d"}
+    assert set(read_stale(platform.database)) == {Series.parse("AAPL:1d")}
+    assert computed(platform, keys=("AAPL:1d",), force=True).rows_written == 0
+    assert "splits were never asked for: run `marketdata actions`" in reason_of(
+        one(platform, LAST, "AAPL:1d")
+    )
+
+    platform.never_split("AAPL")
+    outcome = computed(platform, keys=keys)
+    assert (outcome.series_computed, outcome.partitions_held_back) == (1, 0)
+    same(stored(platform, "AAPL:1d"), of_all_history(platform, "AAPL:1d"))
+
+
+def test_a_series_without_a_bar_is_neither_computed_nor_recorded(platform: Platform) -> None:
+    platform.track("SPY:1d", "QQQ:1d")
+    platform.run_range(FIRST, LAST, "SPY:1d")
+    weekend = date(2023, 5, 27)
+    outcome = computed(platform, weekend, LAST, ("SPY:1d", "QQQ:1d"), force=True)
+    assert (outcome.series_computed, outcome.partitions_held_back) == (1, (LAST - weekend).days + 1)
+    recorded = platform.instance.get_materialized_partitions(AssetKey("features"))
+    assert {key.split("|")[1] for key in recorded} == {"SPY:1d"}
+    assert partition_key(weekend, Series.parse("SPY:1d")) in recorded, "a day without a session is whole"
+    alone = one(platform, LAST, "QQQ:1d")
+    assert not alone.success
+    assert "series without a bar: bring some with `marketdata backfill`" in reason_of(alone)
