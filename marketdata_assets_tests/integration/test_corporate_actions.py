@@ -228,10 +228,11 @@ def test_dividends_that_the_plan_does_not_include_fail_nothing(vendor: Any) -> N
 
 
 def test_every_kind_that_failed_is_named_with_its_reason(vendor: Any) -> None:  # noqa: ANN401
-    with vendor(refused={CURRENT: 403, FORMER: 403, "/stocks/v1/dividends": 400}) as platform:
+    gone = {"/stocks/v1/dividends": 404, "/v3/reference/dividends": 404}
+    with vendor(refused={CURRENT: 403, FORMER: 403, **gone}) as platform:
         platform.track("AAPL:1d", "KO:1d")
         with pytest.raises(
-            MarketDataError, match=r"splits of .*HTTP 403.*; and dividends of .*HTTP 400"
+            MarketDataError, match=r"splits of .*HTTP 403.*; and dividends of .*HTTP 404"
         ) as caught:
             refresh(platform)
         assert "\n" not in str(caught.value)
