@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from marketdata_assets.assets.feature_summary import CHART_BARS, FeatureSummary
+from marketdata_assets.assets.feature_summary import CHART_BARS, CHARTED, FeatureSummary
 from marketdata_assets.domain.adjust import SplitError
-from marketdata_assets.domain.bars import UTC_TIME, broken_value_rule, bucket_close
+from marketdata_assets.domain.bars import KEY, UTC_TIME, broken_value_rule, bucket_close
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.columns import lookback_bars
 from marketdata_assets.domain.features.compute import compute_features
@@ -62,23 +62,14 @@ class FeatureReport:
     held_back: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     summary: FeatureSummary = field(default_factory=FeatureSummary)
-    sample: Sample | None = None
-    """The first series that was computed, as far as it fits in a chart."""
+    samples: dict[Series, pl.DataFrame] = field(default_factory=dict)
+    """The latest rows of each series that was computed, as ``CHARTED``, as many as fit in a chart."""
 
     def held_back_lines(self) -> list[str]:
         """Which partitions get no features, a line each for the first, and how many more there are."""
         lines = [f"{key} gets no features: {reason}" for key, reason in sorted(self.held_back.items())]
         more = [f"and {len(lines) - _LOGGED:,} more get none"] if len(lines) > _LOGGED else []
         return [*lines[:_LOGGED], *more]
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Bars and features of one series."""
-
-    series: Series
-    bars: pl.DataFrame
-    features: pl.DataFrame
 
 
 class FeatureRun:
@@ -177,7 +168,7 @@ class FeatureRun:
         )
         self.report.bars += sound.height
         self.report.summary.add(sound)
-        self._sample(next(iter(chunk)), bars, sound)
+        self._sample(bars, sound)
         opening = calendar.day_start(self._earliest)
         yield FeatureBatch(
             sound,
@@ -217,13 +208,14 @@ class FeatureRun:
                 reasons[key] = f"held back by {' and '.join(checks[key])}: {_MEND}"
         return reasons
 
-    def _sample(self, series: Series, bars: pl.DataFrame, features: pl.DataFrame) -> None:
-        known = self.report.sample
-        own = {"symbol": series.symbol, "timeframe": series.timeframe.value}
-        if known is None or known.series == series:
-            self.report.sample = Sample(
-                series, bars.filter(**own).tail(CHART_BARS), features.filter(**own).tail(CHART_BARS)
-            )
+    def _sample(self, bars: pl.DataFrame, features: pl.DataFrame) -> None:
+        latest = features.group_by("symbol", "timeframe", maintain_order=True).tail(CHART_BARS)
+        charted = latest.join(bars, on=KEY, how="left", maintain_order="left").select("symbol", "timeframe", *CHARTED)
+        for (symbol, timeframe), rows in charted.group_by("symbol", "timeframe", maintain_order=True):
+            one = Series(str(symbol), Timeframe(str(timeframe)))
+            # A series comes in the order of its time.
+            earlier = [self.report.samples[one]] if one in self.report.samples else []
+            self.report.samples[one] = pl.concat([*earlier, rows.select(CHARTED)]).tail(CHART_BARS)
 
     def _without_splits(self) -> set[str]:
         """The symbols whose splits were never asked for: raw prices must not pass for adjusted ones."""

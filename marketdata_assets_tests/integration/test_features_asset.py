@@ -32,9 +32,9 @@ from marketdata_assets.storage.tables import FEATURES, OHLCV
 from marketdata_assets_tests.integration.platform import Platform, open_platform, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from dagster import AssetCheckEvaluation, Definitions, ExecuteInProcessResult
+    from dagster import AssetCheckEvaluation, Definitions, ExecuteInProcessResult, MetadataValue
 
 FIRST, LAST = date(2023, 5, 22), date(2023, 7, 7)
 WEDNESDAY = datetime(2023, 7, 5, 15, tzinfo=UTC)
@@ -87,6 +87,14 @@ def one(platform: Platform, day: date, key: str) -> ExecuteInProcessResult:
     )
 
 
+def latest(platform: Platform) -> tuple[str, Mapping[str, MetadataValue]]:
+    """The partition, and its metadata, that Dagster shows as the latest materialization of the asset."""
+    event = platform.instance.get_latest_materialization_event(AssetKey("features"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    return str(event.asset_materialization.partition), event.asset_materialization.metadata
+
+
 def stored(platform: Platform, *keys: str) -> pl.DataFrame:
     rows = read_rows(platform.database, FEATURES, {Series.parse(key): [EVER] for key in keys})
     return rows.cast(FEATURES_SCHEMA)
@@ -123,10 +131,13 @@ def test_every_bar_has_the_features_of_its_whole_history(platform: Platform) -> 
     told = [
         one.asset_materialization.metadata for one in event.records if one.asset_materialization is not None
     ]
-    (chart,) = [metadata["chart"] for metadata in told if "chart" in metadata]
-    assert "data:image/png;base64" in str(chart.value)
-    (table,) = [str(metadata["columns"].value) for metadata in told if "columns" in metadata]
-    assert len(table.splitlines()) == 2 + 24
+    assert (
+        sum("chart" in metadata for metadata in told) == sum("columns" in metadata for metadata in told) == 1
+    )
+    key, shown = latest(platform)
+    assert "data:image/png;base64" in str(shown["chart"].value)
+    assert str(shown["chart"].value).startswith(f"![Close, ATR and volatility of {key.partition('|')[2]}]")
+    assert len(str(shown["columns"].value).splitlines()) == 2 + 24
     joined = platform.database.read_frame(
         "select count(*) as n from market_data_v2 where gap_in_window is not null"
     )
@@ -412,6 +423,8 @@ def test_a_stock_whose_splits_were_never_asked_for_gets_no_features_until_they_a
     assert platform.count("features", "symbol = 'AAPL'") == 0
     recorded = platform.instance.get_materialized_partitions(AssetKey("features"))
     assert {key.split("|")[1] for key in recorded} == {"SPY:1d", "BTC-USD:1d"}
+    key, shown = latest(platform)
+    assert f"volatility of {key.partition('|')[2]}]" in str(shown["chart"].value)
     assert set(read_stale(platform.database)) == {Series.parse("AAPL:1d")}
     assert computed(platform, keys=("AAPL:1d",), force=True).rows_written == 0
     assert "splits were never asked for: run `marketdata actions`" in reason_of(
