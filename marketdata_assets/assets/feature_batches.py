@@ -210,7 +210,9 @@ class FeatureRun:
 
     def _sample(self, bars: pl.DataFrame, features: pl.DataFrame) -> None:
         latest = features.group_by("symbol", "timeframe", maintain_order=True).tail(CHART_BARS)
-        charted = latest.join(bars, on=KEY, how="left", maintain_order="left").select("symbol", "timeframe", *CHARTED)
+        charted = latest.join(bars, on=KEY, how="left", maintain_order="left").select(
+            "symbol", "timeframe", *CHARTED
+        )
         for (symbol, timeframe), rows in charted.group_by("symbol", "timeframe", maintain_order=True):
             one = Series(str(symbol), Timeframe(str(timeframe)))
             # A series comes in the order of its time.

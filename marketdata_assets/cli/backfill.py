@@ -13,7 +13,7 @@ import typer
 from marketdata_assets.cli.files import check_writable, is_stdout, write_file
 from marketdata_assets.cli.selection import (
     DEFAULT_DAYS,
-    check_days,
+    checked_days,
     chosen_days,
     chosen_series,
     chosen_symbols,
@@ -62,12 +62,12 @@ def backfill(
     from marketdata_assets.cli.session import open_store
 
     now = datetime.now(UTC)
-    first, last = chosen_days(days, start, end, now)
+    chosen = chosen_days(days, start, end, now)
     wanted_timeframes = None if timeframes is None else parse_timeframes(timeframes)
     if json_path is not None and not is_stdout(json_path):
         check_writable("--json", json_path)
     with open_store() as store:
-        check_days(first, last, store.settings.start, now)
+        first, last = checked_days(chosen, store.settings.start, now)
         series = chosen_series(_tracked(store, symbols, wanted_timeframes), wanted_timeframes)
         outcome = run(
             store, BackfillRequest(tuple(series), first, last, force=force, with_features=with_features)

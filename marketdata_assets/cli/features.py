@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marketdata_assets.cli.selection import check_days, chosen_days, chosen_series, chosen_symbols
+from marketdata_assets.cli.selection import checked_days, chosen_days, chosen_series, chosen_symbols
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.timeframe import parse_timeframes
 
@@ -48,13 +48,13 @@ def features(
             "--days, --start and --end choose what --force computes again: without it, what is out of date is"
         )
         raise ConfigurationError(message)
-    first, last = chosen_days(days, start, end, now)
+    chosen = chosen_days(days, start, end, now)
     wanted = None if timeframes is None else parse_timeframes(timeframes)
     with open_store() as store:
-        check_days(first, last, store.settings.start, now)
+        forced = checked_days(chosen, store.settings.start, now) if force else None
         series = chosen_series(chosen_symbols(store, symbols), wanted)
         _tell_unadjusted(store, series)
-        outcome = _compute(store, series, (first, last) if force else None)
+        outcome = _compute(store, series, forced)
     for line in outcome.failures:
         typer.echo(f"failed: {line}", err=True)
     typer.echo(
