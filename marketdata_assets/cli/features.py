@@ -14,6 +14,8 @@ from marketdata_assets.domain.timeframe import parse_timeframes
 if TYPE_CHECKING:
     from datetime import date
 
+    import polars as pl
+
     from marketdata_assets.automation.features import FeaturesOutcome
     from marketdata_assets.cli.session import Store
     from marketdata_assets.domain.series import Series
@@ -41,6 +43,7 @@ def features(
     Exits with 1 when a run failed. Days that a check holds back get no features: see `marketdata gaps`.
     """
     from marketdata_assets.cli.session import open_store
+    from marketdata_assets.storage.gates import held_back_since
 
     now = datetime.now(UTC)
     if not force and (days is not None or start is not None or end is not None):
@@ -55,12 +58,15 @@ def features(
         series = chosen_series(chosen_symbols(store, symbols), wanted)
         _tell_unadjusted(store, series)
         outcome = _compute(store, series, forced)
+        held_back = held_back_since(store.database, series, store.settings.start)
     for line in outcome.failures:
         typer.echo(f"failed: {line}", err=True)
     typer.echo(
         f"features: {outcome.series_computed:,} series computed, {outcome.rows_written:,} rows written,"
         f" {outcome.partitions_held_back:,} partitions held back"
     )
+    for line in held_back_lines(held_back):
+        typer.echo(line)
     if outcome.failures:
         raise typer.Exit(1)
 
@@ -79,6 +85,32 @@ def _tell_unadjusted(store: Store, series: list[Series]) -> None:
             " be adjusted and they get no features: run `marketdata actions`",
             err=True,
         )
+
+
+def held_back_lines(held_back: pl.DataFrame) -> list[str]:
+    """How many days have no features because a check holds them back, and why: one line, or none.
+
+    ``held_back`` has a row for each ``symbol, timeframe, day, check``.
+    """
+    from marketdata_assets.cli.console import counted
+    from marketdata_assets.storage.gates import NO_GAPS, VALID
+
+    if held_back.is_empty():
+        return []
+    days = held_back.select("symbol", "timeframe", "day").n_unique()
+    lacking = held_back.filter(check=NO_GAPS)["day"].to_list()
+    reasons = [
+        f"{held_back.filter(check=check).height:,} by {check} ({what_to_do})"
+        for check, what_to_do in (
+            (
+                NO_GAPS,
+                f"`marketdata gaps --start {min(lacking, default=None)}` lists what is missing, --repair asks for it again",
+            ),
+            (VALID, "the table ohlcv_quarantine has the rows, `marketdata backfill --force` asks again"),
+        )
+        if held_back.filter(check=check).height
+    ]
+    return [f"{counted(days, 'day')} without features, held back: {'; '.join(reasons)}"]
 
 
 def _compute(store: Store, series: list[Series], forced: tuple[date, date] | None) -> FeaturesOutcome:

@@ -14,6 +14,7 @@ from marketdata_assets.automation.features import FeaturesOutcome, compute, feat
 from marketdata_assets.automation.gaps import look_for_gaps
 from marketdata_assets.automation.jobs import FEATURES_JOB
 from marketdata_assets.automation.ranges import RangeRun
+from marketdata_assets.cli.features import held_back_lines
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.calendar import calendar_of
@@ -27,6 +28,7 @@ from marketdata_assets.polygon.simulator import Fault, FaultKind
 from marketdata_assets.storage.actions import stale_at, store_actions
 from marketdata_assets.storage.bars import BarBatch, read_rows, write_batch
 from marketdata_assets.storage.features import FeatureBatch, mark_stale, read_stale, write_features
+from marketdata_assets.storage.gates import held_back_since
 from marketdata_assets.storage.merge import lock_series
 from marketdata_assets.storage.tables import FEATURES, OHLCV
 from marketdata_assets_tests.integration.platform import Platform, open_platform, reason_of
@@ -364,8 +366,10 @@ def test_bars_before_the_first_partition_keep_no_mark(
     assert platform.count("features", "time < '2023-06-20'") == 0
 
 
-def complete(platform: Platform, first: date = FIRST, last: date = LAST) -> AssetCheckEvaluation:
-    run = RangeRun(first, last, tuple(map(Series.parse, KEYS)))
+def complete(
+    platform: Platform, first: date = FIRST, last: date = LAST, keys: tuple[str, ...] = KEYS
+) -> AssetCheckEvaluation:
+    run = RangeRun(first, last, tuple(map(Series.parse, keys)))
     result = (
         definitions(platform)
         .resolve_job_def(FEATURES_JOB)
@@ -409,6 +413,38 @@ def test_what_is_held_back_is_not_incomplete(platform: Platform) -> None:
     found = complete(platform)
     assert found.passed
     assert found.metadata["partitions_held_back"].value == 1
+    partitions = 2 * ((LAST - FIRST).days + 1)
+    assert found.description == f"{partitions - 1} partitions pass, 1 held back."
+    assert "| SPY:1h | 2023-07-05 | held back by no_gaps: unfilled | 1 |" in str(
+        found.metadata["worst"].value
+    )
+    series = list(map(Series.parse, KEYS))
+    lost = ("SPY", "1h", date(2023, 7, 5), "no_gaps")
+    assert held_back_since(platform.database, series, FIRST).rows() == [lost]
+    assert held_back_since(platform.database, series, date(2023, 7, 6)).is_empty()
+    platform.execute("delete from ohlcv where timeframe = '1d' and time = '2023-06-30 04:00Z'")
+    platform.execute(
+        "insert into ohlcv_quarantine (symbol, timeframe, time, rule, vendor_row) values"
+        " ('SPY', '1d', '2023-06-30 04:00Z', 'volume_negative', '{}')"
+    )
+    invalid = ("SPY", "1d", date(2023, 6, 30), "ohlcv_valid")
+    assert held_back_since(platform.database, series, FIRST).rows() == [invalid, lost]
+    (line,) = held_back_lines(held_back_since(platform.database, series, FIRST))
+    assert line.startswith(
+        "2 days without features, held back: 1 by no_gaps (`marketdata gaps --start 2023-07-05`"
+    )
+    assert "; 1 by ohlcv_valid (" in line
+
+
+def test_what_waits_for_splits_is_not_incomplete(platform: Platform) -> None:
+    keys = ("AAPL:1d", "SPY:1d")
+    platform.track(*keys)
+    platform.run_range(FIRST, LAST, *keys)
+    found = complete(platform, LAST, LAST, keys)
+    assert found.passed
+    assert found.description == "1 partition pass, 1 held back."
+    said = "| AAPL:1d | 2023-07-07 | held back by splits: never asked for | 1 |"
+    assert said in str(found.metadata["worst"].value)
 
 
 def test_a_stock_whose_splits_were_never_asked_for_gets_no_features_until_they_are(
