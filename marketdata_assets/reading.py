@@ -7,7 +7,7 @@ import os
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+_FIRST_YEAR: Final = 1800
+_LAST_YEAR: Final = 2200
+
 
 def bars(
     symbol: str,
@@ -39,7 +42,7 @@ def bars(
     end: date | datetime | str,
     *,
     adjusted: bool = True,
-    as_of: date | None = None,
+    as_of: date | str | None = None,
     database_url: str | None = None,
 ) -> pl.DataFrame:
     """The stored bars of one series that open between ``start`` and ``end``, sorted by time.
@@ -57,10 +60,11 @@ def bars(
         symbol: ``AAPL``, ``BRK.B``, ``BTC-USD``.
         timeframe: ``1m 5m 15m 30m 1h 4h 1d 1w``.
         start: The first local day (New York's for stocks, ETFs and indices, UTC's for crypto), or an aware
-            moment. A text is read as ISO 8601: ``2024-01-02``, ``2024-01-02T14:30:00Z``.
-        end: The last local day, **inclusive**; or an aware moment, **exclusive**.
+            moment. A text is read as ISO 8601: ``2024-01-02``, ``2024-01-02T14:30:00Z``. ``date.min`` is no bound.
+        end: The last local day, **inclusive**; or an aware moment, **exclusive**. ``date.max`` is no bound.
         adjusted: False gives prices as they were traded.
-        as_of: The local date whose scale is wanted; default today, so that announced splits wait for their day.
+        as_of: The local date whose scale is wanted, or its text, ``2024-01-02``; default today, so that announced
+            splits wait for their day.
         database_url: Default: the store of the ``marketdata`` commands (DATABASE_URL, else the embedded server,
             which is started when down).
 
@@ -69,13 +73,12 @@ def bars(
             splits of the symbol were never asked for, or the database is out of reach.
         SplitError: Two splits contradict each other, or a split divides a week whose days are not stored.
     """
+    _check_types(symbol, timeframe, adjusted)
     series = Series(parse_symbol(symbol), Timeframe.parse(timeframe))
     if as_of is not None and not adjusted:
         message = "as_of chooses the scale of adjusted prices: leave it out with adjusted=False"
         raise ConfigurationError(message)
-    if isinstance(as_of, datetime):
-        message = f"as_of is a date, not the moment {as_of}: give its local date"
-        raise ConfigurationError(message)
+    chosen_scale = None if as_of is None else _scale(as_of)
     with _kept_database(database_url) as database:
         tracked = find_symbol(database, series.symbol)
         calendar = calendar_of(tracked.asset_class)
@@ -95,29 +98,69 @@ def bars(
                 " `marketdata actions`, or read them with adjusted=False"
             )
             raise ConfigurationError(message)
-        scale = as_of or calendar.local_day(datetime.now(UTC))
+        scale = chosen_scale or calendar.local_day(datetime.now(UTC))
         return in_scale(database, raw, tracked.asset_class, as_of=scale)
+
+
+def _check_types(symbol: object, timeframe: object, adjusted: object) -> None:
+    """Refuse what type checkers would, of callers who have none."""
+    message = None
+    if not isinstance(symbol, str):
+        message = f"symbol is a text such as 'AAPL', not {symbol!r}"
+    elif not isinstance(timeframe, str):
+        message = f"timeframe is one of {', '.join(Timeframe)}, not {timeframe!r}"
+    elif not isinstance(adjusted, bool):
+        message = f"adjusted is True or False, not {adjusted!r}"
+    if message is not None:
+        raise ConfigurationError(message)
+
+
+def _scale(as_of: object) -> date:
+    if isinstance(as_of, str):
+        try:
+            return date.fromisoformat(as_of)
+        except ValueError:
+            message = f"as_of {as_of!r} is no date: write YYYY-MM-DD"
+            raise ConfigurationError(message) from None
+    if isinstance(as_of, datetime):
+        message = f"as_of is a date, not the moment {as_of}: give its local date"
+        raise ConfigurationError(message)
+    if not isinstance(as_of, date):
+        message = f"as_of is a date or a text such as '2024-01-02', not {as_of!r}"
+        raise ConfigurationError(message)
+    return as_of
 
 
 def _window(start: date | datetime | str, end: date | datetime | str, calendar: TradingCalendar) -> Window:
     first, last = _moment("start", start, calendar, 0), _moment("end", end, calendar, 1)
     if first >= last:
-        message = f"the range {start} to {end} is empty or reversed: give an end after the start"
+        message = (
+            f"the range {start} to {end} is empty or reversed, or outside of {_FIRST_YEAR} to {_LAST_YEAR}: give an"
+            " end after the start"
+        )
         raise ConfigurationError(message)
     return Window(first, last)
 
 
-def _moment(name: str, given: date | datetime | str, calendar: TradingCalendar, days: int) -> datetime:
+def _moment(name: str, given: object, calendar: TradingCalendar, days: int) -> datetime:
     """``given`` as UTC; a date is the midnight that begins it, ``days`` later."""
     value = _parsed(name, given) if isinstance(given, str) else given
-    if not isinstance(value, datetime):
-        return calendar.day_start(value + timedelta(days=days))
-    if value.tzinfo is None:
+    if not isinstance(value, date):
+        message = f"{name} is a date, an aware datetime or a text such as '2024-01-02', not {given!r}"
+        raise ConfigurationError(message)
+    if isinstance(value, datetime) and value.tzinfo is None:
         message = (
             f"{name} {given!s} has no time zone: give an aware datetime, or a date for a whole local day"
         )
         raise ConfigurationError(message)
-    return value.astimezone(UTC)
+    # Beyond every bar: neither a time zone nor Postgres reaches as far as dates do.
+    if value.year < _FIRST_YEAR:
+        return datetime(_FIRST_YEAR, 1, 1, tzinfo=UTC)
+    if value.year > _LAST_YEAR:
+        return datetime(_LAST_YEAR + 1, 1, 1, tzinfo=UTC)
+    if isinstance(value, datetime):
+        return value.astimezone(UTC)
+    return calendar.day_start(value + timedelta(days=days))
 
 
 def _parsed(name: str, text: str) -> date | datetime:
