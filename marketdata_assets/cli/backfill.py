@@ -55,7 +55,8 @@ def backfill(
 ) -> None:
     """Bring bars, look for gaps, ask again for what is missing, compute features, sum up how whole each series is.
 
-    What is stored already is not asked for again. A timeframe that a symbol is not tracked in is added to the
+    What is stored already is not asked for again. Splits, dividends and earnings are asked for when the splits of a
+    stock or ETF never were: features need them. A timeframe that a symbol is not tracked in is added to the
     symbol. Exits with 1 when a symbol failed or a gap stays unfilled.
     """
     from marketdata_assets.automation.backfill import BackfillRequest
@@ -168,6 +169,7 @@ def show(outcome: Outcome) -> None:
 
 def describe(outcome: Outcome) -> list[str]:
     """The summary for people, a line each for what was asked, bars, gaps and the vendor."""
+    from marketdata_assets.cli.console import counted
     from marketdata_assets.domain.gaps import GapState
 
     symbols = {one.symbol for one in outcome.request.series}
@@ -178,11 +180,14 @@ def describe(outcome: Outcome) -> list[str]:
         for state in (GapState.FILLED, GapState.NO_TRADES, GapState.UNFILLED, GapState.OPEN)
     )
     features = [
-        f"features: {outcome.features.rows_written:,} rows, {outcome.features.partitions_held_back:,} partitions held back"
+        (
+            f"features: {counted(outcome.features.rows_written, 'row')},"
+            f" {counted(outcome.features.partitions_held_back, 'partition')} held back"
+        )
     ][: outcome.request.with_features]
     return [
         (
-            f"{len(symbols):,} symbols in {outcome.duration_seconds:.1f} s:"
+            f"{counted(len(symbols), 'symbol')} in {outcome.duration_seconds:.1f} s:"
             f" {len(symbols) - failed:,} succeeded, {failed:,} failed"
         ),
         (
@@ -192,7 +197,7 @@ def describe(outcome: Outcome) -> list[str]:
         f"gaps: {outcome.gaps.height:,} found, {gaps}",
         *features,
         (
-            f"vendor: {outcome.requests:,} requests ({outcome.pages:,} pages, {outcome.retries:,} retries),"
+            f"vendor: {counted(outcome.requests, 'request')} ({counted(outcome.pages, 'page')}, {outcome.retries:,} retries),"
             f" {outcome.seconds_waited_for_limit:.1f} s waited for the limit by all of them together"
         ),
     ]

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marketdata_assets.cli.selection import checked_days, chosen_days, chosen_series, chosen_symbols
+from marketdata_assets.cli.selection import (
+    DEFAULT_DAYS,
+    checked_days,
+    chosen_days,
+    chosen_series,
+    chosen_symbols,
+)
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.timeframe import parse_timeframes
 
@@ -35,13 +41,18 @@ def features(
         str | None, typer.Option(help="With --force: last day, YYYY-MM-DD, inclusive; default today.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Compute these days again, out of date or not.")
+        bool,
+        typer.Option(
+            "--force", help=f"Compute days again, out of date or not; the last {DEFAULT_DAYS} without others."
+        ),
     ] = False,
 ) -> None:
-    """Compute features from the first bar, gap or split on that has changed; nothing else.
+    """Compute features from the midnight before the first bar, gap or split on that has changed; nothing else.
 
-    Exits with 1 when a run failed. Days that a check holds back get no features: see `marketdata gaps`.
+    Exits with 1 when a run failed. Days that a check holds back get no features: see `marketdata gaps`. Nor do stocks
+    and ETFs whose splits were never asked for: see `marketdata actions`.
     """
+    from marketdata_assets.cli.console import counted
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.gates import held_back_since
 
@@ -62,8 +73,8 @@ def features(
     for line in outcome.failures:
         typer.echo(f"failed: {line}", err=True)
     typer.echo(
-        f"features: {outcome.series_computed:,} series computed, {outcome.rows_written:,} rows written,"
-        f" {outcome.partitions_held_back:,} partitions held back"
+        f"features: {outcome.series_computed:,} series computed, {counted(outcome.rows_written, 'row')} written,"
+        f" {counted(outcome.partitions_held_back, 'partition')} held back"
     )
     for line in held_back_lines(held_back):
         typer.echo(line)

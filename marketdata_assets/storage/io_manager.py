@@ -245,6 +245,15 @@ def table_metadata(table: Table) -> Mapping[str, Any]:
                         constraints=TableColumnConstraints(nullable=name not in table.required),
                     )
                     for name, kind in table.column_types()
+                ]
+                + [
+                    TableColumn(
+                        name,
+                        type=kind,
+                        description=text,
+                        constraints=TableColumnConstraints(nullable=False),
+                    )
+                    for name, (kind, text) in table.kept.items()
                 ],
                 constraints=TableConstraints(other=[f"primary key ({', '.join(KEY)})"]),
             )
