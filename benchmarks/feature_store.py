@@ -13,12 +13,14 @@ import polars as pl
 from benchmarks.figures import Figure, Stopwatch
 from benchmarks.server import fresh_database, settle
 from marketdata_assets.assets.feature_batches import FeatureRun
+from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.bars import BAR_SCHEMA, UTC_TIME
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.partitions import partition_key
+from marketdata_assets.storage.actions import store_actions
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets.storage.connection import Database, connect
 from marketdata_assets.storage.features import write_features
@@ -40,6 +42,14 @@ def run(server_url: str, *, quick: bool) -> list[Figure]:
         add_symbols(
             database,
             [TrackedSymbol(one.symbol, AssetClass.STOCK, timeframes=(Timeframe.M1,)) for one in series],
+        )
+        store_actions(
+            database,
+            ActionKind.SPLITS,
+            SCHEMAS[ActionKind.SPLITS].to_frame(),
+            symbols=[one.symbol for one in series],
+            endpoint="none",
+            today=last,
         )
         bars = _load(database, series, last)
         settle(url)

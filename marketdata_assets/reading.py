@@ -58,7 +58,7 @@ def bars(
     end: date | datetime | str,
     *,
     adjusted: bool = True,
-    as_of: date | None = None,
+    as_of: date | str | None = None,
     database_url: str | None = None,
 ) -> pl.DataFrame:
     """The stored bars of one series that open between ``start`` and ``end``, sorted by time.
@@ -79,7 +79,8 @@ def bars(
             moment. A text is read as ISO 8601: ``2024-01-02``, ``2024-01-02T14:30:00Z``.
         end: The last local day, **inclusive**; or an aware moment, **exclusive**.
         adjusted: False gives prices as they were traded.
-        as_of: The local date whose scale is wanted; default today, so that announced splits wait for their day.
+        as_of: The local date whose scale is wanted, or its text, ``2024-01-02``; default today, so that announced
+            splits wait for their day.
         database_url: Default: the store of the ``marketdata`` commands (DATABASE_URL, else the embedded server,
             which is started when down).
 
@@ -88,8 +89,10 @@ def bars(
             splits of the symbol were never asked for, or the database is out of reach.
         SplitError: Two splits contradict each other, or a split divides a week whose days are not stored.
     """
+    _check_types(symbol, timeframe, adjusted)
+    question = BarQuestion(symbol, timeframe, start, end, adjusted, None if as_of is None else _scale(as_of))
     with _kept_database(database_url) as database:
-        return read_bars(database, BarQuestion(symbol, timeframe, start, end, adjusted, as_of)).bars
+        return read_bars(database, question).bars
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +140,6 @@ def read_bars(
     series = Series(parse_symbol(asked.symbol), Timeframe.parse(asked.timeframe))
     if asked.as_of is not None and not asked.adjusted:
         message = "as_of chooses the scale of adjusted prices: leave it out with adjusted=False"
-        raise ConfigurationError(message)
-    if isinstance(asked.as_of, datetime):
-        message = f"as_of is a date, not the moment {asked.as_of}: give its local date"
         raise ConfigurationError(message)
     tracked, splits = find_with_splits(database, series.symbol)
     calendar = calendar_of(tracked.asset_class)
@@ -342,34 +342,66 @@ def _require_collected(series: Series, tracked: TrackedSymbol) -> None:
         raise UnknownSeriesError(message)
 
 
+def _check_types(symbol: object, timeframe: object, adjusted: object) -> None:
+    """Refuse what type checkers would, of callers who have none."""
+    message = None
+    if not isinstance(symbol, str):
+        message = f"symbol is a text such as 'AAPL', not {symbol!r}"
+    elif not isinstance(timeframe, str):
+        message = f"timeframe is one of {', '.join(Timeframe)}, not {timeframe!r}"
+    elif not isinstance(adjusted, bool):
+        message = f"adjusted is True or False, not {adjusted!r}"
+    if message is not None:
+        raise ConfigurationError(message)
+
+
+def _scale(as_of: object) -> date:
+    if isinstance(as_of, str):
+        try:
+            return date.fromisoformat(as_of)
+        except ValueError:
+            message = f"as_of {as_of!r} is no date: write YYYY-MM-DD"
+            raise ConfigurationError(message) from None
+    if isinstance(as_of, datetime):
+        message = f"as_of is a date, not the moment {as_of}: give its local date"
+        raise ConfigurationError(message)
+    if not isinstance(as_of, date):
+        message = f"as_of is a date or a text such as '2024-01-02', not {as_of!r}"
+        raise ConfigurationError(message)
+    return as_of
+
+
 def window_of(start: date | datetime | str, end: date | datetime | str, calendar: TradingCalendar) -> Window:
     """The moments from ``start`` to ``end``, read as :func:`bars` says."""
     first, last = _moment("start", start, calendar, 0), _moment("end", end, calendar, 1)
     if first >= last:
-        message = f"the range {start} to {end} is empty or reversed: give an end after the start"
+        message = (
+            f"the range {start} to {end} is empty or reversed, or outside of {EARLIEST.year} to {_LATEST.year}: give"
+            " an end after the start"
+        )
         raise ConfigurationError(message)
     return Window(first, last)
 
 
-def _moment(name: str, given: date | datetime | str, calendar: TradingCalendar, days: int) -> datetime:
+def _moment(name: str, given: object, calendar: TradingCalendar, days: int) -> datetime:
     """``given`` as UTC; a date is the midnight that begins it, ``days`` later."""
     value = parse_edge(name, given) if isinstance(given, str) else given
-    if not isinstance(value, datetime):
-        if value.year < EARLIEST.year or value.year >= _LATEST.year:
-            message = f"{name} {value} lies outside of any history: give a day from {EARLIEST:%Y} to {_LATEST.year - 1}"
-            raise ConfigurationError(message)
-        return calendar.day_start(value + timedelta(days=days))
-    if value.tzinfo is None:
+    if not isinstance(value, date):
+        message = f"{name} is a date, an aware datetime or a text such as '2024-01-02', not {given!r}"
+        raise ConfigurationError(message)
+    if isinstance(value, datetime) and value.tzinfo is None:
         message = (
             f"{name} {given!s} has no time zone: give an aware datetime, or a date for a whole local day"
         )
         raise ConfigurationError(message)
-    if value.year < EARLIEST.year or value.year > _LATEST.year:
-        message = (
-            f"{name} {value} lies outside of any history: give a time from {EARLIEST:%Y} to {_LATEST:%Y}"
-        )
-        raise ConfigurationError(message)
-    return value.astimezone(UTC)
+    # Beyond every bar: neither a time zone nor Postgres reaches as far as dates do.
+    if value.year < EARLIEST.year:
+        return EARLIEST
+    if value.year >= _LATEST.year:
+        return _LATEST
+    if isinstance(value, datetime):
+        return value.astimezone(UTC)
+    return calendar.day_start(value + timedelta(days=days))
 
 
 def parse_edge(name: str, text: str) -> date | datetime:

@@ -44,6 +44,8 @@ Splits of the tracked stocks and ETFs: `split_from` shares become `split_to` whe
 {_WHOLE}""",
     ActionKind.DIVIDENDS: f"""\
 Cash dividends of the tracked stocks and ETFs, per share of their own time. No price is adjusted for them.
+
+A run on a plan that does not include them succeeds, stores nothing and says so.
 {_WHOLE}""",
     ActionKind.EARNINGS: f"""\
 Announcements of results of the tracked stocks, past and to come: estimates and, once reported, actual figures.
@@ -157,9 +159,9 @@ def _refreshed(
     try:
         listed = polygon.actions(kind, symbols, database_url=database.url)
     except EntitlementError as error:
-        if kind is not ActionKind.EARNINGS:
+        if kind is ActionKind.SPLITS:
             raise
-        # The add-on is extra: whoever has not bought it is not to find a red run every day.
+        # Prices stand without them: whoever has not bought them is not to find a red run every day.
         context.log.warning("%s: %s (%s)", kind, NOT_IN_PLAN, error)
         return MaterializeResult(
             metadata={

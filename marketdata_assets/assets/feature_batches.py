@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from marketdata_assets.assets.feature_summary import CHART_BARS, FeatureSummary
+from marketdata_assets.assets.feature_summary import CHART_BARS, CHARTED, FeatureSummary
 from marketdata_assets.domain.adjust import SplitError
-from marketdata_assets.domain.bars import UTC_TIME, broken_value_rule, bucket_close
+from marketdata_assets.domain.bars import KEY, UTC_TIME, broken_value_rule, bucket_close
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.columns import lookback_bars
 from marketdata_assets.domain.features.compute import compute_features
@@ -24,6 +24,7 @@ from marketdata_assets.domain.windows import Window
 from marketdata_assets.partitions import parse_key, partition_key
 from marketdata_assets.storage.actions import stale_at
 from marketdata_assets.storage.adjusted import SPLITTING, read_adjusted, unchecked_symbols
+from marketdata_assets.storage.bars import series_with_bars
 from marketdata_assets.storage.features import FeatureBatch
 from marketdata_assets.storage.gaps import list_gaps
 from marketdata_assets.storage.gates import failing_partitions, whole_day_chunks
@@ -41,30 +42,34 @@ if TYPE_CHECKING:
 
 _PARTITION = ("symbol", "timeframe", "day")
 _GAP = ("symbol", "timeframe", "gap_start", "gap_end")
+_LOGGED: Final = 10
+"""Partitions without features that a run's log names one by one."""
+_MEND: Final = "mend the bars (`marketdata gaps --repair`, `marketdata backfill --force`)"
+_NO_BARS: Final = "of a series without a bar: bring some with `marketdata backfill`"
+_NO_SPLITS: Final = "of a symbol whose splits were never asked for: run `marketdata actions`"
 
 
 @dataclass(slots=True)
 class FeatureReport:
-    """What a run computed. ``notices`` are lines for its log."""
+    """What a run computed. ``notices`` are lines for its log.
+
+    ``held_back`` has the partitions that get no features, by key, each with the reason.
+    """
 
     bars: int = 0
     series_computed: int = 0
     series_up_to_date: int = 0
-    partitions_held_back: int = 0
-    held_back: frozenset[str] = frozenset()
+    held_back: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     summary: FeatureSummary = field(default_factory=FeatureSummary)
-    sample: Sample | None = None
-    """The first series that was computed, as far as it fits in a chart."""
+    samples: dict[Series, pl.DataFrame] = field(default_factory=dict)
+    """The latest rows of each series that was computed, as ``CHARTED``, as many as fit in a chart."""
 
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Bars and features of one series."""
-
-    series: Series
-    bars: pl.DataFrame
-    features: pl.DataFrame
+    def held_back_lines(self) -> list[str]:
+        """Which partitions get no features, a line each for the first, and how many more there are."""
+        lines = [f"{key} gets no features: {reason}" for key, reason in sorted(self.held_back.items())]
+        more = [f"and {len(lines) - _LOGGED:,} more get none"] if len(lines) > _LOGGED else []
+        return [*lines[:_LOGGED], *more]
 
 
 class FeatureRun:
@@ -88,18 +93,23 @@ class FeatureRun:
         }
         # Before the bars are read: a change in between leaves its mark.
         self._stale = stale_at(database, now, self._windows)
-        self._due = self._windows if force else self._out_of_date(self._stale)
-        self.report.series_computed = len(self._due)
-        self.report.series_up_to_date = len(self._windows) - len(self._due)
+        self._unadjusted = self._without_splits()
+        self._aside: set[Series] = set()
+        self._barless = set(self._windows) - series_with_bars(database, self._windows)
+        due = self._windows if force else self._out_of_date(self._stale)
+        self._due = {one: window for one, window in due.items() if one.symbol not in self._unadjusted}
+        known = [
+            one for one in self._windows if one.symbol not in self._unadjusted and one not in self._barless
+        ]
+        self.report.series_computed = sum(one in self._due for one in known)
+        self.report.series_up_to_date = len(known) - self.report.series_computed
 
     def batches(self) -> Iterator[FeatureBatch]:
         """What is to stand in place of what is stored, some whole partitions at a time."""
-        held = failing_partitions(self._database, self._windows).select(_PARTITION).unique()
-        self.report.partitions_held_back = held.height
-        self._tell_unchecked()
+        failing = failing_partitions(self._database, self._windows)
+        held = failing.select(_PARTITION).unique()
         # What is held back must not be recorded, whether it is computed now or not.
-        self.report.held_back = _keys_of(held)
-        yield FeatureBatch(held_back=self.report.held_back)
+        yield self._hold_back(self._reasons(failing))
         for timeframe, asset_class, members in self._groups():
             lookback = lookback_bars(timeframe, calendar_of(asset_class))
             for chunk in whole_day_chunks(timeframe, asset_class, members, lookback):
@@ -158,7 +168,7 @@ class FeatureRun:
         )
         self.report.bars += sound.height
         self.report.summary.add(sound)
-        self._sample(next(iter(chunk)), bars, sound)
+        self._sample(bars, sound)
         opening = calendar.day_start(self._earliest)
         yield FeatureBatch(
             sound,
@@ -169,27 +179,56 @@ class FeatureRun:
 
     def _set_aside(self, chunk: Mapping[Series, Window], error: SplitError) -> FeatureBatch:
         """No features for the partitions of ``chunk``: its bars cannot be adjusted. The mark stays."""
-        keys = frozenset(key for key in self._keys if parse_key(key)[1] in chunk)
         self.report.notices.append(f"{error}; no features until then")
-        self.report.held_back |= keys
-        self.report.partitions_held_back += len(keys)
-        return FeatureBatch(held_back=keys)
+        self.report.series_computed -= len(set(chunk) - self._aside - self._barless)
+        self._aside |= set(chunk)
+        return self._hold_back(
+            {key: f"without adjusted prices: {error}" for key in self._keys if parse_key(key)[1] in chunk}
+        )
 
-    def _sample(self, series: Series, bars: pl.DataFrame, features: pl.DataFrame) -> None:
-        known = self.report.sample
-        own = {"symbol": series.symbol, "timeframe": series.timeframe.value}
-        if known is None or known.series == series:
-            self.report.sample = Sample(
-                series, bars.filter(**own).tail(CHART_BARS), features.filter(**own).tail(CHART_BARS)
-            )
+    def _hold_back(self, reasons: Mapping[str, str]) -> FeatureBatch:
+        self.report.held_back |= reasons
+        return FeatureBatch(held_back=reasons)
 
-    def _tell_unchecked(self) -> None:
-        splitting = sorted({one.symbol for one in self._due if self._classes[one.symbol] in SPLITTING})
-        if unchecked := unchecked_symbols(self._database, splitting):
+    def _reasons(self, failing: pl.DataFrame) -> dict[str, str]:
+        """Why partitions of the run get no features (``failing``: ``GATE_SCHEMA``), by key."""
+        checks: dict[str, list[str]] = defaultdict(list)
+        for symbol, timeframe, day, check in (
+            failing.select(*_PARTITION, "check").unique().sort(pl.all()).iter_rows()
+        ):
+            checks[str(partition_key(day, Series(symbol, Timeframe(timeframe))))].append(check)
+        reasons = {}
+        for key in self._keys:
+            _, series = parse_key(key)
+            if series in self._barless:
+                reasons[key] = _NO_BARS
+            elif series.symbol in self._unadjusted:
+                reasons[key] = _NO_SPLITS
+            elif key in checks:
+                reasons[key] = f"held back by {' and '.join(checks[key])}: {_MEND}"
+        return reasons
+
+    def _sample(self, bars: pl.DataFrame, features: pl.DataFrame) -> None:
+        latest = features.group_by("symbol", "timeframe", maintain_order=True).tail(CHART_BARS)
+        charted = latest.join(bars, on=KEY, how="left", maintain_order="left").select(
+            "symbol", "timeframe", *CHARTED
+        )
+        for (symbol, timeframe), rows in charted.group_by("symbol", "timeframe", maintain_order=True):
+            one = Series(str(symbol), Timeframe(str(timeframe)))
+            # A series comes in the order of its time.
+            earlier = [self.report.samples[one]] if one in self.report.samples else []
+            self.report.samples[one] = pl.concat([*earlier, rows.select(CHARTED)]).tail(CHART_BARS)
+
+    def _without_splits(self) -> set[str]:
+        """The symbols whose splits were never asked for: raw prices must not pass for adjusted ones."""
+        splitting = sorted({one.symbol for one in self._windows if self._classes[one.symbol] in SPLITTING})
+        unchecked = unchecked_symbols(self._database, splitting)
+        if unchecked:
             self.report.notices.append(
-                f"the splits of {', '.join(unchecked)} were never asked for, so their features are of unadjusted"
-                " prices: run `marketdata actions`, and what splits change is computed again"
+                f"the splits of {', '.join(unchecked)} were never asked for, so their prices cannot be adjusted: run"
+                " `marketdata actions`; no features until then"
             )
+        return set(unchecked)
 
 
 def _as_gaps(bars: pl.DataFrame, timeframe: Timeframe, calendar: TradingCalendar) -> pl.DataFrame:
@@ -214,10 +253,3 @@ def _with_lookback(windows: Mapping[Series, Window], bars: pl.DataFrame) -> dict
         one: Window(min(window.start, first.get(one, window.start)), window.end)
         for one, window in windows.items()
     }
-
-
-def _keys_of(partitions: pl.DataFrame) -> frozenset[str]:
-    return frozenset(
-        str(partition_key(day, Series(symbol, Timeframe(timeframe))))
-        for symbol, timeframe, day in partitions.iter_rows()
-    )

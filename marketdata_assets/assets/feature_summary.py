@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 CHART_BARS: Final = 500
 """Bars that the chart shows at most, the latest."""
+CHARTED: Final = ("time", "close", "atr_14", "volatility_20")
+"""Columns that the chart is made of."""
 _COLUMNS: Final = [name for name, dtype in FEATURES_SCHEMA.items() if dtype.is_numeric()]
 _PRICE, _ATR, _VOLATILITY = "#24292f", "#e76f51", "#2a9d8f"
 
@@ -64,21 +66,18 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:,.6g}"
 
 
-def feature_chart(series: Series, bars: pl.DataFrame, features: pl.DataFrame) -> bytes:
-    """Close, ``atr_14`` and ``volatility_20`` of the latest bars of ``series``, one above the other, as PNG.
+def feature_chart(series: Series, latest: pl.DataFrame) -> bytes:
+    """Close, ``atr_14`` and ``volatility_20`` of ``series``, one above the other, as PNG.
 
-    ``bars`` (split-adjusted) and ``features`` may hold other series, too.
+    ``latest`` has the columns ``CHARTED``, ``close`` split-adjusted, sorted by time.
     """
-    own = {"symbol": series.symbol, "timeframe": series.timeframe.value}
-    latest = features.filter(**own).tail(CHART_BARS)
-    closes = latest.select("time").join(bars.filter(**own).select("time", "close"), on="time", how="left")
     figure = new_figure(7.5, 4.5)
     # By position: nights and weekends would be most of the picture.
     place = list(range(latest.height))
     panels = figure.subplots(3, 1, sharex=True, height_ratios=[2, 1, 1])
     for axes, values, name, colour in zip(
         panels,
-        (closes["close"], latest["atr_14"], latest["volatility_20"]),
+        (latest["close"], latest["atr_14"], latest["volatility_20"]),
         ("close", "atr_14", "volatility_20"),
         (_PRICE, _ATR, _VOLATILITY),
         strict=True,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Any
 
 from dagster import (
@@ -20,6 +21,7 @@ from marketdata_assets.assets.feature_batches import FeatureReport, FeatureRun
 from marketdata_assets.assets.feature_summary import feature_chart
 from marketdata_assets.assets.picture import markdown_image
 from marketdata_assets.assets.presentation import DAILY, OWNERS
+from marketdata_assets.domain.series import Series
 from marketdata_assets.storage.features import FeatureBatch
 from marketdata_assets.storage.io_manager import PARTITIONS_HELD_BACK, table_metadata
 from marketdata_assets.storage.resource import PostgresResource
@@ -30,7 +32,8 @@ Returns, ranges, momentum, trend, volatility and volume of each bar, on split-ad
 
 A value depends on the bars before it, never on the partition that is computed. Computed anew is only what has become
 out of date: from the first bar, gap or split on that has changed since. A partition that `ohlcv_valid` or `no_gaps`
-holds back gets no features, and stays missing here.
+holds back gets no features, and stays missing here. So does one of a stock or ETF whose splits were never asked for
+(`marketdata actions`), and one of a series without a single bar.
 """
 
 
@@ -73,25 +76,24 @@ def _batches(
         run = FeatureRun(database, keys, now=datetime.now(UTC), earliest=earliest, force=force)
         yield from run.batches()
     report = run.report
-    for notice in report.notices:
-        context.log.warning("%s", notice)
+    for line in (*report.notices, *report.held_back_lines()):
+        context.log.warning("%s", line)
     context.add_asset_metadata(
         {
-            "bars": MetadataValue.int(report.bars),
-            "series_computed": MetadataValue.int(report.series_computed),
-            "series_up_to_date": MetadataValue.int(report.series_up_to_date),
-            PARTITIONS_HELD_BACK: MetadataValue.int(report.partitions_held_back),
+            "run_bars": MetadataValue.int(report.bars),
+            "run_series_computed": MetadataValue.int(report.series_computed),
+            "run_series_up_to_date": MetadataValue.int(report.series_up_to_date),
+            PARTITIONS_HELD_BACK: MetadataValue.int(len(report.held_back)),
         }
     )
-    # With one partition alone: the event log keeps the metadata of each of them.
-    last = next((key for key in reversed(keys) if key not in report.held_back), None)
-    if last is not None:
-        context.add_asset_metadata(_shown(report), partition_key=last)
+    yield FeatureBatch(shown=partial(_shown, report))
 
 
-def _shown(report: FeatureReport) -> dict[str, MetadataValue]:
+def _shown(report: FeatureReport, series: Series) -> dict[str, MetadataValue]:
+    """The columns, and a chart: of ``series`` if it was computed, else of the first that was."""
     shown: dict[str, MetadataValue] = {"columns": MetadataValue.md(report.summary.table())}
-    if (sample := report.sample) is not None and sample.features.height:
-        picture = feature_chart(sample.series, sample.bars, sample.features)
-        shown["chart"] = markdown_image(f"Close, ATR and volatility of {sample.series}", picture)
+    charted = series if series in report.samples else next(iter(report.samples), None)
+    if charted is not None:
+        picture = feature_chart(charted, report.samples[charted])
+        shown["chart"] = markdown_image(f"Close, ATR and volatility of {charted}", picture)
     return shown

@@ -63,11 +63,11 @@ def instruments_of(
 
 
 def request_metadata(report: IngestReport) -> dict[str, MetadataValue]:
-    """What the requests of an ingest cost, as materialization metadata."""
+    """What the requests of a run cost, as the metadata that each of its partitions carries."""
     return {
-        "rows_fetched": MetadataValue.int(report.rows_fetched),
-        "requests": MetadataValue.int(report.requests),
-        "pages": MetadataValue.int(report.pages),
-        "retries": MetadataValue.int(report.retries),
-        "seconds_waited_for_limit": MetadataValue.float(round(report.waited_seconds, 3)),
+        "run_rows_fetched": MetadataValue.int(report.rows_fetched),
+        "run_requests": MetadataValue.int(report.requests),
+        "run_pages": MetadataValue.int(report.pages),
+        "run_retries": MetadataValue.int(report.retries),
+        "run_seconds_waited_for_limit": MetadataValue.float(round(report.waited_seconds, 3)),
     }

@@ -383,7 +383,8 @@ def _by_partition(outcome: GapOutcome, keys: Sequence[str]) -> dict[str, dict[st
 def _metadata(outcome: GapOutcome) -> dict[str, MetadataValue]:
     gaps = outcome.frame
     counts = {
-        f"gaps_{state.value}": MetadataValue.int(gaps.filter(state=state.value).height) for state in GapState
+        f"run_gaps_{state.value}": MetadataValue.int(gaps.filter(state=state.value).height)
+        for state in GapState
     }
     lost = gaps.filter(pl.col("state").is_in(LOSSES))
     total = IngestReport()
@@ -398,10 +399,10 @@ def _metadata(outcome: GapOutcome) -> dict[str, MetadataValue]:
         )
     return {
         **counts,
-        "rows_inserted": MetadataValue.int(outcome.rows.inserted),
-        "rows_changed": MetadataValue.int(outcome.rows.changed),
-        "rows_unchanged": MetadataValue.int(outcome.rows.unchanged),
-        "missing_bars": MetadataValue.int(int(lost["missing_bars"].sum())),
+        "run_rows_inserted": MetadataValue.int(outcome.rows.inserted),
+        "run_rows_changed": MetadataValue.int(outcome.rows.changed),
+        "run_rows_unchanged": MetadataValue.int(outcome.rows.unchanged),
+        "run_missing_bars": MetadataValue.int(int(lost["missing_bars"].sum())),
         "worst": MetadataValue.md(gap_table(lost.head(_WORST))),
         **request_metadata(total),
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from marketdata_assets.assets.corporate_actions import IN_PLAN
 from marketdata_assets.automation.jobs import CORPORATE_ACTIONS_JOB
-from marketdata_assets.automation.ranges import execute_job, reason_of
+from marketdata_assets.automation.ranges import execute_job, reason_of, reasons_by_step
 from marketdata_assets.domain.actions import ActionKind
 from marketdata_assets.domain.errors import MarketDataError
 
@@ -42,7 +42,10 @@ def refresh_actions(
     """
     result = execute_job(definitions, instance, job=CORPORATE_ACTIONS_JOB, config={}, tags=tags or {})
     if not result.success:
-        message = f"corporate actions are not up to date: {reason_of(result)}"
+        reasons = reasons_by_step(result)
+        # In one order, whichever failed first. Each says which kind and which symbols it is about.
+        why = [reasons[kind] for kind in ActionKind if kind in reasons] or [reason_of(result)]
+        message = f"corporate actions are not up to date: {'; and '.join(why)}"
         raise MarketDataError(message)
     reports = []
     for kind in ActionKind:

@@ -229,7 +229,7 @@ class _Stages:
         )
 
     def _check_splits(self, series: Iterable[Series]) -> None:
-        """Ask for splits when those of a symbol were never asked for: features would be of unadjusted prices."""
+        """Ask for splits when those of a symbol were never asked for: without them it gets no features."""
         classes = {one.symbol: one.asset_class for one in list_symbols(self.database)}
         splitting = {one.symbol for one in series if classes[one.symbol] in SPLITTING}
         if not unchecked_symbols(self.database, splitting):

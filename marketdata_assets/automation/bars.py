@@ -88,8 +88,8 @@ class _Bringer:
         told = [event.materialization.metadata for event in result.get_asset_materialization_events()[:1]]
         for metadata in told or [failure_metadata(result)]:
             for name in ("rows_inserted", "rows_changed", "rows_unchanged", "rows_quarantined"):
-                if name in metadata:
-                    setattr(self.outcome, name, getattr(self.outcome, name) + int(str(metadata[name].value)))
+                if (count := metadata.get(f"run_{name}")) is not None:
+                    setattr(self.outcome, name, getattr(self.outcome, name) + int(str(count.value)))
         return result
 
 

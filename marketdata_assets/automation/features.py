@@ -97,4 +97,4 @@ def compute(
         for event in told:
             facts = event.materialization.metadata
             for name in ("rows_written", "series_computed", "partitions_held_back"):
-                setattr(outcome, name, getattr(outcome, name) + int(str(facts[name].value)))
+                setattr(outcome, name, getattr(outcome, name) + int(str(facts[f"run_{name}"].value)))

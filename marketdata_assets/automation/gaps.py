@@ -63,7 +63,7 @@ def look_for_gaps(
         if bars is not None:
             facts = result.get_asset_materialization_events()[0].materialization.metadata
             for name in ("rows_inserted", "rows_changed", "rows_unchanged"):
-                setattr(bars, name, getattr(bars, name) + int(str(facts[name].value)))
+                setattr(bars, name, getattr(bars, name) + int(str(facts[f"run_{name}"].value)))
 
 
 def repair_runs(

@@ -196,6 +196,17 @@ def reason_of(result: ExecuteInProcessResult) -> str:
     return _text_of(causes[-1]) if causes else f"run {result.run_id} failed: see it in the UI"
 
 
+def reasons_by_step(result: ExecuteInProcessResult) -> dict[str, str]:
+    """Why each step of a run failed, in one line; a step that only waited for another is left out."""
+    return {
+        event.step_key: _text_of(_chain(error)[-1])
+        for event in result.all_events
+        if event.step_key is not None
+        and event.is_step_failure
+        and (error := event.step_failure_data.error) is not None
+    }
+
+
 def failure_metadata(result: ExecuteInProcessResult) -> Mapping[str, MetadataValue]:
     """What the asset said when it gave up; empty when the run ended otherwise."""
     for event in result.all_events:
@@ -214,11 +225,15 @@ def _causes(result: ExecuteInProcessResult) -> list[SerializableErrorInfo]:
     """The errors of the step that failed, each followed by its cause."""
     for event in result.all_events:
         if event.is_step_failure and (error := event.step_failure_data.error) is not None:
-            chain = [error]
-            while (error := chain[-1].cause) is not None:
-                chain.append(error)
-            return chain
+            return _chain(error)
     return []
+
+
+def _chain(error: SerializableErrorInfo) -> list[SerializableErrorInfo]:
+    chain = [error]
+    while (cause := chain[-1].cause) is not None:
+        chain.append(cause)
+    return chain
 
 
 def _text_of(error: SerializableErrorInfo) -> str:

@@ -13,17 +13,21 @@ from dagster import (
     multi_asset_check,
 )
 
-from marketdata_assets.checks.verdict import scope_of, verdict
+from marketdata_assets.checks.verdict import Scope, scope_of, verdict
 from marketdata_assets.domain.gates import FAULT_SCHEMA
+from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
+from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.gates import failing_partitions, incomplete_in, stretches
 from marketdata_assets.storage.resource import PostgresResource
+from marketdata_assets.storage.symbols import list_symbols
 
 COMPLETE: Final = "features_complete"
 _DESCRIPTION: Final = """\
 Each bar has features (`no_features`), none are left of a bar that is gone (`no_bar`), and a column is null only at the
 start of a history or where `gap_in_window` says that bars were lost (`unexpected_null`). Columns that may be null for
 other reasons (no volume, flat prices, a thin day) are not looked at. Partitions that `ohlcv_valid` or `no_gaps` holds
-back have no features, and that is right.
+back, or whose splits were never asked for, have no features, and that is right: they are counted, and stand at the end
+of the table.
 
 **What to do:** `marketdata features` computes what is out of date, `marketdata features --force` anything.
 """
@@ -42,10 +46,20 @@ def feature_checks() -> AssetChecksDefinition:
         with postgres.database() as database:
             scope = scope_of(context, database)
             held = failing_partitions(database, scope.windows)
+            unadjusted = _never_asked(database, scope)
             for stretch in stretches(database, scope.windows):
                 bars += stretch.bars.height
                 faults.append(incomplete_in(database, stretch))
         found = pl.concat(faults)
+        waiting = found.filter(pl.col("symbol").is_in(unadjusted), what="no_features")
+        held = pl.concat(
+            [
+                held,
+                waiting.with_columns(what=pl.lit("never asked for"), check=pl.lit("splits")).select(
+                    held.columns
+                ),
+            ]
+        )
         partition = ["symbol", "timeframe", "day"]
         wrong = found.join(held, on=partition, how="anti")
         wrong = pl.concat([wrong, found.filter(what="no_bar").join(held, on=partition, how="semi")])
@@ -54,6 +68,23 @@ def feature_checks() -> AssetChecksDefinition:
             "failing_rows": int(wrong["rows"].sum()),
             "partitions_held_back": held.select(partition).n_unique(),
         }
-        yield from verdict(spec, scope, wrong, counts=counts)
+        # Shown at the end: by day, each with the check that holds it back.
+        listed = held.with_columns(what=pl.format("held back by {}: {}", "check", "what"), score=pl.lit(0.0))
+        right = held.select(partition).unique().join(wrong, on=partition, how="anti")
+        yield from verdict(
+            spec,
+            scope,
+            wrong,
+            counts=counts,
+            listed=listed.sort(partition).select(FAULT_SCHEMA.names()),
+            held_back=right.height,
+        )
 
     return features_checks
+
+
+def _never_asked(database: Database, scope: Scope) -> list[str]:
+    """The symbols of ``scope`` whose splits were never asked for: they get no features."""
+    symbols = {one.symbol for one in scope.rectangle.series}
+    splitting = [one.symbol for one in list_symbols(database) if one.asset_class in SPLITTING]
+    return unchecked_symbols(database, [symbol for symbol in splitting if symbol in symbols])

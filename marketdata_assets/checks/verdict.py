@@ -74,6 +74,7 @@ def verdict(
     counts: Mapping[str, int],
     only_warns: bool = False,
     listed: pl.DataFrame | None = None,
+    held_back: int = 0,
 ) -> Iterator[Output[None] | AssetCheckEvaluation]:
     """The events of a check that found ``faults`` in ``scope``.
 
@@ -88,6 +89,7 @@ def verdict(
         counts: How much was looked at, and how much of it fails, by name.
         only_warns: Never of severity ERROR.
         listed: Faults to show at the end of the table that are no failure.
+        held_back: How many of the partitions that do not fail have nothing to be looked at.
     """
     partitions = scope.rectangle.size
     failing = faults.select(_PARTITION).unique().height
@@ -101,7 +103,7 @@ def verdict(
         blocking=spec.blocking,
         passed=failing == 0,
         severity=AssetCheckSeverity.ERROR if stops else AssetCheckSeverity.WARN,
-        description=_sentence(scope, worst, failing),
+        description=_sentence(scope, worst, failing, held_back),
         metadata={
             "looked_at": MetadataValue.text(scope.told),
             "partitions": MetadataValue.int(partitions),
@@ -112,17 +114,18 @@ def verdict(
     )
 
 
-def _sentence(scope: Scope, worst: pl.DataFrame, failing: int) -> str:
+def _sentence(scope: Scope, worst: pl.DataFrame, failing: int, held_back: int) -> str:
     partitions = scope.rectangle.size
+    beside = f", {held_back:,} held back" if held_back else ""
     if not failing:
-        return f"{_counted(partitions)} pass."
+        return f"{_counted(partitions - held_back)} pass{beside}."
     named = list(
         dict.fromkeys(
             f"{symbol}:{timeframe} {day}" for symbol, timeframe, day in worst.select(_PARTITION).iter_rows()
         )
     )
     more = f" and {failing - _NAMED:,} more" if failing > _NAMED else ""
-    return f"{failing:,} of {_counted(partitions)} fail: {', '.join(named[:_NAMED])}{more}."
+    return f"{failing:,} of {_counted(partitions)} fail{beside}: {', '.join(named[:_NAMED])}{more}."
 
 
 def _counted(partitions: int) -> str:

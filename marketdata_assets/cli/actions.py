@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import typer
@@ -11,25 +12,37 @@ if TYPE_CHECKING:
 
 
 def actions() -> None:
-    """Bring splits, dividends and, where the plan has them, earnings of every active stock and ETF up to date.
+    """Bring splits and, where the plan has them, dividends and earnings of every active stock and ETF up to date.
 
-    Adjusted prices follow at once: they are made when they are read.
+    Adjusted prices follow at once: they are made when they are read. Features wait for `marketdata features`.
     """
     from marketdata_assets.automation.actions import refresh_actions
+    from marketdata_assets.automation.features import stale_days
     from marketdata_assets.cli.session import open_instance, open_store
     from marketdata_assets.definitions import build_definitions
+    from marketdata_assets.storage.adjusted import SPLITTING
+    from marketdata_assets.storage.symbols import list_symbols
 
     with open_store() as store, open_instance(store) as (instance, command):
         for report in refresh_actions(build_definitions(), instance, tags=command.tags):
             typer.echo(_line(report))
+        series = [
+            one
+            for symbol in list_symbols(store.database, active_only=True)
+            if symbol.asset_class in SPLITTING
+            for one in symbol.series
+        ]
+        if stale := stale_days(store.database, series, store.settings.start, now=datetime.now(UTC)):
+            typer.echo(f"features of {len(stale):,} series are out of date: run `marketdata features`")
 
 
 def _line(report: ActionsReport) -> str:
     from marketdata_assets.assets.corporate_actions import NOT_IN_PLAN
+    from marketdata_assets.cli.console import counted
 
     if not report.in_plan:
         return f"{report.kind}: {NOT_IN_PLAN}"
-    requests = f"{report.requests:,} request{'' if report.requests == 1 else 's'}"
+    requests = counted(report.requests, "request")
     return (
         f"{report.kind}: {report.stored:,} stored; {report.inserted:,} inserted, {report.changed:,} changed,"
         f" {report.unchanged:,} unchanged, {report.withdrawn:,} withdrawn ({requests})"

@@ -13,7 +13,7 @@ import typer
 from marketdata_assets.cli.files import check_writable, is_stdout, write_file
 from marketdata_assets.cli.selection import (
     DEFAULT_DAYS,
-    check_days,
+    checked_days,
     chosen_days,
     chosen_series,
     chosen_symbols,
@@ -55,19 +55,20 @@ def backfill(
 ) -> None:
     """Bring bars, look for gaps, ask again for what is missing, compute features, sum up how whole each series is.
 
-    What is stored already is not asked for again. A timeframe that a symbol is not tracked in is added to the
+    What is stored already is not asked for again. Splits, dividends and earnings are asked for when the splits of a
+    stock or ETF never were: features need them. A timeframe that a symbol is not tracked in is added to the
     symbol. Exits with 1 when a symbol failed or a gap stays unfilled.
     """
     from marketdata_assets.automation.backfill import BackfillRequest
     from marketdata_assets.cli.session import open_store
 
     now = datetime.now(UTC)
-    first, last = chosen_days(days, start, end, now)
+    chosen = chosen_days(days, start, end, now)
     wanted_timeframes = None if timeframes is None else parse_timeframes(timeframes)
     if json_path is not None and not is_stdout(json_path):
         check_writable("--json", json_path)
     with open_store() as store:
-        check_days(first, last, store.settings.start, now)
+        first, last = checked_days(chosen, store.settings.start, now)
         series = chosen_series(_tracked(store, symbols, wanted_timeframes), wanted_timeframes)
         outcome = run(
             store, BackfillRequest(tuple(series), first, last, force=force, with_features=with_features)
@@ -168,6 +169,7 @@ def show(outcome: Outcome) -> None:
 
 def describe(outcome: Outcome) -> list[str]:
     """The summary for people, a line each for what was asked, bars, gaps and the vendor."""
+    from marketdata_assets.cli.console import counted
     from marketdata_assets.domain.gaps import GapState
 
     symbols = {one.symbol for one in outcome.request.series}
@@ -178,11 +180,14 @@ def describe(outcome: Outcome) -> list[str]:
         for state in (GapState.FILLED, GapState.NO_TRADES, GapState.UNFILLED, GapState.OPEN)
     )
     features = [
-        f"features: {outcome.features.rows_written:,} rows, {outcome.features.partitions_held_back:,} partitions held back"
+        (
+            f"features: {counted(outcome.features.rows_written, 'row')},"
+            f" {counted(outcome.features.partitions_held_back, 'partition')} held back"
+        )
     ][: outcome.request.with_features]
     return [
         (
-            f"{len(symbols):,} symbols in {outcome.duration_seconds:.1f} s:"
+            f"{counted(len(symbols), 'symbol')} in {outcome.duration_seconds:.1f} s:"
             f" {len(symbols) - failed:,} succeeded, {failed:,} failed"
         ),
         (
@@ -192,7 +197,7 @@ def describe(outcome: Outcome) -> list[str]:
         f"gaps: {outcome.gaps.height:,} found, {gaps}",
         *features,
         (
-            f"vendor: {outcome.requests:,} requests ({outcome.pages:,} pages, {outcome.retries:,} retries),"
+            f"vendor: {counted(outcome.requests, 'request')} ({counted(outcome.pages, 'page')}, {outcome.retries:,} retries),"
             f" {outcome.seconds_waited_for_limit:.1f} s waited for the limit by all of them together"
         ),
     ]

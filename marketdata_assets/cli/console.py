@@ -16,3 +16,8 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print the message of ``record``."""
         err.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 symbol``, ``2,000 symbols``: a number with a noun that takes an s."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marketdata_assets.cli.selection import check_days, chosen_days, chosen_series, chosen_symbols
+from marketdata_assets.cli.selection import (
+    DEFAULT_DAYS,
+    checked_days,
+    chosen_days,
+    chosen_series,
+    chosen_symbols,
+)
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.timeframe import parse_timeframes
 
 if TYPE_CHECKING:
     from datetime import date
+
+    import polars as pl
 
     from marketdata_assets.automation.features import FeaturesOutcome
     from marketdata_assets.cli.session import Store
@@ -33,14 +41,20 @@ def features(
         str | None, typer.Option(help="With --force: last day, YYYY-MM-DD, inclusive; default today.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Compute these days again, out of date or not.")
+        bool,
+        typer.Option(
+            "--force", help=f"Compute days again, out of date or not; the last {DEFAULT_DAYS} without others."
+        ),
     ] = False,
 ) -> None:
-    """Compute features from the first bar, gap or split on that has changed; nothing else.
+    """Compute features from the midnight before the first bar, gap or split on that has changed; nothing else.
 
-    Exits with 1 when a run failed. Days that a check holds back get no features: see `marketdata gaps`.
+    Exits with 1 when a run failed. Days that a check holds back get no features: see `marketdata gaps`. Nor do stocks
+    and ETFs whose splits were never asked for: see `marketdata actions`.
     """
+    from marketdata_assets.cli.console import counted
     from marketdata_assets.cli.session import open_store
+    from marketdata_assets.storage.gates import held_back_since
 
     now = datetime.now(UTC)
     if not force and (days is not None or start is not None or end is not None):
@@ -48,24 +62,28 @@ def features(
             "--days, --start and --end choose what --force computes again: without it, what is out of date is"
         )
         raise ConfigurationError(message)
-    first, last = chosen_days(days, start, end, now)
+    chosen = chosen_days(days, start, end, now)
     wanted = None if timeframes is None else parse_timeframes(timeframes)
     with open_store() as store:
-        check_days(first, last, store.settings.start, now)
+        forced = checked_days(chosen, store.settings.start, now) if force else None
         series = chosen_series(chosen_symbols(store, symbols), wanted)
         _tell_unadjusted(store, series)
-        outcome = _compute(store, series, (first, last) if force else None)
+        outcome = _compute(store, series, forced)
+        held_back = held_back_since(store.database, series, store.settings.start)
     for line in outcome.failures:
         typer.echo(f"failed: {line}", err=True)
     typer.echo(
-        f"features: {outcome.series_computed:,} series computed, {outcome.rows_written:,} rows written,"
-        f" {outcome.partitions_held_back:,} partitions held back"
+        f"features: {outcome.series_computed:,} series computed, {counted(outcome.rows_written, 'row')} written,"
+        f" {counted(outcome.partitions_held_back, 'partition')} held back"
     )
+    for line in held_back_lines(held_back):
+        typer.echo(line)
     if outcome.failures:
         raise typer.Exit(1)
 
 
 def _tell_unadjusted(store: Store, series: list[Series]) -> None:
+    from marketdata_assets.cli.console import counted
     from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
     from marketdata_assets.storage.symbols import list_symbols
 
@@ -74,10 +92,36 @@ def _tell_unadjusted(store: Store, series: list[Series]) -> None:
     if unchecked := unchecked_symbols(store.database, chosen):
         shown = ", ".join(unchecked[:_SHOWN]) + (" …" if len(unchecked) > _SHOWN else "")
         typer.echo(
-            f"the splits of {len(unchecked):,} symbols ({shown}) were never asked for, so their prices are not"
-            " adjusted: run `marketdata actions`",
+            f"the splits of {counted(len(unchecked), 'symbol')} ({shown}) were never asked for, so their prices cannot"
+            " be adjusted and they get no features: run `marketdata actions`",
             err=True,
         )
+
+
+def held_back_lines(held_back: pl.DataFrame) -> list[str]:
+    """How many days have no features because a check holds them back, and why: one line, or none.
+
+    ``held_back`` has a row for each ``symbol, timeframe, day, check``.
+    """
+    from marketdata_assets.cli.console import counted
+    from marketdata_assets.storage.gates import NO_GAPS, VALID
+
+    if held_back.is_empty():
+        return []
+    days = held_back.select("symbol", "timeframe", "day").n_unique()
+    lacking = held_back.filter(check=NO_GAPS)["day"].to_list()
+    reasons = [
+        f"{held_back.filter(check=check).height:,} by {check} ({what_to_do})"
+        for check, what_to_do in (
+            (
+                NO_GAPS,
+                f"`marketdata gaps --start {min(lacking, default=None)}` lists what is missing, --repair asks for it again",
+            ),
+            (VALID, "the table ohlcv_quarantine has the rows, `marketdata backfill --force` asks again"),
+        )
+        if held_back.filter(check=check).height
+    ]
+    return [f"{counted(days, 'day')} without features, held back: {'; '.join(reasons)}"]
 
 
 def _compute(store: Store, series: list[Series], forced: tuple[date, date] | None) -> FeaturesOutcome:

@@ -10,7 +10,7 @@ import typer
 
 from marketdata_assets.cli.selection import (
     DEFAULT_DAYS,
-    check_days,
+    checked_days,
     chosen_days,
     chosen_series,
     chosen_symbols,
@@ -52,10 +52,10 @@ def gaps(
     from marketdata_assets.cli.session import open_store
 
     now = datetime.now(UTC)
-    first, last = chosen_days(days, start, end, now)
+    chosen = chosen_days(days, start, end, now)
     wanted = None if timeframes is None else parse_timeframes(timeframes)
     with open_store() as store:
-        check_days(first, last, store.settings.start, now)
+        first, last = checked_days(chosen, store.settings.start, now)
         series = chosen_series(chosen_symbols(store, symbols), wanted)
         found = _look(store, series, first, last, repair=repair)
     _show(found, everything=everything, as_json=as_json)

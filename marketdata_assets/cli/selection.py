@@ -5,6 +5,7 @@ Whatever is wrong raises :class:`ConfigurationError` with a line that says what 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -55,8 +56,19 @@ def chosen_series(symbols: Iterable[TrackedSymbol], timeframes: Collection[Timef
     return series
 
 
-def chosen_days(days: int | None, start: str | None, end: str | None, now: datetime) -> tuple[date, date]:
-    """First and last day, both inclusive, of ``--days N`` or ``--start`` and ``--end``."""
+@dataclass(frozen=True, slots=True)
+class ChosenDays:
+    """Days that a command is asked for, both inclusive, and which options said so; the others are defaults."""
+
+    first: date
+    last: date
+    days: int | None = None
+    has_start: bool = False
+    has_end: bool = False
+
+
+def chosen_days(days: int | None, start: str | None, end: str | None, now: datetime) -> ChosenDays:
+    """The days of ``--days N`` or ``--start`` and ``--end``."""
     from marketdata_assets.automation.ranges import day_window
 
     if days is not None and start is not None:
@@ -69,7 +81,8 @@ def chosen_days(days: int | None, start: str | None, end: str | None, now: datet
         message = f"--days {days} reaches beyond any history: give {_MOST_DAYS} or less"
         raise ConfigurationError(message)
     first_day, last_day = _day("--start", start), _day("--end", end)
-    return day_window(days or DEFAULT_DAYS, first_day, last_day, now=now)
+    first, last = day_window(days or DEFAULT_DAYS, first_day, last_day, now=now)
+    return ChosenDays(first, last, days, has_start=start is not None, has_end=end is not None)
 
 
 def _day(option: str, text: str | None) -> date | None:
@@ -80,15 +93,31 @@ def _day(option: str, text: str | None) -> date | None:
         raise ConfigurationError(message) from None
 
 
-def check_days(first: date, last: date, earliest: date, now: datetime) -> None:
-    """Refuse days that are reversed, in the future or before the first partition."""
+def checked_days(chosen: ChosenDays, earliest: date, now: datetime) -> tuple[date, date]:
+    """First and last day of ``chosen``; a first day that nobody asked for begins with the first partition.
+
+    Refused are days that are reversed, in the future or before ``earliest``, the first partition.
+    """
     today = now.date()
-    if last < first:
-        message = f"--end {last} lies before --start {first}: swap them"
-    elif last > today:
+    first, last = chosen.first, chosen.last
+    if not chosen.has_start and chosen.days is None:
+        first = max(first, earliest)
+    remedy = f"set MARKETDATA_START to {first} or earlier"
+    if last > today:
         message = f"--end {last} lies in the future: today is {today} (UTC)"
+    elif first > today and chosen.has_start:
+        message = f"--start {first} lies in the future: today is {today} (UTC)"
+    elif chosen.has_start and last < first:
+        message = f"--end {last} lies before --start {first}: swap them"
+    elif last < earliest:
+        what = f"--end {last}" if chosen.has_end else f"today, {today} (UTC),"
+        message = (
+            f"{what} lies before the first partition, {earliest}: set MARKETDATA_START to an earlier day"
+        )
+    elif first < earliest and chosen.has_start:
+        message = f"--start {first} lies before the first partition, {earliest}: {remedy}"
     elif first < earliest:
-        message = f"--start {first} lies before the first partition, {earliest}: set MARKETDATA_START to {first} or earlier"
+        message = f"--days {chosen.days} begins on {first}, before the first partition, {earliest}: {remedy}"
     else:
-        return
+        return first, last
     raise ConfigurationError(message)

@@ -183,7 +183,7 @@ def _mark_features_stale(connection: Connection[tuple[object, ...]], symbols: Co
         if isinstance(first, datetime)
     }
     lock_series(connection, since)
-    mark_stale(connection, since, "a split took effect, or was corrected")
+    mark_stale(connection, since, "a split took effect, or was corrected or withdrawn")
 
 
 def _column(values: pl.Series) -> list[object]:

@@ -21,7 +21,7 @@ from marketdata_assets.storage.pruned import bring_back, multirange
 from marketdata_assets.storage.tables import OHLCV, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import date
     from zoneinfo import ZoneInfo
 
@@ -359,6 +359,22 @@ def bars_by_series(database: Database) -> dict[Series, int]:
     """How many bars of each series are stored; a series without one is left out or 0."""
     rows = database.read_frame("select symbol, timeframe, bars from bar_counts")
     return {Series(symbol, Timeframe(timeframe)): bars for symbol, timeframe, bars in rows.iter_rows()}
+
+
+def series_with_bars(database: Database, series: Iterable[Series]) -> set[Series]:
+    """Those of ``series`` of which a bar is stored."""
+    wanted = list(series)
+
+    def read(connection: Connection[tuple[object, ...]]) -> set[Series]:
+        rows = connection.execute(
+            "select w.symbol, w.timeframe from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
+            " where (select o.time from ohlcv o where o.symbol = w.symbol and o.timeframe = w.timeframe"
+            "  order by o.time limit 1) is not null",
+            [[one.symbol for one in wanted], [one.timeframe.value for one in wanted]],
+        ).fetchall()
+        return {Series(str(symbol), Timeframe(str(timeframe))) for symbol, timeframe in rows}
+
+    return database.transaction(read)
 
 
 def count_rows(database: Database) -> int:

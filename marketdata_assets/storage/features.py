@@ -20,7 +20,7 @@ from marketdata_assets.storage.months import FEATURES_1M, ensure_months, months_
 from marketdata_assets.storage.tables import FEATURES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     import polars as pl
     from psycopg import Connection
@@ -53,15 +53,17 @@ class FeatureBatch:
         features: ``FEATURES_SCHEMA``: all that is to stand in the windows.
         windows: By series: the features in it are replaced.
         versions: The version of each series' mark that was read before its bars were.
-        held_back: Keys of partitions that get no features, whatever their windows.
+        held_back: Partitions that are not recorded, by key, whatever their windows; each with the reason.
         from_the_first: Those of ``windows`` that begin with the first partition: what lies before gets no features.
+        shown: What the partition shows that stands for the whole run, given its series, as Dagster's metadata.
     """
 
     features: pl.DataFrame = field(default_factory=FEATURES.schema.to_frame)
     windows: Mapping[Series, Window] = field(default_factory=dict)
     versions: Mapping[Series, int] = field(default_factory=dict)
-    held_back: Collection[str] = ()
+    held_back: Mapping[str, str] = field(default_factory=dict)
     from_the_first: Collection[Series] = ()
+    shown: Callable[[Series], Mapping[str, object]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

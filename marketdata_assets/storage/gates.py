@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
@@ -26,7 +26,8 @@ from marketdata_assets.storage.symbols import list_symbols, not_tracked
 from marketdata_assets.storage.tables import FEATURES, OHLCV
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from datetime import date, datetime
 
     from marketdata_assets.domain.series import AssetClass, Series
     from marketdata_assets.storage.connection import Database
@@ -80,6 +81,63 @@ def failing_partitions(database: Database, windows: Mapping[Series, Window]) -> 
             missing.with_columns(check=pl.lit(NO_GAPS)),
         ]
     )
+
+
+def held_back_since(database: Database, series: Collection[Series], earliest: date) -> pl.DataFrame:
+    """Every day of ``series`` from ``earliest`` on that blocking checks hold back: ``symbol, timeframe, day, check``.
+
+    Read are bars between the first and the last row in quarantine alone: no others break a rule but those that
+    somebody has changed by hand, which :func:`failing_partitions` finds. ``day`` is the local date.
+
+    Raises:
+        ConfigurationError: A series is not tracked.
+    """
+    classes = _classes(database, series)
+    gaps = _spans(
+        database,
+        sql.SQL(
+            "select symbol, timeframe, min(gap_start) as lo, max(gap_end) as hi from gap_report where {}"
+            " group by symbol, timeframe"
+        ).format(sql.SQL("state = any({})").format(sql.Literal(list(LOSSES)))),
+    )
+    quarantined = _spans(
+        database,
+        sql.SQL(
+            "select symbol, timeframe, min(time) as lo, max(time) as hi from ohlcv_quarantine"
+            " where rule <> all({}) group by symbol, timeframe"
+        ).format(sql.Literal(list(RULES_WITHOUT_LOSS))),
+    )
+    missing: dict[Series, Window] = {}
+    broken: dict[Series, Window] = {}
+    for one in series:
+        calendar = calendar_of(classes[one.symbol])
+        for found, key, windows in (
+            (gaps, (one.symbol, one.timeframe.value), missing),
+            (quarantined, (one.symbol, one.timeframe.base.value), broken),
+        ):
+            if key not in found:
+                continue
+            # The bar of a week opens up to six days before those that it is made of.
+            first = calendar.local_day(found[key][0] - _WEEK)
+            last = calendar.local_day(found[key][1])
+            if last >= earliest:
+                windows[one] = Window(calendar.day_start(max(first, earliest)), calendar.day_window(last).end)
+    faults = [
+        invalid_in(stretch).with_columns(check=pl.lit(VALID)) for stretch in stretches(database, broken)
+    ]
+    if missing:
+        lacking = gappy_in(database, missing, list_gaps(database, missing, LOSSES))
+        faults.append(lacking.with_columns(check=pl.lit(NO_GAPS)))
+    days = pl.concat([GATE_SCHEMA.to_frame(), *faults]).select("symbol", "timeframe", "day", "check")
+    return days.unique().sort(pl.all())
+
+
+def _spans(database: Database, query: sql.Composed) -> dict[tuple[str, str], tuple[datetime, datetime]]:
+    rows = database.read_frame(query.as_string(None))
+    return {
+        (symbol, timeframe): (lo.astimezone(UTC), hi.astimezone(UTC))
+        for symbol, timeframe, lo, hi in rows.iter_rows()
+    }
 
 
 def invalid_in(stretch: Stretch) -> pl.DataFrame:

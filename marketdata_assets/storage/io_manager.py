@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -23,7 +23,7 @@ from marketdata_assets.domain.bars import KEY
 from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.windows import Window, union
-from marketdata_assets.partitions import days_by_series, partition_key
+from marketdata_assets.partitions import days_by_series, parse_key, partition_key
 from marketdata_assets.storage.bars import BarBatch, count_by_day, count_rows, read_rows, write_batch
 from marketdata_assets.storage.dagster_internals import add_partition_metadata, record_only
 from marketdata_assets.storage.features import FeatureBatch, ReplaceCounts, write_features
@@ -33,6 +33,7 @@ from marketdata_assets.storage.symbols import list_symbols, not_tracked
 from marketdata_assets.storage.tables import FEATURES, TABLES, Table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import date
 
     from marketdata_assets.domain.series import AssetClass, Series
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 LOOKBACK_BARS = "lookback_bars"
 """Input metadata: how many bars before each window come with it."""
 
-PARTITIONS_HELD_BACK = "partitions_held_back"
-"""Output metadata: how many partitions of the run get nothing because a check holds them back."""
+PARTITIONS_HELD_BACK = "run_partitions_held_back"
+"""Output metadata: how many partitions of the run get nothing: a check holds them back, or something is not there."""
 
 COLUMNS = "columns"
 """Input metadata: which columns to read; default all."""
@@ -77,26 +78,32 @@ class PostgresIOManager(ConfigurableIOManager):
                 ) from failure
             context.add_output_metadata({**table_metadata(table), **written.metadata(table)})
             if context.has_asset_partitions:
-                self._record_partitions(context, database, table, written.held_back)
+                self._record_partitions(context, database, table, written)
 
     def _record_partitions(
-        self, context: OutputContext, database: Database, table: Table, held_back: Collection[str]
+        self, context: OutputContext, database: Database, table: Table, written: _Written
     ) -> None:
+        held_back = written.held_back
         asked = context.asset_partition_keys
         keys = [key for key in asked if key not in held_back]
         if not keys:
-            message = (
-                f"{table.name}: each of the {len(asked):,} partitions is held back by ohlcv_valid or no_gaps: see these"
-                " checks, mend the bars (`marketdata gaps --repair`, `marketdata backfill --force`) and run again"
-            )
+            reasons = Counter(held_back[key] for key in asked)
+            why = "; ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+            message = f"{table.name}: none of the {len(asked):,} partitions gets any: {why}"
             held = MetadataValue.int(len(asked))
             raise Failure(description=message, metadata={PARTITIONS_HELD_BACK: held}, allow_retries=False)
         if len(keys) < len(asked):
             record_only(context, keys)
         rows = _partition_rows(database, table, keys)
-        add_partition_metadata(
-            context, {key: {"dagster/partition_row_count": rows.get(key, 0)} for key in keys}
-        )
+        told: dict[str, dict[str, object]] = {
+            key: {"dagster/partition_row_count": rows.get(key, 0)} for key in keys
+        }
+        if written.shown is not None:
+            # With one partition alone, since the event log keeps the metadata of each. Dagster writes their events in
+            # the order of these keys, and shows the last of them as the asset's latest materialization.
+            latest = context.asset_partition_keys[-1]
+            told[latest] |= written.shown(parse_key(latest)[1])
+        add_partition_metadata(context, told)
 
     def load_input(self, context: InputContext) -> pl.DataFrame:
         """The rows of the input's partitions, sorted by (symbol, timeframe, time)."""
@@ -118,7 +125,8 @@ class _Written:
     """What the batches of an output did."""
 
     def __init__(self, database: Database) -> None:
-        self.held_back: set[str] = set()
+        self.held_back: dict[str, str] = {}
+        self.shown: Callable[[Series], Mapping[str, object]] | None = None
         self._database = database
         self._bars = MergeCounts()
         self._quarantined = 0
@@ -129,23 +137,25 @@ class _Written:
         if isinstance(batch, BarBatch):
             self._bars += write_batch(self._database, batch)
             self._quarantined += batch.quarantined.height
+            self.held_back |= dict.fromkeys(batch.held_back, "of symbols that failed")
         else:
             self._features += write_features(self._database, batch)
-        self.held_back.update(batch.held_back)
+            self.held_back |= batch.held_back
+            self.shown = batch.shown or self.shown
 
     def metadata(self, table: Table) -> dict[str, MetadataValue]:
-        """The counts, in rows."""
+        """The counts, in rows: those of the run, which each of its partitions carries, begin with ``run_``."""
         if table is FEATURES:
             return {
-                "rows_written": MetadataValue.int(self._features.written),
-                "rows_replaced": MetadataValue.int(self._features.deleted),
+                "run_rows_written": MetadataValue.int(self._features.written),
+                "run_rows_replaced": MetadataValue.int(self._features.deleted),
             }
         return {
             "dagster/row_count": MetadataValue.int(count_rows(self._database)),
-            "rows_inserted": MetadataValue.int(self._bars.inserted),
-            "rows_changed": MetadataValue.int(self._bars.changed),
-            "rows_unchanged": MetadataValue.int(self._bars.unchanged),
-            "rows_quarantined": MetadataValue.int(self._quarantined),
+            "run_rows_inserted": MetadataValue.int(self._bars.inserted),
+            "run_rows_changed": MetadataValue.int(self._bars.changed),
+            "run_rows_unchanged": MetadataValue.int(self._bars.unchanged),
+            "run_rows_quarantined": MetadataValue.int(self._quarantined),
         }
 
 
@@ -235,6 +245,15 @@ def table_metadata(table: Table) -> Mapping[str, Any]:
                         constraints=TableColumnConstraints(nullable=name not in table.required),
                     )
                     for name, kind in table.column_types()
+                ]
+                + [
+                    TableColumn(
+                        name,
+                        type=kind,
+                        description=text,
+                        constraints=TableColumnConstraints(nullable=False),
+                    )
+                    for name, (kind, text) in table.kept.items()
                 ],
                 constraints=TableConstraints(other=[f"primary key ({', '.join(KEY)})"]),
             )

@@ -5,7 +5,7 @@ Binary COPY is type-blind: a frame is cast to its table's schema before a byte i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
@@ -43,6 +43,7 @@ class Table:
         revisions: The table that keeps the old values of a changed row, or None.
         weight: A column that never falls: a row with less of it than the stored one changes nothing.
         nullable: Columns that may be null; None for all outside the key.
+        kept: Columns that Postgres fills by itself, with their type and what they hold.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Table:
     revisions: str | None = None
     weight: str | None = None
     nullable: frozenset[str] | None = None
+    kept: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:
@@ -194,6 +196,7 @@ FEATURES: Final = Table(
         "trend": "1 up, -1 down, 0 neither: close against ema_20, and the sign of ema_spread_12_26",
         "gap_in_window": "Lost bars lie among those that some column looks back over",
     },
+    kept={"computed_at": ("timestamptz", "When the row was last computed")},
 )
 """Features, on split-adjusted prices; docs/features.md defines them."""
 

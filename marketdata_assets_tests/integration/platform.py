@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -18,10 +19,12 @@ from marketdata_assets.automation.instance import BATCHING, sync_series
 from marketdata_assets.automation.jobs import BARS_JOB
 from marketdata_assets.automation.ranges import RangeRun
 from marketdata_assets.definitions import build_definitions
+from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.tickers import inferred_asset_class
 from marketdata_assets.partitions import partition_key
 from marketdata_assets.polygon.resource import PolygonResource
+from marketdata_assets.storage.actions import store_actions
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
 from marketdata_assets.storage.tables import OHLCV
@@ -30,7 +33,6 @@ from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from datetime import date
 
     import pytest
     from dagster import ExecuteInProcessResult
@@ -62,6 +64,17 @@ class Platform:
             ],
         )
         sync_series(self.instance, self.database)
+
+    def never_split(self, *symbols: str) -> None:
+        """The vendor was asked for the splits of ``symbols``, long ago, and listed none."""
+        store_actions(
+            self.database,
+            ActionKind.SPLITS,
+            SCHEMAS[ActionKind.SPLITS].to_frame(),
+            symbols=symbols,
+            endpoint="/stocks/v1/splits",
+            today=date.fromisoformat(START),
+        )
 
     def run_range(
         self, first: date, last: date, *keys: str, sound: bool = True, **config: object

@@ -167,11 +167,18 @@ def test_a_symbol_that_fails_keeps_its_attempts(
 # slow: whole processes, twice or more
 @pytest.mark.slow
 def test_features_are_computed_by_a_command_of_their_own(
-    backfill: Backfill, database: Database, tmp_path: Path, database_url: str
+    backfill: Backfill, database: Database, tmp_path: Path, database_url: str, simulator: SimulatorHandle
 ) -> None:
     arguments = ("--symbols", "SPY", "--timeframes", "1h", "--start", "2023-07-03", "--end", "2023-07-07")
     backfill(*arguments, "--no-features")
-    environment = command_environment(tmp_path, database_url)
+    environment = command_environment(
+        tmp_path, database_url, POLYGON_API_KEY=KEY, POLYGON_BASE_URL=simulator.url
+    )
+    raw = run_command(environment, tmp_path, "features", "--symbols", "SPY")
+    assert raw.stdout == "features: 0 series computed, 0 rows written, 5 partitions held back\n"
+    assert "the splits of 1 symbol (SPY) were never asked for" in raw.stderr
+    asked = run_command(environment, tmp_path, "actions")
+    assert asked.stdout.endswith("features of 1 series are out of date: run `marketdata features`\n")
     done = run_command(environment, tmp_path, "features", "--symbols", "SPY")
     assert done.returncode == 0, done.stderr
     bars = database.read_frame("select count(*) as n from ohlcv").item()

@@ -218,6 +218,26 @@ def test_a_plan_without_any_endpoint_of_splits_fails_the_run(vendor: Any) -> Non
         assert VendorFailureError.__name__ not in reason_of(result)
 
 
+def test_dividends_that_the_plan_does_not_include_fail_nothing(vendor: Any) -> None:  # noqa: ANN401
+    with vendor(refused={"/stocks/v1/dividends": 403, "/v3/reference/dividends": 403}) as platform:
+        platform.track("AAPL:1d")
+        reports = refresh(platform)
+        assert {kind for kind, report in reports.items() if report.in_plan} == {ActionKind.SPLITS}
+        assert is_checked(platform.database, ActionKind.SPLITS, "AAPL")
+        assert not is_checked(platform.database, ActionKind.DIVIDENDS, "AAPL")
+
+
+def test_every_kind_that_failed_is_named_with_its_reason(vendor: Any) -> None:  # noqa: ANN401
+    gone = {"/stocks/v1/dividends": 404, "/v3/reference/dividends": 404}
+    with vendor(refused={CURRENT: 403, FORMER: 403, **gone}) as platform:
+        platform.track("AAPL:1d", "KO:1d")
+        with pytest.raises(
+            MarketDataError, match=r"splits of .*HTTP 403.*; and dividends of .*HTTP 404"
+        ) as caught:
+            refresh(platform)
+        assert "\n" not in str(caught.value)
+
+
 def test_splits_that_contradict_each_other_fail_their_symbol_alone(vendor: Any) -> None:  # noqa: ANN401
     with vendor(splits=(Split("AAPL", date(2020, 8, 31), 1, 5),)) as platform:
         platform.track("AAPL:1d", "KO:1d")

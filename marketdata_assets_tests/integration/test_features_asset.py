@@ -14,6 +14,7 @@ from marketdata_assets.automation.features import FeaturesOutcome, compute, feat
 from marketdata_assets.automation.gaps import look_for_gaps
 from marketdata_assets.automation.jobs import FEATURES_JOB
 from marketdata_assets.automation.ranges import RangeRun
+from marketdata_assets.cli.features import held_back_lines
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.calendar import calendar_of
@@ -27,14 +28,15 @@ from marketdata_assets.polygon.simulator import Fault, FaultKind
 from marketdata_assets.storage.actions import stale_at, store_actions
 from marketdata_assets.storage.bars import BarBatch, read_rows, write_batch
 from marketdata_assets.storage.features import FeatureBatch, mark_stale, read_stale, write_features
+from marketdata_assets.storage.gates import held_back_since
 from marketdata_assets.storage.merge import lock_series
 from marketdata_assets.storage.tables import FEATURES, OHLCV
-from marketdata_assets_tests.integration.platform import Platform, open_platform
+from marketdata_assets_tests.integration.platform import Platform, open_platform, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from dagster import AssetCheckEvaluation, Definitions, ExecuteInProcessResult
+    from dagster import AssetCheckEvaluation, Definitions, ExecuteInProcessResult, MetadataValue
 
 FIRST, LAST = date(2023, 5, 22), date(2023, 7, 7)
 WEDNESDAY = datetime(2023, 7, 5, 15, tzinfo=UTC)
@@ -46,6 +48,7 @@ KEYS = ("SPY:1h", "SPY:1d")
 @pytest.fixture
 def platform(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
     with open_platform(database_url, monkeypatch) as running:
+        running.never_split("SPY", "QQQ")
         yield running
 
 
@@ -86,6 +89,14 @@ def one(platform: Platform, day: date, key: str) -> ExecuteInProcessResult:
     )
 
 
+def latest(platform: Platform) -> tuple[str, Mapping[str, MetadataValue]]:
+    """The partition, and its metadata, that Dagster shows as the latest materialization of the asset."""
+    event = platform.instance.get_latest_materialization_event(AssetKey("features"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    return str(event.asset_materialization.partition), event.asset_materialization.metadata
+
+
 def stored(platform: Platform, *keys: str) -> pl.DataFrame:
     rows = read_rows(platform.database, FEATURES, {Series.parse(key): [EVER] for key in keys})
     return rows.cast(FEATURES_SCHEMA)
@@ -122,10 +133,13 @@ def test_every_bar_has_the_features_of_its_whole_history(platform: Platform) -> 
     told = [
         one.asset_materialization.metadata for one in event.records if one.asset_materialization is not None
     ]
-    (chart,) = [metadata["chart"] for metadata in told if "chart" in metadata]
-    assert "data:image/png;base64" in str(chart.value)
-    (table,) = [str(metadata["columns"].value) for metadata in told if "columns" in metadata]
-    assert len(table.splitlines()) == 2 + 24
+    assert (
+        sum("chart" in metadata for metadata in told) == sum("columns" in metadata for metadata in told) == 1
+    )
+    key, shown = latest(platform)
+    assert "data:image/png;base64" in str(shown["chart"].value)
+    assert str(shown["chart"].value).startswith(f"![Close, ATR and volatility of {key.partition('|')[2]}]")
+    assert len(str(shown["columns"].value).splitlines()) == 2 + 24
     joined = platform.database.read_frame(
         "select count(*) as n from market_data_v2 where gap_in_window is not null"
     )
@@ -352,8 +366,10 @@ def test_bars_before_the_first_partition_keep_no_mark(
     assert platform.count("features", "time < '2023-06-20'") == 0
 
 
-def complete(platform: Platform, first: date = FIRST, last: date = LAST) -> AssetCheckEvaluation:
-    run = RangeRun(first, last, tuple(map(Series.parse, KEYS)))
+def complete(
+    platform: Platform, first: date = FIRST, last: date = LAST, keys: tuple[str, ...] = KEYS
+) -> AssetCheckEvaluation:
+    run = RangeRun(first, last, tuple(map(Series.parse, keys)))
     result = (
         definitions(platform)
         .resolve_job_def(FEATURES_JOB)
@@ -397,3 +413,75 @@ def test_what_is_held_back_is_not_incomplete(platform: Platform) -> None:
     found = complete(platform)
     assert found.passed
     assert found.metadata["partitions_held_back"].value == 1
+    partitions = 2 * ((LAST - FIRST).days + 1)
+    assert found.description == f"{partitions - 1} partitions pass, 1 held back."
+    assert "| SPY:1h | 2023-07-05 | held back by no_gaps: unfilled | 1 |" in str(
+        found.metadata["worst"].value
+    )
+    series = list(map(Series.parse, KEYS))
+    lost = ("SPY", "1h", date(2023, 7, 5), "no_gaps")
+    assert held_back_since(platform.database, series, FIRST).rows() == [lost]
+    assert held_back_since(platform.database, series, date(2023, 7, 6)).is_empty()
+    platform.execute("delete from ohlcv where timeframe = '1d' and time = '2023-06-30 04:00Z'")
+    platform.execute(
+        "insert into ohlcv_quarantine (symbol, timeframe, time, rule, vendor_row) values"
+        " ('SPY', '1d', '2023-06-30 04:00Z', 'volume_negative', '{}')"
+    )
+    invalid = ("SPY", "1d", date(2023, 6, 30), "ohlcv_valid")
+    assert held_back_since(platform.database, series, FIRST).rows() == [invalid, lost]
+    (line,) = held_back_lines(held_back_since(platform.database, series, FIRST))
+    assert line.startswith(
+        "2 days without features, held back: 1 by no_gaps (`marketdata gaps --start 2023-07-05`"
+    )
+    assert "; 1 by ohlcv_valid (" in line
+
+
+def test_what_waits_for_splits_is_not_incomplete(platform: Platform) -> None:
+    keys = ("AAPL:1d", "SPY:1d")
+    platform.track(*keys)
+    platform.run_range(FIRST, LAST, *keys)
+    found = complete(platform, LAST, LAST, keys)
+    assert found.passed
+    assert found.description == "1 partition pass, 1 held back."
+    said = "| AAPL:1d | 2023-07-07 | held back by splits: never asked for | 1 |"
+    assert said in str(found.metadata["worst"].value)
+
+
+def test_a_stock_whose_splits_were_never_asked_for_gets_no_features_until_they_are(
+    platform: Platform,
+) -> None:
+    platform.track("AAPL:1d", "SPY:1d", "BTC-USD:1d")
+    keys = ("AAPL:1d", "SPY:1d", "BTC-USD:1d")
+    platform.run_range(FIRST, LAST, *keys)
+    days = (LAST - FIRST).days + 1
+    outcome = computed(platform, keys=keys)
+    assert (outcome.series_computed, outcome.partitions_held_back) == (2, days)
+    assert platform.count("features", "symbol = 'AAPL'") == 0
+    recorded = platform.instance.get_materialized_partitions(AssetKey("features"))
+    assert {key.split("|")[1] for key in recorded} == {"SPY:1d", "BTC-USD:1d"}
+    key, shown = latest(platform)
+    assert f"volatility of {key.partition('|')[2]}]" in str(shown["chart"].value)
+    assert set(read_stale(platform.database)) == {Series.parse("AAPL:1d")}
+    assert computed(platform, keys=("AAPL:1d",), force=True).rows_written == 0
+    assert "splits were never asked for: run `marketdata actions`" in reason_of(
+        one(platform, LAST, "AAPL:1d")
+    )
+
+    platform.never_split("AAPL")
+    outcome = computed(platform, keys=keys)
+    assert (outcome.series_computed, outcome.partitions_held_back) == (1, 0)
+    same(stored(platform, "AAPL:1d"), of_all_history(platform, "AAPL:1d"))
+
+
+def test_a_series_without_a_bar_is_neither_computed_nor_recorded(platform: Platform) -> None:
+    platform.track("SPY:1d", "QQQ:1d")
+    platform.run_range(FIRST, LAST, "SPY:1d")
+    weekend = date(2023, 5, 27)
+    outcome = computed(platform, weekend, LAST, ("SPY:1d", "QQQ:1d"), force=True)
+    assert (outcome.series_computed, outcome.partitions_held_back) == (1, (LAST - weekend).days + 1)
+    recorded = platform.instance.get_materialized_partitions(AssetKey("features"))
+    assert {key.split("|")[1] for key in recorded} == {"SPY:1d"}
+    assert partition_key(weekend, Series.parse("SPY:1d")) in recorded, "a day without a session is whole"
+    alone = one(platform, LAST, "QQQ:1d")
+    assert not alone.success
+    assert "series without a bar: bring some with `marketdata backfill`" in reason_of(alone)

@@ -74,7 +74,7 @@ def test_days_without_a_session_materialize_empty_and_ask_nothing(platform: Plat
     for day, key in ((HOLIDAY, "AAPL:1m"), (SATURDAY, "AAPL:1m"), (WEDNESDAY, "AAPL:1w")):
         result = platform.run_one(day, key)
         assert metadata_of(result, day, key)["dagster/partition_row_count"] == 0
-        assert metadata_of(result, day, key)["requests"] == 0
+        assert metadata_of(result, day, key)["run_requests"] == 0
     assert platform.simulator.requests == []
     assert platform.bars() == []
 
@@ -90,15 +90,15 @@ def test_a_materialization_says_what_was_done(platform: Platform) -> None:
     columns = {column.name: column.type for column in facts["dagster/column_schema"].columns}
     assert columns["time"] == "timestamptz"
     assert [*columns, "stored_at"] == platform.database.read_frame("select * from market_data").columns
-    assert {name: facts[name] for name in facts if name.startswith("rows_")} == {
-        "rows_fetched": sum(record.bars for record in asked),
-        "rows_inserted": bars,
-        "rows_changed": 0,
-        "rows_unchanged": 0,
-        "rows_quarantined": 0,
+    assert {name: facts[name] for name in facts if name.startswith("run_rows_")} == {
+        "run_rows_fetched": sum(record.bars for record in asked),
+        "run_rows_inserted": bars,
+        "run_rows_changed": 0,
+        "run_rows_unchanged": 0,
+        "run_rows_quarantined": 0,
     }
-    assert (facts["requests"], facts["pages"], facts["retries"]) == (2, len(asked), 1)
-    assert facts["seconds_waited_for_limit"] == 0
+    assert (facts["run_requests"], facts["run_pages"], facts["run_retries"]) == (2, len(asked), 1)
+    assert facts["run_seconds_waited_for_limit"] == 0
     assert facts["dagster/row_count"] == bars
     for key, day in (("AAPL:1h", MONDAY), ("AAPL:1h", WEDNESDAY), ("AAPL:1d", HOLIDAY), ("AAPL:1d", MONDAY)):
         series = Series.parse(key)
@@ -154,7 +154,7 @@ def test_a_second_run_outside_the_correction_window_asks_nothing(platform: Platf
     result = platform.run_range(MONDAY, WEDNESDAY, "AAPL:1h", "AAPL:1d")
     assert len(platform.simulator.requests) == asked
     assert platform.bars() == bars
-    assert metadata_of(result, MONDAY, "AAPL:1h")["rows_inserted"] == 0
+    assert metadata_of(result, MONDAY, "AAPL:1h")["run_rows_inserted"] == 0
 
 
 def test_todays_bars_are_asked_for_again_and_unfinished_ones_are_not_stored(platform: Platform) -> None:
@@ -207,7 +207,7 @@ def test_a_storm_of_429_is_survived(platform: Platform) -> None:
     platform.polygon["max_attempts"] = 6
     platform.simulator.fail(FaultKind.RATE_LIMIT, count=4, retry_after=0)
     result = platform.run_range(MONDAY, WEDNESDAY, *keys)
-    assert metadata_of(result, MONDAY, "AAPL:1d")["retries"] == 4
+    assert metadata_of(result, MONDAY, "AAPL:1d")["run_retries"] == 4
     assert len(platform.bars()) == 6
 
 
@@ -217,7 +217,7 @@ def test_invalid_bars_are_kept_out_and_kept(platform: Platform) -> None:
     result = platform.run_range(WEDNESDAY, WEDNESDAY, "AAPL:1m", "AAPL:5m")
     kept_out = platform.count("ohlcv_quarantine")
     assert kept_out > 20
-    assert metadata_of(result, WEDNESDAY, "AAPL:1m")["rows_quarantined"] == kept_out
+    assert metadata_of(result, WEDNESDAY, "AAPL:1m")["run_rows_quarantined"] == kept_out
     sent = sum(record.bars for record in platform.simulator.requests)
     assert platform.count("ohlcv", "timeframe = '1m'") == sent - kept_out
     rules = platform.database.read_frame("select distinct rule from ohlcv_quarantine")["rule"]

@@ -232,6 +232,18 @@ def test_moments_are_half_open_in_any_zone(minutes: pl.DataFrame) -> None:
         (("AAPL", "1m", "2024-06-10T10:00", MONDAY), "has no time zone"),
         (("AAPL", "1m", "yesterday", MONDAY), "start 'yesterday' is no date and no time"),
         (("AAPL", "1m", MONDAY, MONDAY - timedelta(days=1)), "empty or reversed"),
+        (("AAPL", "1m", date.max, date.max), "empty or reversed, or outside of"),
+        (
+            ("AAPL", "1m", None, MONDAY),
+            "start is a date, an aware datetime or a text such as '2024-01-02', not None",
+        ),
+        (
+            ("AAPL", "1m", MONDAY, 20240610),
+            "end is a date, an aware datetime or a text such as '2024-01-02', not 2024",
+        ),
+        ((None, "1m", MONDAY, MONDAY), "symbol is a text such as 'AAPL', not None"),
+        ((["AAPL"], "1m", MONDAY, MONDAY), "symbol is a text such as 'AAPL', not ['AAPL']"),
+        (("AAPL", 60, MONDAY, MONDAY), "timeframe is one of 1m, 5m"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_one_line(
@@ -250,6 +262,31 @@ def test_as_of_is_a_date_and_for_adjusted_bars_alone(minutes: pl.DataFrame) -> N
         bars("AAPL", "1m", MONDAY, MONDAY, adjusted=False, as_of=MONDAY)
     with pytest.raises(ConfigurationError, match="as_of is a date"):
         bars("AAPL", "1m", MONDAY, MONDAY, as_of=datetime(2024, 6, 10, tzinfo=UTC))
+    with pytest.raises(ConfigurationError, match="as_of '2024-6-1' is no date: write YYYY-MM-DD"):
+        bars("AAPL", "1m", MONDAY, MONDAY, as_of="2024-6-1")
+    with pytest.raises(ConfigurationError, match=r"as_of is a date or a text .* not 20240610"):
+        bars("AAPL", "1m", MONDAY, MONDAY, as_of=20240610)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="adjusted is True or False, not 'no'"):
+        bars("AAPL", "1m", MONDAY, MONDAY, adjusted="no")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("timeframe", ["1m", "1w"])
+def test_a_range_without_bounds_and_a_scale_of_any_day(database: Database, timeframe: str) -> None:
+    track(database, "AAPL", timeframe)
+    sunday = datetime(2024, 6, 9, 4, tzinfo=UTC)
+    write(database, run_of(f"AAPL:{timeframe}", 3, start=sunday))
+    split(database, "AAPL", (date(2024, 7, 1), 1.0, 2.0))
+    every = bars("AAPL", timeframe, date.min, date.max)
+    assert every.height == 3
+    assert bars("AAPL", timeframe, datetime.min.replace(tzinfo=UTC), "9999-12-31T23:59:59-12:00").equals(
+        every
+    )
+    assert bars("AAPL", timeframe, MONDAY - timedelta(days=1), date.max).equals(every)
+    assert bars("AAPL", timeframe, date.min, date.max, as_of=date.max).equals(every)
+    raw = bars("AAPL", timeframe, date.min, date.max, adjusted=False)
+    assert bars("AAPL", timeframe, date.min, date.max, as_of=date.min).equals(raw)
+    assert bars("AAPL", timeframe, date.min, date.max, as_of="2024-07-01").equals(every)
+    assert not raw.equals(every)
 
 
 def test_nothing_is_called_adjusted_whose_splits_nobody_asked_for(database: Database) -> None:

@@ -104,6 +104,7 @@ def test_nothing_tracked_is_nothing_to_do(platform: Platform, daemon: Daemon) ->
 
 def test_features_are_what_is_out_of_date_and_wait_for_the_bars(platform: Platform, daemon: Daemon) -> None:
     platform.track("AAPL:1d", "MSFT:1d")
+    platform.never_split("AAPL", "MSFT")
     (request,) = daemon.scheduled("daily_bars", NIGHT)
     run = daemon.begin(request, HISTORY_JOB)
     half_past = NIGHT.replace(hour=3, minute=30)
