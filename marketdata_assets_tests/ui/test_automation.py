@@ -133,5 +133,6 @@ def test_a_day_on_which_much_goes_wrong_ends_whole(
             SECONDS,
         )
         assert platform.value("select count(*) from gap_report where state = 'filled'") >= 1
-        page.goto(f"{platform.url}/assets/completeness_matrix")
+        page.goto(f"{platform.url}/assets/completeness_matrix?view=events")
+        expect(page.get_by_text("series_whole", exact=True)).to_be_visible()
         photograph(page, "morning")
