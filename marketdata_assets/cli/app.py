@@ -22,6 +22,7 @@ from marketdata_assets.cli import (
     matrix,
     prune,
     simulate,
+    status,
     symbols,
     up,
 )
@@ -64,6 +65,7 @@ app.command(epilog="Example: marketdata backfill --symbols AAPL,SPY --timeframes
 )
 app.command(epilog="Example: marketdata gaps --symbols SPY --days 30 --repair")(gaps.gaps)
 app.command(epilog="Example: marketdata matrix --refresh --html matrix.html")(matrix.matrix)
+app.command(epilog="Example: marketdata status --json")(status.status)
 app.command(epilog="Example: marketdata features --symbols AAPL --timeframes 1m,1h")(features.features)
 app.command(epilog="Example: marketdata actions")(actions.actions)
 app.command(epilog="Example: marketdata prune --timeframes 1m --older-than 60 --dry-run")(prune.prune)
