@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +12,10 @@ if TYPE_CHECKING:
     from marketdata_assets.automation.actions import ActionsReport
 
 
-def actions() -> None:
+def actions(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+) -> None:
     """Bring splits, dividends and, where the plan has them, earnings of every active stock and ETF up to date.
 
     Adjusted prices follow at once: they are made when they are read.
@@ -20,8 +25,12 @@ def actions() -> None:
     from marketdata_assets.definitions import build_definitions
 
     with open_store() as store, open_instance(store) as (instance, command):
-        for report in refresh_actions(build_definitions(), instance, tags=command.tags):
-            typer.echo(_line(report))
+        reports = refresh_actions(build_definitions(), instance, tags=command.tags)
+    if as_json:
+        typer.echo(json.dumps([asdict(report) for report in reports], indent=2))
+        return
+    for report in reports:
+        typer.echo(_line(report))
 
 
 def _line(report: ActionsReport) -> str:

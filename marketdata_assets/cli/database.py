@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from marketdata_assets.config import Settings
     from marketdata_assets.storage.embedded import EmbeddedServer
 
-app = typer.Typer(no_args_is_help=True, help="The embedded Postgres server: start, stop, look, connect.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The embedded Postgres server: start, stop, look, connect.",
+    epilog="Example: marketdata db status",
+)
 
 
 @app.command(epilog="Example: marketdata db start")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from marketdata_assets.cli.completion import complete_symbols, complete_timeframes
 from marketdata_assets.cli.selection import check_days, chosen_days, chosen_series, chosen_symbols
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.timeframe import parse_timeframes
@@ -23,9 +26,13 @@ _SHOWN = 5
 
 def features(
     *,
-    symbols: Annotated[str | None, typer.Option(help="Comma-separated; default every active symbol.")] = None,
+    symbols: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated; default every active symbol.", autocompletion=complete_symbols),
+    ] = None,
     timeframes: Annotated[
-        str | None, typer.Option(help="Comma-separated; default each symbol's own.")
+        str | None,
+        typer.Option(help="Comma-separated; default each symbol's own.", autocompletion=complete_timeframes),
     ] = None,
     days: Annotated[int | None, typer.Option(help="With --force: the last N days, today included.")] = None,
     start: Annotated[str | None, typer.Option(help="With --force: first day, YYYY-MM-DD.")] = None,
@@ -35,6 +42,7 @@ def features(
     force: Annotated[
         bool, typer.Option("--force", help="Compute these days again, out of date or not.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for a machine.")] = False,
 ) -> None:
     """Compute features from the first bar, gap or split on that has changed; nothing else.
 
@@ -57,6 +65,9 @@ def features(
         outcome = _compute(store, series, (first, last) if force else None)
     for line in outcome.failures:
         typer.echo(f"failed: {line}", err=True)
+    if as_json:
+        typer.echo(json.dumps(asdict(outcome), indent=2))
+        raise typer.Exit(int(bool(outcome.failures)))
     typer.echo(
         f"features: {outcome.series_computed:,} series computed, {outcome.rows_written:,} rows written,"
         f" {outcome.partitions_held_back:,} partitions held back"
