@@ -27,6 +27,7 @@ def candles(bars: pl.DataFrame, title: str) -> bytes:
     above is green, the others red. Without a volume, as of an index, there are only candles.
     """
     from matplotlib.collections import LineCollection, PolyCollection
+    from matplotlib.ticker import EngFormatter
 
     shown = bars.tail(MAX_BARS)
     if shown.height < bars.height:
@@ -55,6 +56,7 @@ def candles(bars: pl.DataFrame, title: str) -> bytes:
     if has_volume:
         volume: Axes = panels[1][0]
         volume.bar(place, shown["volume"].fill_null(0.0).to_numpy(), width=_WIDTH, color=colours)
+        volume.yaxis.set_major_formatter(EngFormatter(sep=""))
         volume.set_ylabel("volume", fontsize=8, color=INK)
     for (axes,) in panels:
         axes.grid(axis="y", color="#e6e9ec", linewidth=0.6)

@@ -206,13 +206,14 @@ def _vendor(report: Report) -> list[str]:
 def _tables(report: Report) -> list[str]:
     largest = report.tables[:_TABLES]
     lines = [f"{_bytes(report.database_bytes)} in all"]
+    width = max((len(one.table) for one in largest), default=0)
     for one in largest:
         rows = "" if one.rows is None else f"{one.rows:>14,} rows"
         growth = ""
         if one.rows_a_day is not None:
             size = "" if one.bytes_a_day is None else f", {_bytes(one.bytes_a_day)}"
             growth = f"  {one.rows_a_day:,.0f} rows{size} a day"
-        lines.append(f"{one.table:<20} {_bytes(one.size):>10}{rows:>20}{growth}".rstrip())
+        lines.append(f"{one.table:<{width}} {_bytes(one.size):>10}{rows:>20}{growth}".rstrip())
     return lines
 
 
