@@ -76,7 +76,7 @@ def bars(  # noqa: PLR0913 - each is an option
 
     A table shows both ends of what is long; in a pipe it is every bar, a line each, apart by tabs.
     """
-    from marketdata_assets import bars as read
+    from marketdata_assets.reading import bars as read
 
     chosen = _format(form, output, as_json=as_json)
     for option, path in (("--output", output), ("--plot", plot)):

@@ -130,8 +130,9 @@ def test_a_query_that_runs_for_long_is_seen_without_its_values(database: Databas
     ):
         other.execute("select pg_advisory_lock(7)")
         threads = [
-            threading.Thread(target=_cancelled, args=(reader, "select 'secret',  pg_sleep(30), 42")),
+            # First: it has waited for longer by the time that the other one is seen.
             threading.Thread(target=_cancelled, args=(writer, "select pg_advisory_lock(7)")),
+            threading.Thread(target=_cancelled, args=(reader, "select 'secret',  pg_sleep(30), 42")),
         ]
         for thread in threads:
             thread.start()
@@ -180,6 +181,7 @@ def test_a_failed_request_counts_until_a_later_one_is_answered(database: Databas
     failed: dict[str, Any] = {"status": "failed", "error": "HTTP 503"}
     asked(
         database,
+        (NOW - 40 * MINUTE, {}),
         (NOW - 30 * MINUTE, failed),
         (NOW - 20 * MINUTE, {"symbol": "MSFT", **failed}),
         (NOW - 20 * MINUTE, {"symbol": "NONE", **failed}),
