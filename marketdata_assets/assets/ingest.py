@@ -165,6 +165,7 @@ class Ingest:
         progress.log = log = replace(
             progress.log,
             retries=progress.log.retries + record.retries,
+            rate_limited=progress.log.rate_limited + record.rate_limited,
             duration_seconds=progress.log.duration_seconds + record.duration_seconds,
             waited_seconds=progress.log.waited_seconds + record.waited_seconds,
             request_id=record.request_id or progress.log.request_id,

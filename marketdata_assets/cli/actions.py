@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +13,10 @@ if TYPE_CHECKING:
     from marketdata_assets.automation.actions import ActionsReport
 
 
-def actions() -> None:
+def actions(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+) -> None:
     """Bring splits and, where the plan has them, dividends and earnings of every active stock and ETF up to date.
 
     Adjusted prices follow at once: they are made when they are read. Features wait for `marketdata features`.
@@ -24,16 +29,21 @@ def actions() -> None:
     from marketdata_assets.storage.symbols import list_symbols
 
     with open_store() as store, open_instance(store) as (instance, command):
-        for report in refresh_actions(build_definitions(), instance, tags=command.tags):
-            typer.echo(_line(report))
+        reports = refresh_actions(build_definitions(), instance, tags=command.tags)
         series = [
             one
             for symbol in list_symbols(store.database, active_only=True)
             if symbol.asset_class in SPLITTING
             for one in symbol.series
         ]
-        if stale := stale_days(store.database, series, store.settings.start, now=datetime.now(UTC)):
-            typer.echo(f"features of {len(stale):,} series are out of date: run `marketdata features`")
+        stale = stale_days(store.database, series, store.settings.start, now=datetime.now(UTC))
+    if as_json:
+        typer.echo(json.dumps([asdict(report) for report in reports], indent=2))
+        return
+    for report in reports:
+        typer.echo(_line(report))
+    if stale:
+        typer.echo(f"features of {len(stale):,} series are out of date: run `marketdata features`")
 
 
 def _line(report: ActionsReport) -> str:

@@ -7,7 +7,7 @@ import signal
 import sys
 import warnings
 from importlib.metadata import version
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import psycopg
 import typer
@@ -15,6 +15,7 @@ import typer
 from marketdata_assets.cli import (
     actions,
     backfill,
+    bars,
     database,
     demo,
     features,
@@ -24,18 +25,29 @@ from marketdata_assets.cli import (
     prune,
     serve,
     simulate,
+    status,
     symbols,
     up,
 )
 from marketdata_assets.cli.console import ConsoleHandler
 from marketdata_assets.domain.errors import MarketDataError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 app = typer.Typer(
     name="marketdata",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="OHLCV market data in Postgres, collected and checked by Dagster.",
-    epilog="Start with: marketdata demo",
+    help=(
+        "OHLCV market data in Postgres, collected and checked by Dagster.\n\n"
+        "Begin with `demo`, which needs no key. Then choose symbols, bring their history with `backfill`, look with"
+        " `status`, `matrix` and `bars`, and let `up` keep it whole by itself."
+    ),
+    epilog=(
+        "Example: marketdata symbols add NFLX --timeframes 1m,1d && marketdata backfill --symbols NFLX --days 30\n\n"
+        "Every command says more: marketdata backfill --help. Completion for your shell: marketdata --install-completion"
+    ),
 )
 
 
@@ -59,22 +71,31 @@ def _root(
     logging.getLogger("marketdata_assets.polygon.limiter").setLevel(logging.INFO)
 
 
-app.command(epilog="Example: marketdata demo")(demo.demo)
-app.command(epilog="Example: marketdata up")(up.up)
-app.command(epilog="Example: marketdata backfill --symbols AAPL,SPY --timeframes 1h,1d --days 30")(
-    backfill.backfill
-)
-app.command(epilog="Example: marketdata gaps --symbols SPY --days 30 --repair")(gaps.gaps)
-app.command(epilog="Example: marketdata matrix --refresh --html matrix.html")(matrix.matrix)
-app.command(epilog="Example: marketdata features --symbols AAPL --timeframes 1m,1h")(features.features)
-app.command(epilog="Example: marketdata actions")(actions.actions)
-app.command(epilog="Example: marketdata prune --timeframes 1m --older-than 60 --dry-run")(prune.prune)
-app.add_typer(symbols.app, name="symbols")
-app.add_typer(database.app, name="db")
-app.command(epilog="Example: marketdata serve --port 8000")(serve.serve)
-app.add_typer(keys.app, name="keys")
-app.command(epilog="Example: marketdata migrate")(database.migrate)
-app.command()(simulate.simulate)
+_START, _COLLECT, _LOOK = "Begin", "Bring and complete", "Look"
+_STORE, _SERVE, _DEVELOP = "Keep", "Serve", "Develop"
+"""Under which headings the help of `marketdata` lists its commands."""
+
+
+def _command(heading: str, example: str, function: Callable[..., None]) -> None:
+    app.command(rich_help_panel=heading, epilog=f"Example: {example}")(function)
+
+
+_command(_START, "marketdata demo", demo.demo)
+_command(_START, "marketdata up --simulate", up.up)
+app.add_typer(symbols.app, name="symbols", rich_help_panel=_START)
+_command(_COLLECT, "marketdata backfill --symbols AAPL,SPY --timeframes 1h,1d --days 30", backfill.backfill)
+_command(_COLLECT, "marketdata gaps --symbols SPY --days 30 --repair", gaps.gaps)
+_command(_COLLECT, "marketdata features --symbols AAPL --timeframes 1m,1h", features.features)
+_command(_COLLECT, "marketdata actions", actions.actions)
+_command(_LOOK, "marketdata status", status.status)
+_command(_LOOK, "marketdata bars AAPL 1m --days 2 --plot aapl.png", bars.bars)
+_command(_LOOK, "marketdata matrix --refresh --html matrix.html", matrix.matrix)
+_command(_STORE, "marketdata prune --timeframes 1m --older-than 60 --dry-run", prune.prune)
+_command(_STORE, "marketdata migrate --check", database.migrate)
+app.add_typer(database.app, name="db", rich_help_panel=_STORE)
+_command(_SERVE, "marketdata serve --port 8000", serve.serve)
+app.add_typer(keys.app, name="keys", rich_help_panel=_SERVE)
+app.command(rich_help_panel=_DEVELOP)(simulate.simulate)
 
 
 _INTERRUPTED = 130

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from marketdata_assets.cli.completion import complete_symbols, complete_timeframes
 from marketdata_assets.cli.files import check_writable, is_stdout, write_file
 from marketdata_assets.cli.selection import (
     DEFAULT_DAYS,
@@ -35,10 +36,16 @@ _GAPS_SHOWN = 5
 
 def backfill(
     *,
-    symbols: Annotated[str | None, typer.Option(help="Comma-separated; default every active symbol.")] = None,
+    symbols: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated; default every active symbol.", autocompletion=complete_symbols),
+    ] = None,
     timeframes: Annotated[
         str | None,
-        typer.Option(help="Comma-separated, from 1m 5m 15m 30m 1h 4h 1d 1w; default each symbol's own."),
+        typer.Option(
+            help="Comma-separated, from 1m 5m 15m 30m 1h 4h 1d 1w; default each symbol's own.",
+            autocompletion=complete_timeframes,
+        ),
     ] = None,
     days: Annotated[
         int | None, typer.Option(help=f"The last N days, today included; default {DEFAULT_DAYS}.")

@@ -7,22 +7,29 @@ Errors are raised as :class:`MarketDataError`; the command line's entry point pr
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marketdata_assets.config import Settings, load_settings
+from marketdata_assets.config import load_settings
 from marketdata_assets.domain.errors import ConfigurationError
-from marketdata_assets.storage import migrations
-from marketdata_assets.storage.connection import connect, redacted, resolve_database_url
-from marketdata_assets.storage.embedded import EmbeddedServer
 
-app = typer.Typer(no_args_is_help=True, help="The embedded Postgres server: start, stop, look, connect.")
+if TYPE_CHECKING:
+    from marketdata_assets.config import Settings
+    from marketdata_assets.storage.embedded import EmbeddedServer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The embedded Postgres server: start, stop, look, connect.",
+    epilog="Example: marketdata db status",
+)
 
 
 @app.command(epilog="Example: marketdata db start")
 def start() -> None:
     """Start the embedded server, making it on first use. Nothing happens when it runs already."""
+    from marketdata_assets.storage.connection import redacted
+
     typer.echo(f"running: {redacted(_embedded(load_settings()).ensure_running())}")
 
 
@@ -37,6 +44,9 @@ def status(
     *, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for a machine.")] = False
 ) -> None:
     """Say whether the database answers; exit with 1 when the embedded server is down."""
+    from marketdata_assets.storage.connection import connect, redacted, resolve_database_url
+    from marketdata_assets.storage.embedded import EmbeddedServer
+
     settings = load_settings()
     if settings.database_url is not None:
         url = resolve_database_url(settings)
@@ -70,6 +80,8 @@ def url(
     ] = False,
 ) -> None:
     """Print the URL of the database, starting the embedded server when it is down."""
+    from marketdata_assets.storage.connection import redacted, resolve_database_url
+
     found = resolve_database_url(load_settings())
     typer.echo(found if show_password else redacted(found))
     if not show_password:
@@ -82,19 +94,29 @@ def migrate(
         bool,
         typer.Option("--check", help="Apply nothing: list what is pending, exit with 1 when anything is."),
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for a machine.")] = False,
 ) -> None:
     """Bring the database's schema up to date. Safe to repeat, and to run in several processes at once."""
+    from marketdata_assets.storage import migrations
+    from marketdata_assets.storage.connection import resolve_database_url
+
     database = resolve_database_url(load_settings())
     names = migrations.pending(database) if check else migrations.migrate(database)
-    for name in names:
-        typer.echo(f"{'pending' if check else 'applied'}: {name}")
-    if not names:
-        typer.echo("up to date")
-    elif check:
+    done = "pending" if check else "applied"
+    if as_json:
+        typer.echo(json.dumps({done: names}))
+    else:
+        for name in names:
+            typer.echo(f"{done}: {name}")
+        if not names:
+            typer.echo("up to date")
+    if names and check:
         raise typer.Exit(1)
 
 
 def _embedded(settings: Settings) -> EmbeddedServer:
+    from marketdata_assets.storage.embedded import EmbeddedServer
+
     if settings.database_url is not None:
         message = (
             "DATABASE_URL is set, so the server is not ours to start or stop: unset it, or manage that server"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from marketdata_assets.cli.completion import complete_symbols, complete_timeframes
 from marketdata_assets.cli.selection import (
     DEFAULT_DAYS,
     checked_days,
@@ -31,9 +34,13 @@ _SHOWN = 5
 
 def features(
     *,
-    symbols: Annotated[str | None, typer.Option(help="Comma-separated; default every active symbol.")] = None,
+    symbols: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated; default every active symbol.", autocompletion=complete_symbols),
+    ] = None,
     timeframes: Annotated[
-        str | None, typer.Option(help="Comma-separated; default each symbol's own.")
+        str | None,
+        typer.Option(help="Comma-separated; default each symbol's own.", autocompletion=complete_timeframes),
     ] = None,
     days: Annotated[int | None, typer.Option(help="With --force: the last N days, today included.")] = None,
     start: Annotated[str | None, typer.Option(help="With --force: first day, YYYY-MM-DD.")] = None,
@@ -46,6 +53,7 @@ def features(
             "--force", help=f"Compute days again, out of date or not; the last {DEFAULT_DAYS} without others."
         ),
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for a machine.")] = False,
 ) -> None:
     """Compute features from the midnight before the first bar, gap or split on that has changed; nothing else.
 
@@ -72,6 +80,9 @@ def features(
         held_back = held_back_since(store.database, series, store.settings.start)
     for line in outcome.failures:
         typer.echo(f"failed: {line}", err=True)
+    if as_json:
+        typer.echo(json.dumps(asdict(outcome), indent=2))
+        raise typer.Exit(int(bool(outcome.failures)))
     typer.echo(
         f"features: {outcome.series_computed:,} series computed, {counted(outcome.rows_written, 'row')} written,"
         f" {counted(outcome.partitions_held_back, 'partition')} held back"

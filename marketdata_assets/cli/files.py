@@ -37,13 +37,19 @@ def write_file(option: str, path: Path, text: str) -> None:
     Raises:
         ConfigurationError: It cannot be written.
     """
+    write_bytes(option, path, text.encode())
+
+
+def write_bytes(option: str, path: Path, data: bytes) -> None:
+    """As :func:`write_file`, of ``data``."""
     if is_stdout(path):
-        sys.stdout.write(text)
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
         return
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         try:
-            draft.write_text(text, encoding="utf-8")
+            draft.write_bytes(data)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from marketdata_assets.cli.completion import complete_symbols, complete_timeframes
 from marketdata_assets.cli.selection import (
     DEFAULT_DAYS,
     checked_days,
@@ -30,9 +31,13 @@ _SHOWN = 40
 
 def gaps(
     *,
-    symbols: Annotated[str | None, typer.Option(help="Comma-separated; default every active symbol.")] = None,
+    symbols: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated; default every active symbol.", autocompletion=complete_symbols),
+    ] = None,
     timeframes: Annotated[
-        str | None, typer.Option(help="Comma-separated; default each symbol's own.")
+        str | None,
+        typer.Option(help="Comma-separated; default each symbol's own.", autocompletion=complete_timeframes),
     ] = None,
     days: Annotated[
         int | None, typer.Option(help=f"The last N days, today included; default {DEFAULT_DAYS}.")

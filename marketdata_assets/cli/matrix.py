@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from marketdata_assets.cli.completion import complete_symbols
 from marketdata_assets.cli.files import check_writable, is_stdout, write_file
 from marketdata_assets.cli.selection import chosen_symbols
 
@@ -23,7 +24,10 @@ _GAPS_ON_PAGE = 500
 
 def matrix(
     *,
-    symbols: Annotated[str | None, typer.Option(help="Comma-separated; default every active symbol.")] = None,
+    symbols: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated; default every active symbol.", autocompletion=complete_symbols),
+    ] = None,
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Sum up anew first: a run of completeness_matrix.")
     ] = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from marketdata_assets.cli.completion import complete_timeframes
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.retention import DEFAULT_RETENTION, first_kept_days, kept_days
 from marketdata_assets.domain.timeframe import parse_timeframes
@@ -26,7 +27,11 @@ def prune(
         bool, typer.Option("--dry-run", help="Count what would go, and remove nothing.")
     ] = False,
     timeframes: Annotated[
-        str | None, typer.Option(help="Comma-separated; default those of MARKETDATA_RETENTION, else 1m.")
+        str | None,
+        typer.Option(
+            help="Comma-separated; default those of MARKETDATA_RETENTION, else 1m.",
+            autocompletion=complete_timeframes,
+        ),
     ] = None,
     older_than: Annotated[
         int | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from marketdata_assets.cli.completion import complete_symbol, complete_timeframes
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import parse_symbol
 from marketdata_assets.domain.timeframe import parse_timeframes
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.symbols import TrackedSymbol
 
 app = typer.Typer(
-    no_args_is_help=True, help="What is collected: symbols, their asset classes and timeframes."
+    no_args_is_help=True,
+    help="What is collected: symbols, their asset classes and timeframes.",
+    epilog="Example: marketdata symbols add NFLX --timeframes 1m,1h,1d",
 )
 
 
@@ -65,7 +68,10 @@ def add(
     ] = None,
     timeframes: Annotated[
         str | None,
-        typer.Option(help="Comma-separated; default 1h,1d, and what it had for a symbol that is known."),
+        typer.Option(
+            help="Comma-separated; default 1h,1d, and what it had for a symbol that is known.",
+            autocompletion=complete_timeframes,
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
 ) -> None:
@@ -99,8 +105,13 @@ def add(
 
 @app.command("set-timeframes", epilog="Example: marketdata symbols set-timeframes AAPL 1m,5m,1h,1d")
 def set_timeframes(
-    symbol: Annotated[str, typer.Argument(help="A tracked symbol.")],
-    timeframes: Annotated[str, typer.Argument(help="Comma-separated; replaces what it is tracked in.")],
+    symbol: Annotated[str, typer.Argument(help="A tracked symbol.", autocompletion=complete_symbol)],
+    timeframes: Annotated[
+        str,
+        typer.Argument(
+            help="Comma-separated; replaces what it is tracked in.", autocompletion=complete_timeframes
+        ),
+    ],
 ) -> None:
     """Change the timeframes that a symbol is collected in. Bars that are stored stay."""
     from marketdata_assets.cli.session import open_store
@@ -113,7 +124,9 @@ def set_timeframes(
 
 
 @app.command(epilog="Example: marketdata symbols deactivate TSLA")
-def deactivate(symbol: Annotated[str, typer.Argument(help="A tracked symbol.")]) -> None:
+def deactivate(
+    symbol: Annotated[str, typer.Argument(help="A tracked symbol.", autocompletion=complete_symbol)],
+) -> None:
     """Stop collecting a symbol. Its bars stay; `symbols add` takes it up again."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage import symbols

@@ -192,6 +192,7 @@ class _Ask:
     parse: Callable[[bytes], Page]
     requested_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     attempts: int = 0
+    rate_limited: int = 0
     status: int | None = None
     vendor_status: str | None = None
     base_bars: int | None = None
@@ -220,6 +221,7 @@ class _Ask:
             duration_seconds=self.duration,
             waited_seconds=self.waited,
             error=None if error is None else str(error),
+            rate_limited=self.rate_limited,
         )
 
 
@@ -455,6 +457,7 @@ class PolygonClient:
         reason = said or response.reason_phrase or "no reason given"
         refusal = _refusal(status, ask.vendor_status, said)
         if refusal is RateLimitedError:
+            ask.rate_limited += 1
             retry_after = _retry_after(response.headers)
             if retry_after is None:
                 retry_after = self._retry.rate_window_seconds

@@ -49,6 +49,7 @@ class FetchRecord:
         duration_seconds: Time spent on HTTP, over all attempts.
         waited_seconds: Time spent waiting for the rate limit, over all attempts.
         error: The text of the error that ended it, or None.
+        rate_limited: Attempts that the vendor refused because they came too fast (429).
     """
 
     symbol: str
@@ -66,3 +67,4 @@ class FetchRecord:
     duration_seconds: float
     waited_seconds: float
     error: str | None
+    rate_limited: int = 0

@@ -46,6 +46,7 @@ class FetchLogEntry:
     pages: int = 0
     bars: int = 0
     retries: int = 0
+    rate_limited: int = 0
     duration_seconds: float = 0.0
     waited_seconds: float = 0.0
     request_id: str | None = None
@@ -187,11 +188,13 @@ def _write_fetch_log(connection: Connection[tuple[object, ...]], fetches: Sequen
     with connection.cursor() as cursor:
         cursor.executemany(
             "insert into fetch_log (id, symbol, base, window_start, window_end, timeframes, status, pages, bars,"
-            "  retries, duration_seconds, waited_seconds, request_id, error, run_id, requested_at, finished_at)"
-            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
+            "  retries, rate_limited, duration_seconds, waited_seconds, request_id, error, run_id, requested_at,"
+            "  finished_at)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
             "  case when %s then clock_timestamp() end)"
             " on conflict (id) do update set status = excluded.status, pages = excluded.pages,"
-            "  bars = excluded.bars, retries = excluded.retries, duration_seconds = excluded.duration_seconds,"
+            "  bars = excluded.bars, retries = excluded.retries, rate_limited = excluded.rate_limited,"
+            "  duration_seconds = excluded.duration_seconds,"
             "  waited_seconds = excluded.waited_seconds, request_id = excluded.request_id,"
             "  error = excluded.error, finished_at = excluded.finished_at",
             [
@@ -206,6 +209,7 @@ def _write_fetch_log(connection: Connection[tuple[object, ...]], fetches: Sequen
                     one.pages,
                     one.bars,
                     one.retries,
+                    one.rate_limited,
                     one.duration_seconds,
                     one.waited_seconds,
                     one.request_id,

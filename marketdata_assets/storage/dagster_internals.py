@@ -12,13 +12,16 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from dagster import DagsterEventType, OutputContext
+from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
+from dagster._core.scheduler.instigation import InstigatorStatus, ScheduleInstigatorData
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._utils.schedules import schedule_execution_time_iterator
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from dagster import AssetExecutionContext, DagsterInstance, DagsterRun
 
@@ -27,8 +30,10 @@ __all__ = [
     "WorkerStatus",
     "add_partition_metadata",
     "launched_here",
+    "next_tick",
     "passing_storage",
     "record_only",
+    "running_schedules",
     "worker_process",
 ]
 
@@ -84,3 +89,19 @@ def worker_process(instance: DagsterInstance, run: DagsterRun) -> tuple[int, dat
         if pid is not None:
             return int(str(pid.value)), datetime.fromtimestamp(record.timestamp, UTC)
     return None
+
+
+def next_tick(cron: str | Sequence[str], after: datetime) -> datetime:
+    """The first moment after ``after`` that ``cron`` names, in UTC."""
+    moments = schedule_execution_time_iterator(after.timestamp(), cron, "UTC")
+    return next(moment.astimezone(UTC) for moment in moments if moment > after)
+
+
+def running_schedules(instance: DagsterInstance) -> dict[str, str | Sequence[str]]:
+    """The cron strings of the schedules that the daemon has seen switched on, by name."""
+    return {
+        state.instigator_name: state.instigator_data.cron_schedule
+        for state in instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
+        if state.status is not InstigatorStatus.STOPPED
+        and isinstance(state.instigator_data, ScheduleInstigatorData)
+    }

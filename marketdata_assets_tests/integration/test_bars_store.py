@@ -133,15 +133,24 @@ def test_coverage_adds_up(database: Database) -> None:
 
 
 def test_a_requests_log_row_carries_the_totals_so_far(database: Database) -> None:
-    first = entry(pages=1, bars=50_000, retries=2, waited_seconds=1.5, request_id="a")
+    first = entry(pages=1, bars=50_000, retries=2, rate_limited=1, waited_seconds=1.5, request_id="a")
     write_batch(database, BarBatch(frame(), fetches=[first, entry(id=uuid.uuid4(), symbol="MSFT")]))
-    row = "select status, pages, bars, retries, waited_seconds, request_id, finished_at from fetch_log"
+    row = "select status, pages, bars, retries, rate_limited, waited_seconds, request_id, finished_at from fetch_log"
     where = " where symbol = 'AAPL'"
-    assert database.read_frame(row + where).row(0) == ("partial", 1, 50_000, 2, 1.5, "a", None)
-    done = replace(first, status="ok", pages=2, bars=60_000, retries=3, waited_seconds=2.0, request_id="b")
+    assert database.read_frame(row + where).row(0) == ("partial", 1, 50_000, 2, 1, 1.5, "a", None)
+    done = replace(
+        first,
+        status="ok",
+        pages=2,
+        bars=60_000,
+        retries=3,
+        rate_limited=2,
+        waited_seconds=2.0,
+        request_id="b",
+    )
     write_batch(database, BarBatch(frame(), fetches=[done]))
     after = database.read_frame(row + where)
-    assert after.row(0)[:6] == ("ok", 2, 60_000, 3, 2.0, "b")
+    assert after.row(0)[:7] == ("ok", 2, 60_000, 3, 2, 2.0, "b")
     assert after["finished_at"][0] is not None
     assert counts(database)["fetch_log"] == 2
 

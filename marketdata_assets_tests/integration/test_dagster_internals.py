@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import dagster as dg
 
-from marketdata_assets.storage.dagster_internals import add_partition_metadata, passing_storage, record_only
+from marketdata_assets.storage.dagster_internals import (
+    add_partition_metadata,
+    next_tick,
+    passing_storage,
+    record_only,
+)
 
 
 class CountingIOManager(dg.ConfigurableIOManager):
@@ -75,3 +82,9 @@ def test_a_passing_storage_answers_and_is_empty() -> None:
     storage = passing_storage()
     assert storage.run_storage.get_runs() == []
     assert storage.event_log_storage.all_asset_keys() == []
+
+
+def test_the_next_tick_of_a_schedule_lies_ahead() -> None:
+    at = datetime(2023, 7, 6, 2, tzinfo=UTC)
+    assert next_tick("0 2 * * *", at) == at + timedelta(days=1)
+    assert next_tick(["30 3 * * *", "30 4-8 * * *"], at) == at.replace(hour=3, minute=30)

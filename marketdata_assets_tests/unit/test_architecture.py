@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "cli": {
         "domain", "config", "partitions", "polygon", "storage", "assets", "checks", "automation",
-        "definitions", "api",
+        "definitions", "api", "reading",
     },
     "api": {"domain", "config", "partitions", "storage", "reading"},
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """Sensors: what follows by itself when something has happened. One module each.
 
 Belongs here: what a sensor watches, and which runs it asks for. Does not belong here: when something is asked for
-again (``domain.upkeep``), and what is remembered of it (``storage.upkeep``): a sensor remembers nothing itself.
+again (``domain.upkeep``), and what is remembered of it (``storage.upkeep``): a sensor remembers nothing itself, but
+for what ``watch`` has told.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from marketdata_assets.automation.sensors.failures import run_failure_alerts
 from marketdata_assets.automation.sensors.matrix import matrix_sensor
 from marketdata_assets.automation.sensors.repairs import repair_sensor
 from marketdata_assets.automation.sensors.series import series_sensor
+from marketdata_assets.automation.sensors.watch import watch_sensor
 
 if TYPE_CHECKING:
     from dagster import SensorDefinition
@@ -19,4 +21,4 @@ if TYPE_CHECKING:
 
 def platform_sensors() -> list[SensorDefinition]:
     """Every sensor."""
-    return [matrix_sensor(), series_sensor(), repair_sensor(), run_failure_alerts()]
+    return [matrix_sensor(), series_sensor(), repair_sensor(), run_failure_alerts(), watch_sensor()]

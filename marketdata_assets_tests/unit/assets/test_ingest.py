@@ -65,6 +65,7 @@ def record_of(request: FetchRequest, page: int, bars: int, error: str | None = N
         duration_seconds=0.5,
         waited_seconds=0.25,
         error=error,
+        rate_limited=page,
     )
 
 
@@ -409,6 +410,7 @@ def test_the_log_of_a_request_adds_up_over_its_pages() -> None:
     assert (entry.symbol, entry.base, entry.window) == ("AAPL", M1, WEEK)
     assert entry.timeframes == (M1, H1)
     assert (entry.pages, entry.bars, entry.retries) == (3, VENDOR.height, 1 + 2 + 3)
+    assert entry.rate_limited == 1 + 2 + 3
     assert (entry.duration_seconds, entry.waited_seconds) == (1.5, 0.75)
     assert (entry.request_id, entry.run_id) == ("request-3", "a-run")
     assert entry.requested_at == LONG_AFTER + timedelta(seconds=1)

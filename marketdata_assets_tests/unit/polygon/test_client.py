@@ -343,14 +343,17 @@ def test_a_wrong_key_is_a_configuration_error() -> None:
 )
 def test_a_429_pushes_everybody_back(headers: dict[str, str], seconds: float) -> None:
     asked = Asked([httpx.Response(429, headers=headers), ok(BAR)])
-    asked.pages()
+    (page,) = asked.pages()
     assert asked.limiter.penalties == [seconds]
+    assert (page.record.rate_limited, page.record.retries) == (1, 1)
 
 
 def test_a_429_to_the_end_says_how_long_it_asked_to_wait() -> None:
+    asked = Asked([httpx.Response(500), httpx.Response(429, headers={"retry-after": "7"})])
     with pytest.raises(RateLimitedError) as caught:
-        Asked([httpx.Response(429, headers={"retry-after": "7"})]).pages()
+        asked.pages()
     assert caught.value.retry_after == 7
+    assert asked.log[0].rate_limited == asked.log[0].retries > 1
 
 
 @pytest.mark.parametrize("echo", [KEY, KEY.replace("/", "%2F"), httpx.QueryParams({"k": KEY})["k"]])

@@ -1,0 +1,67 @@
+"""What the shell completes: symbols from the store and timeframes, alone or in a list apart by commas.
+
+Cheap, or nothing: a server that is down is not started, and no error is ever told.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from marketdata_assets.domain.timeframe import Timeframe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_PATIENCE: Final = timedelta(seconds=1)
+
+
+def complete_symbol(incomplete: str) -> list[str]:
+    """The active symbols that begin so."""
+    return [one for one in _symbols() if one.startswith(incomplete)]
+
+
+def complete_symbols(incomplete: str) -> list[str]:
+    """The same for the last of a list."""
+    return _continued(incomplete, _symbols())
+
+
+def complete_timeframe(incomplete: str) -> list[str]:
+    """The timeframes that begin so."""
+    return [one.value for one in Timeframe if one.value.startswith(incomplete)]
+
+
+def complete_timeframes(incomplete: str) -> list[str]:
+    """The same for the last of a list."""
+    return _continued(incomplete, [one.value for one in Timeframe])
+
+
+def _continued(incomplete: str, known: Iterable[str]) -> list[str]:
+    before, comma, last = incomplete.rpartition(",")
+    given = before.split(",")
+    return [f"{before}{comma}{one}" for one in known if one.startswith(last) and one not in given]
+
+
+def _symbols() -> list[str]:
+    import psycopg
+
+    from marketdata_assets.config import load_settings
+    from marketdata_assets.domain.errors import MarketDataError
+    from marketdata_assets.storage.connection import Timeouts, connect, resolve_database_url
+    from marketdata_assets.storage.embedded import EmbeddedServer
+
+    try:
+        settings = load_settings()
+        if settings.database_url is None and not EmbeddedServer(settings.home).status().running:
+            return []
+        timeouts = Timeouts(statement=_PATIENCE, lock=_PATIENCE)
+        url = resolve_database_url(settings)
+        with closing(connect(url, application_name="completion", timeouts=timeouts)) as session:
+            rows = session.execute(
+                "select symbol from tracked_symbols where active order by symbol"
+            ).fetchall()
+    except (MarketDataError, psycopg.Error, OSError):
+        # A shell that waits for words has no place for a line about a server.
+        return []
+    return [str(symbol) for (symbol,) in rows]

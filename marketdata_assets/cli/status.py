@@ -1,0 +1,257 @@
+"""``marketdata status``: what needs attention first, then how runs, series, vendor, tables and disk are."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import polars as pl
+
+    from marketdata_assets.cli.session import Store
+    from marketdata_assets.domain.monitoring import Heading, TableSize, Vitals
+
+_WORST: Final = 5
+_TABLES: Final = 8
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is shown."""
+
+    now: datetime
+    vitals: Vitals
+    attention: Sequence[Heading]
+    freshness: pl.DataFrame
+    tables: Sequence[TableSize]
+    database_bytes: int
+
+
+def status(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for a machine.")] = False,
+) -> None:
+    """Show what needs attention first; then runs, freshness, the vendor, tables, slow queries and disk.
+
+    Starts nothing and fetches nothing: it reads what is stored, whether the daemon runs or not. Exits with 0 whatever
+    it finds; scripts look at `attention` in --json.
+    """
+    from marketdata_assets.cli.session import open_store
+
+    with open_store() as store:
+        report = _look(store, datetime.now(UTC))
+    if as_json:
+        typer.echo(json.dumps(_facts(report), indent=2, default=_plain))
+    else:
+        _show(report)
+
+
+def _look(store: Store, now: datetime) -> Report:
+    from dagster import DagsterInstance
+
+    from marketdata_assets.automation.instance import prepare_environment
+    from marketdata_assets.automation.runs import runs_of
+    from marketdata_assets.domain.monitoring import Vitals, concerns, headings
+    from marketdata_assets.storage import monitoring
+    from marketdata_assets.storage.freshness import freshness_of
+
+    database, settings = store.database, store.settings
+    prepare_environment(settings)
+    with DagsterInstance.get() as instance:
+        runs = runs_of(instance, now)
+    freshness = freshness_of(database, now)
+    vitals = Vitals(
+        vendor=monitoring.vendor_use(database, settings.polygon_requests_per_minute, now),
+        stale=monitoring.stale_series(freshness),
+        slow=monitoring.slow_queries(database),
+        disk=monitoring.disk_of(settings),
+        failed_fetches=tuple(monitoring.failed_fetches(database, now)),
+        gaps=monitoring.lost_gaps(database),
+        runs=runs,
+    )
+    return Report(
+        now=now,
+        vitals=vitals,
+        attention=headings(concerns(vitals, now)),
+        freshness=freshness,
+        tables=monitoring.table_sizes(database, now),
+        database_bytes=monitoring.database_size(database),
+    )
+
+
+def _facts(report: Report) -> dict[str, object]:
+    vitals = report.vitals
+    vendor = vitals.vendor
+    runs = vitals.runs
+    disk = vitals.disk
+    return {
+        "as_of": report.now,
+        "attention": [asdict(one) for one in report.attention],
+        "runs": {
+            "latest": [asdict(one) for one in runs.latest] if runs else [],
+            "next": [asdict(one) for one in runs.ticks] if runs else [],
+            "daemon_seen": runs.daemon_seen if runs else None,
+            "daemon_alive": runs is not None and runs.is_daemon_alive(report.now),
+        },
+        "freshness": {
+            "series": report.freshness.height,
+            "states": _states(report.freshness),
+            "stale": [asdict(one) for one in vitals.stale],
+        },
+        "vendor": {**asdict(vendor), "share_of_plan_today": vendor.share_of_plan(report.now)},
+        "tables": [{**asdict(one), "bytes_a_day": one.bytes_a_day} for one in report.tables],
+        "database_bytes": report.database_bytes,
+        "slow_queries": asdict(vitals.slow),
+        "disk": None if disk is None else {**asdict(disk), "share": disk.share},
+        "gaps": None if vitals.gaps is None else asdict(vitals.gaps),
+    }
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return str(value)
+
+
+def _states(freshness: pl.DataFrame) -> dict[str, int]:
+    return dict(Counter(freshness["state"].to_list()))
+
+
+def _show(report: Report) -> None:
+    sections = {
+        "Attention": _attention(report),
+        "Runs": _runs(report),
+        "Freshness": _freshness(report),
+        "Vendor": _vendor(report),
+        "Tables": _tables(report),
+        "Slow queries": _slow(report),
+        "Disk": _disk(report),
+    }
+    for name, lines in sections.items():
+        _line(name, style="bold")
+        for text in lines:
+            _line(f"  {text}", style="yellow" if name == "Attention" and report.attention else None)
+
+
+def _line(text: str, *, style: str | None = None) -> None:
+    from marketdata_assets.cli.console import out
+
+    out.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _attention(report: Report) -> list[str]:
+    if not report.attention:
+        return ["nothing"]
+    lines = []
+    for place, one in enumerate(report.attention, 1):
+        lines += [f"{place}. {one.title}: {one.text}", f"   do: {one.remedy}"]
+    return lines
+
+
+def _runs(report: Report) -> list[str]:
+    runs = report.vitals.runs
+    if runs is None or not runs.latest:
+        lines = ["no run yet: marketdata backfill, or marketdata up"]
+    else:
+        lines = [
+            f"{run.job:<18} {run.status.lower():<9} {_ago(report.now, run.ended or run.started or run.created)}"
+            + (f"  for {run.purpose}" if run.purpose else "")
+            for run in runs.latest
+        ]
+    if runs is not None and runs.ticks:
+        soon = ", ".join(f"{one.schedule} {one.at:%m-%d %H:%M}" for one in runs.ticks)
+        while_up = "" if runs.is_daemon_alive(report.now) else " (when the daemon runs)"
+        lines.append(f"next, UTC{while_up}: {soon}")
+    return lines
+
+
+def _freshness(report: Report) -> list[str]:
+    counts = _states(report.freshness)
+    if not counts:
+        return ["no series is due yet"]
+    lines = [", ".join(f"{number:,} {state}" for state, number in sorted(counts.items()))]
+    lines += [f"{one.series}: {one.reason}" for one in report.vitals.stale[:_WORST]]
+    if len(report.vitals.stale) > _WORST:
+        lines.append(f"and {len(report.vitals.stale) - _WORST:,} more: --json has all")
+    return lines
+
+
+def _vendor(report: Report) -> list[str]:
+    use = report.vitals.vendor
+    share = use.share_of_plan(report.now)
+    lines = [
+        (
+            f"today {use.requests_today:,} requests, {use.refused_today:,} refused with 429, {use.failed_today:,} windows"
+            f" failed; this month {use.requests_month:,}, {use.refused_month:,} refused"
+        ),
+        f"{share:.1%} of what {use.per_minute:,} a minute allowed since midnight UTC"
+        + (
+            f"; busiest minute {use.busiest:%H:%M} with {use.busiest_requests:,}"
+            if use.busiest is not None
+            else ""
+        ),
+    ]
+    if use.blocked_until is not None:
+        lines.append(f"held back by a 429 until {use.blocked_until:%H:%M:%S} UTC")
+    return lines
+
+
+def _tables(report: Report) -> list[str]:
+    largest = report.tables[:_TABLES]
+    lines = [f"{_bytes(report.database_bytes)} in all"]
+    width = max((len(one.table) for one in largest), default=0)
+    for one in largest:
+        rows = "" if one.rows is None else f"{one.rows:>14,} rows"
+        growth = ""
+        if one.rows_a_day is not None:
+            size = "" if one.bytes_a_day is None else f", {_bytes(one.bytes_a_day)}"
+            growth = f"  {one.rows_a_day:,.0f} rows{size} a day"
+        lines.append(f"{one.table:<{width}} {_bytes(one.size):>10}{rows:>20}{growth}".rstrip())
+    return lines
+
+
+def _slow(report: Report) -> list[str]:
+    slow = report.vitals.slow
+    seen = (
+        "by their mean (pg_stat_statements)"
+        if slow.source == "pg_stat_statements"
+        else "running now (pg_stat_activity)"
+    )
+    if not slow.queries:
+        return [f"none over 500 ms, {seen}"]
+    lines = [f"over 500 ms, {seen}:"]
+    for one in slow.queries[:_WORST]:
+        calls = "" if one.calls is None else f", {one.calls:,} calls"
+        who = f", {one.application}" if one.application else ""
+        lines.append(f"{one.milliseconds:,.0f} ms{calls}{who}: {one.text}")
+    return lines
+
+
+def _disk(report: Report) -> list[str]:
+    disk = report.vitals.disk
+    if disk is None:
+        return ["the server's own (DATABASE_URL): not to be seen from here"]
+    free = disk.total - disk.used
+    return [f"{disk.path}: {disk.share:.0%} of {_bytes(disk.total)} in use, {_bytes(free)} free"]
+
+
+def _ago(now: datetime, then: datetime) -> str:
+    length = now - then
+    for unit, name in ((timedelta(days=1), "d"), (timedelta(hours=1), "h"), (timedelta(minutes=1), "min")):
+        if length >= unit:
+            return f"{length // unit} {name} ago"
+    return "just now"
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count:.0f} bytes"

@@ -1,0 +1,308 @@
+"""What the store knows about the vendor, its own size and its queries: the facts that ``domain.monitoring`` weighs.
+
+Every read is cheap: by index, from Postgres' own statistics or over a few thousand rows, never over the bars.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Final, LiteralString
+
+import psycopg
+
+from marketdata_assets.domain.monitoring import (
+    BACKFILL_MEMORY,
+    RECENT,
+    SLOW_QUERY,
+    Disk,
+    FailedFetch,
+    LostGaps,
+    SlowQueries,
+    SlowQuery,
+    StaleSeries,
+    TableSize,
+    VendorUse,
+    Vitals,
+)
+from marketdata_assets.storage.freshness import freshness_of, stale_rows
+
+if TYPE_CHECKING:
+    import polars as pl
+    from psycopg import Connection
+
+    from marketdata_assets.config import Settings
+    from marketdata_assets.storage.connection import Database
+
+    Session = Connection[tuple[object, ...]]
+
+_WEEK: Final = timedelta(days=7)
+_SHOWN: Final = 10
+_TEXT: Final = 300
+_MAINTENANCE: Final = (
+    r"^\s*(/\*.*\*/\s*)?(copy|vacuum|analyze|reindex|cluster|create|alter|drop|truncate|checkpoint"
+    r"|fetch|listen|begin|commit)\M"
+)
+"""Statements that take as long as there are rows: nobody waits for them at a screen."""
+
+_REQUESTS: Final = "f.pages + f.retries + (f.status = 'failed')::int"
+"""Requests behind a row of ``fetch_log``: its pages, what was repeated, and the one that failed for good."""
+
+_VENDOR: Final = (
+    f"select coalesce(sum({_REQUESTS}) filter (where f.requested_at >= %(day)s), 0)::bigint,"  # noqa: S608 - text of this module
+    " coalesce(sum(f.rate_limited) filter (where f.requested_at >= %(day)s), 0)::bigint,"
+    " count(*) filter (where f.requested_at >= %(day)s and f.status = 'failed'),"
+    f" coalesce(sum({_REQUESTS}) filter (where f.requested_at >= %(month)s), 0)::bigint,"
+    " coalesce(sum(f.rate_limited) filter (where f.requested_at >= %(month)s), 0)::bigint,"
+    f" coalesce(sum({_REQUESTS}) filter (where coalesce(f.finished_at, f.requested_at) > %(recent)s), 0)::bigint,"
+    " coalesce(sum(f.rate_limited) filter (where coalesce(f.finished_at, f.requested_at) > %(recent)s), 0)::bigint"
+    " from fetch_log f where f.requested_at >= least(%(month)s::timestamptz, %(long)s) and f.requested_at <= %(now)s"
+)
+
+_BUSIEST: Final = (
+    f"select date_trunc('minute', f.requested_at, 'UTC'), sum({_REQUESTS})::bigint as requests from fetch_log f"  # noqa: S608 - same
+    " where f.requested_at >= %(day)s and f.requested_at <= %(now)s group by 1 order by 2 desc, 1 limit 1"
+)
+
+_SIZES: Final = (
+    "select c.relname::text, sum(pg_total_relation_size(l.oid))::bigint,"
+    # -1: nobody has counted it yet
+    " sum(l.reltuples) filter (where l.relkind = 'r' and l.reltuples >= 0)::bigint"
+    " from pg_class c"
+    " cross join lateral (select c.oid as relid where c.relkind = 'r'"
+    "  union all select t.relid from pg_partition_tree(c.oid) t where c.relkind = 'p') as part"
+    " join pg_class l on l.oid = part.relid"
+    " where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition"
+    " group by c.relname"
+)
+_OTHERS: Final = (
+    "select coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint from pg_class c"
+    " where c.relnamespace = to_regnamespace('dagster') and c.relkind = 'r'"
+)
+_BARS: Final = "select coalesce(sum(bars), 0)::bigint from bar_counts"
+_RECENT_ROWS: Final[dict[str, LiteralString]] = {
+    "ohlcv": (
+        "select count(*) from bar_counts s cross join lateral (select from ohlcv o where o.symbol = s.symbol"
+        " and o.timeframe = s.timeframe and o.time >= %s and o.time < %s) as found"
+    ),
+    "features": (
+        "select count(*) from bar_counts s cross join lateral (select from features o where o.symbol = s.symbol"
+        " and o.timeframe = s.timeframe and o.time >= %s and o.time < %s) as found"
+    ),
+    "fetch_log": "select count(*) from fetch_log where requested_at >= %s and requested_at < %s",
+}
+
+_STATEMENTS: Final = (
+    "select s.query, s.mean_exec_time, s.calls from pg_stat_statements s"
+    " join pg_database d on d.oid = s.dbid and d.datname = current_database()"
+    " where s.mean_exec_time > %s and s.query !~* %s order by s.mean_exec_time desc limit %s"
+)
+_ACTIVITY: Final = (
+    "select query, extract(epoch from clock_timestamp() - query_start)::float8 * 1000 as taken,"
+    " nullif(application_name, '') from pg_stat_activity"
+    " where datname = current_database() and backend_type = 'client backend' and state = 'active'"
+    " and pid <> pg_backend_pid() and query_start < clock_timestamp() - %s * interval '1 millisecond'"
+    # Who queues behind another writer of the series is no slow query.
+    " and wait_event is distinct from 'advisory' and query !~* %s order by taken desc limit %s"
+)
+
+_FAILED: Final = (
+    "select distinct on (f.symbol) f.symbol, f.window_start, f.window_end,"
+    " coalesce(f.error, 'its answer did not arrive whole'), f.requested_at"
+    " from fetch_log f join tracked_symbols t on t.symbol = f.symbol and t.active"
+    " where f.base = '1m' and f.status = 'failed' and f.requested_at between %s and %s"
+    " and not exists (select from fetch_log l where l.symbol = f.symbol and l.base = f.base and l.status = 'ok'"
+    "  and l.requested_at > f.requested_at and l.window_start < f.window_end and l.window_end > f.window_start)"
+    " order by f.symbol, f.requested_at desc"
+)
+_LOST: Final = (
+    "select count(*), coalesce(sum(g.missing_bars), 0)::bigint, min(g.day), max(g.day) from gap_report g"
+    " join tracked_symbols t on t.symbol = g.symbol and t.active and g.timeframe = any(t.timeframes)"
+    " where g.state in ('open', 'unfilled')"
+)
+
+
+def vitals(database: Database, settings: Settings, now: datetime) -> Vitals:
+    """Everything here at once, ``runs`` left out: that is Dagster's to tell."""
+    return Vitals(
+        vendor=vendor_use(database, settings.polygon_requests_per_minute, now),
+        stale=stale_series(freshness_of(database, now)),
+        slow=slow_queries(database),
+        disk=disk_of(settings),
+        failed_fetches=tuple(failed_fetches(database, now)),
+        gaps=lost_gaps(database),
+    )
+
+
+def vendor_use(database: Database, per_minute: int, now: datetime) -> VendorUse:
+    """What was asked of the vendor up to ``now``, from ``fetch_log`` and the limiter's row.
+
+    A request that is under way counts with the pages that are stored. ``per_minute`` is the plan's limit.
+    """
+    day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    # A long request began before the minutes that are looked at.
+    when = {"now": now, "day": day, "month": day.replace(day=1), "recent": now - RECENT, "long": day - _WEEK}
+
+    def read(session: Session) -> VendorUse:
+        today, refused, failed, month, refused_month, recent, refused_recent = _integers(
+            session.execute(_VENDOR.encode(), when).fetchone()
+        )
+        busiest = session.execute(_BUSIEST.encode(), when).fetchone()
+        blocked = session.execute(
+            "select max(blocked_until) from rate_limit where blocked_until > %s and isfinite(blocked_until)",
+            [now],
+        ).fetchone()
+        return VendorUse(
+            per_minute,
+            today,
+            refused,
+            failed,
+            month,
+            refused_month,
+            _moment(busiest[0]) if busiest else None,
+            int(str(busiest[1])) if busiest else 0,
+            recent,
+            refused_recent,
+            _moment(blocked[0]) if blocked else None,
+        )
+
+    return database.transaction(read)
+
+
+def stale_series(freshness: pl.DataFrame) -> tuple[StaleSeries, ...]:
+    """The series of ``freshness`` (``storage.freshness.FRESHNESS_SCHEMA``) that are not fresh, the latest first."""
+    return tuple(
+        StaleSeries(f"{row['symbol']}:{row['timeframe']}", row["reason"], row["late"])
+        for row in stale_rows(freshness).iter_rows(named=True)
+    )
+
+
+def table_sizes(database: Database, now: datetime) -> list[TableSize]:
+    """What each table takes, the largest first; all of Dagster's own in one row when they are in this database."""
+
+    def read(session: Session) -> list[TableSize]:
+        (bars,) = _integers(session.execute(_BARS).fetchone())
+        growth = {
+            table: _integers(session.execute(query, [now - _WEEK, now]).fetchone())[0] / _WEEK.days
+            for table, query in _RECENT_ROWS.items()
+        }
+        sizes = []
+        for name, size, rows in session.execute(_SIZES).fetchall():
+            table = str(name)
+            counted = bars if table == "ohlcv" else None if rows is None else int(str(rows))
+            sizes.append(TableSize(table, int(str(size)), counted, growth.get(table)))
+        (others,) = _integers(session.execute(_OTHERS).fetchone())
+        if others:
+            sizes.append(TableSize("dagster.*", others, None))
+        return sorted(sizes, key=lambda one: (-one.size, one.table))
+
+    return database.transaction(read)
+
+
+def database_size(database: Database) -> int:
+    """Bytes of the whole database on disk."""
+    query = "select pg_database_size(current_database())"
+    return database.transaction(lambda session: _integers(session.execute(query).fetchone())[0])
+
+
+def slow_queries(database: Database) -> SlowQueries:
+    """Statements over :data:`~marketdata_assets.domain.monitoring.SLOW_QUERY`, maintenance left out, ten at most.
+
+    By their mean where the extension ``pg_stat_statements`` is in use, else those that run at this moment.
+    """
+    least = SLOW_QUERY / timedelta(milliseconds=1)
+
+    def means(session: Session) -> SlowQueries | None:
+        found = session.execute("select from pg_extension where extname = 'pg_stat_statements'").fetchone()
+        if found is None:
+            return None
+        rows = session.execute(_STATEMENTS, [least, _MAINTENANCE, _SHOWN]).fetchall()
+        return SlowQueries(
+            "pg_stat_statements",
+            tuple(
+                SlowQuery(_shortened(str(text)), float(str(mean)), calls=int(str(calls)))
+                for text, mean, calls in rows
+            ),
+        )
+
+    def running(session: Session) -> SlowQueries:
+        rows = session.execute(_ACTIVITY, [least, _MAINTENANCE, _SHOWN]).fetchall()
+        return SlowQueries(
+            "pg_stat_activity",
+            tuple(
+                SlowQuery(_shortened(str(text)), float(str(taken)), None if name is None else str(name))
+                for text, taken, name in rows
+            ),
+        )
+
+    try:
+        known = database.transaction(means)
+    except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.UndefinedTable):
+        # The extension is there, and the server does not load its library, or keeps it in another schema.
+        known = None
+    return known or database.transaction(running)
+
+
+def disk_of(settings: Settings) -> Disk | None:
+    """The disk of the embedded server; None when the database is elsewhere, where this machine's disk says nothing."""
+    if settings.database_url is not None:
+        return None
+    found = shutil.disk_usage(settings.home)
+    # As `df` counts: what is reserved for root is not to be had.
+    return Disk(str(settings.home), found.used + found.free, found.used)
+
+
+def failed_fetches(database: Database, now: datetime) -> list[FailedFetch]:
+    """The latest failed request for minutes of each active symbol, of the last day, that no later one has answered."""
+
+    def read(session: Session) -> list[FailedFetch]:
+        rows = session.execute(_FAILED, [now - BACKFILL_MEMORY, now]).fetchall()
+        return [
+            FailedFetch(str(symbol), _required(first), _required(end), str(error), _required(at))
+            for symbol, first, end, error, at in rows
+        ]
+
+    return database.transaction(read)
+
+
+def lost_gaps(database: Database) -> LostGaps | None:
+    """Open and unfilled gaps of what is collected; None when there is none."""
+
+    def read(session: Session) -> LostGaps | None:
+        row = session.execute(_LOST).fetchone()
+        if row is None or row[0] == 0:
+            return None
+        count, bars, first, last = row
+        return LostGaps(int(str(count)), int(str(bars)), _day(first), _day(last))
+
+    return database.transaction(read)
+
+
+def _shortened(text: str) -> str:
+    """A statement on one line, its values left out, so that two of a kind are the same."""
+    without = re.sub(r"'(?:[^']|'')*'|(?<![\w$])\d+(?:\.\d+)?", "?", " ".join(text.split()))
+    return without if len(without) <= _TEXT else f"{without[: _TEXT - 1]}…"
+
+
+def _integers(row: tuple[object, ...] | None) -> tuple[int, ...]:
+    return tuple(int(str(value)) for value in row or ())
+
+
+def _moment(value: object) -> datetime | None:
+    return value.astimezone(UTC) if isinstance(value, datetime) else None
+
+
+def _required(value: object) -> datetime:
+    moment = _moment(value)
+    if moment is None:
+        message = f"a time of fetch_log is {value!r}"
+        raise TypeError(message)
+    return moment
+
+
+def _day(value: object) -> date:
+    if not isinstance(value, date):
+        message = f"a day of gap_report is {value!r}"
+        raise TypeError(message)
+    return value

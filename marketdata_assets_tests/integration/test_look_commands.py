@@ -1,0 +1,179 @@
+"""``marketdata status`` and ``marketdata bars`` on a real store, in pipes and files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from io import BytesIO, StringIO
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+from dagster import DagsterInstance, instance_for_test
+
+from marketdata_assets import bars as read_bars
+from marketdata_assets.cli import bars as bars_command
+from marketdata_assets.cli.app import main
+from marketdata_assets.storage.bars import BarBatch, write_batch
+from marketdata_assets_tests.integration.frames import run_of
+from marketdata_assets_tests.integration.platform import command_environment, run_command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from marketdata_assets.storage.connection import Database
+
+    Here = Callable[..., subprocess.CompletedProcess[bytes]]
+
+DAY = ("--start", "2024-01-02", "--end", "2024-01-02")
+
+
+@pytest.fixture
+def here(
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    tmp_path: Path,
+) -> Here:
+    """Runs ``marketdata`` with arguments through the console script's function, its output as bytes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", database_url)
+
+    def here(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["marketdata", *arguments])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        out, err = capfdbinary.readouterr()
+        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out, err)
+
+    return here
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[DagsterInstance]:
+    (tmp_path / "dagster.yaml").write_text("", encoding="utf-8")
+    with instance_for_test() as instance:  # type: ignore[no-untyped-call,unused-ignore]
+        yield instance
+
+
+@pytest.fixture
+def stored(database: Database) -> None:
+    database.transaction(
+        lambda session: session.execute(
+            "insert into tracked_symbols (symbol, asset_class, timeframes) values ('AAPL', 'stock', '{1m}'),"
+            " ('BTC-USD', 'crypto', '{1m}')"
+        )
+    )
+    write_batch(database, BarBatch(run_of("AAPL:1m", 30)))
+    write_batch(database, BarBatch(run_of("BTC-USD:1m", 5)))
+
+
+@pytest.mark.usefixtures("stored")
+def test_bars_are_the_same_in_every_format(here: Here, database_url: str, tmp_path: Path) -> None:
+    expected = read_bars("AAPL", "1m", "2024-01-02", "2024-01-02", adjusted=False, database_url=database_url)
+    assert expected.height == 30
+    asked = ("bars", "AAPL", "1m", "--raw", *DAY)
+    as_parquet = here(*asked, "--format", "parquet")
+    assert pl.read_parquet(BytesIO(as_parquet.stdout)).equals(expected)
+    as_json = json.loads(here(*asked, "--json").stdout)
+    assert as_json[0]["time"] == "2024-01-02T14:30:00Z"
+    assert [row["close"] for row in as_json] == expected["close"].to_list()
+    as_csv = pl.read_csv(here(*asked, "--format", "csv").stdout, try_parse_dates=True, schema_overrides=None)
+    assert as_csv["time"].to_list() == expected["time"].to_list()
+    assert as_csv.columns == expected.columns
+    # A pipe: every bar, a line each.
+    as_lines = here(*asked).stdout.decode()
+    assert pl.read_csv(StringIO(as_lines), separator="\t")["close"].to_list() == expected["close"].to_list()
+    assert "\x1b" not in as_lines
+    for name in ("bars.csv", "bars.parquet", "bars.json"):
+        done = here(*asked, "-o", name)
+        assert (done.returncode, done.stdout) == (0, b"")
+        assert b"30 bars" in done.stderr
+    assert pl.read_parquet(tmp_path / "bars.parquet").equals(expected)
+    assert json.loads((tmp_path / "bars.json").read_text()) == as_json
+
+
+@pytest.mark.usefixtures("stored")
+def test_bars_become_a_picture(here: Here, tmp_path: Path) -> None:
+    done = here("bars", "BTC-USD", "1m", *DAY, "--plot", "btc.png")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "btc.png").read_bytes().startswith(b"\x89PNG")
+    empty = here(
+        "bars", "BTC-USD", "1m", "--start", "2023-01-02", "--end", "2023-01-02", "--plot", "none.png"
+    )
+    assert empty.returncode == 1
+    assert b"no bar of BTC-USD:1m" in empty.stderr
+    assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.usefixtures("stored")
+def test_what_cannot_be_shown_is_one_line(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bars_command, "_to_terminal", lambda _: True)
+    for arguments, said in (
+        (("ZZZZ", "1m"), "ZZZZ is not tracked"),
+        (("AAPL", "7m"), "unknown timeframe '7m'"),
+        (("AAPL", "1d"), "is not collected"),
+        (("AAPL", "1m", *DAY), "give --raw"),
+        (("AAPL", "1m", "--format", "parquet"), "give -o FILE.parquet"),
+        (("AAPL", "1m", "--json", "--format", "csv"), "exclude each other"),
+        (("AAPL", "1m", "--as-of", "soon"), "--as-of 'soon'"),
+        (("AAPL", "1m", "-o", "nowhere/bars.csv"), "nowhere is no folder"),
+    ):
+        done = here("bars", *arguments)
+        assert done.returncode == 2, (arguments, done.stderr)
+        (line,) = done.stderr.decode().splitlines()
+        assert said in line
+        assert done.stdout == b""
+
+
+def test_a_new_store_says_what_to_do_first(tmp_path: Path, database_url: str) -> None:
+    environment = command_environment(tmp_path, database_url)
+    done = run_command(environment, tmp_path, "status", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert [one["topic"] for one in facts["attention"]] == ["daemon"]
+    assert facts["runs"] == {"latest": [], "next": [], "daemon_seen": None, "daemon_alive": False}
+    assert facts["vendor"]["requests_today"] == 0
+    assert facts["disk"] is None  # the server is not this machine's
+    assert facts["database_bytes"] > 1_000_000
+
+
+@pytest.mark.usefixtures("stored")
+def test_the_status_begins_with_what_needs_attention(
+    here: Here, database: Database, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DagsterInstance, "get", lambda: nullcontext(instance))
+    database.transaction(
+        lambda session: session.execute(
+            "update tracked_symbols set updated_at = '2023-01-01', active = symbol = 'AAPL'"
+        )
+    )
+    database.transaction(
+        lambda session: session.execute(
+            "insert into fetch_log (id, symbol, base, window_start, window_end, timeframes, status, pages, bars, retries,"
+            "  rate_limited, duration_seconds, waited_seconds, error, requested_at, finished_at)"
+            " values (gen_random_uuid(), 'AAPL', '1m', '2023-07-03', '2023-07-04', '{1m}', 'failed', 0, 0, 4, 5, 1, 0,"
+            "  'over the limit', %s, %s)",
+            [datetime.now(UTC)] * 2,
+        )
+    )
+    done = here("status")
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout.decode()
+    assert "\x1b" not in shown
+    headings = [line for line in shown.splitlines() if not line.startswith(" ")]
+    assert headings == ["Attention", "Runs", "Freshness", "Vendor", "Tables", "Slow queries", "Disk"]
+    attention = [line.strip() for line in shown.partition("Runs\n")[0].splitlines()]
+    assert attention[1].startswith("1. the vendor refuses requests: 5 of 5")
+    assert attention[3].startswith("2. nothing runs by itself")
+    assert attention[5].startswith("3. minutes of 1 symbol did not come: AAPL:1m from 2023-07-03")
+    assert attention[7].startswith("4. 1 series not fresh: AAPL:1m: newest bar 2024-01-02 14:59 UTC")
+    assert "today 5 requests, 5 refused with 429, 1 windows failed" in shown
+    assert f"{30 + 5:,} rows" in shown
+    facts = json.loads(here("status", "--json").stdout)
+    assert facts["freshness"]["states"] == {"not_asked": 1}

@@ -1,0 +1,351 @@
+"""What the store tells of itself, and what ``watch`` makes of it."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
+
+import psycopg
+import pytest
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, build_sensor_context, instance_for_test
+
+from marketdata_assets.automation.alerts import Alert, AlertError
+from marketdata_assets.automation.jobs import BARS_JOB, GAPS_JOB
+from marketdata_assets.automation.runs import runs_of
+from marketdata_assets.automation.sensors import watch as watch_module
+from marketdata_assets.automation.sensors.watch import watch_sensor
+from marketdata_assets.config import Settings, load_settings
+from marketdata_assets.domain.monitoring import Disk, Topic
+from marketdata_assets.storage import monitoring
+from marketdata_assets.storage.bars import BarBatch, write_batch
+from marketdata_assets.storage.resource import PostgresResource
+from marketdata_assets_tests.integration.frames import run_of
+from marketdata_assets_tests.integration.platform import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from marketdata_assets.storage.connection import Database
+
+NOW = datetime(2023, 7, 6, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+def asked(database: Database, *rows: tuple[datetime, dict[str, object]]) -> None:
+    """Requests for minutes of AAPL, answered in a minute unless told otherwise."""
+    for at, values in rows:
+        row: dict[str, object] = {
+            "symbol": "AAPL",
+            "base": "1m",
+            "window_start": NOW - timedelta(days=2),
+            "window_end": NOW - timedelta(days=1),
+            "timeframes": ["1m"],
+            "status": "ok",
+            "pages": 1,
+            "bars": 10,
+            "retries": 0,
+            "rate_limited": 0,
+            "duration_seconds": 1.0,
+            "waited_seconds": 0.0,
+            "error": None,
+            "requested_at": at,
+            "finished_at": at + MINUTE,
+            **values,
+        }
+        statement = (
+            f"insert into fetch_log (id, {', '.join(row)})"
+            f" values (gen_random_uuid(), {', '.join(['%s'] * len(row))})"
+        ).encode()
+        database.transaction(lambda session: session.execute(statement, list(row.values())))  # noqa: B023 - at once
+
+
+def track(database: Database, *symbols: str, timeframes: str = "{1m,1d}") -> None:
+    database.transaction(
+        lambda session: session.execute(
+            "insert into tracked_symbols (symbol, asset_class, timeframes, updated_at)"
+            " select one, 'stock', %s::text[], '2023-01-01' from unnest(%s::text[]) as one",
+            [timeframes, list(symbols)],
+        )
+    )
+
+
+def test_the_vendors_use_is_counted_by_day_month_and_minute(database: Database) -> None:
+    asked(
+        database,
+        (NOW - timedelta(days=40), {"pages": 1000}),
+        (NOW - timedelta(days=3), {"pages": 5, "retries": 2, "rate_limited": 2}),
+        (NOW - 5 * 60 * MINUTE, {"pages": 30, "retries": 2}),
+        (NOW - 5 * 60 * MINUTE + timedelta(seconds=30), {"pages": 4}),
+        # Began long ago and ended just now: recent.
+        (NOW - 60 * MINUTE, {"pages": 7, "retries": 3, "rate_limited": 1, "finished_at": NOW}),
+        (NOW - MINUTE, {"status": "failed", "pages": 0, "retries": 4, "rate_limited": 5, "error": "429"}),
+        (NOW + MINUTE, {"pages": 1000}),
+    )
+    use = monitoring.vendor_use(database, 150, NOW)
+    assert (use.requests_today, use.refused_today, use.failed_today) == (32 + 4 + 10 + 5, 6, 1)
+    assert (use.requests_month, use.refused_month) == (use.requests_today + 7, 8)
+    assert (use.busiest, use.busiest_requests) == (NOW - 5 * 60 * MINUTE, 36)
+    assert (use.requests_recent, use.refused_recent) == (15, 6)
+    assert use.blocked_until is None
+    assert use.share_of_plan(NOW) == use.requests_today / (150 * 720)
+
+
+def test_a_penalty_of_the_limiter_shows_until_it_is_over(database: Database) -> None:
+    database.transaction(
+        lambda session: session.execute(
+            "insert into rate_limit (bucket, grants, position, paced_until, blocked_until)"
+            " values ('a', '{-infinity}', 1, '-infinity', '-infinity'), ('b', '{-infinity}', 1, '-infinity', %s)",
+            [NOW],
+        )
+    )
+    assert monitoring.vendor_use(database, 150, NOW - MINUTE).blocked_until == NOW
+    assert monitoring.vendor_use(database, 150, NOW).blocked_until is None
+
+
+def test_tables_are_measured_with_their_partitions_and_by_what_came_lately(database: Database) -> None:
+    empty = {one.table: one for one in monitoring.table_sizes(database, NOW)}
+    assert empty["ohlcv"].rows == 0
+    assert "ohlcv_1m" not in empty
+    start = NOW - timedelta(days=3)
+    write_batch(database, BarBatch(run_of("AAPL:1m", 700, start=start)))
+    write_batch(database, BarBatch(run_of("AAPL:1d", 14, start=NOW - timedelta(days=20))))
+    sizes = {one.table: one for one in monitoring.table_sizes(database, NOW)}
+    assert sizes["ohlcv"].rows == 714
+    assert sizes["ohlcv"].rows_a_day == (700 + 1) / 7
+    assert sizes["ohlcv"].size > empty["ohlcv"].size
+    assert sizes["vendor"].rows_a_day is None
+    assert monitoring.database_size(database) > sum(one.size for one in sizes.values())
+
+
+def test_a_query_that_runs_for_long_is_seen_without_its_values(database: Database) -> None:
+    found = monitoring.slow_queries(database)
+    assert (found.source, found.queries) == ("pg_stat_activity", ())
+    with (
+        psycopg.connect(database.url, application_name="a reader", autocommit=True) as reader,
+        psycopg.connect(database.url, autocommit=True) as writer,
+        psycopg.connect(database.url, autocommit=True) as other,
+    ):
+        other.execute("select pg_advisory_lock(7)")
+        threads = [
+            # First: it has waited for longer by the time that the other one is seen.
+            threading.Thread(target=_cancelled, args=(writer, "select pg_advisory_lock(7)")),
+            threading.Thread(target=_cancelled, args=(reader, "select 'secret',  pg_sleep(30), 42")),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            wait_until(lambda: bool(monitoring.slow_queries(database).queries), "a slow query")
+            (query,) = monitoring.slow_queries(database).queries
+        finally:
+            for session in (reader, writer):
+                session.cancel_safe()
+            for thread in threads:
+                thread.join()
+    assert (query.text, query.application) == ("select ?, pg_sleep(?), ?", "a reader")
+    assert query.milliseconds > 500
+    assert query.calls is None
+
+
+def _cancelled(session: psycopg.Connection[tuple[object, ...]], query: str) -> None:
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        session.execute(query.encode())
+
+
+def test_means_are_read_where_postgres_keeps_them(database: Database) -> None:
+    # The extension's library is not among the embedded binaries: a table in its place, as the catalogue has it.
+    database.transaction(
+        lambda session: session.execute(
+            "create table pg_stat_statements as select d.oid as dbid, query, mean_exec_time, calls from pg_database d,"
+            " (values ('select slow', 900.0, 3), ('vacuum ohlcv', 9000.0, 1), ('select fast', 499.0, 8))"
+            "  as v(query, mean_exec_time, calls) where datname = current_database()"
+        )
+    )
+    assert monitoring.slow_queries(database).source == "pg_stat_activity"
+    database.transaction(
+        lambda session: session.execute(
+            "insert into pg_extension select 99999, 'pg_stat_statements', 10, 2200, false, '1.12'"
+        )
+    )
+    found = monitoring.slow_queries(database)
+    assert found.source == "pg_stat_statements"
+    assert [(one.text, one.milliseconds, one.calls) for one in found.queries] == [("select slow", 900.0, 3)]
+    database.transaction(lambda session: session.execute("drop table pg_stat_statements"))
+    assert monitoring.slow_queries(database).source == "pg_stat_activity"
+
+
+def test_a_failed_request_counts_until_a_later_one_is_answered(database: Database) -> None:
+    track(database, "AAPL", "MSFT")
+    failed: dict[str, Any] = {"status": "failed", "error": "HTTP 503"}
+    asked(
+        database,
+        (NOW - 40 * MINUTE, {}),
+        (NOW - 30 * MINUTE, failed),
+        (NOW - 20 * MINUTE, {"symbol": "MSFT", **failed}),
+        (NOW - 20 * MINUTE, {"symbol": "NONE", **failed}),
+        (NOW - 10 * MINUTE, {"symbol": "MSFT"}),
+        (NOW - 10 * MINUTE, {"base": "1d"}),
+    )
+    (found,) = monitoring.failed_fetches(database, NOW)
+    assert (found.symbol, found.error, found.at) == ("AAPL", "HTTP 503", NOW - 30 * MINUTE)
+    assert monitoring.failed_fetches(database, NOW + timedelta(days=1)) == []
+
+
+def test_gaps_without_an_explanation_are_summed_up(database: Database) -> None:
+    assert monitoring.lost_gaps(database) is None
+    track(database, "AAPL")
+    database.transaction(
+        lambda session: session.execute(
+            "insert into gap_report (symbol, timeframe, day, gap_start, gap_end, missing_bars, state, attempts, reason)"
+            " values ('AAPL', '1d', '2023-07-03', '2023-07-03', '2023-07-04', 1, 'open', 0, ''),"
+            " ('AAPL', '1m', '2023-07-05', '2023-07-05', '2023-07-06', 60, 'unfilled', 2, ''),"
+            " ('AAPL', '1m', '2023-07-06', '2023-07-06', '2023-07-07', 9, 'no_trades', 2, ''),"
+            " ('MSFT', '1m', '2023-07-06', '2023-07-06', '2023-07-07', 9, 'open', 2, '')"
+        )
+    )
+    found = monitoring.lost_gaps(database)
+    assert found is not None
+    assert (found.gaps, found.bars, found.first.day, found.last.day) == (2, 61, 3, 5)
+
+
+def test_the_disk_is_that_of_an_embedded_server(tmp_path: Path) -> None:
+    disk = monitoring.disk_of(Settings(MARKETDATA_HOME=tmp_path))
+    assert disk is not None
+    assert 0 < disk.used < disk.total
+    elsewhere = Settings(DATABASE_URL="postgresql://somewhere/else")
+    assert monitoring.disk_of(elsewhere) is None
+
+
+@pytest.fixture
+def instance() -> Iterator[DagsterInstance]:
+    with instance_for_test() as instance:  # type: ignore[no-untyped-call,unused-ignore]
+        yield instance
+
+
+def test_the_latest_run_of_each_job_is_told(instance: DagsterInstance) -> None:
+    now = datetime.now(UTC)
+    assert runs_of(instance, now).latest == ()
+    instance.add_run(DagsterRun(BARS_JOB, status=DagsterRunStatus.FAILURE))
+    instance.add_run(DagsterRun(GAPS_JOB, status=DagsterRunStatus.SUCCESS))
+    instance.add_run(
+        DagsterRun(BARS_JOB, status=DagsterRunStatus.STARTED, tags={"marketdata/purpose": "daily_bars"})
+    )
+    runs = runs_of(instance, now)
+    assert [(one.job, one.status, one.purpose) for one in runs.latest] == [
+        (BARS_JOB, "STARTED", "daily_bars"),
+        (GAPS_JOB, "SUCCESS", None),
+    ]
+    assert (runs.ticks, runs.daemon_seen, runs.is_daemon_alive(now)) == ((), None, False)
+
+
+class Watch:
+    """Ticks of ``watch``, with what they tell; each begins with the cursor that the one before has left."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = NOW
+        self.disk: Disk | None = None
+        self.webhook_answers = True
+        self.skipped: str | None = None
+        self._cursor: str | None = None
+        self._told: list[Alert] = []
+        self._definition = watch_sensor()
+        self._instance = DagsterInstance.ephemeral()
+        monkeypatch.setattr(watch_module, "datetime", Mock(wraps=datetime, now=lambda _: self.now))
+        monkeypatch.setattr(watch_module, "send", self._send)
+        monkeypatch.setattr(monitoring, "disk_of", lambda _: self.disk)
+
+    def _send(self, alert: Alert, _webhook: object, **_: object) -> None:
+        if not self.webhook_answers:
+            message = "the webhook answered 500"
+            raise AlertError(message)
+        self._told.append(alert)
+
+    def tick(self, *, after: timedelta = 10 * MINUTE) -> list[str]:
+        """The topics that a tick tells of, ``after`` the one before."""
+        self.now += after
+        self._told.clear()
+        with build_sensor_context(
+            self._instance, cursor=self._cursor, resources={"postgres": PostgresResource()}
+        ) as context:
+            tick = self._definition.evaluate_tick(context)
+        self._cursor, self.skipped = tick.cursor, tick.skip_message
+        assert not tick.run_requests
+        return [alert.facts["topic"] for alert in self._told]
+
+    @property
+    def texts(self) -> list[str]:
+        return [alert.line for alert in self._told]
+
+
+@pytest.fixture
+def watch(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Watch:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    return Watch(monkeypatch)
+
+
+def test_nothing_is_told_of_a_store_that_is_well(watch: Watch) -> None:
+    assert watch.tick() == []
+    assert watch.skipped == "all is well"
+
+
+def test_a_full_disk_is_told_once_and_again_when_it_was_better_for_an_hour(watch: Watch) -> None:
+    watch.disk = Disk("/data", 100, 81)
+    assert watch.tick() == [Topic.DISK]
+    assert "81% in use" in watch.texts[0]
+    assert watch.tick() == []
+    assert watch.tick(after=timedelta(days=3)) == []
+    watch.disk = Disk("/data", 100, 80)
+    assert watch.tick() == []
+    watch.disk = Disk("/data", 100, 82)
+    assert watch.tick() == []
+    watch.disk = None
+    assert [watch.tick() for _ in range(7)] == [[]] * 7
+    watch.disk = Disk("/data", 100, 82)
+    assert watch.tick() == [Topic.DISK]
+
+
+def test_refusals_and_minutes_that_did_not_come_are_told(watch: Watch, database: Database) -> None:
+    track(database, "AAPL")
+    database.transaction(lambda session: session.execute("update tracked_symbols set updated_at = %s", [NOW]))
+    asked(
+        database,
+        (NOW, {"status": "failed", "pages": 0, "retries": 5, "rate_limited": 6, "error": "over the limit"}),
+    )
+    assert watch.tick() == [Topic.RATE_LIMIT, Topic.MINUTE_BACKFILL]
+    assert "6 of 6 requests" in watch.texts[0]
+    assert "AAPL:1m from 2023-07-04 until 2023-07-05: over the limit" in watch.texts[1]
+    assert watch.tick() == []
+    asked(database, (NOW + 11 * MINUTE, {}))
+    assert watch.tick(after=timedelta(hours=2)) == []
+    assert watch.skipped == "all is well"
+
+
+def test_a_series_that_goes_stale_is_told_beside_one_that_was_told_already(
+    watch: Watch, database: Database
+) -> None:
+    track(database, "AAPL", timeframes="{1d}")
+    assert watch.tick() == [Topic.STALE]
+    assert "AAPL:1d: no bar is stored" in watch.texts[0]
+    track(database, "MSFT", timeframes="{1d}")
+    assert watch.tick() == [Topic.STALE]
+    assert "1 series not fresh: MSFT:1d" in watch.texts[0]
+    assert watch.tick() == []
+
+
+def test_what_the_webhook_refused_is_told_at_the_next_tick(watch: Watch) -> None:
+    watch.disk = Disk("/data", 100, 90)
+    watch.webhook_answers = False
+    assert watch.tick() == []
+    watch.webhook_answers = True
+    assert watch.tick() == [Topic.DISK]
+    assert watch.tick() == []
+
+
+def test_one_look_takes_in_everything_but_runs(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    track(database, *(f"S{number}" for number in range(60)))
+    seen = monitoring.vitals(database, load_settings(), NOW)
+    assert len(seen.stale) == 120
+    assert seen.runs is None

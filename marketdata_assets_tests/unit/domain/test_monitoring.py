@@ -1,0 +1,136 @@
+"""What needs attention, in which order, and when it is told again."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketdata_assets.domain.monitoring import (
+    QUIET,
+    Concern,
+    Disk,
+    FailedFetch,
+    JobRun,
+    LostGaps,
+    Runs,
+    SlowQueries,
+    SlowQuery,
+    StaleSeries,
+    TableSize,
+    Topic,
+    VendorUse,
+    Vitals,
+    concerns,
+    episodes,
+    headings,
+)
+
+NOW = datetime(2023, 7, 6, 12, tzinfo=UTC)
+FINE = Vitals(VendorUse(150))
+FAILED = FailedFetch("AAPL", NOW - timedelta(days=9), NOW - timedelta(days=2), "HTTP 503", NOW)
+
+
+def vitals(**values: object) -> Vitals:
+    return Vitals(**{"vendor": VendorUse(150), **values})  # type: ignore[arg-type]
+
+
+def topics(given: Vitals) -> list[Topic]:
+    return [one.topic for one in concerns(given, NOW)]
+
+
+def test_nothing_needs_attention_where_all_is_well() -> None:
+    assert topics(FINE) == []
+    alive = Runs((JobRun("bars", "1", "SUCCESS", NOW),), daemon_seen=NOW - timedelta(minutes=4))
+    assert topics(vitals(disk=Disk("/", 100, 80), runs=alive)) == []
+
+
+def test_what_stops_everything_comes_first() -> None:
+    found = vitals(
+        vendor=VendorUse(150, requests_recent=100, refused_recent=6),
+        stale=(StaleSeries("AAPL:1h", "newest bar 2023-07-01"),),
+        slow=SlowQueries("pg_stat_activity", (SlowQuery("select 1", 501.0),)),
+        disk=Disk("/data", 1000, 801),
+        failed_fetches=(FAILED,),
+        gaps=LostGaps(3, 40, date(2023, 1, 3), date(2023, 2, 1)),
+        runs=Runs((JobRun("bars", "0123456789", "FAILURE", NOW),)),
+    )
+    assert topics(found) == list(Topic)
+    said = {one.topic: one for one in headings(concerns(found, NOW))}
+    assert said[Topic.DISK].text == "/data: 80% in use, 0.0 GB free"
+    assert said[Topic.RATE_LIMIT].text == "6 of 100 requests in the last 15 minutes were refused with 429"
+    assert said[Topic.FAILED_RUN].text == "bars at 2023-07-06 12:00 UTC, run 01234567"
+    assert said[Topic.MINUTE_BACKFILL].text == "AAPL:1m from 2023-06-27 until 2023-07-04: HTTP 503"
+    assert said[Topic.SLOW_QUERY].title == "1 slow query"
+    assert said[Topic.GAPS].text.startswith("40 bars are missing")
+
+
+@pytest.mark.parametrize(
+    ("recent", "refused", "told"), [(10, 2, []), (10, 3, [Topic.RATE_LIMIT]), (60, 3, [])]
+)
+def test_a_few_refusals_are_no_rate(recent: int, refused: int, told: list[Topic]) -> None:
+    assert topics(vitals(vendor=VendorUse(150, requests_recent=recent, refused_recent=refused))) == told
+
+
+def test_a_daemon_is_missed_after_five_minutes_and_where_it_never_was() -> None:
+    assert topics(vitals(runs=Runs(daemon_seen=NOW - timedelta(minutes=6)))) == [Topic.DAEMON]
+    (concern,) = concerns(vitals(runs=Runs()), NOW)
+    assert "never ran" in concern.text
+
+
+def test_failed_minutes_are_forgotten_after_a_day() -> None:
+    old = FailedFetch(FAILED.symbol, FAILED.first, FAILED.end, FAILED.error, NOW - timedelta(hours=25))
+    assert topics(vitals(failed_fetches=(FAILED, old))) == [Topic.MINUTE_BACKFILL]
+
+
+def test_a_heading_names_five_and_counts_the_rest() -> None:
+    stale = tuple(StaleSeries(f"S{number}:1d", "late") for number in range(7))
+    (heading,) = headings(concerns(vitals(stale=stale), NOW))
+    assert heading.title == "7 series not fresh"
+    assert heading.text.count("late") == 5
+    assert heading.text.endswith("; and 2 more")
+
+
+def test_an_episode_is_told_once_and_again_after_it_was_over() -> None:
+    concern = Concern(Topic.STALE, "AAPL:1h", "late")
+    told, known = episodes({}, [concern], NOW)
+    assert told == [concern]
+    told, known = episodes(known, [concern], NOW + timedelta(minutes=10))
+    assert told == []
+    # Gone for a moment: the same episode.
+    told, known = episodes(known, [], NOW + timedelta(minutes=20))
+    told, known = episodes(known, [concern], NOW + timedelta(minutes=50))
+    assert told == []
+    # Nobody looked for a day: it may have been there all the time.
+    told, known = episodes(known, [concern], NOW + timedelta(days=1))
+    assert told == []
+    _, known = episodes(known, [], NOW + timedelta(days=1, minutes=10))
+    _, known = episodes(known, [], NOW + timedelta(days=1, minutes=10) + QUIET)
+    assert known == {}
+    told, _ = episodes(known, [concern], NOW + timedelta(days=2))
+    assert told == [concern]
+
+
+@given(st.lists(st.sets(st.sampled_from("ABC")), max_size=30), st.integers(1, 90))
+def test_a_concern_is_told_if_and_only_if_it_was_gone_for_long(looks: list[set[str]], minutes: int) -> None:
+    known: dict[str, datetime | None] = {}
+    gone: dict[str, datetime] = dict.fromkeys("ABC", NOW - QUIET)
+    for place, subjects in enumerate(looks):
+        now = NOW + place * timedelta(minutes=minutes)
+        told, known = episodes(known, [Concern(Topic.STALE, one, "") for one in sorted(subjects)], now)
+        due = {one for one in subjects if one in gone and now - gone[one] >= QUIET}
+        assert {one.subject for one in told} == due
+        gone = {one: gone.get(one, now) for one in sorted(set("ABC") - subjects)}
+
+
+def test_the_share_of_the_plan_is_of_the_day_so_far() -> None:
+    assert VendorUse(100, requests_today=36_000).share_of_plan(NOW) == 0.5
+    assert VendorUse(100, requests_today=50).share_of_plan(NOW.replace(hour=0)) == 0.5
+
+
+def test_bytes_grow_by_the_rows_that_are_there() -> None:
+    assert TableSize("ohlcv", 1000, 10, 3.0).bytes_a_day == 300
+    assert TableSize("ohlcv", 1000, 0, 3.0).bytes_a_day is None
+    assert TableSize("vendor", 1000, 1).bytes_a_day is None
