@@ -61,14 +61,17 @@ def app_of_environment() -> FastAPI:
     # Here, because the metrics decide where they are kept when they are imported.
     from marketdata_assets.api.app import create_app  # noqa: PLC0415
     from marketdata_assets.api.service import ServiceOptions  # noqa: PLC0415
+    from marketdata_assets.api.store_metrics import StoreCollector  # noqa: PLC0415
 
     options = msgspec.json.decode(os.environ[_OPTIONS], type=ServeOptions)
     settings = load_settings()
+    database_url = resolve_database_url(settings)
     return create_app(
         ServiceOptions(
-            database_url=resolve_database_url(settings),
+            database_url=database_url,
             open_reads=is_loopback_host(options.host) and not options.require_key,
             read_keys=settings.read_keys,
             requests_per_second=options.requests_per_second,
-        )
+        ),
+        collectors=[StoreCollector(database_url, settings)],
     )

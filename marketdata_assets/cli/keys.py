@@ -9,7 +9,9 @@ import typer
 
 from marketdata_assets.domain.errors import ConfigurationError
 
-app = typer.Typer(no_args_is_help=True, help="Keys of the HTTP API.")
+app = typer.Typer(
+    no_args_is_help=True, help="Keys of the HTTP API.", epilog="Example: marketdata keys create notebook"
+)
 
 
 @app.command(epilog="Example: marketdata keys create notebook")

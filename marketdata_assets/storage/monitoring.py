@@ -246,7 +246,7 @@ def slow_queries(database: Database) -> SlowQueries:
 
 def disk_of(settings: Settings) -> Disk | None:
     """The disk of the embedded server; None when the database is elsewhere, where this machine's disk says nothing."""
-    if settings.database_url is not None:
+    if settings.database_url is not None or not settings.home.is_dir():
         return None
     found = shutil.disk_usage(settings.home)
     # As `df` counts: what is reserved for root is not to be had.
