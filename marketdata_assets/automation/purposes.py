@@ -38,6 +38,8 @@ class Purpose(StrEnum):
     INITIAL_BACKFILL = "initial_backfill"
     GAP_REPAIR = "gap_repair"
     MATRIX = "matrix"
+    FRESHNESS = "freshness"
+    RETENTION = "retention"
 
     @property
     def tags(self) -> dict[str, str]:

@@ -22,9 +22,11 @@ from dagster import (
 )
 
 from marketdata_assets.automation.features import feature_runs, stale_days
+from marketdata_assets.automation.freshness import freshness_schedule
 from marketdata_assets.automation.jobs import bars_job, corporate_actions_job, features_job, history_job
 from marketdata_assets.automation.purposes import Purpose, under_way
 from marketdata_assets.automation.ranges import RangeRun, range_runs
+from marketdata_assets.automation.retention import retention_schedule
 from marketdata_assets.config import load_settings
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass, Series
@@ -51,7 +53,14 @@ _LAST_FEATURES_HOUR: Final = 8
 
 def platform_schedules() -> list[ScheduleDefinition]:
     """Every schedule."""
-    return [corporate_actions_schedule(), bars_schedule(), features_schedule(), intraday_schedule()]
+    return [
+        corporate_actions_schedule(),
+        bars_schedule(),
+        features_schedule(),
+        intraday_schedule(),
+        freshness_schedule(),
+        retention_schedule(),
+    ]
 
 
 def corporate_actions_schedule() -> ScheduleDefinition:
