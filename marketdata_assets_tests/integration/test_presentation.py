@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy  # which factories return
 
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.storage.connection import Database
@@ -29,6 +31,14 @@ def test_every_asset_says_what_it_is_whose_it_is_and_where_its_code_is() -> None
         [reference] = references.code_references
         assert isinstance(reference, dg.LocalFileCodeReference)
         assert "/assets/" in reference.file_path
+
+
+def test_a_long_weekend_makes_no_features_stale() -> None:
+    [policy] = [spec.freshness_policy for spec in specs() if spec.key == dg.AssetKey("features")]
+    assert isinstance(policy, TimeWindowFreshnessPolicy)
+    # Friday's come on Saturday at 03:30; after a Monday without trading, the next on Wednesday.
+    assert policy.fail_window.to_timedelta() > timedelta(days=4, hours=6)
+    assert policy.warn_window is None
 
 
 def test_the_columns_that_an_asset_shows_are_those_of_its_table(database_url: str) -> None:
