@@ -47,6 +47,9 @@ HISTORY_CONFIG: Final = {
 }
 """The options of a run of bars and gaps that nobody watches."""
 
+INTRADAY_CONFIG: Final = {"ohlcv": {"keep_going": True}}
+"""The next tick asks for a symbol that failed again."""
+
 _NOTHING: Final = "no series is tracked: add one with `marketdata symbols add`"
 _LAST_FEATURES_HOUR: Final = 8
 
@@ -186,7 +189,11 @@ def intraday_schedule() -> ScheduleDefinition:
             return SkipReason(f"no market is open at {now:%Y-%m-%d %H:%M} UTC" if ordered else _NOTHING)
         ranges = [one for day, wanted in traded.items() for one in range_runs(ordered, wanted, day, day)]
         return [
-            RunRequest(run_key=_key(context, place), tags={**Purpose.INTRADAY_BARS.tags, **one.tags})
+            RunRequest(
+                run_key=_key(context, place),
+                run_config=ops_config(INTRADAY_CONFIG),
+                tags={**Purpose.INTRADAY_BARS.tags, **one.tags},
+            )
             for place, one in enumerate(ranges)
         ]
 

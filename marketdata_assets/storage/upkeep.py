@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.upkeep import CATCH_UP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -123,16 +124,18 @@ def forget_pause(database: Database, series: Iterable[Series]) -> None:
 def asked_until(database: Database, series: Iterable[Series]) -> datetime | None:
     """Up to where the vendor was asked about the bases of ``series``: of the one that lags most.
 
-    A base that the vendor never answered about does not count; None when there is no other.
+    A base that the vendor never answered about does not count; None when there is no other. Nor does one that lags
+    by more than ``CATCH_UP`` behind the one that is furthest: no night would reach what it lacks.
     """
     bases = sorted({(one.symbol, one.timeframe.base.value) for one in series})
 
     def read(connection: Connection[tuple[object, ...]]) -> datetime | None:
         row = connection.execute(
-            "select min(latest.window_end) from unnest(%s::text[], %s::text[]) as w(symbol, base), lateral"
+            "with latest as (select latest.window_end from unnest(%s::text[], %s::text[]) as w(symbol, base), lateral"
             " (select window_end from fetch_log f where f.symbol = w.symbol and f.base = w.base"
-            "  and f.status = 'ok' order by window_start desc limit 1) as latest",
-            [[symbol for symbol, _ in bases], [base for _, base in bases]],
+            "  and f.status = 'ok' order by window_start desc limit 1) as latest)"
+            " select min(window_end) from latest where window_end >= (select max(window_end) from latest) - %s",
+            [[symbol for symbol, _ in bases], [base for _, base in bases], CATCH_UP],
         ).fetchone()
         return _moment(row[0]) if row else None
 
