@@ -28,6 +28,7 @@ class InitialBackfill:
     asked_at: datetime
     done_at: datetime | None = None
     untracked_since: date | None = None
+    given_up_at: datetime | None = None
 
 
 class OpenGap(NamedTuple):
@@ -46,14 +47,20 @@ def read_initial(database: Database) -> dict[Series, InitialBackfill]:
 
     def read(connection: Connection[tuple[object, ...]]) -> dict[Series, InitialBackfill]:
         rows = connection.execute(
-            "select symbol, timeframe, first_day, request, attempts, asked_at, done_at, untracked_since"
-            " from initial_backfill"
+            "select symbol, timeframe, first_day, request, attempts, asked_at, done_at, untracked_since,"
+            "  given_up_at from initial_backfill"
         ).fetchall()
         return {
             Series(str(symbol), Timeframe(str(timeframe))): InitialBackfill(
-                first, str(request), int(str(attempts)), asked.astimezone(UTC), _moment(done), _day(untracked)
+                first,
+                str(request),
+                int(str(attempts)),
+                asked.astimezone(UTC),
+                _moment(done),
+                _day(untracked),
+                _moment(given_up),
             )
-            for symbol, timeframe, first, request, attempts, asked, done, untracked in rows
+            for symbol, timeframe, first, request, attempts, asked, done, untracked, given_up in rows
             if isinstance(first, date) and isinstance(asked, datetime)
         }
 
@@ -73,7 +80,7 @@ def ask_initial(database: Database, asked: Mapping[Series, InitialBackfill]) -> 
             " select * from unnest(%s::text[], %s::text[], %s::date[], %s::text[], %s::integer[], %s::timestamptz[])"
             " on conflict (symbol, timeframe) do update set first_day = excluded.first_day,"
             "  request = excluded.request, attempts = excluded.attempts, asked_at = excluded.asked_at,"
-            "  done_at = null, untracked_since = null",
+            "  done_at = null, untracked_since = null, given_up_at = null",
             [list(column) for column in zip(*rows, strict=True)],
         )
 
@@ -87,6 +94,18 @@ def finish_initial(database: Database, series: Iterable[Series], now: datetime) 
     database.transaction(
         lambda connection: connection.execute(
             "update initial_backfill i set done_at = %s from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
+            " where i.symbol = w.symbol and i.timeframe = w.timeframe",
+            [now, *keys],
+        )
+    )
+
+
+def give_up_initial(database: Database, series: Iterable[Series], now: datetime) -> None:
+    """Write down that people were told that the history of each of ``series`` did not come."""
+    keys = _columns(series)
+    database.transaction(
+        lambda connection: connection.execute(
+            "update initial_backfill i set given_up_at = %s from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
             " where i.symbol = w.symbol and i.timeframe = w.timeframe",
             [now, *keys],
         )

@@ -15,3 +15,7 @@ when (
         is distinct from (old.asset_class, old.name, old.timeframes, old.active)
 )
 execute function touch_tracked_symbol();
+
+alter table initial_backfill add column given_up_at timestamptz;
+comment on column initial_backfill.given_up_at is
+    'When people were told that the history did not come, after the last run that is asked for by itself.';
