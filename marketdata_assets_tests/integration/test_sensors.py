@@ -329,6 +329,19 @@ def test_an_hour_that_does_not_come_is_asked_for_twice_with_a_pause(
     assert daemon.sensed("gap_repair") == []
 
 
+def test_a_gap_whose_repair_waits_in_the_queue_is_not_asked_for_again(
+    platform: Platform, daemon: Daemon, clock: Clock
+) -> None:
+    lose_an_hour(platform, "SPY:1m")
+    (request,) = daemon.sensed("gap_repair")
+    run = daemon.begin(request, GAPS_JOB)
+    clock.advance(days=1)
+    assert daemon.sensed("gap_repair") == []
+    assert gaps(platform) == [("SPY", "open", 0, 1)]
+    daemon.cancel(run)
+    assert len(daemon.sensed("gap_repair")) == 1
+
+
 def test_repairs_that_never_get_to_the_vendor_come_to_an_end(
     platform: Platform, daemon: Daemon, clock: Clock
 ) -> None:

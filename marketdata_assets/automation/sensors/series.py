@@ -38,8 +38,8 @@ from marketdata_assets.automation.purposes import (
     under_way,
     unfinished_ranges,
 )
-from marketdata_assets.automation.ranges import RangeRun, range_runs
-from marketdata_assets.automation.schedules import feature_requests, ops_config
+from marketdata_assets.automation.ranges import RangeRun, ops_config, range_runs
+from marketdata_assets.automation.schedules import feature_requests
 from marketdata_assets.config import Settings, load_settings
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.upkeep import Days, initial_days, may_ask_again
