@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from pydantic import AliasChoices
+
+from marketdata_assets.config import Settings
 
 FOLDER: Final = Path(__file__).resolve().parent
 
@@ -22,14 +26,28 @@ SECRET: Final = "marketdata"  # noqa: S105 - the name of a Secret, not one
 STORAGE_SECRET: Final = "marketdata-dagster-postgres"  # noqa: S105 - as above
 """The Kubernetes Secret with the password of Dagster's own storage, in the key that the chart asks for."""
 
-RUN_ENVIRONMENT: Final = (
-    "DATABASE_URL",
-    "POLYGON_API_KEY",
-    "POLYGON_BASE_URL",
-    "POLYGON_REQUESTS_PER_MINUTE",
-    "MARKETDATA_START",
+_NOT_OF_RUNS: Final = ("home", "api_keys")
+"""The image says where its home is; the keys are those of `marketdata serve`."""
+
+
+def _variables() -> tuple[str, ...]:
+    """The environment variables of every setting that a run goes by."""
+    names: list[str] = []
+    for name, setting in Settings.model_fields.items():
+        if name in _NOT_OF_RUNS:
+            continue
+        alias = setting.validation_alias
+        names += map(str, alias.choices) if isinstance(alias, AliasChoices) else [str(alias)]
+    return tuple(names)
+
+
+RUN_ENVIRONMENT: Final = _variables()
+"""What every process of the platform and the container of a run get; the image sets the rest."""
+
+_COMPOSE_DATABASE: Final = (
+    "postgresql://marketdata:${POSTGRES_PASSWORD:?set it in .env}@postgres:5432/marketdata"
 )
-"""What the container of a run gets from the process that starts it; the image sets the rest."""
+_COMPOSE_BLOCK: Final = re.compile(r"(?<=^x-environment: &environment\n)(?:  .*\n)+", re.MULTILINE)
 
 _CONCURRENCY: Final = {"runs": {"max_concurrent_runs": 8}, "pools": {"default_limit": 4}}
 """Where runs do not share two cores."""
@@ -159,10 +177,19 @@ def helm_values() -> dict[str, Any]:
     }
 
 
+def compose_file() -> str:
+    """Compose's file, as it is but for its environment: each variable is that of ``.env``, or empty, which is unset."""
+    values = {name: f"${{{name}:-}}" for name in RUN_ENVIRONMENT} | {"DATABASE_URL": _COMPOSE_DATABASE}
+    lines = "".join(f"  {name}: {value}\n" for name, value in values.items())
+    text = (FOLDER / "compose" / "docker-compose.yml").read_text(encoding="utf-8")
+    return _COMPOSE_BLOCK.sub(lambda _: lines, text)
+
+
 def generated() -> dict[str, str]:
     """The text of each generated file by its path under ``deploy/``."""
     return {
         "compose/dagster.yaml": _text(compose_settings()),
+        "compose/docker-compose.yml": compose_file(),
         "helm/values.yaml": _text(helm_values()),
     }
 

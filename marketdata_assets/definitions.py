@@ -12,7 +12,6 @@ from marketdata_assets.assets.corporate_actions import corporate_action_assets
 from marketdata_assets.assets.features import features_asset
 from marketdata_assets.assets.gap_report import gap_report_asset
 from marketdata_assets.assets.ohlcv import ohlcv_asset
-from marketdata_assets.automation.freshness import freshness_schedule
 from marketdata_assets.automation.jobs import (
     bars_job,
     corporate_actions_job,
@@ -22,7 +21,7 @@ from marketdata_assets.automation.jobs import (
     history_job,
     matrix_job,
 )
-from marketdata_assets.automation.retention import retention_job, retention_schedule
+from marketdata_assets.automation.retention import retention_job
 from marketdata_assets.automation.schedules import platform_schedules
 from marketdata_assets.automation.sensors import platform_sensors
 from marketdata_assets.checks.bars import bar_checks
@@ -62,7 +61,6 @@ def build_definitions(
             ]
         )
     postgres = PostgresResource()
-    retention = retention_job()
     return dg.Definitions(
         assets=assets,
         asset_checks=[
@@ -80,9 +78,9 @@ def build_definitions(
             matrix_job,
             corporate_actions_job,
             freshness_job,
-            retention,
+            retention_job(),
         ],
-        schedules=[*platform_schedules(), freshness_schedule(), retention_schedule(retention)],
+        schedules=platform_schedules(),
         sensors=platform_sensors(),
         resources={
             "polygon": PolygonResource(),

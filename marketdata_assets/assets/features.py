@@ -20,7 +20,8 @@ from pydantic import Field
 from marketdata_assets.assets.feature_batches import FeatureReport, FeatureRun
 from marketdata_assets.assets.feature_summary import feature_chart
 from marketdata_assets.assets.picture import markdown_image
-from marketdata_assets.assets.presentation import DAILY, OWNERS
+from marketdata_assets.assets.presentation import FEATURES as FRESHNESS
+from marketdata_assets.assets.presentation import OWNERS
 from marketdata_assets.domain.series import Series
 from marketdata_assets.storage.features import FeatureBatch
 from marketdata_assets.storage.io_manager import PARTITIONS_HELD_BACK, table_metadata
@@ -57,7 +58,7 @@ def features_asset(partitions: MultiPartitionsDefinition, *, earliest: date) -> 
         metadata=table_metadata(FEATURES),
         owners=OWNERS,
         tags={"domain": "features"},
-        freshness_policy=DAILY,
+        freshness_policy=FRESHNESS,
     )
     def features(
         context: AssetExecutionContext, config: FeaturesConfig, postgres: PostgresResource

@@ -6,6 +6,7 @@ Belongs here: how an alert is told. Does not belong here: what is worth one (``s
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 _SECONDS: Final = 10.0
 _ATTEMPTS: Final = 3
 _SERVER_ERROR: Final = 500
+_TALKATIVE: Final = (
+    "httpx",
+    *(f"httpcore.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")),
+)
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -96,15 +101,15 @@ class _RefusedError(Exception):
         self.status = status
 
 
-class _Without(logging.Filter):
-    """Keeps records that mention a secret from being logged."""
+class _SilentThread(logging.Filter):
+    """Keeps what this thread does from being logged: another may have a request of its own."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._secret = secret
+        self._thread = threading.get_ident()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return self._secret not in record.getMessage()
+        return record.thread != self._thread
 
 
 def _is_worth_another(error: Exception) -> bool:
@@ -114,10 +119,11 @@ def _is_worth_another(error: Exception) -> bool:
 
 
 def _post(url: str, payload: Mapping[str, object]) -> None:
-    # httpx logs the address of every request.
-    loggers = logging.getLogger("httpx")
-    silence = _Without(url)
-    loggers.addFilter(silence)
+    # They log the address of every request, written as they see fit: no comparison with the setting finds them all.
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    silence = _SilentThread()
+    for one in loggers:
+        one.addFilter(silence)
     try:
         for attempt in stamina.retry_context(
             on=_is_worth_another, attempts=_ATTEMPTS, wait_initial=0.5, wait_max=2.0
@@ -127,4 +133,5 @@ def _post(url: str, payload: Mapping[str, object]) -> None:
                 if not answer.is_success:
                     raise _RefusedError(answer.status_code)
     finally:
-        loggers.removeFilter(silence)
+        for one in loggers:
+            one.removeFilter(silence)

@@ -7,6 +7,7 @@ from typing import Final
 from dagster import DefaultScheduleStatus, ScheduleDefinition
 
 from marketdata_assets.automation.jobs import freshness_job
+from marketdata_assets.automation.purposes import Purpose
 
 HOURLY_FRESHNESS: Final = "hourly_freshness"
 
@@ -20,5 +21,5 @@ def freshness_schedule() -> ScheduleDefinition:
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.RUNNING,
         description="Looks whether every active series holds the bars that should be there by now.",
-        tags={"marketdata/purpose": "freshness"},
+        tags=Purpose.FRESHNESS.tags,
     )

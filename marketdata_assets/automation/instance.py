@@ -6,6 +6,7 @@ import os
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from marketdata_assets.automation.purposes import unfinished_ranges
 from marketdata_assets.config import project_root
 from marketdata_assets.partitions import SERIES
 from marketdata_assets.storage.symbols import list_symbols
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
     from dagster import DagsterInstance
+    from psycopg import Connection
 
     from marketdata_assets.config import Settings
     from marketdata_assets.storage.connection import Database
 
+_LOCK_SPACE = 0x6D64  # any constant that nobody else hashes advisory locks with
 BATCHING = {
     # A thousand materializations in one statement instead of one each: 1.2 s instead of 60 s a thousand.
     "DAGSTER_EVENT_BATCH_SIZE": "1000",
@@ -64,18 +67,32 @@ def sync_series(instance: DagsterInstance, database: Database) -> list[str]:
     Returns all of them in Dagster's order, made that of ``tracked_symbols``: the timeframes of a symbol are
     neighbours, so that one run takes them all. Keys that are no longer tracked lose their partitions; their
     bars and their history stay.
+
+    While range runs are queued or under way, which go by the present order, new keys are only added behind the
+    others, and none goes: the next call after their end makes up for it. Callers take turns.
     """
-    wanted = _wanted(database)
-    present = list(instance.get_dynamic_partitions(SERIES))
-    same = 0
-    while same < min(len(wanted), len(present)) and wanted[same] == present[same]:
-        same += 1
-    # Dagster's order is that of insertion: what comes after the first difference is put in anew.
-    for key in present[same:]:
-        instance.delete_dynamic_partition(SERIES, key)
-    if wanted[same:]:
-        instance.add_dynamic_partitions(SERIES, wanted[same:])
-    return wanted
+
+    def sync(connection: Connection[tuple[object, ...]]) -> list[str]:
+        connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, %s))", [SERIES, _LOCK_SPACE])
+        wanted = _wanted(database)
+        present = list(instance.get_dynamic_partitions(SERIES))
+        same = 0
+        while same < min(len(wanted), len(present)) and wanted[same] == present[same]:
+            same += 1
+        if same < len(present) and unfinished_ranges(instance):
+            known = set(present)
+            added = [key for key in wanted if key not in known]
+            if added:
+                instance.add_dynamic_partitions(SERIES, added)
+            return [*present, *added]
+        # Dagster's order is that of insertion: what comes after the first difference is put in anew.
+        for key in present[same:]:
+            instance.delete_dynamic_partition(SERIES, key)
+        if wanted[same:]:
+            instance.add_dynamic_partitions(SERIES, wanted[same:])
+        return wanted
+
+    return database.transaction(sync)
 
 
 def _wanted(database: Database) -> list[str]:

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 _CLOCKS: Final = timedelta(seconds=2)
 """How far a process' start, which the kernel counts in ticks since its own, may seem to lie after its first event."""
 
+_STEP: Final = timedelta(minutes=15)
+"""How far the clock may have been set forward since: the start of every process moves with it."""
+
+_FORGET_SECONDS: Final = 3600.0
+"""After so long, a run that was seen without its process has been ended by its code server."""
+
 
 class LocalRunLauncher(DefaultRunLauncher):
     """Dagster's own launcher, and a look at the process of a run.
@@ -65,10 +71,17 @@ class LocalRunLauncher(DefaultRunLauncher):
             return CheckRunHealthResult(WorkerStatus.RUNNING, run_worker_id=str(pid))
         gone = f"process {pid} of this run is gone"
         now = time.monotonic()
+        forget = now - self._grace_seconds - _FORGET_SECONDS
+        self._gone_since = {run_id: since for run_id, since in self._gone_since.items() if since > forget}
         if now - self._gone_since.setdefault(run.run_id, now) < self._grace_seconds:
             return CheckRunHealthResult(WorkerStatus.RUNNING, f"{gone}, which its code server may still tell")
         del self._gone_since[run.run_id]
         return CheckRunHealthResult(WorkerStatus.FAILED, gone, run_worker_id=str(pid))
+
+
+def _is_python(process: psutil.Process) -> bool:
+    """Whether it may be what a code server starts runs as."""
+    return any("python" in word for word in process.cmdline()[:1])
 
 
 def is_alive(pid: int, since: datetime) -> bool:
@@ -76,7 +89,9 @@ def is_alive(pid: int, since: datetime) -> bool:
     try:
         process = psutil.Process(pid)
         started = datetime.fromtimestamp(process.create_time(), UTC)
-        return process.status() != psutil.STATUS_ZOMBIE and started <= since + _CLOCKS
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return started <= since + _CLOCKS or (started <= since + _STEP and _is_python(process))
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -10,7 +11,7 @@ from dagster import DagsterRunStatus, RunsFilter
 from marketdata_assets.partitions import RANGE_START
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance, DagsterRun
+    from dagster import DagsterInstance, DagsterRun, RunRecord
 
 PURPOSE_TAG: Final = "marketdata/purpose"
 """On every run that a schedule or a sensor asks for: a :class:`Purpose`."""
@@ -18,6 +19,10 @@ PURPOSE_TAG: Final = "marketdata/purpose"
 REQUEST_TAG: Final = "marketdata/request"
 """On a run whose end somebody waits for: what it is known by in the table that waits."""
 
+WILL_RETRY_TAG: Final = "dagster/will_retry"
+"""On a failed run: whether Dagster starts it again."""
+
+_RETRIED_AS_TAG: Final = "dagster/auto_retry_run_id"
 _PRIORITY_TAG: Final = "dagster/priority"
 _UNFINISHED: Final = [
     DagsterRunStatus.QUEUED,
@@ -38,6 +43,8 @@ class Purpose(StrEnum):
     INITIAL_BACKFILL = "initial_backfill"
     GAP_REPAIR = "gap_repair"
     MATRIX = "matrix"
+    FRESHNESS = "freshness"
+    RETENTION = "retention"
 
     @property
     def tags(self) -> dict[str, str]:
@@ -65,5 +72,15 @@ def unfinished_ranges(instance: DagsterInstance) -> list[DagsterRun]:
 
 
 def is_unfinished(run: DagsterRun) -> bool:
-    """Whether ``run`` is queued or under way."""
-    return run.status in _UNFINISHED
+    """Whether ``run`` is queued or under way, or Dagster is about to start it again."""
+    awaits_retry = (
+        run.status is DagsterRunStatus.FAILURE
+        and run.tags.get(WILL_RETRY_TAG) == "true"
+        and _RETRIED_AS_TAG not in run.tags
+    )
+    return awaits_retry or run.status in _UNFINISHED
+
+
+def ended_at(record: RunRecord) -> datetime | None:
+    """When the run of ``record`` ended, UTC; None when it has not."""
+    return None if record.end_time is None else datetime.fromtimestamp(record.end_time, UTC)

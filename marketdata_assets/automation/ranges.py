@@ -10,7 +10,7 @@ from dagster import DagsterExecutionInterruptedError
 
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import Series
-from marketdata_assets.partitions import RANGE_END, RANGE_START, islands, partition_key
+from marketdata_assets.partitions import RANGE_END, RANGE_START, islands, parse_key, partition_key
 from marketdata_assets.polygon.errors import AuthenticationError
 
 if TYPE_CHECKING:
@@ -43,6 +43,25 @@ class RangeRun:
             RANGE_START: str(partition_key(self.first_day, self.series[0])),
             RANGE_END: str(partition_key(self.last_day, self.series[-1])),
         }
+
+
+def tagged_range(tags: Mapping[str, str], ordered: Sequence[str]) -> RangeRun | None:
+    """The range that a run with ``tags`` takes, by Dagster's order of the series; None when it is no range run.
+
+    Nor is it one any more when a series that it ends with is no partition any more.
+    """
+    if RANGE_START not in tags or RANGE_END not in tags:
+        return None
+    (first_day, begin), (last_day, end) = parse_key(tags[RANGE_START]), parse_key(tags[RANGE_END])
+    if not {begin.key, end.key} <= set(ordered):
+        return None
+    members = ordered[ordered.index(begin.key) : ordered.index(end.key) + 1]
+    return RangeRun(first_day, last_day, tuple(map(Series.parse, members)))
+
+
+def ops_config(config: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    """``config`` by asset as the configuration of a run."""
+    return {"ops": {name: {"config": dict(values)} for name, values in config.items()}}
 
 
 def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, last: date) -> list[RangeRun]:
@@ -176,7 +195,7 @@ def execute_job(
     """
     result = definitions.resolve_job_def(job).execute_in_process(
         run_config={
-            "ops": {name: {"config": dict(values)} for name, values in config.items()},
+            **ops_config(config),
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         },
         instance=instance,

@@ -12,12 +12,17 @@ from dagster import (
     MetadataValue,
     OpExecutionContext,
     Output,
+    RunConfig,
+    RunRequest,
     ScheduleDefinition,
+    ScheduleEvaluationContext,
     job,
     op,
+    schedule,
 )
 from pydantic import Field
 
+from marketdata_assets.automation.purposes import Purpose
 from marketdata_assets.config import load_settings
 from marketdata_assets.domain.retention import (
     DEFAULT_RETENTION,
@@ -86,7 +91,7 @@ def retention_job() -> JobDefinition:
         description="Removes bars that are older than `MARKETDATA_RETENTION` keeps them (`1m` for 30 days unless it says"
         " otherwise). Bars of other timeframes stay, those that were rolled up from the removed ones as well. The run"
         " reports rows and bytes; `dry_run` only counts.",
-        tags={"marketdata/purpose": "retention"},
+        tags=Purpose.RETENTION.tags,
     )
     def retention() -> None:
         prune_op()
@@ -94,22 +99,33 @@ def retention_job() -> JobDefinition:
     return retention
 
 
-def retention_schedule(target: JobDefinition) -> ScheduleDefinition:
+def retention_schedule() -> ScheduleDefinition:
     """Sundays at 04:00 UTC. On by itself only where ``MARKETDATA_RETENTION`` is set.
 
     Nobody's history is deleted for want of a setting: minutes that somebody has backfilled for years may be beyond
-    what the vendor still lets them fetch.
+    what the vendor still lets them fetch. The days that are kept travel in the run: where it executes, the setting
+    may be missing.
     """
     is_chosen = load_settings().retention is not None
-    return ScheduleDefinition(
+
+    @schedule(
         name=WEEKLY_RETENTION,
-        job=target,
+        job_name=RETENTION_JOB,
         cron_schedule="0 4 * * 0",
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.RUNNING if is_chosen else DefaultScheduleStatus.STOPPED,
         description="Removes old bars once a week. Off until it is switched on, or MARKETDATA_RETENTION is set.",
-        tags={"marketdata/purpose": "retention"},
+        tags=Purpose.RETENTION.tags,
     )
+    def weekly_retention(context: ScheduleEvaluationContext) -> RunRequest:
+        keep_days = {timeframe.value: days for timeframe, days in chosen_retention().items()}
+        return RunRequest(
+            run_key=f"{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}",
+            run_config=RunConfig(ops={prune_op.name: RetentionConfig(keep_days=keep_days)}),
+            tags=Purpose.RETENTION.tags,
+        )
+
+    return weekly_retention
 
 
 def pruned_table(pruned: list[Pruned]) -> str:

@@ -7,8 +7,8 @@ A tick that was missed (the machine slept) is made up for once, by its latest; w
 asked for again after a restart.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from dagster import (
@@ -22,14 +22,17 @@ from dagster import (
 )
 
 from marketdata_assets.automation.features import feature_runs, stale_days
+from marketdata_assets.automation.freshness import freshness_schedule
 from marketdata_assets.automation.jobs import bars_job, corporate_actions_job, features_job, history_job
 from marketdata_assets.automation.purposes import Purpose, under_way
-from marketdata_assets.automation.ranges import RangeRun, range_runs
+from marketdata_assets.automation.ranges import RangeRun, ops_config, range_runs
+from marketdata_assets.automation.retention import retention_schedule
 from marketdata_assets.config import load_settings
 from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.freshness import DAILY_RUN
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.domain.upkeep import nightly_days, traded_day
+from marketdata_assets.domain.upkeep import INTRADAY, nightly_days, traded_day
 from marketdata_assets.partitions import SERIES
 from marketdata_assets.storage.adjusted import SPLITTING
 from marketdata_assets.storage.connection import Database
@@ -45,13 +48,23 @@ HISTORY_CONFIG: Final = {
 }
 """The options of a run of bars and gaps that nobody watches."""
 
+INTRADAY_CONFIG: Final = {"ohlcv": {"keep_going": True}}
+"""The next tick asks for a symbol that failed again."""
+
 _NOTHING: Final = "no series is tracked: add one with `marketdata symbols add`"
 _LAST_FEATURES_HOUR: Final = 8
 
 
 def platform_schedules() -> list[ScheduleDefinition]:
     """Every schedule."""
-    return [corporate_actions_schedule(), bars_schedule(), features_schedule(), intraday_schedule()]
+    return [
+        corporate_actions_schedule(),
+        bars_schedule(),
+        features_schedule(),
+        intraday_schedule(),
+        freshness_schedule(),
+        retention_schedule(),
+    ]
 
 
 def corporate_actions_schedule() -> ScheduleDefinition:
@@ -82,7 +95,7 @@ def bars_schedule() -> ScheduleDefinition:
 
     @schedule(
         name="daily_bars",
-        cron_schedule="0 2 * * *",
+        cron_schedule=f"{DAILY_RUN.minute} {DAILY_RUN.hour} * * *",
         job=history_job,
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.RUNNING,
@@ -155,7 +168,7 @@ def intraday_schedule() -> ScheduleDefinition:
 
     @schedule(
         name="intraday_bars",
-        cron_schedule="*/15 * * * *",
+        cron_schedule=f"*/{INTRADAY // timedelta(minutes=1)} * * * *",
         job=bars_job,
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.STOPPED,
@@ -177,16 +190,15 @@ def intraday_schedule() -> ScheduleDefinition:
             return SkipReason(f"no market is open at {now:%Y-%m-%d %H:%M} UTC" if ordered else _NOTHING)
         ranges = [one for day, wanted in traded.items() for one in range_runs(ordered, wanted, day, day)]
         return [
-            RunRequest(run_key=_key(context, place), tags={**Purpose.INTRADAY_BARS.tags, **one.tags})
+            RunRequest(
+                run_key=_key(context, place),
+                run_config=ops_config(INTRADAY_CONFIG),
+                tags={**Purpose.INTRADAY_BARS.tags, **one.tags},
+            )
             for place, one in enumerate(ranges)
         ]
 
     return intraday_bars
-
-
-def ops_config(config: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
-    """``config`` by asset as the configuration of a run."""
-    return {"ops": {name: {"config": dict(values)} for name, values in config.items()}}
 
 
 def feature_requests(
@@ -204,7 +216,8 @@ def feature_requests(
     """
     ordered = instance.get_dynamic_partitions(SERIES)
     partitions = list(map(Series.parse, ordered))
-    wanted = partitions if series is None else [one for one in partitions if one in set(series)]
+    chosen = set(partitions if series is None else series)
+    wanted = [one for one in partitions if one in chosen]
     days = stale_days(database, wanted, load_settings().start, now=now)
     return [
         RunRequest(
@@ -234,9 +247,10 @@ def _traded(
     symbols: Sequence[TrackedSymbol], ordered: Sequence[str], now: datetime
 ) -> dict[date, list[Series]]:
     """The series whose market is open at ``now`` by their local day, as far as they are partitions."""
+    partitions = set(ordered)
     traded: dict[date, list[Series]] = {}
     for symbol in symbols:
         day = traded_day(calendar_of(symbol.asset_class), now)
         if day is not None:
-            traded.setdefault(day, []).extend(one for one in symbol.series if one.key in set(ordered))
+            traded.setdefault(day, []).extend(one for one in symbol.series if one.key in partitions)
     return {day: series for day, series in traded.items() if series}

@@ -36,6 +36,8 @@ HOST = "127.0.0.1"
 _START_SECONDS = 120
 _STOP_SECONDS = 20
 _WATCH_SECONDS = 1.0
+_SERVER_SECONDS = 10.0
+"""Between two looks at the embedded server, each a connection."""
 _MAX_ENDS = 5
 _ENDS_SECONDS = 300.0
 _LOCATION = "marketdata_assets"
@@ -96,8 +98,12 @@ def up(
         url = f"http://{HOST}:{port}"
         _wait_until_ready(url, children)
         typer.echo(f"Dagster at {url} (Ctrl-C stops it)")
+        looked = time.monotonic()
         while True:
-            _keep_up(settings, children)
+            is_time = time.monotonic() - looked >= _SERVER_SECONDS
+            if is_time or any(child.process.poll() is not None for child in children):
+                _keep_up(settings, children)
+                looked = time.monotonic()
             held.note(children)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 children[0].process.wait(_WATCH_SECONDS)

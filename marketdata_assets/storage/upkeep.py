@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.upkeep import CATCH_UP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,6 +28,7 @@ class InitialBackfill:
     asked_at: datetime
     done_at: datetime | None = None
     untracked_since: date | None = None
+    given_up_at: datetime | None = None
 
 
 class OpenGap(NamedTuple):
@@ -45,14 +47,20 @@ def read_initial(database: Database) -> dict[Series, InitialBackfill]:
 
     def read(connection: Connection[tuple[object, ...]]) -> dict[Series, InitialBackfill]:
         rows = connection.execute(
-            "select symbol, timeframe, first_day, request, attempts, asked_at, done_at, untracked_since"
-            " from initial_backfill"
+            "select symbol, timeframe, first_day, request, attempts, asked_at, done_at, untracked_since,"
+            "  given_up_at from initial_backfill"
         ).fetchall()
         return {
             Series(str(symbol), Timeframe(str(timeframe))): InitialBackfill(
-                first, str(request), int(str(attempts)), asked.astimezone(UTC), _moment(done), _day(untracked)
+                first,
+                str(request),
+                int(str(attempts)),
+                asked.astimezone(UTC),
+                _moment(done),
+                _day(untracked),
+                _moment(given_up),
             )
-            for symbol, timeframe, first, request, attempts, asked, done, untracked in rows
+            for symbol, timeframe, first, request, attempts, asked, done, untracked, given_up in rows
             if isinstance(first, date) and isinstance(asked, datetime)
         }
 
@@ -72,7 +80,7 @@ def ask_initial(database: Database, asked: Mapping[Series, InitialBackfill]) -> 
             " select * from unnest(%s::text[], %s::text[], %s::date[], %s::text[], %s::integer[], %s::timestamptz[])"
             " on conflict (symbol, timeframe) do update set first_day = excluded.first_day,"
             "  request = excluded.request, attempts = excluded.attempts, asked_at = excluded.asked_at,"
-            "  done_at = null, untracked_since = null",
+            "  done_at = null, untracked_since = null, given_up_at = null",
             [list(column) for column in zip(*rows, strict=True)],
         )
 
@@ -86,6 +94,18 @@ def finish_initial(database: Database, series: Iterable[Series], now: datetime) 
     database.transaction(
         lambda connection: connection.execute(
             "update initial_backfill i set done_at = %s from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
+            " where i.symbol = w.symbol and i.timeframe = w.timeframe",
+            [now, *keys],
+        )
+    )
+
+
+def give_up_initial(database: Database, series: Iterable[Series], now: datetime) -> None:
+    """Write down that people were told that the history of each of ``series`` did not come."""
+    keys = _columns(series)
+    database.transaction(
+        lambda connection: connection.execute(
+            "update initial_backfill i set given_up_at = %s from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
             " where i.symbol = w.symbol and i.timeframe = w.timeframe",
             [now, *keys],
         )
@@ -123,16 +143,18 @@ def forget_pause(database: Database, series: Iterable[Series]) -> None:
 def asked_until(database: Database, series: Iterable[Series]) -> datetime | None:
     """Up to where the vendor was asked about the bases of ``series``: of the one that lags most.
 
-    A base that the vendor never answered about does not count; None when there is no other.
+    A base that the vendor never answered about does not count; None when there is no other. Nor does one that lags
+    by more than ``CATCH_UP`` behind the one that is furthest: no night would reach what it lacks.
     """
     bases = sorted({(one.symbol, one.timeframe.base.value) for one in series})
 
     def read(connection: Connection[tuple[object, ...]]) -> datetime | None:
         row = connection.execute(
-            "select min(latest.window_end) from unnest(%s::text[], %s::text[]) as w(symbol, base), lateral"
+            "with latest as (select latest.window_end from unnest(%s::text[], %s::text[]) as w(symbol, base), lateral"
             " (select window_end from fetch_log f where f.symbol = w.symbol and f.base = w.base"
-            "  and f.status = 'ok' order by window_start desc limit 1) as latest",
-            [[symbol for symbol, _ in bases], [base for _, base in bases]],
+            "  and f.status = 'ok' order by window_start desc limit 1) as latest)"
+            " select min(window_end) from latest where window_end >= (select max(window_end) from latest) - %s",
+            [[symbol for symbol, _ in bases], [base for _, base in bases], CATCH_UP],
         ).fetchone()
         return _moment(row[0]) if row else None
 

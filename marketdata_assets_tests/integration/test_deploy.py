@@ -25,6 +25,7 @@ from deploy.settings import (
 )
 from marketdata_assets.automation.instance import BATCHING
 from marketdata_assets.automation.launcher import LocalRunLauncher
+from marketdata_assets.config import load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -179,12 +180,25 @@ def test_a_run_in_a_container_gets_what_its_daemon_has() -> None:
     found = compose()
     daemon = found["services"]["daemon"]
     # The launcher refuses to start a run whose variables the daemon does not have.
-    assert set(RUN_ENVIRONMENT) <= set(daemon["environment"])
+    for name in ("code", "webserver", "daemon"):
+        assert set(RUN_ENVIRONMENT) <= set(found["services"][name]["environment"]), name
+    assert set(found["x-environment"]) == set(RUN_ENVIRONMENT)
+    assert {"DATABASE_URL", "MARKETDATA_RETENTION", "MARKETDATA_WEBHOOK_URL"} <= set(RUN_ENVIRONMENT)
     assert found["networks"]["default"]["name"] == NETWORK
     assert found["volumes"]["logs"]["name"] == COMPUTE_LOGS
     assert found["services"]["code"]["environment"]["DAGSTER_CURRENT_IMAGE"] == daemon["image"]
     (socket,) = [one for one in daemon["volumes"] if "docker.sock" in one]
     assert socket in found["services"]["webserver"]["volumes"]
+
+
+def test_a_variable_that_compose_leaves_empty_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in RUN_ENVIRONMENT:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("MASSIVE_API_KEY", "the-other-name")
+    settings = load_settings()
+    assert settings.polygon_api_key is not None
+    assert settings.polygon_api_key.get_secret_value() == "the-other-name"
+    assert (settings.retention, settings.start.year) == (None, 2020)
 
 
 def test_the_ui_of_compose_is_open_to_this_machine_alone() -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.definitions.freshness import (  # which the public factories return
+    CronFreshnessPolicy,
+    TimeWindowFreshnessPolicy,
+)
 
+from marketdata_assets.automation.schedules import platform_schedules
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.storage.connection import Database
 
@@ -29,6 +35,24 @@ def test_every_asset_says_what_it_is_whose_it_is_and_where_its_code_is() -> None
         [reference] = references.code_references
         assert isinstance(reference, dg.LocalFileCodeReference)
         assert "/assets/" in reference.file_path
+
+
+def test_a_long_weekend_makes_no_features_stale() -> None:
+    [policy] = [spec.freshness_policy for spec in specs() if spec.key == dg.AssetKey("features")]
+    assert isinstance(policy, TimeWindowFreshnessPolicy)
+    # Friday's come on Saturday at 03:30; after a Monday without trading, the next on Wednesday.
+    assert policy.fail_window.to_timedelta() > timedelta(days=4, hours=6)
+    assert policy.warn_window is None
+
+
+def test_what_is_due_by_the_clock_is_judged_by_the_same_clock() -> None:
+    repository = build_definitions().get_repository_def()
+    assert repository.get_schedule_def("daily_bars").cron_schedule == "0 2 * * *"
+    assert repository.get_schedule_def("intraday_bars").cron_schedule == "*/15 * * * *"
+    [policy] = [spec.freshness_policy for spec in specs() if spec.key == dg.AssetKey("ohlcv")]
+    assert isinstance(policy, CronFreshnessPolicy)
+    assert policy.deadline_cron == "0 8 * * *"
+    assert {one.name for one in platform_schedules()} == {one.name for one in repository.schedule_defs}
 
 
 def test_the_columns_that_an_asset_shows_are_those_of_its_table(database_url: str) -> None:

@@ -379,6 +379,17 @@ def test_the_schedule_is_off_until_somebody_has_chosen(monkeypatch: pytest.Monke
     assert status() is dg.DefaultScheduleStatus.RUNNING
 
 
+def test_a_scheduled_run_carries_the_days_that_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARKETDATA_RETENTION", "1m:400,5m:800")
+    schedule = build_definitions().get_repository_def().get_schedule_def("weekly_retention")
+    context = dg.build_schedule_context(scheduled_execution_time=datetime(2024, 3, 10, 4, tzinfo=UTC))
+    [request] = schedule.evaluate_tick(context).run_requests or []
+    assert request.run_config["ops"] == {
+        "prune": {"config": {"keep_days": {"1m": 400, "5m": 800}, "dry_run": False}}
+    }
+    assert request.run_key == "2024-03-10T04:00Z"
+
+
 def test_the_command_counts_first_and_then_removes(database: Database, tmp_path: Path) -> None:
     bars = store(database, days_of(75, 12, 0))
     environment = command_environment(tmp_path, database.url)

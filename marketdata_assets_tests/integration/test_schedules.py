@@ -95,6 +95,20 @@ def test_when_every_symbol_fails_the_night_fails(platform: Platform, daemon: Dae
     assert not platform.instance.get_materialized_partitions(AssetKey("gap_report"))
 
 
+def test_a_series_that_died_does_not_widen_every_night(platform: Platform, daemon: Daemon) -> None:
+    platform.track("AAPL:1d", "MSFT:1d")
+
+    def first_day(msft_until: date) -> str:
+        platform.execute("delete from fetch_log")
+        for key, day in (("MSFT:1d", msft_until), ("AAPL:1d", date(2023, 7, 3))):
+            platform.run_range(day, day, key, force=True)
+        (request,) = daemon.scheduled("daily_bars", NIGHT)
+        return request.tags[RANGE_START].partition("|")[0]
+
+    assert first_day(date(2023, 6, 20)) == "2023-06-21"
+    assert first_day(date(2023, 5, 2)) == "2023-06-30"
+
+
 def test_nothing_tracked_is_nothing_to_do(platform: Platform, daemon: Daemon) -> None:
     for name in ("daily_bars", "daily_features", "daily_corporate_actions", "intraday_bars"):
         assert daemon.scheduled(name, NIGHT) == []
@@ -162,3 +176,14 @@ def test_an_open_market_is_followed_and_ticks_do_not_pile_up(platform: Platform,
     assert run.run_id in (daemon.told or "")
     daemon.cancel(run)
     assert len(ranges(16)) == 2
+
+
+def test_a_symbol_that_fails_does_not_keep_the_others_from_being_followed(
+    platform: Platform, daemon: Daemon
+) -> None:
+    platform.track("AAPL:1m", "MSFT:1m")
+    platform.simulator.fail(FaultKind.SERVER_ERROR, ticker="MSFT")
+    (request,) = daemon.scheduled("intraday_bars", THURSDAY.replace(hour=15))
+    daemon.execute(request, BARS_JOB)
+    recorded = platform.instance.get_materialized_partitions(AssetKey("ohlcv"))
+    assert recorded == {"2023-07-06|AAPL:1m"}

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 import pytest
-from dagster import DagsterRunStatus, RunsFilter, build_sensor_context
+from dagster import DagsterRunStatus, RunRequest, RunsFilter, build_sensor_context
 
 from marketdata_assets.automation.alerts import AlertError
+from marketdata_assets.automation.commands import COMMAND_TAG
 from marketdata_assets.automation.gaps import look_for_gaps
+from marketdata_assets.automation.instance import sync_series
 from marketdata_assets.automation.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
-from marketdata_assets.automation.purposes import PURPOSE_TAG
+from marketdata_assets.automation.purposes import PURPOSE_TAG, ended_at
 from marketdata_assets.automation.ranges import RangeRun
 from marketdata_assets.automation.sensors import failures, repairs
 from marketdata_assets.automation.sensors import series as series_module
@@ -29,7 +31,7 @@ from marketdata_assets_tests.integration.platform import Platform, open_platform
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dagster import RunRequest
+    from dagster import RunRecord
 
 THURSDAY = datetime(2023, 7, 6, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -41,6 +43,11 @@ class Clock:
 
     def __init__(self, now: datetime) -> None:
         self.now = now
+        self.ends: dict[str, datetime] = {}
+
+    def ended_at(self, record: RunRecord) -> datetime | None:
+        """When a run ended, as this clock has it: Dagster goes by its own."""
+        return self.ends.get(record.dagster_run.run_id)
 
     def advance(self, **duration: float) -> None:
         self.now += timedelta(**duration)
@@ -51,6 +58,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock(THURSDAY)
     for module in (series_module, repairs):
         monkeypatch.setattr(module, "datetime", Mock(wraps=datetime, now=lambda _: clock.now))
+    monkeypatch.setattr(series_module, "ended_at", clock.ended_at)
     return clock
 
 
@@ -131,8 +139,10 @@ def test_many_series_share_few_runs(platform: Platform, daemon: Daemon) -> None:
 
 
 def test_a_history_that_did_not_come_is_asked_for_again_and_not_for_ever(
-    platform: Platform, daemon: Daemon, clock: Clock
+    platform: Platform, daemon: Daemon, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(series_module, "send", lambda alert, _webhook, **_: told.append(alert))
     platform.track("AAPL:1d", "MSFT:1d")
     platform.simulator.fail(FaultKind.SERVER_ERROR, ticker="MSFT")
     (request,) = histories(daemon.sensed("series_sync"))
@@ -150,8 +160,43 @@ def test_a_history_that_did_not_come_is_asked_for_again_and_not_for_ever(
         assert run.run_id in (daemon.told or "")
         daemon.cancel(run)
         (request,) = histories(daemon.sensed("series_sync"))
-    clock.advance(days=30)
+    run = daemon.begin(request, HISTORY_JOB)
+    clock.advance(days=1)
     assert daemon.sensed("series_sync") == []
+    assert told == []
+    daemon.cancel(run)
+    for _ in range(2):
+        clock.advance(days=30)
+        assert daemon.sensed("series_sync") == []
+        assert "the history of MSFT:1d was given up after 4 runs" in (daemon.told or "")
+    (alert,) = told
+    assert alert.facts == {"series": "MSFT:1d"}
+    # Whoever deletes the row has it brought again, and would hear of it again.
+    platform.execute("delete from initial_backfill where symbol = 'MSFT'")
+    assert len(histories(daemon.sensed("series_sync"))) == 1
+
+
+def test_the_pause_begins_with_the_end_of_the_run_and_its_retry_is_waited_for(
+    platform: Platform, daemon: Daemon, clock: Clock
+) -> None:
+    platform.track("AAPL:1d")
+    (request,) = histories(daemon.sensed("series_sync"))
+    crashed = daemon.begin(request, HISTORY_JOB)
+    platform.instance.report_run_failed(crashed)
+    (record,) = platform.instance.get_run_records(RunsFilter(run_ids=[crashed.run_id]))
+    assert ended_at(record) is not None
+    platform.instance.add_run_tags(crashed.run_id, {"dagster/will_retry": "true"})
+    clock.advance(hours=2)
+    assert daemon.sensed("series_sync") == []
+    assert crashed.run_id in (daemon.told or "")
+    again = daemon.begin(request, HISTORY_JOB)
+    platform.instance.add_run_tags(crashed.run_id, {"dagster/auto_retry_run_id": again.run_id})
+    platform.instance.report_run_failed(again)
+    clock.ends[again.run_id] = clock.now
+    clock.advance(minutes=9)
+    assert daemon.sensed("series_sync") == []
+    clock.advance(minutes=1)
+    assert len(histories(daemon.sensed("series_sync"))) == 1
 
 
 def test_a_series_that_comes_back_gets_what_it_missed(
@@ -195,10 +240,32 @@ def test_the_order_of_the_series_does_not_change_under_a_run(platform: Platform,
     # What comes behind the others disturbs nobody.
     assert len(histories(daemon.sensed("series_sync"))) == 1
     assert partitions(platform) == ["AAPL:1d", "MSFT:1d", "SPY:1d"]
+    # A command that must have its series now gets them, behind the others.
+    platform.execute("update tracked_symbols set timeframes = '{1h,1d}' where symbol = 'AAPL'")
+    platform.execute("update tracked_symbols set active = false where symbol = 'MSFT'")
+    assert sync_series(platform.instance, platform.database) == ["AAPL:1d", "MSFT:1d", "SPY:1d", "AAPL:1h"]
+    assert partitions(platform) == ["AAPL:1d", "MSFT:1d", "SPY:1d", "AAPL:1h"]
     daemon.cancel(run)
+    assert sync_series(platform.instance, platform.database) == ["AAPL:1h", "AAPL:1d", "SPY:1d"]
+    platform.execute("update tracked_symbols set active = true where symbol = 'MSFT'")
     platform.execute("update tracked_symbols set active = false where symbol = 'AAPL'")
     daemon.sensed("series_sync")
     assert partitions(platform) == ["MSFT:1d", "SPY:1d"]
+
+
+def test_a_command_that_was_killed_does_not_hold_the_partitions_up(
+    platform: Platform, daemon: Daemon
+) -> None:
+    platform.track("AAPL:1d", "MSFT:1d")
+    (request,) = histories(daemon.sensed("series_sync"))
+    killed = {**request.tags, COMMAND_TAG: "00000000-0000-4000-8000-000000000002"}
+    run = daemon.begin(RunRequest(run_config=request.run_config, tags=killed), HISTORY_JOB)
+    deactivate(platform.database, "AAPL")
+    daemon.sensed("series_sync")
+    assert partitions(platform) == ["MSFT:1d"]
+    left = platform.instance.get_run_by_id(run.run_id)
+    assert left is not None
+    assert left.status is DagsterRunStatus.FAILURE
 
 
 def lose_an_hour(platform: Platform, *keys: str, returns_after: int | None = None) -> None:
@@ -260,6 +327,19 @@ def test_an_hour_that_does_not_come_is_asked_for_twice_with_a_pause(
     assert gaps(platform) == [("SPY", "unfilled", 2, 2)]
     clock.advance(days=9)
     assert daemon.sensed("gap_repair") == []
+
+
+def test_a_gap_whose_repair_waits_in_the_queue_is_not_asked_for_again(
+    platform: Platform, daemon: Daemon, clock: Clock
+) -> None:
+    lose_an_hour(platform, "SPY:1m")
+    (request,) = daemon.sensed("gap_repair")
+    run = daemon.begin(request, GAPS_JOB)
+    clock.advance(days=1)
+    assert daemon.sensed("gap_repair") == []
+    assert gaps(platform) == [("SPY", "open", 0, 1)]
+    daemon.cancel(run)
+    assert len(daemon.sensed("gap_repair")) == 1
 
 
 def test_repairs_that_never_get_to_the_vendor_come_to_an_end(

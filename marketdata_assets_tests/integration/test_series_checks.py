@@ -94,6 +94,18 @@ def test_a_series_that_was_just_added_is_given_time(platform: Platform) -> None:
     assert states(platform, datetime(2024, 5, 16, 12, tzinfo=UTC)) == {"AAPL:1m": ("not_asked", None)}
 
 
+def test_a_series_that_was_added_in_sql_is_given_time(platform: Platform) -> None:
+    platform.track("AAPL:1d")
+    long_tracked(platform)
+    platform.execute("update tracked_symbols set timeframes = timeframes")
+    assert states(platform) == {"AAPL:1d": ("not_asked", None)}
+    platform.execute("update tracked_symbols set timeframes = '{1h,1d}'")
+    assert states(platform) == {}
+    platform.execute("update tracked_symbols set active = false, updated_at = '2020-01-01'")
+    platform.execute("update tracked_symbols set active = true")
+    assert states(platform) == {}
+
+
 def test_the_freshness_job_is_the_check_alone_and_shows_the_stale_series(platform: Platform) -> None:
     platform.track(*KEYS)
     long_tracked(platform)

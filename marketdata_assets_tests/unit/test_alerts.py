@@ -70,6 +70,21 @@ def test_an_alert_is_one_line_in_the_log_and_json_at_the_webhook(caplog: pytest.
     assert PATH not in caplog.text
 
 
+@pytest.mark.parametrize("tail", ["", "?token=a secret of two words"])
+def test_no_way_to_write_its_address_brings_it_into_the_log(
+    tail: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    with webhook(204) as (url, sent):
+        send(ALERT, SecretStr(url.get_secret_value().replace("127.0.0.1", "LOCALHOST") + tail))
+        assert len(sent) == 1
+    assert ALERT.line in caplog.text
+    assert PATH not in caplog.text
+    assert "two" not in caplog.text
+    logging.getLogger("httpx").warning("a later request")
+    assert "a later request" in caplog.text
+
+
 def test_a_webhook_that_stumbles_is_asked_again() -> None:
     with webhook(503, 500, 200) as (url, sent):
         send(ALERT, url)

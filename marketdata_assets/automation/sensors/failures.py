@@ -13,12 +13,11 @@ from dagster import (
 )
 
 from marketdata_assets.automation.alerts import Alert, send
-from marketdata_assets.automation.purposes import PURPOSE_TAG, Purpose
+from marketdata_assets.automation.purposes import PURPOSE_TAG, WILL_RETRY_TAG, Purpose
 from marketdata_assets.config import load_settings
 from marketdata_assets.partitions import PARTITION, RANGE_END, RANGE_START
 
 _SECONDS: Final = 30
-_WILL_RETRY: Final = "dagster/will_retry"
 _CHECK_FAILED: Final = "DagsterAssetCheckFailedError"
 """How Dagster names the error of a step whose blocking check failed."""
 
@@ -43,7 +42,7 @@ def run_failure_alerts() -> SensorDefinition:
     def run_failure(context: RunFailureSensorContext) -> None:
         # Dagster tags a failed run after it has failed: as it is now, not as it was when the tick began.
         run = context.instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
-        if run.tags.get(_WILL_RETRY) == "true" or _is_a_gap_that_stays(run, context):
+        if run.tags.get(WILL_RETRY_TAG) == "true" or _is_a_gap_that_stays(run, context):
             return
         send(alert_of(run, _reason(context)), load_settings().webhook_url, log=context.log)
 

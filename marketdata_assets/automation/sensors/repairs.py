@@ -15,8 +15,7 @@ from dagster import (
 
 from marketdata_assets.automation.jobs import gaps_job
 from marketdata_assets.automation.purposes import Purpose, under_way
-from marketdata_assets.automation.ranges import RangeRun, covering_runs
-from marketdata_assets.automation.schedules import ops_config
+from marketdata_assets.automation.ranges import RangeRun, covering_runs, ops_config, tagged_range
 from marketdata_assets.config import load_settings
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass, Series
@@ -51,22 +50,27 @@ def repair_sensor() -> SensorDefinition:
         context: SensorEvaluationContext, postgres: PostgresResource
     ) -> list[RunRequest] | SkipReason:
         settings = load_settings()
-        room = settings.repair_runs - len(under_way(context.instance, Purpose.GAP_REPAIR))
+        running = under_way(context.instance, Purpose.GAP_REPAIR)
+        room = settings.repair_runs - len(running)
         if room <= 0:
             return SkipReason(
                 f"{settings.repair_runs} repairs are under way: MARKETDATA_REPAIR_RUNS allows no more"
             )
         now = datetime.now(UTC)
         ordered = context.instance.get_dynamic_partitions(SERIES)
+        taken = [one for run in running if (one := tagged_range(run.tags, ordered)) is not None]
         with postgres.database() as database:
             classes = {one.symbol: one.asset_class for one in list_symbols(database)}
-            known = [gap for gap in open_gaps(database) if gap.series.key in set(ordered)]
+            partitions = set(ordered)
+            known = [gap for gap in open_gaps(database) if gap.series.key in partitions]
             pause = timedelta(minutes=settings.repair_pause_minutes)
             due = {
                 gap: days
                 for gap in known
                 if may_ask_again(gap.repairs, gap.asked_at, now, pause=pause, limit=MAX_REPAIRS)
                 and (days := _days(gap, classes[gap.series.symbol])).last >= settings.start
+                # Its run may wait in the queue for longer than the pause.
+                and not _is_in(gap.series, days, taken)
             }
             if not due:
                 return SkipReason(

@@ -6,7 +6,7 @@ asked for its history, whoever made its partitions, and is not new again when it
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
@@ -16,6 +16,7 @@ from dagster import (
     DagsterInstance,
     DefaultSensorStatus,
     JsonMetadataValue,
+    RunRecord,
     RunRequest,
     RunsFilter,
     SensorDefinition,
@@ -25,17 +26,20 @@ from dagster import (
 )
 
 from marketdata_assets.assets.ohlcv import FAILED_SYMBOLS
+from marketdata_assets.automation.alerts import Alert, AlertError, send
+from marketdata_assets.automation.commands import close_orphans
 from marketdata_assets.automation.instance import keeps_order, sync_series
 from marketdata_assets.automation.jobs import corporate_actions_job, features_job, history_job
 from marketdata_assets.automation.purposes import (
     REQUEST_TAG,
     Purpose,
+    ended_at,
     is_unfinished,
     under_way,
     unfinished_ranges,
 )
-from marketdata_assets.automation.ranges import RangeRun, range_runs
-from marketdata_assets.automation.schedules import feature_requests, ops_config
+from marketdata_assets.automation.ranges import RangeRun, ops_config, range_runs
+from marketdata_assets.automation.schedules import feature_requests
 from marketdata_assets.config import Settings, load_settings
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.upkeep import Days, initial_days, may_ask_again
@@ -48,6 +52,7 @@ from marketdata_assets.storage.upkeep import (
     ask_initial,
     finish_initial,
     forget_pause,
+    give_up_initial,
     note_tracked,
     read_initial,
 )
@@ -62,6 +67,7 @@ SHORT_ABSENCE: Final = timedelta(days=3)
 """What nightly runs make up for by themselves: the correction window."""
 
 _SECONDS: Final = 30
+_NAMED: Final = 5
 _CONFIG: Final = {
     "ohlcv": {"keep_going": True},
     # At once, unlike every night: what an old day lacks does not come later, and features wait for the answer.
@@ -88,6 +94,9 @@ def series_sensor() -> SensorDefinition:
     ) -> list[RunRequest] | SkipReason:
         with postgres.database() as database:
             # A range run reads its series from Dagster's order, at its start and at its end.
+            if not keeps_order(context.instance, database) and unfinished_ranges(context.instance):
+                # A command that was killed leaves runs that would never end.
+                close_orphans(context.instance, database)
             if not keeps_order(context.instance, database) and (runs := unfinished_ranges(context.instance)):
                 return SkipReason(
                     f"{len(runs)} runs go by the present order of the series ({runs[0].run_id} …):"
@@ -100,7 +109,14 @@ def series_sensor() -> SensorDefinition:
                 sync_series(context.instance, database),
                 datetime.now(UTC),
             )
-            return keeper.requests() or SkipReason(keeper.told)
+            requests = keeper.requests()
+            if keeper.alert is not None:
+                try:
+                    send(keeper.alert, keeper.settings.webhook_url, log=context.log)
+                except AlertError as error:
+                    # What is asked for is written down already, and must be.
+                    context.log.warning("%s", error)
+            return requests or SkipReason(keeper.told)
 
     return series_sync
 
@@ -115,6 +131,10 @@ class _Keeper:
     ordered: Sequence[str]
     now: datetime
     told: str = "every series has its partitions and its history"
+    alert: Alert | None = None
+    """What people should hear of."""
+    seen: dict[str, Sequence[RunRecord]] = field(default_factory=dict)
+    """The runs of each request that was looked up."""
 
     def requests(self) -> list[RunRequest]:
         """Runs that bring what is missing, and those that follow runs that have ended well."""
@@ -138,6 +158,7 @@ class _Keeper:
             if (first := self._first_day_again(row, today)) is not None:
                 days[one] = Days(first, today)
                 attempts[one] = 0 if row.done_at else row.attempts
+        self._give_up({one: known[one] for one in tracked if one in known and one not in {*arrived, *days}})
         return [
             *self._history(days, attempts),
             *feature_requests(
@@ -158,7 +179,7 @@ class _Keeper:
             if row.done_at is None:
                 waiting.setdefault(row.request, []).append(one)
         for request, series in waiting.items():
-            runs = self.instance.get_runs(RunsFilter(tags={REQUEST_TAG: request}))
+            runs = [one.dagster_run for one in self._runs(request)]
             if any(is_unfinished(run) for run in runs):
                 self.told = f"the history of {len(series)} series is under way (run {runs[0].run_id})"
                 continue
@@ -178,16 +199,45 @@ class _Keeper:
             forget_pause(self.database, back)
         return arrived
 
+    def _give_up(self, rows: Mapping[Series, InitialBackfill]) -> None:
+        """Name those of ``rows`` whose history did not come, and tell people once of each."""
+        given_up = [
+            one
+            for one, row in rows.items()
+            if row.done_at is None and row.attempts >= MAX_ATTEMPTS and not self._is_under_way(row.request)
+        ]
+        if not given_up:
+            return
+        self.told = _gave_up(given_up)
+        untold = [one for one in given_up if rows[one].given_up_at is None]
+        if untold:
+            give_up_initial(self.database, untold, self.now)
+            self.alert = Alert(
+                title=f"no history of {len(untold)} new series",
+                text=_gave_up(untold),
+                facts={"series": ", ".join(one.key for one in untold)},
+            )
+
+    def _is_under_way(self, request: str) -> bool:
+        return any(is_unfinished(one.dagster_run) for one in self._runs(request))
+
+    def _runs(self, request: str) -> Sequence[RunRecord]:
+        if request not in self.seen:
+            self.seen[request] = self.instance.get_run_records(RunsFilter(tags={REQUEST_TAG: request}))
+        return self.seen[request]
+
     def _first_day_again(self, row: InitialBackfill, today: date) -> date | None:
         """From where on the history of a known series is asked for now; None when it is not."""
         if row.done_at is not None:
             if row.untracked_since is None or today - row.untracked_since <= SHORT_ABSENCE:
                 return None
             return max(self.settings.start, row.untracked_since - SHORT_ABSENCE)
-        runs = self.instance.get_runs(RunsFilter(tags={REQUEST_TAG: row.request}))
-        if any(is_unfinished(run) for run in runs):
+        if self._is_under_way(row.request):
             return None
-        if not may_ask_again(row.attempts, row.asked_at, self.now, pause=PAUSE, limit=MAX_ATTEMPTS):
+        # A run may have waited in the queue for hours: the pause begins where the last one ended.
+        ends = [end for one in self._runs(row.request) if (end := ended_at(one)) is not None]
+        since = max([row.asked_at, *ends])
+        if not may_ask_again(row.attempts, since, self.now, pause=PAUSE, limit=MAX_ATTEMPTS):
             return None
         return max(self.settings.start, row.first_day)
 
@@ -215,6 +265,16 @@ class _Keeper:
         ):
             return []
         return [RunRequest(job_name=corporate_actions_job.name, tags=Purpose.CORPORATE_ACTIONS.tags)]
+
+
+def _gave_up(series: Sequence[Series]) -> str:
+    """What became of ``series``, in one sentence."""
+    named = ", ".join(one.key for one in series[:_NAMED])
+    more = f" and {len(series) - _NAMED} more" if len(series) > _NAMED else ""
+    return (
+        f"the history of {named}{more} was given up after {MAX_ATTEMPTS} runs that did not bring it:"
+        " see what they say, then `marketdata backfill`, or delete its rows of initial_backfill to have it asked for again"
+    )
 
 
 def _history_request(run: RangeRun, name: str) -> RunRequest:

@@ -68,7 +68,37 @@ def test_another_process_with_the_same_id_does_not_count() -> None:
     born = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
     assert is_alive(os.getpid(), born + timedelta(seconds=1))
     # the one that reported under this id did so before this process began
-    assert not is_alive(os.getpid(), born - timedelta(minutes=1))
+    assert not is_alive(os.getpid(), born - timedelta(hours=1))
+    with subprocess.Popen(["sleep", "60"]) as other:  # noqa: S607 - wherever it is
+        try:
+            assert not is_alive(other.pid, datetime.now(UTC) - timedelta(minutes=1))
+        finally:
+            other.kill()
+
+
+def test_a_clock_that_is_set_forward_ends_no_run() -> None:
+    # The start of a process is counted from that of the machine, which moves with the clock.
+    born = datetime.fromtimestamp(psutil.Process().create_time(), UTC)
+    assert is_alive(os.getpid(), born - timedelta(minutes=10))
+
+
+def test_runs_that_their_code_server_has_ended_are_forgotten(
+    gone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1_000.0]
+    monkeypatch.setattr("marketdata_assets.automation.launcher.time.monotonic", lambda: clock[0])
+    with DagsterInstance.ephemeral() as instance:
+        launcher = LocalRunLauncher(grace_seconds=60)
+        launcher.register_instance(instance)
+        for number in range(3):
+            tags = {".dagster/grpc_info": HERE}
+            run = instance.add_run(
+                DagsterRun("bars", run_id=f"00000000-0000-4000-8000-00000000000{number}", tags=tags)
+            )
+            instance.report_engine_event("started", run, EngineEventData.in_process(gone))
+            assert launcher.check_run_worker_health(run).status is WorkerStatus.RUNNING
+            clock[0] += 10_000
+        assert len(launcher.__dict__["_gone_since"]) == 1
 
 
 def test_a_process_that_nobody_has_waited_for_is_gone() -> None:
