@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from marketdata_assets.api.problems import Problem
+from marketdata_assets.config import is_loopback, is_loopback_host
 from marketdata_assets.storage.keys import Scope, hash_of
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class Caller:
         label: Whose bucket of tokens it is: a key's name or an address.
         scope: Of the key that was given; None without one, and for one that opens nothing.
         gave_key: Whether one was given.
-        local: Whether it is a program of this machine, as far as can be known.
+        local: Whether it reads without a key: a program of this machine, or a proxy that looks like one.
     """
 
     label: str
@@ -114,9 +113,9 @@ def _match(wanted: bytes, keys: list[tuple[str, Scope, bytes]]) -> tuple[str, Sc
 async def identify(scope: AsgiScope, keys: KeyRing, *, open_reads: bool) -> Caller:
     """Who sent the request of ``scope``.
 
-    ``open_reads`` says that the server listens on loopback only. A reverse proxy of this machine connects from
-    loopback, too, for the whole world: with any header that proxies add, or another host's name in ``Host``, nobody
-    is local. What those headers say is not believed for anything else.
+    ``open_reads`` says that the server listens on loopback only and no proxy is in front of it: one of this machine
+    connects from loopback for the whole world, and may add nothing that tells. Those that do tell, by a header or by
+    another host's name in ``Host``, are found out; what their headers say is not believed for anything else.
     """
     client = scope.get("client")
     address = client[0] if client else "unknown"
@@ -140,14 +139,6 @@ async def identify(scope: AsgiScope, keys: KeyRing, *, open_reads: bool) -> Call
 
 def _names_loopback(host: str) -> bool:
     try:
-        return is_loopback_host(urlsplit(f"//{host}").hostname or "")
+        return is_loopback(f"//{host}")
     except ValueError:
         return False
-
-
-def is_loopback_host(host: str) -> bool:
-    """Whether ``host``, a name or an address, is this machine's loopback."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -38,7 +38,8 @@ class ServiceOptions:
 
     Attributes:
         database_url: The market database.
-        open_reads: Programs of this machine read without a key: the server listens on loopback only.
+        open_reads: Programs of this machine read without a key: the server listens on loopback only, and no proxy is
+            in front of it.
         read_keys: Keys that read, beside those of ``api_keys``.
         requests_per_second: Tokens that flow into each client's bucket; two seconds of them fit in.
         threads: Questions that the database works on at once.
