@@ -18,7 +18,6 @@ from starlette.routing import Match
 from marketdata_assets.api import quality, series, symbols
 from marketdata_assets.api.access import identify
 from marketdata_assets.api.guard import READ, SECURITY_SCHEME, GuardedRoute
-from marketdata_assets.api.limits import retry_after
 from marketdata_assets.api.metrics import CONTENT_TYPE
 from marketdata_assets.api.parameters import Health
 from marketdata_assets.api.problems import SCHEMA, Problem, problem_of, responses
@@ -127,7 +126,7 @@ class _Gate:
             return
         started = time.perf_counter()
         state = scope.setdefault("state", {})
-        state["rows"] = 0
+        state["rows"] = state["reserved"] = 0
         status = 0
 
         async def sending(message: Message) -> None:
@@ -148,7 +147,7 @@ class _Gate:
                 raise
         finally:
             if caller := state.get("caller"):
-                self._service.limiter.charge(caller.label, state["rows"])
+                self._service.limiter.settle(caller.label, state["reserved"], state["rows"])
             self._service.metrics.count(
                 scope["method"] if scope["method"] in _METHODS else "other",
                 _route_of(scope),
@@ -163,13 +162,7 @@ class _Gate:
         caller = await identify(scope, self._service.keys, open_reads=self._service.options.open_reads)
         seconds = self._service.limiter.admit(caller.label)
         if seconds:
-            raise Problem(
-                429,
-                "too-many-requests",
-                f"this client asks for more than {self._service.options.requests_per_second:g} requests, or for more"
-                " than their worth of rows, a second: wait a little",
-                headers={"Retry-After": retry_after(seconds)},
-            )
+            raise self._service.too_many(seconds)
         state["caller"] = caller
 
 

@@ -90,7 +90,7 @@ async def historical(request: Request, symbol: _SymbolPath, query: Annotated[Bar
             _max_age(page.bars.head(query.limit), page.window, page.asset_class, page.series, following),
         )
 
-    return await answer(request, work)
+    return await answer(request, work, most=query.limit)
 
 
 @router.get(
@@ -117,7 +117,7 @@ async def candles(request: Request, symbol: _SymbolPath, query: Annotated[Candle
             page.bars, _bar_facts(page.series, page.scale), max_age=_OPEN_SECONDS[page.series.timeframe]
         )
 
-    return await answer(request, work)
+    return await answer(request, work, most=query.limit)
 
 
 @router.get(
@@ -147,7 +147,7 @@ async def features(request: Request, symbol: _SymbolPath, query: Annotated[Serie
             _max_age(rows, page.window, page.asset_class, page.series, following),
         )
 
-    return await answer(request, work)
+    return await answer(request, work, most=query.limit)
 
 
 def _range(

@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from marketdata_assets import bars, completeness, features, gaps, reading
 from marketdata_assets.api.app import create_app
 from marketdata_assets.api.formats import ARROW, CSV, JSON, MEDIA_TYPES, PARQUET
+from marketdata_assets.api.limits import RateLimiter
 from marketdata_assets.api.service import ServiceOptions
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.bars import BAR_SCHEMA
@@ -448,6 +449,28 @@ def test_one_client_cannot_ask_without_end(database_url: str) -> None:
         assert api.get("/health").status_code == 200
 
 
+def test_a_page_is_paid_for_before_it_is_read(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    debts, settled = [], []
+
+    def reserve(_: RateLimiter, client: str, rows: int) -> float:
+        debts.append((client, rows))
+        return 0.0
+
+    monkeypatch.setattr(RateLimiter, "reserve", reserve)
+    monkeypatch.setattr(RateLimiter, "settle", lambda _, *paid: settled.append(paid))
+    with serving(database_url, requests_per_second=1) as api:
+        etag = api.get(f"{DAY}&limit=100000").headers["etag"]
+        assert api.get(f"{DAY}&limit=100000", headers={"if-none-match": etag}).status_code == 304
+    assert debts == [("127.0.0.1", 100_000)] * 2
+    assert settled == [("127.0.0.1", 100_000, 40)] * 2
+    with serving(database_url, requests_per_second=1) as api:
+        monkeypatch.setattr(RateLimiter, "reserve", lambda *_: 7.2)
+        answer = api.get(DAY)
+        refused(answer, 429, "too-many-requests")
+        assert answer.headers["retry-after"] == "8"
+    assert settled[-1] == ("127.0.0.1", 0, 0)
+
+
 def test_a_database_that_is_slow_or_away_is_told_from_an_error(database_url: str, database: Database) -> None:
     with serving(database_url, statement_timeout=timedelta(milliseconds=300)) as api:
         blocked, done = threading.Event(), threading.Event()
@@ -494,11 +517,12 @@ def test_what_nobody_thought_of_is_an_error_without_a_trace(
 
 
 def test_metrics_count_requests_rows_and_seconds(api: TestClient) -> None:
-    api.get(DAY)
+    etag = api.get(DAY).headers["etag"]
+    api.get(DAY, headers={"if-none-match": etag})
     api.get("/api/v1/historical/NOPE?timeframe=1m")
     page = api.get("/metrics").text
     route = 'route="/api/v1/historical/{symbol}"'
     assert f'marketdata_api_requests_total{{method="GET",{route},status="200"}} 1.0' in page
     assert f'marketdata_api_requests_total{{method="GET",{route},status="404"}} 1.0' in page
-    assert f"marketdata_api_rows_total{{{route}}} 40.0" in page
-    assert f"marketdata_api_request_seconds_count{{{route}}} 2.0" in page
+    assert f"marketdata_api_rows_total{{{route}}} 80.0" in page
+    assert f"marketdata_api_request_seconds_count{{{route}}} 3.0" in page
