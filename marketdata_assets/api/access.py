@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from marketdata_assets.api.problems import Problem
+from marketdata_assets.api.shared import Shared
 from marketdata_assets.config import is_loopback, is_loopback_host
 from marketdata_assets.storage.keys import Scope, hash_of
 
@@ -79,10 +80,7 @@ class KeyRing:
             (f"{place} of the environment", Scope.READ, hash_of(key))
             for place, key in enumerate(of_environment, start=1)
         ]
-        self._load = load
-        self._clock = clock
-        self._stored: list[tuple[str, Scope, bytes]] = []
-        self._loaded_at: float | None = None
+        self._stored = Shared(load, KEY_SECONDS, clock)
 
     async def find(self, key: str) -> tuple[str, Scope] | None:
         """The name and scope of ``key``; None when it opens nothing.
@@ -90,15 +88,13 @@ class KeyRing:
         Raises whatever reading the keys raises, unless the environment has this one.
         """
         wanted = hash_of(key)
-        return _match(wanted, self._fixed) or _match(wanted, await self._keys())
-
-    async def _keys(self) -> list[tuple[str, Scope, bytes]]:
-        now = self._clock()
-        if self._loaded_at is None or now - self._loaded_at > KEY_SECONDS:
-            keys = await self._load()
-            self._stored = [(one.name, one.scope, one.key_hash) for one in keys if one.revoked_at is None]
-            self._loaded_at = now
-        return self._stored
+        found = _match(wanted, self._fixed)
+        if found is not None:
+            return found
+        stored = await self._stored.get()
+        return _match(
+            wanted, [(one.name, one.scope, one.key_hash) for one in stored if one.revoked_at is None]
+        )
 
 
 def _match(wanted: bytes, keys: list[tuple[str, Scope, bytes]]) -> tuple[str, Scope] | None:

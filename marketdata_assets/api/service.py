@@ -16,6 +16,7 @@ from marketdata_assets.api.metrics import Metrics
 from marketdata_assets.api.negotiation import best_encoding, best_media_type
 from marketdata_assets.api.problems import Problem
 from marketdata_assets.api.readers import Readers
+from marketdata_assets.api.shared import Shared
 from marketdata_assets.storage.keys import list_keys
 
 if TYPE_CHECKING:
@@ -84,20 +85,18 @@ class Service:
             waiting=options.waiting,
             statement_timeout=options.statement_timeout,
         )
-        # Beside the readers: that they are busy is no illness, and a key is known by then.
-        self._watcher = Readers(
-            options.database_url, size=1, waiting=options.waiting, statement_timeout=_CHECK_TIMEOUT
+        # Beside the readers, whose being busy is no illness, and apart: /health, open to all, must keep nobody's key
+        # waiting. Each is asked once at a time.
+        self._watcher, self._key_reader = (
+            Readers(options.database_url, size=1, waiting=1, statement_timeout=_CHECK_TIMEOUT)
+            for _ in range(2)
         )
-        self.keys = KeyRing(options.read_keys, lambda: self._watcher.run(list_keys), clock)
-        self._clock = clock
-        self._healthy_at: float | None = None
+        self.keys = KeyRing(options.read_keys, lambda: self._key_reader.run(list_keys), clock)
+        self._health = Shared(lambda: self._watcher.run(_touch), _HEALTH_SECONDS, clock)
 
     async def check(self) -> None:
         """Raise what is wrong with the database; it is asked once a second at the most."""
-        now = self._clock()
-        if self._healthy_at is None or now - self._healthy_at > _HEALTH_SECONDS:
-            await self._watcher.run(_touch)
-            self._healthy_at = now
+        await self._health.get()
 
     async def ask(self, request: Request, work: Callable[[Database], T]) -> T:
         """What ``work`` returns, in the turn of the client that sent ``request``."""
@@ -130,8 +129,8 @@ class Service:
 
     def close(self) -> None:
         """Close them."""
-        self.readers.close()
-        self._watcher.close()
+        for readers in (self.readers, self._watcher, self._key_reader):
+            readers.close()
 
 
 def _touch(database: Database) -> None:
