@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
 from marketdata_assets.api import quality, series, symbols
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _MOST_BODY_BYTES: Final = 65_536
 _HEALTH: Final = "/health"
+_DOCUMENT: Final = "/openapi.json"
 _UNREADABLE: Final = 400
 _NOT_FOUND: Final = 404
 _METHOD_NOT_ALLOWED: Final = 405
@@ -74,6 +76,19 @@ async def metrics(request: Request) -> Response:
     return Response(page, media_type=CONTENT_TYPE)
 
 
+# FastAPI's own would be open to all.
+@router.get(_DOCUMENT, include_in_schema=False)
+async def openapi(request: Request) -> Response:
+    """The OpenAPI document."""
+    return JSONResponse(request.app.openapi())
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> Response:
+    """The page that shows it."""
+    return get_swagger_ui_html(openapi_url=_DOCUMENT, title=request.app.title)
+
+
 _ROUTERS: Final = (series.router, quality.router, symbols.router, router, _open_router)
 
 
@@ -99,7 +114,7 @@ def create_app(options: ServiceOptions, *, collectors: Sequence[Collector] = ())
         description=_ABOUT,
         version=version("marketdata_assets"),
         lifespan=lifespan,
-        redoc_url=None,
+        openapi_url=None,
         exception_handlers={
             HTTPException: _http_problem,
             RequestValidationError: _argument_problem,

@@ -34,8 +34,8 @@ _MOST_INTRADAY: Final = timedelta(days=5 * 366)
 _MOST_DAILY: Final = timedelta(days=100 * 366)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
-_CLOSED_SECONDS: Final = 3600
-"""What later fetches do not touch any more changes when a split takes effect, or by hand: seen within an hour."""
+_CLOSED_SECONDS: Final = 300
+"""What the daily fetches do not touch any more is still repaired, lengthened, pruned, and scaled by new splits."""
 _OPEN_SECONDS: Final = {
     Timeframe.M1: 5,
     Timeframe.M5: 15,

@@ -14,7 +14,7 @@ from marketdata_assets.domain.errors import ConfigurationError
 def serve(
     *,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; with any but loopback, every request needs a key.")
+        str, typer.Option(help="Address to listen on; with any but loopback, all but /health needs a key.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1,

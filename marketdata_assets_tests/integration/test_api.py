@@ -210,7 +210,7 @@ def test_a_cursor_belongs_to_its_question(api: TestClient) -> None:
 
 def test_an_answer_is_good_until_it_is_revised(api: TestClient, database: Database) -> None:
     first = api.get(DAY)
-    assert first.headers["cache-control"] == "private, max-age=3600, must-revalidate"
+    assert first.headers["cache-control"] == "private, max-age=300, must-revalidate"
     assert first.headers["vary"] == "Accept, Accept-Encoding"
     known = {"if-none-match": f'"other", W/{first.headers["etag"]}'}
     again = api.get(DAY, headers=known)
@@ -354,7 +354,10 @@ def test_reads_from_elsewhere_and_all_changes_need_a_key(database_url: str, data
     reader, admin = create_key(database, "reader", Scope.READ), create_key(database, "admin", Scope.ADMIN)
     with serving(database_url, address="203.0.113.9", read_keys=("a-key-of-the-environment",)) as api:
         assert api.get("/health").json() == {"status": "ok"}
-        for path in (DAY, "/api/v1/gaps", "/api/v1/symbols", "/api/v1/admin/symbols/AAPL", "/metrics"):
+        for path in (
+            *(DAY, "/api/v1/gaps", "/api/v1/symbols", "/api/v1/admin/symbols/AAPL"),
+            *("/metrics", "/docs", "/openapi.json"),
+        ):
             refused(api.get(path), 401, "key-needed")
             refused(api.get(path, headers={"x-api-key": "wrong"}), 401, "unknown-key")
             refused(api.get(path, headers={"x-api-key": b"\xff"}), 401, "unknown-key")
