@@ -200,6 +200,30 @@ def test_later_pages_keep_the_scale_and_the_end_of_the_first(api: TestClient, da
     assert second.json()["data"][0]["open"] == 100 + 39 / 3
 
 
+def test_a_split_between_two_pages_ends_the_answer(api: TestClient, database: Database) -> None:
+    def listed(*days: date) -> None:
+        rows = [
+            {"symbol": "AAPL", "execution_date": day, "split_from": 1.0, "split_to": 7.0}
+            for day in (date(2024, 2, 1), *days)
+        ]
+        frame = pl.DataFrame(rows, schema=SCHEMAS[ActionKind.SPLITS])
+        store_actions(
+            database, ActionKind.SPLITS, frame, symbols=["AAPL"], endpoint="/", today=date(2024, 3, 1)
+        )
+
+    def following(more: str) -> str:
+        link: str = api.get(f"{DAY}&limit=9{more}").links["next"]["url"]
+        return link
+
+    now, earlier, traded = following(""), following("&as_of=2024-02-15"), following("&adjusted=false")
+    listed(date(2999, 1, 4))
+    assert api.get(now).status_code == 200, "a split that waits for its day changes nothing"
+    listed(date(2024, 2, 20))
+    refused(api.get(now), 409, "scale-changed")
+    for path in (earlier, traded, following("")):
+        assert api.get(path).status_code == 200
+
+
 def test_a_cursor_belongs_to_its_question(api: TestClient) -> None:
     cursor = api.get(DAY + "&limit=2").json()["next_cursor"]
     assert api.get(f"{DAY}&limit=5&cursor={cursor}").status_code == 200
