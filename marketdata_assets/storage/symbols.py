@@ -88,20 +88,16 @@ def find_with_splits(database: Database, symbol: str) -> tuple[TrackedSymbol, pl
     before any adjusted bar is read.
     Raises :class:`UnknownSeriesError` when the symbol is not tracked.
     """
-
-    def read(connection: Connection[tuple[object, ...]]) -> list[tuple[object, ...]]:
-        # A row for each split; one without, where there is none.
-        return connection.execute(
-            "select t.symbol, t.asset_class, t.name, t.timeframes, t.active, c.symbol is not null,"
-            " s.symbol, s.execution_date, s.split_from::float8, s.split_to::float8"
-            " from tracked_symbols t"
-            " left join corporate_action_checks c on c.kind = 'splits' and c.symbol = t.symbol"
-            " left join splits s on s.symbol = t.symbol and s.withdrawn_at is null"
-            " where t.symbol = %s order by s.execution_date",
-            [symbol],
-        ).fetchall()
-
-    rows = database.transaction(read)
+    # A row for each split; one without, where there is none.
+    rows = database.ask(
+        "select t.symbol, t.asset_class, t.name, t.timeframes, t.active, c.symbol is not null,"
+        " s.symbol, s.execution_date, s.split_from::float8, s.split_to::float8"
+        " from tracked_symbols t"
+        " left join corporate_action_checks c on c.kind = 'splits' and c.symbol = t.symbol"
+        " left join splits s on s.symbol = t.symbol and s.withdrawn_at is null"
+        " where t.symbol = %s order by s.execution_date",
+        [symbol],
+    )
     if not rows:
         raise not_tracked(symbol)
     width = len(SPLIT_SCHEMA)
