@@ -169,7 +169,7 @@ def test_a_port_that_is_taken_is_named(environment: dict[str, str], tmp_path: Pa
 def test_a_server_that_reads_for_nothing_says_what_a_proxy_needs(
     options: tuple[str, ...], *, warned: bool, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started = []
+    started: list[object] = []
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("POLARS_MAX_THREADS", "1")  # the command sets it
     monkeypatch.setattr("marketdata_assets.cli.serve._require_free", lambda host, port: (host, port))
