@@ -37,7 +37,11 @@ def project_root() -> Path:
 
 def is_loopback(url: str) -> bool:
     """Whether the host of ``url`` is this machine."""
-    host = urlsplit(url).hostname or ""
+    return is_loopback_host(urlsplit(url).hostname or "")
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether ``host``, a name or an address, is this machine's loopback."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

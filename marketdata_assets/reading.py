@@ -117,6 +117,7 @@ class BarPage:
         asset_class: Of the symbol.
         window: What was asked for, as moments.
         scale: The local date on whose scale the prices are; None for prices as traded.
+        splits: Those of the symbol (``SPLIT_SCHEMA``), after ``scale`` as well; None for prices as traded.
     """
 
     bars: pl.DataFrame
@@ -124,6 +125,7 @@ class BarPage:
     asset_class: AssetClass
     window: Window
     scale: date | None
+    splits: pl.DataFrame | None = None
 
 
 def read_bars(
@@ -162,6 +164,7 @@ def read_bars(
         tracked.asset_class,
         window,
         scale,
+        splits,
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from marketdata_assets.api.problems import Problem
+from marketdata_assets.api.shared import Shared
+from marketdata_assets.config import is_loopback, is_loopback_host
 from marketdata_assets.storage.keys import Scope, hash_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Caller:
         label: Whose bucket of tokens it is: a key's name or an address.
         scope: Of the key that was given; None without one, and for one that opens nothing.
         gave_key: Whether one was given.
-        local: Whether it is a program of this machine, as far as can be known.
+        local: Whether it reads without a key: a program of this machine, or a proxy that looks like one.
     """
 
     label: str
@@ -80,10 +80,7 @@ class KeyRing:
             (f"{place} of the environment", Scope.READ, hash_of(key))
             for place, key in enumerate(of_environment, start=1)
         ]
-        self._load = load
-        self._clock = clock
-        self._stored: list[tuple[str, Scope, bytes]] = []
-        self._loaded_at: float | None = None
+        self._stored = Shared(load, KEY_SECONDS, clock)
 
     async def find(self, key: str) -> tuple[str, Scope] | None:
         """The name and scope of ``key``; None when it opens nothing.
@@ -91,15 +88,13 @@ class KeyRing:
         Raises whatever reading the keys raises, unless the environment has this one.
         """
         wanted = hash_of(key)
-        return _match(wanted, self._fixed) or _match(wanted, await self._keys())
-
-    async def _keys(self) -> list[tuple[str, Scope, bytes]]:
-        now = self._clock()
-        if self._loaded_at is None or now - self._loaded_at > KEY_SECONDS:
-            keys = await self._load()
-            self._stored = [(one.name, one.scope, one.key_hash) for one in keys if one.revoked_at is None]
-            self._loaded_at = now
-        return self._stored
+        found = _match(wanted, self._fixed)
+        if found is not None:
+            return found
+        stored = await self._stored.get()
+        return _match(
+            wanted, [(one.name, one.scope, one.key_hash) for one in stored if one.revoked_at is None]
+        )
 
 
 def _match(wanted: bytes, keys: list[tuple[str, Scope, bytes]]) -> tuple[str, Scope] | None:
@@ -114,9 +109,9 @@ def _match(wanted: bytes, keys: list[tuple[str, Scope, bytes]]) -> tuple[str, Sc
 async def identify(scope: AsgiScope, keys: KeyRing, *, open_reads: bool) -> Caller:
     """Who sent the request of ``scope``.
 
-    ``open_reads`` says that the server listens on loopback only. A reverse proxy of this machine connects from
-    loopback, too, for the whole world: with any header that proxies add, or another host's name in ``Host``, nobody
-    is local. What those headers say is not believed for anything else.
+    ``open_reads`` says that the server listens on loopback only and no proxy is in front of it: one of this machine
+    connects from loopback for the whole world, and may add nothing that tells. Those that do tell, by a header or by
+    another host's name in ``Host``, are found out; what their headers say is not believed for anything else.
     """
     client = scope.get("client")
     address = client[0] if client else "unknown"
@@ -140,14 +135,6 @@ async def identify(scope: AsgiScope, keys: KeyRing, *, open_reads: bool) -> Call
 
 def _names_loopback(host: str) -> bool:
     try:
-        return is_loopback_host(urlsplit(f"//{host}").hostname or "")
+        return is_loopback(f"//{host}")
     except ValueError:
         return False
-
-
-def is_loopback_host(host: str) -> bool:
-    """Whether ``host``, a name or an address, is this machine's loopback."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

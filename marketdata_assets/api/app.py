@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
 from marketdata_assets.api import quality, series, symbols
 from marketdata_assets.api.access import identify
 from marketdata_assets.api.guard import READ, SECURITY_SCHEME, GuardedRoute
-from marketdata_assets.api.limits import retry_after
 from marketdata_assets.api.metrics import CONTENT_TYPE
 from marketdata_assets.api.parameters import Health
 from marketdata_assets.api.problems import SCHEMA, Problem, problem_of, responses
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _MOST_BODY_BYTES: Final = 65_536
 _HEALTH: Final = "/health"
+_DOCUMENT: Final = "/openapi.json"
 _UNREADABLE: Final = 400
 _NOT_FOUND: Final = 404
 _METHOD_NOT_ALLOWED: Final = 405
@@ -75,6 +76,19 @@ async def metrics(request: Request) -> Response:
     return Response(page, media_type=CONTENT_TYPE)
 
 
+# FastAPI's own would be open to all.
+@router.get(_DOCUMENT, include_in_schema=False)
+async def openapi(request: Request) -> Response:
+    """The OpenAPI document."""
+    return JSONResponse(request.app.openapi())
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> Response:
+    """The page that shows it."""
+    return get_swagger_ui_html(openapi_url=_DOCUMENT, title=request.app.title)
+
+
 _ROUTERS: Final = (series.router, quality.router, symbols.router, router, _open_router)
 
 
@@ -100,7 +114,7 @@ def create_app(options: ServiceOptions, *, collectors: Sequence[Collector] = ())
         description=_ABOUT,
         version=version("marketdata_assets"),
         lifespan=lifespan,
-        redoc_url=None,
+        openapi_url=None,
         exception_handlers={
             HTTPException: _http_problem,
             RequestValidationError: _argument_problem,
@@ -127,7 +141,7 @@ class _Gate:
             return
         started = time.perf_counter()
         state = scope.setdefault("state", {})
-        state["rows"] = 0
+        state["rows"] = state["reserved"] = 0
         status = 0
 
         async def sending(message: Message) -> None:
@@ -148,7 +162,7 @@ class _Gate:
                 raise
         finally:
             if caller := state.get("caller"):
-                self._service.limiter.charge(caller.label, state["rows"])
+                self._service.limiter.settle(caller.label, state["reserved"], state["rows"])
             self._service.metrics.count(
                 scope["method"] if scope["method"] in _METHODS else "other",
                 _route_of(scope),
@@ -163,13 +177,7 @@ class _Gate:
         caller = await identify(scope, self._service.keys, open_reads=self._service.options.open_reads)
         seconds = self._service.limiter.admit(caller.label)
         if seconds:
-            raise Problem(
-                429,
-                "too-many-requests",
-                f"this client asks for more than {self._service.options.requests_per_second:g} requests, or for more"
-                " than their worth of rows, a second: wait a little",
-                headers={"Retry-After": retry_after(seconds)},
-            )
+            raise self._service.too_many(seconds)
         state["caller"] = caller
 
 

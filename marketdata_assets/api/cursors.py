@@ -17,7 +17,7 @@ import msgspec
 from marketdata_assets.api.problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -29,12 +29,16 @@ Micros = Annotated[int, msgspec.Meta(ge=_FIRST, le=_LAST)]
 
 
 class SeriesCursor(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True, tag="s"):
-    """In one series: the last bar's open, the range's end, and the scale of its prices (a date in ISO 8601)."""
+    """In one series: the last bar's open, the range's end, and the scale of its prices.
+
+    That is a date in ISO 8601 and what :func:`splits_of` said: the same day has another scale once a split is known.
+    """
 
     question: str
     last: Micros
     end: Micros
     scale: date | None
+    splits: str | None = None
 
 
 class GapCursor(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True, tag="g"):
@@ -53,6 +57,12 @@ def question_of(kind: str, asked: Mapping[str, object]) -> str:
     """What a cursor is bound to: everything that was asked, apart from the cursor and the size of a page."""
     parts = sorted((name, str(value)) for name, value in asked.items() if name not in ("cursor", "limit"))
     return hashlib.blake2b(msgspec.json.encode([kind, parts]), digest_size=6).hexdigest()
+
+
+def splits_of(splits: Iterable[tuple[object, ...]], scale: date) -> str:
+    """What tells ``splits`` (the rows of ``SPLIT_SCHEMA``) that are executed by ``scale`` from any others."""
+    used = [[str(value) for value in split] for split in splits if str(split[1]) <= str(scale)]
+    return hashlib.blake2b(msgspec.json.encode(sorted(used)), digest_size=6).hexdigest()
 
 
 def encode(cursor: SeriesCursor | GapCursor) -> str:

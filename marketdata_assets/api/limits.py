@@ -1,14 +1,19 @@
-"""How much one client may ask for: a bucket of tokens for each."""
+"""How much one client may ask for: a bucket of tokens for each, and turns at the database."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from marketdata_assets.api.problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+
+T = TypeVar("T")
 
 _MOST_CLIENTS: Final = 10_000
 """Buckets that are kept; whoever was not heard of for the longest begins anew."""
@@ -25,8 +30,9 @@ class _Bucket:
 class RateLimiter:
     """Token buckets by client: ``rate`` tokens a second flow in, up to ``burst``.
 
-    A request takes one token before it is answered, and one more for every thousand rows afterwards: a client
-    that reads years waits longer for its next answer than one that reads days. Of one process, in its memory.
+    A request takes one token, and one more for every thousand rows that it may be answered with, before it is; what
+    it did not need is given back. A client that reads years waits longer for its next answer than one that reads
+    days, and years that are asked for together wait for each other. Of one process, in its memory.
     """
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
@@ -43,10 +49,18 @@ class RateLimiter:
             return 0.0
         return (1 - bucket.tokens) / self._rate
 
-    def charge(self, client: str, rows: int) -> None:
-        """Take what ``rows`` cost, into debt when the bucket has less, but not for longer than it takes to fill."""
+    def reserve(self, client: str, rows: int) -> float:
+        """Take what ``rows`` cost, into debt when the bucket has less: 0, or the seconds to wait while it is in debt."""
         bucket = self._bucket(client)
-        bucket.tokens = max(bucket.tokens - rows / ROWS_PER_TOKEN, -self._burst)
+        if bucket.tokens < 0:
+            return (1 - bucket.tokens) / self._rate
+        bucket.tokens -= rows / ROWS_PER_TOKEN
+        return 0.0
+
+    def settle(self, client: str, reserved: int, rows: int) -> None:
+        """Let ``client`` have paid for ``rows`` instead of the ``reserved`` ones."""
+        bucket = self._bucket(client)
+        bucket.tokens = min(bucket.tokens + (reserved - rows) / ROWS_PER_TOKEN, self._burst)
 
     def _bucket(self, client: str) -> _Bucket:
         now = self._clock()
@@ -57,6 +71,54 @@ class RateLimiter:
         if len(self._buckets) > _MOST_CLIENTS:
             self._buckets.popitem(last=False)
         return bucket
+
+
+@dataclass(slots=True)
+class _Queue:
+    running: asyncio.Semaphore
+    tasks: set[asyncio.Future[Any]] = field(default_factory=set)
+
+
+class Turns:
+    """``at_once`` questions of each client at the database, and ``waiting`` that wait for their turn.
+
+    However much one client asks at once, what others ask is not behind all of it. Of one process and one event loop.
+    """
+
+    def __init__(self, at_once: int, waiting: int) -> None:
+        self._at_once = at_once
+        self._most = at_once + waiting
+        self._queues: dict[str, _Queue] = {}
+
+    async def take(self, client: str, ask: Callable[[], Coroutine[object, object, T]]) -> T:
+        """What ``ask`` returns, once it is the turn of ``client``.
+
+        Raises:
+            Problem: 429, when too many of its questions wait already.
+        """
+        queue = self._queues.setdefault(client, _Queue(asyncio.Semaphore(self._at_once)))
+        if len(queue.tasks) >= self._most:
+            raise Problem(
+                429,
+                "too-many-requests",
+                f"{self._most} questions of this client are not answered yet: wait for some of them",
+                headers={"Retry-After": "1"},
+            )
+        task = asyncio.ensure_future(_in_turn(queue, ask))
+        queue.tasks.add(task)
+        # Not when the client goes away: its question is still being worked on then.
+        task.add_done_callback(lambda done: self._leave(client, queue, done))
+        return await asyncio.shield(task)
+
+    def _leave(self, client: str, queue: _Queue, task: asyncio.Future[Any]) -> None:
+        queue.tasks.discard(task)
+        if not queue.tasks:
+            del self._queues[client]
+
+
+async def _in_turn(queue: _Queue, ask: Callable[[], Coroutine[object, object, T]]) -> T:
+    async with queue.running:
+        return await ask()
 
 
 def retry_after(seconds: float) -> str:

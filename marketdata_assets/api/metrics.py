@@ -40,14 +40,14 @@ class Metrics:
             registry=self._registry,
         )
         self._rows = Counter(
-            "marketdata_api_rows", "Rows that were answered.", ["route"], registry=self._registry
+            "marketdata_api_rows", "Rows that were read for answers.", ["route"], registry=self._registry
         )
         self._collectors = list(collectors)
         for collector in self._collectors:
             self._registry.register(collector)
 
     def count(self, method: str, route: str, status: int, seconds: float, rows: int) -> None:
-        """One request that was answered."""
+        """One request that was answered, and the rows that were read for it."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
         if rows:

@@ -64,7 +64,7 @@ async def gaps(request: Request, query: Annotated[GapsQuery, Query()]) -> Respon
             following = cursors.encode(cursors.GapCursor(question, *key))
         return Table(rows.head(query.limit), {}, following, _SECONDS)
 
-    return await answer(request, work)
+    return await answer(request, work, most=query.limit)
 
 
 @router.get(

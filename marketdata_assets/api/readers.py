@@ -89,7 +89,7 @@ class Readers:
             self._open.append(database)
         try:
             return work(database)
-        except MarketDataError:
+        except (MarketDataError, Problem):
             raise
         except BaseException:
             # In what state the connection is nobody knows.

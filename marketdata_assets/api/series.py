@@ -18,7 +18,7 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.reading import EARLIEST, BarQuestion, parse_edge, read_bars, read_features
+from marketdata_assets.reading import EARLIEST, BarPage, BarQuestion, parse_edge, read_bars, read_features
 
 if TYPE_CHECKING:
     import polars as pl
@@ -34,8 +34,8 @@ _MOST_INTRADAY: Final = timedelta(days=5 * 366)
 _MOST_DAILY: Final = timedelta(days=100 * 366)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
-_CLOSED_SECONDS: Final = 3600
-"""What later fetches do not touch any more changes when a split takes effect, or by hand: seen within an hour."""
+_CLOSED_SECONDS: Final = 300
+"""What the daily fetches do not touch any more is still repaired, lengthened, pruned, and scaled by new splits."""
 _OPEN_SECONDS: Final = {
     Timeframe.M1: 5,
     Timeframe.M5: 15,
@@ -75,14 +75,21 @@ _SymbolPath = Annotated[Symbol, Path(description="`AAPL`, `BRK.B`, `BTC-USD`.")]
 async def historical(request: Request, symbol: _SymbolPath, query: Annotated[BarsQuery, Query()]) -> Response:
     """The stored bars that open between `start` and `end`, sorted by time: what `bars()` returns in Python."""
     question = cursors.question_of("historical", {"of": symbol, **given(query)})
-    start, end, scale = _range(query, question)
-    asked = BarQuestion(
-        symbol, query.timeframe, start, end, query.adjusted, query.as_of if scale is None else scale
-    )
+    start, end, before = _range(query, question)
+    scale = query.as_of if before is None else before.scale
+    asked = BarQuestion(symbol, query.timeframe, start, end, query.adjusted, scale)
 
     def work(database: Database) -> Table:
         page = read_bars(database, asked, limit=query.limit + 1)
-        following = _following(page.bars, page.window, query.limit, question, page.scale)
+        splits = _splits(page)
+        if before is not None and before.splits != splits:
+            raise Problem(
+                409,
+                "scale-changed",
+                f"the splits of {page.series.symbol} are not those of the earlier pages, whose prices are on another"
+                " scale now: begin again without a cursor",
+            )
+        following = _following(page.bars, page.window, query.limit, question, scale=page.scale, splits=splits)
         return Table(
             page.bars.head(query.limit),
             _bar_facts(page.series, page.scale),
@@ -90,7 +97,7 @@ async def historical(request: Request, symbol: _SymbolPath, query: Annotated[Bar
             _max_age(page.bars.head(query.limit), page.window, page.asset_class, page.series, following),
         )
 
-    return await answer(request, work)
+    return await answer(request, work, most=query.limit)
 
 
 @router.get(
@@ -117,7 +124,7 @@ async def candles(request: Request, symbol: _SymbolPath, query: Annotated[Candle
             page.bars, _bar_facts(page.series, page.scale), max_age=_OPEN_SECONDS[page.series.timeframe]
         )
 
-    return await answer(request, work)
+    return await answer(request, work, most=query.limit)
 
 
 @router.get(
@@ -138,7 +145,7 @@ async def features(request: Request, symbol: _SymbolPath, query: Annotated[Serie
 
     def work(database: Database) -> Table:
         page = read_features(database, symbol, query.timeframe, start, end, limit=query.limit + 1)
-        following = _following(page.features, page.window, query.limit, question, None)
+        following = _following(page.features, page.window, query.limit, question)
         rows = page.features.head(query.limit)
         return Table(
             rows,
@@ -147,19 +154,26 @@ async def features(request: Request, symbol: _SymbolPath, query: Annotated[Serie
             _max_age(rows, page.window, page.asset_class, page.series, following),
         )
 
-    return await answer(request, work)
+    return await answer(request, work, most=query.limit)
+
+
+def _splits(page: BarPage) -> str | None:
+    """By what a later page knows whether its prices are on the scale of this one; None for prices as traded."""
+    if page.splits is None or page.scale is None:
+        return None
+    return cursors.splits_of(page.splits.iter_rows(), page.scale)
 
 
 def _range(
     query: SeriesQuery | BarsQuery, question: str
-) -> tuple[date | datetime, date | datetime, date | None]:
-    """The edges of what is left to read, and the scale that earlier pages had; None on the first."""
+) -> tuple[date | datetime, date | datetime, cursors.SeriesCursor | None]:
+    """The edges of what is left to read, and the cursor that says so; None on the first page."""
     if query.cursor is not None:
         cursor = cursors.decode(query.cursor, cursors.SeriesCursor, question)
         start, end = cursors.moment_of(cursor.last) + _MICROSECOND, cursors.moment_of(cursor.end)
         if start >= end:
             raise Problem(422, "invalid-cursor", "this is no cursor: begin again without one")
-        return start, end, cursor.scale
+        return start, end, cursor
     last = datetime.now(UTC) if query.end is None else parse_edge("end", query.end)
     first = _before(last) if query.start is None else parse_edge("start", query.start)
     longest = _MOST_INTRADAY if query.timeframe.is_intraday else _MOST_DAILY
@@ -184,13 +198,19 @@ def _day(edge: date | datetime) -> date:
 
 
 def _following(
-    rows: pl.DataFrame, window: Window, limit: int, question: str, scale: date | None
+    rows: pl.DataFrame,
+    window: Window,
+    limit: int,
+    question: str,
+    *,
+    scale: date | None = None,
+    splits: str | None = None,
 ) -> str | None:
     """The cursor behind the first ``limit`` of ``rows``; None when there are no more."""
     if rows.height <= limit:
         return None
     last, end = cursors.micros(rows["time"][limit - 1]), cursors.micros(window.end)
-    return cursors.encode(cursors.SeriesCursor(question, last, end, scale))
+    return cursors.encode(cursors.SeriesCursor(question, last, end, scale, splits))
 
 
 def _max_age(

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import uvicorn
 
-from marketdata_assets.api.access import is_loopback_host
 from marketdata_assets.api.metrics import MULTIPROCESS_FOLDER
-from marketdata_assets.config import load_settings
+from marketdata_assets.config import is_loopback_host, load_settings
 from marketdata_assets.storage.connection import resolve_database_url
 
 if TYPE_CHECKING:

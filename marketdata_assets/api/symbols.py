@@ -53,8 +53,8 @@ _SymbolPath = Annotated[Symbol, Path(description="`AAPL`, `BRK.B`, `BTC-USD`.")]
 )
 async def list_(request: Request, query: Annotated[SymbolsQuery, Query()]) -> Symbols:
     """The tracked symbols in the order in which they were added."""
-    tracked = await service_of(request).readers.run(
-        lambda database: list_symbols(database, active_only=query.active)
+    tracked = await service_of(request).ask(
+        request, lambda database: list_symbols(database, active_only=query.active)
     )
     return Symbols(data=[SymbolFacts(**_facts(one)) for one in tracked])
 
@@ -71,7 +71,7 @@ async def list_(request: Request, query: Annotated[SymbolsQuery, Query()]) -> Sy
 )
 async def add(request: Request, response: Response, wanted: Annotated[NewSymbol, Body()]) -> SymbolFacts:
     """Track a symbol from now on, or take it up again, as `marketdata symbols add` does."""
-    tracked, is_new = await service_of(request).readers.run(lambda database: _add(database, wanted))
+    tracked, is_new = await service_of(request).ask(request, lambda database: _add(database, wanted))
     response.status_code = 201 if is_new else 200
     return SymbolFacts(**_facts(tracked))
 
@@ -85,7 +85,7 @@ async def add(request: Request, response: Response, wanted: Annotated[NewSymbol,
 )
 async def details(request: Request, symbol: _SymbolPath) -> SymbolDetails:
     """How a symbol is collected, and how many bars of it are stored in each timeframe."""
-    return await service_of(request).readers.run(lambda database: _details(database, parse_symbol(symbol)))
+    return await service_of(request).ask(request, lambda database: _details(database, parse_symbol(symbol)))
 
 
 @router.put(
@@ -105,7 +105,7 @@ async def put_timeframes(
         set_timeframes(database, name, _sorted(wanted.timeframes))
         return find_symbol(database, name)
 
-    return SymbolFacts(**_facts(await service_of(request).readers.run(work)))
+    return SymbolFacts(**_facts(await service_of(request).ask(request, work)))
 
 
 @router.delete(
@@ -123,7 +123,7 @@ async def remove(request: Request, symbol: _SymbolPath) -> SymbolFacts:
         deactivate(database, name)
         return find_symbol(database, name)
 
-    return SymbolFacts(**_facts(await service_of(request).readers.run(work)))
+    return SymbolFacts(**_facts(await service_of(request).ask(request, work)))
 
 
 def _add(database: Database, wanted: NewSymbol) -> tuple[TrackedSymbol, bool]:

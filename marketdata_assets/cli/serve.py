@@ -14,7 +14,7 @@ from marketdata_assets.domain.errors import ConfigurationError
 def serve(
     *,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; with any but loopback, every request needs a key.")
+        str, typer.Option(help="Address to listen on; with any but loopback, all but /health needs a key.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1,
@@ -22,13 +22,17 @@ def serve(
         float, typer.Option(min=0.1, help="Of each client, in each process; 1,000 rows count as one more.")
     ] = 100.0,
     require_key: Annotated[
-        bool, typer.Option("--require-key", help="Ask programs of this machine for a key, too.")
+        bool,
+        typer.Option(
+            "--require-key", help="Ask programs of this machine for a key, too; needed behind any proxy."
+        ),
     ] = False,
 ) -> None:
     """Serve bars, features, gaps and completeness over HTTP; the page /docs describes every route.
 
     Reads need no key from this machine, and one from elsewhere (`marketdata keys create NAME`). There is no TLS:
-    outside of loopback, put a proxy in front that has it.
+    outside of loopback, put a proxy in front that has it. Behind any proxy: --require-key, since a proxy on this
+    machine may look like a program of it.
     """
     # Answers are small and several at a time: threads within one would only wait for those of another.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
@@ -39,10 +43,14 @@ def serve(
     _require_free(host, port)
     from marketdata_assets.api.server import ServeOptions
     from marketdata_assets.api.server import serve as run
+    from marketdata_assets.config import is_loopback_host
 
     shown = f"[{host}]" if ":" in host else host
+    is_open = is_loopback_host(host) and not require_key
     typer.echo(
-        f"serving on http://{shown}:{port}, described at http://{shown}:{port}/docs; Ctrl-C ends it", err=True
+        f"serving on http://{shown}:{port}, described at http://{shown}:{port}/docs"
+        f"{'; reads need no key: behind any proxy, add --require-key' if is_open else ''}; Ctrl-C ends it",
+        err=True,
     )
     run(ServeOptions(host, port, workers, requests_per_second, require_key))
 

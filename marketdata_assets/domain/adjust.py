@@ -81,7 +81,8 @@ def _steps(
 ) -> dict[str, list[tuple[datetime, float, float]]]:
     """``until``, ``price_factor`` and ``volume_factor`` of each symbol in the order of time."""
     ratios: dict[str, dict[date, Fraction]] = {}
-    for symbol, executed, before, after in splits.select(SPLIT_SCHEMA.names()).iter_rows():
+    # By columns: the query engine's threads take longer to wake than a handful of splits to read.
+    for symbol, executed, before, after in zip(*(splits[name] for name in SPLIT_SCHEMA), strict=True):
         ratio = _ratio(symbol, executed, before, after)
         known = ratios.setdefault(symbol, {}).setdefault(executed, ratio)
         if known != ratio:
@@ -137,7 +138,10 @@ def adjust_for_splits(
             return bars
         if first == last:
             _, price, volume = own[first]
-            return bars.with_columns(pl.col(_PRICES) * price, pl.col("volume") * volume)
+            by = {**dict.fromkeys(_PRICES, price), "volume": volume}
+            return pl.DataFrame(
+                [bars[name] * by[name] if name in by else bars[name] for name in bars.columns]
+            )
     factors = split_factors(splits, as_of, calendar)
     of_bars = (
         bars.select("symbol", pl.col("time").cast(UTC_TIME))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, LiteralString, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import adbc_driver_manager
@@ -259,6 +259,20 @@ class Database:
         with connection.transaction():
             return work(connection)
 
+    def ask(self, query: LiteralString, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """The rows of one `query` that changes nothing, without a transaction around it: one round trip, not three.
+
+        Otherwise as :meth:`transaction`.
+        """
+        connection = self._kept()
+        try:
+            return _ask(connection, query, parameters)
+        except psycopg.OperationalError:
+            if not connection.closed:
+                raise
+        self._drop_connection()
+        return _ask(self._reconnected(), query, parameters)
+
     def read_frame(self, query: str, parameters: Sequence[object] = ()) -> pl.DataFrame:
         """The rows of `query` as a frame; timestamptz arrives as ``Datetime("us", "UTC")``.
 
@@ -330,6 +344,17 @@ class Database:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+
+
+def _ask(
+    connection: psycopg.Connection[tuple[object, ...]], query: LiteralString, parameters: Sequence[object]
+) -> list[tuple[object, ...]]:
+    connection.autocommit = True
+    try:
+        return connection.execute(query, parameters).fetchall()
+    finally:
+        if not connection.closed:
+            connection.autocommit = False
 
 
 def _read(reader: dbapi.Connection, query: str, parameters: Sequence[object]) -> pl.DataFrame:

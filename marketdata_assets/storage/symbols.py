@@ -82,42 +82,31 @@ def find_symbol(database: Database, symbol: str) -> TrackedSymbol:
 
 
 def find_with_splits(database: Database, symbol: str) -> tuple[TrackedSymbol, pl.DataFrame | None]:
-    """The row of ``symbol``, active or not, and its splits as ``SPLIT_SCHEMA``; None when they were never asked for.
+    """The row of ``symbol``, active or not, and its splits; None when they were never asked for.
 
-    In one question: both are needed before any adjusted bar is read.
+    The splits are those of :func:`~marketdata_assets.storage.actions.read_splits`. In one question: both are needed
+    before any adjusted bar is read.
     Raises :class:`UnknownSeriesError` when the symbol is not tracked.
     """
-
-    def read(connection: Connection[tuple[object, ...]]) -> tuple[object, ...] | None:
-        return connection.execute(
-            "select t.symbol, t.asset_class, t.name, t.timeframes, t.active, c.symbol is not null,"
-            " array(select execution_date from splits s where s.symbol = t.symbol and withdrawn_at is null order by 1),"
-            " array(select split_from::float8 from splits s where s.symbol = t.symbol and withdrawn_at is null"
-            "  order by execution_date),"
-            " array(select split_to::float8 from splits s where s.symbol = t.symbol and withdrawn_at is null"
-            "  order by execution_date)"
-            " from tracked_symbols t"
-            " left join corporate_action_checks c on c.kind = 'splits' and c.symbol = t.symbol"
-            " where t.symbol = %s",
-            [symbol],
-        ).fetchone()
-
-    row = database.transaction(read)
-    if row is None:
+    # A row for each split; one without, where there is none.
+    rows = database.ask(
+        "select t.symbol, t.asset_class, t.name, t.timeframes, t.active, c.symbol is not null,"
+        " s.symbol, s.execution_date, s.split_from::float8, s.split_to::float8"
+        " from tracked_symbols t"
+        " left join corporate_action_checks c on c.kind = 'splits' and c.symbol = t.symbol"
+        " left join splits s on s.symbol = t.symbol and s.withdrawn_at is null"
+        " where t.symbol = %s order by s.execution_date",
+        [symbol],
+    )
+    if not rows:
         raise not_tracked(symbol)
-    *tracked, is_checked, days, split_from, split_to = row
-    if not isinstance(days, list):
-        message = "an array of Postgres is a list"
-        raise TypeError(message)
+    width = len(SPLIT_SCHEMA)
+    *facts, is_checked = rows[0][:-width]
+    tracked = _symbol_of(tuple(facts))
     if not is_checked:
-        return _symbol_of(tuple(tracked)), None
-    columns = {
-        "symbol": [symbol] * len(days),
-        "execution_date": days,
-        "split_from": split_from,
-        "split_to": split_to,
-    }
-    return _symbol_of(tuple(tracked)), pl.DataFrame(columns, schema=SPLIT_SCHEMA)
+        return tracked, None
+    splits = [split for row in rows if (split := row[-width:])[0] is not None]
+    return tracked, pl.DataFrame(splits, schema=SPLIT_SCHEMA, orient="row")
 
 
 def add_symbols(database: Database, symbols: Iterable[TrackedSymbol]) -> list[str]:

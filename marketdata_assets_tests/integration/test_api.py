@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from marketdata_assets import bars, completeness, features, gaps, reading
 from marketdata_assets.api.app import create_app
 from marketdata_assets.api.formats import ARROW, CSV, JSON, MEDIA_TYPES, PARQUET
+from marketdata_assets.api.limits import RateLimiter
 from marketdata_assets.api.service import ServiceOptions
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.bars import BAR_SCHEMA
@@ -199,6 +200,30 @@ def test_later_pages_keep_the_scale_and_the_end_of_the_first(api: TestClient, da
     assert second.json()["data"][0]["open"] == 100 + 39 / 3
 
 
+def test_a_split_between_two_pages_ends_the_answer(api: TestClient, database: Database) -> None:
+    def listed(*days: date) -> None:
+        rows = [
+            {"symbol": "AAPL", "execution_date": day, "split_from": 1.0, "split_to": 7.0}
+            for day in (date(2024, 2, 1), *days)
+        ]
+        frame = pl.DataFrame(rows, schema=SCHEMAS[ActionKind.SPLITS])
+        store_actions(
+            database, ActionKind.SPLITS, frame, symbols=["AAPL"], endpoint="/", today=date(2024, 3, 1)
+        )
+
+    def following(more: str) -> str:
+        link: str = api.get(f"{DAY}&limit=9{more}").links["next"]["url"]
+        return link
+
+    now, earlier, traded = following(""), following("&as_of=2024-02-15"), following("&adjusted=false")
+    listed(date(2999, 1, 4))
+    assert api.get(now).status_code == 200, "a split that waits for its day changes nothing"
+    listed(date(2024, 2, 20))
+    refused(api.get(now), 409, "scale-changed")
+    for path in (earlier, traded, following("")):
+        assert api.get(path).status_code == 200
+
+
 def test_a_cursor_belongs_to_its_question(api: TestClient) -> None:
     cursor = api.get(DAY + "&limit=2").json()["next_cursor"]
     assert api.get(f"{DAY}&limit=5&cursor={cursor}").status_code == 200
@@ -209,7 +234,7 @@ def test_a_cursor_belongs_to_its_question(api: TestClient) -> None:
 
 def test_an_answer_is_good_until_it_is_revised(api: TestClient, database: Database) -> None:
     first = api.get(DAY)
-    assert first.headers["cache-control"] == "private, max-age=3600, must-revalidate"
+    assert first.headers["cache-control"] == "private, max-age=300, must-revalidate"
     assert first.headers["vary"] == "Accept, Accept-Encoding"
     known = {"if-none-match": f'"other", W/{first.headers["etag"]}'}
     again = api.get(DAY, headers=known)
@@ -352,7 +377,10 @@ def test_reads_from_elsewhere_and_all_changes_need_a_key(database_url: str, data
     reader, admin = create_key(database, "reader", Scope.READ), create_key(database, "admin", Scope.ADMIN)
     with serving(database_url, address="203.0.113.9", read_keys=("a-key-of-the-environment",)) as api:
         assert api.get("/health").json() == {"status": "ok"}
-        for path in (DAY, "/api/v1/gaps", "/api/v1/symbols", "/api/v1/admin/symbols/AAPL", "/metrics"):
+        for path in (
+            *(DAY, "/api/v1/gaps", "/api/v1/symbols", "/api/v1/admin/symbols/AAPL"),
+            *("/metrics", "/docs", "/openapi.json"),
+        ):
             refused(api.get(path), 401, "key-needed")
             refused(api.get(path, headers={"x-api-key": "wrong"}), 401, "unknown-key")
             refused(api.get(path, headers={"x-api-key": b"\xff"}), 401, "unknown-key")
@@ -447,6 +475,28 @@ def test_one_client_cannot_ask_without_end(database_url: str) -> None:
         assert api.get("/health").status_code == 200
 
 
+def test_a_page_is_paid_for_before_it_is_read(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    debts, settled = [], []
+
+    def reserve(_: RateLimiter, client: str, rows: int) -> float:
+        debts.append((client, rows))
+        return 0.0
+
+    monkeypatch.setattr(RateLimiter, "reserve", reserve)
+    monkeypatch.setattr(RateLimiter, "settle", lambda _, *paid: settled.append(paid))
+    with serving(database_url, requests_per_second=1) as api:
+        etag = api.get(f"{DAY}&limit=100000").headers["etag"]
+        assert api.get(f"{DAY}&limit=100000", headers={"if-none-match": etag}).status_code == 304
+    assert debts == [("127.0.0.1", 100_000)] * 2
+    assert settled == [("127.0.0.1", 100_000, 40)] * 2
+    with serving(database_url, requests_per_second=1) as api:
+        monkeypatch.setattr(RateLimiter, "reserve", lambda *_: 7.2)
+        answer = api.get(DAY)
+        refused(answer, 429, "too-many-requests")
+        assert answer.headers["retry-after"] == "8"
+    assert settled[-1] == ("127.0.0.1", 0, 0)
+
+
 def test_a_database_that_is_slow_or_away_is_told_from_an_error(database_url: str, database: Database) -> None:
     with serving(database_url, statement_timeout=timedelta(milliseconds=300)) as api:
         blocked, done = threading.Event(), threading.Event()
@@ -493,11 +543,12 @@ def test_what_nobody_thought_of_is_an_error_without_a_trace(
 
 
 def test_metrics_count_requests_rows_and_seconds(api: TestClient) -> None:
-    api.get(DAY)
+    etag = api.get(DAY).headers["etag"]
+    api.get(DAY, headers={"if-none-match": etag})
     api.get("/api/v1/historical/NOPE?timeframe=1m")
     page = api.get("/metrics").text
     route = 'route="/api/v1/historical/{symbol}"'
     assert f'marketdata_api_requests_total{{method="GET",{route},status="200"}} 1.0' in page
     assert f'marketdata_api_requests_total{{method="GET",{route},status="404"}} 1.0' in page
-    assert f"marketdata_api_rows_total{{{route}}} 40.0" in page
-    assert f"marketdata_api_request_seconds_count{{{route}}} 2.0" in page
+    assert f"marketdata_api_rows_total{{{route}}} 80.0" in page
+    assert f"marketdata_api_request_seconds_count{{{route}}} 3.0" in page

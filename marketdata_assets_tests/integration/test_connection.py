@@ -65,6 +65,7 @@ def test_an_unreachable_server_is_one_line_without_the_password() -> None:
         for attempt in (
             lambda: connect(url, application_name="test"),
             lambda: Database(url).transaction(lambda _: None),
+            lambda: Database(url).ask("select 1"),
             lambda: Database(url).read_frame("select 1"),
             lambda: dagster_storage_url(url),
         ):
@@ -183,6 +184,27 @@ def test_a_read_leaves_no_transaction_behind(database: Database, database_url: s
             " where application_name = 'test' and datname = current_database()"
         ).fetchall()
     assert states == [("idle",)]
+
+
+def test_a_question_leaves_no_transaction_behind_and_survives_a_lost_connection(
+    database: Database, database_url: str
+) -> None:
+    states = "select state from pg_stat_activity where application_name = 'asking'"
+    with Database(database_url, application_name="asking") as asking:
+        assert asking.ask("select %s::int, current_setting('TimeZone')", [7]) == [(7, "UTC")]
+        assert database.read_frame(states)["state"].to_list() == ["idle"]
+        terminate(database_url, "asking")
+        assert asking.ask("select 1") == [(1,)]
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            asking.ask("select 1 / 0")
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            asking.transaction(
+                lambda connection: (
+                    connection.execute("create table seen ()"),
+                    connection.execute("select 1 / 0"),
+                )
+            )
+        assert asking.ask("select to_regclass('seen')::text") == [(None,)]
 
 
 def test_an_empty_answer_keeps_its_columns(database: Database) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from marketdata_assets.automation.actions import refresh_actions
 from marketdata_assets.automation.jobs import CORPORATE_ACTIONS_JOB
@@ -15,10 +16,12 @@ from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.adjust import SPLIT_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.polygon.errors import EntitlementError, VendorFailureError
 from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.polygon.simulator import Fault, FaultKind, Split
 from marketdata_assets.storage.actions import ActionCounts, is_checked, read_splits, store_actions
+from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols, find_with_splits
 from marketdata_assets_tests.integration.platform import Platform, open_platform, reason_of
 
 if TYPE_CHECKING:
@@ -287,6 +290,19 @@ def test_ratios_are_kept_to_the_last_digit(database: Database) -> None:
     assert read_splits(database, ["GOOGL", "KO"]).rows() == list(odd)
     (stored,) = rows(database, "splits", "symbol, split_from, split_to::text", "symbol = 'KO'")
     assert stored["split_to"] == "1.012345678901234"
+
+
+def test_splits_that_come_with_their_symbol_are_those_that_are_listed(database: Database) -> None:
+    add_symbols(database, [TrackedSymbol("KO", AssetClass.STOCK), TrackedSymbol("SPY", AssetClass.ETF)])
+    assert find_with_splits(database, "KO") == (TrackedSymbol("KO", AssetClass.STOCK), None)
+    later = ("KO", date(2999, 1, 4), 1.0, 1.012345678901234)
+    store(database, split_frame(later, NEW, OLD), "KO", "SPY")
+    store(database, split_frame(later, OLD), "KO")
+    for symbol, count in (("KO", 2), ("SPY", 0)):
+        _, found = find_with_splits(database, symbol)
+        assert found is not None
+        assert found.height == count
+        assert_frame_equal(found, read_splits(database, [symbol]))
 
 
 def test_a_stored_split_is_where_the_view_of_factors_begins_to_apply(database: Database) -> None:

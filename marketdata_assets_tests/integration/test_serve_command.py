@@ -160,3 +160,20 @@ def test_a_port_that_is_taken_is_named(environment: dict[str, str], tmp_path: Pa
         refused = run_command(environment, tmp_path, "serve", "--port", port)
     assert refused.returncode == 2
     assert f"127.0.0.1 port {port} cannot be listened on" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [((), True), (("--host", "::1"), True), (("--require-key",), False), (("--host", "203.0.113.9"), False)],
+)
+def test_a_server_that_reads_for_nothing_says_what_a_proxy_needs(
+    options: tuple[str, ...], *, warned: bool, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("POLARS_MAX_THREADS", "1")  # the command sets it
+    monkeypatch.setattr("marketdata_assets.cli.serve._require_free", lambda host, port: (host, port))
+    monkeypatch.setattr("marketdata_assets.api.server.serve", started.append)
+    said = CliRunner().invoke(app, ["serve", *options])
+    assert (said.exit_code, len(started)) == (0, 1), said.output
+    assert ("behind any proxy, add --require-key" in said.stderr) is warned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata_assets.api import limits
-from marketdata_assets.api.limits import RateLimiter, retry_after
+from marketdata_assets.api.limits import RateLimiter, Turns, retry_after
+from marketdata_assets.api.problems import Problem
 
 
 @dataclass
@@ -31,14 +33,83 @@ def test_a_burst_is_admitted_and_then_the_rate() -> None:
     assert limiter.admit("a") == pytest.approx(0.5)
 
 
-def test_rows_are_paid_for_afterwards_and_debt_is_bounded() -> None:
-    clock = Clock()
-    limiter = RateLimiter(rate=10, burst=20, clock=clock)
-    assert limiter.admit("a") == 0
-    limiter.charge("a", 25_000)
-    assert limiter.admit("a") == pytest.approx(0.7)
-    limiter.charge("a", 10_000_000)
-    assert limiter.admit("a") == pytest.approx(2.1)
+def test_rows_are_paid_for_before_they_are_read_and_those_that_were_not_come_back() -> None:
+    limiter = RateLimiter(rate=10, burst=20, clock=Clock())
+    assert [limiter.admit("a") for _ in range(3)] == [0, 0, 0]
+    assert limiter.reserve("a", 100_000) == 0
+    assert limiter.reserve("a", 100_000) == pytest.approx(8.4)
+    assert limiter.admit("a") == pytest.approx(8.4)
+    limiter.settle("a", 100_000, 10_000)
+    assert limiter.reserve("a", 7_000) == 0
+    assert limiter.admit("a") == pytest.approx(0.1)
+    limiter.settle("a", 107_000, 0)
+    assert [limiter.admit("a") for _ in range(20)] == [0] * 20
+    assert limiter.admit("a") > 0
+
+
+class Questions:
+    """Questions of clients to :class:`Turns`, answered one by one when the test says so."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.running: list[tuple[str, asyncio.Future[str]]] = []
+
+    async def ask(self, client: str) -> asyncio.Task[str]:
+        """A question that has come as far as it can."""
+
+        async def work() -> str:
+            done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            self.running.append((client, done))
+            return await done
+
+        asked = asyncio.create_task(self.turns.take(client, work))
+        await self.settle()
+        return asked
+
+    async def answer(self) -> None:
+        """Answer the oldest of those that run."""
+        self.running.pop(0)[1].set_result("answered")
+        await self.settle()
+
+    async def settle(self) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    @property
+    def clients(self) -> str:
+        return "".join(client for client, _ in self.running)
+
+
+def test_one_client_leaves_room_for_the_others() -> None:
+    async def scenario() -> None:
+        asked = Questions(Turns(at_once=2, waiting=1))
+        mine = [await asked.ask("a") for _ in range(3)]
+        with pytest.raises(Problem) as refused:
+            await (await asked.ask("a"))
+        assert (refused.value.status, refused.value.code) == (429, "too-many-requests")
+        await asked.ask("b")
+        assert asked.clients == "aab"
+        await asked.answer()
+        assert asked.clients == "aba"
+        assert mine[0].result() == "answered"
+        assert not (await asked.ask("a")).done()
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_goes_away_keeps_its_turn_until_its_question_is_answered() -> None:
+    async def scenario() -> None:
+        asked = Questions(Turns(at_once=1, waiting=1))
+        (await asked.ask("a")).cancel()
+        await asked.ask("a")
+        assert asked.clients == "a"
+        with pytest.raises(Problem):
+            await (await asked.ask("a"))
+        await asked.answer()
+        await asked.answer()
+        assert (await asked.ask("a")).cancel()
+
+    asyncio.run(scenario())
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,68 @@
+"""One question for all who need its answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from marketdata_assets.api.shared import FAILURE_SECONDS, Shared
+
+
+class Source:
+    """A question that takes as long as the test wants, and a clock that it moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.asked = 0
+        self.fails = False
+        self.open = asyncio.Event()
+        self.shared = Shared(self._ask, 5.0, lambda: self.now)
+
+    async def _ask(self) -> int:
+        self.asked += 1
+        answer = self.asked
+        await self.open.wait()
+        if self.fails:
+            message = "away"
+            raise ConnectionError(message)
+        return answer
+
+
+def test_those_who_ask_together_ask_once() -> None:
+    async def scenario() -> None:
+        source = Source()
+        waiting = [asyncio.create_task(source.shared.get()) for _ in range(9)]
+        await asyncio.sleep(0)
+        waiting.pop().cancel()
+        await asyncio.sleep(0)
+        source.now = 3.0
+        source.open.set()
+        assert await asyncio.gather(*waiting) == [1] * 8
+        source.now = 5.0
+        assert await source.shared.get() == 1
+        source.now = 5.1
+        assert await source.shared.get() == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_failure_is_believed_for_a_moment() -> None:
+    async def scenario() -> None:
+        source = Source()
+        source.fails = True
+        waiting = [asyncio.create_task(source.shared.get()) for _ in range(3)]
+        await asyncio.sleep(0)
+        source.now = 9.0
+        source.open.set()
+        failed = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(one) for one in failed] == [ConnectionError] * 3
+        source.fails = False
+        source.now += FAILURE_SECONDS
+        with pytest.raises(ConnectionError):
+            await source.shared.get()
+        assert source.asked == 1
+        source.now += 0.1
+        assert await source.shared.get() == 2
+
+    asyncio.run(scenario())
