@@ -34,7 +34,7 @@ from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.upkeep import INTRADAY, nightly_days, traded_day
 from marketdata_assets.partitions import SERIES
-from marketdata_assets.storage.adjusted import SPLITTING
+from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.resource import PostgresResource
 from marketdata_assets.storage.symbols import TrackedSymbol, list_symbols
@@ -212,12 +212,14 @@ def feature_requests(
 ) -> list[RunRequest]:
     """The runs that compute what is out of date at ``now`` of ``series``, or of all, as far as these are partitions.
 
-    ``key`` begins each run's key.
+    Series whose splits were never asked for are left out: they would be held back. ``key`` begins each run's key.
     """
     ordered = instance.get_dynamic_partitions(SERIES)
     partitions = list(map(Series.parse, ordered))
     chosen = set(partitions if series is None else series)
-    wanted = [one for one in partitions if one in chosen]
+    splitting = {one.symbol for one in list_symbols(database) if one.asset_class in SPLITTING}
+    unadjusted = set(unchecked_symbols(database, splitting & {one.symbol for one in chosen}))
+    wanted = [one for one in partitions if one in chosen and one.symbol not in unadjusted]
     days = stale_days(database, wanted, load_settings().start, now=now)
     return [
         RunRequest(

@@ -17,7 +17,7 @@ from dagster import (
 
 from marketdata_assets.checks.verdict import table_cell
 from marketdata_assets.config import load_settings
-from marketdata_assets.domain.completeness import below_threshold
+from marketdata_assets.domain.completeness import Status, below_threshold
 from marketdata_assets.domain.freshness import Freshness
 from marketdata_assets.storage.completeness import read_matrix
 from marketdata_assets.storage.freshness import freshness_of, stale_rows
@@ -94,10 +94,11 @@ def completeness_check() -> AssetChecksDefinition:
         with postgres.database() as database:
             matrix = read_matrix(database)
         below = below_threshold(matrix, percent / 100)
+        unchecked = matrix.filter(status=Status.UNCHECKED.value).height
         counts = {
-            "series": matrix.height,
+            "series": matrix.height - unchecked,
             "series_below": below.height,
-            "series_unchecked": matrix.filter(status="unchecked").height,
+            "series_unchecked": unchecked,
             "missing_bars": int(below["missing_bars"].sum()),
         }
         yield from _series_verdict(
@@ -106,6 +107,7 @@ def completeness_check() -> AssetChecksDefinition:
             counts,
             severity=AssetCheckSeverity.WARN,
             noun=f"at least {percent:g} % complete",
+            aside=f" {unchecked:,} more were never looked through." if unchecked else "",
             metadata={
                 "threshold_percent": MetadataValue.float(percent),
                 "below": MetadataValue.md(_completeness_table(below)),
@@ -123,6 +125,7 @@ def _series_verdict(
     severity: AssetCheckSeverity,
     noun: str,
     metadata: Mapping[str, MetadataValue],
+    aside: str = "",
 ) -> Iterator[Output[None] | AssetCheckEvaluation]:
     """The two events of a check; like :func:`~marketdata_assets.checks.verdict.verdict`, without enumerating partitions."""
     yield Output(None, output_name=spec.get_python_identifier())
@@ -140,7 +143,7 @@ def _series_verdict(
         check_name=spec.name,
         passed=not names,
         severity=severity,
-        description=said,
+        description=said + aside,
         metadata={**{name: MetadataValue.int(count) for name, count in counts.items()}, **metadata},
     )
 

@@ -123,18 +123,22 @@ def set_timeframes(
     typer.echo(f"{name}: {', '.join(chosen)}")
 
 
-@app.command(epilog="Example: marketdata symbols deactivate TSLA")
+@app.command(epilog="Example: marketdata symbols deactivate TSLA NFLX")
 def deactivate(
-    symbol: Annotated[str, typer.Argument(help="A tracked symbol.", autocompletion=complete_symbol)],
+    symbol: Annotated[
+        list[str],
+        typer.Argument(help="Tracked symbols, apart by spaces or commas.", autocompletion=complete_symbol),
+    ],
 ) -> None:
-    """Stop collecting a symbol. Its bars stay; `symbols add` takes it up again."""
+    """Stop collecting symbols, or none of them when one is not tracked. Their bars stay; `symbols add` takes them up again."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage import symbols
 
-    name = parse_symbol(symbol)
+    names = [parse_symbol(name) for text in symbol for name in text.replace(",", " ").split()]
     with open_store() as store:
-        symbols.deactivate(store.database, name)
-    typer.echo(f"{name}: no longer collected")
+        symbols.deactivate(store.database, *names)
+    for name in names:
+        typer.echo(f"{name}: no longer collected")
 
 
 @app.command("import", epilog="Example: marketdata symbols import universe.csv")

@@ -68,6 +68,8 @@ def up(
         # From before the first child on: whatever ends this process must end them.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _stop)
+        # stamina's own notices are for whoever reads code.
+        stamina.instrumentation.set_on_retry_hooks(())
         settings = load_settings()
         held = stack.enter_context(_only_one(settings.home))
         _check_port(port)
@@ -121,6 +123,10 @@ class _Held:
 
     def take(self) -> None:
         """Take the lock. Children of a killed ``up`` are told to end by the kernel; those that do not, are ended."""
+        with contextlib.suppress(BlockingIOError):
+            self._lock()
+            return
+        typer.echo("waiting for the processes of an earlier marketdata up to end", err=True)
         try:
             for attempt in stamina.retry_context(
                 on=BlockingIOError, attempts=None, timeout=_STOP_SECONDS, wait_initial=0.1, wait_max=0.5

@@ -170,18 +170,22 @@ def set_timeframes(database: Database, symbol: str, timeframes: Sequence[Timefra
     )
 
 
-def deactivate(database: Database, symbol: str) -> None:
-    """Stop collecting ``symbol``. Its bars stay.
+def deactivate(database: Database, *symbols: str) -> None:
+    """Stop collecting ``symbols``, all or none of them. Their bars stay.
 
     Raises:
-        ConfigurationError: The symbol is not tracked.
+        UnknownSeriesError: A symbol is not tracked.
     """
-    _update(
-        database,
-        "update tracked_symbols set active = false, updated_at = now() where symbol = %s",
-        [symbol],
-        symbol,
-    )
+
+    def work(connection: Connection[tuple[object, ...]]) -> None:
+        rows = connection.execute(
+            "update tracked_symbols set active = false, updated_at = now() where symbol = any(%s) returning symbol",
+            [list(symbols)],
+        ).fetchall()
+        if absent := sorted({*symbols} - {str(row[0]) for row in rows}):
+            raise not_tracked(absent[0])
+
+    database.transaction(work)
 
 
 def _update(database: Database, statement: str, parameters: list[object], symbol: str) -> None:

@@ -310,6 +310,7 @@ def test_wrong_symbols_are_one_line_and_change_nothing(here: Run, tmp_path: Path
         (("add", "NFLX", "--timeframes", "9h"), ("unknown timeframe '9h'",)),
         (("set-timeframes", "ZZZZ", "1h"), ("ZZZZ is not tracked",)),
         (("deactivate", "ZZZZ"), ("ZZZZ is not tracked",)),
+        (("deactivate", "SPY", "ZZZZ"), ("ZZZZ is not tracked",)),
     ]
     for arguments, said in cases:
         one_line(here("symbols", *arguments), 2, *said)
@@ -318,7 +319,7 @@ def test_wrong_symbols_are_one_line_and_change_nothing(here: Run, tmp_path: Path
 
 def test_adding_a_known_symbol_takes_it_up_as_it_was(here: Run) -> None:
     assert here("symbols", "set-timeframes", "SPY", "1m,1w").returncode == 0
-    assert here("symbols", "deactivate", "SPY").returncode == 0
+    assert here("symbols", "deactivate", "SPY,QQQ", "AAPL").returncode == 0
     again = here("symbols", "add", "SPY")
     assert (again.returncode, again.stdout) == (0, "tracked: SPY (etf)\n"), again.stderr
     listed = {one["symbol"]: one for one in json.loads(here("symbols", "list", "--json").stdout)}

@@ -294,6 +294,12 @@ def test_the_matrix_follows_a_look_for_gaps_and_is_tried_again_when_it_fails(
     report_gaps(instance, 3)
     [second] = asked()
     assert second != first
+    # A run that has not begun will read what came since, too.
+    queued = instance.add_run(DagsterRun("matrix", status=DagsterRunStatus.NOT_STARTED, tags=second))
+    report_gaps(instance, 4)
+    assert asked() == []
+    instance.report_run_canceled(queued)
+    assert len(asked()) == 1
     refresh_matrix(definitions, instance)
     assert asked() == []
 

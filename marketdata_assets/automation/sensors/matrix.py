@@ -28,6 +28,7 @@ REPORT_TAG: Final = "marketdata/gap_report"
 _SECONDS: Final = 30
 _PAUSE: Final = timedelta(minutes=10)
 """Between a run that failed and the next one after the same report."""
+_WAITING: Final = [DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED]
 _ENDED: Final = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
 
 
@@ -51,6 +52,12 @@ def matrix_sensor() -> SensorDefinition:
         )
         if asked and asked[0].dagster_run.status not in _ENDED:
             return SkipReason(f"run {asked[0].dagster_run.run_id} is under way")
+        # It reads the store when it begins, and finds this report, too.
+        waiting = context.instance.get_run_records(
+            RunsFilter(job_name=matrix_job.name, statuses=_WAITING), limit=1
+        )
+        if waiting:
+            return SkipReason(f"run {waiting[0].dagster_run.run_id} has not begun yet")
         if asked and datetime.now(UTC).timestamp() < (asked[0].end_time or 0) + _PAUSE.total_seconds():
             return SkipReason(f"run {asked[0].dagster_run.run_id} failed: another follows after {_PAUSE}")
         return RunRequest(tags={**Purpose.MATRIX.tags, REPORT_TAG: str(report)})
