@@ -27,7 +27,7 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from prometheus_client.registry import Collector
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -248,12 +248,18 @@ async def _argument_problem(_: Request, error: Exception) -> Response:
     """Arguments that are not what the OpenAPI document says."""
     if not isinstance(error, RequestValidationError):
         raise TypeError from error
-    errors = [
-        {"in": ".".join(map(str, one["loc"])), "detail": str(one["msg"]).removeprefix("Value error, ")}
-        for one in error.errors()
-    ]
+    # That an argument may also be left out helps nobody who has given one.
+    found = [one for one in error.errors() if one["type"] != "none_required"]
+    errors = [{"in": ".".join(map(str, one["loc"][:2])), "detail": _said(one)} for one in found]
     detail = "; ".join(f"{one['in']}: {one['detail']}" for one in errors[:3])
     return Problem(422, "invalid-argument", detail, errors=errors[:20]).response()
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    """What is wrong, for somebody who knows the argument and not its pattern."""
+    if error["type"] == "string_pattern_mismatch" and error["loc"][1:2] in (("start",), ("end",)):
+        return "write YYYY-MM-DD, or YYYY-MM-DDTHH:MM:SSZ; the + of an offset is %2B in a URL"
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def _describe(app: FastAPI) -> None:

@@ -360,6 +360,13 @@ def test_what_makes_no_sense_is_refused_with_a_problem_document(api: TestClient)
         refused(api.get(path), status, code)
 
 
+def test_a_moment_without_an_offset_is_told_how_to_be_written(api: TestClient) -> None:
+    answer = api.get("/api/v1/historical/AAPL?timeframe=1d&start=2026-11-20T10:00:00")
+    refused(answer, 422, "invalid-argument")
+    assert answer.json()["detail"].startswith("query.start: write YYYY-MM-DD, or")
+    assert len(answer.json()["errors"]) == 1
+
+
 def test_methods_and_formats_that_are_not_there(api: TestClient) -> None:
     wrong = api.patch("/api/v1/symbols")
     refused(wrong, 405, "method-not-allowed")
