@@ -56,7 +56,7 @@ def run(server_url: str, *, quick: bool) -> list[Figure]:
             "DATABASE_URL": url,
             "POLYGON_API_KEY": "benchmarks",
             "POLYGON_BASE_URL": vendor_url,
-            "POLYGON_REQUESTS_PER_MINUTE": "1000000",  # off: the limit is measured elsewhere
+            "POLYGON_REQUESTS_PER_MINUTE": "6000",  # as good as off: the limit is measured elsewhere
             "MARKETDATA_START": (datetime.now(UTC).date() - timedelta(days=_DAYS)).isoformat(),
         }
         with Database(url) as database:

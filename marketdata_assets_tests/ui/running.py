@@ -161,7 +161,7 @@ def running_platform(
             MARKETDATA_START=start.isoformat(),
             POLYGON_API_KEY=KEY,
             POLYGON_BASE_URL=simulator.url,
-            POLYGON_REQUESTS_PER_MINUTE="100000",
+            POLYGON_REQUESTS_PER_MINUTE="6000",
             **variables,
         )
         settings = yaml.safe_load((folder / "dagster.yaml").read_text())
