@@ -169,7 +169,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def run_command(
-    environment: dict[str, str], folder: Path, *arguments: str, seconds: float = 90
+    environment: dict[str, str], folder: Path, *arguments: str, seconds: float = 240
 ) -> subprocess.CompletedProcess[str]:
     """A finished command, its output captured through pipes."""
     return subprocess.run(

@@ -243,7 +243,7 @@ def test_overlapping_writers_neither_deadlock_nor_lose_a_row(
         put(database, joined(run_of(key, 40) for key in keys))
     writers, rounds, overlap = 4, 5, 30
     together = threading.Barrier(
-        writers, timeout=90
+        writers, timeout=240
     )  # a merge of them all may be slow; a deadlock is an error
 
     def write(writer: int) -> MergeCounts:
