@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,16 +17,15 @@ from statistics import quantiles
 from typing import TYPE_CHECKING
 
 import httpx
-import numpy as np
 import polars as pl
 
 from benchmarks.figures import Figure
 from benchmarks.load import at_rate, one_by_one
-from benchmarks.server import fresh_database, settle
+from benchmarks.server import free_port, fresh_database, settle
+from benchmarks.walks import random_walk
 from marketdata_assets import bars
 from marketdata_assets.api.formats import ARROW, JSON
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
-from marketdata_assets.domain.bars import BAR_SCHEMA, UTC_TIME
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import expected_by_series
@@ -121,9 +119,7 @@ def _in_process(url: str, days: Sequence[tuple[str, date]]) -> list[float]:
 @contextmanager
 def _serving(url: str) -> Iterator[int]:
     """The port of a server in another process, as users run it, without a limit on requests."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="marketdata-benchmarks-") as folder:
         process = subprocess.Popen(
             [
@@ -170,22 +166,7 @@ def _load(database: Database, symbols: Sequence[str]) -> int:
     series = Series(symbols[0], Timeframe.M1)
     opens = expected_by_series({series: AssetClass.STOCK}, window, _NOW)[series].opens
     for number, symbol in enumerate(symbols):
-        generator = np.random.default_rng(number)
-        close = 100 * np.exp(np.cumsum(generator.normal(0, 3e-4, len(opens))))
-        walk = pl.DataFrame({"time": opens, "open": np.roll(close, 1), "close": close}).select(
-            pl.lit(symbol).alias("symbol"),
-            pl.lit(Timeframe.M1.value).alias("timeframe"),
-            pl.col("time").cast(UTC_TIME),
-            "open",
-            "close",
-            high=pl.max_horizontal("open", "close") * 1.0002,
-            low=pl.min_horizontal("open", "close") * 0.9998,
-            vwap=(pl.col("open") + pl.col("close")) / 2,
-            volume=pl.Series(generator.integers(100, 10_000, len(opens)).astype(np.float64)),
-            transactions=pl.lit(10),
-            base_bars=pl.lit(1),
-        )
-        write_batch(database, BarBatch(walk.select(BAR_SCHEMA.names()).cast(BAR_SCHEMA)))
+        write_batch(database, BarBatch(random_walk(symbol, Timeframe.M1, opens, number)))
     with connect(database.url, application_name="benchmarks") as connection:
         connection.autocommit = True
         # Freezing writes out now what reading would mark otherwise.

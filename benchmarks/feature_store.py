@@ -7,14 +7,11 @@ import sys
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import numpy as np
-import polars as pl
-
 from benchmarks.figures import Figure, Stopwatch
 from benchmarks.server import fresh_database, settle
+from benchmarks.walks import random_walk
 from marketdata_assets.assets.feature_batches import FeatureRun
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
-from marketdata_assets.domain.bars import BAR_SCHEMA, UTC_TIME
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
@@ -88,24 +85,7 @@ def _load(database: Database, series: Iterable[Series], last: date) -> int:
     )
     expected = expected_by_series(dict.fromkeys(series, AssetClass.STOCK), window, _NOW)
     for number, (one, slots) in enumerate(expected.items()):
-        generator = np.random.default_rng(number)
-        close = 100 * np.exp(np.cumsum(generator.normal(0, 3e-4, len(slots))))
-        opens = np.roll(close, 1)
-        opens[0] = 100
-        bars = pl.DataFrame({"time": slots.opens, "open": opens, "close": close}).select(
-            pl.lit(one.symbol).alias("symbol"),
-            pl.lit(one.timeframe.value).alias("timeframe"),
-            pl.col("time").cast(UTC_TIME),
-            "open",
-            "close",
-            high=pl.max_horizontal("open", "close") * 1.0002,
-            low=pl.min_horizontal("open", "close") * 0.9998,
-            vwap=(pl.col("open") + pl.col("close")) / 2,
-            volume=pl.Series(generator.integers(100, 10_000, len(slots)).astype(np.float64)),
-            transactions=pl.lit(10),
-            base_bars=pl.lit(1),
-        )
-        write_batch(database, BarBatch(bars=bars.select(BAR_SCHEMA.names()).cast(BAR_SCHEMA)))
+        write_batch(database, BarBatch(random_walk(one.symbol, one.timeframe, slots.opens, number)))
     with connect(database.url, application_name="benchmarks") as connection:
         connection.autocommit = True
         connection.execute("vacuum analyze ohlcv")

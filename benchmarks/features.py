@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from benchmarks.figures import Figure, Stopwatch
+from benchmarks.walks import random_walk
 from marketdata_assets.domain.adjust import SPLIT_SCHEMA, adjust_for_splits
-from marketdata_assets.domain.bars import UTC_TIME
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.compute import compute_features
 from marketdata_assets.domain.features.recursive import recursive_indicators
@@ -18,9 +17,6 @@ from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.slots import expected_slots
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-
-if TYPE_CHECKING:
-    from marketdata_assets.domain.slots import Integers
 
 _YEARS = Window(datetime(2023, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC))
 _QUARTER = Window(_YEARS.start, datetime(2023, 4, 1, tzinfo=UTC))
@@ -80,29 +76,7 @@ def _computed(what: str, bars: pl.DataFrame, gaps: pl.DataFrame | None, target: 
 
 def _bars(timeframe: Timeframe, window: Window, series: int) -> pl.DataFrame:
     opens = expected_slots(timeframe, window, _CALENDAR, _NOW).opens
-    return pl.concat(_walk(f"S{number:03d}", timeframe, opens, number) for number in range(series))
-
-
-def _walk(symbol: str, timeframe: Timeframe, times: Integers, seed: int) -> pl.DataFrame:
-    random = np.random.default_rng(seed)
-    count = len(times)
-    close = 100 * np.exp(np.cumsum(random.normal(0, 3e-4, count)))
-    opened = np.append(100.0, close[:-1])
-    high = np.maximum(opened, close) * (1 + 2e-4 * random.random(count))
-    low = np.minimum(opened, close) * (1 - 2e-4 * random.random(count))
-    return pl.DataFrame(
-        {
-            "symbol": pl.repeat(symbol, count, eager=True),
-            "timeframe": pl.repeat(timeframe.value, count, eager=True),
-            "time": pl.Series(times).cast(UTC_TIME),
-            "open": opened,
-            "high": high,
-            "low": low,
-            "close": close,
-            "volume": np.ceil(random.lognormal(6, 1, count)),
-            "vwap": (high + low) / 2,
-        }
-    )
+    return pl.concat(random_walk(f"S{number:03d}", timeframe, opens, number) for number in range(series))
 
 
 def _lost_hours(bars: pl.DataFrame) -> pl.DataFrame:

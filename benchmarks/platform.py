@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
+
+from benchmarks.server import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,9 +51,7 @@ def served_platform(folder: Path) -> Iterator[Served]:
     """``marketdata up`` with the project's settings in ``folder``, in this process's environment."""
     for name in ("workspace.yaml", "dagster.yaml"):
         shutil.copy(_PROJECT / name, folder)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     log = folder / "up.log"
     with log.open("w") as written:
         process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
 import uuid
 from contextlib import contextmanager
@@ -50,3 +51,10 @@ def settle(url: str) -> None:
     with connect(url, application_name="benchmarks") as connection:
         connection.autocommit = True
         connection.execute("checkpoint")
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -20,7 +20,7 @@ from marketdata_assets.storage.features import mark_stale, read_stale
 from marketdata_assets.storage.merge import lock_series
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from datetime import date
 
     from psycopg import Connection
@@ -262,16 +262,21 @@ def _read(database: Database, kind: ActionKind, schema: pl.Schema, symbols: Sequ
     return rows.cast(schema).select(schema.names()) if rows.width else schema.to_frame()
 
 
-def is_checked(database: Database, kind: ActionKind, symbol: str) -> bool:
-    """Whether the vendor's whole list of ``kind`` was ever stored for ``symbol``, with or without a row."""
+def unchecked(database: Database, kind: ActionKind, symbols: Iterable[str]) -> list[str]:
+    """Those of ``symbols``, in their order, of which the vendor's whole list of ``kind`` was never stored."""
+    wanted = list(symbols)
 
-    def work(connection: Connection[tuple[object, ...]]) -> bool:
-        found = connection.execute(
-            "select from corporate_action_checks where kind = %s and symbol = %s", [kind.value, symbol]
-        )
-        return found.fetchone() is not None
+    def work(connection: Connection[tuple[object, ...]]) -> set[object]:
+        rows = connection.execute(
+            "select symbol from corporate_action_checks where kind = %s and symbol = any(%s)",
+            [kind.value, wanted],
+        ).fetchall()
+        return {row[0] for row in rows}
 
-    return database.transaction(work)
+    if not wanted:
+        return []
+    checked = database.transaction(work)
+    return [one for one in wanted if one not in checked]
 
 
 def count_actions(database: Database, kind: ActionKind) -> int:

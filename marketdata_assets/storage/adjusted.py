@@ -13,7 +13,7 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.weeks import adjust_weeks, divided_weeks
-from marketdata_assets.storage.actions import is_checked, read_splits
+from marketdata_assets.storage.actions import read_splits, unchecked
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.tables import OHLCV
 
@@ -90,4 +90,4 @@ def scaled(
 
 def unchecked_symbols(database: Database, symbols: Iterable[str]) -> list[str]:
     """Those of ``symbols`` whose splits were never asked for."""
-    return [one for one in symbols if not is_checked(database, ActionKind.SPLITS, one)]
+    return unchecked(database, ActionKind.SPLITS, symbols)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
@@ -32,7 +31,7 @@ from marketdata_assets.automation.jobs import CORPORATE_ACTIONS_JOB
 from marketdata_assets.automation.ranges import RangeRun
 from marketdata_assets.domain.series import Series
 from marketdata_assets_tests.conftest import REPOSITORY
-from marketdata_assets_tests.integration.platform import open_platform, wait_until
+from marketdata_assets_tests.integration.platform import free_port, open_platform, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,9 +76,7 @@ def broker(tmp_path: Path) -> Iterator[str]:
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed (apt-get install redis-server)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(tmp_path)]
     log = (tmp_path / "redis.log").open("wb")
     with ended(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True), signal.SIGTERM):

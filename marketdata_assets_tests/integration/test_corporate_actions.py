@@ -20,7 +20,7 @@ from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.polygon.errors import EntitlementError, VendorFailureError
 from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.polygon.simulator import Fault, FaultKind, Split
-from marketdata_assets.storage.actions import ActionCounts, is_checked, read_splits, store_actions
+from marketdata_assets.storage.actions import ActionCounts, read_splits, store_actions, unchecked
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols, find_with_splits
 from marketdata_assets_tests.integration.platform import Platform, open_platform, reason_of
 
@@ -122,9 +122,9 @@ def test_stocks_and_etfs_are_asked_about_and_nothing_else(platform: Platform) ->
     request = platform.simulator.requests[0]
     assert request.params["ticker.any_of"] == "AAPL,KO,SPY"
     assert not request.key_in_url
-    assert is_checked(platform.database, ActionKind.SPLITS, "SPY")
-    assert not is_checked(platform.database, ActionKind.SPLITS, "BTC-USD")
-    assert not is_checked(platform.database, ActionKind.EARNINGS, "SPY")
+    assert unchecked(platform.database, ActionKind.SPLITS, ["SPY"]) == []
+    assert unchecked(platform.database, ActionKind.SPLITS, ["BTC-USD"]) == ["BTC-USD"]
+    assert unchecked(platform.database, ActionKind.EARNINGS, ["SPY"]) == ["SPY"]
 
 
 def test_without_stocks_nothing_is_asked(vendor: Any) -> None:  # noqa: ANN401
@@ -226,8 +226,8 @@ def test_dividends_that_the_plan_does_not_include_fail_nothing(vendor: Any) -> N
         platform.track("AAPL:1d")
         reports = refresh(platform)
         assert {kind for kind, report in reports.items() if report.in_plan} == {ActionKind.SPLITS}
-        assert is_checked(platform.database, ActionKind.SPLITS, "AAPL")
-        assert not is_checked(platform.database, ActionKind.DIVIDENDS, "AAPL")
+        assert unchecked(platform.database, ActionKind.SPLITS, ["AAPL"]) == []
+        assert unchecked(platform.database, ActionKind.DIVIDENDS, ["AAPL"]) == ["AAPL"]
 
 
 def test_every_kind_that_failed_is_named_with_its_reason(vendor: Any) -> None:  # noqa: ANN401
@@ -248,7 +248,7 @@ def test_splits_that_contradict_each_other_fail_their_symbol_alone(vendor: Any) 
             refresh(platform)
         assert "KO" not in str(caught.value)
         assert read_splits(platform.database, ["AAPL", "KO"])["symbol"].to_list() == ["KO"]
-        assert not is_checked(platform.database, ActionKind.SPLITS, "AAPL")
+        assert unchecked(platform.database, ActionKind.SPLITS, ["AAPL"]) == ["AAPL"]
 
 
 def split_frame(*found: tuple[str, date, float, float]) -> pl.DataFrame:

@@ -15,7 +15,12 @@ import psutil
 import pytest
 
 from marketdata_assets_tests.conftest import REPOSITORY
-from marketdata_assets_tests.integration.platform import command, command_environment, run_command
+from marketdata_assets_tests.integration.platform import (
+    command,
+    command_environment,
+    free_port,
+    run_command,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,10 +29,8 @@ PARTITIONS = "{ assetNodes { assetKey { path } partitionKeysByDimension { name p
 
 
 @pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def port() -> int:
+    return free_port()
 
 
 @pytest.fixture
@@ -36,9 +39,9 @@ def environment(tmp_path: Path, database_url: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def running(environment: dict[str, str], tmp_path: Path, free_port: int) -> Iterator[subprocess.Popen[str]]:
+def running(environment: dict[str, str], tmp_path: Path, port: int) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        command("up", "--simulate", "--port", str(free_port)),
+        command("up", "--simulate", "--port", str(port)),
         env=environment,
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
@@ -59,11 +62,11 @@ def running(environment: dict[str, str], tmp_path: Path, free_port: int) -> Iter
 # slow: Dagster's processes take some ten seconds to start and to stop
 @pytest.mark.slow
 def test_up_serves_the_ui_until_it_is_told_to_stop(
-    running: subprocess.Popen[str], environment: dict[str, str], tmp_path: Path, free_port: int
+    running: subprocess.Popen[str], environment: dict[str, str], tmp_path: Path, port: int
 ) -> None:
     assert running.poll() is None, (tmp_path / "up.log").read_text()
     children = psutil.Process(running.pid).children(recursive=True)
-    answer = httpx.post(f"http://127.0.0.1:{free_port}/graphql", json={"query": PARTITIONS}, timeout=30)
+    answer = httpx.post(f"http://127.0.0.1:{port}/graphql", json={"query": PARTITIONS}, timeout=30)
     (node,) = [one for one in answer.json()["data"]["assetNodes"] if one["assetKey"]["path"] == ["ohlcv"]]
     dimensions = {one["name"]: one["partitionKeys"] for one in node["partitionKeysByDimension"]}
     assert dimensions["day"][0] == "2020-01-01"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 from contextlib import contextmanager, suppress
 from datetime import date
@@ -21,7 +20,7 @@ from marketdata_assets.automation.ranges import RangeRun
 from marketdata_assets.domain.series import Series
 from marketdata_assets.polygon.simulator import FaultKind
 from marketdata_assets.storage.embedded import EmbeddedServer
-from marketdata_assets_tests.integration.platform import command, command_environment, wait_until
+from marketdata_assets_tests.integration.platform import command, command_environment, free_port, wait_until
 from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator
 
 if TYPE_CHECKING:
@@ -125,9 +124,7 @@ def environment(tmp_path: Path, simulator: SimulatorHandle) -> Iterator[dict[str
 
 @contextmanager
 def up(environment: dict[str, str], folder: Path, name: str) -> Iterator[Up]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     log = folder / f"{name}.log"
     with log.open("wb") as said:
         process = subprocess.Popen(

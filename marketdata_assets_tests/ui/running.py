@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
 from marketdata_assets_tests.integration.platform import (
     command,
     command_environment,
+    free_port,
     run_command,
     wait_until,
 )
@@ -177,7 +177,7 @@ def running_platform(
                 for symbol, timeframes in symbols.items()
             ],
         )
-        port = _free_port()
+        port = free_port()
         log = folder / "up.log"
         with log.open("w") as written:
             process = subprocess.Popen(
@@ -200,9 +200,3 @@ def running_platform(
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
