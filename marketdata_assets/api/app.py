@@ -248,6 +248,8 @@ async def _argument_problem(_: Request, error: Exception) -> Response:
     """Arguments that are not what the OpenAPI document says."""
     if not isinstance(error, RequestValidationError):
         raise TypeError from error
+    if any(one["type"] == "json_invalid" for one in error.errors()):
+        return Problem(_UNREADABLE, *_REFUSALS[_UNREADABLE]).response()
     # That an argument may also be left out helps nobody who has given one.
     found = [one for one in error.errors() if one["type"] != "none_required"]
     errors = [{"in": ".".join(map(str, one["loc"][:2])), "detail": _said(one)} for one in found]

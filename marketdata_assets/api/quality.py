@@ -19,7 +19,12 @@ from marketdata_assets.storage.gaps import LISTED_SCHEMA
 if TYPE_CHECKING:
     from marketdata_assets.storage.connection import Database
 
-router = APIRouter(prefix="/api/v1", route_class=GuardedRoute)
+
+class _ListRoute(GuardedRoute):
+    repeatable = frozenset({"symbol", "timeframe", "state"})
+
+
+router = APIRouter(prefix="/api/v1", route_class=_ListRoute)
 
 _SECONDS: Final = 60
 

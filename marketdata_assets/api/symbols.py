@@ -56,7 +56,7 @@ async def list_(request: Request, query: Annotated[SymbolsQuery, Query()]) -> Sy
     tracked = await service_of(request).ask(
         request, lambda database: list_symbols(database, active_only=query.active)
     )
-    return Symbols(data=[SymbolFacts(**_facts(one)) for one in tracked])
+    return Symbols(data=[SymbolFacts(**one.facts) for one in tracked])
 
 
 @router.post(
@@ -73,7 +73,7 @@ async def add(request: Request, response: Response, wanted: Annotated[NewSymbol,
     """Track a symbol from now on, or take it up again, as `marketdata symbols add` does."""
     tracked, is_new = await service_of(request).ask(request, lambda database: _add(database, wanted))
     response.status_code = 201 if is_new else 200
-    return SymbolFacts(**_facts(tracked))
+    return SymbolFacts(**tracked.facts)
 
 
 @router.get(
@@ -105,7 +105,7 @@ async def put_timeframes(
         set_timeframes(database, name, _sorted(wanted.timeframes))
         return find_symbol(database, name)
 
-    return SymbolFacts(**_facts(await service_of(request).ask(request, work)))
+    return SymbolFacts.model_validate((await service_of(request).ask(request, work)).facts)
 
 
 @router.delete(
@@ -123,7 +123,7 @@ async def remove(request: Request, symbol: _SymbolPath) -> SymbolFacts:
         deactivate(database, name)
         return find_symbol(database, name)
 
-    return SymbolFacts(**_facts(await service_of(request).ask(request, work)))
+    return SymbolFacts.model_validate((await service_of(request).ask(request, work)).facts)
 
 
 def _add(database: Database, wanted: NewSymbol) -> tuple[TrackedSymbol, bool]:
@@ -154,21 +154,9 @@ def _details(database: Database, name: str) -> SymbolDetails:
         for one, bars in sorted(counts.items(), key=lambda item: item[0].timeframe.duration)
         if one.symbol == name and bars
     ]
-    return SymbolDetails(**_facts(tracked), stored=stored)
+    return SymbolDetails(**tracked.facts, stored=stored)
 
 
 def _sorted(timeframes: Iterable[Timeframe]) -> tuple[Timeframe, ...]:
     chosen = set(timeframes)
     return tuple(one for one in Timeframe if one in chosen)
-
-
-def _facts(symbol: TrackedSymbol) -> dict[str, object]:
-    return {
-        "symbol": symbol.symbol,
-        "asset_class": symbol.asset_class,
-        "name": symbol.name,
-        "timeframes": list(symbol.timeframes),
-        "vendor_ticker": symbol.vendor_ticker,
-        "calendar": symbol.calendar,
-        "active": symbol.active,
-    }

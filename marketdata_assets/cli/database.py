@@ -16,7 +16,7 @@ from marketdata_assets.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from marketdata_assets.config import Settings
-    from marketdata_assets.storage.embedded import EmbeddedServer
+    from marketdata_assets.storage.embedded import EmbeddedServer, ServerStatus
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,24 +25,32 @@ app = typer.Typer(
 )
 
 
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for a machine.")]
+
+
 @app.command(epilog="Example: marketdata db start")
-def start() -> None:
+def start(*, as_json: _Json = False) -> None:
     """Start the embedded server, making it on first use. Nothing happens when it runs already."""
     from marketdata_assets.storage.connection import redacted
 
-    typer.echo(f"running: {redacted(_embedded(load_settings()).ensure_running())}")
+    server = _embedded(load_settings())
+    url = redacted(server.ensure_running())
+    typer.echo(json.dumps(_facts(server.status())) if as_json else f"running: {url}")
 
 
 @app.command(epilog="Example: marketdata db stop")
-def stop() -> None:
+def stop(*, as_json: _Json = False) -> None:
     """Stop the embedded server, ending its sessions. The data stay."""
-    typer.echo("stopped" if _embedded(load_settings()).stop() else "not running")
+    server = _embedded(load_settings())
+    was_running = server.stop()
+    if as_json:
+        typer.echo(json.dumps({**_facts(server.status()), "was_running": was_running}))
+    else:
+        typer.echo("stopped" if was_running else "not running")
 
 
 @app.command(epilog="Example: marketdata db status --json")
-def status(
-    *, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for a machine.")] = False
-) -> None:
+def status(*, as_json: _Json = False) -> None:
     """Say whether the database answers; exit with 1 when the embedded server is down."""
     from marketdata_assets.storage.connection import connect, redacted, resolve_database_url
     from marketdata_assets.storage.embedded import EmbeddedServer
@@ -55,13 +63,7 @@ def status(
         line = f"running: {redacted(url)} (DATABASE_URL)"
     else:
         found = EmbeddedServer(settings.home).status()
-        facts = {
-            "running": found.running,
-            "embedded": True,
-            "port": found.port,
-            "pid": found.pid,
-            "data": str(found.data),
-        }
+        facts = _facts(found)
         line = (
             f"running: port {found.port}, pid {found.pid}, data in {found.data}"
             if found.running
@@ -94,7 +96,7 @@ def migrate(
         bool,
         typer.Option("--check", help="Apply nothing: list what is pending, exit with 1 when anything is."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for a machine.")] = False,
+    as_json: _Json = False,
 ) -> None:
     """Bring the database's schema up to date. Safe to repeat, and to run in several processes at once."""
     from marketdata_assets.storage import migrations
@@ -112,6 +114,16 @@ def migrate(
             typer.echo("up to date")
     if names and check:
         raise typer.Exit(1)
+
+
+def _facts(found: ServerStatus) -> dict[str, object]:
+    return {
+        "running": found.running,
+        "embedded": True,
+        "port": found.port,
+        "pid": found.pid,
+        "data": str(found.data),
+    }
 
 
 def _embedded(settings: Settings) -> EmbeddedServer:

@@ -1,4 +1,4 @@
-"""How far a backfill is: stage headings for everybody, progress bars by series with an ETA on a terminal."""
+"""How far a backfill is: stage headings for everybody, progress bars with rate and ETA on a terminal."""
 
 from __future__ import annotations
 
@@ -102,14 +102,22 @@ class ConsoleProgress(BackfillProgress):
         key = (event.request.symbol, event.request.base)
         is_done = getattr(event, "is_last", True)
         if self._requests is not None:
-            waited = event.record.waited_seconds
-            slow = f", waited {waited:.0f} s for the limit" if waited > 1 else ""
-            self._bars.update(self._requests, advance=int(is_done), note=f"{self._bars_fetched:,} bars{slow}")
+            self._bars.update(
+                self._requests,
+                advance=int(is_done),
+                note=self._pace(self._requests, event.record.waited_seconds),
+            )
         self._pending[key] -= int(is_done)
         if self._pending[key] <= 0:
             done = {one for one in self._left if (one.symbol, one.timeframe.base) == key}
             self._note(f"{key[0]}:{key[1]}")
             self._done(done)
+
+    def _pace(self, task: TaskID, waited: float) -> str:
+        elapsed = self._bars.tasks[self._bars.task_ids.index(task)].elapsed or 0
+        rate = f", {self._bars_fetched / elapsed:,.0f} bars/s" if elapsed >= 1 else ""
+        slow = f", waited {waited:.0f} s for the limit" if waited > 1 else ""
+        return f"{self._bars_fetched:,} bars{rate}{slow}"
 
     def _done(self, series: set[Series]) -> None:
         self._left -= series

@@ -14,6 +14,8 @@ from marketdata_assets.domain.series import parse_symbol
 from marketdata_assets.domain.timeframe import parse_timeframes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from marketdata_assets.cli.session import Store
     from marketdata_assets.storage.symbols import TrackedSymbol
 
@@ -22,6 +24,11 @@ app = typer.Typer(
     help="What is collected: symbols, their asset classes and timeframes.",
     epilog="Example: marketdata symbols add NFLX --timeframes 1m,1h,1d",
 )
+
+_Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print what is tracked now of these symbols as a JSON array for a machine."),
+]
 
 
 @app.command("list", epilog="Example: marketdata symbols list --json")
@@ -40,7 +47,7 @@ def list_(
     with open_store() as store:
         tracked = list_symbols(store.database, active_only=not everything)
     if as_json:
-        typer.echo(json.dumps([_facts(one) for one in tracked], indent=2))
+        typer.echo(json.dumps([one.facts for one in tracked], indent=2))
     elif not out.is_terminal:
         for one in tracked:
             typer.echo("\t".join((one.symbol, one.asset_class, ",".join(one.timeframes), one.name or "")))
@@ -74,6 +81,7 @@ def add(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
+    as_json: _Json = False,
 ) -> None:
     """Track symbols from now on, or take them up again."""
     from marketdata_assets.cli.session import open_store
@@ -100,7 +108,7 @@ def add(
             for symbol in dict.fromkeys(names)
             for old in [known.get(symbol)]
         ]
-        _write(store, wanted)
+        _write(store, wanted, as_json=as_json)
 
 
 @app.command("set-timeframes", epilog="Example: marketdata symbols set-timeframes AAPL 1m,5m,1h,1d")
@@ -112,6 +120,8 @@ def set_timeframes(
             help="Comma-separated; replaces what it is tracked in.", autocompletion=complete_timeframes
         ),
     ],
+    *,
+    as_json: _Json = False,
 ) -> None:
     """Change the timeframes that a symbol is collected in. Bars that are stored stay."""
     from marketdata_assets.cli.session import open_store
@@ -120,6 +130,9 @@ def set_timeframes(
     chosen, name = parse_timeframes(timeframes), parse_symbol(symbol)
     with open_store() as store:
         symbols.set_timeframes(store.database, name, chosen)
+        if as_json:
+            _print_json(store, [name])
+            return
     typer.echo(f"{name}: {', '.join(chosen)}")
 
 
@@ -129,6 +142,8 @@ def deactivate(
         list[str],
         typer.Argument(help="Tracked symbols, apart by spaces or commas.", autocompletion=complete_symbol),
     ],
+    *,
+    as_json: _Json = False,
 ) -> None:
     """Stop collecting symbols, or none of them when one is not tracked. Their bars stay; `symbols add` takes them up again."""
     from marketdata_assets.cli.session import open_store
@@ -137,6 +152,9 @@ def deactivate(
     names = [parse_symbol(name) for text in symbol for name in text.replace(",", " ").split()]
     with open_store() as store:
         symbols.deactivate(store.database, *names)
+        if as_json:
+            _print_json(store, names)
+            return
     for name in names:
         typer.echo(f"{name}: no longer collected")
 
@@ -149,6 +167,8 @@ def import_(
             help="CSV with the heading symbol,asset_class,name,timeframes; timeframes apart by spaces or commas."
         ),
     ],
+    *,
+    as_json: _Json = False,
 ) -> None:
     """Track every symbol of a CSV file, or none when a line is wrong."""
     from marketdata_assets.cli.session import open_store
@@ -161,13 +181,16 @@ def import_(
         raise ConfigurationError(message) from None
     wanted = read_universe(text, str(path))
     with open_store() as store:
-        _write(store, wanted)
+        _write(store, wanted, as_json=as_json)
 
 
-def _write(store: Store, wanted: list[TrackedSymbol]) -> None:
+def _write(store: Store, wanted: list[TrackedSymbol], *, as_json: bool) -> None:
     from marketdata_assets.storage.symbols import add_symbols
 
     changed = add_symbols(store.database, wanted)
+    if as_json:
+        _print_json(store, [one.symbol for one in wanted])
+        return
     classes = {one.symbol: one.asset_class for one in wanted}
     for name in changed:
         typer.echo(f"tracked: {name} ({classes[name]})")
@@ -175,13 +198,8 @@ def _write(store: Store, wanted: list[TrackedSymbol]) -> None:
         typer.echo(f"{len(wanted) - len(changed)} already tracked so", err=True)
 
 
-def _facts(symbol: TrackedSymbol) -> dict[str, object]:
-    return {
-        "symbol": symbol.symbol,
-        "asset_class": symbol.asset_class.value,
-        "name": symbol.name,
-        "timeframes": [timeframe.value for timeframe in symbol.timeframes],
-        "vendor_ticker": symbol.vendor_ticker,
-        "calendar": symbol.calendar,
-        "active": symbol.active,
-    }
+def _print_json(store: Store, names: Iterable[str]) -> None:
+    from marketdata_assets.storage.symbols import list_symbols
+
+    known = {one.symbol: one for one in list_symbols(store.database)}
+    typer.echo(json.dumps([known[name].facts for name in dict.fromkeys(names)], indent=2))

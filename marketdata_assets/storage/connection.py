@@ -15,7 +15,6 @@ import adbc_driver_manager
 import polars as pl
 import psycopg
 import stamina
-from adbc_driver_postgresql import dbapi
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -25,6 +24,8 @@ from marketdata_assets.storage.embedded import EmbeddedServer
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
+
+    from adbc_driver_postgresql import dbapi
 
     from marketdata_assets.config import Settings
 
@@ -291,6 +292,9 @@ class Database:
     def adbc(self) -> dbapi.Connection:
         """The kept ADBC connection, in autocommit: a read leaves no transaction behind."""
         if self._reader is None:
+            # Imports pyarrow's data sets, a second that what reads no frame need not wait for.
+            from adbc_driver_postgresql import dbapi  # noqa: PLC0415
+
             try:
                 self._reader = dbapi.connect(
                     _session(self._url, self._application_name, self._timeouts), autocommit=True

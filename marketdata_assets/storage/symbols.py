@@ -51,6 +51,19 @@ class TrackedSymbol:
         """One series per timeframe, shortest first."""
         return [Series(self.symbol, timeframe) for timeframe in Timeframe if timeframe in self.timeframes]
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """All of the above by name, in values that JSON has: what commands and the HTTP API show."""
+        return {
+            "symbol": self.symbol,
+            "asset_class": self.asset_class.value,
+            "name": self.name,
+            "timeframes": [timeframe.value for timeframe in self.timeframes],
+            "vendor_ticker": self.vendor_ticker,
+            "calendar": self.calendar,
+            "active": self.active,
+        }
+
 
 def list_symbols(database: Database, *, active_only: bool = False) -> list[TrackedSymbol]:
     """The tracked symbols in the order in which they were added."""

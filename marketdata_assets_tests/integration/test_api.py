@@ -351,6 +351,9 @@ NONSENSE = [
     ("/api/v1/historical/AAPL?timeframe=1m&as_of=2024-01-02&adjusted=false", 422, "invalid-argument"),
     ("/api/v1/historical/AAPL?timeframe=1m&adjusted=maybe", 422, "invalid-argument"),
     ("/api/v1/historical/AAPL?timeframe=1m&timeframes=1d", 422, "invalid-argument"),
+    ("/api/v1/historical/AAPL?timeframe=1m&timeframe=1d", 422, "invalid-argument"),
+    ("/api/v1/historical/AAPL?timeframe=1m&limit=5&limit=6", 422, "invalid-argument"),
+    ("/api/v1/gaps?limit=5&limit=6&symbol=AAPL&symbol=SPY", 422, "invalid-argument"),
     ("/api/v1/nothing", 404, "no-such-path"),
 ]
 
@@ -455,7 +458,7 @@ def test_changes_that_make_no_sense_are_refused(admin: TestClient, database: Dat
     for body in bodies:
         refused(admin.put(path, json=body), 422, "invalid-argument")
     refused(
-        admin.put(path, content=b"{", headers={"content-type": "application/json"}), 422, "invalid-argument"
+        admin.put(path, content=b"{", headers={"content-type": "application/json"}), 400, "unreadable-body"
     )
     refused(admin.put(path.replace("AAPL", "NOPE"), json={"timeframes": ["1m"]}), 404, "unknown-series")
     refused(admin.delete("/api/v1/admin/symbols/NOPE"), 404, "unknown-series")

@@ -278,6 +278,14 @@ def test_the_life_of_a_tracked_symbol(here: Run, tmp_path: Path, database: Datab
     )
     assert "TSLA" not in now
     assert "TSLA" in tracked("--all")
+    for changed, active in (
+        (here("symbols", "deactivate", "RIO", "VIX", "--json"), False),
+        (here("symbols", "add", "RIO", "VIX", "--json"), True),
+    ):
+        facts = json.loads(changed.stdout)
+        assert [(one["symbol"], one["active"]) for one in facts] == [("RIO", active), ("VIX", active)]
+    (changed,) = json.loads(here("symbols", "set-timeframes", "VIX", "1h", "--json").stdout)
+    assert (changed["timeframes"], changed["calendar"]) == (["1h"], "XNYS")
     plain = here("symbols", "list").stdout
     assert "AAPL\tstock\t5m,1w\t" in plain
     assert "\x1b" not in plain

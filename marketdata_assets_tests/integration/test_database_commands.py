@@ -39,6 +39,8 @@ def test_the_life_of_an_embedded_server(home: Path) -> None:
     assert run("db", "stop") == ("not running\n", "")
     assert run("db", "status", code=1)[0].startswith("not running")
     assert run("db", "start")[0].startswith("running: postgresql://marketdata@127.0.0.1:")
+    started = json.loads(run("db", "start", "--json")[0])
+    assert started == json.loads(run("db", "status", "--json")[0])
     password = json.loads((home / "postgres.json").read_text())["password"]
     facts = json.loads(run("db", "status", "--json")[0])
     assert facts["running"] is True
@@ -53,6 +55,8 @@ def test_the_life_of_an_embedded_server(home: Path) -> None:
     run("migrate")
     assert run("migrate", "--check")[0] == "up to date\n"
     assert run("db", "stop")[0] == "stopped\n"
+    again = json.loads(run("db", "stop", "--json")[0])
+    assert (again["running"], again["was_running"]) == (False, False)
     assert json.loads(run("db", "status", "--json", code=1)[0])["running"] is False
 
 

@@ -1,0 +1,95 @@
+"""What the progress of a backfill says while it runs."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import polars as pl
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from marketdata_assets.automation.ranges import RangeRun
+from marketdata_assets.cli.progress import ConsoleProgress
+from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window
+from marketdata_assets.polygon.request import FetchRecord, FetchRequest
+from marketdata_assets.polygon.resource import PageFetched
+
+DAY = datetime(2024, 7, 1, tzinfo=UTC)
+REQUEST = FetchRequest("AAPL", AssetClass.STOCK, Timeframe.M1, Window(DAY, DAY + timedelta(days=1)))
+RECORD = FetchRecord(
+    symbol="AAPL",
+    base=Timeframe.M1,
+    window=REQUEST.window,
+    page=1,
+    path="/v2/aggs",
+    requested_at=DAY,
+    status=200,
+    vendor_status="OK",
+    request_id=None,
+    bars=50_000,
+    base_bars=None,
+    retries=0,
+    duration_seconds=0.1,
+    waited_seconds=0,
+    error=None,
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def bars(clock: Clock) -> Progress:
+    return Progress(console=Console(file=io.StringIO()), get_time=clock, auto_refresh=False)
+
+
+@pytest.fixture
+def progress(bars: Progress) -> ConsoleProgress:
+    shown = ConsoleProgress(bars)
+    day = date(2024, 7, 1)
+    run = RangeRun(day, day, (Series("AAPL", Timeframe.M1), Series("AAPL", Timeframe.H1)))
+    shown.begin("1/1 bars", [run])
+    shown.run(run)
+    shown.expect([REQUEST])
+    return shown
+
+
+def page(*, is_last: bool = False, waited: float = 0) -> PageFetched:
+    return PageFetched(REQUEST, pl.DataFrame(), replace(RECORD, waited_seconds=waited), is_last)
+
+
+def test_the_rate_is_that_of_the_bars_since_the_first_request(
+    bars: Progress, progress: ConsoleProgress, clock: Clock
+) -> None:
+    progress.saw(page())
+    assert bars.tasks[1].fields["note"] == "50,000 bars"
+    clock.seconds = 4
+    progress.saw(page())
+    assert bars.tasks[1].fields["note"] == "100,000 bars, 25,000 bars/s"
+    clock.seconds = 10
+    progress.saw(page(waited=6, is_last=True))
+    assert bars.tasks[1].fields["note"] == "150,000 bars, 15,000 bars/s, waited 6 s for the limit"
+
+
+def test_a_request_ends_with_its_last_page_and_all_of_its_timeframes_with_it(
+    bars: Progress, progress: ConsoleProgress
+) -> None:
+    progress.saw(page())
+    assert [(task.completed, task.total) for task in bars.tasks] == [(0, 2), (0, 1)]
+    progress.saw(page(is_last=True))
+    assert [(task.completed, task.total) for task in bars.tasks] == [(2, 2), (1, 1)]
