@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     )
     polygon_base_url: str = Field(default="https://api.massive.com", validation_alias="POLYGON_BASE_URL")
     polygon_requests_per_minute: int = Field(
-        default=150, ge=1, validation_alias="POLYGON_REQUESTS_PER_MINUTE"
+        default=150, ge=1, le=6000, validation_alias="POLYGON_REQUESTS_PER_MINUTE"
     )
     dagster_postgres_url: SecretStr | None = Field(default=None, validation_alias="DAGSTER_POSTGRES_URL")
     start: date = Field(default=date(2020, 1, 1), validation_alias="MARKETDATA_START")

@@ -63,6 +63,8 @@ def counts(results: dict[str, Any]) -> dict[str, int]:
     return {name: summary[f"gaps_{name}"] for name in ("found", "filled", "no_trades", "unfilled", "open")}
 
 
+# slow: several backfills
+@pytest.mark.slow
 def test_a_lost_hour_that_comes_back_is_found_and_filled_in_one_backfill(
     backfill: Backfill, simulator: SimulatorHandle
 ) -> None:

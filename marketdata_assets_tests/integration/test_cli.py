@@ -218,6 +218,8 @@ def test_simulated_and_real_bars_do_not_mix(run: Run, database: Database) -> Non
     assert database.read_frame("select count(*) as n from ohlcv").item() == stored
 
 
+# slow: whole processes, twice or more
+@pytest.mark.slow
 def test_bars_that_are_all_broken_are_one_line(
     run: Run, database: Database, simulator: SimulatorHandle
 ) -> None:
@@ -229,6 +231,8 @@ def test_bars_that_are_all_broken_are_one_line(
     assert history["status"].to_list() == ["failed"]
 
 
+# slow: whole processes, twice or more
+@pytest.mark.slow
 def test_a_backfill_in_a_pipe_is_plain_and_its_json_parses(
     run: Run, database: Database, tmp_path: Path
 ) -> None:
@@ -360,6 +364,8 @@ def test_a_matrix_nobody_looked_for_says_what_to_run(here: Run, tmp_path: Path) 
     assert "never looked through" in (tmp_path / "page.html").read_text("utf-8")
 
 
+# slow: whole processes, twice or more
+@pytest.mark.slow
 def test_a_matrix_is_summed_up_anew_and_printed(run: Run, here: Run, database: Database) -> None:
     here("symbols", "set-timeframes", "SPY", "1d")
     database.transaction(
@@ -428,6 +434,8 @@ def test_a_demo_refuses_a_store_of_real_bars(run: Run, database: Database) -> No
     assert database.read_frame("select * from tracked_symbols order by symbol").equals(before)
 
 
+# slow: whole processes, twice or more
+@pytest.mark.slow
 def test_a_symbol_that_fails_is_told_and_the_others_are_counted_and_recorded(
     run: Run, database: Database, simulator: SimulatorHandle
 ) -> None:
@@ -446,6 +454,8 @@ def test_a_symbol_that_fails_is_told_and_the_others_are_counted_and_recorded(
     assert recorded["series"].to_list() == ["AAPL:1d", "NVDA:1d"]
 
 
+# slow: whole processes, twice or more
+@pytest.mark.slow
 def test_corporate_actions_are_counted_and_what_the_plan_lacks_is_no_failure(
     run: Run, database: Database
 ) -> None:

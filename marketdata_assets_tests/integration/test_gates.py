@@ -337,6 +337,8 @@ def test_the_table_ends_after_the_worst(platform: Platform) -> None:
     assert grid["worst"].endswith("\n… and 5 more.")
 
 
+# slow: many runs
+@pytest.mark.slow
 def test_chunks_change_nothing(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = ["BTC-USD:1h", "BTC-USD:1d", "AAPL:1h"]
     platform.track(*keys)

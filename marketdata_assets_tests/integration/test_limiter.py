@@ -77,6 +77,8 @@ def most_in_a_window(arrived: list[float], period: float) -> int:
     return most
 
 
+# slow: eight processes
+@pytest.mark.slow
 def test_eight_processes_share_one_limit(database_url: str) -> None:
     period, requests = 2.0, 40
     hold = period + SLACK_SECONDS

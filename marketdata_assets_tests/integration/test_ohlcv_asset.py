@@ -114,6 +114,8 @@ def test_a_materialization_says_what_was_done(platform: Platform) -> None:
     assert log["bars"].sum() == sum(record.bars for record in asked)
 
 
+# slow: a year of minutes
+@pytest.mark.slow
 def test_a_year_of_minutes_costs_its_pages_and_the_timeframes_above_cost_nothing(platform: Platform) -> None:
     keys = [f"SPY:{timeframe}" for timeframe in ("1m", "5m", "15m", "30m", "1h", "4h")]
     platform.track("SPY:1m")

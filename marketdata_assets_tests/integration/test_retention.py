@@ -390,6 +390,8 @@ def test_a_scheduled_run_carries_the_days_that_it_keeps(monkeypatch: pytest.Monk
     assert request.run_key == "2024-03-10T04:00Z"
 
 
+# slow: whole processes, twice or more
+@pytest.mark.slow
 def test_the_command_counts_first_and_then_removes(database: Database, tmp_path: Path) -> None:
     bars = store(database, days_of(75, 12, 0))
     environment = command_environment(tmp_path, database.url)

@@ -86,6 +86,8 @@ def answers(url: str) -> bool:
         return False
 
 
+# slow: hundreds of generated requests
+@pytest.mark.slow
 def test_the_api_keeps_what_its_openapi_document_promises(
     environment: dict[str, str], database: Database, tmp_path: Path
 ) -> None:
@@ -110,6 +112,8 @@ def test_the_api_keeps_what_its_openapi_document_promises(
     assert "Tested: 12" in found.stdout
 
 
+# slow: several server processes
+@pytest.mark.slow
 def test_workers_share_the_port_the_keys_and_the_counts(
     environment: dict[str, str], database: Database, tmp_path: Path
 ) -> None:

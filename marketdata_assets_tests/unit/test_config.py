@@ -122,6 +122,7 @@ def test_the_environment_wins_over_the_file(
         ("POLYGON_REQUESTS_PER_MINUTE", "0"),
         ("POLYGON_REQUESTS_PER_MINUTE", "-1"),
         ("POLYGON_REQUESTS_PER_MINUTE", "1.5"),
+        ("POLYGON_REQUESTS_PER_MINUTE", "6001"),
         ("MARKETDATA_START", "01/02/2020"),
         ("MARKETDATA_START", "2020-02-30"),
         ("POLYGON_BASE_URL", "api.massive.com"),
