@@ -34,4 +34,5 @@ def opened_page(browser: Browser) -> Iterator[Page]:
 def photograph(page: Page, name: str) -> None:
     """Keep a picture of ``page`` in the folder that SCREENSHOTS names; nothing where it is not set."""
     if folder := os.environ.get("SCREENSHOTS"):
-        page.screenshot(path=Path(folder) / f"{name}.png")
+        # Finished, or dialogs are half there.
+        page.screenshot(path=Path(folder) / f"{name}.png", animations="disabled")

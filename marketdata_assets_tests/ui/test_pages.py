@@ -90,6 +90,7 @@ def partitions(*days: date) -> set[str]:
 
 
 def test_the_lineage_graph_shows_the_assets_and_their_edges(page: Page, platform: RunningPlatform) -> None:
+    page.set_viewport_size({"width": 1500, "height": 1250})
     page.goto(f"{platform.url}/asset-groups")
     expect(page.get_by_text("bars", exact=True).first).to_be_visible()
     page.keyboard.press("Alt+e")
@@ -97,6 +98,7 @@ def test_the_lineage_graph_shows_the_assets_and_their_edges(page: Page, platform
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
     # ohlcv and gap_report lead to features, so does splits; ohlcv to gap_report, and that to the matrix
     expect(page.locator("svg path[marker-end]")).to_have_count(5)
+    expect(page.get_by_text("Loading...")).to_have_count(0)
     photograph(page, "lineage")
 
 
