@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -89,7 +90,7 @@ def bars(
             splits of the symbol were never asked for, or the database is out of reach.
         SplitError: Two splits contradict each other, or a split divides a week whose days are not stored.
     """
-    _check_types(symbol, timeframe, adjusted)
+    _check_types(symbol, timeframe, adjusted=adjusted)
     question = BarQuestion(symbol, timeframe, start, end, adjusted, None if as_of is None else _scale(as_of))
     with _kept_database(database_url) as database:
         return read_bars(database, question).bars
@@ -192,6 +193,7 @@ def features(
     Raises:
         ConfigurationError: As :func:`bars`; features need no splits.
     """
+    _check_types(symbol, timeframe)
     with _kept_database(database_url) as database:
         return read_features(database, symbol, timeframe, start, end).features
 
@@ -241,8 +243,8 @@ def gaps(
     docs/gaps.md says what the states mean. What nobody has looked through has no gap here.
 
     Args:
-        symbols: Which; None for every active one.
-        timeframes: Which; None for all that each symbol is tracked in.
+        symbols: Which, as a list or one alone; None for every active one.
+        timeframes: Which, likewise; None for all that each symbol is tracked in.
         start: As for :func:`bars`; None for the beginning of time.
         end: As for :func:`bars`; None for its end.
         states: ``open unfilled filled no_trades``; by default what is missing without an explanation, None for all.
@@ -269,6 +271,7 @@ def read_gaps(
 ) -> pl.DataFrame:
     """What :func:`gaps` returns, from ``database``: the first ``limit`` whose key comes after ``after``."""
     known = [one.value for one in GapState]
+    states = None if states is None else _names("states", states)
     if unknown := [one for one in states or () if one not in known]:
         message = f"unknown state of a gap {unknown[0]!r}: use some of {', '.join(known)}"
         raise ConfigurationError(message)
@@ -293,8 +296,8 @@ def completeness(
     opens), as_of (the day of the row; null when the matrix never saw the series).
 
     Args:
-        symbols: Which; None for every active one.
-        timeframes: Which; None for all.
+        symbols: Which, as a list or one alone; None for every active one.
+        timeframes: Which, likewise; None for all.
         database_url: As for :func:`bars`.
 
     Raises:
@@ -314,7 +317,7 @@ def read_completeness(
     rows = read_matrix(database, wanted)
     if timeframes is None:
         return rows
-    chosen = [Timeframe.parse(one).value for one in timeframes]
+    chosen = [Timeframe.parse(one).value for one in _names("timeframes", timeframes)]
     return rows.filter(pl.col("timeframe").is_in(chosen))
 
 
@@ -322,7 +325,7 @@ def _chosen(database: Database, symbols: Collection[str] | None) -> list[Tracked
     """The tracked symbols named, in the order of ``tracked_symbols``; the active ones for None."""
     if symbols is None:
         return list_symbols(database, active_only=True)
-    names = {parse_symbol(one) for one in symbols}
+    names = {parse_symbol(one) for one in _names("symbols", symbols)}
     found = [one for one in list_symbols(database) if one.symbol in names]
     if missing := sorted(names - {one.symbol for one in found}):
         raise not_tracked(missing[0])
@@ -332,8 +335,18 @@ def _chosen(database: Database, symbols: Collection[str] | None) -> list[Tracked
 def _series_of(tracked: TrackedSymbol, timeframes: Collection[Timeframe | str] | None) -> list[Series]:
     if timeframes is None:
         return tracked.series
-    chosen = {Timeframe.parse(one) for one in timeframes}
+    chosen = {Timeframe.parse(one) for one in _names("timeframes", timeframes)}
     return [one for one in tracked.series if one.timeframe in chosen]
+
+
+def _names(argument: str, given: object) -> list[str]:
+    """The texts in ``given``; one text alone is the list of it, or its letters would be taken for names."""
+    listed = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    names = [one for one in listed if isinstance(one, str)]
+    if len(names) < len(listed):
+        message = f"{argument} is a list of texts, one text, or None, not {given!r}"
+        raise ConfigurationError(message)
+    return names
 
 
 def _require_collected(series: Series, tracked: TrackedSymbol) -> None:
@@ -345,7 +358,7 @@ def _require_collected(series: Series, tracked: TrackedSymbol) -> None:
         raise UnknownSeriesError(message)
 
 
-def _check_types(symbol: object, timeframe: object, adjusted: object) -> None:
+def _check_types(symbol: object, timeframe: object, *, adjusted: object = True) -> None:
     """Refuse what type checkers would, of callers who have none."""
     message = None
     if not isinstance(symbol, str):

@@ -115,6 +115,8 @@ def create_app(options: ServiceOptions, *, collectors: Sequence[Collector] = ())
         version=version("marketdata_assets"),
         lifespan=lifespan,
         openapi_url=None,
+        # A redirect would name this server's own scheme: behind a proxy with TLS, the key would follow it in the clear.
+        redirect_slashes=False,
         exception_handlers={
             HTTPException: _http_problem,
             RequestValidationError: _argument_problem,

@@ -75,9 +75,9 @@ class Service:
     ) -> None:
         self.options = options
         self.metrics = Metrics(collectors)
-        self.limiter = RateLimiter(
-            options.requests_per_second, options.requests_per_second * _BURST_SECONDS, clock
-        )
+        # Less than one request would never be saved up for.
+        burst = max(1.0, options.requests_per_second * _BURST_SECONDS)
+        self.limiter = RateLimiter(options.requests_per_second, burst, clock)
         self._turns = Turns(options.client_threads, options.client_waiting)
         self.readers = Readers(
             options.database_url,

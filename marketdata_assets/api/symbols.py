@@ -19,14 +19,15 @@ from marketdata_assets.api.parameters import (
 )
 from marketdata_assets.api.problems import Problem, responses
 from marketdata_assets.api.service import service_of
-from marketdata_assets.domain.errors import ConfigurationError, UnknownSeriesError
+from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import parse_symbol
-from marketdata_assets.domain.tickers import inferred_asset_class, vendor_ticker
+from marketdata_assets.domain.tickers import vendor_ticker
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.bars import bars_by_series
 from marketdata_assets.storage.symbols import (
-    DEFAULT_TIMEFRAMES,
+    Outcome,
     TrackedSymbol,
+    WantedSymbol,
     add_symbols,
     deactivate,
     find_symbol,
@@ -126,24 +127,20 @@ async def remove(request: Request, symbol: _SymbolPath) -> SymbolFacts:
     return SymbolFacts.model_validate((await service_of(request).ask(request, work)).facts)
 
 
-def _add(database: Database, wanted: NewSymbol) -> tuple[TrackedSymbol, bool]:
-    name = parse_symbol(wanted.symbol)
-    try:
-        old = find_symbol(database, name)
-    except UnknownSeriesError:
-        old = None
-    symbol = TrackedSymbol(
-        name,
-        wanted.asset_class or (old.asset_class if old else inferred_asset_class(name)),
-        wanted.name,
-        _sorted(wanted.timeframes) if wanted.timeframes else (old.timeframes if old else DEFAULT_TIMEFRAMES),
+def _add(database: Database, asked: NewSymbol) -> tuple[TrackedSymbol, bool]:
+    wanted = WantedSymbol(
+        parse_symbol(asked.symbol),
+        asked.asset_class,
+        asked.name,
+        _sorted(asked.timeframes) if asked.timeframes else None,
     )
-    vendor_ticker(symbol.symbol, symbol.asset_class)  # refuses a crypto symbol that is no pair
+    if wanted.asset_class is not None:
+        vendor_ticker(wanted.symbol, wanted.asset_class)  # refuses a crypto symbol that is no pair
     try:
-        add_symbols(database, [symbol])
+        ((tracked, outcome),) = add_symbols(database, [wanted])
     except ConfigurationError as error:
         raise Problem(409, "another-instrument", str(error)) from None
-    return find_symbol(database, name), old is None
+    return tracked, outcome is Outcome.NEW
 
 
 def _details(database: Database, name: str) -> SymbolDetails:

@@ -13,6 +13,7 @@ import typer
 
 from marketdata_assets.cli.completion import complete_symbol, complete_timeframe
 from marketdata_assets.cli.files import check_writable, is_stdout, write_bytes
+from marketdata_assets.cli.selection import check_number_of_days, parse_day
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.timeframe import Timeframe
 
@@ -25,7 +26,6 @@ _LARGE: Final = 1e5
 """Numbers from here on are shown without decimals."""
 _DAYS: Final = {Timeframe.H1: 14, Timeframe.H4: 30, Timeframe.D1: 60, Timeframe.W1: 730}
 _MINUTE_DAYS: Final = 5
-_MOST_DAYS: Final = 36_525
 _UNADJUSTED: Final = "read them with adjusted=False"
 
 
@@ -76,26 +76,37 @@ def bars(  # noqa: PLR0913 - each is an option
 
     A table shows both ends of what is long; in a pipe it is every bar, a line each, apart by tabs.
     """
-    from marketdata_assets.reading import bars as read
+    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.domain.calendar import calendar_of
+    from marketdata_assets.domain.series import parse_symbol
+    from marketdata_assets.reading import BarQuestion, read_bars
+    from marketdata_assets.storage.symbols import find_symbol
 
     chosen = _format(form, output, as_json=as_json)
+    if plot is not None and (output is not None or form is not None or as_json):
+        message = "--plot draws a picture and writes no bars: leave --output, --format and --json out, or run it twice"
+        raise ConfigurationError(message)
     for option, path in (("--output", output), ("--plot", plot)):
         if path is not None:
             check_writable(option, path)
     given = Timeframe.parse(timeframe)
-    scale = None if as_of is None else _day("--as-of", as_of)
-    if chosen is Format.PARQUET and plot is None and _to_terminal(output):
+    name = parse_symbol(symbol)
+    scale = None if as_of is None else parse_day("--as-of", as_of)
+    if chosen is Format.PARQUET and _to_terminal(output):
         message = "parquet is no text for a terminal: give -o FILE.parquet, or pipe it on"
         raise ConfigurationError(message)
-    first, last = _range(days, start, end, given, datetime.now(UTC).date())
-    try:
-        found = read(symbol, given, first, last, adjusted=not raw, as_of=scale)
-    except ConfigurationError as error:
-        raise ConfigurationError(str(error).replace(_UNADJUSTED, "give --raw")) from None
+    with open_store() as store:
+        calendar = calendar_of(find_symbol(store.database, name).asset_class)
+        first, last = _range(days, start, end, given, calendar.local_day(datetime.now(UTC)))
+        question = BarQuestion(name, given, first, last, adjusted=not raw, as_of=scale)
+        try:
+            found = read_bars(store.database, question).bars
+        except ConfigurationError as error:
+            raise ConfigurationError(str(error).replace(_UNADJUSTED, "give --raw")) from None
     if found.is_empty():
-        typer.echo(f"no bar of {symbol}:{given} from {first} to {last}: see `marketdata status`", err=True)
+        typer.echo(f"no bar of {name}:{given} from {first} to {last}: see `marketdata status`", err=True)
     if plot is not None:
-        _plot(found, plot, f"{symbol.upper()} {given}, {'as traded' if raw else 'split-adjusted'}")
+        _plot(found, plot, f"{name} {given}, {'as traded' if raw else 'split-adjusted'}")
     elif chosen is not Format.TABLE:
         _write(found, chosen, output)
     elif output is not None and not is_stdout(output):
@@ -114,30 +125,22 @@ def _format(form: Format | None, output: Path | None, *, as_json: bool) -> Forma
     return form or (Format(ending) if ending in list(Format) else Format.TABLE)
 
 
-def _day(option: str, text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        message = f"{option} {text!r} is not a date: write it as YYYY-MM-DD"
-        raise ConfigurationError(message) from None
-
-
 def _range(
     days: int | None, start: str | None, end: str | None, timeframe: Timeframe, today: date
 ) -> tuple[date | str, date | str]:
     """First and last day, or moments, as :func:`marketdata_assets.bars` takes them."""
-    if days is not None and start is not None:
-        message = "--days and --start exclude each other: give one of them"
-        raise ConfigurationError(message)
-    if days is not None and not 1 <= days <= _MOST_DAYS:
-        message = f"--days {days} is no number of days: give 1 to {_MOST_DAYS}"
-        raise ConfigurationError(message)
+    from marketdata_assets.reading import EARLIEST
+
+    check_number_of_days(days, start)
     if start is not None:
         return start, end or today
     if end is not None and "T" in end:
         message = f"--end {end} is a time, so --start must say from when: give both"
         raise ConfigurationError(message)
-    last = today if end is None else _day("--end", end)
+    last = today if end is None else parse_day("--end", end)
+    if last < EARLIEST.date():
+        message = f"--end {last} lies before any bar: give a day from {EARLIEST:%Y-%m-%d} on"
+        raise ConfigurationError(message)
     count = days or _DAYS.get(timeframe, _MINUTE_DAYS)
     return last - timedelta(days=count - 1), last
 

@@ -14,7 +14,7 @@ from marketdata_assets.domain.timeframe import Timeframe
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_PATIENCE: Final = timedelta(seconds=1)
+_PATIENCE: Final = timedelta(seconds=2)
 
 
 def complete_symbol(incomplete: str) -> list[str]:
@@ -55,7 +55,7 @@ def _symbols() -> list[str]:
         settings = load_settings()
         if settings.database_url is None and not EmbeddedServer(settings.home).status().running:
             return []
-        timeouts = Timeouts(statement=_PATIENCE, lock=_PATIENCE)
+        timeouts = Timeouts(statement=_PATIENCE, lock=_PATIENCE, connect=_PATIENCE)
         url = resolve_database_url(settings)
         with closing(connect(url, application_name="completion", timeouts=timeouts)) as session:
             rows = session.execute(

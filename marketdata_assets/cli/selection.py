@@ -71,23 +71,32 @@ def chosen_days(days: int | None, start: str | None, end: str | None, now: datet
     """The days of ``--days N`` or ``--start`` and ``--end``."""
     from marketdata_assets.automation.ranges import day_window
 
-    if days is not None and start is not None:
-        message = "--days and --start exclude each other: give one of them"
-        raise ConfigurationError(message)
-    if days is not None and days < 1:
-        message = f"--days {days} is no number of days: give 1 or more"
-        raise ConfigurationError(message)
-    if days is not None and days > _MOST_DAYS:
-        message = f"--days {days} reaches beyond any history: give {_MOST_DAYS} or less"
-        raise ConfigurationError(message)
-    first_day, last_day = _day("--start", start), _day("--end", end)
+    check_number_of_days(days, start)
+    first_day = None if start is None else parse_day("--start", start)
+    last_day = None if end is None else parse_day("--end", end)
     first, last = day_window(days or DEFAULT_DAYS, first_day, last_day, now=now)
     return ChosenDays(first, last, days, has_start=start is not None, has_end=end is not None)
 
 
-def _day(option: str, text: str | None) -> date | None:
+def check_number_of_days(days: int | None, start: str | None) -> None:
+    """Refuse ``--days`` that is no length of a history, or stands beside ``--start``."""
+    if days is None:
+        return
+    if start is not None:
+        message = "--days and --start exclude each other: give one of them"
+    elif days < 1:
+        message = f"--days {days} is no number of days: give 1 or more"
+    elif days > _MOST_DAYS:
+        message = f"--days {days} reaches beyond any history: give {_MOST_DAYS} or less"
+    else:
+        return
+    raise ConfigurationError(message)
+
+
+def parse_day(option: str, text: str) -> date:
+    """The day that ``option`` was given."""
     try:
-        return None if text is None else date.fromisoformat(text)
+        return date.fromisoformat(text)
     except ValueError:
         message = f"{option} {text!r} is not a date: write it as YYYY-MM-DD"
         raise ConfigurationError(message) from None

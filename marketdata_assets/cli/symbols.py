@@ -14,10 +14,10 @@ from marketdata_assets.domain.series import parse_symbol
 from marketdata_assets.domain.timeframe import parse_timeframes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from marketdata_assets.cli.session import Store
-    from marketdata_assets.storage.symbols import TrackedSymbol
+    from marketdata_assets.storage.symbols import TrackedSymbol, WantedSymbol
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -85,29 +85,12 @@ def add(
 ) -> None:
     """Track symbols from now on, or take them up again."""
     from marketdata_assets.cli.session import open_store
-    from marketdata_assets.domain.tickers import inferred_asset_class
-    from marketdata_assets.storage.symbols import (
-        DEFAULT_TIMEFRAMES,
-        TrackedSymbol,
-        list_symbols,
-        parse_asset_class,
-    )
+    from marketdata_assets.storage.symbols import WantedSymbol, parse_asset_class
 
     given_class = None if asset_class is None else parse_asset_class(asset_class)
     given = None if timeframes is None else parse_timeframes(timeframes)
-    names = [parse_symbol(text) for text in symbols]
+    wanted = [WantedSymbol(parse_symbol(text), given_class, name, given) for text in symbols]
     with open_store() as store:
-        known = {one.symbol: one for one in list_symbols(store.database)}
-        wanted = [
-            TrackedSymbol(
-                symbol,
-                given_class or (old.asset_class if old else inferred_asset_class(symbol)),
-                name,
-                given or (old.timeframes if old else DEFAULT_TIMEFRAMES),
-            )
-            for symbol in dict.fromkeys(names)
-            for old in [known.get(symbol)]
-        ]
         _write(store, wanted, as_json=as_json)
 
 
@@ -184,18 +167,18 @@ def import_(
         _write(store, wanted, as_json=as_json)
 
 
-def _write(store: Store, wanted: list[TrackedSymbol], *, as_json: bool) -> None:
-    from marketdata_assets.storage.symbols import add_symbols
+def _write(store: Store, wanted: Sequence[WantedSymbol | TrackedSymbol], *, as_json: bool) -> None:
+    from marketdata_assets.storage.symbols import Outcome, add_symbols
 
-    changed = add_symbols(store.database, wanted)
+    tracked = add_symbols(store.database, wanted)
     if as_json:
-        _print_json(store, [one.symbol for one in wanted])
+        typer.echo(json.dumps([one.facts for one, _ in tracked], indent=2))
         return
-    classes = {one.symbol: one.asset_class for one in wanted}
-    for name in changed:
-        typer.echo(f"tracked: {name} ({classes[name]})")
-    if len(changed) < len(wanted):
-        typer.echo(f"{len(wanted) - len(changed)} already tracked so", err=True)
+    for one, outcome in tracked:
+        if outcome is not Outcome.UNCHANGED:
+            typer.echo(f"tracked: {one.symbol} ({one.asset_class})")
+    if unchanged := sum(outcome is Outcome.UNCHANGED for _, outcome in tracked):
+        typer.echo(f"{unchanged} already tracked so", err=True)
 
 
 def _print_json(store: Store, names: Iterable[str]) -> None:

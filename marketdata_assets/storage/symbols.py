@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from marketdata_assets.domain.adjust import SPLIT_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError, UnknownSeriesError
 from marketdata_assets.domain.series import AssetClass, Series, parse_symbol
-from marketdata_assets.domain.tickers import vendor_ticker
+from marketdata_assets.domain.tickers import inferred_asset_class, vendor_ticker
 from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
 
 if TYPE_CHECKING:
@@ -122,51 +123,95 @@ def find_with_splits(database: Database, symbol: str) -> tuple[TrackedSymbol, pl
     return tracked, pl.DataFrame(splits, schema=SPLIT_SCHEMA, orient="row")
 
 
-def add_symbols(database: Database, symbols: Iterable[TrackedSymbol]) -> list[str]:
-    """Start to track ``symbols``, or take them up again; returns those that were not tracked as given.
+class Outcome(StrEnum):
+    """What became of a symbol that was to be collected."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    """It was known, and tracked otherwise, or not any more."""
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class WantedSymbol:
+    """A symbol to collect. None leaves what it has; a new one gets a guess at its class and the default timeframes."""
+
+    symbol: str
+    asset_class: AssetClass | None = None
+    name: str | None = None
+    timeframes: tuple[Timeframe, ...] | None = None
+
+
+def add_symbols(
+    database: Database, symbols: Iterable[WantedSymbol | TrackedSymbol]
+) -> list[tuple[TrackedSymbol, Outcome]]:
+    """Start to track ``symbols``, or take them up again, all or none; returns how each is tracked now.
+
+    A tracked symbol says everything that a wanted one may say, ``active`` apart.
 
     Raises:
-        ConfigurationError: Bars of a symbol are stored with another asset class: they would mix two instruments.
+        ConfigurationError: A crypto symbol is no pair, or bars of a symbol are stored with another asset class: they
+            would mix two instruments.
     """
     wanted = list(symbols)
+    for one in wanted:
+        if one.asset_class is not None:
+            vendor_ticker(one.symbol, one.asset_class)  # refuses a crypto symbol that is no pair
+    names = [one.symbol for one in wanted]
 
-    def write(connection: Connection[tuple[object, ...]]) -> list[str]:
+    def write(connection: Connection[tuple[object, ...]]) -> list[tuple[TrackedSymbol, Outcome]]:
         rows = connection.execute(
             "select symbol, asset_class from tracked_symbols t where symbol = any(%s)"
             " and exists (select from bar_counts c where c.symbol = t.symbol) for update",
-            [[one.symbol for one in wanted]],
+            [names],
         ).fetchall()
-        known = {str(symbol): str(asset_class) for symbol, asset_class in rows}
+        stored = {str(symbol): AssetClass(str(asset_class)) for symbol, asset_class in rows}
+        outcomes = {}
         for one in wanted:
-            if known.get(one.symbol, one.asset_class.value) != one.asset_class.value:
+            stored_as = stored.get(one.symbol)
+            if stored_as is not None and one.asset_class not in (None, stored_as):
                 message = (
-                    f"bars of {one.symbol} are stored as {known[one.symbol]}, not {one.asset_class.value}:"
-                    f" its history would mix two instruments; nothing was added"
+                    f"bars of {one.symbol} are stored as {stored_as}, not {one.asset_class}: its history would mix"
+                    " two instruments; nothing was added"
                 )
                 raise ConfigurationError(message)
-        changed = []
-        for one in wanted:
-            # Bound one by one: a universe is some hundred rows, sent in one pipeline.
-            row = connection.execute(
-                "insert into tracked_symbols as t (symbol, asset_class, name, timeframes)"
-                " values (%s, %s, %s, %s)"
-                " on conflict (symbol) do update set timeframes = excluded.timeframes, active = true,"
-                "  asset_class = excluded.asset_class, name = coalesce(excluded.name, t.name), updated_at = now()"
-                " where (t.timeframes, t.active, t.asset_class, t.name) is distinct from"
-                "  (excluded.timeframes, true, excluded.asset_class, coalesce(excluded.name, t.name))"
-                " returning symbol",
-                [
-                    one.symbol,
-                    one.asset_class.value,
-                    one.name,
-                    [timeframe.value for timeframe in one.timeframes],
-                ],
-            ).fetchone()
-            if row is not None:
-                changed.append(one.symbol)
-        return changed
+            outcomes[one.symbol] = _upsert(connection, one)
+        tracked = connection.execute(
+            "select symbol, asset_class, name, timeframes, active from tracked_symbols where symbol = any(%s)",
+            [names],
+        ).fetchall()
+        known = {one.symbol: one for one in map(_symbol_of, tracked)}
+        return [(known[name], outcome) for name, outcome in outcomes.items()]
 
     return database.transaction(write)
+
+
+def _upsert(connection: Connection[tuple[object, ...]], wanted: WantedSymbol | TrackedSymbol) -> Outcome:
+    # What is left out is filled in by the statement that writes: no other change comes in between.
+    row = connection.execute(
+        "insert into tracked_symbols as t (symbol, asset_class, name, timeframes)"
+        " values (%(symbol)s, coalesce(%(asset_class)s, %(guess)s), %(name)s,"
+        "  coalesce(%(timeframes)s::text[], %(default)s))"
+        " on conflict (symbol) do update set timeframes = coalesce(%(timeframes)s::text[], t.timeframes),"
+        "  active = true, asset_class = coalesce(%(asset_class)s, t.asset_class),"
+        "  name = coalesce(%(name)s, t.name), updated_at = now()"
+        " where (t.timeframes, t.active, t.asset_class, t.name) is distinct from"
+        "  (coalesce(%(timeframes)s::text[], t.timeframes), true, coalesce(%(asset_class)s, t.asset_class),"
+        "   coalesce(%(name)s, t.name))"
+        " returning xmax = 0",
+        {
+            "symbol": wanted.symbol,
+            "asset_class": wanted.asset_class,
+            "guess": inferred_asset_class(wanted.symbol),
+            "name": wanted.name,
+            "timeframes": None if wanted.timeframes is None else list(wanted.timeframes),
+            "default": list(DEFAULT_TIMEFRAMES),
+        },
+    ).fetchone()
+    if row is None:
+        return Outcome.UNCHANGED
+    # The row's own xmax tells an insertion from an update.
+    return Outcome.NEW if row[0] else Outcome.CHANGED
 
 
 def set_timeframes(database: Database, symbol: str, timeframes: Sequence[Timeframe]) -> None:

@@ -320,6 +320,7 @@ def test_wrong_symbols_are_one_line_and_change_nothing(here: Run, tmp_path: Path
         (("add", "A|B"), ("'A|B' is not a symbol",)),
         (("add", "NFLX", "--class", "bond"), ("unknown asset class 'bond'",)),
         (("add", "NFLX", "--timeframes", "9h"), ("unknown timeframe '9h'",)),
+        (("add", "SOL-USD", "DOGE", "--class", "crypto"), ("'DOGE' is not a crypto pair",)),
         (("set-timeframes", "ZZZZ", "1h"), ("ZZZZ is not tracked",)),
         (("deactivate", "ZZZZ"), ("ZZZZ is not tracked",)),
         (("deactivate", "SPY", "ZZZZ"), ("ZZZZ is not tracked",)),

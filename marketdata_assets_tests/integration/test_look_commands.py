@@ -6,9 +6,9 @@ import json
 import subprocess
 import sys
 from contextlib import nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from io import BytesIO, StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import polars as pl
 import pytest
@@ -112,6 +112,28 @@ def test_bars_become_a_picture(here: Here, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("stored")
+def test_the_last_days_are_those_of_the_market(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Evening(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls(2024, 1, 3, 1, tzinfo=tz)  # 20:00 of the second in New York
+
+    monkeypatch.setattr(bars_command, "datetime", Evening)
+    done = here("bars", "AAPL", "1m", "--raw", "--days", "1")
+    assert len(done.stdout.splitlines()) == 1 + 30
+    assert here("bars", "BTC-USD", "1m", "--days", "1").stderr.startswith(
+        b"no bar of BTC-USD:1m from 2024-01-03"
+    )
+
+
+def test_a_new_store_is_made_before_it_is_looked_into(here: Here, database: Database) -> None:
+    database.transaction(lambda session: session.execute("drop schema public cascade; create schema public"))
+    done = here("bars", "AAPL", "1d", "--raw")
+    assert done.returncode == 0, done.stderr
+    assert b"no bar of AAPL:1d" in done.stderr
+
+
+@pytest.mark.usefixtures("stored")
 def test_what_cannot_be_shown_is_one_line(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bars_command, "_to_terminal", lambda _: True)
     for arguments, said in (
@@ -123,6 +145,11 @@ def test_what_cannot_be_shown_is_one_line(here: Here, monkeypatch: pytest.Monkey
         (("AAPL", "1m", "--json", "--format", "csv"), "exclude each other"),
         (("AAPL", "1m", "--as-of", "soon"), "--as-of 'soon'"),
         (("AAPL", "1m", "-o", "nowhere/bars.csv"), "nowhere is no folder"),
+        (("AAPL", "1m", "--days", "0"), "give 1 or more"),
+        (("AAPL", "1m", "--days", "2", "--start", "2024-01-02"), "exclude each other"),
+        (("AAPL", "1m", "--end", "0001-01-02"), "lies before any bar"),
+        (("AAPL", "1m", "--plot", "a.png", "-o", "a.csv"), "run it twice"),
+        (("AAPL", "1m", "--plot", "a.png", "--json"), "run it twice"),
     ):
         done = here("bars", *arguments)
         assert done.returncode == 2, (arguments, done.stderr)

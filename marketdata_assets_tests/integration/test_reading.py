@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from marketdata_assets import bars, reading
+from marketdata_assets import bars, completeness, features, gaps, reading
 from marketdata_assets.automation.actions import refresh_actions
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
@@ -354,3 +354,16 @@ def test_a_store_of_an_earlier_version_is_told_to_migrate(database: Database, mi
     database.transaction(lambda connection: connection.execute("drop table corporate_action_checks"))
     with pytest.raises(ConfigurationError, match="marketdata migrate"):
         bars("AAPL", "1m", MONDAY, MONDAY)
+
+
+def test_one_name_is_a_list_of_one(database: Database) -> None:
+    track(database, "AAPL", "1m,1h")
+    track(database, "A", "1m,1h")
+    assert completeness("AAPL", "1h").select("symbol", "timeframe").rows() == [("AAPL", "1h")]
+    assert gaps("AAPL", "1h", states="open").is_empty()
+    with pytest.raises(ConfigurationError, match="symbols is a list of texts, one text, or None, not 5"):
+        gaps(5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="timeframes is a list of texts"):
+        completeness(timeframes=[None])  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match="symbol is a text such as 'AAPL', not None"):
+        features(None, "1m", MONDAY, MONDAY)  # type: ignore[arg-type]
