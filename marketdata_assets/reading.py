@@ -153,8 +153,9 @@ def read_bars(
     if not asked.adjusted or tracked.asset_class not in SPLITTING:
         return BarPage(raw, series, tracked.asset_class, window, None)
     if splits is None:
+        first = "" if tracked.active else f"take it up again (`marketdata symbols add {series.symbol}`), "
         message = (
-            f"the splits of {series.symbol} were never asked for, so its bars cannot be adjusted: run"
+            f"the splits of {series.symbol} were never asked for, so its bars cannot be adjusted: {first}run"
             " `marketdata actions`, or read them with adjusted=False"
         )
         raise UnadjustableError(message)
@@ -390,11 +391,11 @@ def _scale(as_of: object) -> date:
 def window_of(start: date | datetime | str, end: date | datetime | str, calendar: TradingCalendar) -> Window:
     """The moments from ``start`` to ``end``, read as :func:`bars` says."""
     first, last = _moment("start", start, calendar, 0), _moment("end", end, calendar, 1)
+    if first >= last and first in (EARLIEST, _LATEST):
+        message = f"the range {start} to {end} lies outside of {EARLIEST.year} to {_LATEST.year - 1}: no bar can be there"
+        raise ConfigurationError(message)
     if first >= last:
-        message = (
-            f"the range {start} to {end} is empty or reversed, or outside of {EARLIEST.year} to {_LATEST.year}: give"
-            " an end after the start"
-        )
+        message = f"the range {start} to {end} is empty or reversed: give an end after the start"
         raise ConfigurationError(message)
     return Window(first, last)
 

@@ -193,7 +193,16 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "O
 
 
 def _route_of(scope: Scope) -> str:
-    return getattr(scope.get("route"), "path", "none")
+    # What the gate refuses has not been routed yet.
+    return getattr(scope.get("route") or _route_to(scope), "path", "none")
+
+
+def _route_to(scope: Scope) -> APIRoute | None:
+    for one in _ROUTERS:
+        for route in one.routes:
+            if isinstance(route, APIRoute) and route.matches(scope)[0] is Match.FULL:
+                return route
+    return None
 
 
 def _bounded(receive: Receive) -> Receive:
@@ -254,6 +263,9 @@ async def _argument_problem(_: Request, error: Exception) -> Response:
         return Problem(_UNREADABLE, *_REFUSALS[_UNREADABLE]).response()
     # That an argument may also be left out helps nobody who has given one.
     found = [one for one in error.errors() if one["type"] != "none_required"]
+    if any(one["loc"] == ("body",) and one["type"] == "model_attributes_type" for one in found):
+        detail = "the body is no JSON object: send one, with Content-Type: application/json"
+        return Problem(422, "invalid-argument", detail, errors=[{"in": "body", "detail": detail}]).response()
     errors = [{"in": ".".join(map(str, one["loc"][:2])), "detail": _said(one)} for one in found]
     detail = "; ".join(f"{one['in']}: {one['detail']}" for one in errors[:3])
     return Problem(422, "invalid-argument", detail, errors=errors[:20]).response()

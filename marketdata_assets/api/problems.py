@@ -106,7 +106,8 @@ def problem_of(error: Exception) -> Problem:
         return error
     for kind, status, code in _OF_THE_DOMAIN:
         if isinstance(error, kind) and not isinstance(error, UnreachableError):
-            return Problem(status, code, str(error))
+            # Parameters of a URL are written as JSON writes them.
+            return Problem(status, code, str(error).replace("adjusted=False", "adjusted=false"))
     return _of_the_database(error) or _unexpected(error)
 
 

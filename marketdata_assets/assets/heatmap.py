@@ -20,7 +20,7 @@ MAX_ROWS: Final = 124
 """Series, or symbols, that a picture shows: what stays legible, and under some 150 KB."""
 
 _WHOLE, _UNCHECKED, _NOTHING = "#2a9d8f", "#b4bac1", "#f1f3f5"
-_GAPS: Final = ("#9b1d20", "#e76f51", "#f4a261", "#ffe8a3")
+_GAPS: Final = ("#9b1d20", "#e76f51", "#f4a261", "#f6c945")
 """Nothing there … nearly whole. Darker is worse, so that the picture reads without telling red from green."""
 
 

@@ -40,7 +40,7 @@ OHLCV bars of every tracked series, **unadjusted**, keyed by `(symbol, timeframe
 
 `1m` and `1d` are fetched from Polygon.io; `5m` to `4h` are rolled up from `1m`, `1w` from `1d`. A bar belongs to
 the partition of the local date of its open. Rows that break a rule go to `ohlcv_quarantine`; old values of a
-revised bar go to `ohlcv_revision`; no run deletes a bar.
+revised bar go to `ohlcv_revision`; nothing but the job `retention` deletes a bar.
 """
 
 FAILED_SYMBOLS = "failed_symbols"

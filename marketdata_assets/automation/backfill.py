@@ -18,10 +18,16 @@ from marketdata_assets.automation.features import FeaturesOutcome, compute, feat
 from marketdata_assets.automation.gaps import look_for_gaps, repair_runs
 from marketdata_assets.automation.matrix import refresh_matrix
 from marketdata_assets.automation.ranges import range_runs
+from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.domain.gaps import LOSSES, GapState
 from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
-from marketdata_assets.storage.completeness import MATRIX_SCHEMA, completeness_between, read_matrix
+from marketdata_assets.storage.completeness import (
+    MATRIX_SCHEMA,
+    completeness_between,
+    read_matrix,
+    read_unchecked,
+)
 from marketdata_assets.storage.gaps import LISTED_SCHEMA, gap_rows, list_gaps
 from marketdata_assets.storage.io_manager import partition_windows_of
 from marketdata_assets.storage.symbols import list_symbols
@@ -81,7 +87,8 @@ class Outcome:
 
     ``gaps`` (``LISTED_SCHEMA``) holds the gaps in the window: those that stand, and those that were filled since
     the backfill began. ``completeness`` has a row for each series, summed over the days of the window; ``matrix``
-    (``MATRIX_SCHEMA``) over all of its history.
+    (``MATRIX_SCHEMA``) over all of its history, in which the days in ``unchecked`` (``DAILY_COMPLETENESS_SCHEMA``) count
+    as missing because nobody has looked.
     """
 
     backfill_id: str
@@ -92,6 +99,7 @@ class Outcome:
     gaps: pl.DataFrame = field(default_factory=LISTED_SCHEMA.to_frame)
     completeness: pl.DataFrame = field(default_factory=pl.DataFrame)
     matrix: pl.DataFrame = field(default_factory=MATRIX_SCHEMA.to_frame)
+    unchecked: pl.DataFrame = field(default_factory=DAILY_COMPLETENESS_SCHEMA.to_frame)
     requests: int = 0
     pages: int = 0
     retries: int = 0
@@ -187,6 +195,7 @@ class _Stages:
         self.outcome.matrix = read_matrix(self.database, {one.symbol for one in request.series}).join(
             self.outcome.completeness, on=["symbol", "timeframe"], how="semi"
         )
+        self.outcome.unchecked = read_unchecked(self.database, request.series)
 
     def _bars(self, runs: Sequence[RangeRun]) -> None:
         self._begin(Stage.BARS, runs)

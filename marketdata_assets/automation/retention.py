@@ -46,7 +46,10 @@ class RetentionConfig(Config):
         description="Days that are kept, by timeframe, such as `{1m: 30, 5m: 365}`; others are left alone. Default:"
         f" MARKETDATA_RETENTION, else 1m: 30. At least {SHORTEST_DAYS}.",
     )
-    dry_run: bool = Field(default=False, description="Only count what would be removed.")
+    dry_run: bool = Field(
+        default=True,
+        description="Only count what would be removed; false removes it. The weekly schedule sets it to false.",
+    )
 
 
 def chosen_retention() -> Mapping[Timeframe, int]:
@@ -90,7 +93,7 @@ def retention_job() -> JobDefinition:
         name=RETENTION_JOB,
         description="Removes bars that are older than `MARKETDATA_RETENTION` keeps them (`1m` for 30 days unless it says"
         " otherwise). Bars of other timeframes stay, those that were rolled up from the removed ones as well. The run"
-        " reports rows and bytes; `dry_run` only counts.",
+        " reports rows and bytes. Started by hand it only counts, until `dry_run` is set to false.",
         tags=Purpose.RETENTION.tags,
     )
     def retention() -> None:
@@ -121,7 +124,7 @@ def retention_schedule() -> ScheduleDefinition:
         keep_days = {timeframe.value: days for timeframe, days in chosen_retention().items()}
         return RunRequest(
             run_key=f"{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}",
-            run_config=RunConfig(ops={prune_op.name: RetentionConfig(keep_days=keep_days)}),
+            run_config=RunConfig(ops={prune_op.name: RetentionConfig(keep_days=keep_days, dry_run=False)}),
             tags=Purpose.RETENTION.tags,
         )
 

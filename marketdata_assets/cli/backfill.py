@@ -211,11 +211,15 @@ def describe(outcome: Outcome) -> list[str]:
 
 
 def complain(outcome: Outcome) -> None:
-    """Print on standard error why symbols failed, and which gaps are left without an explanation."""
+    """Print on standard error why symbols failed, what was never fetched, and which gaps are without explanation."""
+    from marketdata_assets.cli.matrix import unchecked_line
+
     for symbol, reason in outcome.failures.items():
         typer.echo(f"failed: {symbol}: {reason}", err=True)
     for line in outcome.features.failures:
         typer.echo(f"failed: {line}", err=True)
+    if unchecked := unchecked_line(outcome.unchecked):
+        typer.echo(f"counted as missing in the matrix: {unchecked}", err=True)
     lost = outcome.lost
     for gap in lost.head(_GAPS_SHOWN).iter_rows(named=True):
         typer.echo(

@@ -38,6 +38,16 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
+_ENDINGS: Final = {
+    "": Format.TABLE,
+    "txt": Format.TABLE,
+    "tsv": Format.TABLE,
+    "csv": Format.CSV,
+    "json": Format.JSON,
+    "parquet": Format.PARQUET,
+}
+
+
 def bars(  # noqa: PLR0913 - each is an option
     symbol: Annotated[
         str, typer.Argument(help="A tracked symbol, such as AAPL or BTC-USD.", autocompletion=complete_symbol)
@@ -83,9 +93,8 @@ def bars(  # noqa: PLR0913 - each is an option
     from marketdata_assets.storage.symbols import find_symbol
 
     chosen = _format(form, output, as_json=as_json)
-    if plot is not None and (output is not None or form is not None or as_json):
-        message = "--plot draws a picture and writes no bars: leave --output, --format and --json out, or run it twice"
-        raise ConfigurationError(message)
+    if plot is not None:
+        _check_plot(plot, is_alone=output is None and form is None and not as_json)
     for option, path in (("--output", output), ("--plot", plot)):
         if path is not None:
             check_writable(option, path)
@@ -121,8 +130,23 @@ def _format(form: Format | None, output: Path | None, *, as_json: bool) -> Forma
         raise ConfigurationError(message)
     if as_json:
         return Format.JSON
-    ending = "" if output is None else output.suffix.lower().lstrip(".")
-    return form or (Format(ending) if ending in list(Format) else Format.TABLE)
+    if form is not None:
+        return form
+    ending = "" if output is None or is_stdout(output) else output.suffix.lower().lstrip(".")
+    if ending in _ENDINGS:
+        return _ENDINGS[ending]
+    message = f"nothing writes .{ending}: use .csv, .json, .parquet or .txt, or say which with --format"
+    raise ConfigurationError(message)
+
+
+def _check_plot(path: Path, *, is_alone: bool) -> None:
+    if not is_alone:
+        message = "--plot draws a picture and writes no bars: leave --output, --format and --json out, or run it twice"
+    elif not is_stdout(path) and path.suffix.lower() != ".png":
+        message = f"--plot {path}: a picture is a PNG: end the name with .png"
+    else:
+        return
+    raise ConfigurationError(message)
 
 
 def _range(

@@ -19,5 +19,5 @@ class ConsoleHandler(logging.Handler):
 
 
 def counted(number: int, noun: str) -> str:
-    """``1 symbol``, ``2,000 symbols``: a number with a noun that takes an s."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """``1 symbol``, ``2,000 symbols``, ``3 series``: a number with a noun that takes an s, or has one."""
+    return f"{number:,} {noun}{'' if number == 1 or noun.endswith('s') else 's'}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -62,20 +62,23 @@ def gaps(
     with open_store() as store:
         first, last = checked_days(chosen, store.settings.start, now)
         series = chosen_series(chosen_symbols(store, symbols), wanted)
-        found = _look(store, series, first, last, repair=repair)
+        found = _look(store, series, first, last, repair=repair, now=now)
     _show(found, everything=everything, as_json=as_json)
     if found.filter(_is_lost()).height:
         raise typer.Exit(1)
 
 
-def _look(store: Store, series: list[Series], first: date, last: date, *, repair: bool) -> pl.DataFrame:
+def _look(
+    store: Store, series: list[Series], first: date, last: date, *, repair: bool, now: datetime
+) -> pl.DataFrame:
     from marketdata_assets.automation.gaps import look_for_gaps
     from marketdata_assets.automation.instance import sync_series
     from marketdata_assets.automation.ranges import range_runs
     from marketdata_assets.cli.console import err
+    from marketdata_assets.cli.matrix import unchecked_line
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
-    from marketdata_assets.storage.completeness import completeness_between
+    from marketdata_assets.storage.completeness import completeness_between, read_unchecked
     from marketdata_assets.storage.gaps import list_gaps
     from marketdata_assets.storage.io_manager import partition_windows_of
 
@@ -99,6 +102,10 @@ def _look(store: Store, series: list[Series], first: date, last: date, *, repair
             " `marketdata backfill` brings them",
             highlight=False,
         )
+    # Today's bars are not due yet.
+    until = min(last + timedelta(days=1), now.date())
+    if line := unchecked_line(read_unchecked(store.database, series, first, until)):
+        err.print(line, highlight=False, soft_wrap=True)
     return list_gaps(store.database, partition_windows_of(store.database, series, first, last))
 
 

@@ -21,6 +21,7 @@ def create(
     scope: Annotated[
         str, typer.Option(help="read, or admin, which also changes what is collected.")
     ] = "read",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for a machine.")] = False,
 ) -> None:
     """Make a key and print it, once: what is kept is its hash. A server that runs knows it within 5 seconds."""
     from marketdata_assets.cli.session import open_store
@@ -31,6 +32,9 @@ def create(
         raise ConfigurationError(message)
     with open_store() as store:
         key = create_key(store.database, name, Scope(scope))
+    if as_json:
+        typer.echo(json.dumps({"name": name, "scope": scope, "key": key}))
+        return
     typer.echo(key)
     typer.echo(f"{name} ({scope}): send it as X-API-Key; it cannot be shown again", err=True)
 

@@ -44,7 +44,7 @@ def matrix(
     ✓ whole, a percentage (rounded down) with gaps, ✗ nothing there, ? never looked through.
     """
     from marketdata_assets.cli.session import open_store
-    from marketdata_assets.storage.completeness import read_matrix
+    from marketdata_assets.storage.completeness import active_series, read_matrix, read_unchecked
 
     if html is not None:
         check_writable("--html", html)
@@ -53,6 +53,9 @@ def matrix(
         if refresh:
             _refresh(store)
         rows = read_matrix(store.database, names)
+        unchecked = read_unchecked(
+            store.database, [one for one in active_series(store.database) if one.symbol in names]
+        )
         if html is not None:
             write_file("--html", html, _page(store, rows, names))
             if not is_stdout(html):
@@ -64,6 +67,28 @@ def matrix(
         typer.echo(message, err=True)
     elif html is None:
         print_matrix(rows)
+        if line := unchecked_line(unchecked):
+            typer.echo(f"counted as missing: {line}", err=True)
+
+
+def unchecked_line(days: pl.DataFrame) -> str | None:
+    """What nobody has looked through, and how to change that; ``days`` has ``DAILY_COMPLETENESS_SCHEMA``."""
+    import polars as pl
+
+    from marketdata_assets.cli.console import counted
+
+    if days.is_empty():
+        return None
+    by_series = days.group_by("symbol", "timeframe", maintain_order=True).agg(
+        pl.len().alias("days"), first=pl.col("day").min(), last=pl.col("day").max()
+    )
+    symbol, timeframe, _, first, last = by_series.sort("days", descending=True, maintain_order=True).row(0)
+    series = counted(by_series.height, "series")
+    return (
+        f"{counted(days.height, 'day')} of {series} {'was' if days.height == 1 else 'were'} never fetched, or never"
+        f" looked through, such as {symbol}:{timeframe} from {first} to {last}: `marketdata backfill --symbols {symbol}"
+        f" --timeframes {timeframe} --start {first} --end {last}` brings them"
+    )
 
 
 def _refresh(store: Store) -> None:

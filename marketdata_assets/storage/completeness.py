@@ -129,6 +129,28 @@ def completeness_between(
     return summed(_stored_days(database, first, last), series)
 
 
+def read_unchecked(
+    database: Database,
+    series: Collection[Series],
+    first: date | None = None,
+    until: date | None = None,
+) -> pl.DataFrame:
+    """The local days of ``series`` that expect bars and were never looked through, as ``DAILY_COMPLETENESS_SCHEMA``.
+
+    Of each series from its first day that was, or from ``first`` when that is later, to ``until``, exclusive; without
+    it to its last day that was, as the matrix counts. Without the days that retention has removed, and without series
+    nothing of which was looked through, or that are not collected.
+    """
+    wanted = set(series)
+    classes = {one: each for one, each in active_series(database).items() if one in wanted}
+    looked = _looked_through(database, classes)
+    spans = {one: (max(first or start, start), until or end) for one, (start, end) in looked.items()}
+    if not spans:
+        return DAILY_COMPLETENESS_SCHEMA.to_frame()
+    daily = _stored_days(database, min(start for start, _ in spans.values()))
+    return _kept(database, unchecked_days(daily, spans, classes), classes)
+
+
 def active_series(database: Database) -> dict[Series, AssetClass]:
     """The asset class of every series that is collected, in the order of ``tracked_symbols``."""
     return {

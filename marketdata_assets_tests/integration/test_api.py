@@ -461,6 +461,9 @@ def test_changes_that_make_no_sense_are_refused(admin: TestClient, database: Dat
     refused(
         admin.put(path, content=b"{", headers={"content-type": "application/json"}), 400, "unreadable-body"
     )
+    plain = admin.put(path, content=b'{"timeframes": ["1m"]}', headers={"content-type": "text/plain"})
+    refused(plain, 422, "invalid-argument")
+    assert "send one, with Content-Type: application/json" in plain.json()["detail"]
     refused(admin.put(path.replace("AAPL", "NOPE"), json={"timeframes": ["1m"]}), 404, "unknown-series")
     refused(admin.delete("/api/v1/admin/symbols/NOPE"), 404, "unknown-series")
     refused(
@@ -493,6 +496,8 @@ def test_one_client_cannot_ask_without_end(database_url: str) -> None:
         assert api.get(DAY).status_code == 200
         answer = api.get(DAY)
         refused(answer, 429, "too-many-requests")
+        counted = api.app.state.service.metrics.page().decode()  # type: ignore[attr-defined]
+        assert 'route="/api/v1/historical/{symbol}",status="429"} 1.0' in counted
         assert int(answer.headers["retry-after"]) >= 1
         assert api.get("/health").status_code == 200
 

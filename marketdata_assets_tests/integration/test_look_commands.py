@@ -150,6 +150,8 @@ def test_what_cannot_be_shown_is_one_line(here: Here, monkeypatch: pytest.Monkey
         (("AAPL", "1m", "--end", "0001-01-02"), "lies before any bar"),
         (("AAPL", "1m", "--plot", "a.png", "-o", "a.csv"), "run it twice"),
         (("AAPL", "1m", "--plot", "a.png", "--json"), "run it twice"),
+        (("AAPL", "1m", "--plot", "a.jpg"), "end the name with .png"),
+        (("AAPL", "1m", "-o", "a.xlsx"), "nothing writes .xlsx"),
     ):
         done = here("bars", *arguments)
         assert done.returncode == 2, (arguments, done.stderr)

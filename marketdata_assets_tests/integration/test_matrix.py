@@ -33,7 +33,13 @@ from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import parse_timeframes
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.storage.completeness import MATRIX_SCHEMA, read_matrix, read_recent, write_matrix
+from marketdata_assets.storage.completeness import (
+    MATRIX_SCHEMA,
+    read_matrix,
+    read_recent,
+    read_unchecked,
+    write_matrix,
+)
 from marketdata_assets.storage.gaps import list_gaps, lost_gaps, write_gaps
 from marketdata_assets.storage.merge import merge
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols, deactivate, set_timeframes
@@ -107,6 +113,25 @@ def test_days_are_summed_up_and_those_nobody_looked_at_count_as_missing(database
     assert matrix["first_bar"].null_count() == 3
     assert read_matrix(database).equals(matrix)
     assert read_matrix(database, ["BTC-USD"]).equals(matrix.tail(1))
+
+
+def test_days_that_nobody_looked_through_are_named(database: Database) -> None:
+    spy, bitcoin = Series.parse("SPY:1h"), Series.parse("BTC-USD:1d")
+    found(database, "SPY:1h", MONDAY, 7, 7)
+    found(database, "SPY:1h", MONDAY + timedelta(days=4), 7, 7)
+
+    def named(*edges: date | None) -> list[tuple[str, date]]:
+        return read_unchecked(database, [spy, bitcoin], *edges).select("symbol", "day").rows()
+
+    tuesday, half_day, monday = (MONDAY + timedelta(days=days) for days in (1, 2, 7))
+    assert named() == [("SPY", tuesday), ("SPY", half_day)]
+    assert named(half_day) == [("SPY", half_day)]
+    assert named(date(2020, 1, 1), monday + timedelta(days=1)) == [
+        ("SPY", tuesday),
+        ("SPY", half_day),
+        ("SPY", monday),
+    ]
+    assert read_unchecked(database, [bitcoin]).is_empty()
 
 
 def test_a_day_has_one_row_a_series_and_another_day_adds_its_own(database: Database) -> None:

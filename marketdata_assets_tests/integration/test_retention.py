@@ -359,10 +359,10 @@ def test_the_job_tells_what_it_removed_and_a_dry_run_removes_nothing(
             facts = output.step_output_data.metadata
             return {name: value.value for name, value in facts.items()}
 
-        assert run(dry_run=True)["rows_removed"] == minutes
-        assert platform.count("ohlcv", "timeframe = '1m'") == minutes
-        assert run(keep_days={"5m": 36_500})["rows_removed"] == 0
         assert run()["rows_removed"] == minutes
+        assert platform.count("ohlcv", "timeframe = '1m'") == minutes
+        assert run(keep_days={"5m": 36_500}, dry_run=False)["rows_removed"] == 0
+        assert run(dry_run=False)["rows_removed"] == minutes
         [seen] = platform.instance.fetch_observations(dg.AssetKey("ohlcv"), limit=1).records
         assert seen.asset_observation is not None
         assert seen.asset_observation.metadata["rows_removed"].value == minutes

@@ -154,6 +154,9 @@ def test_keys_are_made_shown_once_listed_and_revoked(
         ("notebook", "read", False)
     ]
     assert [(one.name, one.key_hash) for one in list_keys(database)] == [("notebook", hash_of(key))]
+    other = json.loads(keys("create", "operator", "--scope", "admin", "--json").stdout)
+    assert (other["name"], other["scope"]) == ("operator", "admin")
+    assert hash_of(other["key"]) in [one.key_hash for one in list_keys(database)]
 
 
 def test_a_port_that_is_taken_is_named(environment: dict[str, str], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import polars as pl
 from rich.console import Console
 
 from marketdata_assets.cli import console
-from marketdata_assets.cli.matrix import print_matrix, summary_of
+from marketdata_assets.cli.matrix import print_matrix, summary_of, unchecked_line
 from marketdata_assets_tests.unit.matrix import matrix_of
 
 if TYPE_CHECKING:
@@ -65,6 +65,17 @@ def test_a_pipe_gets_a_line_a_series(capsys: pytest.CaptureFixture[str]) -> None
     assert (found["symbol"], found["timeframe"], found["status"]) == ("S0", "1d", "gaps")
     assert (found["completeness"], found["first_bar"], found["as_of"]) == ("0.99", "", "2024-07-05")
     assert "as of 2024-07-05" in said.err
+
+
+def test_what_was_never_looked_through_is_a_line_with_its_command() -> None:
+    days = pl.DataFrame(
+        {"symbol": ["A", "B", "B"], "timeframe": ["1d"] * 3, "day": [date(2024, 7, day) for day in (1, 3, 5)]}
+    )
+    assert unchecked_line(days) == (
+        "3 days of 2 series were never fetched, or never looked through, such as B:1d from 2024-07-03 to 2024-07-05:"
+        " `marketdata backfill --symbols B --timeframes 1d --start 2024-07-03 --end 2024-07-05` brings them"
+    )
+    assert unchecked_line(days.clear()) is None
 
 
 def test_the_summary_counts_what_there_is_as_of_the_newest_day() -> None:
