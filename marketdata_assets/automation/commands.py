@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from dagster import DagsterRunStatus, RunsFilter
 
+from marketdata_assets.automation.purposes import PURPOSE_TAG
 from marketdata_assets.storage.connection import connect
 
 if TYPE_CHECKING:
@@ -39,20 +40,26 @@ class Command:
 
     id: str
     """A UUID."""
+    name: str
+    """What was typed: ``backfill``."""
 
     @property
     def tags(self) -> dict[str, str]:
         """The tags of its runs. The daemon does not start them again: the command does, when it is given again."""
-        return {COMMAND_TAG: self.id, "dagster/max_retries": "0"}
+        return {
+            COMMAND_TAG: self.id,
+            PURPOSE_TAG: f"marketdata {self.name}",
+            "dagster/max_retries": "0",
+        }
 
 
 @contextmanager
-def under_way(database: Database) -> Iterator[Command]:
-    """A command whose runs carry its tags; while it lasts, nobody takes them for those of a process that is gone.
+def under_way(database: Database, name: str) -> Iterator[Command]:
+    """The command ``name``, whose runs carry its tags; while it lasts, nobody takes them for those of a process that is gone.
 
     It holds a lock in a session of its own, which the server frees when this process is gone.
     """
-    command = Command(str(uuid.uuid4()))
+    command = Command(str(uuid.uuid4()), name)
     with connect(database.url, application_name="marketdata command") as session:
         session.autocommit = True
         session.execute("select pg_advisory_lock(hashtextextended(%s, %s))", [command.id, _LOCK_SPACE])

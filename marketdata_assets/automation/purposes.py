@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun, RunRecord
 
 PURPOSE_TAG: Final = "marketdata/purpose"
-"""On every run that a schedule or a sensor asks for: a :class:`Purpose`."""
+"""On every run that a schedule or a sensor asks for: a :class:`Purpose`; on a command's: what was typed."""
 
 REQUEST_TAG: Final = "marketdata/request"
 """On a run whose end somebody waits for: what it is known by in the table that waits."""

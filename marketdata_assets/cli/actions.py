@@ -28,7 +28,7 @@ def actions(
     from marketdata_assets.storage.adjusted import SPLITTING
     from marketdata_assets.storage.symbols import list_symbols
 
-    with open_store() as store, open_instance(store) as (instance, command):
+    with open_store() as store, open_instance(store, "actions") as (instance, command):
         reports = refresh_actions(build_definitions(), instance, tags=command.tags)
         series = [
             one

@@ -93,7 +93,7 @@ def run(store: Store, request: BackfillRequest, *, polygon: PolygonResource | No
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
 
-    with open_instance(store) as (instance, command), console_progress() as progress:
+    with open_instance(store, "backfill") as (instance, command), console_progress() as progress:
         return execute(
             build_definitions(resources={"polygon": watched(polygon, progress)}),
             instance,

@@ -144,7 +144,7 @@ def _compute(store: Store, series: list[Series], forced: tuple[date, date] | Non
     from marketdata_assets.definitions import build_definitions
 
     outcome = FeaturesOutcome()
-    with open_instance(store) as (instance, command), console_progress() as progress:
+    with open_instance(store, "features") as (instance, command), console_progress() as progress:
         ordered = sync_series(instance, store.database)
         if forced is None:
             runs = feature_runs(

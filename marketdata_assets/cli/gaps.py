@@ -82,7 +82,7 @@ def _look(
     from marketdata_assets.storage.gaps import list_gaps
     from marketdata_assets.storage.io_manager import partition_windows_of
 
-    with open_instance(store) as (instance, command):
+    with open_instance(store, "gaps") as (instance, command):
         runs = range_runs(sync_series(instance, store.database), series, first, last)
         look_for_gaps(
             build_definitions(),

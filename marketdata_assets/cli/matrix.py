@@ -96,7 +96,7 @@ def _refresh(store: Store) -> None:
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
 
-    with open_instance(store) as (instance, command):
+    with open_instance(store, "matrix") as (instance, command):
         refresh_matrix(build_definitions(), instance, tags=command.tags)
 
 

@@ -44,8 +44,8 @@ def open_store() -> Iterator[Store]:
 
 
 @contextmanager
-def open_instance(store: Store) -> Iterator[tuple[DagsterInstance, Command]]:
-    """Dagster's instance, and the command that this process is: its tags belong on every run that it executes.
+def open_instance(store: Store, name: str) -> Iterator[tuple[DagsterInstance, Command]]:
+    """Dagster's instance, and the command ``name`` that this process is: its tags belong on every run that it executes.
 
     What earlier commands have left unfinished whose process is gone is ended first.
     """
@@ -56,7 +56,7 @@ def open_instance(store: Store) -> Iterator[tuple[DagsterInstance, Command]]:
     from marketdata_assets.cli.console import err
 
     prepare_environment(store.settings)
-    with DagsterInstance.get() as instance, under_way(store.database) as command:
+    with DagsterInstance.get() as instance, under_way(store.database, name) as command:
         closed = close_orphans(instance, store.database)
         if closed:
             err.print(

@@ -39,12 +39,12 @@ def statuses(instance: DagsterInstance, ids: list[str]) -> list[DagsterRunStatus
 def test_runs_of_a_process_that_is_gone_are_failed_and_no_others(
     database: Database, instance: DagsterInstance
 ) -> None:
-    with under_way(database) as killed, under_way(database) as other:
+    with under_way(database, "backfill") as killed, under_way(database, "backfill") as other:
         orphans = [left(instance, status, killed) for status in UNFINISHED]
         orphans.append(left(instance, DagsterRunStatus.STARTED, other))
         assert close_orphans(instance, database) == 0
     done = left(instance, DagsterRunStatus.SUCCESS, killed)
-    with under_way(database) as alive:
+    with under_way(database, "backfill") as alive:
         kept = [left(instance, status, alive) for status in UNFINISHED]
         of_the_daemon = [left(instance, status) for status in UNFINISHED]
         assert close_orphans(instance, database) == 2
@@ -57,7 +57,7 @@ def test_runs_of_a_process_that_is_gone_are_failed_and_no_others(
 def test_the_runs_of_a_command_are_known_however_they_ended(
     database: Database, instance: DagsterInstance
 ) -> None:
-    with under_way(database) as one, under_way(database) as other:
+    with under_way(database, "backfill") as one, under_way(database, "backfill") as other:
         left(instance, DagsterRunStatus.SUCCESS, other)
         own = [left(instance, status, one) for status in (DagsterRunStatus.SUCCESS, *UNFINISHED)]
         assert run_ids(instance, one) == own
