@@ -33,7 +33,6 @@ T = TypeVar("T")
 
 _SHAPE = "postgresql://user:password@host:port/database"
 _DAGSTER_SCHEMA = "dagster"
-_CONNECT_SECONDS = 10
 _PATIENCE = timedelta(seconds=30)
 
 
@@ -43,7 +42,7 @@ class UnreachableError(ConfigurationError):
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Limits of one session; a zero length switches that limit off.
+    """Limits of one session; a zero length switches that limit off. ``connect`` counts whole seconds, two at least.
 
     `lock` bounds the wait for advisory locks, too: it is long enough to queue behind another writer's batch.
     """
@@ -51,6 +50,7 @@ class Timeouts:
     statement: timedelta = timedelta(minutes=10)
     lock: timedelta = timedelta(minutes=2)
     idle_in_transaction: timedelta = timedelta(minutes=5)
+    connect: timedelta = timedelta(seconds=10)
 
     def options(self) -> str:
         """The libpq ``options`` that set these limits and the UTC time zone before the first statement."""
@@ -106,7 +106,7 @@ def _session(url: str, application_name: str, timeouts: Timeouts) -> str:
     """What libpq needs to open a session as this project wants it. Holds the password."""
     parameters = _parse(url)
     settings = {
-        "connect_timeout": str(_CONNECT_SECONDS),
+        "connect_timeout": str(round(timeouts.connect.total_seconds())),
         # a peer that vanished without a word is noticed after a minute
         "keepalives_idle": "30",
         "keepalives_interval": "10",
