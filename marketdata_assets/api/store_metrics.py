@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Lock
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import adbc_driver_manager
@@ -157,13 +157,13 @@ class StoreCollector(Collector):
 
     def _look(self) -> _Look | None:
         with self._lock:
-            if self._looked is None or time.monotonic() - self._looked[0] > KEPT_SECONDS:
+            if self._looked is None or monotonic() - self._looked[0] > KEPT_SECONDS:
                 try:
                     found = self._looked_anew()
                 except (MarketDataError, psycopg.Error, adbc_driver_manager.Error) as error:
                     found = None
                     _LOG.error("/metrics is without the store's gauges: %s", " ".join(str(error).split()))
-                self._looked = (time.monotonic(), found)
+                self._looked = (monotonic(), found)
             return self._looked[1]
 
     def _looked_anew(self) -> _Look:

@@ -143,9 +143,11 @@ def _post(url: str, payload: Mapping[str, object], within: timedelta) -> None:
             with attempt:
                 # Connecting and answering may take as long each.
                 left = (end - time.monotonic()) / 2
-                answer = httpx.post(url, json=payload, timeout=min(_SECONDS, max(_LEAST_SECONDS, left)))
-                if not answer.is_success:
-                    raise _RefusedError(answer.status_code)
+                seconds = min(_SECONDS, max(_LEAST_SECONDS, left))
+                # The status says all; a body could go on for ever.
+                with httpx.stream("POST", url, json=payload, timeout=seconds) as answer:
+                    if not answer.is_success:
+                        raise _RefusedError(answer.status_code)
     finally:
         for one in loggers:
             one.removeFilter(silence)
