@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import pytest
 from dagster import DagsterRunStatus, RunRequest, RunsFilter, build_sensor_context
 
+from marketdata_assets.automation import runs as runs_module
 from marketdata_assets.automation.alerts import AlertError
 from marketdata_assets.automation.commands import COMMAND_TAG
 from marketdata_assets.automation.gaps import look_for_gaps
@@ -16,7 +17,6 @@ from marketdata_assets.automation.instance import sync_series
 from marketdata_assets.automation.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
 from marketdata_assets.automation.purposes import PURPOSE_TAG, ended_at
 from marketdata_assets.automation.ranges import RangeRun
-from marketdata_assets.automation.runs import runs_of
 from marketdata_assets.automation.sensors import failures, repairs
 from marketdata_assets.automation.sensors import series as series_module
 from marketdata_assets.automation.sensors.repairs import MAX_REPAIRS
@@ -444,7 +444,7 @@ def test_a_run_that_has_failed_for_good_is_told_once(
 
 
 def test_a_repair_that_leaves_the_gap_is_told_by_its_check_alone(
-    platform: Platform, daemon: Daemon, alerts: list[Any]
+    platform: Platform, daemon: Daemon, alerts: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cursor, _ = tick(platform, daemon, None)
     lose_an_hour(platform, "SPY:1m")
@@ -456,8 +456,10 @@ def test_a_repair_that_leaves_the_gap_is_told_by_its_check_alone(
         cursor, errors = tick(platform, daemon, cursor)
         assert errors == []
     assert alerts == []
+    # An instance in memory keeps no schedules.
+    monkeypatch.setattr(runs_module, "running_schedules", lambda _: {})
     now = datetime.now(UTC)
-    runs = runs_of(platform.instance, now)
+    runs = runs_module.runs_of(platform.instance, now)
     (repaired,) = (one for one in runs.latest if one.job == GAPS_JOB)
     assert (repaired.status, repaired.gap_stays) == ("FAILURE", True)
     assert Topic.FAILED_RUN not in {one.topic for one in concerns(Vitals(VendorUse(1), runs=runs), now)}
