@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.monitoring import Runs, TableSize, Vitals
 
 KEPT_SECONDS: Final = 30.0
-"""How long a look at the store is told again, one that failed too: it costs half a second, and every scraper asks."""
+"""How long a look at the store is told again, one that failed too: every scraper asks."""
+_KEPT_COSTS: Final = 20
+"""How many times as long as it took, when that is longer: judging hundreds of silent series takes seconds."""
 
 # A scraper gives up after ten seconds, by default, and has nothing then: not even what the API counts itself.
 _TIMEOUTS: Final = Timeouts(
-    statement=timedelta(seconds=5), lock=timedelta(seconds=2), connect=timedelta(seconds=2)
+    statement=timedelta(seconds=8), lock=timedelta(seconds=2), connect=timedelta(seconds=2)
 )
 _PATIENCE: Final = timedelta(seconds=1)
 _LOG: Final = logging.getLogger(__name__)
@@ -114,7 +117,10 @@ _GAUGES: Final[dict[str, tuple[str, Callable[[Vitals, datetime], float]]]] = {
 
 
 class StoreCollector(Collector):
-    """Looks at the store when it is scraped, at most every :data:`KEPT_SECONDS`. ``clock`` tells the time, UTC."""
+    """Looks at the store when it is scraped, at most every :data:`KEPT_SECONDS`. ``clock`` tells the time, UTC.
+
+    What it found is told again until then, by this process to whoever asks.
+    """
 
     def __init__(
         self,
@@ -127,7 +133,8 @@ class StoreCollector(Collector):
         self._settings = settings
         self._clock = clock
         self._lock = Lock()
-        self._looked: tuple[float, _Look | None] | None = None
+        self._look_due = -math.inf
+        self._found: _Look | None = None
 
     def describe(self) -> list[Metric]:
         """Nothing: a registry would otherwise look at the store to learn the names."""
@@ -157,14 +164,16 @@ class StoreCollector(Collector):
 
     def _look(self) -> _Look | None:
         with self._lock:
-            if self._looked is None or monotonic() - self._looked[0] > KEPT_SECONDS:
+            began = monotonic()
+            if began > self._look_due:
                 try:
-                    found = self._looked_anew()
+                    self._found = self._looked_anew()
                 except (MarketDataError, psycopg.Error, adbc_driver_manager.Error) as error:
-                    found = None
+                    self._found = None
                     _LOG.error("/metrics is without the store's gauges: %s", " ".join(str(error).split()))
-                self._looked = (monotonic(), found)
-            return self._looked[1]
+                ended = monotonic()
+                self._look_due = ended + max(KEPT_SECONDS, _KEPT_COSTS * (ended - began))
+            return self._found
 
     def _looked_anew(self) -> _Look:
         now = self._clock()

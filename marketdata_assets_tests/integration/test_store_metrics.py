@@ -14,9 +14,11 @@ from marketdata_assets.api import store_metrics
 from marketdata_assets.api.metrics import Metrics
 from marketdata_assets.api.store_metrics import KEPT_SECONDS, StoreCollector
 from marketdata_assets.config import load_settings
+from marketdata_assets.storage.freshness import freshness_of
 from marketdata_assets_tests.integration.platform import open_platform
 
 if TYPE_CHECKING:
+    import polars as pl
     import pytest
     from prometheus_client.registry import Collector
 
@@ -154,6 +156,27 @@ def test_a_database_that_is_away_leaves_the_counts_of_the_api(
     assert page_of(collector)["marketdata_store_up",] == 0
     clock += 1
     assert page_of(collector)["marketdata_store_up",] == 1
+
+
+def test_a_look_that_takes_long_is_told_for_long(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, looks = 1000.0, 0
+
+    def slowly(database: Database, now: datetime) -> pl.DataFrame:
+        nonlocal clock, looks
+        clock += 5
+        looks += 1
+        return freshness_of(database, now)
+
+    monkeypatch.setattr(store_metrics, "monotonic", lambda: clock)
+    monkeypatch.setattr(store_metrics, "freshness_of", slowly)
+    collector = StoreCollector(database.url, load_settings(), clock=lambda: NOW)
+    page_of(collector)
+    clock += 100
+    page_of(collector)
+    assert looks == 1
+    clock += 1
+    page_of(collector)
+    assert looks == 2
 
 
 def test_a_statement_that_fails_is_no_end_of_the_page(database: Database) -> None:
