@@ -2,109 +2,247 @@
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, datetime
+import logging
+import math
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from threading import Lock
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+import adbc_driver_manager
+import psycopg
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from marketdata_assets.storage.connection import Database
-from marketdata_assets.storage.monitoring import table_sizes, vitals
+from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.domain.freshness import Freshness
+from marketdata_assets.storage.connection import Database, Timeouts
+from marketdata_assets.storage.freshness import freshness_of
+from marketdata_assets.storage.monitoring import database_size, runs_in_store, table_sizes, vitals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    import polars as pl
     from prometheus_client.metrics_core import Metric
 
     from marketdata_assets.config import Settings
-    from marketdata_assets.domain.monitoring import TableSize, Vitals
+    from marketdata_assets.domain.monitoring import Runs, TableSize, Vitals
 
 KEPT_SECONDS: Final = 30.0
-"""How long a look at the store is told again: it costs half a second, and every scraper asks."""
+"""How long a look at the store is told again, one that failed too: every scraper asks."""
+_KEPT_COSTS: Final = 20
+"""How many times as long as it took, when that is longer: judging hundreds of silent series takes seconds."""
 
-_GAUGES: Final[dict[str, tuple[str, Callable[[Vitals], float]]]] = {
+# A scraper gives up after ten seconds, by default, and has nothing then: not even what the API counts itself.
+_TIMEOUTS: Final = Timeouts(
+    statement=timedelta(seconds=8), lock=timedelta(seconds=2), connect=timedelta(seconds=2)
+)
+_PATIENCE: Final = timedelta(seconds=1)
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look at the store has found; ``runs`` is None where Dagster's tables are elsewhere."""
+
+    now: datetime
+    vitals: Vitals
+    freshness: pl.DataFrame
+    tables: list[TableSize]
+    database_bytes: int
+    runs: Runs | None
+
+
+_GAUGES: Final[dict[str, tuple[str, Callable[[Vitals, datetime], float]]]] = {
     "marketdata_stale_series": (
         "Series without the bars that are due.",
-        lambda found: len(found.stale),
+        lambda found, _: len(found.stale),
     ),
     "marketdata_lost_gaps": (
         "Gaps that are open or unfilled.",
-        lambda found: found.gaps.gaps if found.gaps else 0,
+        lambda found, _: found.gaps.gaps if found.gaps else 0,
     ),
     "marketdata_lost_bars": (
         "Bars missing in gaps that are open or unfilled.",
-        lambda found: found.gaps.bars if found.gaps else 0,
+        lambda found, _: found.gaps.bars if found.gaps else 0,
     ),
     "marketdata_vendor_requests_today": (
         "Requests to the vendor since midnight UTC.",
-        lambda found: found.vendor.requests_today,
+        lambda found, _: found.vendor.requests_today,
     ),
     "marketdata_vendor_refused_today": (
         "Requests that were refused with 429 since midnight UTC.",
-        lambda found: found.vendor.refused_today,
+        lambda found, _: found.vendor.refused_today,
     ),
     "marketdata_vendor_requests_month": (
         "Requests to the vendor since the first of the month, UTC.",
-        lambda found: found.vendor.requests_month,
+        lambda found, _: found.vendor.requests_month,
+    ),
+    "marketdata_vendor_refused_month": (
+        "Requests that were refused with 429 since the first of the month, UTC.",
+        lambda found, _: found.vendor.refused_month,
+    ),
+    "marketdata_vendor_requests_recent": (
+        "Requests to the vendor in the last 15 minutes.",
+        lambda found, _: found.vendor.requests_recent,
+    ),
+    "marketdata_vendor_refused_recent": (
+        "Requests that were refused with 429 in the last 15 minutes.",
+        lambda found, _: found.vendor.refused_recent,
     ),
     "marketdata_vendor_requests_per_minute_limit": (
         "The plan's limit.",
-        lambda found: found.vendor.per_minute,
+        lambda found, _: found.vendor.per_minute,
+    ),
+    "marketdata_vendor_plan_used_ratio": (
+        "Today's requests, of those that the plan allowed since midnight UTC.",
+        lambda found, now: found.vendor.share_of_plan(now),
+    ),
+    "marketdata_vendor_blocked_until_timestamp_seconds": (
+        "Until when a 429 holds every request back; 0 when none does.",
+        lambda found, _: found.vendor.blocked_until.timestamp() if found.vendor.blocked_until else 0,
     ),
     "marketdata_failed_minute_fetches": (
-        "Windows of minutes that were asked for, failed, and were not answered since.",
-        lambda found: len(found.failed_fetches),
+        "Symbols whose latest failed request for minutes was not answered since.",
+        lambda found, _: len(found.failed_fetches),
     ),
     "marketdata_slow_queries": (
         "Queries over 500 ms, by what Postgres keeps of them.",
-        lambda found: len(found.slow.queries),
+        lambda found, _: len(found.slow.queries),
     ),
 }
 
 
 class StoreCollector(Collector):
-    """Looks at the store when it is scraped, at most every :data:`KEPT_SECONDS`."""
+    """Looks at the store when it is scraped, at most every :data:`KEPT_SECONDS`. ``clock`` tells the time, UTC.
 
-    def __init__(self, database_url: str, settings: Settings) -> None:
+    What it found is told again until then, by this process to whoever asks.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        settings: Settings,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._url = database_url
         self._settings = settings
+        self._clock = clock
         self._lock = Lock()
-        self._looked: tuple[float, Vitals, list[TableSize]] | None = None
+        self._look_due = -math.inf
+        self._found: _Look | None = None
 
     def describe(self) -> list[Metric]:
         """Nothing: a registry would otherwise look at the store to learn the names."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges.
-
-        Raises:
-            psycopg.Error: The database cannot be asked.
-        """
-        found, tables = self._look()
-        for name, (text, value) in _GAUGES.items():
-            yield GaugeMetricFamily(name, text, value(found))
-        if found.disk is not None:
-            yield GaugeMetricFamily(
-                "marketdata_disk_used_ratio", "Of the embedded server's disk.", found.disk.share
-            )
-        sizes = GaugeMetricFamily(
-            "marketdata_table_bytes", "On disk, with indexes and partitions.", labels=["table"]
+        """The gauges; ``marketdata_store_up 0`` alone, and a line in the log, when the store cannot be asked."""
+        look = self._look()
+        yield GaugeMetricFamily(
+            "marketdata_store_up", "Whether the database told the gauges of the store.", look is not None
         )
-        for one in tables:
-            sizes.add_metric([one.table], one.size)
-        yield sizes
+        if look is None:
+            return
+        for name, (text, value) in _GAUGES.items():
+            yield GaugeMetricFamily(name, text, value(look.vitals, look.now))
+        if (disk := look.vitals.disk) is not None:
+            yield GaugeMetricFamily(
+                "marketdata_disk_used_ratio", "Of the embedded server's disk.", disk.share
+            )
+        yield GaugeMetricFamily(
+            "marketdata_database_bytes", "The whole database on disk.", look.database_bytes
+        )
+        yield from _of_tables(look.tables)
+        yield from _of_series(look.freshness)
+        if look.runs is not None:
+            yield from _of_runs(look.runs, look.now)
 
-    def _look(self) -> tuple[Vitals, list[TableSize]]:
+    def _look(self) -> _Look | None:
         with self._lock:
-            if self._looked is None or time.monotonic() - self._looked[0] > KEPT_SECONDS:
-                now = datetime.now(UTC)
-                with Database(self._url, application_name="marketdata metrics") as database:
-                    self._looked = (
-                        time.monotonic(),
-                        vitals(database, self._settings, now),
-                        table_sizes(database, now),
-                    )
-            return self._looked[1], self._looked[2]
+            began = monotonic()
+            if began > self._look_due:
+                try:
+                    self._found = self._looked_anew()
+                except (MarketDataError, psycopg.Error, adbc_driver_manager.Error) as error:
+                    self._found = None
+                    _LOG.error("/metrics is without the store's gauges: %s", " ".join(str(error).split()))
+                ended = monotonic()
+                self._look_due = ended + max(KEPT_SECONDS, _KEPT_COSTS * (ended - began))
+            return self._found
+
+    def _looked_anew(self) -> _Look:
+        now = self._clock()
+        with Database(
+            self._url, application_name="marketdata metrics", timeouts=_TIMEOUTS, patience=_PATIENCE
+        ) as database:
+            freshness = freshness_of(database, now)
+            return _Look(
+                now=now,
+                vitals=vitals(database, self._settings, now, freshness=freshness),
+                freshness=freshness,
+                tables=table_sizes(database, now),
+                database_bytes=database_size(database),
+                # Its schema in this database may be what it left behind when it moved.
+                runs=None if self._settings.dagster_postgres_url else runs_in_store(database),
+            )
+
+
+def _of_tables(tables: Iterable[TableSize]) -> Iterator[Metric]:
+    sizes = _labelled("marketdata_table_bytes", "On disk, with indexes and partitions.", "table")
+    rows = _labelled("marketdata_table_rows", "Rows, an estimate but for ohlcv.", "table")
+    growth = _labelled(
+        "marketdata_table_rows_per_day", "Rows about the last seven days, by day; an estimate.", "table"
+    )
+    for one in tables:
+        sizes.add_metric([one.table], one.size)
+        if one.rows is not None:
+            rows.add_metric([one.table], one.rows)
+        if one.rows_a_day is not None:
+            growth.add_metric([one.table], one.rows_a_day)
+    yield from (sizes, rows, growth)
+
+
+def _of_series(freshness: pl.DataFrame) -> Iterator[Metric]:
+    counts = Counter(freshness["state"].to_list())
+    states = _labelled("marketdata_series", "Active series by freshness.", "state")
+    for state in Freshness:
+        states.add_metric([state.value], counts[state.value])
+    each = _labelled(
+        "marketdata_series_fresh", "1 when the series has the bars that are due.", "symbol", "timeframe"
+    )
+    for symbol, timeframe, state in freshness.select("symbol", "timeframe", "state").iter_rows():
+        each.add_metric([symbol, timeframe], state == Freshness.FRESH.value)
+    yield from (states, each)
+
+
+def _of_runs(runs: Runs, now: datetime) -> Iterator[Metric]:
+    latest = _labelled(
+        "marketdata_last_run_timestamp_seconds",
+        "When the latest run of the job ended, else began, else was asked for; and its status.",
+        "job",
+        "status",
+    )
+    for run in runs.latest:
+        moment = run.ended or run.started or run.created
+        latest.add_metric([run.job, run.status.lower()], moment.timestamp())
+    yield latest
+    yield GaugeMetricFamily(
+        "marketdata_daemon_alive",
+        "Whether Dagster's daemon showed a sign of life in the last five minutes.",
+        runs.is_daemon_alive(now),
+    )
+    if runs.daemon_seen is not None:
+        yield GaugeMetricFamily(
+            "marketdata_daemon_seen_timestamp_seconds",
+            "The last sign of life of Dagster's daemon.",
+            runs.daemon_seen.timestamp(),
+        )
+
+
+def _labelled(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, labels=labels)

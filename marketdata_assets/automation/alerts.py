@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
 _SECONDS: Final = 10.0
+_LEAST_SECONDS: Final = 0.1
+_WITHIN: Final = timedelta(seconds=30)
 _ATTEMPTS: Final = 3
 _SERVER_ERROR: Final = 500
 _TALKATIVE: Final = (
@@ -68,10 +72,17 @@ class AlertError(MarketDataError):
     """An alert reached the log and not the webhook."""
 
 
-def send(alert: Alert, webhook: SecretStr | None, *, log: logging.Logger = _LOG) -> None:
+def send(
+    alert: Alert,
+    webhook: SecretStr | None,
+    *,
+    within: timedelta = _WITHIN,
+    log: logging.Logger = _LOG,
+) -> None:
     """Log ``alert`` in one line and, when there is a ``webhook``, POST its payload there.
 
-    Asked three times when the webhook does not answer or answers with 5xx, ten seconds each at most.
+    Asked three times when the webhook does not answer or answers with 5xx, and given up ``within`` that time, give or
+    take the pause between two of them: Dagster ends a sensor's tick after a minute, and what it told is forgotten.
 
     Raises:
         AlertError: The webhook did not take it. Its address is a secret, and stands in no message.
@@ -83,7 +94,7 @@ def send(alert: Alert, webhook: SecretStr | None, *, log: logging.Logger = _LOG)
     if webhook is None:
         return
     try:
-        _post(webhook.get_secret_value(), alert.payload)
+        _post(webhook.get_secret_value(), alert.payload, within)
     except _RefusedError as error:
         message = f"the webhook answered {error.status}, and `{alert.title}` is in the log alone: check MARKETDATA_WEBHOOK_URL"
         raise AlertError(message) from None
@@ -118,7 +129,8 @@ def _is_worth_another(error: Exception) -> bool:
     return isinstance(error, httpx.TransportError)
 
 
-def _post(url: str, payload: Mapping[str, object]) -> None:
+def _post(url: str, payload: Mapping[str, object], within: timedelta) -> None:
+    end = time.monotonic() + within.total_seconds()
     # They log the address of every request, written as they see fit: no comparison with the setting finds them all.
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
     silence = _SilentThread()
@@ -126,12 +138,16 @@ def _post(url: str, payload: Mapping[str, object]) -> None:
         one.addFilter(silence)
     try:
         for attempt in stamina.retry_context(
-            on=_is_worth_another, attempts=_ATTEMPTS, wait_initial=0.5, wait_max=2.0
+            on=_is_worth_another, attempts=_ATTEMPTS, timeout=within, wait_initial=0.5, wait_max=2.0
         ):
             with attempt:
-                answer = httpx.post(url, json=payload, timeout=_SECONDS)
-                if not answer.is_success:
-                    raise _RefusedError(answer.status_code)
+                # Connecting and answering may take as long each.
+                left = (end - time.monotonic()) / 2
+                seconds = min(_SECONDS, max(_LEAST_SECONDS, left))
+                # The status says all; a body could go on for ever.
+                with httpx.stream("POST", url, json=payload, timeout=seconds) as answer:
+                    if not answer.is_success:
+                        raise _RefusedError(answer.status_code)
     finally:
         for one in loggers:
             one.removeFilter(silence)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from dagster import RunsFilter
+from dagster import DagsterEventType, RunsFilter
 
 from marketdata_assets.automation.jobs import (
     BARS_JOB,
@@ -16,14 +16,16 @@ from marketdata_assets.automation.jobs import (
     HISTORY_JOB,
     MATRIX_JOB,
 )
-from marketdata_assets.automation.purposes import PURPOSE_TAG
+from marketdata_assets.automation.purposes import PURPOSE_TAG, Purpose
 from marketdata_assets.automation.retention import RETENTION_JOB
 from marketdata_assets.domain.monitoring import JobRun, NextTick, Runs
 from marketdata_assets.storage.dagster_internals import next_tick, running_schedules
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance, RunRecord
+    from dagster import DagsterInstance, DagsterRun, RunRecord
 
+_CHECK_FAILED: Final = "DagsterAssetCheckFailedError"
+"""How Dagster names the error of a step whose blocking check failed."""
 _UI_JOB: Final = "__ASSET_JOB"
 """How Dagster names the job of assets that somebody materializes in the UI."""
 _JOBS: Final = (
@@ -47,16 +49,26 @@ def runs_of(instance: DagsterInstance, now: datetime) -> Runs:
     return Runs(tuple(_latest_by_job(instance)), tuple(_next_ticks(instance, now)), _daemon_seen(instance))
 
 
+def is_a_gap_that_stays(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Whether the failed ``run`` is a repair that did all it could, and only the check failed that says what is missing."""
+    if run.tags.get(PURPOSE_TAG) != Purpose.GAP_REPAIR:
+        return False
+    records = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.STEP_FAILURE).records
+    events = [record.event_log_entry.dagster_event for record in records]
+    errors = [event.step_failure_data.error for event in events if event is not None]
+    return bool(errors) and all(error is not None and error.cls_name == _CHECK_FAILED for error in errors)
+
+
 def _latest_by_job(instance: DagsterInstance) -> list[JobRun]:
     """The latest run of each of this platform's jobs that ran, newest first."""
     found = []
     for job in _JOBS:
         records = instance.get_run_records(RunsFilter(job_name=job), limit=1)
-        found += [_job_run(record) for record in records]
+        found += [_job_run(instance, record) for record in records]
     return sorted(found, key=lambda run: run.created, reverse=True)
 
 
-def _job_run(record: RunRecord) -> JobRun:
+def _job_run(instance: DagsterInstance, record: RunRecord) -> JobRun:
     run = record.dagster_run
     return JobRun(
         job=run.job_name,
@@ -66,6 +78,8 @@ def _job_run(record: RunRecord) -> JobRun:
         started=_moment(record.start_time),
         ended=_moment(record.end_time),
         purpose=run.tags.get(PURPOSE_TAG),
+        by_hand=run.job_name == _UI_JOB,
+        gap_stays=run.is_failure and is_a_gap_that_stays(instance, run),
     )
 
 

@@ -40,8 +40,8 @@ def status(
 ) -> None:
     """Show what needs attention first; then runs, freshness, the vendor, tables, slow queries and disk.
 
-    Starts nothing and fetches nothing: it reads what is stored, whether the daemon runs or not. Exits with 0 whatever
-    it finds; scripts look at `attention` in --json.
+    Starts no run and fetches nothing: it reads what is stored, whether the daemon runs or not. Like every command it
+    starts the embedded server when that is down. Exits with 0 whatever it finds; scripts look at `attention` in --json.
     """
     from marketdata_assets.cli.session import open_store
 
@@ -58,7 +58,7 @@ def _look(store: Store, now: datetime) -> Report:
 
     from marketdata_assets.automation.instance import prepare_environment
     from marketdata_assets.automation.runs import runs_of
-    from marketdata_assets.domain.monitoring import Vitals, concerns, headings
+    from marketdata_assets.domain.monitoring import concerns, headings
     from marketdata_assets.storage import monitoring
     from marketdata_assets.storage.freshness import freshness_of
 
@@ -67,15 +67,7 @@ def _look(store: Store, now: datetime) -> Report:
     with DagsterInstance.get() as instance:
         runs = runs_of(instance, now)
     freshness = freshness_of(database, now)
-    vitals = Vitals(
-        vendor=monitoring.vendor_use(database, settings.polygon_requests_per_minute, now),
-        stale=monitoring.stale_series(freshness),
-        slow=monitoring.slow_queries(database),
-        disk=monitoring.disk_of(settings),
-        failed_fetches=tuple(monitoring.failed_fetches(database, now)),
-        gaps=monitoring.lost_gaps(database),
-        runs=runs,
-    )
+    vitals = monitoring.vitals(database, settings, now, freshness=freshness, runs=runs)
     return Report(
         now=now,
         vitals=vitals,
@@ -104,6 +96,7 @@ def _facts(report: Report) -> dict[str, object]:
             "series": report.freshness.height,
             "states": _states(report.freshness),
             "stale": [asdict(one) for one in vitals.stale],
+            "by_series": report.freshness.to_dicts(),
         },
         "vendor": {**asdict(vendor), "share_of_plan_today": vendor.share_of_plan(report.now)},
         "tables": [{**asdict(one), "bytes_a_day": one.bytes_a_day} for one in report.tables],
@@ -163,6 +156,7 @@ def _runs(report: Report) -> list[str]:
         lines = [
             f"{run.job:<18} {run.status.lower():<9} {_ago(report.now, run.ended or run.started or run.created)}"
             + (f"  for {run.purpose}" if run.purpose else "")
+            + (": done, the gap stays" if run.gap_stays else "")
             for run in runs.latest
         ]
     if runs is not None and runs.ticks:

@@ -29,6 +29,8 @@ BACKFILL_MEMORY: Final = timedelta(days=1)
 """How long a failed request for minutes that nobody has repeated is a concern."""
 DAEMON_SILENCE: Final = timedelta(minutes=5)
 """Without a sign of life of Dagster's daemon for longer, no schedule and no sensor runs."""
+HAND_MEMORY: Final = timedelta(days=7)
+"""How long a failed run that somebody started by hand in the UI is a concern: nothing starts it again."""
 QUIET: Final = timedelta(hours=1)
 """A concern that was gone for less is the same episode when it returns."""
 
@@ -177,7 +179,11 @@ class LostGaps:
 
 @dataclass(frozen=True, slots=True)
 class JobRun:
-    """The latest run of a job. Times are UTC; ``started`` and ``ended`` are None before that."""
+    """The latest run of a job. Times are UTC; ``started`` and ``ended`` are None before that.
+
+    ``by_hand`` is true of the job of whatever somebody materializes in the UI. ``gap_stays`` is true of a repair that did
+    all it could, and which only the check turned red that says what is still missing.
+    """
 
     job: str
     run_id: str
@@ -186,11 +192,18 @@ class JobRun:
     started: datetime | None = None
     ended: datetime | None = None
     purpose: str | None = None
+    by_hand: bool = False
+    gap_stays: bool = False
 
     @property
     def has_failed(self) -> bool:
         """Whether it ended red."""
         return self.status == "FAILURE"
+
+    def is_concern(self, now: datetime) -> bool:
+        """Whether it failed in a way that somebody should look after at ``now``."""
+        is_forgotten = self.by_hand and now - (self.ended or self.created) > HAND_MEMORY
+        return self.has_failed and not self.gap_stays and not is_forgotten
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +342,7 @@ def _runs(runs: Runs | None, now: datetime) -> Iterable[Concern]:
         text = f"Dagster's daemon {seen}: no schedule and no sensor runs"
         yield Concern(Topic.DAEMON, "daemon", text)
     for run in runs.latest:
-        if run.has_failed:
+        if run.is_concern(now):
             text = f"{run.job} at {run.ended or run.created:%Y-%m-%d %H:%M} UTC, run {run.run_id[:8]}"
             yield Concern(Topic.FAILED_RUN, run.job, text)
 

@@ -1,6 +1,8 @@
 """What the store knows about the vendor, its own size and its queries: the facts that ``domain.monitoring`` weighs.
 
-Every read is cheap: by index, from Postgres' own statistics or over a few thousand rows, never over the bars.
+Every read is bounded, so that it can be repeated every half a minute: by index, from Postgres' own statistics or from
+small tables. Bars are read in two places alone: a week of a few series, by which growth is estimated, and what
+``storage.freshness`` weighs where a series is silent.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from marketdata_assets.domain.monitoring import (
     SLOW_QUERY,
     Disk,
     FailedFetch,
+    JobRun,
     LostGaps,
+    Runs,
     SlowQueries,
     SlowQuery,
     StaleSeries,
@@ -41,10 +45,15 @@ _WEEK: Final = timedelta(days=7)
 _SHOWN: Final = 10
 _TEXT: Final = 300
 _MAINTENANCE: Final = (
-    r"^\s*(/\*.*\*/\s*)?(copy|vacuum|analyze|reindex|cluster|create|alter|drop|truncate|checkpoint"
-    r"|fetch|listen|begin|commit)\M"
+    r"^\s*(/\*.*\*/\s*)?(copy\s+[^(\s]|(vacuum|analyze|reindex|cluster|create|alter|drop|truncate|checkpoint"
+    r"|fetch|listen|begin|commit)\M)"
 )
-"""Statements that take as long as there are rows: nobody waits for them at a screen."""
+"""Statements that take as long as there are rows: nobody waits for them at a screen.
+
+``COPY (select …) TO STDOUT`` is none of them: so ADBC sends every read of ``Database.read_frame``.
+"""
+# Postgres keeps the first kilobyte of what runs: the end may be missing.
+_COPIED: Final = re.compile(r"\s*copy\s*\((.*?)(\)\s*to\s+stdout\b.*)?", re.IGNORECASE | re.DOTALL)
 
 _REQUESTS: Final = "f.pages + f.retries + (f.status = 'failed')::int"
 """Requests behind a row of ``fetch_log``: its pages, what was repeated, and the one that failed for good."""
@@ -81,15 +90,22 @@ _OTHERS: Final = (
     " where c.relnamespace = to_regnamespace('dagster') and c.relkind = 'r'"
 )
 _BARS: Final = "select coalesce(sum(bars), 0)::bigint from bar_counts"
+_SAMPLE: Final = 10
+"""So many series of a kind tell how many rows a week brings to all of them."""
+_SAMPLED: Final = (
+    # Those with the same timeframe and calendar have about as many bars; which of them are counted is always the same.
+    "with kinds as (select s.symbol, s.timeframe, t.calendar,"  # noqa: S608 - text of this module
+    "  row_number() over (partition by s.timeframe, t.calendar order by md5(s.symbol)) as place,"
+    "  count(*) over (partition by s.timeframe, t.calendar) as of_kind"
+    "  from bar_counts s left join tracked_symbols t on t.symbol = s.symbol and t.active where s.bars > 0)"
+    " select coalesce(sum(kind.rows), 0)::bigint from (select avg(found.rows) * max(k.of_kind) as rows from kinds k"
+    "  cross join lateral (select count(*) as rows from <table> o where o.symbol = k.symbol"
+    "   and o.timeframe = k.timeframe and o.time >= %s and o.time < %s) as found"
+    f"  where k.place <= {_SAMPLE} group by k.timeframe, k.calendar) as kind"
+)
 _RECENT_ROWS: Final[dict[str, LiteralString]] = {
-    "ohlcv": (
-        "select count(*) from bar_counts s cross join lateral (select from ohlcv o where o.symbol = s.symbol"
-        " and o.timeframe = s.timeframe and o.time >= %s and o.time < %s) as found"
-    ),
-    "features": (
-        "select count(*) from bar_counts s cross join lateral (select from features o where o.symbol = s.symbol"
-        " and o.timeframe = s.timeframe and o.time >= %s and o.time < %s) as found"
-    ),
+    "ohlcv": _SAMPLED.replace("<table>", "ohlcv"),
+    "features": _SAMPLED.replace("<table>", "features"),
     "fetch_log": "select count(*) from fetch_log where requested_at >= %s and requested_at < %s",
 }
 
@@ -112,10 +128,25 @@ _FAILED: Final = (
     " coalesce(f.error, 'its answer did not arrive whole'), f.requested_at"
     " from fetch_log f join tracked_symbols t on t.symbol = f.symbol and t.active"
     " where f.base = '1m' and f.status = 'failed' and f.requested_at between %s and %s"
-    " and not exists (select from fetch_log l where l.symbol = f.symbol and l.base = f.base and l.status = 'ok'"
-    "  and l.requested_at > f.requested_at and l.window_start < f.window_end and l.window_end > f.window_start)"
+    # Several later answers may make up for it together; one that only overlaps does not. What was pruned is not missed.
+    " and not coalesce((select range_agg(tstzrange(l.window_start, l.window_end)) from fetch_log l"
+    "   where l.symbol = f.symbol and l.base = f.base and l.status = 'ok' and l.requested_at > f.requested_at"
+    "   and l.window_start < f.window_end and l.window_end > f.window_start), '{}')"
+    "  + coalesce((select p.pruned from pruned p where p.symbol = f.symbol and p.timeframe = '1m'), '{}')"
+    "  @> tstzmultirange(tstzrange(f.window_start, f.window_end))"
     " order by f.symbol, f.requested_at desc"
 )
+_LATEST_RUNS: Final = (
+    # From one name to the next by the index on it: a run is one row of very many.
+    "with recursive jobs as (select min(pipeline_name) as job from dagster.runs union all"
+    " select (select min(r.pipeline_name) from dagster.runs r where r.pipeline_name > j.job) from jobs j"
+    "  where j.job is not null)"
+    " select r.pipeline_name, r.run_id, r.status, r.create_timestamp at time zone 'UTC',"
+    "  to_timestamp(r.start_time), to_timestamp(r.end_time) from jobs j cross join lateral ("
+    "  select * from dagster.runs where pipeline_name = j.job order by id desc limit 1) as r"
+)
+_DAEMON_SEEN: Final = "select max(timestamp) at time zone 'UTC' from dagster.daemon_heartbeats"
+
 _LOST: Final = (
     "select count(*), coalesce(sum(g.missing_bars), 0)::bigint, min(g.day), max(g.day) from gap_report g"
     " join tracked_symbols t on t.symbol = g.symbol and t.active and g.timeframe = any(t.timeframes)"
@@ -123,15 +154,50 @@ _LOST: Final = (
 )
 
 
-def vitals(database: Database, settings: Settings, now: datetime) -> Vitals:
-    """Everything here at once, ``runs`` left out: that is Dagster's to tell."""
+def runs_in_store(database: Database) -> Runs | None:
+    """The latest run of each job and the daemon's last sign of life, from Dagster's own tables, without Dagster.
+
+    For what cannot afford to import it (seconds, 70 MB). The ticks to come and whether a repair's gap stays are not told:
+    ``automation.runs`` does. None where Dagster has no tables in this database.
+    """
+
+    def read(session: Session) -> Runs | None:
+        (found,) = session.execute(
+            "select to_regclass('dagster.runs') is not null and to_regclass('dagster.daemon_heartbeats') is not null"
+        ).fetchone() or (False,)
+        if not found:
+            return None
+        runs = [
+            JobRun(str(job), str(run), str(status), _required(created), _moment(started), _moment(ended))
+            for job, run, status, created, started, ended in session.execute(_LATEST_RUNS).fetchall()
+        ]
+        (seen,) = session.execute(_DAEMON_SEEN).fetchone() or (None,)
+        latest = tuple(sorted(runs, key=lambda run: run.created, reverse=True))
+        return Runs(latest, daemon_seen=_moment(seen))
+
+    return database.transaction(read)
+
+
+def vitals(
+    database: Database,
+    settings: Settings,
+    now: datetime,
+    *,
+    freshness: pl.DataFrame | None = None,
+    runs: Runs | None = None,
+) -> Vitals:
+    """Everything here at once.
+
+    ``freshness`` is ``freshness_of(database, now)`` where the caller has read it already; ``runs`` is Dagster's to tell.
+    """
     return Vitals(
         vendor=vendor_use(database, settings.polygon_requests_per_minute, now),
-        stale=stale_series(freshness_of(database, now)),
+        stale=stale_series(freshness_of(database, now) if freshness is None else freshness),
         slow=slow_queries(database),
         disk=disk_of(settings),
         failed_fetches=tuple(failed_fetches(database, now)),
         gaps=lost_gaps(database),
+        runs=runs,
     )
 
 
@@ -179,7 +245,11 @@ def stale_series(freshness: pl.DataFrame) -> tuple[StaleSeries, ...]:
 
 
 def table_sizes(database: Database, now: datetime) -> list[TableSize]:
-    """What each table takes, the largest first; all of Dagster's own in one row when they are in this database."""
+    """What each table takes, the largest first; all of Dagster's own in one row when they are in this database.
+
+    What a day adds to bars and features is counted in ten series of each timeframe and calendar at most, and multiplied
+    by how many there are: it is exact for few series, and takes no longer for many.
+    """
 
     def read(session: Session) -> list[TableSize]:
         (bars,) = _integers(session.execute(_BARS).fetchone())
@@ -254,7 +324,10 @@ def disk_of(settings: Settings) -> Disk | None:
 
 
 def failed_fetches(database: Database, now: datetime) -> list[FailedFetch]:
-    """The latest failed request for minutes of each active symbol, of the last day, that no later one has answered."""
+    """The latest failed request for minutes of each active symbol, of the last day, that later ones have not answered.
+
+    Answered is what lies, whole, in the windows of later requests that succeeded.
+    """
 
     def read(session: Session) -> list[FailedFetch]:
         rows = session.execute(_FAILED, [now - BACKFILL_MEMORY, now]).fetchall()
@@ -281,7 +354,9 @@ def lost_gaps(database: Database) -> LostGaps | None:
 
 def _shortened(text: str) -> str:
     """A statement on one line, its values left out, so that two of a kind are the same."""
-    without = re.sub(r"'(?:[^']|'')*'|(?<![\w$])\d+(?:\.\d+)?", "?", " ".join(text.split()))
+    copied = _COPIED.fullmatch(text)
+    asked = copied[1] if copied else text
+    without = re.sub(r"'(?:[^']|'')*'|(?<![\w$])\d+(?:\.\d+)?", "?", " ".join(asked.split()))
     return without if len(without) <= _TEXT else f"{without[: _TEXT - 1]}…"
 
 
@@ -296,7 +371,7 @@ def _moment(value: object) -> datetime | None:
 def _required(value: object) -> datetime:
     moment = _moment(value)
     if moment is None:
-        message = f"a time of fetch_log is {value!r}"
+        message = f"a time that is always there is {value!r}"
         raise TypeError(message)
     return moment
 

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from contextlib import nullcontext
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Self
 
@@ -16,6 +16,7 @@ from dagster import DagsterInstance, instance_for_test
 
 from marketdata_assets import bars as read_bars
 from marketdata_assets.cli import bars as bars_command
+from marketdata_assets.cli import status as status_command
 from marketdata_assets.cli.app import main
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets_tests.integration.frames import run_of
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     Here = Callable[..., subprocess.CompletedProcess[bytes]]
 
+NOON = datetime(2024, 7, 3, 12, tzinfo=UTC)
 DAY = ("--start", "2024-01-02", "--end", "2024-01-02")
 
 
@@ -177,6 +179,8 @@ def test_the_status_begins_with_what_needs_attention(
     here: Here, database: Database, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DagsterInstance, "get", lambda: nullcontext(instance))
+    look = status_command._look
+    monkeypatch.setattr(status_command, "_look", lambda store, _: look(store, NOON))
     database.transaction(
         lambda session: session.execute(
             "update tracked_symbols set updated_at = '2023-01-01', active = symbol = 'AAPL'"
@@ -188,7 +192,7 @@ def test_the_status_begins_with_what_needs_attention(
             "  rate_limited, duration_seconds, waited_seconds, error, requested_at, finished_at)"
             " values (gen_random_uuid(), 'AAPL', '1m', '2023-07-03', '2023-07-04', '{1m}', 'failed', 0, 0, 4, 5, 1, 0,"
             "  'over the limit', %s, %s)",
-            [datetime.now(UTC)] * 2,
+            [NOON - timedelta(minutes=5)] * 2,
         )
     )
     done = here("status")
@@ -206,3 +210,17 @@ def test_the_status_begins_with_what_needs_attention(
     assert f"{30 + 5:,} rows" in shown
     facts = json.loads(here("status", "--json").stdout)
     assert facts["freshness"]["states"] == {"not_asked": 1}
+    assert facts["as_of"] == "2024-07-03T12:00:00+00:00"
+    database.transaction(
+        lambda session: session.execute(
+            "insert into fetch_log (id, symbol, base, window_start, window_end, timeframes, status, pages, bars, retries,"
+            "  rate_limited, duration_seconds, waited_seconds, requested_at, finished_at)"
+            " values (gen_random_uuid(), 'AAPL', '1m', '2024-01-01', '2024-07-03', '{1m}', 'ok', 1, 30, 0, 0, 1, 0, %s, %s)",
+            [NOON - timedelta(minutes=4)] * 2,
+        )
+    )
+    database.transaction(lambda session: session.execute("update tracked_symbols set active = true"))
+    each = json.loads(here("status", "--json").stdout)["freshness"]["by_series"]
+    assert [(one["symbol"], one["timeframe"]) for one in each] == [("AAPL", "1m"), ("BTC-USD", "1m")]
+    assert each[1]["state"] == "not_asked"
+    assert each[1]["newest"] == "2024-01-02T14:34:00+00:00"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
+from hashlib import md5
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
+import adbc_driver_manager
 import psycopg
 import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, build_sensor_context, instance_for_test
+from dagster._daemon.types import DaemonHeartbeat
 
 from marketdata_assets.automation.alerts import Alert, AlertError
 from marketdata_assets.automation.jobs import BARS_JOB, GAPS_JOB
@@ -17,9 +20,10 @@ from marketdata_assets.automation.runs import runs_of
 from marketdata_assets.automation.sensors import watch as watch_module
 from marketdata_assets.automation.sensors.watch import watch_sensor
 from marketdata_assets.config import Settings, load_settings
-from marketdata_assets.domain.monitoring import Disk, Topic
+from marketdata_assets.domain.monitoring import Disk, Runs, Topic
 from marketdata_assets.storage import monitoring
 from marketdata_assets.storage.bars import BarBatch, write_batch
+from marketdata_assets.storage.connection import Database, dagster_storage_url
 from marketdata_assets.storage.resource import PostgresResource
 from marketdata_assets_tests.integration.frames import run_of
 from marketdata_assets_tests.integration.platform import wait_until
@@ -27,8 +31,6 @@ from marketdata_assets_tests.integration.platform import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from marketdata_assets.storage.connection import Database
 
 NOW = datetime(2023, 7, 6, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -120,6 +122,20 @@ def test_tables_are_measured_with_their_partitions_and_by_what_came_lately(datab
     assert monitoring.database_size(database) > sum(one.size for one in sizes.values())
 
 
+def test_the_growth_of_many_series_is_that_of_ten_of_them(database: Database) -> None:
+    symbols = [f"S{number}" for number in range(12)]
+    track(database, *symbols, timeframes="{1h}")
+    # By the order that the store takes them in: counted are the first ten.
+    uncounted = max(symbols, key=lambda one: md5(one.encode(), usedforsecurity=False).hexdigest())
+    for one in symbols:
+        bars = 70 if one == uncounted else 14
+        write_batch(database, BarBatch(run_of(f"{one}:1h", bars, start=NOW - timedelta(days=5))))
+    write_batch(database, BarBatch(run_of("NEW:1h", 7, start=NOW - timedelta(days=5))))
+    sizes = {one.table: one for one in monitoring.table_sizes(database, NOW)}
+    assert sizes["ohlcv"].rows == 11 * 14 + 70 + 7
+    assert sizes["ohlcv"].rows_a_day == pytest.approx((12 * 14 + 7) / 7)
+
+
 def test_a_query_that_runs_for_long_is_seen_without_its_values(database: Database) -> None:
     found = monitoring.slow_queries(database)
     assert (found.source, found.queries) == ("pg_stat_activity", ())
@@ -154,12 +170,38 @@ def _cancelled(session: psycopg.Connection[tuple[object, ...]], query: str) -> N
         session.execute(query.encode())
 
 
+def test_a_slow_read_of_a_frame_is_seen_as_it_was_asked(database: Database) -> None:
+    query = "select 'secret' as word, pg_sleep(30)::text as nothing, 42 as number"
+    with Database(database.url, application_name="a notebook") as reading:
+        reading.adbc()
+        thread = threading.Thread(target=_cancelled_frame, args=(reading, query))
+        thread.start()
+        try:
+            wait_until(lambda: bool(monitoring.slow_queries(database).queries), "a slow query")
+            (found,) = monitoring.slow_queries(database).queries
+        finally:
+            database.ask(
+                "select pg_cancel_backend(pid) from pg_stat_activity where application_name = 'a notebook'"
+                " and state = 'active'"
+            )
+            thread.join()
+    assert found.text == "select ? as word, pg_sleep(?)::text as nothing, ? as number"
+    assert found.application == "a notebook"
+
+
+def _cancelled_frame(database: Database, query: str) -> None:
+    with pytest.raises(adbc_driver_manager.Error):
+        database.read_frame(query)
+
+
 def test_means_are_read_where_postgres_keeps_them(database: Database) -> None:
     # The extension's library is not among the embedded binaries: a table in its place, as the catalogue has it.
     database.transaction(
         lambda session: session.execute(
             "create table pg_stat_statements as select d.oid as dbid, query, mean_exec_time, calls from pg_database d,"
-            " (values ('select slow', 900.0, 3), ('vacuum ohlcv', 9000.0, 1), ('select fast', 499.0, 8))"
+            " (values ('select slow', 900.0, 3), ('vacuum ohlcv', 9000.0, 1), ('select fast', 499.0, 8),"
+            "  ('copy  ohlcv (symbol) from stdin', 9000.0, 1), ('COPY (select frame) TO STDOUT (FORMAT binary)', 800.0, 2),"
+            "  ('copy (select a long', 700.0, 1))"
             "  as v(query, mean_exec_time, calls) where datname = current_database()"
         )
     )
@@ -171,7 +213,11 @@ def test_means_are_read_where_postgres_keeps_them(database: Database) -> None:
     )
     found = monitoring.slow_queries(database)
     assert found.source == "pg_stat_statements"
-    assert [(one.text, one.milliseconds, one.calls) for one in found.queries] == [("select slow", 900.0, 3)]
+    assert [(one.text, one.milliseconds, one.calls) for one in found.queries] == [
+        ("select slow", 900.0, 3),
+        ("select frame", 800.0, 2),
+        ("select a long", 700.0, 1),
+    ]
     database.transaction(lambda session: session.execute("drop table pg_stat_statements"))
     assert monitoring.slow_queries(database).source == "pg_stat_activity"
 
@@ -191,6 +237,48 @@ def test_a_failed_request_counts_until_a_later_one_is_answered(database: Databas
     (found,) = monitoring.failed_fetches(database, NOW)
     assert (found.symbol, found.error, found.at) == ("AAPL", "HTTP 503", NOW - 30 * MINUTE)
     assert monitoring.failed_fetches(database, NOW + timedelta(days=1)) == []
+
+
+@pytest.mark.parametrize(
+    ("answered", "concerned"),
+    [
+        ([(0, 24)], 0),
+        ([(0, 12), (12, 24)], 0),
+        ([(12, 30), (-3, 13)], 0),
+        ([(-5, 23)], 1),
+        ([(1, 30)], 1),
+        ([(0, 11), (13, 24)], 1),
+        ([(24, 48)], 1),
+    ],
+)
+def test_a_failed_request_is_answered_by_what_covers_all_of_it(
+    database: Database, answered: list[tuple[int, int]], concerned: int
+) -> None:
+    track(database, "AAPL")
+    start = NOW - timedelta(days=2)
+    asked(database, (NOW - 30 * MINUTE, {"status": "failed", "error": "HTTP 503"}))
+    for first, end in answered:
+        window = (start + timedelta(hours=first), start + timedelta(hours=end))
+        asked(database, (NOW - MINUTE, dict(zip(("window_start", "window_end"), window, strict=True))))
+    assert len(monitoring.failed_fetches(database, NOW)) == concerned
+
+
+def test_a_failed_request_for_what_was_pruned_since_concerns_nobody(database: Database) -> None:
+    track(database, "AAPL")
+    asked(database, (NOW - 30 * MINUTE, {"status": "failed", "error": "HTTP 503"}))
+    for hours, concerned in ((23, 1), (24, 0)):
+        prune_minutes(database, until=NOW - timedelta(days=2) + timedelta(hours=hours))
+        assert len(monitoring.failed_fetches(database, NOW)) == concerned
+
+
+def prune_minutes(database: Database, until: datetime) -> None:
+    database.transaction(
+        lambda session: session.execute(
+            "insert into pruned values ('AAPL', '1m', tstzmultirange(tstzrange(null, %s)))"
+            " on conflict (symbol, timeframe) do update set pruned = excluded.pruned",
+            [until],
+        )
+    )
 
 
 def test_gaps_without_an_explanation_are_summed_up(database: Database) -> None:
@@ -229,15 +317,35 @@ def test_the_latest_run_of_each_job_is_told(instance: DagsterInstance) -> None:
     assert runs_of(instance, now).latest == ()
     instance.add_run(DagsterRun(BARS_JOB, status=DagsterRunStatus.FAILURE))
     instance.add_run(DagsterRun(GAPS_JOB, status=DagsterRunStatus.SUCCESS))
+    instance.add_run(DagsterRun("__ASSET_JOB", status=DagsterRunStatus.FAILURE))
     instance.add_run(
         DagsterRun(BARS_JOB, status=DagsterRunStatus.STARTED, tags={"marketdata/purpose": "daily_bars"})
     )
     runs = runs_of(instance, now)
-    assert [(one.job, one.status, one.purpose) for one in runs.latest] == [
-        (BARS_JOB, "STARTED", "daily_bars"),
-        (GAPS_JOB, "SUCCESS", None),
+    assert [(one.job, one.status, one.purpose, one.by_hand) for one in runs.latest] == [
+        (BARS_JOB, "STARTED", "daily_bars", False),
+        ("__ASSET_JOB", "FAILURE", None, True),
+        (GAPS_JOB, "SUCCESS", None, False),
     ]
     assert (runs.ticks, runs.daemon_seen, runs.is_daemon_alive(now)) == ((), None, False)
+
+
+def test_dagsters_tables_tell_what_dagster_tells(database: Database) -> None:
+    assert monitoring.runs_in_store(database) is None
+    storage = {"storage": {"postgres": {"postgres_url": dagster_storage_url(database.url)}}}
+    with instance_for_test(overrides=storage) as instance:  # type: ignore[no-untyped-call,unused-ignore]
+        assert monitoring.runs_in_store(database) == Runs()
+        instance.add_run(DagsterRun(BARS_JOB, status=DagsterRunStatus.FAILURE))
+        instance.add_run(DagsterRun(GAPS_JOB, status=DagsterRunStatus.SUCCESS))
+        instance.add_run(DagsterRun(BARS_JOB))
+        instance.report_run_canceled(instance.get_runs(limit=1)[0])
+        instance.add_daemon_heartbeat(DaemonHeartbeat(NOW.timestamp(), "SENSOR", "one", []))
+        told = runs_of(instance, NOW)
+    found = monitoring.runs_in_store(database)
+    assert found == told
+    assert found is not None
+    assert [(one.job, one.status) for one in found.latest] == [(BARS_JOB, "CANCELED"), (GAPS_JOB, "SUCCESS")]
+    assert (found.latest[0].ended is not None, found.daemon_seen) == (True, NOW)
 
 
 class Watch:
@@ -247,16 +355,22 @@ class Watch:
         self.now = NOW
         self.disk: Disk | None = None
         self.webhook_answers = True
+        self.webhook_seconds = 1.0
+        self.posts = 0
         self.skipped: str | None = None
         self._cursor: str | None = None
         self._told: list[Alert] = []
+        self._seconds = 0.0
         self._definition = watch_sensor()
         self._instance = DagsterInstance.ephemeral()
         monkeypatch.setattr(watch_module, "datetime", Mock(wraps=datetime, now=lambda _: self.now))
+        monkeypatch.setattr(watch_module, "monotonic", lambda: self._seconds)
         monkeypatch.setattr(watch_module, "send", self._send)
         monkeypatch.setattr(monitoring, "disk_of", lambda _: self.disk)
 
-    def _send(self, alert: Alert, _webhook: object, **_: object) -> None:
+    def _send(self, alert: Alert, _webhook: object, *, within: timedelta, **_: object) -> None:
+        self.posts += 1
+        self._seconds += min(self.webhook_seconds, within.total_seconds())
         if not self.webhook_answers:
             message = "the webhook answered 500"
             raise AlertError(message)
@@ -266,12 +380,14 @@ class Watch:
         """The topics that a tick tells of, ``after`` the one before."""
         self.now += after
         self._told.clear()
+        began = self._seconds
         with build_sensor_context(
             self._instance, cursor=self._cursor, resources={"postgres": PostgresResource()}
         ) as context:
             tick = self._definition.evaluate_tick(context)
         self._cursor, self.skipped = tick.cursor, tick.skip_message
         assert not tick.run_requests
+        assert self._seconds - began <= 40
         return [alert.facts["topic"] for alert in self._told]
 
     @property
@@ -340,6 +456,29 @@ def test_what_the_webhook_refused_is_told_at_the_next_tick(watch: Watch) -> None
     assert watch.tick() == []
     watch.webhook_answers = True
     assert watch.tick() == [Topic.DISK]
+    assert watch.tick() == []
+
+
+def test_a_webhook_that_hangs_is_asked_once_a_tick_and_told_everything_later(
+    watch: Watch, database: Database
+) -> None:
+    watch.disk = Disk("/data", 100, 90)
+    track(database, "AAPL", timeframes="{1d}")
+    watch.webhook_answers, watch.webhook_seconds = False, 35
+    assert watch.tick() == []
+    assert watch.tick() == []
+    assert watch.posts == 2
+    watch.webhook_answers, watch.webhook_seconds = True, 1
+    assert watch.tick() == [Topic.DISK, Topic.STALE]
+    assert watch.tick() == []
+
+
+def test_what_a_tick_has_no_time_for_is_told_at_the_next_one(watch: Watch, database: Database) -> None:
+    watch.disk = Disk("/data", 100, 90)
+    track(database, "AAPL", timeframes="{1d}")
+    watch.webhook_seconds = 60
+    assert watch.tick() == [Topic.DISK]
+    assert watch.tick() == [Topic.STALE]
     assert watch.tick() == []
 
 

@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import pytest
 from dagster import DagsterRunStatus, RunRequest, RunsFilter, build_sensor_context
 
+from marketdata_assets.automation import runs as runs_module
 from marketdata_assets.automation.alerts import AlertError
 from marketdata_assets.automation.commands import COMMAND_TAG
 from marketdata_assets.automation.gaps import look_for_gaps
@@ -21,6 +22,7 @@ from marketdata_assets.automation.sensors import series as series_module
 from marketdata_assets.automation.sensors.repairs import MAX_REPAIRS
 from marketdata_assets.automation.sensors.series import MAX_ATTEMPTS
 from marketdata_assets.definitions import build_definitions
+from marketdata_assets.domain.monitoring import Topic, VendorUse, Vitals, concerns
 from marketdata_assets.domain.series import Series
 from marketdata_assets.partitions import RANGE_END, RANGE_START, SERIES
 from marketdata_assets.polygon.simulator import Fault, FaultKind
@@ -442,7 +444,7 @@ def test_a_run_that_has_failed_for_good_is_told_once(
 
 
 def test_a_repair_that_leaves_the_gap_is_told_by_its_check_alone(
-    platform: Platform, daemon: Daemon, alerts: list[Any]
+    platform: Platform, daemon: Daemon, alerts: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cursor, _ = tick(platform, daemon, None)
     lose_an_hour(platform, "SPY:1m")
@@ -454,6 +456,13 @@ def test_a_repair_that_leaves_the_gap_is_told_by_its_check_alone(
         cursor, errors = tick(platform, daemon, cursor)
         assert errors == []
     assert alerts == []
+    # An instance in memory keeps no schedules.
+    monkeypatch.setattr(runs_module, "running_schedules", lambda _: {})
+    now = datetime.now(UTC)
+    runs = runs_module.runs_of(platform.instance, now)
+    (repaired,) = (one for one in runs.latest if one.job == GAPS_JOB)
+    assert (repaired.status, repaired.gap_stays) == ("FAILURE", True)
+    assert Topic.FAILED_RUN not in {one.topic for one in concerns(Vitals(VendorUse(1), runs=runs), now)}
 
 
 def test_a_dead_webhook_does_not_keep_later_failures_from_being_told(
@@ -461,7 +470,9 @@ def test_a_dead_webhook_does_not_keep_later_failures_from_being_told(
 ) -> None:
     told = []
 
-    def send(alert: Any, _webhook: object, **_: object) -> None:  # noqa: ANN401 - as it came
+    def send(alert: Any, _webhook: object, *, within: timedelta, **_: object) -> None:  # noqa: ANN401 - as it came
+        # Dagster hands five runs to a tick at most, and ends it after a minute.
+        assert 5 * within < timedelta(minutes=1)
         told.append(alert.facts["run_id"])
         if len(told) == 1:
             message = "the webhook cannot be reached"

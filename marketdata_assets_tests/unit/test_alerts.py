@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
+import time
 from contextlib import contextmanager
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +104,15 @@ def test_a_webhook_that_refuses_is_an_error_that_keeps_its_address_secret(
         assert len(sent) == len(statuses)
     assert "run of bars failed: AAPL failed" in caplog.text
     assert PATH not in caplog.text + str(caught.value)
+
+
+def test_a_webhook_that_hangs_is_given_up_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = SecretStr(f"http://127.0.0.1:{silent.getsockname()[1]}{PATH}")
+        began = time.monotonic()
+        with pytest.raises(AlertError, match="ReadTimeout"):
+            send(ALERT, url, within=timedelta(seconds=0.5))
+    assert time.monotonic() - began < 2
 
 
 def test_a_webhook_that_is_gone_is_an_error_and_none_is_none() -> None:

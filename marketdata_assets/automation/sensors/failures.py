@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Final
 
 from dagster import (
@@ -13,13 +14,14 @@ from dagster import (
 )
 
 from marketdata_assets.automation.alerts import Alert, send
-from marketdata_assets.automation.purposes import PURPOSE_TAG, WILL_RETRY_TAG, Purpose
+from marketdata_assets.automation.purposes import PURPOSE_TAG, WILL_RETRY_TAG
+from marketdata_assets.automation.runs import is_a_gap_that_stays
 from marketdata_assets.config import load_settings
 from marketdata_assets.partitions import PARTITION, RANGE_END, RANGE_START
 
 _SECONDS: Final = 30
-_CHECK_FAILED: Final = "DagsterAssetCheckFailedError"
-"""How Dagster names the error of a step whose blocking check failed."""
+_WITHIN: Final = timedelta(seconds=8)
+"""For each alert: a tick tells of five runs at most, is ended after a minute, and would then tell all of them again."""
 
 
 def run_failure_alerts() -> SensorDefinition:
@@ -42,21 +44,12 @@ def run_failure_alerts() -> SensorDefinition:
     def run_failure(context: RunFailureSensorContext) -> None:
         # Dagster tags a failed run after it has failed: as it is now, not as it was when the tick began.
         run = context.instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
-        if run.tags.get(WILL_RETRY_TAG) == "true" or _is_a_gap_that_stays(run, context):
+        if run.tags.get(WILL_RETRY_TAG) == "true" or is_a_gap_that_stays(context.instance, run):
             return
-        send(alert_of(run, _reason(context)), load_settings().webhook_url, log=context.log)
+        alert = alert_of(run, _reason(context))
+        send(alert, load_settings().webhook_url, within=_WITHIN, log=context.log)
 
     return run_failure
-
-
-def _is_a_gap_that_stays(run: DagsterRun, context: RunFailureSensorContext) -> bool:
-    """Whether a repair did all it could, and only the check failed that says what is still missing."""
-    errors = [event.step_failure_data.error for event in context.get_step_failure_events()]
-    return (
-        run.tags.get(PURPOSE_TAG) == Purpose.GAP_REPAIR
-        and bool(errors)
-        and all(error is not None and error.cls_name == _CHECK_FAILED for error in errors)
-    )
 
 
 def alert_of(run: DagsterRun, reason: str) -> Alert:

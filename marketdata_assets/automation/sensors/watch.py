@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Final
 
 from dagster import DefaultSensorStatus, SensorDefinition, SensorEvaluationContext, SkipReason, sensor
@@ -17,6 +18,8 @@ WATCHED: Final = (Topic.DISK, Topic.RATE_LIMIT, Topic.MINUTE_BACKFILL, Topic.STA
 """What is told of. Failed runs are ``run_failure``'s; gaps are asked for again, and a check says what is left of them."""
 
 _SECONDS: Final = 600
+_TICK_SECONDS: Final = 40.0
+"""For the look and what it tells: Dagster ends a tick after a minute, and forgets what it told."""
 _ERRORS: Final = (Topic.DISK, Topic.MINUTE_BACKFILL)
 
 
@@ -33,20 +36,26 @@ def watch_sensor() -> SensorDefinition:
         ),
     )
     def watch(context: SensorEvaluationContext, postgres: PostgresResource) -> SkipReason:
-        now = datetime.now(UTC)
+        now, end = datetime.now(UTC), monotonic() + _TICK_SECONDS
         settings = load_settings()
         with postgres.database() as database:
             seen = vitals(database, settings, now)
         found = [one for one in concerns(seen, now) if one.topic in WATCHED]
         new, known = episodes(_known(context.cursor), found, now)
-        for alert, told in _alerts(new):
+        untold = {one.key for one in new}
+        for alert, keys in _alerts(new):
+            if (left := end - monotonic()) <= 0:
+                context.log.error("no time is left to tell of more: told at the next tick")
+                break
             try:
-                send(alert, settings.webhook_url, log=context.log)
+                send(alert, settings.webhook_url, within=timedelta(seconds=left), log=context.log)
             except AlertError as error:
-                # Raising would lose the cursor, and with it what others were told: tried again at the next tick.
+                # Raising would lose the cursor, and with it what was told. A webhook that has failed once would fail
+                # again, and take the time that the tick has: the rest is told at the next one, too.
                 context.log.error(str(error))  # noqa: TRY400 - its line says all
-                known = {key: gone for key, gone in known.items() if key not in told}
-        context.update_cursor(_text(known))
+                break
+            untold -= keys
+        context.update_cursor(_text({key: gone for key, gone in known.items() if key not in untold}))
         return SkipReason(f"{len(found)} to look after, {len(new)} of them new" if found else "all is well")
 
     return watch

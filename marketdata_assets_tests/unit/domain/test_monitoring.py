@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -83,6 +84,23 @@ def test_a_daemon_is_missed_after_five_minutes_and_where_it_never_was() -> None:
 def test_failed_minutes_are_forgotten_after_a_day() -> None:
     old = FailedFetch(FAILED.symbol, FAILED.first, FAILED.end, FAILED.error, NOW - timedelta(hours=25))
     assert topics(vitals(failed_fetches=(FAILED, old))) == [Topic.MINUTE_BACKFILL]
+
+
+@pytest.mark.parametrize(
+    ("failed", "told"),
+    [
+        ({}, [Topic.FAILED_RUN]),
+        ({"gap_stays": True}, []),
+        ({"by_hand": True}, [Topic.FAILED_RUN]),
+        ({"by_hand": True, "ended": NOW - timedelta(days=8)}, []),
+        ({"ended": NOW - timedelta(days=8)}, [Topic.FAILED_RUN]),
+    ],
+)
+def test_a_failed_run_is_a_concern_unless_it_did_what_it_could_or_nobody_repeats_it(
+    failed: dict[str, Any], told: list[Topic]
+) -> None:
+    run = JobRun("gaps", "0123456789", "FAILURE", NOW - timedelta(days=8), **{"ended": NOW, **failed})
+    assert topics(vitals(runs=Runs((run,), daemon_seen=NOW))) == told
 
 
 def test_a_heading_names_five_and_counts_the_rest() -> None:
