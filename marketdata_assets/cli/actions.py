@@ -23,13 +23,15 @@ def actions(
     """
     from marketdata_assets.automation.actions import refresh_actions
     from marketdata_assets.automation.features import stale_days
-    from marketdata_assets.cli.session import open_instance, open_store
+    from marketdata_assets.cli.session import open_instance, open_store, require_vendor_of
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.storage.adjusted import SPLITTING
     from marketdata_assets.storage.symbols import list_symbols
 
-    with open_store() as store, open_instance(store, "actions") as (instance, command):
-        reports = refresh_actions(build_definitions(), instance, tags=command.tags)
+    with open_store() as store:
+        require_vendor_of(store)
+        with open_instance(store, "actions") as (instance, command):
+            reports = refresh_actions(build_definitions(), instance, tags=command.tags)
         series = [
             one
             for symbol in list_symbols(store.database, active_only=True)

@@ -67,7 +67,7 @@ def backfill(
     symbol. Exits with 1 when a symbol failed or a gap stays unfilled.
     """
     from marketdata_assets.automation.backfill import BackfillRequest
-    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.cli.session import open_store, require_vendor_of
 
     now = datetime.now(UTC)
     chosen = chosen_days(days, start, end, now)
@@ -75,6 +75,7 @@ def backfill(
     if json_path is not None and not is_stdout(json_path):
         check_writable("--json", json_path)
     with open_store() as store:
+        require_vendor_of(store)
         first, last = checked_days(chosen, store.settings.start, now)
         series = chosen_series(_tracked(store, symbols, wanted_timeframes), wanted_timeframes)
         outcome = run(
@@ -130,7 +131,6 @@ def _tracked(
 
     from marketdata_assets.polygon.resource import PolygonResource
     from marketdata_assets.storage.symbols import set_timeframes
-    from marketdata_assets.storage.vendor import require_kind
 
     active = chosen_symbols(store, symbols)
     if symbols is None:
@@ -143,7 +143,7 @@ def _tracked(
             chosen.append(symbol)
             continue
         # Nothing is widened for a backfill that cannot start.
-        require_kind(store.database, simulated=PolygonResource().ready().is_simulated)
+        PolygonResource().ready()
         wider = tuple(one for one in Timeframe if one in {*symbol.timeframes, *missing})
         set_timeframes(store.database, symbol.symbol, wider)
         typer.echo(f"{symbol.symbol}: tracked in {', '.join(missing)} from now on", err=True)

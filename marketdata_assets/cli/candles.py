@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -69,9 +70,9 @@ def candles(bars: pl.DataFrame, title: str) -> bytes:
 
 def _label(axes: Axes, shown: pl.DataFrame) -> None:
     times = shown["time"]
-    ticks = np.unique(np.linspace(0, shown.height - 1, min(_TICKS, shown.height)).astype(int))
+    ticks = range(0, shown.height, math.ceil(shown.height / _TICKS))
     is_daily = shown["timeframe"][0] in ("1d", "1w")
     pattern = "%Y-%m-%d" if is_daily else "%m-%d %H:%M"
-    axes.set_xticks(list(ticks), [f"{times[int(tick)]:{pattern}}" for tick in ticks])
+    axes.set_xticks(list(ticks), [f"{times[tick]:{pattern}}" for tick in ticks])
     axes.set_xlabel("UTC", fontsize=7, color=INK)
     axes.set_xlim(-1, shown.height)

@@ -1,4 +1,4 @@
-"""What the shell completes: symbols from the store and timeframes, alone or in a list apart by commas.
+"""What the shell completes: symbols and keys' names from the store, and timeframes; alone, or in a list with commas.
 
 Cheap, or nothing: a server that is down is not started, and no error is ever told.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, LiteralString
 
 from marketdata_assets.domain.timeframe import Timeframe
 
@@ -27,6 +27,12 @@ def complete_symbols(incomplete: str) -> list[str]:
     return _continued(incomplete, _symbols())
 
 
+def complete_key(incomplete: str) -> list[str]:
+    """The names of API keys that work and begin so."""
+    names = _asked("select name from api_keys where revoked_at is null order by name")
+    return [one for one in names if one.startswith(incomplete)]
+
+
 def complete_timeframe(incomplete: str) -> list[str]:
     """The timeframes that begin so."""
     return [one.value for one in Timeframe if one.value.startswith(incomplete)]
@@ -44,6 +50,10 @@ def _continued(incomplete: str, known: Iterable[str]) -> list[str]:
 
 
 def _symbols() -> list[str]:
+    return _asked("select symbol from tracked_symbols where active order by symbol")
+
+
+def _asked(query: LiteralString) -> list[str]:
     import psycopg
 
     from marketdata_assets.config import load_settings
@@ -58,10 +68,8 @@ def _symbols() -> list[str]:
         timeouts = Timeouts(statement=_PATIENCE, lock=_PATIENCE, connect=_PATIENCE)
         url = resolve_database_url(settings)
         with closing(connect(url, application_name="completion", timeouts=timeouts)) as session:
-            rows = session.execute(
-                "select symbol from tracked_symbols where active order by symbol"
-            ).fetchall()
+            rows = session.execute(query).fetchall()
     except (MarketDataError, psycopg.Error, OSError):
         # A shell that waits for words has no place for a line about a server.
         return []
-    return [str(symbol) for (symbol,) in rows]
+    return [str(word) for (word,) in rows]

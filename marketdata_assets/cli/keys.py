@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from marketdata_assets.cli.completion import complete_key
 from marketdata_assets.domain.errors import ConfigurationError
 
 app = typer.Typer(
@@ -70,7 +71,9 @@ def list_(
 
 
 @app.command(epilog="Example: marketdata keys revoke notebook")
-def revoke(name: Annotated[str, typer.Argument(help="The key's name.")]) -> None:
+def revoke(
+    name: Annotated[str, typer.Argument(help="The key's name.", autocompletion=complete_key)],
+) -> None:
     """End a key for good. A server that runs refuses it within 5 seconds."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.keys import revoke_key

@@ -43,6 +43,14 @@ def open_store() -> Iterator[Store]:
         yield Store(settings, database)
 
 
+def require_vendor_of(store: Store) -> None:
+    """Refuse, before anything runs, to mix simulated bars and real ones. Raises :class:`ConfigurationError`."""
+    from marketdata_assets.polygon.resource import PolygonResource
+    from marketdata_assets.storage.vendor import require_kind
+
+    require_kind(store.database, simulated=PolygonResource().is_simulated)
+
+
 @contextmanager
 def open_instance(store: Store, name: str) -> Iterator[tuple[DagsterInstance, Command]]:
     """Dagster's instance, and the command ``name`` that this process is: its tags belong on every run that it executes.

@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from marketdata_assets.cli.app import app
+from marketdata_assets.cli.completion import complete_key
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
@@ -148,7 +149,9 @@ def test_keys_are_made_shown_once_listed_and_revoked(
         ("revoke", "x"),
     ):
         assert isinstance(keys(*wrong).exception, ConfigurationError), wrong
+    assert complete_key("no") == ["notebook"]
     assert keys("revoke", "notebook").exit_code == 0
+    assert complete_key("no") == []
     listed = json.loads(keys("list", "--json").stdout)
     assert [(one["name"], one["scope"], one["revoked_at"] is None) for one in listed] == [
         ("notebook", "read", False)
