@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from marketdata_assets.domain.adjust import SplitError
 from marketdata_assets.domain.errors import (
+    AnotherInstrumentError,
     ConfigurationError,
     MarketDataError,
     UnadjustableError,
@@ -114,6 +115,7 @@ def problem_of(error: Exception) -> Problem:
 _OF_THE_DOMAIN: Final[tuple[tuple[type[MarketDataError], int, str], ...]] = (
     (UnknownSeriesError, 404, "unknown-series"),
     (UnadjustableError, 409, "splits-unknown"),
+    (AnotherInstrumentError, 409, "another-instrument"),
     (SplitError, 409, "splits-contradict"),
     (ConfigurationError, 422, "invalid-argument"),
 )

@@ -17,11 +17,9 @@ from marketdata_assets.api.parameters import (
     SymbolsQuery,
     Timeframes,
 )
-from marketdata_assets.api.problems import Problem, responses
+from marketdata_assets.api.problems import responses
 from marketdata_assets.api.service import service_of
-from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import parse_symbol
-from marketdata_assets.domain.tickers import vendor_ticker
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.bars import bars_by_series
 from marketdata_assets.storage.symbols import (
@@ -134,12 +132,7 @@ def _add(database: Database, asked: NewSymbol) -> tuple[TrackedSymbol, bool]:
         asked.name,
         _sorted(asked.timeframes) if asked.timeframes else None,
     )
-    if wanted.asset_class is not None:
-        vendor_ticker(wanted.symbol, wanted.asset_class)  # refuses a crypto symbol that is no pair
-    try:
-        ((tracked, outcome),) = add_symbols(database, [wanted])
-    except ConfigurationError as error:
-        raise Problem(409, "another-instrument", str(error)) from None
+    ((tracked, outcome),) = add_symbols(database, [wanted])
     return tracked, outcome is Outcome.NEW
 
 

@@ -89,7 +89,8 @@ def add(
 
     given_class = None if asset_class is None else parse_asset_class(asset_class)
     given = None if timeframes is None else parse_timeframes(timeframes)
-    wanted = [WantedSymbol(parse_symbol(text), given_class, name, given) for text in symbols]
+    names = dict.fromkeys(parse_symbol(text) for text in symbols)
+    wanted = [WantedSymbol(symbol, given_class, name, given) for symbol in names]
     with open_store() as store:
         _write(store, wanted, as_json=as_json)
 

@@ -23,3 +23,7 @@ class UnknownSeriesError(ConfigurationError):
 
 class UnadjustableError(ConfigurationError):
     """Adjusted prices are asked for of a symbol whose splits were never asked for."""
+
+
+class AnotherInstrumentError(ConfigurationError):
+    """A symbol's stored bars are those of another asset class: new ones would mix two instruments."""

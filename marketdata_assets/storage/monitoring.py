@@ -20,9 +20,7 @@ from marketdata_assets.domain.monitoring import (
     SLOW_QUERY,
     Disk,
     FailedFetch,
-    JobRun,
     LostGaps,
-    Runs,
     SlowQueries,
     SlowQuery,
     StaleSeries,
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
     from marketdata_assets.config import Settings
+    from marketdata_assets.domain.monitoring import Runs
     from marketdata_assets.storage.connection import Database
 
     Session = Connection[tuple[object, ...]]
@@ -136,46 +135,11 @@ _FAILED: Final = (
     "  @> tstzmultirange(tstzrange(f.window_start, f.window_end))"
     " order by f.symbol, f.requested_at desc"
 )
-_LATEST_RUNS: Final = (
-    # From one name to the next by the index on it: a run is one row of very many.
-    "with recursive jobs as (select min(pipeline_name) as job from dagster.runs union all"
-    " select (select min(r.pipeline_name) from dagster.runs r where r.pipeline_name > j.job) from jobs j"
-    "  where j.job is not null)"
-    " select r.pipeline_name, r.run_id, r.status, r.create_timestamp at time zone 'UTC',"
-    "  to_timestamp(r.start_time), to_timestamp(r.end_time) from jobs j cross join lateral ("
-    "  select * from dagster.runs where pipeline_name = j.job order by id desc limit 1) as r"
-)
-_DAEMON_SEEN: Final = "select max(timestamp) at time zone 'UTC' from dagster.daemon_heartbeats"
-
 _LOST: Final = (
     "select count(*), coalesce(sum(g.missing_bars), 0)::bigint, min(g.day), max(g.day) from gap_report g"
     " join tracked_symbols t on t.symbol = g.symbol and t.active and g.timeframe = any(t.timeframes)"
     " where g.state in ('open', 'unfilled')"
 )
-
-
-def runs_in_store(database: Database) -> Runs | None:
-    """The latest run of each job and the daemon's last sign of life, from Dagster's own tables, without Dagster.
-
-    For what cannot afford to import it (seconds, 70 MB). The ticks to come and whether a repair's gap stays are not told:
-    ``automation.runs`` does. None where Dagster has no tables in this database.
-    """
-
-    def read(session: Session) -> Runs | None:
-        (found,) = session.execute(
-            "select to_regclass('dagster.runs') is not null and to_regclass('dagster.daemon_heartbeats') is not null"
-        ).fetchone() or (False,)
-        if not found:
-            return None
-        runs = [
-            JobRun(str(job), str(run), str(status), _required(created), _moment(started), _moment(ended))
-            for job, run, status, created, started, ended in session.execute(_LATEST_RUNS).fetchall()
-        ]
-        (seen,) = session.execute(_DAEMON_SEEN).fetchone() or (None,)
-        latest = tuple(sorted(runs, key=lambda run: run.created, reverse=True))
-        return Runs(latest, daemon_seen=_moment(seen))
-
-    return database.transaction(read)
 
 
 def vitals(

@@ -12,7 +12,11 @@ import polars as pl
 
 from marketdata_assets.domain.adjust import SPLIT_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.errors import ConfigurationError, UnknownSeriesError
+from marketdata_assets.domain.errors import (
+    AnotherInstrumentError,
+    ConfigurationError,
+    UnknownSeriesError,
+)
 from marketdata_assets.domain.series import AssetClass, Series, parse_symbol
 from marketdata_assets.domain.tickers import inferred_asset_class, vendor_ticker
 from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
@@ -150,8 +154,8 @@ def add_symbols(
     A tracked symbol says everything that a wanted one may say, ``active`` apart.
 
     Raises:
-        ConfigurationError: A crypto symbol is no pair, or bars of a symbol are stored with another asset class: they
-            would mix two instruments.
+        ConfigurationError: A crypto symbol is no pair.
+        AnotherInstrumentError: Bars of a symbol are stored with another asset class.
     """
     wanted = list(symbols)
     for one in wanted:
@@ -174,7 +178,7 @@ def add_symbols(
                     f"bars of {one.symbol} are stored as {stored_as}, not {one.asset_class}: its history would mix"
                     " two instruments; nothing was added"
                 )
-                raise ConfigurationError(message)
+                raise AnotherInstrumentError(message)
             outcomes[one.symbol] = _upsert(connection, one)
         tracked = connection.execute(
             "select symbol, asset_class, name, timeframes, active from tracked_symbols where symbol = any(%s)",

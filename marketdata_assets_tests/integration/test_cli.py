@@ -258,7 +258,7 @@ def test_the_life_of_a_tracked_symbol(here: Run, tmp_path: Path, database: Datab
     assert len(universe) == 62
     assert universe["AAPL"] == ["1h", "1d"]
 
-    added = here("symbols", "add", "nflx", "ADA-EUR", "--timeframes", "1d,1m")
+    added = here("symbols", "add", "nflx", "ADA-EUR", "NFLX", "--timeframes", "1d,1m")
     assert added.returncode == 0, added.stderr
     assert added.stdout == "tracked: NFLX (stock)\ntracked: ADA-EUR (crypto)\n" or "ADA-EUR" in universe
     assert here("symbols", "set-timeframes", "AAPL", "1w,5m").stdout == "AAPL: 5m, 1w\n"

@@ -24,6 +24,7 @@ from marketdata_assets.domain.monitoring import Disk, Runs, Topic
 from marketdata_assets.storage import monitoring
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets.storage.connection import Database, dagster_storage_url
+from marketdata_assets.storage.dagster_tables import runs_in_store
 from marketdata_assets.storage.resource import PostgresResource
 from marketdata_assets_tests.integration.frames import run_of
 from marketdata_assets_tests.integration.platform import wait_until
@@ -331,17 +332,17 @@ def test_the_latest_run_of_each_job_is_told(instance: DagsterInstance) -> None:
 
 
 def test_dagsters_tables_tell_what_dagster_tells(database: Database) -> None:
-    assert monitoring.runs_in_store(database) is None
+    assert runs_in_store(database) is None
     storage = {"storage": {"postgres": {"postgres_url": dagster_storage_url(database.url)}}}
     with instance_for_test(overrides=storage) as instance:  # type: ignore[no-untyped-call,unused-ignore]
-        assert monitoring.runs_in_store(database) == Runs()
+        assert runs_in_store(database) == Runs()
         instance.add_run(DagsterRun(BARS_JOB, status=DagsterRunStatus.FAILURE))
         instance.add_run(DagsterRun(GAPS_JOB, status=DagsterRunStatus.SUCCESS))
         instance.add_run(DagsterRun(BARS_JOB))
         instance.report_run_canceled(instance.get_runs(limit=1)[0])
         instance.add_daemon_heartbeat(DaemonHeartbeat(NOW.timestamp(), "SENSOR", "one", []))
         told = runs_of(instance, NOW)
-    found = monitoring.runs_in_store(database)
+    found = runs_in_store(database)
     assert found == told
     assert found is not None
     assert [(one.job, one.status) for one in found.latest] == [(BARS_JOB, "CANCELED"), (GAPS_JOB, "SUCCESS")]
