@@ -45,7 +45,8 @@ RUN_ENVIRONMENT: Final = _variables()
 """What every process of the platform and the container of a run get; the image sets the rest."""
 
 _COMPOSE_DATABASE: Final = (
-    "${DATABASE_URL:-postgresql://marketdata:${POSTGRES_PASSWORD:?set it in .env}@postgres:5432/marketdata}"
+    "${MARKETDATA_DATABASE_URL:-"
+    "postgresql://marketdata:${POSTGRES_PASSWORD:?set it in .env}@postgres:5432/marketdata}"
 )
 _COMPOSE_BLOCK: Final = re.compile(r"(?<=^x-environment: &environment\n)(?:  .*\n)+", re.MULTILINE)
 

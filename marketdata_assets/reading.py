@@ -153,12 +153,7 @@ def read_bars(
     if not asked.adjusted or tracked.asset_class not in SPLITTING:
         return BarPage(raw, series, tracked.asset_class, window, None)
     if splits is None:
-        first = "" if tracked.active else f"take it up again (`marketdata symbols add {series.symbol}`), "
-        message = (
-            f"the splits of {series.symbol} were never asked for, so its bars cannot be adjusted: {first}run"
-            " `marketdata actions`, or read them with adjusted=False"
-        )
-        raise UnadjustableError(message)
+        raise UnadjustableError(series.symbol, is_tracked=tracked.active)
     scale = asked.as_of or calendar.local_day(datetime.now(UTC))
     return BarPage(
         scaled(database, raw, tracked.asset_class, splits, as_of=scale),

@@ -1,4 +1,5 @@
--- A crypto symbol that is no pair has no ticker at the vendor: one such row would stop every run that names it.
--- Rows from before are left as they are, and refused when they are next written.
+-- A crypto symbol that is no pair has no ticker at the vendor: not one bar of it ever came, and every run that named it
+-- stopped.
+delete from tracked_symbols where asset_class = 'crypto' and symbol !~ '^[^-]+-[^-]+$';
 alter table tracked_symbols add constraint tracked_symbols_crypto_pair
-    check (asset_class <> 'crypto' or symbol ~ '^[^-]+-[^-]+$') not valid;
+    check (asset_class <> 'crypto' or symbol ~ '^[^-]+-[^-]+$');

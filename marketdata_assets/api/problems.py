@@ -105,16 +105,16 @@ def problem_of(error: Exception) -> Problem:
     """What a client is told about ``error``; what it must not be told is logged."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, UnadjustableError):
+        return Problem(409, "splits-unknown", f"{error.reason}, or ask with adjusted=false")
     for kind, status, code in _OF_THE_DOMAIN:
         if isinstance(error, kind) and not isinstance(error, UnreachableError):
-            # Parameters of a URL are written as JSON writes them.
-            return Problem(status, code, str(error).replace("adjusted=False", "adjusted=false"))
+            return Problem(status, code, str(error))
     return _of_the_database(error) or _unexpected(error)
 
 
 _OF_THE_DOMAIN: Final[tuple[tuple[type[MarketDataError], int, str], ...]] = (
     (UnknownSeriesError, 404, "unknown-series"),
-    (UnadjustableError, 409, "splits-unknown"),
     (AnotherInstrumentError, 409, "another-instrument"),
     (SplitError, 409, "splits-contradict"),
     (ConfigurationError, 422, "invalid-argument"),

@@ -37,9 +37,10 @@ KEPT_SECONDS: Final = 30.0
 _KEPT_COSTS: Final = 20
 """How many times as long as it took, when that is longer: judging hundreds of silent series takes seconds."""
 
-# A scraper gives up after ten seconds, by default, and has nothing then: not even what the API counts itself.
+# A scraper gives up after ten seconds, by default, and has nothing then, not even what the API counts itself: no single
+# step of a look may take as long.
 _TIMEOUTS: Final = Timeouts(
-    statement=timedelta(seconds=8), lock=timedelta(seconds=2), connect=timedelta(seconds=2)
+    statement=timedelta(seconds=4), lock=timedelta(seconds=2), connect=timedelta(seconds=2)
 )
 _PATIENCE: Final = timedelta(seconds=1)
 _LOG: Final = logging.getLogger(__name__)
@@ -173,7 +174,8 @@ class StoreCollector(Collector):
                     self._found = None
                     _LOG.error("/metrics is without the store's gauges: %s", " ".join(str(error).split()))
                 ended = monotonic()
-                self._look_due = ended + max(KEPT_SECONDS, _KEPT_COSTS * (ended - began))
+                cost = 0 if self._found is None else ended - began
+                self._look_due = ended + max(KEPT_SECONDS, _KEPT_COSTS * cost)
             return self._found
 
     def _looked_anew(self) -> _Look:
@@ -189,8 +191,17 @@ class StoreCollector(Collector):
                 tables=table_sizes(database, now),
                 database_bytes=database_size(database),
                 # Its schema in this database may be what it left behind when it moved.
-                runs=None if self._settings.dagster_postgres_url else runs_in_store(database),
+                runs=None if self._settings.dagster_postgres_url else _runs(database),
             )
+
+
+def _runs(database: Database) -> Runs | None:
+    try:
+        return runs_in_store(database)
+    except (psycopg.ProgrammingError, TypeError) as error:
+        # Dagster may change its tables: the store's own gauges do not depend on them.
+        _LOG.error("/metrics is without Dagster's runs: %s", " ".join(str(error).split()))
+        return None
 
 
 def _of_tables(tables: Iterable[TableSize]) -> Iterator[Metric]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
 _SECONDS: Final = 10.0
+_CONNECT_SECONDS: Final = 2.0
 _LEAST_SECONDS: Final = 0.1
 _WITHIN: Final = timedelta(seconds=30)
 _ATTEMPTS: Final = 3
@@ -69,7 +70,15 @@ class Alert:
 
 
 class AlertError(MarketDataError):
-    """An alert reached the log and not the webhook."""
+    """An alert reached the log and not the webhook.
+
+    Attributes:
+        answered: Whether the webhook refused it; false when no answer came.
+    """
+
+    def __init__(self, message: str, *, answered: bool) -> None:
+        super().__init__(message)
+        self.answered = answered
 
 
 def send(
@@ -81,8 +90,9 @@ def send(
 ) -> None:
     """Log ``alert`` in one line and, when there is a ``webhook``, POST its payload there.
 
-    Asked three times when the webhook does not answer or answers with 5xx, and given up ``within`` that time, give or
-    take the pause between two of them: Dagster ends a sensor's tick after a minute, and what it told is forgotten.
+    Asked three times when the webhook cannot be reached or answers with 5xx, and given up ``within`` that time, give or
+    take two seconds: Dagster ends a sensor's tick after a minute, and what it told is forgotten. What was sent and not
+    answered in time may have arrived, and is not sent again.
 
     Raises:
         AlertError: The webhook did not take it. Its address is a secret, and stands in no message.
@@ -97,13 +107,13 @@ def send(
         _post(webhook.get_secret_value(), alert.payload, within)
     except _RefusedError as error:
         message = f"the webhook answered {error.status}, and `{alert.title}` is in the log alone: check MARKETDATA_WEBHOOK_URL"
-        raise AlertError(message) from None
+        raise AlertError(message, answered=True) from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         message = (
             f"the webhook cannot be reached ({type(error).__name__}), and `{alert.title}` is in the log alone:"
             " check MARKETDATA_WEBHOOK_URL"
         )
-        raise AlertError(message) from None
+        raise AlertError(message, answered=False) from None
 
 
 class _RefusedError(Exception):
@@ -126,7 +136,8 @@ class _SilentThread(logging.Filter):
 def _is_worth_another(error: Exception) -> bool:
     if isinstance(error, _RefusedError):
         return error.status >= _SERVER_ERROR
-    return isinstance(error, httpx.TransportError)
+    # What may have arrived is not sent twice.
+    return isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
 
 
 def _post(url: str, payload: Mapping[str, object], within: timedelta) -> None:
@@ -141,11 +152,10 @@ def _post(url: str, payload: Mapping[str, object], within: timedelta) -> None:
             on=_is_worth_another, attempts=_ATTEMPTS, timeout=within, wait_initial=0.5, wait_max=2.0
         ):
             with attempt:
-                # Connecting and answering may take as long each.
-                left = (end - time.monotonic()) / 2
-                seconds = min(_SECONDS, max(_LEAST_SECONDS, left))
+                left = min(_SECONDS, max(_LEAST_SECONDS, end - time.monotonic()))
+                limits = httpx.Timeout(left, connect=min(_CONNECT_SECONDS, left))
                 # The status says all; a body could go on for ever.
-                with httpx.stream("POST", url, json=payload, timeout=seconds) as answer:
+                with httpx.stream("POST", url, json=payload, timeout=limits) as answer:
                     if not answer.is_success:
                         raise _RefusedError(answer.status_code)
     finally:

@@ -25,6 +25,7 @@ from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
 from marketdata_assets.storage.completeness import (
     MATRIX_SCHEMA,
     completeness_between,
+    incomplete_series,
     read_matrix,
     read_unchecked,
 )
@@ -195,7 +196,7 @@ class _Stages:
         self.outcome.matrix = read_matrix(self.database, {one.symbol for one in request.series}).join(
             self.outcome.completeness, on=["symbol", "timeframe"], how="semi"
         )
-        self.outcome.unchecked = read_unchecked(self.database, request.series)
+        self.outcome.unchecked = read_unchecked(self.database, incomplete_series(self.outcome.matrix))
 
     def _bars(self, runs: Sequence[RangeRun]) -> None:
         self._begin(Stage.BARS, runs)

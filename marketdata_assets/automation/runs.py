@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from dagster import DagsterEventType, RunsFilter
 
+from marketdata_assets.automation.commands import COMMAND_TAG
 from marketdata_assets.automation.jobs import (
     BARS_JOB,
     CORPORATE_ACTIONS_JOB,
@@ -50,8 +51,13 @@ def runs_of(instance: DagsterInstance, now: datetime) -> Runs:
 
 
 def is_a_gap_that_stays(instance: DagsterInstance, run: DagsterRun) -> bool:
-    """Whether the failed ``run`` is a repair that did all it could, and only the check failed that says what is missing."""
-    if run.tags.get(PURPOSE_TAG) != Purpose.GAP_REPAIR:
+    """Whether the failed ``run`` did all it could, and only the check failed that says what is missing.
+
+    A repair of the daemon, or a command's look for gaps: its own output tells of them.
+    """
+    is_repair = run.tags.get(PURPOSE_TAG) == Purpose.GAP_REPAIR
+    is_look = run.job_name == GAPS_JOB and COMMAND_TAG in run.tags
+    if not (is_repair or is_look):
         return False
     records = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.STEP_FAILURE).records
     events = [record.event_log_entry.dagster_event for record in records]

@@ -219,7 +219,7 @@ def complain(outcome: Outcome) -> None:
     for line in outcome.features.failures:
         typer.echo(f"failed: {line}", err=True)
     if unchecked := unchecked_line(outcome.unchecked):
-        typer.echo(f"counted as missing in the matrix: {unchecked}", err=True)
+        typer.echo(unchecked, err=True)
     lost = outcome.lost
     for gap in lost.head(_GAPS_SHOWN).iter_rows(named=True):
         typer.echo(

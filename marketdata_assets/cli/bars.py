@@ -14,7 +14,7 @@ import typer
 from marketdata_assets.cli.completion import complete_symbol, complete_timeframe
 from marketdata_assets.cli.files import check_writable, is_stdout, write_bytes
 from marketdata_assets.cli.selection import check_number_of_days, parse_day
-from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.errors import ConfigurationError, UnadjustableError
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ _LARGE: Final = 1e5
 """Numbers from here on are shown without decimals."""
 _DAYS: Final = {Timeframe.H1: 14, Timeframe.H4: 30, Timeframe.D1: 60, Timeframe.W1: 730}
 _MINUTE_DAYS: Final = 5
-_UNADJUSTED: Final = "read them with adjusted=False"
 
 
 class Format(StrEnum):
@@ -110,8 +109,9 @@ def bars(  # noqa: PLR0913 - each is an option
         question = BarQuestion(name, given, first, last, adjusted=not raw, as_of=scale)
         try:
             found = read_bars(store.database, question).bars
-        except ConfigurationError as error:
-            raise ConfigurationError(str(error).replace(_UNADJUSTED, "give --raw")) from None
+        except UnadjustableError as error:
+            message = f"{error.reason}, or give --raw"
+            raise ConfigurationError(message) from None
     if found.is_empty():
         typer.echo(f"no bar of {name}:{given} from {first} to {last}: see `marketdata status`", err=True)
     if plot is not None:

@@ -54,12 +54,14 @@ def gaps(
 
     Exits with 1 when a gap is open or unfilled.
     """
-    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.cli.session import open_store, require_vendor_of
 
     now = datetime.now(UTC)
     chosen = chosen_days(days, start, end, now)
     wanted = None if timeframes is None else parse_timeframes(timeframes)
     with open_store() as store:
+        if repair:
+            require_vendor_of(store)
         first, last = checked_days(chosen, store.settings.start, now)
         series = chosen_series(chosen_symbols(store, symbols), wanted)
         found = _look(store, series, first, last, repair=repair, now=now)

@@ -44,7 +44,7 @@ def matrix(
     ✓ whole, a percentage (rounded down) with gaps, ✗ nothing there, ? never looked through.
     """
     from marketdata_assets.cli.session import open_store
-    from marketdata_assets.storage.completeness import active_series, read_matrix, read_unchecked
+    from marketdata_assets.storage.completeness import incomplete_series, read_matrix, read_unchecked
 
     if html is not None:
         check_writable("--html", html)
@@ -53,9 +53,7 @@ def matrix(
         if refresh:
             _refresh(store)
         rows = read_matrix(store.database, names)
-        unchecked = read_unchecked(
-            store.database, [one for one in active_series(store.database) if one.symbol in names]
-        )
+        unchecked = read_unchecked(store.database, incomplete_series(rows)) if not as_json else None
         if html is not None:
             write_file("--html", html, _page(store, rows, names))
             if not is_stdout(html):
@@ -67,8 +65,8 @@ def matrix(
         typer.echo(message, err=True)
     elif html is None:
         print_matrix(rows)
-        if line := unchecked_line(unchecked):
-            typer.echo(f"counted as missing: {line}", err=True)
+        if unchecked is not None and (line := unchecked_line(unchecked)):
+            typer.echo(line, err=True)
 
 
 def unchecked_line(days: pl.DataFrame) -> str | None:

@@ -22,7 +22,20 @@ class UnknownSeriesError(ConfigurationError):
 
 
 class UnadjustableError(ConfigurationError):
-    """Adjusted prices are asked for of a symbol whose splits were never asked for."""
+    """Adjusted prices are asked for of a symbol whose splits were never asked for.
+
+    Attributes:
+        reason: What happened and how it is mended, without how to ask for prices as traded instead: callers of the
+            function, the command and the HTTP API say that in different words.
+    """
+
+    def __init__(self, symbol: str, *, is_tracked: bool) -> None:
+        first = "" if is_tracked else f"take it up again (`marketdata symbols add {symbol}`), "
+        self.reason = (
+            f"the splits of {symbol} were never asked for, so its bars cannot be adjusted: {first}run"
+            " `marketdata actions`"
+        )
+        super().__init__(f"{self.reason}, or read them with adjusted=False")
 
 
 class AnotherInstrumentError(ConfigurationError):

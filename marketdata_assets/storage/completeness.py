@@ -16,6 +16,8 @@ from marketdata_assets.domain.completeness import (
     summed,
     unchecked_days,
 )
+from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.pruned import read_pruned
 from marketdata_assets.storage.symbols import list_symbols
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
-    from marketdata_assets.domain.series import AssetClass, Series
+    from marketdata_assets.domain.series import AssetClass
     from marketdata_assets.storage.connection import Database
 
 MATRIX_SCHEMA: Final = pl.Schema({**COMPLETENESS_SCHEMA, "as_of": pl.Date()})
@@ -139,7 +141,8 @@ def read_unchecked(
 
     Of each series from its first day that was, or from ``first`` when that is later, to ``until``, exclusive; without
     it to its last day that was, as the matrix counts. Without the days that retention has removed, and without series
-    nothing of which was looked through, or that are not collected.
+    nothing of which was looked through, or that are not collected. Reads a row for every day that was looked through: ask
+    about few series, or few days.
     """
     wanted = set(series)
     classes = {one: each for one, each in active_series(database).items() if one in wanted}
@@ -147,8 +150,30 @@ def read_unchecked(
     spans = {one: (max(first or start, start), until or end) for one, (start, end) in looked.items()}
     if not spans:
         return DAILY_COMPLETENESS_SCHEMA.to_frame()
-    daily = _stored_days(database, min(start for start, _ in spans.values()))
-    return _kept(database, unchecked_days(daily, spans, classes), classes)
+    edges = [
+        [one.symbol for one in spans],
+        [one.timeframe.value for one in spans],
+        [start for start, _ in spans.values()],
+        [end for _, end in spans.values()],
+    ]
+
+    def read(connection: Connection[tuple[object, ...]]) -> list[tuple[object, ...]]:
+        return connection.execute(
+            "select d.symbol, d.timeframe, d.day from completeness_daily d"
+            " join unnest(%s::text[], %s::text[], %s::date[], %s::date[]) as s(symbol, timeframe, first, until)"
+            "  on d.symbol = s.symbol and d.timeframe = s.timeframe and d.day >= s.first and d.day < s.until",
+            edges,
+        ).fetchall()
+
+    schema = {name: DAILY_COMPLETENESS_SCHEMA[name] for name in ("symbol", "timeframe", "day")}
+    checked = pl.DataFrame(database.transaction(read), schema=schema, orient="row")
+    return _kept(database, unchecked_days(checked, spans, classes), classes)
+
+
+def incomplete_series(matrix: pl.DataFrame) -> list[Series]:
+    """The series of ``matrix`` (``MATRIX_SCHEMA``) that lack bars: of the others every day was looked through."""
+    lacking = matrix.filter(pl.col("missing_bars") > 0).select("symbol", "timeframe")
+    return [Series(symbol, Timeframe(timeframe)) for symbol, timeframe in lacking.iter_rows()]
 
 
 def active_series(database: Database) -> dict[Series, AssetClass]:

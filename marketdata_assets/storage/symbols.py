@@ -6,7 +6,7 @@ import csv
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
@@ -20,6 +20,7 @@ from marketdata_assets.domain.errors import (
 from marketdata_assets.domain.series import AssetClass, Series, parse_symbol
 from marketdata_assets.domain.tickers import inferred_asset_class, vendor_ticker
 from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
+from marketdata_assets.storage.months import LOCK_SPACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from marketdata_assets.storage.connection import Database
 
+_LOCK: Final = "select pg_advisory_xact_lock(hashtextextended(%s, %s))"
 DEFAULT_TIMEFRAMES = (Timeframe.H1, Timeframe.D1)
 
 
@@ -164,6 +166,8 @@ def add_symbols(
     names = [one.symbol for one in wanted]
 
     def write(connection: Connection[tuple[object, ...]]) -> list[tuple[TrackedSymbol, Outcome]]:
+        # Their order is the order of the series, so rows cannot be locked in one order by all: two would deadlock.
+        connection.execute(_LOCK, ["tracked_symbols", LOCK_SPACE])
         rows = connection.execute(
             "select symbol, asset_class from tracked_symbols t where symbol = any(%s)"
             " and exists (select from bar_counts c where c.symbol = t.symbol) for update",
@@ -240,6 +244,7 @@ def deactivate(database: Database, *symbols: str) -> None:
     """
 
     def work(connection: Connection[tuple[object, ...]]) -> None:
+        connection.execute(_LOCK, ["tracked_symbols", LOCK_SPACE])
         rows = connection.execute(
             "update tracked_symbols set active = false, updated_at = now() where symbol = any(%s) returning symbol",
             [list(symbols)],

@@ -356,8 +356,10 @@ class Watch:
         self.now = NOW
         self.disk: Disk | None = None
         self.webhook_answers = True
+        self.webhook_refuses = False
         self.webhook_seconds = 1.0
         self.posts = 0
+        self.logged: list[str] = []
         self.skipped: str | None = None
         self._cursor: str | None = None
         self._told: list[Alert] = []
@@ -369,18 +371,22 @@ class Watch:
         monkeypatch.setattr(watch_module, "send", self._send)
         monkeypatch.setattr(monitoring, "disk_of", lambda _: self.disk)
 
-    def _send(self, alert: Alert, _webhook: object, *, within: timedelta, **_: object) -> None:
+    def _send(self, alert: Alert, webhook: object, *, within: timedelta, **_: object) -> None:
+        self.logged.append(alert.facts["topic"])
+        if webhook is None:
+            return
         self.posts += 1
         self._seconds += min(self.webhook_seconds, within.total_seconds())
         if not self.webhook_answers:
-            message = "the webhook answered 500"
-            raise AlertError(message)
+            message = "the webhook did not take it"
+            raise AlertError(message, answered=self.webhook_refuses)
         self._told.append(alert)
 
     def tick(self, *, after: timedelta = 10 * MINUTE) -> list[str]:
         """The topics that a tick tells of, ``after`` the one before."""
         self.now += after
         self._told.clear()
+        self.logged.clear()
         began = self._seconds
         with build_sensor_context(
             self._instance, cursor=self._cursor, resources={"postgres": PostgresResource()}
@@ -399,6 +405,7 @@ class Watch:
 @pytest.fixture
 def watch(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Watch:
     monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("MARKETDATA_WEBHOOK_URL", "http://127.0.0.1:1/")
     return Watch(monkeypatch)
 
 
@@ -469,9 +476,31 @@ def test_a_webhook_that_hangs_is_asked_once_a_tick_and_told_everything_later(
     assert watch.tick() == []
     assert watch.tick() == []
     assert watch.posts == 2
+    assert watch.logged == [Topic.DISK, Topic.STALE]
     watch.webhook_answers, watch.webhook_seconds = True, 1
     assert watch.tick() == [Topic.DISK, Topic.STALE]
     assert watch.tick() == []
+
+
+def test_a_webhook_that_refuses_one_alert_is_asked_about_the_others(watch: Watch, database: Database) -> None:
+    watch.disk = Disk("/data", 100, 90)
+    track(database, "AAPL", timeframes="{1d}")
+    watch.webhook_answers, watch.webhook_refuses = False, True
+    assert watch.tick() == []
+    assert (watch.posts, watch.logged) == (2, [Topic.DISK, Topic.STALE])
+    watch.webhook_answers = True
+    assert watch.tick() == [Topic.DISK, Topic.STALE]
+
+
+def test_without_a_webhook_everything_is_told_in_the_log_once(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MARKETDATA_WEBHOOK_URL")
+    watch.disk = Disk("/data", 100, 90)
+    watch.tick()
+    assert watch.logged == [Topic.DISK]
+    watch.tick()
+    assert watch.logged == []
 
 
 def test_what_a_tick_has_no_time_for_is_told_at_the_next_one(watch: Watch, database: Database) -> None:

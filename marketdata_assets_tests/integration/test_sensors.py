@@ -11,7 +11,7 @@ from dagster import DagsterRunStatus, RunRequest, RunsFilter, build_sensor_conte
 
 from marketdata_assets.automation import runs as runs_module
 from marketdata_assets.automation.alerts import AlertError
-from marketdata_assets.automation.commands import COMMAND_TAG
+from marketdata_assets.automation.commands import COMMAND_TAG, Command
 from marketdata_assets.automation.gaps import look_for_gaps
 from marketdata_assets.automation.instance import sync_series
 from marketdata_assets.automation.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
@@ -465,6 +465,18 @@ def test_a_repair_that_leaves_the_gap_is_told_by_its_check_alone(
     assert Topic.FAILED_RUN not in {one.topic for one in concerns(Vitals(VendorUse(1), runs=runs), now)}
 
 
+@pytest.mark.parametrize(("tags", "gap_stays"), [(Command("1", "gaps").tags, True), ({}, False)])
+def test_a_look_that_finds_gaps_is_excused_when_a_command_tells_of_them(
+    platform: Platform, tags: dict[str, str], *, gap_stays: bool
+) -> None:
+    lose_an_hour(platform, "SPY:1m")
+    day = RangeRun(HOLE.date(), HOLE.date(), (Series.parse("SPY:1m"),))
+    look_for_gaps(build_definitions(), platform.instance, [day], repair=False, tags=tags)
+    (run,) = platform.instance.get_runs(RunsFilter(job_name=GAPS_JOB), limit=1)
+    assert run.status is DagsterRunStatus.FAILURE
+    assert runs_module.is_a_gap_that_stays(platform.instance, run) is gap_stays
+
+
 def test_a_dead_webhook_does_not_keep_later_failures_from_being_told(
     platform: Platform, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,7 +488,7 @@ def test_a_dead_webhook_does_not_keep_later_failures_from_being_told(
         told.append(alert.facts["run_id"])
         if len(told) == 1:
             message = "the webhook cannot be reached"
-            raise AlertError(message)
+            raise AlertError(message, answered=False)
 
     monkeypatch.setattr(failures, "send", send)
     platform.track("AAPL:1d")

@@ -66,3 +66,15 @@ def test_a_symbol_that_cannot_be_takes_the_others_with_it(database: Database) ->
     with pytest.raises(ConfigurationError, match="'BTC' is not a crypto pair"):
         add_symbols(database, [WantedSymbol("SOL-USD"), WantedSymbol("BTC", AssetClass.CRYPTO)])
     assert list_symbols(database) == before
+
+
+def test_two_who_add_the_same_symbols_in_another_order_do_not_deadlock(database: Database) -> None:
+    names = [f"S{number}" for number in range(200)]
+
+    def add_all(ordered: list[str]) -> int:
+        with Database(database.url) as own:
+            return len(add_symbols(own, [WantedSymbol(name, AssetClass.ETF) for name in ordered]))
+
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(add_all, ordered) for ordered in (names, names[::-1]) for _ in range(3)]
+    assert [one.result() for one in both] == [200] * 6

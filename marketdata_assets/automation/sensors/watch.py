@@ -43,18 +43,25 @@ def watch_sensor() -> SensorDefinition:
         found = [one for one in concerns(seen, now) if one.topic in WATCHED]
         new, known = episodes(_known(context.cursor), found, now)
         untold = {one.key for one in new}
+        answers = True
         for alert, keys in _alerts(new):
-            if (left := end - monotonic()) <= 0:
-                context.log.error("no time is left to tell of more: told at the next tick")
-                break
+            left = end - monotonic()
+            # A webhook that did not answer once would not again, and take the time that the tick has: the rest stands in
+            # the log for now, and is told at the next tick.
+            is_posted = settings.webhook_url is not None and answers and left > 0
             try:
-                send(alert, settings.webhook_url, within=timedelta(seconds=left), log=context.log)
+                send(
+                    alert,
+                    settings.webhook_url if is_posted else None,
+                    within=timedelta(seconds=max(left, 0)),
+                    log=context.log,
+                )
             except AlertError as error:
-                # Raising would lose the cursor, and with it what was told. A webhook that has failed once would fail
-                # again, and take the time that the tick has: the rest is told at the next one, too.
+                # Raising would lose the cursor, and with it what was told.
                 context.log.error(str(error))  # noqa: TRY400 - its line says all
-                break
-            untold -= keys
+                answers = error.answered
+            else:
+                untold -= keys if is_posted or settings.webhook_url is None else set()
         context.update_cursor(_text({key: gone for key, gone in known.items() if key not in untold}))
         return SkipReason(f"{len(found)} to look after, {len(new)} of them new" if found else "all is well")
 
