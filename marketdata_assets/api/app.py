@@ -27,7 +27,7 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from prometheus_client.registry import Collector
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -198,11 +198,15 @@ def _route_of(scope: Scope) -> str:
 
 
 def _route_to(scope: Scope) -> APIRoute | None:
+    return next((route for route, match in _routes_at(scope) if match is Match.FULL), None)
+
+
+def _routes_at(scope: Scope) -> Iterator[tuple[APIRoute, Match]]:
+    """The routes of the path of ``scope``, with whether the method is theirs, too."""
     for one in _ROUTERS:
         for route in one.routes:
-            if isinstance(route, APIRoute) and route.matches(scope)[0] is Match.FULL:
-                return route
-    return None
+            if isinstance(route, APIRoute) and (match := route.matches(scope)[0]) is not Match.NONE:
+                yield route, match
 
 
 def _bounded(receive: Receive) -> Receive:
@@ -244,15 +248,7 @@ async def _http_problem(request: Request, error: Exception) -> Response:
 
 def _allowed(request: Request) -> list[str]:
     """The methods of the path, whichever of its routes they are: Starlette names those of the first alone."""
-    return sorted(
-        {
-            method
-            for one in _ROUTERS
-            for route in one.routes
-            if isinstance(route, APIRoute) and route.matches(request.scope)[0] is not Match.NONE
-            for method in route.methods or ()
-        }
-    )
+    return sorted({method for route, _ in _routes_at(request.scope) for method in route.methods or ()})
 
 
 async def _argument_problem(_: Request, error: Exception) -> Response:

@@ -47,7 +47,7 @@ def list_(
     with open_store() as store:
         tracked = list_symbols(store.database, active_only=not everything)
     if as_json:
-        typer.echo(json.dumps([one.facts for one in tracked], indent=2))
+        _print_json(tracked)
     elif not out.is_terminal:
         for one in tracked:
             typer.echo("\t".join((one.symbol, one.asset_class, ",".join(one.timeframes), one.name or "")))
@@ -115,7 +115,7 @@ def set_timeframes(
     with open_store() as store:
         symbols.set_timeframes(store.database, name, chosen)
         if as_json:
-            _print_json(store, [name])
+            _print_json([symbols.find_symbol(store.database, name)])
             return
     typer.echo(f"{name}: {', '.join(chosen)}")
 
@@ -137,7 +137,7 @@ def deactivate(
     with open_store() as store:
         symbols.deactivate(store.database, *names)
         if as_json:
-            _print_json(store, names)
+            _print_json(symbols.find_symbol(store.database, name) for name in dict.fromkeys(names))
             return
     for name in names:
         typer.echo(f"{name}: no longer collected")
@@ -173,7 +173,7 @@ def _write(store: Store, wanted: Sequence[WantedSymbol | TrackedSymbol], *, as_j
 
     tracked = add_symbols(store.database, wanted)
     if as_json:
-        typer.echo(json.dumps([one.facts for one, _ in tracked], indent=2))
+        _print_json(one for one, _ in tracked)
         return
     for one, outcome in tracked:
         if outcome is not Outcome.UNCHANGED:
@@ -182,8 +182,5 @@ def _write(store: Store, wanted: Sequence[WantedSymbol | TrackedSymbol], *, as_j
         typer.echo(f"{unchanged} already tracked so", err=True)
 
 
-def _print_json(store: Store, names: Iterable[str]) -> None:
-    from marketdata_assets.storage.symbols import list_symbols
-
-    known = {one.symbol: one for one in list_symbols(store.database)}
-    typer.echo(json.dumps([known[name].facts for name in dict.fromkeys(names)], indent=2))
+def _print_json(symbols: Iterable[TrackedSymbol]) -> None:
+    typer.echo(json.dumps([one.facts for one in symbols], indent=2))

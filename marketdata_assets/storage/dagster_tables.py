@@ -5,10 +5,10 @@ They are private to Dagster. Nothing else reads them by hand, and a test holds w
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from marketdata_assets.domain.monitoring import JobRun, Runs
+from marketdata_assets.storage.values import moment, moment_or_none
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -45,25 +45,14 @@ def runs_in_store(database: Database) -> Runs | None:
                 str(job),
                 str(run),
                 str(status),
-                _moment(created),
-                _moment_or_none(started),
-                _moment_or_none(ended),
+                moment(created),
+                moment_or_none(started),
+                moment_or_none(ended),
             )
             for job, run, status, created, started, ended in session.execute(_LATEST_RUNS).fetchall()
         ]
         (seen,) = session.execute(_DAEMON_SEEN).fetchone() or (None,)
         latest = tuple(sorted(runs, key=lambda run: run.created, reverse=True))
-        return Runs(latest, daemon_seen=_moment_or_none(seen))
+        return Runs(latest, daemon_seen=moment_or_none(seen))
 
     return database.transaction(read)
-
-
-def _moment(value: object) -> datetime:
-    if not isinstance(value, datetime):
-        message = f"a time of a run is {value!r}"
-        raise TypeError(message)
-    return value.astimezone(UTC)
-
-
-def _moment_or_none(value: object) -> datetime | None:
-    return None if value is None else _moment(value)

@@ -18,6 +18,7 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.merge import copy_rows, lock_series
 from marketdata_assets.storage.months import FEATURES_1M, ensure_months, months_between
 from marketdata_assets.storage.tables import FEATURES
+from marketdata_assets.storage.values import moment_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -111,7 +112,7 @@ def read_stale(database: Database, series: Iterable[Series] | None = None) -> di
                 since.astimezone(UTC),
                 str(reason),
                 int(str(version)),
-                last.astimezone(UTC) if isinstance(last, datetime) else None,
+                moment_or_none(last),
             )
             for symbol, timeframe, since, reason, version, last in rows
             if isinstance(since, datetime)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
@@ -22,6 +22,7 @@ from marketdata_assets.domain.freshness import (
 )
 from marketdata_assets.storage.gaps import read_held
 from marketdata_assets.storage.symbols import list_symbols
+from marketdata_assets.storage.values import moment_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -142,7 +143,7 @@ def _read_known(database: Database, last: Mapping[Series, Due], now: datetime) -
         if newest is None and not answered and is_new:
             continue
         found[one] = Known(
-            newest.astimezone(UTC) if isinstance(newest, datetime) else None,
+            moment_or_none(newest),
             bool(answered),
             None if failure is None else str(failure),
         )

@@ -29,6 +29,7 @@ from marketdata_assets.domain.monitoring import (
     Vitals,
 )
 from marketdata_assets.storage.freshness import freshness_of, stale_rows
+from marketdata_assets.storage.values import moment, moment_or_none
 
 if TYPE_CHECKING:
     import polars as pl
@@ -190,11 +191,11 @@ def vendor_use(database: Database, per_minute: int, now: datetime) -> VendorUse:
             failed,
             month,
             refused_month,
-            _moment(busiest[0]) if busiest else None,
+            moment_or_none(busiest[0]) if busiest else None,
             int(str(busiest[1])) if busiest else 0,
             recent,
             refused_recent,
-            _moment(blocked[0]) if blocked else None,
+            moment_or_none(blocked[0]) if blocked else None,
         )
 
     return database.transaction(read)
@@ -296,7 +297,7 @@ def failed_fetches(database: Database, now: datetime) -> list[FailedFetch]:
     def read(session: Session) -> list[FailedFetch]:
         rows = session.execute(_FAILED, [now - BACKFILL_MEMORY, now]).fetchall()
         return [
-            FailedFetch(str(symbol), _required(first), _required(end), str(error), _required(at))
+            FailedFetch(str(symbol), moment(first), moment(end), str(error), moment(at))
             for symbol, first, end, error, at in rows
         ]
 
@@ -326,18 +327,6 @@ def _shortened(text: str) -> str:
 
 def _integers(row: tuple[object, ...] | None) -> tuple[int, ...]:
     return tuple(int(str(value)) for value in row or ())
-
-
-def _moment(value: object) -> datetime | None:
-    return value.astimezone(UTC) if isinstance(value, datetime) else None
-
-
-def _required(value: object) -> datetime:
-    moment = _moment(value)
-    if moment is None:
-        message = f"a time that is always there is {value!r}"
-        raise TypeError(message)
-    return moment
 
 
 def _day(value: object) -> date:

@@ -228,12 +228,16 @@ def set_timeframes(database: Database, symbol: str, timeframes: Sequence[Timefra
     Raises:
         ConfigurationError: The symbol is not tracked.
     """
-    _update(
-        database,
-        "update tracked_symbols set timeframes = %s, updated_at = now() where symbol = %s",
-        [[timeframe.value for timeframe in timeframes], symbol],
-        symbol,
-    )
+
+    def work(connection: Connection[tuple[object, ...]]) -> None:
+        found = connection.execute(
+            "update tracked_symbols set timeframes = %s, updated_at = now() where symbol = %s",
+            [[timeframe.value for timeframe in timeframes], symbol],
+        )
+        if found.rowcount == 0:
+            raise not_tracked(symbol)
+
+    database.transaction(work)
 
 
 def deactivate(database: Database, *symbols: str) -> None:
@@ -253,14 +257,6 @@ def deactivate(database: Database, *symbols: str) -> None:
             raise not_tracked(absent[0])
 
     database.transaction(work)
-
-
-def _update(database: Database, statement: str, parameters: list[object], symbol: str) -> None:
-    def write(connection: Connection[tuple[object, ...]]) -> int:
-        return connection.execute(statement.encode(), parameters).rowcount
-
-    if database.transaction(write) == 0:
-        raise not_tracked(symbol)
 
 
 def not_tracked(symbol: str) -> UnknownSeriesError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.upkeep import CATCH_UP
+from marketdata_assets.storage.values import moment_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -56,9 +57,9 @@ def read_initial(database: Database) -> dict[Series, InitialBackfill]:
                 str(request),
                 int(str(attempts)),
                 asked.astimezone(UTC),
-                _moment(done),
+                moment_or_none(done),
                 _day(untracked),
-                _moment(given_up),
+                moment_or_none(given_up),
             )
             for symbol, timeframe, first, request, attempts, asked, done, untracked, given_up in rows
             if isinstance(first, date) and isinstance(asked, datetime)
@@ -156,7 +157,7 @@ def asked_until(database: Database, series: Iterable[Series]) -> datetime | None
             " select min(window_end) from latest where window_end >= (select max(window_end) from latest) - %s",
             [[symbol for symbol, _ in bases], [base for _, base in bases], CATCH_UP],
         ).fetchone()
-        return _moment(row[0]) if row else None
+        return moment_or_none(row[0]) if row else None
 
     return database.transaction(read)
 
@@ -177,7 +178,7 @@ def open_gaps(database: Database) -> list[OpenGap]:
                 start.astimezone(UTC),
                 end.astimezone(UTC),
                 int(str(repairs)),
-                _moment(asked),
+                moment_or_none(asked),
             )
             for symbol, timeframe, day, start, end, repairs, asked in rows
             if isinstance(day, date) and isinstance(start, datetime) and isinstance(end, datetime)
@@ -206,10 +207,6 @@ def ask_repairs(database: Database, gaps: Iterable[OpenGap], now: datetime) -> N
 def _columns(series: Iterable[Series]) -> list[list[str]]:
     wanted = list(series)
     return [[one.symbol for one in wanted], [one.timeframe.value for one in wanted]]
-
-
-def _moment(value: object) -> datetime | None:
-    return value.astimezone(UTC) if isinstance(value, datetime) else None
 
 
 def _day(value: object) -> date | None:
