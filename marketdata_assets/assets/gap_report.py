@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
+import numpy as np
 import polars as pl
 from dagster import (
     AssetExecutionContext,
@@ -22,10 +23,10 @@ from pydantic import Field
 from marketdata_assets.assets.fetching import VENDOR_POOL, instruments_of, request_metadata, vendor_events
 from marketdata_assets.assets.ingest import Ingest, IngestReport
 from marketdata_assets.assets.presentation import DAILY, OWNERS, columns_of
-from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.calendar import calendar_of, sunday_of
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, Asked, Look
-from marketdata_assets.domain.gaps import LOSSES, MAX_ATTEMPTS, SETTLING, GapState, slots_in_gaps
-from marketdata_assets.domain.series import AssetClass, Instrument, Series
+from marketdata_assets.domain.gaps import LOSSES, MAX_ATTEMPTS, SETTLING, GapState
+from marketdata_assets.domain.series import AssetClass, Instrument, Series, with_siblings
 from marketdata_assets.domain.slots import Held, Slots, expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
@@ -42,6 +43,7 @@ from marketdata_assets.storage.gaps import (
     read_gaps,
     read_held,
     read_rejected,
+    scanned_around,
     write_gaps,
 )
 from marketdata_assets.storage.merge import MergeCounts
@@ -167,32 +169,53 @@ def report_gaps(
 ) -> GapOutcome:
     """Find, repair (with ``polygon``) and write down the gaps of each series between its first and last day.
 
+    The siblings of a series, the tracked timeframes of its symbol that are made of the same base bars, are scanned
+    with it: a fetch stores all of them, and what a refetch shows of the base holds for each.
+
     ``attempts`` is how often a gap is asked for here, at most.
 
     One look at a series at a time: who comes second waits, and finds what the first has written down.
     """
     wanted, tracked = instruments_of(database, days)
     classes = {instrument.symbol: instrument.asset_class for instrument in wanted}
+    siblings = [
+        Series(instrument.symbol, timeframe)
+        for instrument, timeframes in tracked.items()
+        for timeframe in timeframes
+    ]
+    windows = _windows(days, with_siblings(days, siblings), classes)
     outcome = GapOutcome()
-    _look_through(database, polygon, days, classes, outcome, now=now, run_id=run_id, attempts=attempts)
-    if outcome.reports:
-        # A re-fetch made the longer bars of a symbol anew, too: what is said of them must follow.
-        beside = {
-            Series(instrument.symbol, timeframe): days[one]
-            for instrument, timeframes in tracked.items()
-            for timeframe in timeframes
-            for one in days
-            if one.symbol == instrument.symbol and one.timeframe.base is timeframe.base
-        }
-        others = {one: chosen for one, chosen in beside.items() if one not in days}
-        _look_through(database, None, others, classes, outcome, now=now, run_id=run_id)
+    _look_through(database, polygon, windows, classes, outcome, now=now, run_id=run_id, attempts=attempts)
     return outcome
+
+
+def _windows(
+    days: dict[Series, list[date]], series: Sequence[Series], classes: dict[str, AssetClass]
+) -> dict[Series, Window]:
+    """The window of each of ``series``: whole local days, or weeks, from the first to the last of ``days``.
+
+    The ``days`` of all siblings count. A week bar belongs to its Sunday: a week that the days begin in the middle of
+    is scanned, and fetched, like its day bars.
+    """
+    edges: dict[tuple[str, Timeframe], tuple[date, date]] = {}
+    for one, chosen in days.items():
+        key = (one.symbol, one.timeframe.base)
+        first, last = edges.get(key, (min(chosen), max(chosen)))
+        edges[key] = (min(first, *chosen), max(last, *chosen))
+    windows = {}
+    for one in series:
+        calendar = calendar_of(classes[one.symbol])
+        first, last = edges[one.symbol, one.timeframe.base]
+        if one.timeframe is Timeframe.W1:
+            first, last = sunday_of(first), sunday_of(last) + timedelta(days=6)
+        windows[one] = Window(calendar.day_start(first), calendar.day_window(last).end)
+    return windows
 
 
 def _look_through(
     database: Database,
     polygon: PolygonResource | None,
-    days: dict[Series, list[date]],
+    windows: dict[Series, Window],
     classes: dict[str, AssetClass],
     outcome: GapOutcome,
     *,
@@ -200,7 +223,7 @@ def _look_through(
     run_id: str | None,
     attempts: int = MAX_ATTEMPTS,
 ) -> None:
-    for chunk in _chunks(days, classes):
+    for chunk in _chunks(windows):
         looker = _Looker(database, {one: classes[one.symbol] for one in chunk}, chunk, now)
         with exclusive_look(database, chunk):
             look = looker.look()
@@ -212,24 +235,27 @@ def _look_through(
         outcome.days.append(result.daily)
 
 
-def _chunks(days: dict[Series, list[date]], classes: dict[str, AssetClass]) -> Iterator[dict[Series, Window]]:
-    """The window of each series, as many series of one base at a time as fit in memory."""
+def _chunks(windows: dict[Series, Window]) -> Iterator[dict[Series, Window]]:
+    """The window of each series, as many symbols of one base at a time as fit in memory; siblings stay together."""
+    families: dict[tuple[Timeframe, str], dict[Series, Window]] = {}
     for base in (Timeframe.M1, Timeframe.D1):
-        chunk: dict[Series, Window] = {}
-        slots = 0.0
-        for series, chosen in days.items():
-            if series.timeframe.base is not base:
-                continue
-            calendar = calendar_of(classes[series.symbol])
-            window = Window(calendar.day_start(min(chosen)), calendar.day_window(max(chosen)).end)
-            size = (window.duration + _EVIDENCE[base]) / series.timeframe.duration
-            if chunk and slots + size > _SLOTS_AT_ONCE:
-                yield chunk
-                chunk, slots = {}, 0.0
-            chunk[series] = window
-            slots += size
-        if chunk:
+        for series, window in windows.items():
+            if series.timeframe.base is base:
+                families.setdefault((base, series.symbol), {})[series] = window
+    chunk: dict[Series, Window] = {}
+    chunk_base, slots = Timeframe.M1, 0.0
+    for (base, _), family in families.items():
+        size = sum(
+            (window.duration + _EVIDENCE[base]) / series.timeframe.duration
+            for series, window in family.items()
+        )
+        if chunk and (base is not chunk_base or slots + size > _SLOTS_AT_ONCE):
             yield chunk
+            chunk, slots = {}, 0.0
+        chunk.update(family)
+        chunk_base, slots = base, slots + size
+    if chunk:
+        yield chunk
 
 
 class _Looker:
@@ -251,10 +277,7 @@ class _Looker:
 
     def look(self) -> Look:
         """What is known and held around the windows."""
-        around = {
-            one: Window(window.start - self._evidence, window.end + _BEYOND)
-            for one, window in self._windows.items()
-        }
+        around = self._with_evidence()
         # A gap that reaches into its window is judged by what lies before all of it.
         self._contexts = self._containing(around, read_gaps(self._database, self._windows), self._evidence)
         # And none that is written down may be cut.
@@ -262,7 +285,33 @@ class _Looker:
         self._contexts = self._containing(self._contexts, known, timedelta(0))
         held = read_held(self._database, self._contexts)
         rejected = read_rejected(self._database, self._contexts)
-        return Look.begin(self._windows, self._slots(known, held), known, held, rejected)
+        return Look.begin(self._windows, self._slots(held), known, held, rejected)
+
+    def _with_evidence(self) -> dict[Series, Window]:
+        """Each window with as many scanned days before it as there is evidence to use, wherever they lie.
+
+        Days that were never fetched are no evidence, so the scanned days beyond them are. Where a history has fewer
+        days before the window, days after it take their place.
+        """
+        local_days = {}
+        for one, window in self._windows.items():
+            local_day = calendar_of(self._classes[one]).local_day
+            local_days[one] = (local_day(window.start), local_day(window.end - timedelta(microseconds=1)))
+        most = self._evidence.days
+        scanned = scanned_around(self._database, local_days, most)
+        around = {}
+        for one, window in self._windows.items():
+            calendar = calendar_of(self._classes[one])
+            start, end = window.start - self._evidence, window.end + _BEYOND
+            sessions = calendar.sessions(calendar.local_day(start), local_days[one][0] - timedelta(days=1))
+            count = len({sunday_of(day) for day in sessions} if one.timeframe is Timeframe.W1 else sessions)
+            before, after = scanned.get(one, ((), ()))
+            if before:
+                start = min(start, calendar.day_start(before[:count][-1]))
+            if after and len(before) < count:
+                end = max(end, calendar.day_window(after[:count][-1]).end)
+            around[one] = Window(start, end)
+        return around
 
     def _containing(
         self, contexts: dict[Series, Window], gaps: pl.DataFrame, before: timedelta
@@ -283,8 +332,8 @@ class _Looker:
             wider[one] = Window(calendar.day_start(start), calendar.day_window(end).end)
         return wider
 
-    def _slots(self, known: pl.DataFrame, held: dict[Series, Held]) -> dict[Series, Slots]:
-        """What is expected in each context, as far as it was ever asked for without a hole around the window.
+    def _slots(self, held: dict[Series, Held]) -> dict[Series, Slots]:
+        """What is expected in each context, as far as it was ever asked for.
 
         Days with a bar count as asked for: somebody may have brought it in another way.
         """
@@ -298,12 +347,10 @@ class _Looker:
             one: every[one].within(context.start, context.end) for one, context in self._contexts.items()
         }
         asked = read_asked(self._database, self._contexts)
-        is_known = slots_in_gaps(known, slots)
+        no_times = np.zeros(0, dtype=np.int64)
         return {
-            one: each.connected(
-                self._windows[one],
-                asked.get(one, ()),
-                is_known[one] | each.on_days_of(held[one].times) if one in held else is_known[one],
+            one: each.asked_for(
+                asked.get(one, ()), each.on_days_of(held[one].times if one in held else no_times)
             )
             for one, each in slots.items()
         }

@@ -21,6 +21,7 @@ from marketdata_assets.automation.ranges import range_runs
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.domain.gaps import LOSSES, GapState
+from marketdata_assets.domain.series import Series, with_siblings
 from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
 from marketdata_assets.storage.completeness import (
     MATRIX_SCHEMA,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
     from marketdata_assets.automation.commands import Command
     from marketdata_assets.automation.ranges import RangeRun
-    from marketdata_assets.domain.series import Series
     from marketdata_assets.storage.connection import Database
 
 
@@ -86,8 +86,8 @@ class BackfillProgress:
 class Outcome:
     """What a backfill did and what it left.
 
-    ``gaps`` (``LISTED_SCHEMA``) holds the gaps in the window: those that stand, and those that were filled since
-    the backfill began. ``completeness`` has a row for each series, summed over the days of the window; ``matrix``
+    ``gaps`` (``LISTED_SCHEMA``) holds the gaps in the window of the series and of their siblings, which are stored
+    and scanned along: those that stand, and those that were filled since the backfill began. ``completeness`` has a row for each series, summed over the days of the window; ``matrix``
     (``MATRIX_SCHEMA``) over all of its history, in which the days in ``unchecked`` (``DAILY_COMPLETENESS_SCHEMA``) count
     as missing because nobody has looked.
     """
@@ -258,14 +258,16 @@ class _Stages:
     def _repairs(self, runs: Sequence[RangeRun]) -> list[RangeRun]:
         classes = {one.symbol: one.asset_class for one in list_symbols(self.database)}
         # A run may hold more than was asked for; what it found is repaired as well.
-        gaps = self._gaps({one for run in runs for one in run.series})
+        gaps = self._gaps(one for run in runs for one in run.series)
         open_to_repair = gaps.filter(~pl.col("symbol").is_in(list(self.outcome.failures)))
         request = self.outcome.request
         return repair_runs(self.ordered, open_to_repair, classes, request.first, request.last)
 
     def _gaps(self, series: Iterable[Series]) -> pl.DataFrame:
+        """List the gaps of ``series`` and of their siblings in the window of the request."""
         request = self.outcome.request
-        windows = partition_windows_of(self.database, series, request.first, request.last)
+        scanned = with_siblings(series, map(Series.parse, self.ordered))
+        windows = partition_windows_of(self.database, scanned, request.first, request.last)
         return list_gaps(self.database, windows)
 
 

@@ -35,6 +35,11 @@ _LATE_OPENS = {
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def sunday_of(day: date) -> date:
+    """The Sunday on which the week of ``day`` begins."""
+    return day - timedelta(days=(day.weekday() + 1) % 7)
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """One local trading date.

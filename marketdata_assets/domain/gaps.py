@@ -16,6 +16,8 @@ N·(1-q)·q^n runs of n or more are to be expected in as much evidence. A run is
   minutes in the densest stock, hence the trading halts of 5, 10 and 15 minutes, and no hour.
 - Sessions do not cluster: ``q = 1-d``. A few empty ones are more likely lost than quiet: up to two, or up to
   2 %, the series counts as complete, and every missing bar of it is a loss.
+- Days that were never fetched do not exist here: no gap spans them, they are no evidence, and what lies on both
+  sides of them is judged as if it lay side by side.
 - A loss is no evidence of thin trading: what is judged lost leaves the evidence, and the rest is judged again
   until nothing changes. A hole of months does not excuse the next one.
 - Runs with up to five stray bars between them are one incident and judged by their sum, unless the series is so
@@ -122,8 +124,8 @@ _FEWEST_SESSIONS: Final = 3
 def find_gaps(held: Mapping[Series, Held], expected: Mapping[Series, Slots]) -> pl.DataFrame:
     """The gaps of each series of ``expected``, as :data:`GAP_SCHEMA`.
 
-    Two missing slots are neighbours when no expected slot lies between them: a run goes on over closed hours,
-    weekends and holidays. Bars outside the expected slots are ignored; a series without an entry in ``held``
+    Two missing slots are neighbours when no slot of the calendar lies between them: a run goes on over closed hours,
+    weekends and holidays, and ends at days that ``expected`` leaves out. Bars outside the expected slots are ignored; a series without an entry in ``held``
     has no bar.
     """
     return gaps_of_flags(missing_slots(held, expected), expected)
@@ -144,7 +146,7 @@ def merge_gaps(frames: Iterable[pl.DataFrame], expected: Mapping[Series, Slots])
     once; what ``expected`` does not hold is dropped.
     """
     inside = slots_in_gaps(pl.concat([GAP_SCHEMA.to_frame(), *frames]), expected)
-    return _frame({series: _runs(np.flatnonzero(flags)) for series, flags in inside.items()}, expected)
+    return gaps_of_flags(inside, expected)
 
 
 def slots_in_gaps(gaps: pl.DataFrame, expected: Mapping[Series, Slots]) -> dict[Series, Flags]:
@@ -152,7 +154,7 @@ def slots_in_gaps(gaps: pl.DataFrame, expected: Mapping[Series, Slots]) -> dict[
     by_series = _by_series(gaps)
     inside = {}
     for series, slots in expected.items():
-        runs = _positions(by_series[series], slots) if series in by_series else _runs(slots.opens[:0])
+        runs = _positions(by_series[series], slots) if series in by_series else _Runs(_NONE, _NONE)
         inside[series] = _covered(runs.starts, runs.ends, len(slots))
     return inside
 
@@ -222,15 +224,15 @@ def split_gaps(
         positions = each_position(*runs)
         mark = marks[series][positions]
         is_first = np.ones(len(positions), dtype=np.bool_)
-        is_first[1:] = (np.diff(positions) > 1) | (np.diff(mark) != 0)
+        is_first[1:] = np.diff(mark) != 0
+        is_first[np.cumsum(runs.ends - runs.starts)[:-1]] = True
         starts = np.flatnonzero(is_first)
         sizes = np.diff(np.append(starts, len(positions)))
         pieces[series] = _Runs(positions[starts], positions[starts] + sizes)
         of_run = np.repeat(np.arange(own.height), runs.ends - runs.starts)[starts]
         rows.append(own[of_run])
-        edges = np.stack([pieces[series].starts, pieces[series].ends], axis=1).ravel()
         found.append(
-            pl.DataFrame({"mark": mark[starts], "missing_base": np.diff(_base_before(edges, slots))[::2]})
+            pl.DataFrame({"mark": mark[starts], "missing_base": _base_slots_in(pieces[series], slots)})
         )
     if not rows:
         extra = {"run_start": UTC_TIME, "run_end": UTC_TIME, "mark": pl.Int64()}
@@ -244,7 +246,9 @@ def split_gaps(
 
 def gaps_of_flags(flags: Mapping[Series, Flags], expected: Mapping[Series, Slots]) -> pl.DataFrame:
     """Maximal runs of flagged slots, as :data:`GAP_SCHEMA`."""
-    return _frame({one: _runs(np.flatnonzero(flagged)) for one, flagged in flags.items()}, expected)
+    return _frame(
+        {one: _runs(np.flatnonzero(flagged), expected[one]) for one, flagged in flags.items()}, expected
+    )
 
 
 class _Runs(NamedTuple):
@@ -254,21 +258,27 @@ class _Runs(NamedTuple):
     ends: Integers
 
 
-def _runs(positions: Integers) -> _Runs:
-    breaks = np.flatnonzero(np.diff(positions) > 1)
+_NONE: Final = np.zeros(0, dtype=np.int64)
+
+
+def _runs(positions: Integers, slots: Slots) -> _Runs:
+    """The maximal runs of ``positions``, ascending, without a slot and without a hole in between."""
+    is_break = np.diff(positions) > 1
+    beside = np.flatnonzero(~is_break)
+    is_break[beside] = slots.ends_before_a_hole(positions[beside])
+    breaks = np.flatnonzero(is_break)
     return _Runs(
         positions[np.concatenate([[0], breaks + 1])] if len(positions) else positions,
         positions[np.concatenate([breaks, [-1]])] + 1 if len(positions) else positions,
     )
 
 
-def _base_before(positions: Integers, slots: Slots) -> Integers:
-    """How many base slots lie before each of the slot ``positions``, ascending; one behind the last is its close."""
-    last = pl.DataFrame({"opened": slots.opens[-1:]}).select(
-        bucket_close(pl.col("opened").cast(UTC_TIME), slots.timeframe, slots.calendar).to_physical()
-    )
-    edges = np.append(slots.opens, last["opened"].to_numpy())
-    return base_slots_before(edges[positions], slots.timeframe, slots.calendar)
+def _base_slots_in(runs: _Runs, slots: Slots) -> Integers:
+    """How many base slots each of the ``runs`` of slots holds."""
+    if slots.timeframe.is_base:
+        return runs.ends - runs.starts
+    edges = np.stack([slots.opens[runs.starts], slots.closes(runs.ends - 1)], axis=1).ravel()
+    return np.diff(base_slots_before(edges, slots.timeframe, slots.calendar))[::2]
 
 
 def _covered(starts: Integers, ends: Integers, length: int) -> Flags:
@@ -330,9 +340,16 @@ class _Evidence(NamedTuple):
 
 
 def _judge_series(gaps: pl.DataFrame, held: Held | None, slots: Slots) -> pl.DataFrame:
-    runs = _positions(gaps, slots)
+    pieces = _positions(gaps, slots)
     edges = gaps.select(pl.col("gap_start", "gap_end").cast(UTC_TIME).to_physical()).to_numpy()
-    missing = np.diff(base_slots_before(edges.ravel(), slots.timeframe, slots.calendar))[::2]
+    missing_base = np.diff(base_slots_before(edges.ravel(), slots.timeframe, slots.calendar))[::2]
+    # Gaps with nothing but days between them that were never fetched are judged as one run.
+    first_pieces = np.flatnonzero(np.append(True, pieces.starts[1:] != pieces.ends[:-1]))
+    run_of_piece = np.repeat(
+        np.arange(len(first_pieces)), np.diff(np.append(first_pieces, len(pieces.starts)))
+    )
+    runs = _Runs(pieces.starts[first_pieces], pieces.ends[np.append(first_pieces[1:] - 1, -1)])
+    missing = np.add.reduceat(missing_base, first_pieces)
     capacity, bars = _base_slots_and_bars(slots, held)
     wanted = _evidence_wanted(slots)
     poor = _poor_sessions(slots, capacity, bars)
@@ -343,20 +360,21 @@ def _judge_series(gaps: pl.DataFrame, held: Held | None, slots: Slots) -> pl.Dat
         evidence = _around(runs, np.where(lost, 0, capacity), np.where(lost, 0, bars), wanted)
         usual = _longest_usual_run(evidence, slots.timeframe, wanted)
         first = _incidents(runs, evidence)
-        size = np.diff(np.append(first, gaps.height))
+        size = np.diff(np.append(first, len(missing)))
         incident = np.repeat(np.add.reduceat(missing, first), size)
         # No loss is taken back, so that this ends.
         found = is_loss | (incident > np.repeat(np.maximum.reduceat(usual, first), size))
         if np.array_equal(found, is_loss):
             break
         is_loss = found
-    is_known = evidence.bars > 0
+    density = evidence.bars / np.maximum(evidence.seen, 1)
+    is_known = (evidence.bars > 0)[run_of_piece]
     return gaps.with_columns(
-        missing_base=missing,
-        incident_base=np.maximum(incident, in_poor),
-        density=pl.Series(evidence.bars / np.maximum(evidence.seen, 1)).set(pl.Series(~is_known), None),
-        usual=pl.Series(usual).set(pl.Series(~is_known), None),
-        is_loss=is_loss,
+        missing_base=missing_base,
+        incident_base=np.maximum(incident, in_poor)[run_of_piece],
+        density=pl.Series(density[run_of_piece]).set(pl.Series(~is_known), None),
+        usual=pl.Series(usual[run_of_piece]).set(pl.Series(~is_known), None),
+        is_loss=is_loss[run_of_piece],
     ).cast(JUDGED_SCHEMA)
 
 
@@ -407,7 +425,8 @@ def _most_in(runs: _Runs, values: Integers) -> Integers:
 
 def _base_slots_and_bars(slots: Slots, held: Held | None) -> tuple[Integers, Integers]:
     """How many base slots each slot holds, and how many of them have a bar."""
-    capacity = np.diff(_base_before(np.arange(len(slots) + 1), slots))
+    every = np.arange(len(slots))
+    capacity = _base_slots_in(_Runs(every, every + 1), slots)
     bars = np.zeros_like(capacity)
     if held is not None:
         has_bar = slots.held(held.times)
@@ -488,8 +507,20 @@ def _habit() -> pl.Expr:
     return pl.format("{} % of its {}s", shown, _base())
 
 
+def _missing(adjective: str = "") -> pl.Expr:
+    """The gap's own size: its bars and, where these are rolled up, the base slots that they hold."""
+    minutes = _count("missing_base", _base())
+    bars = pl.format("{} ({})", _count("missing_bars", f"{adjective}bar"), minutes)
+    is_base = pl.col("timeframe").is_in([timeframe.value for timeframe in Timeframe if timeframe.is_base])
+    return (
+        pl.when(is_base)
+        .then(_count("missing_bars", pl.format("{}{}", pl.lit(adjective), _base())))
+        .otherwise(bars)
+    )
+
+
 def _why_usual() -> pl.Expr:
-    run = _count("missing_base", pl.format("empty {}", _base()))
+    run = _missing("empty ")
     thin = pl.format(
         "the vendor has no bar here; the series trades in {}, so a run of {} is usual (up to {})",
         _habit(),
@@ -508,20 +539,19 @@ def _why_usual() -> pl.Expr:
 
 
 def _why_loss() -> pl.Expr:
-    missing = _count("incident_base", _base())
+    longest = pl.format("where quiet runs last up to {}", _count("usual", _base()))
     return (
         pl.when(pl.col("density").is_null())
-        .then(pl.format("{} missing, and the series has no bar to judge by", missing))
+        .then(pl.format("{} missing, and the series has no bar to judge by", _missing()))
         .otherwise(
             pl.format(
-                "{} missing{} from a series that has {}, where quiet runs last up to {}: an outage at the"
-                " vendor or the exchange",
-                missing,
+                "{} missing{} from a series that has {}, {}: an outage at the vendor or the exchange",
+                _missing(),
                 pl.when(pl.col("incident_base") > pl.col("missing_base"))
-                .then(pl.format(", {} of them in this gap,", pl.col("missing_base")))
+                .then(pl.format(", {} in the whole incident,", _count("incident_base", _base())))
                 .otherwise(pl.lit("")),
                 _habit(),
-                _count("usual", _base()),
+                pl.when(pl.col("usual") > 0).then(longest).otherwise(pl.lit("so that none can be quiet")),
             )
         )
     )

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.timeframe import Timeframe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9.\-]{0,19}")
 
@@ -52,6 +56,17 @@ class Series:
 
     def __str__(self) -> str:
         return self.key
+
+
+def with_siblings(series: Iterable[Series], tracked: Iterable[Series]) -> list[Series]:
+    """List ``series``, then those of ``tracked`` that share symbol and base with one of them.
+
+    Siblings are fetched by the same requests and stored along, so they are scanned and counted along.
+    """
+    chosen = list(dict.fromkeys(series))
+    bases = {(one.symbol, one.timeframe.base) for one in chosen}
+    siblings = (one for one in tracked if (one.symbol, one.timeframe.base) in bases)
+    return list(dict.fromkeys([*chosen, *siblings]))
 
 
 def parse_symbol(text: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from marketdata_assets.domain.bars import UTC_TIME, bucket_open
+from marketdata_assets.domain.bars import UTC_TIME, bucket_close, bucket_open
 from marketdata_assets.domain.calendar import calendar_of, microseconds, moment_of
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
@@ -59,21 +59,36 @@ class Slots:
         last = None if end is None else np.searchsorted(self.opens, microseconds(end))
         return replace(self, opens=self.opens[first:last])
 
-    def connected(self, window: Window, asked: Iterable[Window], known: Flags) -> Slots:
-        """The slots in ``window`` that were asked for, and those next to it up to the first that was not.
+    def asked_for(self, asked: Iterable[Window], known: Flags) -> Slots:
+        """The slots that lie in one of the ``asked`` windows or are ``known``, a flag for each slot, from elsewhere.
 
-        Asked for is what lies in ``asked`` windows or is ``known``, a flag for each slot, from elsewhere. The rest
-        is neither missing nor evidence of anything.
+        The others belong to days that were never fetched: they are neither missing nor evidence of anything.
         """
         edges = [microseconds(edge) for one in union(asked) for edge in (one.start, one.end)]
         is_asked = (np.searchsorted(edges, self.opens, side="right") % 2 == 1) | known
-        own = np.searchsorted(self.opens, [microseconds(window.start), microseconds(window.end)])
-        before, after = np.flatnonzero(~is_asked[: own[0]]), np.flatnonzero(~is_asked[own[1] :])
-        first = before[-1] + 1 if len(before) else 0
-        last = own[1] + after[0] if len(after) else len(self.opens)
-        if is_asked[first:last].all():
-            return replace(self, opens=self.opens[first:last])
-        return replace(self, opens=self.opens[first:last][is_asked[first:last]])
+        return self if is_asked.all() else replace(self, opens=self.opens[is_asked])
+
+    def closes(self, positions: Integers | None = None) -> Integers:
+        """The closes of the slots at ``positions`` (default: of all)."""
+        opens = self.opens if positions is None else self.opens[positions]
+        closes = pl.DataFrame({"opened": opens}).select(
+            bucket_close(pl.col("opened").cast(UTC_TIME), self.timeframe, self.calendar).to_physical()
+        )
+        return closes["opened"].to_numpy()
+
+    def ends_before_a_hole(self, positions: Integers) -> Flags:
+        """Whether days that were never fetched lie between each slot at ``positions``, ascending, and the next slot.
+
+        That is so where the calendar expects base slots between the close of the one and the open of the other.
+        """
+        ends = np.zeros(len(positions), dtype=np.bool_)
+        # Buckets tile time: a slot that opens one duration later follows directly.
+        following = self.opens[positions + 1]
+        is_apart = following - self.opens[positions] != self.timeframe.duration // _MICROSECOND
+        apart = positions[is_apart]
+        edges = np.stack([self.closes(apart), self.opens[apart + 1]], axis=1).ravel()
+        ends[is_apart] = np.diff(base_slots_before(edges, self.timeframe, self.calendar))[::2] > 0
+        return ends
 
     def on_days_of(self, times: Integers) -> Flags:
         """Whether each slot lies on a local day on which a bar of ``times`` opens."""

@@ -173,6 +173,46 @@ def read_asked(database: Database, windows: Mapping[Series, Window]) -> dict[Ser
     return database.transaction(read) if wanted else {}
 
 
+def scanned_around(
+    database: Database, days: Mapping[Series, tuple[date, date]], limit: int
+) -> dict[Series, tuple[tuple[date, ...], tuple[date, ...]]]:
+    """Read the scanned days of each series before and after its first and last of ``days``, the nearest first.
+
+    At most ``limit`` on either side; a series without any is left out.
+    """
+    wanted = list(days.items())
+
+    def read(connection: Connection[tuple[object, ...]]) -> list[tuple[object, ...]]:
+        return connection.execute(
+            "select w.symbol, w.timeframe, earlier.days, later.days"
+            " from unnest(%s::text[], %s::text[], %s::date[], %s::date[]) as w(symbol, timeframe, first, last),"
+            " lateral (select coalesce(array_agg(day order by day desc), '{}') as days from (select day"
+            "  from completeness_daily d where d.symbol = w.symbol and d.timeframe = w.timeframe and d.day < w.first"
+            "  order by day desc limit %s) as nearest) as earlier,"
+            " lateral (select coalesce(array_agg(day order by day), '{}') as days from (select day"
+            "  from completeness_daily d where d.symbol = w.symbol and d.timeframe = w.timeframe and d.day > w.last"
+            "  order by day limit %s) as nearest) as later",
+            [
+                [one.symbol for one, _ in wanted],
+                [one.timeframe.value for one, _ in wanted],
+                [first for _, (first, _) in wanted],
+                [last for _, (_, last) in wanted],
+                limit,
+                limit,
+            ],
+        ).fetchall()
+
+    found: dict[Series, tuple[tuple[date, ...], tuple[date, ...]]] = {}
+    for symbol, timeframe, earlier, later in database.transaction(read) if wanted else ():
+        before, after = (
+            tuple(day for day in side if isinstance(day, date)) if isinstance(side, list) else ()
+            for side in (earlier, later)
+        )
+        if before or after:
+            found[Series(str(symbol), Timeframe(str(timeframe)))] = (before, after)
+    return found
+
+
 def read_rejected(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
     """``symbol, timeframe, time`` of the vendor's rows that broke a rule and left no bar, around ``windows``."""
     first, last = min(one.start for one in windows.values()), max(one.end for one in windows.values())

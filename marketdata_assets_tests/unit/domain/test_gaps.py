@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -22,6 +23,7 @@ from marketdata_assets.domain.gaps import (
     find_gaps,
     judge,
     merge_gaps,
+    split_gaps,
 )
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import Held, expected_by_series, expected_slots, held_by_series
@@ -377,8 +379,8 @@ def test_the_reason_of_a_daily_gap_speaks_of_sessions() -> None:
     slots = slots_of(series, date(2023, 1, 1), date(2023, 12, 31))
     result = judged(without(slots, slice(100, 101)), slots, series)
     assert classify(asked(result))["reason"].item() == (
-        "1 session missing from a series that has 100 % of its sessions, where quiet runs last up to 0 sessions:"
-        " an outage at the vendor or the exchange"
+        "1 session missing from a series that has 100 % of its sessions, so that none can be quiet: an outage at"
+        " the vendor or the exchange"
     )
 
 
@@ -400,8 +402,144 @@ def test_the_shape_of_the_coinbase_outage(symbol: str, runs: list[tuple[int, int
     assert result["missing_bars"].to_list() == [size for _, size in runs]
     assert result["state"].to_list() == ["unfilled", "unfilled"]
     total = sum(size for _, size in runs)
-    assert [f"{total} minutes missing, {size} of them in this gap," in reason and "outage" in reason
-            for (_, size), reason in zip(runs, result["reason"], strict=True)] == [True, True]  # fmt: skip
+    assert [
+        reason.startswith((f"{size} minute missing, ", f"{size} minutes missing, "))
+        and f"{total} minutes in the whole incident" in reason
+        and "outage" in reason
+        for (_, size), reason in zip(runs, result["reason"], strict=True)
+    ] == [True, True]
+
+
+# Days that were never fetched
+
+
+def daily_minutes(timeframe: Timeframe) -> int:
+    return 1440 // int(timeframe.duration.total_seconds() // 60)
+
+
+BLOCKS = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 9)), min_size=1, max_size=4)
+"""Stretches of fetched days, each with how many days before it were never fetched."""
+
+
+@settings(max_examples=25)
+@given(
+    BLOCKS,
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 60)), max_size=6),
+    st.integers(0, 9),
+    st.floats(0.02, 1.0),
+    st.sampled_from([Timeframe.H1, Timeframe.H4, Timeframe.D1]),
+    st.booleans(),
+)
+def test_days_that_were_never_fetched_change_no_judgement(
+    blocks: list[tuple[int, int]],
+    holes: list[tuple[int, int]],
+    after: int,
+    density: float,
+    timeframe: Timeframe,
+    at_edges: bool,  # noqa: FBT001 - drawn by Hypothesis
+) -> None:
+    """The same fetched days, side by side and with other days before, between and after them."""
+    series = Series("BTC-USD", timeframe)
+    count = sum(size for size, _ in blocks)
+    first = date(2024, 1, 1)
+    side_by_side = slots_of(series, first, first + timedelta(days=count - 1))
+    fetched: list[date] = []
+    day = first
+    for size, before in blocks:
+        day += timedelta(days=before)
+        fetched += [day + timedelta(days=one) for one in range(size)]
+        day += timedelta(days=size)
+    every = slots_of(series, first, day + timedelta(days=after))
+    apart = every.asked_for([CRYPTO.day_window(one) for one in fetched], np.zeros(len(every), dtype=np.bool_))
+    assert len(apart) == len(side_by_side)
+
+    has_bar = np.random.default_rng(3).random(len(apart)) < density
+    for start, size in holes:
+        has_bar[start % len(apart) : start % len(apart) + size] = False
+    a_day = daily_minutes(timeframe)
+    if at_edges:
+        for edge in np.cumsum([size for size, _ in blocks])[:-1] * a_day:
+            has_bar[edge - 1 : edge + 1] = False
+
+    def judge_slots(slots: Slots) -> list[dict[str, Any]]:
+        base_bars = np.full(int(has_bar.sum()), 5 if timeframe.is_intraday else 1)
+        held = {series: Held(slots.opens[has_bar], base_bars)}
+        gaps = judge(find_gaps(held, {series: slots}), held, {series: slots})
+        pieces = split_gaps(gaps, {series: slots}, {series: np.zeros(len(slots), dtype=np.int64)})
+        assert pieces.select(gaps.columns).equals(gaps)
+        rows = classify(asked(pieces)).to_dicts()
+        for row in rows:
+            edges = np.searchsorted(slots.opens, [_microseconds(row["gap_start"]), _microseconds(row["gap_end"])])
+            row["slots"] = range(*edges.tolist())
+            assert len(row["slots"]) == row["missing_bars"]
+            in_base = int((row["gap_end"] - row["gap_start"]).total_seconds()) // (
+                60 if timeframe.is_intraday else 86_400
+            )
+            # No gap spans a day that was never fetched.
+            assert in_base == row["missing_base"]
+        return rows
+
+    together, divided = judge_slots(side_by_side), judge_slots(apart)
+    by_slot = [
+        {slot: (row["state"], row["is_loss"], row["density"], row["usual"], row["incident_base"]) for row in rows
+         for slot in row["slots"]}
+        for rows in (together, divided)
+    ]  # fmt: skip
+    assert by_slot[0] == by_slot[1]
+    # A gap differs only where it touched days that were never fetched on both of its sides.
+    same = {row["slots"]: row["reason"] for row in divided}
+    edges = set((np.cumsum([size for size, _ in blocks])[:-1] * a_day).tolist())
+    for row in together:
+        if edges.isdisjoint(range(row["slots"].start + 1, row["slots"].stop)):
+            assert same[row["slots"]] == row["reason"]
+
+
+def _microseconds(moment: datetime) -> int:
+    return int(moment.timestamp()) * 1_000_000
+
+
+@pytest.mark.parametrize("timeframe", ["1m", "1h", "4h", "1d", "1w"])
+def test_the_last_slot_before_days_that_were_never_fetched_holds_no_more_than_itself(timeframe: str) -> None:
+    series = Series("AAPL", Timeframe(timeframe))
+    first, last = (date(2022, 1, 2), date(2023, 12, 30)) if timeframe in ("1d", "1w") else (
+        date(2024, 5, 1), date(2024, 7, 31))  # fmt: skip
+    every = slots_of(series, first, last)
+    middle = len(every) // 2
+    hole = every.days()[middle : middle + len(every) // 5].unique()
+    slots = every.asked_for([], ~every.days().is_in(hole.implode()).to_numpy())
+    edge = int(np.flatnonzero(slots.ends_before_a_hole(np.arange(len(slots) - 1)))[0])
+    minutes = {"1m": 1, "1h": 60, "4h": 240, "1d": 1, "1w": 5}[timeframe]
+    # The slots on both sides of the hole are empty: two gaps, and neither speaks of the days in between.
+    result = classify(asked(judged(rolled_up(slots, minutes, [edge, edge + 1]), slots, series)))
+    assert result["missing_bars"].to_list() == [1, 1]
+    own = {"1m": [1, 1], "1h": [60, 30], "4h": [240, 150], "1d": [1, 1]}
+    assert result["missing_base"].to_list() == own.get(timeframe, result["missing_base"].to_list())
+    assert result["missing_base"].max() <= minutes
+    assert all(end - start <= Timeframe(timeframe).duration for start, end in result.select("gap_start", "gap_end").rows())
+    states = {"1m": "no_trades"}
+    assert set(result["state"]) == {states.get(timeframe, "unfilled")}
+
+
+@settings(max_examples=25)
+@given(st.sampled_from(list(Timeframe)), cut, st.floats(0.1, 1), st.sampled_from([0, 1, 2]), st.booleans())
+def test_the_first_number_of_a_reason_is_the_number_of_missing_bars(
+    timeframe: Timeframe, removed: set[int], density: float, attempts: int, whole: bool  # noqa: FBT001 - drawn by Hypothesis
+) -> None:
+    series = Series("AAPL", timeframe)
+    slots = slots_of(series, date(2023, 1, 1), date(2024, 2, 1)) if not timeframe.is_intraday else JULY.__class__(
+        timeframe, XNYS, slots_of(series, date(2024, 7, 1), date(2024, 7, 19)).opens)  # fmt: skip
+    keep = traded(density, slots) if not whole else np.ones(len(slots), dtype=np.bool_)
+    keep[np.array(sorted(removed), dtype=np.int64) % len(slots)] = False
+    held = Held(slots.opens[keep], np.ones(int(keep.sum()), dtype=np.int64))
+    for row in classify(asked(judged(held, slots, series), attempts)).iter_rows(named=True):
+        assert "up to 0" not in row["reason"]
+        if attempts == 0:
+            continue
+        text = row["reason"].split(": ", 1)[-1] if row["reason"].startswith("re-fetch") else row["reason"]
+        own = re.search(r"(\d+) (?:empty )?(bar|minute|session)s?\b", text)
+        assert own is not None
+        assert int(own[1]) == row["missing_bars"]
+        assert own[2] == ({"1m": "minute", "1d": "session"}.get(timeframe.value, "bar"))
 
 
 # Real bars

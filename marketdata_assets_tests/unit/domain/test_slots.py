@@ -268,42 +268,37 @@ def test_bars_are_held_by_series_in_order_of_time() -> None:
     assert held_by_series(bars.clear()) == {}
 
 
-def test_slots_that_were_asked_for_reach_up_to_the_first_that_was_not() -> None:
+def test_only_slots_of_days_that_were_asked_for_remain() -> None:
     week = expected_slots(Timeframe.D1, days_window(XNYS, date(2024, 6, 24), date(2024, 7, 5)), XNYS, LATER)
     asked = [XNYS.day_window(date(2024, 6, day)) for day in (24, 26, 27, 28)]
-    own = XNYS.day_window(date(2024, 7, 1))
-    nothing = np.zeros(len(week), dtype=np.bool_)
-    found = week.connected(own, [*asked, own], nothing)
-    # Over the weekend, on which nothing can be asked for, but not over Tuesday.
-    assert [time.astimezone(XNYS.timezone).day for time in times(found)] == [26, 27, 28, 1]
-    assert [time.astimezone(XNYS.timezone).day for time in times(week.connected(own, asked, nothing))] == [
-        26,
-        27,
-        28,
-    ]
+    elsewhere = week.days().is_in([date(2024, 7, 1)]).to_numpy()
+    found = week.asked_for(asked, elsewhere)
+    assert [time.astimezone(XNYS.timezone).day for time in times(found)] == [24, 26, 27, 28, 1]
+    # Tuesday was never asked for; a weekend needs no asking.
+    assert found.ends_before_a_hole(np.arange(4)).tolist() == [True, False, False, False]
 
 
 @given(
-    st.lists(st.booleans(), min_size=10, max_size=10),
-    st.sets(st.integers(0, 9)),
-    st.tuples(st.integers(0, 9), st.integers(0, 9)).map(sorted),
+    st.lists(st.booleans(), min_size=10, max_size=10), st.sets(st.integers(0, 9)), timeframes, calendars
 )
-def test_connected_slots_are_those_asked_for_in_the_window_and_a_stretch_around_it(
-    known: list[bool], asked: set[int], own: list[int]
+def test_slots_asked_for_are_whole_days_and_know_where_days_were_left_out(
+    known: list[bool], asked: set[int], timeframe: Timeframe, calendar: TradingCalendar
 ) -> None:
+    first = date(2024, 7, 1)
     slots = expected_slots(
-        Timeframe.D1, days_window(CRYPTO, date(2024, 7, 1), date(2024, 7, 10)), CRYPTO, LATER
+        timeframe, days_window(calendar, first, first + timedelta(days=9)), calendar, LATER
     )
-    days = [CRYPTO.day_window(date(2024, 7, 1) + timedelta(days=one)) for one in range(10)]
-    window = Window(days[own[0]].start, days[own[1]].end)
-    found = slots.connected(window, [days[one] for one in asked], np.array(known))
-    is_asked = [flag or place in asked for place, flag in enumerate(known)]
-    first, last = own
-    while first > 0 and is_asked[first - 1]:
-        first -= 1
-    while last < 9 and is_asked[last + 1]:
-        last += 1
-    assert times(found) == [days[place].start for place in range(first, last + 1) if is_asked[place]]
+    days = [first + timedelta(days=place) for place in range(10)]
+    flags = slots.days().is_in([day for day, flag in zip(days, known, strict=True) if flag]).to_numpy()
+    found = slots.asked_for([calendar.day_window(days[place]) for place in asked], flags)
+    chosen = {day for place, day in enumerate(days) if known[place] or place in asked}
+    assert times(found) == [
+        time for time, day in zip(times(slots), slots.days(), strict=True) if day in chosen
+    ]
+    if len(found) > 1:
+        steps = np.diff(np.searchsorted(slots.opens, found.opens))
+        ends = found.ends_before_a_hole(np.arange(len(found) - 1))
+        assert ends.tolist() == (steps > 1).tolist()
 
 
 def test_the_days_on_which_a_bar_opens() -> None:
