@@ -26,7 +26,8 @@ from marketdata_assets.storage.resource import PostgresResource
 DESCRIPTION = """\
 Per series the bars that are expected, present, explained (`no_trades`) and missing, and the first and last bar.
 
-Sums up the days that `gap_report` looked through. Days in between that it never looked through count as missing.
+Sums up the days that `gap_report` looked through. Days between the first and last of them, or of the stored bars, that
+it never looked through count as missing.
 One row per series and day is kept in `completeness_history`; the newest are the view `completeness_matrix`.
 """
 
@@ -36,6 +37,7 @@ GAP_REPORT: Final = "gap_report"
 _SHOWN: Final = (
     *("symbol", "timeframe", "status", "completeness"),
     *("expected_bars", "present_bars", "no_trade_bars", "missing_bars", "first_bar", "last_bar"),
+    *("first_scanned", "last_scanned"),
 )
 
 
@@ -54,6 +56,8 @@ _COLUMNS: Final = {
     "first_bar": ("timestamptz", "Open of the first stored bar, UTC"),
     "last_bar": ("timestamptz", "Open of the last stored bar, UTC"),
     "as_of": ("date", "The day, in UTC, on which the row was written"),
+    "first_scanned": ("date", "The first local day that was scanned for gaps and expected a bar"),
+    "last_scanned": ("date", "The last such day: nothing is claimed of the days after it"),
 }
 
 
@@ -126,8 +130,8 @@ def matrix_table(matrix: pl.DataFrame) -> str:
         return "No symbol is tracked."
     lines = [
         f"| {symbol} | {timeframe} | {cell(Status(status), share)} | {expected:,} | {present:,} | {no_trades:,}"
-        f" | {missing:,} | {_moment(first)} | {_moment(last)} |"
-        for symbol, timeframe, status, share, expected, present, no_trades, missing, first, last in (
+        f" | {missing:,} | {_moment(first)} | {_moment(last)} | {since or ''} | {until or ''} |"
+        for symbol, timeframe, status, share, expected, present, no_trades, missing, first, last, since, until in (
             matrix.sort("completeness", nulls_last=True, maintain_order=True)
             .select(*_SHOWN)
             .head(MAX_ROWS)
@@ -135,8 +139,8 @@ def matrix_table(matrix: pl.DataFrame) -> str:
         )
     ]
     head = (
-        "| symbol | timeframe | complete | expected | present | no trades | missing | first bar (UTC) | last bar |\n"
-        "|---|---|---:|---:|---:|---:|---:|---|---|"
+        "| symbol | timeframe | complete | expected | present | no trades | missing | first bar (UTC) | last bar"
+        " | scanned from | until |\n|---|---|---:|---:|---:|---:|---:|---|---|---|---|"
     )
     more = (
         [f"\n… and {matrix.height - MAX_ROWS:,} more: `marketdata matrix` shows all."]

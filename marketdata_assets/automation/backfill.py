@@ -18,13 +18,14 @@ from marketdata_assets.automation.features import FeaturesOutcome, compute, feat
 from marketdata_assets.automation.gaps import look_for_gaps, repair_runs
 from marketdata_assets.automation.matrix import refresh_matrix
 from marketdata_assets.automation.ranges import range_runs
-from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
+from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA, due_days, ended_series
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.domain.gaps import LOSSES, GapState
 from marketdata_assets.domain.series import Series, with_siblings
 from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
 from marketdata_assets.storage.completeness import (
     MATRIX_SCHEMA,
+    active_series,
     completeness_between,
     incomplete_series,
     read_matrix,
@@ -89,7 +90,8 @@ class Outcome:
     ``gaps`` (``LISTED_SCHEMA``) holds the gaps in the window of the series and of their siblings, which are stored
     and scanned along: those that stand, and those that were filled since the backfill began. ``completeness`` has a row for each series, summed over the days of the window; ``matrix``
     (``MATRIX_SCHEMA``) over all of its history, in which the days in ``unchecked`` (``DAILY_COMPLETENESS_SCHEMA``) count
-    as missing because nobody has looked.
+    as missing because they were not scanned. ``ended`` holds the rows of ``matrix`` whose scanned days end before the
+    day that is due.
     """
 
     backfill_id: str
@@ -100,6 +102,7 @@ class Outcome:
     gaps: pl.DataFrame = field(default_factory=LISTED_SCHEMA.to_frame)
     completeness: pl.DataFrame = field(default_factory=pl.DataFrame)
     matrix: pl.DataFrame = field(default_factory=MATRIX_SCHEMA.to_frame)
+    ended: pl.DataFrame = field(default_factory=MATRIX_SCHEMA.to_frame)
     unchecked: pl.DataFrame = field(default_factory=DAILY_COMPLETENESS_SCHEMA.to_frame)
     requests: int = 0
     pages: int = 0
@@ -195,6 +198,9 @@ class _Stages:
         )
         self.outcome.matrix = read_matrix(self.database, {one.symbol for one in request.series}).join(
             self.outcome.completeness, on=["symbol", "timeframe"], how="semi"
+        )
+        self.outcome.ended = ended_series(
+            self.outcome.matrix, due_days(active_series(self.database), datetime.now(UTC))
         )
         self.outcome.unchecked = read_unchecked(self.database, incomplete_series(self.outcome.matrix))
 

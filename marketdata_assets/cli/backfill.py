@@ -168,7 +168,7 @@ def show(outcome: Outcome) -> None:
     """Print the matrix and the summary for people."""
     from marketdata_assets.cli.matrix import print_table, summary_of
 
-    print_table(outcome.matrix)
+    print_table(outcome.matrix, outcome.ended)
     typer.echo(f"matrix: {summary_of(outcome.matrix)}")
     for line in describe(outcome):
         typer.echo(line)
@@ -212,7 +212,7 @@ def describe(outcome: Outcome) -> list[str]:
 
 def complain(outcome: Outcome) -> None:
     """Print on standard error why symbols failed, what was never fetched, and which gaps are without explanation."""
-    from marketdata_assets.cli.matrix import unchecked_line
+    from marketdata_assets.cli.matrix import ended_line, unchecked_line
 
     for symbol, reason in outcome.failures.items():
         typer.echo(f"failed: {symbol}: {reason}", err=True)
@@ -220,6 +220,8 @@ def complain(outcome: Outcome) -> None:
         typer.echo(f"failed: {line}", err=True)
     if unchecked := unchecked_line(outcome.unchecked):
         typer.echo(unchecked, err=True)
+    if ended := ended_line(outcome.ended):
+        typer.echo(ended, err=True)
     lost = outcome.lost
     for gap in lost.head(_GAPS_SHOWN).iter_rows(named=True):
         typer.echo(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path  # noqa: TC003  # typer reads the annotations when it runs
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,10 +41,17 @@ def matrix(
 ) -> None:
     """Show how whole each series is, from what `marketdata gaps` looked through.
 
-    ✓ whole, a percentage (rounded down) with gaps, ✗ nothing there, ? never looked through.
+    ✓ whole, a percentage (rounded down) with gaps, ✗ nothing there, ? never looked through. Three dots follow
+    where the days that were looked through end before the day that is due.
     """
     from marketdata_assets.cli.session import open_store
-    from marketdata_assets.storage.completeness import incomplete_series, read_matrix, read_unchecked
+    from marketdata_assets.domain.completeness import due_days, ended_series
+    from marketdata_assets.storage.completeness import (
+        active_series,
+        incomplete_series,
+        read_matrix,
+        read_unchecked,
+    )
 
     if html is not None:
         check_writable("--html", html)
@@ -53,9 +60,10 @@ def matrix(
         if refresh:
             _refresh(store)
         rows = read_matrix(store.database, names)
+        ended = ended_series(rows, due_days(active_series(store.database), datetime.now(UTC)))
         unchecked = read_unchecked(store.database, incomplete_series(rows)) if not as_json else None
         if html is not None:
-            write_file("--html", html, _page(store, rows, names))
+            write_file("--html", html, _page(store, rows, names, ended))
             if not is_stdout(html):
                 typer.echo(f"written: {html}", err=True)
     if as_json:
@@ -64,7 +72,7 @@ def matrix(
         message = "no bar was looked for yet: run `marketdata gaps`, then `marketdata matrix --refresh`"
         typer.echo(message, err=True)
     elif html is None:
-        print_matrix(rows)
+        print_matrix(rows, ended)
         if unchecked is not None and (line := unchecked_line(unchecked)):
             typer.echo(line, err=True)
 
@@ -89,6 +97,22 @@ def unchecked_line(days: pl.DataFrame) -> str | None:
     )
 
 
+def ended_line(ended: pl.DataFrame | None) -> str | None:
+    """Which series were not scanned up to the day that is due, and the remedy; ``ended`` is of ``ended_series``."""
+    from marketdata_assets.cli.console import counted
+
+    if ended is None or ended.is_empty():
+        return None
+    oldest = ended.sort("last_scanned", maintain_order=True).row(0, named=True)
+    symbol, timeframe, last, due = (oldest[name] for name in ("symbol", "timeframe", "last_scanned", "due"))
+    ends = "ends" if ended.height == 1 else "end"
+    return (
+        f"{counted(ended.height, 'series')} {ends} before the day that is due, such as {symbol}:{timeframe}, scanned up"
+        f" to {last} where {due} is due: `marketdata backfill --symbols {symbol} --timeframes {timeframe}"
+        f" --start {last + timedelta(days=1)}` brings the rest"
+    )
+
+
 def _refresh(store: Store) -> None:
     from marketdata_assets.automation.matrix import refresh_matrix
     from marketdata_assets.cli.session import open_instance
@@ -98,8 +122,10 @@ def _refresh(store: Store) -> None:
         refresh_matrix(build_definitions(), instance, tags=command.tags)
 
 
-def print_matrix(matrix: pl.DataFrame) -> None:
+def print_matrix(matrix: pl.DataFrame, ended: pl.DataFrame | None = None) -> None:
     """Print ``matrix``, rows of ``MATRIX_SCHEMA``, and a line that counts them.
+
+    ``ended`` are the rows whose scanned days end before the day that is due: they are marked, and a line names them.
 
     On a terminal a coloured table of symbols x timeframes. In a pipe a line a series, under a heading, apart by
     tabs: an unknown value is empty, a time in UTC; the line that counts goes to standard error.
@@ -107,16 +133,21 @@ def print_matrix(matrix: pl.DataFrame) -> None:
     from marketdata_assets.cli.console import out
 
     if out.is_terminal:
-        print_table(matrix)
+        print_table(matrix, ended)
     else:
         typer.echo("\t".join(matrix.columns))
         for row in matrix.iter_rows(named=True):
             typer.echo("\t".join("" if value is None else str(value) for value in _facts(row).values()))
     typer.echo(f"matrix: {summary_of(matrix)}", err=not out.is_terminal)
+    if line := ended_line(ended):
+        typer.echo(line, err=True)
 
 
-def print_table(matrix: pl.DataFrame) -> None:
-    """Print ``matrix`` (``MATRIX_SCHEMA``) as a table of symbols x timeframes, in colour on a terminal."""
+def print_table(matrix: pl.DataFrame, ended: pl.DataFrame | None = None) -> None:
+    """Print ``matrix`` (``MATRIX_SCHEMA``) as a table of symbols x timeframes, in colour on a terminal.
+
+    Series of ``ended`` are marked.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -124,13 +155,21 @@ def print_table(matrix: pl.DataFrame) -> None:
     from marketdata_assets.domain.completeness import cell, grid
 
     laid = grid(matrix)
+    short = set() if ended is None else set(ended.select("symbol", "timeframe").iter_rows())
     table = Table("symbol")
     for timeframe in laid.timeframes:
         table.add_column(timeframe.value, justify="right")
     for symbol in laid.symbols:
-        found = [laid.cells.get((symbol, timeframe)) for timeframe in laid.timeframes]
+        found = [
+            (laid.cells.get((symbol, timeframe)), (symbol, timeframe.value) in short)
+            for timeframe in laid.timeframes
+        ]
         table.add_row(
-            symbol, *(Text(cell(*one), style=_style(*one)) if one is not None else "" for one in found)
+            symbol,
+            *(
+                Text(cell(*one, ended=is_short), style=_style(*one)) if one is not None else ""
+                for one, is_short in found
+            ),
         )
     out.print(table)
 
@@ -167,10 +206,10 @@ def _facts(row: dict[str, object]) -> dict[str, object]:
     return {name: value.isoformat() if isinstance(value, date) else value for name, value in row.items()}
 
 
-def _page(store: Store, rows: pl.DataFrame, symbols: list[str]) -> str:
+def _page(store: Store, rows: pl.DataFrame, symbols: list[str], ended: pl.DataFrame) -> str:
     from marketdata_assets.cli.matrix_page import matrix_page
     from marketdata_assets.storage.completeness import read_recent
     from marketdata_assets.storage.gaps import lost_gaps
 
     lost, count = lost_gaps(store.database, symbols, _GAPS_ON_PAGE)
-    return matrix_page(rows, read_recent(store.database, symbols), lost, lost_count=count)
+    return matrix_page(rows, read_recent(store.database, symbols), lost, lost_count=count, ended=ended)

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from marketdata_assets.cli.matrix import summary_of
-from marketdata_assets.domain.completeness import Status, cell, grid
+from marketdata_assets.cli.matrix import ended_line, summary_of
+from marketdata_assets.domain.completeness import ENDED, Status, cell, grid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -59,18 +59,28 @@ thead th { position: sticky; top: 0; background: var(--ground); color: var(--fai
 """
 
 
-def matrix_page(matrix: pl.DataFrame, recent: Recent | None, lost: pl.DataFrame, *, lost_count: int) -> str:
+def matrix_page(
+    matrix: pl.DataFrame,
+    recent: Recent | None,
+    lost: pl.DataFrame,
+    *,
+    lost_count: int,
+    ended: pl.DataFrame | None = None,
+) -> str:
     """The page: symbols x timeframes, series x days, and what is missing without an explanation.
 
-    ``matrix`` are rows of ``MATRIX_SCHEMA``, ``lost`` (``KNOWN_SCHEMA``) the largest of ``lost_count`` gaps.
+    ``matrix`` are rows of ``MATRIX_SCHEMA``, ``lost`` (``KNOWN_SCHEMA``) the largest of ``lost_count`` gaps, ``ended``
+    the rows whose scanned days end before the day that is due.
     """
+    line = ended_line(ended)
     sections = [
         "<h1>Completeness of market data</h1>",
         f"<p>Series: {escape(summary_of(matrix))}</p>",
         f"<p>{''.join(_keys())}</p>",
         "<p>Blank: not tracked, or before the first day that was looked through.</p>",
         "<h2>Symbols × timeframes</h2>",  # noqa: RUF001 - a product sign on purpose
-        *_matrix(matrix),
+        *_matrix(matrix, ended),
+        *([f"<p>{ENDED} {escape(line)}.</p>"] if line else []),
         *_days(recent),
         *_gaps(lost, lost_count),
     ]
@@ -96,16 +106,18 @@ def _class(status: Status, share: float | None) -> str:
     return {Status.WHOLE: "w", Status.EMPTY: "e", Status.UNCHECKED: "u"}.get(status, "n")
 
 
-def _matrix(matrix: pl.DataFrame) -> Iterable[str]:
+def _matrix(matrix: pl.DataFrame, ended: pl.DataFrame | None) -> Iterable[str]:
     laid = grid(matrix)
+    short = set() if ended is None else set(ended.select("symbol", "timeframe").iter_rows())
     said = {
         (symbol, timeframe): (
             f"{expected:,} expected, {present:,} present, {no_trades:,} without trades, {missing:,} missing;"
             f" bars from {_moment(first)} to {_moment(last)}"
+            + (f"; scanned from {since} to {until}" if until is not None else "")
         )
-        for symbol, timeframe, expected, present, no_trades, missing, first, last in matrix.select(
+        for symbol, timeframe, expected, present, no_trades, missing, first, last, since, until in matrix.select(
             *("symbol", "timeframe", "expected_bars", "present_bars", "no_trade_bars", "missing_bars"),
-            *("first_bar", "last_bar"),
+            *("first_bar", "last_bar", "first_scanned", "last_scanned"),
         ).iter_rows()
     }
     yield '<table class="matrix">'
@@ -117,7 +129,8 @@ def _matrix(matrix: pl.DataFrame) -> Iterable[str]:
             cells.append(
                 "<td></td>"
                 if found is None
-                else f'<td class="{_class(*found)}" title="{said[symbol, timeframe]}">{escape(cell(*found))}</td>'
+                else f'<td class="{_class(*found)}" title="{said[symbol, timeframe]}">'
+                f"{escape(cell(*found, ended=(symbol, timeframe.value) in short))}</td>"
             )
         yield f"<tr><th>{escape(symbol)}</th>{''.join(cells)}</tr>"
     yield "</tbody></table>"

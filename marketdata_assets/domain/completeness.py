@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from math import floor
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,7 @@ import polars as pl
 
 from marketdata_assets.domain.bars import UTC_TIME
 from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.freshness import due
 from marketdata_assets.domain.gaps import GapState, slots_in_gaps
 from marketdata_assets.domain.slots import expected_slots
 from marketdata_assets.domain.timeframe import Timeframe
@@ -19,9 +21,10 @@ from marketdata_assets.domain.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from datetime import date
+    from datetime import date, datetime
 
     from marketdata_assets.domain.calendar import TradingCalendar
+    from marketdata_assets.domain.freshness import Due
     from marketdata_assets.domain.series import AssetClass, Series
     from marketdata_assets.domain.slots import Flags, Held, Slots
 
@@ -70,6 +73,10 @@ _MARKS: Final = {
 }
 
 
+ENDED: Final = "…"
+"""Follows the mark of a series whose scanned days end before the day that is due."""
+
+
 def daily_completeness(
     held: Mapping[Series, Held], expected: Mapping[Series, Slots], gaps: pl.DataFrame
 ) -> pl.DataFrame:
@@ -109,7 +116,8 @@ def unchecked_days(
 
     Args:
         checked: Has symbol, timeframe and day: what was looked through. It may hold other series and days.
-        spans: First and last local day of each series. The last is not asked about: bars of it are not due yet.
+        spans: First and last local day of each series. The last is not asked about: bars of it are not due yet, or it
+            was looked through.
         classes: The asset class of each series in ``spans``; it may hold others.
 
     Returns:
@@ -145,6 +153,54 @@ def unchecked_days(
     return pl.concat(parts).sort("symbol", "timeframe", "day")
 
 
+def counted_days(
+    timeframe: Timeframe,
+    scanned: tuple[date, date],
+    bars: tuple[datetime, datetime] | None,
+    calendar: TradingCalendar,
+    today: date,
+) -> tuple[date, date]:
+    """The span over which completeness is counted, as :func:`unchecked_days` takes it.
+
+    It holds the ``scanned`` days, the first and the last, and the days of the first and the last of ``bars``: the days
+    in between that were not scanned count as missing, so that no series counts as whole because nothing was looked at.
+    ``bars`` are opens, None without any. Bars of ``today`` are not due yet.
+    """
+    first, last = scanned
+    if bars is None:
+        return first, last
+    first_day, last_day = (calendar.local_day(edge) for edge in bars)
+    behind = last_day + timedelta(days=7 if timeframe is Timeframe.W1 else 1)
+    return min(first, first_day), max(last, min(behind, today))
+
+
+def due_days(classes: Mapping[Series, AssetClass], now: datetime) -> dict[Series, date]:
+    """The local day of the last bar of each series that should be stored at ``now``; see :func:`~.freshness.due`."""
+    days: dict[tuple[Timeframe, TradingCalendar], Due | None] = {}
+    found = {}
+    for one, asset_class in classes.items():
+        key = (one.timeframe, calendar_of(asset_class))
+        if key not in days:
+            days[key] = due(*key, now)
+        if (last := days[key]) is not None:
+            found[one] = last.day
+    return found
+
+
+def ended_series(matrix: pl.DataFrame, due_by_series: Mapping[Series, date]) -> pl.DataFrame:
+    """The rows of ``matrix`` whose scanned days end before the day that is due of the series, with it as ``due``.
+
+    ``matrix`` has symbol, timeframe and last_scanned. A series without scanned days is not listed: it is unchecked.
+    """
+    days = pl.DataFrame(
+        [(one.symbol, one.timeframe.value, day) for one, day in due_by_series.items()],
+        schema={**_KEY, "due": pl.Date()},
+        orient="row",
+    )
+    joined = matrix.join(days, on=list(_KEY), how="inner", maintain_order="left")
+    return joined.filter(pl.col("last_scanned") < pl.col("due"))
+
+
 def summed(daily: pl.DataFrame, series: Iterable[Series]) -> pl.DataFrame:
     """``daily`` (``DAILY_COMPLETENESS_SCHEMA``) summed over its days: one row for each of ``series``, in their order.
 
@@ -175,17 +231,19 @@ def below_threshold(matrix: pl.DataFrame, threshold: float) -> pl.DataFrame:
     )
 
 
-def cell(status: Status, share: float | None) -> str:
-    """A status in a few characters: ✓, a percentage, ✗, a dash when nothing is expected, ? when nobody looked.
+def cell(status: Status, share: float | None, *, ended: bool = False) -> str:
+    """A status in a few characters: ✓, a percentage, ✗, a dash when nothing is expected, ? when it was not scanned.
 
-    ``share`` is the completeness from 0 to 1; only a status with gaps needs it. A percentage is rounded down, so
+    Three dots follow when the scanned days of the series have ``ended`` before the day that is due. ``share`` is the completeness from 0 to 1; only a status with gaps needs it. A percentage is rounded down, so
     that 100 % is never said of a series with gaps.
     """
     if status is Status.GAPS and share is not None:
         # 0.57 x 1000 is 569.99…: what is a tenth but for the last bit stays one.
         tenths = floor(share * 1000 + 1e-9)
-        return f"{tenths / 10:.1f}%" if tenths else "<0.1%"
-    return _MARKS.get(status, "?")
+        mark = f"{tenths / 10:.1f}%" if tenths else "<0.1%"
+    else:
+        mark = _MARKS.get(status, "?")
+    return f"{mark}{ENDED}" if ended else mark
 
 
 @dataclass(frozen=True, slots=True)

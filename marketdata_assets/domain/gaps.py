@@ -125,8 +125,8 @@ def find_gaps(held: Mapping[Series, Held], expected: Mapping[Series, Slots]) -> 
     """The gaps of each series of ``expected``, as :data:`GAP_SCHEMA`.
 
     Two missing slots are neighbours when no slot of the calendar lies between them: a run goes on over closed hours,
-    weekends and holidays, and ends at days that ``expected`` leaves out. Bars outside the expected slots are ignored; a series without an entry in ``held``
-    has no bar.
+    weekends and holidays, and ends at days that ``expected`` leaves out. Bars outside the expected slots are ignored;
+    a series without an entry in ``held`` has no bar.
     """
     return gaps_of_flags(missing_slots(held, expected), expected)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, timedelta
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
@@ -13,6 +13,7 @@ from marketdata_assets.domain.completeness import (
     COMPLETENESS_SCHEMA,
     DAILY_COMPLETENESS_SCHEMA,
     Status,
+    counted_days,
     summed,
     unchecked_days,
 )
@@ -29,8 +30,14 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.series import AssetClass
     from marketdata_assets.storage.connection import Database
 
-MATRIX_SCHEMA: Final = pl.Schema({**COMPLETENESS_SCHEMA, "as_of": pl.Date()})
-"""``COMPLETENESS_SCHEMA`` and the day on which the row was written; null when the matrix never saw the series."""
+MATRIX_SCHEMA: Final = pl.Schema(
+    {**COMPLETENESS_SCHEMA, "as_of": pl.Date(), "first_scanned": pl.Date(), "last_scanned": pl.Date()}
+)
+"""``COMPLETENESS_SCHEMA``, the day on which the row was written, and the first and last day that were scanned.
+
+``as_of`` is null when the matrix never saw the series, the scanned days when there is none or an older version wrote
+the row.
+"""
 
 _KEY: Final = ("symbol", "timeframe", "as_of")
 
@@ -54,16 +61,26 @@ def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
     """Sum up every active series, keep that as the history's rows of ``as_of``, and return it as ``MATRIX_SCHEMA``.
 
     In the order of ``tracked_symbols``, shortest timeframe first. A second call for the same day replaces its
-    rows. Days between the first and the last one that were looked through of a series count as missing when they
-    were not themselves. Days that retention has removed do not count.
+    rows. Days that were not scanned count as missing when they lie between the first and the last scanned day or
+    stored bar of their series. Days that retention has removed do not count.
     """
     classes = active_series(database)
     daily = _stored_days(database)
-    holes = unchecked_days(daily, _looked_through(database, classes), classes)
+    edges = _edges(database)
+    scanned = _looked_through(database, classes)
+    holes = unchecked_days(daily, _counted(database, scanned, edges, classes), classes)
     known = _kept(database, pl.concat([daily, holes]), classes)
+    scanned_days = pl.DataFrame(
+        [(one.symbol, one.timeframe.value, *days) for one, days in scanned.items()],
+        schema={
+            name: MATRIX_SCHEMA[name] for name in ("symbol", "timeframe", "first_scanned", "last_scanned")
+        },
+        orient="row",
+    )
     rows = (
         summed(known, classes)
-        .join(_edges(database), on=["symbol", "timeframe"], how="left", maintain_order="left")
+        .join(edges, on=["symbol", "timeframe"], how="left", maintain_order="left")
+        .join(scanned_days, on=["symbol", "timeframe"], how="left", maintain_order="left")
         .with_columns(as_of=pl.lit(as_of))
         .select(MATRIX_SCHEMA.names())
         .cast(MATRIX_SCHEMA)
@@ -103,19 +120,21 @@ def read_matrix(database: Database, symbols: Collection[str] | None = None) -> p
 
 
 def read_recent(database: Database, symbols: Collection[str] | None = None) -> Recent | None:
-    """Completeness by day over the 60 days up to the last one that was looked through of any active series.
+    """Completeness by day over the 60 days up to the last one that was looked through, or has a bar, of any active series.
 
     None before any was looked through. A day without an expected bar has no row; one that was not looked through,
-    from the first day of its series that was, has the status unchecked. A series of which no day was looked
+    from the first day of its series that was or has a bar, has the status unchecked. A series of which no day was looked
     through has no row at all, and neither has a day that retention has removed.
     """
     classes = active_series(database)
     looked = _looked_through(database, classes)
     if not looked:
         return None
-    last = max(end for _, end in looked.values())
+    counted = _counted(database, looked, _edges(database), classes)
+    # A day behind the last scanned one is the end of a span, exclusive.
+    last = max(end if end == looked[one][1] else end - timedelta(days=1) for one, (_, end) in counted.items())
     first = last - timedelta(days=RECENT_DAYS - 1)
-    spans = {one: (max(first, start), last) for one, (start, _) in looked.items()}
+    spans = {one: (max(first, start), max(last, end)) for one, (start, end) in counted.items()}
     daily = _stored_days(database, first)
     days = _kept(database, pl.concat([daily, unchecked_days(daily, spans, classes)]), classes).sort("day")
     return Recent(first, last, _chosen(_ordered(days, classes), symbols))
@@ -139,15 +158,15 @@ def read_unchecked(
 ) -> pl.DataFrame:
     """The local days of ``series`` that expect bars and were never looked through, as ``DAILY_COMPLETENESS_SCHEMA``.
 
-    Of each series from its first day that was, or from ``first`` when that is later, to ``until``, exclusive; without
-    it to its last day that was, as the matrix counts. Without the days that retention has removed, and without series
-    nothing of which was looked through, or that are not collected. Reads a row for every day that was looked through: ask
-    about few series, or few days.
+    Of each series from its first day that was or has a bar, or from ``first`` when that is later, to ``until``,
+    exclusive; without it to its last such day, as the matrix counts. Without the days that retention has removed, and
+    without series nothing of which was looked through, or that are not collected. Reads a row for every day that was
+    looked through: ask about few series, or few days.
     """
     wanted = set(series)
     classes = {one: each for one, each in active_series(database).items() if one in wanted}
-    looked = _looked_through(database, classes)
-    spans = {one: (max(first or start, start), until or end) for one, (start, end) in looked.items()}
+    counted = _counted(database, _looked_through(database, classes), _edges(database), classes)
+    spans = {one: (max(first or start, start), until or end) for one, (start, end) in counted.items()}
     if not spans:
         return DAILY_COMPLETENESS_SCHEMA.to_frame()
     edges = [
@@ -229,6 +248,30 @@ def _looked_through(database: Database, series: Iterable[Series]) -> dict[Series
         one: found[one.symbol, one.timeframe.value]
         for one in series
         if (one.symbol, one.timeframe.value) in found
+    }
+
+
+def _counted(
+    database: Database,
+    scanned: Mapping[Series, tuple[date, date]],
+    edges: pl.DataFrame,
+    classes: Mapping[Series, AssetClass],
+) -> dict[Series, tuple[date, date]]:
+    """The span over which the completeness of each ``scanned`` series is counted; ``edges`` is of :func:`_edges`."""
+    today = database.read_frame("select (now() at time zone 'UTC')::date as today").item()
+    bars = {
+        (symbol, timeframe): (first.astimezone(UTC), last.astimezone(UTC))
+        for symbol, timeframe, first, last in edges.drop_nulls().iter_rows()
+    }
+    return {
+        one: counted_days(
+            one.timeframe,
+            days,
+            bars.get((one.symbol, one.timeframe.value)),
+            calendar_of(classes[one]),
+            today,
+        )
+        for one, days in scanned.items()
     }
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
@@ -8,21 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marketdata_assets.domain.calendar import calendar_of, moment_of
 from marketdata_assets.domain.completeness import (
     DAILY_COMPLETENESS_SCHEMA,
     Status,
     below_threshold,
     cell,
+    counted_days,
     daily_completeness,
+    due_days,
+    ended_series,
     grid,
     summed,
     unchecked_days,
 )
 from marketdata_assets.domain.gaps import GAP_SCHEMA, find_gaps
 from marketdata_assets.domain.series import AssetClass, Series
-from marketdata_assets.domain.slots import Held, expected_by_series
+from marketdata_assets.domain.slots import Held, expected_by_series, expected_slots
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets_tests.unit.frames import at, window
+from marketdata_assets_tests.unit.frames import at, days_window, window
 
 AAPL, SPY, BITCOIN = (Series(symbol, Timeframe.H1) for symbol in ("AAPL", "SPY", "BTC-USD"))
 CLASSES = {AAPL: AssetClass.STOCK, SPY: AssetClass.ETF, BITCOIN: AssetClass.CRYPTO}
@@ -136,6 +140,57 @@ def test_a_week_that_is_not_over_when_the_span_ends_is_not_due() -> None:
     spans = {weeks: (date(2024, 6, 30), date(2024, 7, 13))}
     holes = unchecked_days(DAILY_COMPLETENESS_SCHEMA.to_frame(), spans, classes)
     assert holes["day"].to_list() == [date(2024, 6, 30)]
+
+
+@given(
+    st.sampled_from(Timeframe),
+    st.sampled_from([AssetClass.STOCK, AssetClass.CRYPTO]),
+    st.tuples(*[st.integers(0, 60)] * 2).map(sorted),
+    st.tuples(*[st.integers(0, 60)] * 2).map(sorted),
+)
+def test_a_series_with_a_bar_outside_its_scanned_days_is_not_whole(
+    timeframe: Timeframe, asset_class: AssetClass, scanned: list[int], stored: list[int]
+) -> None:
+    series, calendar = Series("ANY", timeframe), calendar_of(asset_class)
+    origin = date(2024, 5, 5)
+    slots = expected_slots(
+        timeframe,
+        days_window(calendar, origin, origin + timedelta(days=69)),
+        calendar,
+        at("2039-01-01T00:00"),
+    )
+    days = slots.days()
+    # Whole where it was scanned; bars from another stretch of days.
+    first, last = (days[one * (len(days) - 1) // 60] for one in scanned)
+    bars = [moment_of(int(slots.opens[one * (len(slots) - 1) // 60])) for one in stored]
+    own = slots.within(calendar.day_start(first), calendar.day_window(last).end)
+    looked = daily_completeness({series: Held(own.opens, None)}, {series: own}, NO_GAPS)
+    today = origin + timedelta(days=100)
+    span = counted_days(timeframe, (first, last), (bars[0], bars[1]), calendar, today)
+    holes = unchecked_days(looked, {series: span}, {series: asset_class})
+    status = summed(pl.concat([looked, holes]), [series])["status"].item()
+    bar_days = [calendar.local_day(bar) for bar in bars]
+    assert (status == "whole") == (first <= bar_days[0] and bar_days[1] <= last)
+    # Bars of today are not due yet.
+    assert counted_days(timeframe, (first, last), (bars[0], bars[1]), calendar, last)[1] == last
+    assert counted_days(timeframe, (first, last), None, calendar, today) == (first, last)
+
+
+def test_a_series_that_was_scanned_to_an_earlier_day_than_is_due_has_ended() -> None:
+    minutes, days, weeks = (Series("AAPL", Timeframe(one)) for one in ("1m", "1d", "1w"))
+    classes = dict.fromkeys((minutes, days, weeks), AssetClass.STOCK)
+    # A Monday morning, after the daily run: Friday is due, and the week before.
+    due = due_days(classes, at("2024-07-08T09:00"))
+    assert due == {minutes: date(2024, 7, 5), days: date(2024, 7, 5), weeks: date(2024, 6, 30)}
+    matrix = pl.DataFrame(
+        {
+            "symbol": ["AAPL", "AAPL", "AAPL", "SPY"],
+            "timeframe": ["1m", "1d", "1w", "1m"],
+            "last_scanned": [date(2024, 7, 3), date(2024, 7, 5), None, date(2020, 1, 2)],
+        }
+    )
+    assert ended_series(matrix, due).rows() == [("AAPL", "1m", date(2024, 7, 3), date(2024, 7, 5))]
+    assert cell(Status.WHOLE, 1.0, ended=True) == "✓…"
 
 
 @given(st.sets(st.integers(0, LOOKED.height - 1)), st.permutations(SERIES))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from marketdata_assets.domain.bars import UTC_TIME
-from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.calendar import calendar_of, microseconds
 from marketdata_assets.domain.gaps import (
     GAP_SCHEMA,
     JUDGED_SCHEMA,
@@ -413,133 +413,135 @@ def test_the_shape_of_the_coinbase_outage(symbol: str, runs: list[tuple[int, int
 # Days that were never fetched
 
 
-def daily_minutes(timeframe: Timeframe) -> int:
-    return 1440 // int(timeframe.duration.total_seconds() // 60)
+class Blocks(NamedTuple):
+    """Stretches of fetched days, with never-fetched days before, between and after them."""
+
+    sizes: list[int]
+    before: list[int]
+    """Never-fetched days before each stretch."""
+    after: int
+
+    def days(self) -> list[date]:
+        """The fetched days."""
+        days, day = [], date(2024, 1, 1)
+        for size, before in zip(self.sizes, self.before, strict=True):
+            day += timedelta(days=before)
+            days += [day + timedelta(days=one) for one in range(size)]
+            day += timedelta(days=size)
+        return days
+
+    def slots(self, series: Series) -> Slots:
+        """The slots of the fetched days."""
+        days = self.days()
+        every = slots_of(series, date(2024, 1, 1), days[-1] + timedelta(days=self.after))
+        asked = [CRYPTO.day_window(day) for day in days]
+        return every.asked_for(asked, np.zeros(len(every), dtype=np.bool_))
 
 
-BLOCKS = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 9)), min_size=1, max_size=4)
-"""Stretches of fetched days, each with how many days before it were never fetched."""
+blocks_of_days = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 9)), min_size=1, max_size=4).flatmap(
+    lambda drawn: st.integers(0, 9).map(
+        lambda after: Blocks([size for size, _ in drawn], [before for _, before in drawn], after)
+    )
+)
+
+
+def judged_by_slot(slots: Slots, has_bar: Flags, series: Series) -> list[dict[str, Any]]:
+    """The classified gaps, each with the positions of its slots."""
+    held = {series: Held(slots.opens[has_bar], np.full(int(has_bar.sum()), 5))}
+    gaps = judge(find_gaps(held, {series: slots}), held, {series: slots})
+    pieces = split_gaps(gaps, {series: slots}, {series: np.zeros(len(slots), dtype=np.int64)})
+    assert pieces.select(gaps.columns).equals(gaps)
+    rows = classify(asked(pieces)).to_dicts()
+    for row in rows:
+        edges = [microseconds(row[edge]) for edge in ("gap_start", "gap_end")]
+        row["slots"] = range(*np.searchsorted(slots.opens, edges).tolist())
+        assert len(row["slots"]) == row["missing_bars"]
+        # No gap spans a day that was never fetched.
+        assert row["gap_end"] - row["gap_start"] == row["missing_bars"] * series.timeframe.duration
+    return rows
 
 
 @settings(max_examples=25)
 @given(
-    BLOCKS,
+    blocks_of_days,
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 60)), max_size=6),
-    st.integers(0, 9),
     st.floats(0.02, 1.0),
     st.sampled_from([Timeframe.H1, Timeframe.H4, Timeframe.D1]),
-    st.booleans(),
 )
 def test_days_that_were_never_fetched_change_no_judgement(
-    blocks: list[tuple[int, int]],
-    holes: list[tuple[int, int]],
-    after: int,
-    density: float,
-    timeframe: Timeframe,
-    at_edges: bool,  # noqa: FBT001 - drawn by Hypothesis
+    blocks: Blocks, holes: list[tuple[int, int]], density: float, timeframe: Timeframe
 ) -> None:
     """The same fetched days, side by side and with other days before, between and after them."""
     series = Series("BTC-USD", timeframe)
-    count = sum(size for size, _ in blocks)
-    first = date(2024, 1, 1)
-    side_by_side = slots_of(series, first, first + timedelta(days=count - 1))
-    fetched: list[date] = []
-    day = first
-    for size, before in blocks:
-        day += timedelta(days=before)
-        fetched += [day + timedelta(days=one) for one in range(size)]
-        day += timedelta(days=size)
-    every = slots_of(series, first, day + timedelta(days=after))
-    apart = every.asked_for([CRYPTO.day_window(one) for one in fetched], np.zeros(len(every), dtype=np.bool_))
+    side_by_side = Blocks(blocks.sizes, [0] * len(blocks.sizes), 0).slots(series)
+    apart = blocks.slots(series)
     assert len(apart) == len(side_by_side)
+    a_day = int(timedelta(days=1) / timeframe.duration)
+    seams = set((np.cumsum(blocks.sizes)[:-1] * a_day).tolist())
 
     has_bar = np.random.default_rng(3).random(len(apart)) < density
-    for start, size in holes:
+    for start, size in [*holes, *((seam - 1, 2) for seam in seams if holes)]:
         has_bar[start % len(apart) : start % len(apart) + size] = False
-    a_day = daily_minutes(timeframe)
-    if at_edges:
-        for edge in np.cumsum([size for size, _ in blocks])[:-1] * a_day:
-            has_bar[edge - 1 : edge + 1] = False
 
-    def judge_slots(slots: Slots) -> list[dict[str, Any]]:
-        base_bars = np.full(int(has_bar.sum()), 5 if timeframe.is_intraday else 1)
-        held = {series: Held(slots.opens[has_bar], base_bars)}
-        gaps = judge(find_gaps(held, {series: slots}), held, {series: slots})
-        pieces = split_gaps(gaps, {series: slots}, {series: np.zeros(len(slots), dtype=np.int64)})
-        assert pieces.select(gaps.columns).equals(gaps)
-        rows = classify(asked(pieces)).to_dicts()
-        for row in rows:
-            edges = np.searchsorted(slots.opens, [_microseconds(row["gap_start"]), _microseconds(row["gap_end"])])
-            row["slots"] = range(*edges.tolist())
-            assert len(row["slots"]) == row["missing_bars"]
-            in_base = int((row["gap_end"] - row["gap_start"]).total_seconds()) // (
-                60 if timeframe.is_intraday else 86_400
-            )
-            # No gap spans a day that was never fetched.
-            assert in_base == row["missing_base"]
-        return rows
-
-    together, divided = judge_slots(side_by_side), judge_slots(apart)
-    by_slot = [
-        {slot: (row["state"], row["is_loss"], row["density"], row["usual"], row["incident_base"]) for row in rows
-         for slot in row["slots"]}
+    together, divided = (judged_by_slot(slots, has_bar, series) for slots in (side_by_side, apart))
+    verdicts = [
+        {
+            slot: [row[name] for name in ("state", "is_loss", "density", "usual", "incident_base")]
+            for row in rows
+            for slot in row["slots"]
+        }
         for rows in (together, divided)
-    ]  # fmt: skip
-    assert by_slot[0] == by_slot[1]
-    # A gap differs only where it touched days that were never fetched on both of its sides.
-    same = {row["slots"]: row["reason"] for row in divided}
-    edges = set((np.cumsum([size for size, _ in blocks])[:-1] * a_day).tolist())
+    ]
+    assert verdicts[0] == verdicts[1]
+    # A gap differs only where it touches never-fetched days on both of its sides: it is divided there.
+    reasons = {row["slots"]: row["reason"] for row in divided}
     for row in together:
-        if edges.isdisjoint(range(row["slots"].start + 1, row["slots"].stop)):
-            assert same[row["slots"]] == row["reason"]
-
-
-def _microseconds(moment: datetime) -> int:
-    return int(moment.timestamp()) * 1_000_000
+        if seams.isdisjoint(range(row["slots"].start + 1, row["slots"].stop)):
+            assert reasons[row["slots"]] == row["reason"]
 
 
 @pytest.mark.parametrize("timeframe", ["1m", "1h", "4h", "1d", "1w"])
-def test_the_last_slot_before_days_that_were_never_fetched_holds_no_more_than_itself(timeframe: str) -> None:
+def test_a_slot_before_days_that_were_never_fetched_holds_no_more_than_itself(timeframe: str) -> None:
     series = Series("AAPL", Timeframe(timeframe))
-    first, last = (date(2022, 1, 2), date(2023, 12, 30)) if timeframe in ("1d", "1w") else (
-        date(2024, 5, 1), date(2024, 7, 31))  # fmt: skip
+    is_long = not series.timeframe.is_intraday
+    first, last = (date(2022, 1, 2), date(2023, 12, 30)) if is_long else (date(2024, 5, 1), date(2024, 7, 31))
     every = slots_of(series, first, last)
     middle = len(every) // 2
     hole = every.days()[middle : middle + len(every) // 5].unique()
     slots = every.asked_for([], ~every.days().is_in(hole.implode()).to_numpy())
     edge = int(np.flatnonzero(slots.ends_before_a_hole(np.arange(len(slots) - 1)))[0])
-    minutes = {"1m": 1, "1h": 60, "4h": 240, "1d": 1, "1w": 5}[timeframe]
+    base = {"1m": 1, "1h": 60, "4h": 240, "1d": 1, "1w": 5}[timeframe]
     # The slots on both sides of the hole are empty: two gaps, and neither speaks of the days in between.
-    result = classify(asked(judged(rolled_up(slots, minutes, [edge, edge + 1]), slots, series)))
+    result = classify(asked(judged(rolled_up(slots, base, [edge, edge + 1]), slots, series)))
     assert result["missing_bars"].to_list() == [1, 1]
-    own = {"1m": [1, 1], "1h": [60, 30], "4h": [240, 150], "1d": [1, 1]}
-    assert result["missing_base"].to_list() == own.get(timeframe, result["missing_base"].to_list())
-    assert result["missing_base"].max() <= minutes
-    assert all(end - start <= Timeframe(timeframe).duration for start, end in result.select("gap_start", "gap_end").rows())
-    states = {"1m": "no_trades"}
-    assert set(result["state"]) == {states.get(timeframe, "unfilled")}
+    assert max(result["missing_base"]) <= base
+    assert (result["gap_end"] - result["gap_start"]).max() <= series.timeframe.duration
+    assert set(result["state"]) == {"no_trades" if timeframe == "1m" else "unfilled"}
 
 
 @settings(max_examples=25)
-@given(st.sampled_from(list(Timeframe)), cut, st.floats(0.1, 1), st.sampled_from([0, 1, 2]), st.booleans())
+@given(
+    st.sampled_from(Timeframe),
+    st.sets(st.integers(0, 3000), max_size=40),
+    st.floats(0.1, 1),
+    st.sampled_from([1, 2]),
+)
 def test_the_first_number_of_a_reason_is_the_number_of_missing_bars(
-    timeframe: Timeframe, removed: set[int], density: float, attempts: int, whole: bool  # noqa: FBT001 - drawn by Hypothesis
+    timeframe: Timeframe, removed: set[int], density: float, attempts: int
 ) -> None:
     series = Series("AAPL", timeframe)
-    slots = slots_of(series, date(2023, 1, 1), date(2024, 2, 1)) if not timeframe.is_intraday else JULY.__class__(
-        timeframe, XNYS, slots_of(series, date(2024, 7, 1), date(2024, 7, 19)).opens)  # fmt: skip
-    keep = traded(density, slots) if not whole else np.ones(len(slots), dtype=np.bool_)
+    first = date(2024, 6, 24) if timeframe.is_intraday else date(2023, 1, 1)
+    slots = slots_of(series, first, date(2024, 7, 9))
+    keep = np.ones(len(slots), dtype=np.bool_) if density > 0.9 else traded(density, slots)
     keep[np.array(sorted(removed), dtype=np.int64) % len(slots)] = False
     held = Held(slots.opens[keep], np.ones(int(keep.sum()), dtype=np.int64))
+    noun = {"1m": "minute", "1d": "session"}.get(timeframe.value, "bar")
     for row in classify(asked(judged(held, slots, series), attempts)).iter_rows(named=True):
-        assert "up to 0" not in row["reason"]
-        if attempts == 0:
-            continue
-        text = row["reason"].split(": ", 1)[-1] if row["reason"].startswith("re-fetch") else row["reason"]
-        own = re.search(r"(\d+) (?:empty )?(bar|minute|session)s?\b", text)
+        said = re.sub("^re-fetch 1 of 2 brought nothing: ", "", row["reason"])
+        own = re.search(r"(\d+) (?:empty )?(bar|minute|session)s?\b", said)
         assert own is not None
-        assert int(own[1]) == row["missing_bars"]
-        assert own[2] == ({"1m": "minute", "1d": "session"}.get(timeframe.value, "bar"))
+        assert (int(own[1]), own[2]) == (row["missing_bars"], noun)
+        assert "up to 0" not in said
 
 
 # Real bars

@@ -19,7 +19,6 @@ from marketdata_assets.domain.slots import (
     held_by_series,
 )
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.domain.windows import Window
 from marketdata_assets_tests.unit.frames import as_bars, at, days_window, vendor_bars, window
 
 if TYPE_CHECKING:
@@ -278,9 +277,7 @@ def test_only_slots_of_days_that_were_asked_for_remain() -> None:
     assert found.ends_before_a_hole(np.arange(4)).tolist() == [True, False, False, False]
 
 
-@given(
-    st.lists(st.booleans(), min_size=10, max_size=10), st.sets(st.integers(0, 9)), timeframes, calendars
-)
+@given(st.lists(st.booleans(), min_size=10, max_size=10), st.sets(st.integers(0, 9)), timeframes, calendars)
 def test_slots_asked_for_are_whole_days_and_know_where_days_were_left_out(
     known: list[bool], asked: set[int], timeframe: Timeframe, calendar: TradingCalendar
 ) -> None:
