@@ -88,10 +88,10 @@ class Outcome:
     """What a backfill did and what it left.
 
     ``gaps`` (``LISTED_SCHEMA``) holds the gaps in the window of the series and of their siblings, which are stored
-    and scanned along: those that stand, and those that were filled since the backfill began. ``completeness`` has a row for each series, summed over the days of the window; ``matrix``
-    (``MATRIX_SCHEMA``) over all of its history, in which the days in ``unchecked`` (``DAILY_COMPLETENESS_SCHEMA``) count
-    as missing because they were not scanned. ``ended`` holds the rows of ``matrix`` whose scanned days end before the
-    day that is due.
+    and scanned along: those that stand, and those that were filled since the backfill began. ``completeness`` has a row
+    for each series, summed over the days of the window; ``matrix`` (``MATRIX_SCHEMA``) over all of its history, in which
+    the days in ``unchecked`` (``DAILY_COMPLETENESS_SCHEMA``) count as missing because they were not scanned. ``ended``
+    holds the rows of ``matrix`` whose scanned days end before the day that is due.
     """
 
     backfill_id: str

@@ -234,8 +234,9 @@ def below_threshold(matrix: pl.DataFrame, threshold: float) -> pl.DataFrame:
 def cell(status: Status, share: float | None, *, ended: bool = False) -> str:
     """A status in a few characters: ✓, a percentage, ✗, a dash when nothing is expected, ? when it was not scanned.
 
-    Three dots follow when the scanned days of the series have ``ended`` before the day that is due. ``share`` is the completeness from 0 to 1; only a status with gaps needs it. A percentage is rounded down, so
-    that 100 % is never said of a series with gaps.
+    Three dots follow when the scanned days of the series have ``ended`` before the day that is due. ``share`` is the
+    completeness from 0 to 1; only a status with gaps needs it. A percentage is rounded down, so that 100 % is never
+    said of a series with gaps.
     """
     if status is Status.GAPS and share is not None:
         # 0.57 x 1000 is 569.99…: what is a tenth but for the last bit stays one.

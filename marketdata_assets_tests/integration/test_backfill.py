@@ -98,14 +98,16 @@ def test_an_hour_that_never_comes_back_is_unfilled_and_not_asked_for_again(
     done, results = backfill(*arguments)
     assert done.returncode == 1
     assert "4/4 matrix" in done.stderr.splitlines()
-    assert counts(results) == {"found": 1, "filled": 0, "no_trades": 0, "unfilled": 1, "open": 0}
-    (said,) = [line for line in done.stderr.splitlines() if line.startswith("unfilled: ")]
-    assert "SPY:1m from 2023-07-05 15:00 until 2023-07-05 16:00 UTC: 60 minutes missing" in said
+    # The hour bars are stored along, so they are scanned, asked for and counted along.
+    assert counts(results) == {"found": 2, "filled": 0, "no_trades": 0, "unfilled": 2, "open": 0}
+    minutes, hour = [line for line in done.stderr.splitlines() if line.startswith("unfilled: ")]
+    assert "SPY:1m from 2023-07-05 15:00 until 2023-07-05 16:00 UTC: 60 minutes missing" in minutes
+    assert "SPY:1h from 2023-07-05 15:00 until 2023-07-05 16:00 UTC: 1 bar (60 minutes) missing" in hour
     assert len(simulator.requests) == 3  # once for the bars, and two attempts
 
     again, results = backfill(*arguments)
     assert again.returncode == 1
-    assert counts(results)["unfilled"] == 1
+    assert counts(results)["unfilled"] == 2
     assert results["summary"]["requests"] == 0
     assert len(simulator.requests) == 3
 

@@ -156,6 +156,85 @@ def test_completeness_is_kept_by_day(platform: Platform) -> None:
     assert (half_day["expected_bars"], half_day["status"]) == (210, "whole")
 
 
+def judgements(platform: Platform) -> list[tuple[object, ...]]:
+    columns = ("symbol", "timeframe", "gap_start", "gap_end", "missing_bars", "state", "attempts", "reason")
+    return [tuple(gap[name] for name in columns) for gap in gaps(platform)]
+
+
+def test_days_that_were_never_fetched_change_no_judgement_in_the_store(platform: Platform) -> None:
+    """Days before, between and after two fetched stretches; the first of them ends with an outage."""
+    platform.track("DBB:1m", "DBB:1h")
+    keys = ("DBB:1m", "DBB:1h")
+    platform.simulator.set_faults(
+        lost(datetime(2023, 6, 2, 15, tzinfo=UTC), 5 * HOUR, ticker="DBB"),
+        lost(datetime(2023, 6, 20, 13, tzinfo=UTC), HOUR, ticker="DBB"),
+    )
+    stretches = (date(2023, 5, 22), date(2023, 6, 2)), (date(2023, 6, 20), date(2023, 7, 7))
+    for first, last in stretches:
+        platform.run_range(first, last, *keys)
+    for first, last in (*stretches, stretches[0]):
+        look(platform, first, last, *keys)
+    alone = judgements(platform)
+    assert {gap["state"] for gap in gaps(platform)} == {"no_trades", "unfilled"}
+    # The outage touches days that were never fetched, and reaches no further.
+    (hours,) = gaps(platform, "timeframe = '1h' and state = 'unfilled'")
+    assert (hours["missing_bars"], hours["gap_end"]) == (5, datetime(2023, 6, 2, 20, tzinfo=UTC))
+
+    assert look(platform, date(2023, 4, 3), date(2023, 8, 4), *keys) == 0
+    assert judgements(platform) == alone
+    assert platform.count("completeness_daily", "day between '2023-06-03' and '2023-06-19'") == 0
+
+
+def test_longer_timeframes_follow_their_base_in_the_same_run(platform: Platform) -> None:
+    platform.track("SPY:1m", "SPY:1h", "BTC-USD:5m", "BTC-USD:4h")
+    four = timedelta(hours=4)
+    platform.simulator.set_faults(
+        lost(WEDNESDAY, HOUR),
+        lost(WEDNESDAY + DAY, HOUR, returns_after=2),
+        lost(datetime(2023, 7, 5, 4, tzinfo=UTC), four, ticker="X:BTCUSD"),
+    )
+    week = date(2023, 7, 3), date(2023, 7, 7)
+    platform.run_range(*week, "SPY:1m", "SPY:1h", "BTC-USD:5m", "BTC-USD:4h")
+    # Only one timeframe of each is wanted; the other is stored along, so it is scanned along.
+    assert look(platform, *week, "SPY:1m") == 2
+    assert look(platform, *week, "BTC-USD:4h") == 2
+    told = [
+        (gap["symbol"], gap["timeframe"], gap["missing_bars"], gap["state"], gap["attempts"])
+        for gap in gaps(platform)
+    ]
+    assert told == [
+        ("BTC-USD", "4h", 1, "unfilled", 2),
+        ("BTC-USD", "5m", 48, "unfilled", 2),
+        ("SPY", "1h", 1, "unfilled", 2),
+        ("SPY", "1h", 1, "filled", 1),
+        ("SPY", "1m", 60, "unfilled", 2),
+        ("SPY", "1m", 60, "filled", 1),
+    ]
+    assert platform.count("completeness_daily", "symbol = 'SPY' and timeframe = '1h'") == 4
+    longer, base = gaps(platform, "symbol = 'SPY' and state = 'unfilled'")
+    assert longer["reason"].startswith("1 bar (60 minutes) missing from")
+    assert base["reason"].startswith("60 minutes missing from")
+
+
+@pytest.mark.parametrize("symbol", ["ZZZ-USD", "ZZZ"])
+@pytest.mark.parametrize("timeframe", ["1d", "1w"])
+def test_a_week_that_begins_before_the_first_day_is_asked_for_with_its_days(
+    platform: Platform, symbol: str, timeframe: str
+) -> None:
+    """A vendor without a bar of the symbol, from a Thursday on: every gap ends, and the same look finds nothing new."""
+    platform.track(f"{symbol}:1d", f"{symbol}:1w")
+    days = date(2023, 6, 15), date(2023, 7, 7)
+    platform.run_range(*days, f"{symbol}:1d", f"{symbol}:1w")
+    assert look(platform, *days, f"{symbol}:{timeframe}") == 2
+    told = gaps(platform)
+    assert {(gap["state"], gap["attempts"]) for gap in told} == {("unfilled", 2)}
+    for gap in told:
+        assert gap["reason"].startswith(f"{gap['missing_bars']} ")
+    (weeks,) = (gap for gap in told if gap["timeframe"] == "1w")
+    assert (weeks["day"], weeks["missing_bars"]) == (date(2023, 6, 11), 3)
+    assert look(platform, *days, f"{symbol}:{timeframe}") == 0
+
+
 def replayed(
     database_url: str, monkeypatch: pytest.MonkeyPatch, realdata: Path, first: date, last: date, *keys: str
 ) -> list[dict[str, Any]]:

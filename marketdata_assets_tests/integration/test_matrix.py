@@ -40,14 +40,16 @@ from marketdata_assets.storage.completeness import (
     read_unchecked,
     write_matrix,
 )
+from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.gaps import list_gaps, lost_gaps, write_gaps
 from marketdata_assets.storage.merge import merge
+from marketdata_assets.storage.migrations import migrate, sql_folder
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols, deactivate, set_timeframes
 from marketdata_assets.storage.tables import OHLCV
 from marketdata_assets_tests.integration.frames import run_of
 
 if TYPE_CHECKING:
-    from marketdata_assets.storage.connection import Database
+    from pathlib import Path
 
 MONDAY = date(2024, 7, 1)
 TODAY = date(2024, 7, 9)
@@ -132,6 +134,53 @@ def test_days_that_nobody_looked_through_are_named(database: Database) -> None:
         ("SPY", monday),
     ]
     assert read_unchecked(database, [bitcoin]).is_empty()
+
+
+def test_a_bar_outside_the_scanned_days_never_leaves_a_series_whole(database: Database) -> None:
+    found(database, "SPY:1h", MONDAY, 7, 7)
+    found(database, "BTC-USD:1d", MONDAY, 1, 1)
+    for start in (datetime(2024, 6, 28, 13, tzinfo=UTC), datetime(2024, 7, 3, 13, tzinfo=UTC)):
+        bars = run_of("SPY:1h", 3, start=start)
+        database.transaction(lambda connection, bars=bars: merge(connection, OHLCV, bars))
+    friday, tuesday, half_day = (MONDAY + timedelta(days=days) for days in (-3, 1, 2))
+    matrix = write_matrix(database, TODAY)
+    hours = matrix.row(1, named=True)
+    assert (hours["expected_bars"], hours["present_bars"], hours["status"]) == (7 + 7 + 7 + 4, 7, "gaps")
+    assert (hours["first_scanned"], hours["last_scanned"]) == (MONDAY, MONDAY)
+    assert matrix.row(3, named=True)["status"] == "whole"
+    assert read_matrix(database).equals(matrix)
+    spy = Series.parse("SPY:1h")
+    assert read_unchecked(database, [spy])["day"].to_list() == [friday, tuesday, half_day]
+    recent = read_recent(database)
+    assert recent is not None
+    assert recent.last == half_day
+    assert recent.days.filter(symbol="SPY").select("day", "status").rows() == [
+        (friday, "unchecked"),
+        (MONDAY, "whole"),
+        (tuesday, "unchecked"),
+        (half_day, "unchecked"),
+    ]
+
+
+def test_a_store_of_the_version_before_keeps_its_matrix(empty_database_url: str, tmp_path: Path) -> None:
+    for migration in sorted(sql_folder().glob("*.sql")):
+        if migration.name < "0012":
+            (tmp_path / migration.name).write_bytes(migration.read_bytes())
+    migrate(empty_database_url, tmp_path)
+    with Database(empty_database_url) as store:
+        add_symbols(store, [TrackedSymbol("QQQ", AssetClass.ETF, timeframes=parse_timeframes("1h"))])
+        store.transaction(
+            lambda connection: connection.execute(
+                "insert into completeness_history values ('QQQ', '1h', 7, 7, 0, 0, 1, 'whole', null, null, '2024-07-01')"
+            )
+        )
+        migrate(empty_database_url)
+        (row,) = read_matrix(store, ["QQQ"]).iter_rows(named=True)
+        assert (row["status"], row["as_of"], row["last_scanned"]) == ("whole", MONDAY, None)
+        found(store, "QQQ:1h", MONDAY, 7, 7)
+        write_matrix(store, TODAY)
+        (row,) = read_matrix(store, ["QQQ"]).iter_rows(named=True)
+        assert (row["as_of"], row["last_scanned"]) == (TODAY, MONDAY)
 
 
 def test_a_day_has_one_row_a_series_and_another_day_adds_its_own(database: Database) -> None:
