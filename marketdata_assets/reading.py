@@ -289,7 +289,8 @@ def completeness(
 
     Columns, as in ``storage.completeness.MATRIX_SCHEMA``: symbol, timeframe, expected_bars, present_bars,
     no_trade_bars, missing_bars, completeness (0 to 1; null when nothing is expected), status, first_bar, last_bar (UTC
-    opens), as_of (the day of the row; null when the matrix never saw the series).
+    opens), as_of (the day of the row; null when the matrix never saw the series), first_scanned, last_scanned (the days
+    that the row speaks of; null when it is not known).
 
     Args:
         symbols: Which, as a list or one alone; None for every active one.
