@@ -27,6 +27,7 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import date
 
     from marketdata_assets.domain.calendar import TradingCalendar
@@ -130,11 +131,13 @@ def judge_freshness(
     *,
     held: Held | None,
     now: datetime,
+    asked: Iterable[Window] | None = None,
 ) -> Verdict:
     """Whether ``series`` is fresh at ``now``, when ``last`` is due.
 
     ``held`` are its bars, with their ``base_bars``, in :func:`evidence_window`; not used when
-    :func:`is_settled`, None when there is none.
+    :func:`is_settled`, None when there is none. ``asked`` are the windows of it that were ever asked for (None: all of
+    it): days that were never fetched are no evidence of silence.
     """
     if known.newest is not None and known.newest >= last.opens:
         return Verdict(Freshness.FRESH, 0, "has the last bar that is due")
@@ -149,13 +152,16 @@ def judge_freshness(
     if held is None or not len(held.times):
         return Verdict(Freshness.SILENT, late, f"{since}; the vendor answered and has none")
     slots = slots.within(moment_of(int(held.times[0])))
+    if asked is not None:
+        slots = slots.asked_for(asked, slots.on_days_of(held.times))
     gaps = judge(find_gaps({series: held}, {series: slots}), {series: held}, {series: slots})
     # The last slot is empty, so the last gap is the silence.
     silence = gaps.row(-1, named=True)
     unit = "minutes" if series.timeframe.is_intraday else "sessions"
     told = f"{since}; the vendor answered: {silence['incident_base']:,} {unit} without a trade"
     if silence["is_loss"]:
-        return Verdict(Freshness.SILENT, late, f"{told}, where up to {silence['usual'] or 0:,} are usual")
+        usual = f"up to {silence['usual']:,} are usual" if silence["usual"] else "none is usual"
+        return Verdict(Freshness.SILENT, late, f"{told}, where {usual}")
     return Verdict(Freshness.FRESH, 0, f"{told} are usual for it (up to {silence['usual']:,})")
 
 

@@ -20,7 +20,7 @@ from marketdata_assets.domain.freshness import (
     judge_freshness,
     last_daily_run,
 )
-from marketdata_assets.storage.gaps import read_held
+from marketdata_assets.storage.gaps import read_asked, read_held
 from marketdata_assets.storage.symbols import list_symbols
 from marketdata_assets.storage.values import moment_or_none
 
@@ -73,10 +73,13 @@ def freshness_of(database: Database, now: datetime) -> pl.DataFrame:
         if not is_settled(each, last[one])
     }
     held = _read_in_chunks(database, windows)
+    asked = read_asked(database, windows)
     rows = []
     for one, each in known.items():
         calendar = calendar_of(classes[one])
-        verdict = judge_freshness(one, calendar, last[one], each, held=held.get(one), now=now)
+        verdict = judge_freshness(
+            one, calendar, last[one], each, held=held.get(one), now=now, asked=asked.get(one, ())
+        )
         rows.append(
             (
                 *(one.symbol, one.timeframe.value, verdict.state.value, verdict.late),

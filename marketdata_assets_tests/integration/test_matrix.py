@@ -139,9 +139,9 @@ def test_days_that_nobody_looked_through_are_named(database: Database) -> None:
 def test_a_bar_outside_the_scanned_days_never_leaves_a_series_whole(database: Database) -> None:
     found(database, "SPY:1h", MONDAY, 7, 7)
     found(database, "BTC-USD:1d", MONDAY, 1, 1)
-    for start in (datetime(2024, 6, 28, 13, tzinfo=UTC), datetime(2024, 7, 3, 13, tzinfo=UTC)):
-        bars = run_of("SPY:1h", 3, start=start)
-        database.transaction(lambda connection, bars=bars: merge(connection, OHLCV, bars))
+    starts = (datetime(2024, 6, 28, 13, tzinfo=UTC), datetime(2024, 7, 3, 13, tzinfo=UTC))
+    bars = pl.concat([run_of("SPY:1h", 3, start=start) for start in starts])
+    database.transaction(lambda connection: merge(connection, OHLCV, bars))
     friday, tuesday, half_day = (MONDAY + timedelta(days=days) for days in (-3, 1, 2))
     matrix = write_matrix(database, TODAY)
     hours = matrix.row(1, named=True)

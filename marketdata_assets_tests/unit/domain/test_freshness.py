@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketdata_assets.domain.calendar import calendar_of, microseconds
+from marketdata_assets.domain.calendar import calendar_of, microseconds, moment_of
 from marketdata_assets.domain.freshness import (
     GRACE,
     Freshness,
@@ -23,6 +23,7 @@ from marketdata_assets.domain.freshness import (
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import Held, expected_slots
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window
 
 XNYS, ALWAYS = calendar_of(AssetClass.STOCK), calendar_of(AssetClass.CRYPTO)
 MOMENTS = st.datetimes(datetime(2023, 1, 1), datetime(2024, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - bounds
@@ -126,14 +127,20 @@ def test_what_is_due_had_closed_before_a_run_that_had_its_time(
 
 
 def verdict(
-    series: str, now: str, known: Known, held: list[int] | None = None, calendar: object = XNYS
+    series: str,
+    now: str,
+    known: Known,
+    held: list[int] | None = None,
+    calendar: object = XNYS,
+    *,
+    asked: list[Window] | None = None,
 ) -> Verdict:
     one, moment = Series.parse(series), utc(now)
     chosen = XNYS if calendar is XNYS else ALWAYS
     last = due(one.timeframe, chosen, moment)
     assert last is not None
     bars = None if held is None else Held(np.array(held, dtype=np.int64), np.ones(len(held), dtype=np.int64))
-    return judge_freshness(one, chosen, last, known, held=bars, now=moment)
+    return judge_freshness(one, chosen, last, known, held=bars, now=moment, asked=asked)
 
 
 def minutes(now: str, *, every: int = 1, until: str | None = None) -> list[int]:
@@ -196,6 +203,22 @@ def test_a_series_that_stopped_is_silent_however_often_it_is_asked_for() -> None
     newest = datetime.fromtimestamp(opens[-1] / 1e6, UTC)
     found = verdict("GONE:1d", NOW, Known(newest, answered=True, failure=None), opens)
     assert (found.state, found.late) == (Freshness.SILENT, 4)
+    assert found.reason.endswith("4 sessions without a trade, where none is usual")
+
+
+def test_days_that_were_never_fetched_are_no_evidence_of_silence() -> None:
+    """Two sessions of a month ago and the last three were fetched; the last one stops two hours early."""
+    stretches = [
+        Window(utc(f"{first} 04:00"), utc(f"{end} 04:00"))
+        for first, end in (("2024-04-08", "2024-04-10"), ("2024-05-10", "2024-05-15"))
+    ]
+    held = [
+        moment
+        for moment in minutes(NOW, until="2024-05-14 18:00")
+        if any(one.contains(moment_of(moment)) for one in stretches)
+    ]
+    known = Known(utc("2024-05-14 17:59"), answered=True, failure=None)
+    assert verdict("AAPL:1m", NOW, known, held, asked=stretches).state is Freshness.SILENT
 
 
 def test_a_series_without_any_bar() -> None:
