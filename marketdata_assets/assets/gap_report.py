@@ -192,21 +192,22 @@ def report_gaps(
 def _windows(
     days: dict[Series, list[date]], series: Sequence[Series], classes: dict[str, AssetClass]
 ) -> dict[Series, Window]:
-    """The window of each of ``series``: whole local days, or weeks, from the first to the last of ``days``.
+    """The window of each of ``series``: whole local days from the first to the last of ``days`` of all its siblings.
 
-    The ``days`` of all siblings count. A week bar belongs to its Sunday: a week that the days begin in the middle of
-    is scanned, and fetched, like its day bars.
+    Whole weeks where week bars are among the siblings: a week bar belongs to its Sunday, and a fetch for it brings all
+    the days of the week.
     """
     edges: dict[tuple[str, Timeframe], tuple[date, date]] = {}
     for one, chosen in days.items():
         key = (one.symbol, one.timeframe.base)
         first, last = edges.get(key, (min(chosen), max(chosen)))
         edges[key] = (min(first, *chosen), max(last, *chosen))
+    in_weeks = {one.symbol for one in series if one.timeframe is Timeframe.W1}
     windows = {}
     for one in series:
         calendar = calendar_of(classes[one.symbol])
         first, last = edges[one.symbol, one.timeframe.base]
-        if one.timeframe is Timeframe.W1:
+        if one.timeframe.base is Timeframe.D1 and one.symbol in in_weeks:
             first, last = sunday_of(first), sunday_of(last) + timedelta(days=6)
         windows[one] = Window(calendar.day_start(first), calendar.day_window(last).end)
     return windows

@@ -228,6 +228,7 @@ def test_a_week_that_begins_before_the_first_day_is_asked_for_with_its_days(
     platform.run_range(*days, f"{symbol}:1d", f"{symbol}:1w")
     assert look(platform, *days, f"{symbol}:{timeframe}") == 2
     told = gaps(platform)
+    assert len(told) == 2
     assert {(gap["state"], gap["attempts"]) for gap in told} == {("unfilled", 2)}
     for gap in told:
         assert gap["reason"].startswith(f"{gap['missing_bars']} ")

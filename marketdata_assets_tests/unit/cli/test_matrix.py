@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 GREEN, YELLOW, RED = "\x1b[32m", "\x1b[33m", "\x1b[31m"
 
 
-def printed(monkeypatch: pytest.MonkeyPatch, matrix: pl.DataFrame) -> list[str]:
+def printed(
+    monkeypatch: pytest.MonkeyPatch, matrix: pl.DataFrame, ended: pl.DataFrame | None = None
+) -> list[str]:
     """The lines of a terminal."""
     terminal = Console(file=StringIO(), force_terminal=True, color_system="standard", width=100)
     monkeypatch.setattr(console, "out", terminal)
-    print_matrix(matrix)
+    print_matrix(matrix, ended)
     assert isinstance(terminal.file, StringIO)
     return terminal.file.getvalue().splitlines()
 
@@ -44,6 +46,20 @@ def test_a_terminal_shows_symbols_by_timeframes_in_colour(
         "\x1b[35m?",
     ]
     assert capsys.readouterr().out.startswith("matrix: 1 whole, 3 with gaps, 1 empty")
+
+
+def test_a_series_that_was_scanned_only_up_to_an_earlier_day_is_marked_and_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrix = matrix_of(1, ("1m", "5m"))
+    ended = matrix.head(1).with_columns(last_scanned=date(2024, 6, 28), due=date(2026, 11, 26))
+    (row,) = [line for line in printed(monkeypatch, matrix, ended) if "S0" in line]
+    assert f"{GREEN}✓…" in row.replace(" ", "")
+    assert "99.0%…" not in row
+    assert capsys.readouterr().err.strip() == (
+        "1 series ends before the day that is due, such as S0:1m, scanned up to 2024-06-28 where 2026-11-26 is due:"
+        " `marketdata backfill --symbols S0 --timeframes 1m --start 2024-06-29` brings the rest"
+    )
 
 
 def test_a_timeframe_that_a_symbol_is_not_tracked_in_is_blank(monkeypatch: pytest.MonkeyPatch) -> None:

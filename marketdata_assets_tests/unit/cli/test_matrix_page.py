@@ -133,3 +133,13 @@ def test_a_store_without_days_or_gaps_has_a_page() -> None:
     Page(text)
     assert "No gap is open or unfilled." in text
     assert "By day" not in text
+
+
+def test_the_page_marks_and_names_a_series_that_was_scanned_only_up_to_an_earlier_day() -> None:
+    scanned = {"first_scanned": pl.lit(date(2024, 6, 3)), "last_scanned": pl.lit(date(2024, 6, 28))}
+    matrix = matrix_of(1, ("1m", "1d")).with_columns(**scanned)
+    ended = matrix.head(1).with_columns(due=date(2026, 11, 26))
+    text = matrix_page(matrix, None, NO_GAPS, lost_count=0, ended=ended)
+    assert text.count("✓…</td>") == 1
+    assert text.count("scanned from 2024-06-03 to 2024-06-28") == 2
+    assert "S0:1m, scanned up to 2024-06-28 where 2026-11-26 is due" in text
