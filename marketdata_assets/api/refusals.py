@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_BURST: Final = 20
+_BURST: Final = 5
 _PER_MINUTE: Final = 10
 _MAX_CHARACTERS: Final = 200
 _MAX_KINDS: Final = 100
@@ -26,7 +26,7 @@ class _Allowance:
 
 
 class RefusalLog:
-    """A log of refusals by kind, such as ``unknown-key``: of each, 20 lines at once and 10 a minute after that.
+    """A log of refusals by kind, such as ``unknown-key``: of each, 5 lines at once and 10 a minute after that.
 
     The next line of a kind counts those that were left out before it. ``clock`` counts seconds and never goes back.
     """
