@@ -16,6 +16,7 @@ from marketdata_assets.api.service import ServiceOptions
 from marketdata_assets_tests.ui.browsing import photograph
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
     from playwright.sync_api import Page, Route
@@ -28,8 +29,8 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self.listening = threading.Event()
 
-    async def startup(self, sockets: object = None) -> None:
-        await super().startup()
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
         self.listening.set()
 
 
