@@ -23,9 +23,13 @@ KEY_SECONDS: Final = 5.0
 """For how long a list of keys is believed: so long a new key waits, and a revoked one goes on working."""
 
 _FORWARDED: Final = frozenset(
-    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
+    {
+        *(b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"),
+        *(b"cf-connecting-ip", b"true-client-ip", b"x-client-ip"),
+    }
 )
-_CHALLENGE: Final = {"WWW-Authenticate": f'ApiKey header="{HEADER}"'}
+_BEARER: Final = "bearer"
+_CHALLENGE: Final = {"WWW-Authenticate": f'ApiKey header="{HEADER}", Bearer realm="marketdata"'}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class Caller:
         """Let it pass, or raise :class:`Problem`: 401 without a key that works, 403 with one that is not enough."""
         if self.gave_key and self.scope is None:
             raise Problem(
-                401, "unknown-key", f"the key in {HEADER} is unknown or revoked", headers=_CHALLENGE
+                401, "unknown-key", "the key that was given is unknown or revoked", headers=_CHALLENGE
             )
         if self.scope is Scope.ADMIN or needed is self.scope:
             return
@@ -58,7 +62,7 @@ class Caller:
             raise Problem(
                 401,
                 "key-needed",
-                f"a key is needed in {HEADER}: `marketdata keys create NAME"
+                f"a key is needed, in {HEADER} or as Authorization: Bearer: `marketdata keys create NAME"
                 f"{' --scope admin' if needed is Scope.ADMIN else ''}` makes one",
                 headers=_CHALLENGE,
             )
@@ -112,25 +116,50 @@ async def identify(scope: AsgiScope, keys: KeyRing, *, open_reads: bool) -> Call
     ``open_reads`` says that the server listens on loopback only and no proxy is in front of it: one of this machine
     connects from loopback for the whole world, and may add nothing that tells. Those that do tell, by a header or by
     another host's name in ``Host``, are found out; what their headers say is not believed for anything else.
+
+    Raises:
+        Problem: 400, when different keys are given.
     """
     client = scope.get("client")
     address = client[0] if client else "unknown"
-    given, host, forwarded = None, "", False
+    given, host, forwarded = set[str](), "", False
     for name, value in scope["headers"]:
         if name == b"x-api-key":
-            given = value.decode("latin-1")
+            given.add(value.decode("latin-1"))
+        elif name == b"authorization":
+            given |= _bearer_keys(value.decode("latin-1"))
         elif name == b"host":
             host = value.decode("latin-1")
-        elif name in _FORWARDED:
+        elif name.replace(b"_", b"-") in _FORWARDED:
             forwarded = True
+    if len(given) > 1:
+        raise Problem(400, "several-keys", f"different keys in {HEADER} or Authorization: send one")
     local = open_reads and not forwarded and is_loopback_host(address) and _names_loopback(host)
-    if given is None:
+    if not given:
         return Caller(address, None, gave_key=False, local=local)
-    found = await keys.find(given)
+    found = await keys.find(given.pop())
     if found is None:
         return Caller(address, None, gave_key=True, local=local)
     name, granted = found
     return Caller(f"key {name}", granted, gave_key=True, local=local)
+
+
+def require_one_host(scope: AsgiScope) -> None:
+    """Raise :class:`Problem` unless the request of ``scope`` names exactly one host, or is older than ``Host``.
+
+    RFC 9112 asks for it: a proxy may have gone by the first of two, and what comes after it by the last.
+    """
+    hosts = sum(name == b"host" for name, _ in scope["headers"])
+    if hosts > 1 or (hosts == 0 and scope.get("http_version") == "1.1"):
+        raise Problem(
+            400, "not-one-host", "a request names one host: send one Host header, that of the target"
+        )
+
+
+def _bearer_keys(authorization: str) -> set[str]:
+    """The key of an ``Authorization`` header; none of another scheme, which may be meant for a proxy."""
+    scheme, _, key = authorization.partition(" ")
+    return {key.strip()} if scheme.lower() == _BEARER else set()
 
 
 def _names_loopback(host: str) -> bool:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
-from marketdata_assets.api import quality, series, symbols
-from marketdata_assets.api.access import identify
-from marketdata_assets.api.guard import READ, SECURITY_SCHEME, GuardedRoute
+from marketdata_assets.api import docs, quality, series, symbols
+from marketdata_assets.api.access import identify, require_one_host
+from marketdata_assets.api.connections import state_of
+from marketdata_assets.api.guard import READ, SECURITY_SCHEMES, GuardedRoute
 from marketdata_assets.api.metrics import CONTENT_TYPE
 from marketdata_assets.api.parameters import Health
 from marketdata_assets.api.problems import SCHEMA, Problem, problem_of, responses
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _MOST_BODY_BYTES: Final = 65_536
+_PIECE_BYTES: Final = 65_536
+"""Of an answer: the server waits after each until the client takes them, and a copy of the rest is never made."""
 _HEALTH: Final = "/health"
 _DOCUMENT: Final = "/openapi.json"
 _UNREADABLE: Final = 400
@@ -83,13 +86,19 @@ async def openapi(request: Request) -> Response:
     return JSONResponse(request.app.openapi())
 
 
-@router.get("/docs", include_in_schema=False)
-async def docs(request: Request) -> Response:
-    """The page that shows it."""
-    return get_swagger_ui_html(openapi_url=_DOCUMENT, title=request.app.title)
-
-
-_ROUTERS: Final = (series.router, quality.router, symbols.router, router, _open_router)
+_ROUTERS: Final = (
+    series.router,
+    quality.router,
+    symbols.router,
+    router,
+    docs.router,
+    docs.open_router,
+    _open_router,
+)
+_REFUSED: Final = frozenset({400, 401, 403, 413, 429, 503})
+"""Statuses of requests that are logged as refused: what is wrong with others is their client's own business."""
+_FAILED: Final = frozenset({"database-away", "locked", "too-slow"})
+"""Codes of answers with such a status that refuse nothing."""
 
 
 def create_app(options: ServiceOptions, *, collectors: Sequence[Collector] = ()) -> FastAPI:
@@ -100,12 +109,12 @@ def create_app(options: ServiceOptions, *, collectors: Sequence[Collector] = ())
     service = Service(options, collectors=collectors)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         # Reading the calendar takes a second that nobody's first answer should wait for.
         await asyncio.to_thread(calendar_of, AssetClass.STOCK)
         await service.start()
         try:
-            yield
+            yield state_of(service.connections)
         finally:
             await asyncio.to_thread(service.close)
 
@@ -143,7 +152,9 @@ class _Gate:
             return
         started = time.perf_counter()
         state = scope.setdefault("state", {})
-        state["rows"] = state["reserved"] = 0
+        state["rows"] = state["reserved"] = state["unsent"] = 0
+        # The app answers HEAD as it does GET; the body is left out here.
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         status = 0
 
         async def sending(message: Message) -> None:
@@ -151,29 +162,45 @@ class _Gate:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = _with_defaults(message["headers"])
-            await send(message)
+                await send(message)
+            elif asked is scope:
+                await _send_in_pieces(message, send)
+            elif not message.get("more_body"):
+                await send({"type": "http.response.body", "body": b""})
 
         try:
             await self._admit(scope, state)
-            await self._app(scope, _bounded(receive), sending)
+            await self._app(asked, _bounded(receive), sending)
         except Exception as error:
             problem = problem_of(error)
             if status == 0:
-                await problem.response()(scope, receive, sending)
+                state["code"] = problem.code
+                await problem.response()(asked, receive, sending)
             else:
                 raise
         finally:
             if caller := state.get("caller"):
                 self._service.limiter.settle(caller.label, state["reserved"], state["rows"])
+                self._service.unsent.release(caller.label, state["unsent"])
+            if status in _REFUSED and state.get("code") not in _FAILED:
+                self._log_refusal(asked, state, scope["method"], status)
             self._service.metrics.count(
                 scope["method"] if scope["method"] in _METHODS else "other",
-                _route_of(scope),
+                _route_of(asked),
                 status,
                 time.perf_counter() - started,
                 state["rows"],
             )
 
+    def _log_refusal(self, scope: Scope, state: Mapping[str, Any], method: str, status: int) -> None:
+        client = scope.get("client")
+        # Without its query, where a client may have put what is secret.
+        what = f"{method} {scope['path']}"
+        kind = state.get("code", HTTPStatus(status).phrase.lower().replace(" ", "-"))
+        self._service.refusals.write(kind, client[0] if client else "unknown", what)
+
     async def _admit(self, scope: Scope, state: dict[str, Any]) -> None:
+        require_one_host(scope)
         if scope["path"] == _HEALTH:
             return
         caller = await identify(scope, self._service.keys, open_reads=self._service.options.open_reads)
@@ -181,6 +208,15 @@ class _Gate:
         if seconds:
             raise self._service.too_many(seconds)
         state["caller"] = caller
+
+
+async def _send_in_pieces(message: Message, send: Send) -> None:
+    body = memoryview(message.get("body", b""))
+    more = message.get("more_body", False)
+    for start in range(0, max(len(body), 1), _PIECE_BYTES):
+        end = start + _PIECE_BYTES
+        piece = bytes(body[start:end])
+        await send({"type": "http.response.body", "body": piece, "more_body": more or end < len(body)})
 
 
 def _with_defaults(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -248,7 +284,8 @@ async def _http_problem(request: Request, error: Exception) -> Response:
 
 def _allowed(request: Request) -> list[str]:
     """The methods of the path, whichever of its routes they are: Starlette names those of the first alone."""
-    return sorted({method for route, _ in _routes_at(request.scope) for method in route.methods or ()})
+    methods = {method for route, _ in _routes_at(request.scope) for method in route.methods or ()}
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 async def _argument_problem(_: Request, error: Exception) -> Response:
@@ -282,5 +319,5 @@ def _describe(app: FastAPI) -> None:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     schemas["Problem"] = SCHEMA
-    components["securitySchemes"] = SECURITY_SCHEME
+    components["securitySchemes"] = SECURITY_SCHEMES
     app.openapi_schema = document

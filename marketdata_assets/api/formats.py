@@ -58,6 +58,11 @@ class Encoded:
     following: str | None
     max_age: int
 
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return len(self.body or b"")
+
 
 def encode(table: Table, media_type: str, encoding: str | None, known: frozenset[str]) -> Encoded:
     """``table`` as ``media_type``; without a body when its tag is one of ``known``.

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-SECURITY_SCHEME: Final = {"ApiKey": {"type": "apiKey", "in": "header", "name": HEADER}}
-READ: Final[dict[str, Any]] = {"security": [{}, {"ApiKey": []}]}
+SECURITY_SCHEMES: Final = {
+    "ApiKey": {"type": "apiKey", "in": "header", "name": HEADER},
+    "Bearer": {"type": "http", "scheme": "bearer"},
+}
+READ: Final[dict[str, Any]] = {"security": [{}, {"ApiKey": []}, {"Bearer": []}]}
 """For the OpenAPI document: a key, or none on the machine itself."""
-WRITE: Final[dict[str, Any]] = {"security": [{"ApiKey": []}]}
+WRITE: Final[dict[str, Any]] = {"security": [{"ApiKey": []}, {"Bearer": []}]}
 
 _READING: Final = frozenset({"GET", "HEAD"})
 

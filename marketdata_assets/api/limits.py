@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import OrderedDict
+import threading
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -19,6 +20,9 @@ _MOST_CLIENTS: Final = 10_000
 """Buckets that are kept; whoever was not heard of for the longest begins anew."""
 
 ROWS_PER_TOKEN: Final = 1_000
+
+_CLIENT_UNSENT: Final = 64 * 1024 * 1024
+_TOTAL_UNSENT: Final = 4 * _CLIENT_UNSENT
 
 
 @dataclass(slots=True)
@@ -71,6 +75,42 @@ class RateLimiter:
         if len(self._buckets) > _MOST_CLIENTS:
             self._buckets.popitem(last=False)
         return bucket
+
+
+class Unsent:
+    """Bytes of answers that their clients have not taken yet, ``per_client`` and ``total`` at most before more are made.
+
+    Used from several threads. Answers that are being made meanwhile come on top: one of each reader.
+    """
+
+    def __init__(self, per_client: int = _CLIENT_UNSENT, total: int = _TOTAL_UNSENT) -> None:
+        self._per_client = per_client
+        self._total = total
+        self._lock = threading.Lock()
+        self._bytes: Counter[str] = Counter()
+
+    def require_room(self, client: str) -> None:
+        """Raise :class:`Problem` while ``client``, or all together, leave too much unread: 429 or 503."""
+        with self._lock:
+            own, total = self._bytes[client], self._bytes.total()
+        if own >= self._per_client:
+            detail = "this client has not read its earlier answers: read them first"
+            raise Problem(429, "answers-unread", detail, headers={"Retry-After": "1"})
+        if total >= self._total:
+            detail = "too many answers are being sent: try again later"
+            raise Problem(503, "busy", detail, headers={"Retry-After": "1"})
+
+    def add(self, client: str, size: int) -> None:
+        """Count an answer of ``size`` bytes for ``client``."""
+        with self._lock:
+            self._bytes[client] += size
+
+    def release(self, client: str, size: int) -> None:
+        """Take back what :meth:`add` has counted."""
+        with self._lock:
+            self._bytes[client] -= size
+            if self._bytes[client] <= 0:
+                del self._bytes[client]
 
 
 @dataclass(slots=True)

@@ -18,7 +18,15 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.reading import EARLIEST, BarPage, BarQuestion, parse_edge, read_bars, read_features
+from marketdata_assets.reading import (
+    EARLIEST,
+    BarPage,
+    BarQuestion,
+    parse_edge,
+    read_bars,
+    read_features,
+    window_of,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -81,6 +89,7 @@ async def historical(request: Request, symbol: _SymbolPath, query: Annotated[Bar
 
     def work(database: Database) -> Table:
         page = read_bars(database, asked, limit=query.limit + 1)
+        _require_within(query, before, page.asset_class)
         splits = _splits(page)
         if before is not None and before.splits != splits:
             raise Problem(
@@ -141,10 +150,11 @@ async def candles(request: Request, symbol: _SymbolPath, query: Annotated[Candle
 async def features(request: Request, symbol: _SymbolPath, query: Annotated[SeriesQuery, Query()]) -> Response:
     """The stored features of the bars that open between `start` and `end`: what `features()` returns in Python."""
     question = cursors.question_of("features", {"of": symbol, **given(query)})
-    start, end, _ = _range(query, question)
+    start, end, before = _range(query, question)
 
     def work(database: Database) -> Table:
         page = read_features(database, symbol, query.timeframe, start, end, limit=query.limit + 1)
+        _require_within(query, before, page.asset_class)
         following = _following(page.features, page.window, query.limit, question)
         rows = page.features.head(query.limit)
         return Table(
@@ -172,10 +182,9 @@ def _range(
         cursor = cursors.decode(query.cursor, cursors.SeriesCursor, question)
         start, end = cursors.moment_of(cursor.last) + _MICROSECOND, cursors.moment_of(cursor.end)
         if start >= end:
-            raise Problem(422, "invalid-cursor", "this is no cursor: begin again without one")
+            raise _no_cursor()
         return start, end, cursor
-    last = datetime.now(UTC) if query.end is None else parse_edge("end", query.end)
-    first = _before(last) if query.start is None else parse_edge("start", query.start)
+    first, last = _edges(query, datetime.now(UTC))
     longest = _MOST_INTRADAY if query.timeframe.is_intraday else _MOST_DAILY
     if _day(last) - _day(first) > longest:
         raise Problem(
@@ -184,6 +193,29 @@ def _range(
             f"a range of {query.timeframe} bars spans {longest.days:,} days at the most: ask for parts of it",
         )
     return first, last, None
+
+
+def _edges(query: SeriesQuery | BarsQuery, now: datetime) -> tuple[date | datetime, date | datetime]:
+    """The edges that ``query`` asks for, defaults included."""
+    last = now if query.end is None else parse_edge("end", query.end)
+    return _before(last) if query.start is None else parse_edge("start", query.start), last
+
+
+def _require_within(
+    query: SeriesQuery | BarsQuery, cursor: cursors.SeriesCursor | None, asset_class: AssetClass
+) -> None:
+    """Raise :class:`Problem` for a ``cursor`` that leads out of the range of ``query``: it is not one of ours."""
+    if cursor is None:
+        return
+    # The end of the first page, which was "now" there when none was asked for.
+    end = cursors.moment_of(cursor.end)
+    asked = window_of(*_edges(query, end), calendar_of(asset_class))
+    if cursors.moment_of(cursor.last) < asked.start or end > asked.end:
+        raise _no_cursor()
+
+
+def _no_cursor() -> Problem:
+    return Problem(422, "invalid-cursor", "this is no cursor: begin again without one")
 
 
 def _before(last: date | datetime) -> date | datetime:

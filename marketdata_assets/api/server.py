@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing.connection
 import os
+import sys
 import tempfile
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 from marketdata_assets.api.metrics import MULTIPROCESS_FOLDER
 from marketdata_assets.config import is_loopback_host, load_settings
 from marketdata_assets.storage.connection import resolve_database_url
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
     from fastapi import FastAPI
+    from uvicorn.supervisors.multiprocess import Process
 
 _OPTIONS: Final = "MARKETDATA_SERVE_OPTIONS"
 """How the processes of one server hear what its command line said; what is secret they read where it did."""
+_READY_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +42,59 @@ class ServeOptions:
     require_key: bool = False
 
 
-def serve(options: ServeOptions) -> None:
-    """Serve until Ctrl-C or SIGTERM."""
+class _Server(uvicorn.Server):
+    """A server that calls ``announce`` once it listens."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and not self.should_exit:
+            self._announce()
+
+
+class _Workers(Multiprocess):
+    """Processes that share a port; ``announce`` is called once all of them listen."""
+
+    def __init__(
+        self, config: uvicorn.Config, sockets: list[socket.socket], announce: Callable[[], None]
+    ) -> None:
+        super().__init__(config, sockets)
+        self._announce = announce
+
+    def init_processes(self) -> None:
+        super().init_processes()
+        waiting: dict[Any, Process] = {process.parent_conn: process for process in self.processes}
+        for pipe in waiting:
+            pipe.send(b"ping")
+        while waiting and not self.should_exit.is_set():
+            self.handle_signals()
+            if not all(process.process.is_alive() for process in waiting.values()):
+                return  # the supervisor starts it again, or says why it cannot
+            answered: list[Any] = multiprocessing.connection.wait(list(waiting), timeout=_READY_SECONDS)
+            for pipe in answered:
+                if pipe.recv():
+                    del waiting[pipe]
+                else:
+                    self.should_exit.wait(_READY_SECONDS)
+                    pipe.send(b"ping")
+        if not waiting:
+            self._announce()
+
+
+def serve(options: ServeOptions, announce: Callable[[], None]) -> None:
+    """Serve until Ctrl-C or SIGTERM; ``announce`` is called once all processes listen."""
     os.environ[_OPTIONS] = msgspec.json.encode(asdict(options)).decode()
     with tempfile.TemporaryDirectory(prefix="marketdata-api-") as folder:
         if options.workers > 1:
             os.environ[MULTIPROCESS_FOLDER] = folder
-        uvicorn.run(
+        config = uvicorn.Config(
             "marketdata_assets.api.server:app_of_environment",
             factory=True,
+            http="marketdata_assets.api.connections:Connection",
+            ws="none",
             host=options.host,
             port=options.port,
             workers=options.workers,
@@ -48,11 +102,22 @@ def serve(options: ServeOptions) -> None:
             proxy_headers=False,
             server_header=False,
             access_log=False,
-            log_level="warning",
+            # Its warnings are about single requests, without limit; ours name the client and are few.
+            log_level="error",
+            timeout_keep_alive=5,
             timeout_graceful_shutdown=10,
             # A worker that is still importing on a busy machine would be killed, and its successor again.
             timeout_worker_healthcheck=60,
         )
+        with contextlib.suppress(KeyboardInterrupt):
+            if options.workers > 1:
+                _Workers(config, [config.bind_socket()], announce).run()
+                return
+            config.load_app()
+            server = _Server(config, announce)
+            server.run()
+            if not server.started:
+                sys.exit(STARTUP_FAILURE)
 
 
 def app_of_environment() -> FastAPI:

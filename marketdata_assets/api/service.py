@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from starlette.responses import Response
 
 from marketdata_assets.api.access import KeyRing
+from marketdata_assets.api.connections import ConnectionLimits, Connections, file_limit
 from marketdata_assets.api.formats import ENCODINGS, MEDIA_TYPES, encode
-from marketdata_assets.api.limits import RateLimiter, Turns, retry_after
+from marketdata_assets.api.limits import RateLimiter, Turns, Unsent, retry_after
 from marketdata_assets.api.metrics import Metrics
 from marketdata_assets.api.negotiation import best_encoding, best_media_type
 from marketdata_assets.api.problems import Problem
 from marketdata_assets.api.readers import Readers
+from marketdata_assets.api.refusals import RefusalLog
 from marketdata_assets.api.shared import Shared
 from marketdata_assets.storage.keys import list_keys
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
     from starlette.requests import Request
 
-    from marketdata_assets.api.formats import Table
+    from marketdata_assets.api.formats import Encoded, Table
     from marketdata_assets.storage.connection import Database
 
 T = TypeVar("T")
@@ -50,6 +52,7 @@ class ServiceOptions:
         client_threads: Questions of one client that the database works on at once.
         client_waiting: Questions of one client that wait for them at most.
         statement_timeout: After which the database gives a question up.
+        connections: How many connections there may be, and how slow.
     """
 
     database_url: str = field(repr=False)
@@ -61,6 +64,7 @@ class ServiceOptions:
     client_threads: int = 4
     client_waiting: int = 16
     statement_timeout: timedelta = timedelta(seconds=10)
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
 class Service:
@@ -78,6 +82,9 @@ class Service:
         # Less than one request would never be saved up for.
         burst = max(1.0, options.requests_per_second * _BURST_SECONDS)
         self.limiter = RateLimiter(options.requests_per_second, burst, clock)
+        self.unsent = Unsent()
+        self.refusals = RefusalLog(clock)
+        self.connections = Connections(options.connections.within(file_limit()), self.refusals)
         self._turns = Turns(options.client_threads, options.client_waiting)
         self.readers = Readers(
             options.database_url,
@@ -160,8 +167,17 @@ async def answer(request: Request, work: Callable[[Database], Table], *, most: i
     )
     service = service_of(request)
     service.reserve(request, most)
-    # Encoded by the same thread: a year of minutes would hold up everybody else here.
-    encoded = await service.ask(request, lambda database: encode(work(database), media_type, encoding, known))
+    client = request.state.caller.label
+
+    def make(database: Database) -> Encoded:
+        service.unsent.require_room(client)
+        # Encoded by the same thread: a year of minutes would hold up everybody else here.
+        encoded = encode(work(database), media_type, encoding, known)
+        service.unsent.add(client, encoded.size)
+        return encoded
+
+    encoded = await service.ask(request, make)
+    request.state.unsent = encoded.size
     # An answer that the client has already took as long to read.
     request.state.rows = encoded.rows
     headers = {

@@ -47,12 +47,14 @@ def serve(
 
     shown = f"[{host}]" if ":" in host else host
     is_open = is_loopback_host(host) and not require_key
-    typer.echo(
+    line = (
         f"serving on http://{shown}:{port}, described at http://{shown}:{port}/docs"
-        f"{'; reads need no key: behind any proxy, add --require-key' if is_open else ''}; Ctrl-C ends it",
-        err=True,
+        f"{'; reads need no key: behind any proxy, add --require-key' if is_open else ''}; Ctrl-C ends it"
     )
-    run(ServeOptions(host, port, workers, requests_per_second, require_key))
+    run(
+        ServeOptions(host, port, workers, requests_per_second, require_key),
+        lambda: typer.echo(line, err=True),
+    )
 
 
 def _require_free(host: str, port: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import threading
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 import zstandard
+from fastapi.routing import APIRoute
 from polars.testing import assert_frame_equal
 from starlette.testclient import TestClient
 
 from marketdata_assets import bars, completeness, features, gaps, reading
-from marketdata_assets.api.app import create_app
+from marketdata_assets.api import cursors
+from marketdata_assets.api.app import _ROUTERS, create_app
 from marketdata_assets.api.formats import ARROW, CSV, JSON, MEDIA_TYPES, PARQUET
 from marketdata_assets.api.limits import RateLimiter
 from marketdata_assets.api.service import ServiceOptions
@@ -232,6 +235,105 @@ def test_a_cursor_belongs_to_its_question(api: TestClient) -> None:
     refused(api.get(f"{DAY}&cursor=nonsense"), 422, "invalid-cursor")
 
 
+@pytest.mark.parametrize("kind", ["historical", "features"])
+def test_a_cursor_leads_nowhere_outside_of_its_range(api: TestClient, database: Database, kind: str) -> None:
+    frame_ = pl.DataFrame(
+        {"symbol": "AAPL", "timeframe": "1m", "time": OPEN},
+        schema_overrides={"time": FEATURES_SCHEMA["time"]},
+    )
+    write_features(database, FeatureBatch(frame_.match_to_schema(FEATURES_SCHEMA, missing_columns="insert")))
+    asked = {"of": "AAPL", "timeframe": "1m", "start": "2024-01-02", "end": "2024-01-02"}
+    if kind == "historical":
+        asked |= {"adjusted": True, "as_of": None}
+    path = f"/api/v1/{kind}/AAPL?timeframe=1m&start=2024-01-02&end=2024-01-02&cursor="
+    question = cursors.question_of(kind, asked)
+    splits = None
+    if kind == "historical":
+        ours = cursors.decode(api.get(DAY + "&limit=1").json()["next_cursor"], cursors.SeriesCursor, question)
+        splits = ours.splits
+    first, end = datetime(2024, 1, 2, 5, tzinfo=UTC), datetime(2024, 1, 3, 5, tzinfo=UTC)
+    scale = date(2024, 3, 1) if kind == "historical" else None
+    for last, until, is_ours in (
+        (first, end, True),
+        (first - MINUTE, end, False),
+        (datetime(1990, 1, 1, tzinfo=UTC), end, False),
+        (first, end + MINUTE, False),
+    ):
+        text = cursors.encode(
+            cursors.SeriesCursor(question, cursors.micros(last), cursors.micros(until), scale, splits)
+        )
+        if is_ours:
+            assert api.get(path + text).status_code == 200
+        else:
+            refused(api.get(path + text), 422, "invalid-cursor")
+
+
+def test_head_answers_wherever_get_does(api: TestClient) -> None:
+    paths = {
+        route.path.replace("{symbol}", "AAPL").replace("{name}", "swagger-ui.css")
+        for one in _ROUTERS
+        for route in one.routes
+        if isinstance(route, APIRoute) and "GET" in route.methods
+    }
+    assert {"/", "/docs", "/health", "/metrics", "/openapi.json", "/api/v1/gaps"} <= paths
+    for path in (*sorted(paths), DAY, "/nothing", "/api/v1/gaps?wrong=1"):
+        if "/historical/" in path or "/features/" in path:
+            path += "&limit=2" if "?" in path else "?timeframe=1m&start=2024-01-02&end=2024-01-02"  # noqa: PLW2901
+        got, head = (api.request(method, path, follow_redirects=False) for method in ("GET", "HEAD"))
+        assert (head.status_code, head.content) == (got.status_code, b""), path
+        if path != "/metrics":
+            assert dict(head.headers) == dict(got.headers), path
+    assert "HEAD" in api.put("/api/v1/gaps").headers["allow"]
+
+
+def test_the_page_of_the_api_needs_nothing_from_elsewhere(api: TestClient) -> None:
+    root = api.get("/", follow_redirects=False)
+    assert (root.status_code, root.headers["location"]) == (307, "docs")
+    page = api.get("/docs")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    named = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(named) == 4
+    for path in named:
+        assert not path.startswith(("http", "//"))
+        assert api.get(f"/{path}").status_code == 200
+    assert api.get("/docs/..%2fdocs.html").status_code == 404
+    assert api.get("/docs/README.md").status_code == 404
+
+
+def test_refusals_are_logged_without_what_is_secret(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(database_url, address="203.0.113.9") as api:
+        for headers in ({}, {"x-api-key": "s3cret-key"}, {"authorization": "Bearer s3cret-key"}):
+            assert api.get(DAY + "&note=s3cret-key", headers=headers).status_code == 401
+        assert api.get(DAY, headers=[("x-api-key", "s3cret-key"), ("x-api-key", "other")]).status_code == 400
+        assert api.get("/health", headers=[("host", "a"), ("host", "b")]).status_code == 400
+        assert api.get("/nothing").status_code == 404
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("refusals")]
+    kinds = ["key-needed", "unknown-key", "unknown-key", "several-keys", "not-one-host"]
+    assert [line.partition(": ")[2].partition(",")[0] for line in lines] == kinds
+    assert all("203.0.113.9" in line for line in lines)
+    assert "s3cret" not in caplog.text
+
+
+def test_two_hosts_are_not_this_machine(api: TestClient) -> None:
+    for hosts in (("evil.example", "127.0.0.1"), ("127.0.0.1", "evil.example"), ("127.0.0.1", "127.0.0.1")):
+        refused(api.get(DAY, headers=[("host", host) for host in hosts]), 400, "not-one-host")
+
+
+def test_answers_that_are_not_read_bound_what_else_is_made(api: TestClient) -> None:
+    service = api.app.state.service  # type: ignore[attr-defined]
+    service.unsent.add("127.0.0.1", 64 * 1024 * 1024)
+    refused(api.get(DAY), 429, "answers-unread")
+    service.unsent.add("others", 256 * 1024 * 1024)
+    service.unsent.release("127.0.0.1", 1)
+    refused(api.get(DAY), 503, "busy")
+    service.unsent.release("others", 256 * 1024 * 1024)
+    assert api.get(DAY).status_code == 200
+    # An answer that was taken counts no more.
+    assert service.unsent._bytes == {"127.0.0.1": 64 * 1024 * 1024 - 1}
+
+
 def test_an_answer_is_good_until_it_is_revised(api: TestClient, database: Database) -> None:
     first = api.get(DAY)
     assert first.headers["cache-control"] == "private, max-age=300, must-revalidate"
@@ -374,7 +476,7 @@ def test_a_moment_without_an_offset_is_told_how_to_be_written(api: TestClient) -
 def test_methods_and_formats_that_are_not_there(api: TestClient) -> None:
     wrong = api.patch("/api/v1/symbols")
     refused(wrong, 405, "method-not-allowed")
-    assert wrong.headers["allow"] == "GET, POST"
+    assert wrong.headers["allow"] == "GET, HEAD, POST"
     refused(api.get(DAY, headers=accepting("image/png")), 406, "not-acceptable")
 
 
@@ -397,6 +499,7 @@ def test_reads_from_elsewhere_and_all_changes_need_a_key(database_url: str, data
             refused(api.get(path, headers={"x-api-key": b"\xff"}), 401, "unknown-key")
             for key in (reader, admin, "a-key-of-the-environment"):
                 assert api.get(path, headers={"x-api-key": key}).status_code == 200
+                assert api.get(path, headers={"authorization": f"Bearer {key}"}).status_code == 200
         body = {"timeframes": ["1h"]}
         refused(api.put("/api/v1/admin/symbols/AAPL/timeframes", json=body), 401, "key-needed")
         given = {"x-api-key": reader}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -28,7 +29,7 @@ from marketdata_assets_tests.integration.frames import run_of
 from marketdata_assets_tests.integration.platform import command, command_environment, run_command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from marketdata_assets.storage.connection import Database
 
@@ -49,7 +50,9 @@ def environment(database: Database, database_url: str, tmp_path: Path) -> dict[s
 
 
 @contextmanager
-def serving(environment: dict[str, str], folder: Path, *options: str) -> Iterator[str]:
+def serving(
+    environment: dict[str, str], folder: Path, *options: str, before: tuple[str, ...] = ()
+) -> Iterator[str]:
     """The address of a running server; it must end well when it is told to."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -57,7 +60,7 @@ def serving(environment: dict[str, str], folder: Path, *options: str) -> Iterato
     log = folder / "serve.log"
     with log.open("w") as said:
         process = subprocess.Popen(
-            command("serve", "--port", str(port), *options),
+            [*before, *command("serve", "--port", str(port), *options)],
             env=environment,
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -67,10 +70,12 @@ def serving(environment: dict[str, str], folder: Path, *options: str) -> Iterato
     url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not answers(url):
+        while "serving on" not in log.read_text():
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
+            time.sleep(0.02)
+        # At once, and by every process: that is what the line says.
+        assert answers(url), log.read_text()
         yield url
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0, log.read_text()
@@ -111,6 +116,21 @@ def test_the_api_keeps_what_its_openapi_document_promises(
         )
     assert found.returncode == 0, found.stdout[-6000:] + found.stderr
     assert "Tested: 12" in found.stdout
+
+
+# slow: a server process
+@pytest.mark.slow
+def test_idle_connections_under_a_low_file_limit_leave_the_server_answering(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    limited = ("bash", "-c", 'ulimit -n 200; exec "$@"', "limited")
+    with serving(environment, tmp_path, before=limited) as url, contextlib.ExitStack() as stack:
+        port = int(url.rpartition(":")[2])
+        for _ in range(500):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+        for _ in range(5):
+            assert answers(url)
+    assert "too-many-connections" in (tmp_path / "serve.log").read_text()
 
 
 # slow: several server processes
@@ -183,7 +203,12 @@ def test_a_server_that_reads_for_nothing_says_what_a_proxy_needs(
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("POLARS_MAX_THREADS", "1")  # the command sets it
     monkeypatch.setattr("marketdata_assets.cli.serve._require_free", lambda host, port: (host, port))
-    monkeypatch.setattr("marketdata_assets.api.server.serve", started.append)
+
+    def listen(options: object, announce: Callable[[], None]) -> None:
+        started.append(options)
+        announce()
+
+    monkeypatch.setattr("marketdata_assets.api.server.serve", listen)
     said = CliRunner().invoke(app, ["serve", *options])
     assert (said.exit_code, len(started)) == (0, 1), said.output
     assert ("behind any proxy, add --require-key" in said.stderr) is warned

@@ -74,6 +74,8 @@ HOST = ("host", "127.0.0.1:8000")
         ("10.0.0.7", [HOST], False),
         ("127.0.0.1", [HOST, ("x-forwarded-for", "127.0.0.1")], False),
         ("127.0.0.1", [HOST, ("forwarded", "for=127.0.0.1")], False),
+        ("127.0.0.1", [HOST, ("x_forwarded_for", "127.0.0.1")], False),
+        ("127.0.0.1", [HOST, ("cf-connecting-ip", "127.0.0.1")], False),
         ("10.0.0.7", [HOST, ("x-forwarded-for", "127.0.0.1")], False),
         ("127.0.0.1", [("host", "bars.example.com")], False),
         ("127.0.0.1", [("host", "127.0.0.1.example.com")], False),
@@ -118,10 +120,36 @@ def test_what_a_caller_may_do(
 def test_who_is_not_known_is_told_what_to_send() -> None:
     with pytest.raises(Problem) as refused:
         Caller("x", None, gave_key=False, local=False).require(Scope.READ)
-    assert refused.value.headers == {"WWW-Authenticate": 'ApiKey header="X-API-Key"'}
+    assert refused.value.headers == {
+        "WWW-Authenticate": 'ApiKey header="X-API-Key", Bearer realm="marketdata"'
+    }
 
 
 def test_a_key_has_a_bucket_of_its_own_wherever_it_comes_from() -> None:
     ring = Ring(api_key("one", "1"))
     assert ring.caller("10.0.0.7", ("x-api-key", "1")).label == "key one"
     assert ring.caller("10.0.0.7", ("x-api-key", "wrong")).label == "10.0.0.7"
+
+
+@pytest.mark.parametrize(
+    ("headers", "label"),
+    [
+        ([("authorization", "Bearer 1")], "key one"),
+        ([("authorization", "bearer  1 ")], "key one"),
+        ([("authorization", "Bearer 1"), ("x-api-key", "1")], "key one"),
+        ([("x-api-key", "1"), ("x-api-key", "1")], "key one"),
+        ([("authorization", "Basic 1")], "10.0.0.7"),
+        ([("authorization", "Bearer")], "10.0.0.7"),
+        ([("authorization", "Bearer 2"), ("x-api-key", "1")], None),
+        ([("x-api-key", "2"), ("x-api-key", "1")], None),
+        ([("authorization", "Bearer 2"), ("authorization", "Bearer 1")], None),
+    ],
+)
+def test_a_key_comes_in_either_header_and_only_one(headers: list[tuple[str, str]], label: str | None) -> None:
+    ring = Ring(api_key("one", "1"))
+    if label is None:
+        with pytest.raises(Problem, match="send one"):
+            ring.caller("10.0.0.7", HOST, *headers)
+        return
+    caller = ring.caller("10.0.0.7", HOST, *headers)
+    assert (caller.label, caller.gave_key) == (label, not headers[0][1].startswith("Basic"))
