@@ -37,7 +37,7 @@ def require_not_before(local: datetime, latest: datetime | None) -> None:
     """
     if latest is not None and latest - local > CLOCK_TOLERANCE:
         message = (
-            f"the clock of this machine says {_shown(local)}, and the newest request on record ended at"
+            f"the clock of this machine says {_shown(local)}, and the newest request on record was made at"
             f" {_shown(latest)}, {_apart(local, latest)} later: set the clock, or, when it is right, run"
             " `marketdata doctor`; nothing was written"
         )

@@ -551,9 +551,10 @@ def _contradiction_of_list(symbols: Collection[str], page: Page) -> str | None:
 
 
 def _miscounted(page: Page, *, exactly: bool) -> str | None:
+    """A count that promises more rows than there are: the body is cut short. Rows beyond it are screened like any."""
     rows = page.frame.height
     for said in page.envelope.rows:
-        if said != rows if exactly else said > 0 and not rows and page.envelope.next_url is None:
+        if said > rows if exactly else said > 0 and not rows and page.envelope.next_url is None:
             return f"the page says that it has {said:,} rows, and has {rows:,}"
     return None
 
