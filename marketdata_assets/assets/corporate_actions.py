@@ -19,7 +19,7 @@ from marketdata_assets.assets.presentation import ACTIONS, OWNERS, columns_of
 from marketdata_assets.domain.actions import DATES, ActionKind, ScreenedActions, screen_actions
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass
-from marketdata_assets.polygon.errors import EntitlementError
+from marketdata_assets.polygon.errors import EndpointNotFoundError, EntitlementError
 from marketdata_assets.polygon.resource import ListedActions, PolygonResource
 from marketdata_assets.storage.actions import ActionCounts, count_actions, read_actions, store_actions
 from marketdata_assets.storage.connection import Database
@@ -158,7 +158,7 @@ def _refreshed(
     require_kind(database, simulated=polygon.is_simulated)
     try:
         listed = polygon.actions(kind, symbols, database_url=database.url)
-    except EntitlementError as error:
+    except (EntitlementError, EndpointNotFoundError) as error:
         if kind is ActionKind.SPLITS:
             raise
         # Prices stand without them: whoever has not bought them is not to find a red run every day.
@@ -170,7 +170,7 @@ def _refreshed(
             }
         )
     claim_store(database, simulated=polygon.is_simulated)
-    screened = screen_actions(kind, listed.rows, symbols)
+    screened = _screened(kind, listed, symbols)
     counts = store_actions(
         database,
         kind,
@@ -194,6 +194,13 @@ def _refreshed(
     if screened.problems:
         raise _failure(kind, screened, metadata)
     return MaterializeResult(metadata=metadata)
+
+
+def _screened(kind: ActionKind, listed: ListedActions, symbols: list[str]) -> ScreenedActions:
+    """What can be stored of ``listed``: nothing of a symbol of which a value could not be read."""
+    unread = {symbol: listed.problems[symbol] for symbol in symbols if symbol in listed.problems}
+    screened = screen_actions(kind, listed.rows, [symbol for symbol in symbols if symbol not in unread])
+    return ScreenedActions(screened.rows, {**unread, **screened.problems})
 
 
 def _failure(kind: ActionKind, screened: ScreenedActions, metadata: Mapping[str, MetadataValue]) -> Failure:

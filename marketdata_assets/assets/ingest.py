@@ -15,8 +15,8 @@ import polars as pl
 
 from marketdata_assets.domain.bars import (
     BAR_SCHEMA,
+    PAGE_SCHEMA,
     QUARANTINE_SCHEMA,
-    VENDOR_SCHEMA,
     bucket_close,
     complete,
     screen,
@@ -29,11 +29,13 @@ from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.polygon.errors import EntitlementError
-from marketdata_assets.polygon.resource import FetchEvent, RequestFailed
+from marketdata_assets.polygon.resource import FetchEvent, PageFetched, RequestFailed
 from marketdata_assets.storage.bars import BarBatch, FetchLogEntry
 
 if TYPE_CHECKING:
+    from marketdata_assets.domain.bars import Screened
     from marketdata_assets.domain.calendar import TradingCalendar
+    from marketdata_assets.polygon.parser import PageRows
     from marketdata_assets.polygon.planner import Fetch, Plan, StoredRollup
     from marketdata_assets.polygon.request import FetchRequest
 
@@ -42,6 +44,8 @@ BATCH_ROWS: Final = 100_000
 
 _ROLLUP_DAYS: Final = 31
 _LAST_ROWS: Final = 3
+_PAGE_BITS: Final = 32
+"""A row's ``source`` is its position in the page, with the number of the page above so many bits."""
 
 ReadBars = Callable[[Series, Window], pl.DataFrame]
 """Reads the stored bars (``BAR_SCHEMA``) of a series in a window."""
@@ -91,7 +95,9 @@ class _Progress:
     position: datetime
     """Everything before is committed or in the pending batch."""
     carried: pl.DataFrame
-    """Rows of a day that the pages so far do not close."""
+    """Rows (``PAGE_SCHEMA``) of a day that the pages so far do not close."""
+    pages: dict[int, PageRows] = field(default_factory=dict)
+    """The rows of the pages that ``carried`` is made of, as the vendor wrote them."""
     late_rows: int = 0
     """Rows of days before ``position`` that came after it had passed them."""
     bars: int = 0
@@ -190,7 +196,8 @@ class Ingest:
         opens = event.frame["time"]
         late = opens.is_between(event.request.window.start, progress.position, closed="left")
         progress.late_rows += opens.filter(late).len()
-        progress.carried = pl.concat([progress.carried, event.frame])
+        progress.carried = pl.concat([progress.carried, _with_sources(event)])
+        progress.pages[record.page] = event.rows
         self._advance(progress, is_last=event.is_last)
         if not event.is_last:
             self._pending.log(progress.log)
@@ -222,13 +229,14 @@ class Ingest:
                 run_id=self._run_id,
             ),
             position=request.window.start,
-            carried=VENDOR_SCHEMA.to_frame(),
+            carried=PAGE_SCHEMA.to_frame(),
         )
         return progress
 
     def _end(self, progress: _Progress, log: FetchLogEntry) -> None:
         self._pending.log(log)
-        progress.carried = VENDOR_SCHEMA.to_frame()
+        progress.carried = PAGE_SCHEMA.to_frame()
+        progress.pages.clear()
 
     def _advance(self, progress: _Progress, *, is_last: bool) -> None:
         """Move every closed day from the carried rows into the pending batch."""
@@ -247,12 +255,19 @@ class Ingest:
             progress.carried.filter(open_rows),
         )
         window = Window(progress.position, boundary)
-        screened = screen(rows, Series(request.symbol, request.base), window, calendar)
+        screened = screen(
+            rows,
+            Series(request.symbol, request.base),
+            window,
+            calendar,
+            asset_class=request.asset_class,
+        )
         for rule, count in screened.quarantined.group_by("rule").len().iter_rows():
             progress.quarantined[rule] = progress.quarantined.get(rule, 0) + count
         progress.bars += screened.bars.height
         progress.position = boundary
-        self._pending.quarantine(screened.quarantined)
+        self._pending.quarantine(_with_texts(screened, progress.pages))
+        _forget_pages(progress)
         first = screened.bars["time"].min()
         if isinstance(first, datetime):
             self._has_begun(request.symbol, request.base, history_begins(first, calendar))
@@ -297,6 +312,44 @@ class Ingest:
         if timeframe is Timeframe.W1:
             answered = [week for one in answered if (week := _whole_weeks(one, calendar))]
         self._pending.add(series, whole, answered)
+
+
+def _with_sources(event: PageFetched) -> pl.DataFrame:
+    """The rows of a page in ``PAGE_SCHEMA``."""
+    frame = event.frame
+    faults = pl.Series([None], dtype=pl.String).new_from_index(0, frame.height)
+    if event.rows.faults:
+        faults = pl.Series([event.rows.faults.get(at) for at in range(frame.height)], dtype=pl.String)
+    first = event.record.page << _PAGE_BITS
+    return frame.with_columns(
+        fault=faults, source=pl.int_range(first, first + frame.height, dtype=pl.UInt64, eager=True)
+    )
+
+
+def _with_texts(screened: Screened, pages: Mapping[int, PageRows]) -> pl.DataFrame:
+    """The quarantined rows, each with the vendor's own text of it."""
+    sources = screened.sources.to_list()
+    by_page: dict[int, list[int]] = {}
+    for source in sources:
+        if source is not None:
+            by_page.setdefault(source >> _PAGE_BITS, []).append(source & ((1 << _PAGE_BITS) - 1))
+    texts: dict[int, str | None] = {}
+    for page, positions in by_page.items():
+        if page in pages:
+            found = pages[page].texts(positions)
+            texts |= {(page << _PAGE_BITS) + at: text for at, text in zip(positions, found, strict=True)}
+    return screened.quarantined.with_columns(
+        vendor_row=pl.Series([texts.get(source) for source in sources], dtype=pl.String)
+    )
+
+
+def _forget_pages(progress: _Progress) -> None:
+    """Drop the pages of which no row is carried."""
+    oldest = progress.carried["source"].min()
+    kept = int(oldest) >> _PAGE_BITS if isinstance(oldest, int) else None
+    for page in list(progress.pages):
+        if kept is None or page < kept:
+            del progress.pages[page]
 
 
 def _last_closed_day(progress: _Progress, calendar: TradingCalendar) -> datetime | None:

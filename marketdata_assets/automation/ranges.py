@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from dagster import DagsterExecutionInterruptedError
 
-from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.errors import ClockError, ConfigurationError
 from marketdata_assets.domain.series import Series
 from marketdata_assets.partitions import RANGE_END, RANGE_START, islands, parse_key, partition_key
 from marketdata_assets.polygon.errors import AuthenticationError
@@ -236,7 +236,7 @@ def failure_metadata(result: ExecuteInProcessResult) -> Mapping[str, MetadataVal
 
 def _configuration_problem(result: ExecuteInProcessResult) -> str | None:
     """What the user has to correct, when that is why the run failed."""
-    names = {ConfigurationError.__name__, AuthenticationError.__name__}
+    names = {one.__name__ for one in (ConfigurationError, AuthenticationError, ClockError)}
     return next((_text_of(error) for error in _causes(result) if error.cls_name in names), None)
 
 

@@ -18,6 +18,7 @@ from marketdata_assets.cli import (
     bars,
     database,
     demo,
+    doctor,
     features,
     gaps,
     keys,
@@ -91,6 +92,7 @@ _command(_LOOK, "marketdata status", status.status)
 _command(_LOOK, "marketdata bars AAPL 1m --days 2 --plot aapl.png", bars.bars)
 _command(_LOOK, "marketdata matrix --refresh --html matrix.html", matrix.matrix)
 _command(_STORE, "marketdata prune --timeframes 1m --older-than 60 --dry-run", prune.prune)
+_command(_STORE, "marketdata doctor --repair", doctor.doctor)
 _command(_STORE, "marketdata migrate --check", database.migrate)
 app.add_typer(database.app, name="db", rich_help_panel=_STORE)
 _command(_SERVE, "marketdata serve --port 8000", serve.serve)

@@ -44,10 +44,12 @@ def prune(
     Bars of other timeframes stay, those made of the removed ones as well. Ctrl-C at any moment loses nothing else.
     """
     from marketdata_assets.cli.session import open_store
+    from marketdata_assets.storage.clock import require_right_clock
     from marketdata_assets.storage.retention import prunable
     from marketdata_assets.storage.retention import prune as remove
 
     with open_store() as store:
+        require_right_clock(store.database)
         first_kept = first_kept_days(_chosen(store.settings, timeframes, older_than), datetime.now(UTC))
         pruned = prunable(store.database, first_kept) if dry_run else remove(store.database, first_kept)
     if as_json:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import stamina
 
 from marketdata_assets.config import Settings, load_settings
+from marketdata_assets.storage.clock import require_right_clock
 from marketdata_assets.storage.connection import Database, resolve_database_url
 from marketdata_assets.storage.migrations import migrate
 from marketdata_assets.storage.symbols import add_symbols, list_symbols, packaged_universe
@@ -56,6 +57,9 @@ def open_instance(store: Store, name: str) -> Iterator[tuple[DagsterInstance, Co
     """Dagster's instance, and the command ``name`` that this process is: its tags belong on every run that it executes.
 
     What earlier commands have left unfinished whose process is gone is ended first.
+
+    Raises:
+        ClockError: This machine's clock is far off: nothing is written.
     """
     from dagster import DagsterInstance
 
@@ -63,6 +67,7 @@ def open_instance(store: Store, name: str) -> Iterator[tuple[DagsterInstance, Co
     from marketdata_assets.automation.instance import prepare_environment
     from marketdata_assets.cli.console import err
 
+    require_right_clock(store.database)
     prepare_environment(store.settings)
     with DagsterInstance.get() as instance, under_way(store.database, name) as command:
         closed = close_orphans(instance, store.database)

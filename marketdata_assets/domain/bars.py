@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import polars as pl
 
+from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
@@ -46,8 +47,26 @@ BAR_SCHEMA: Final = pl.Schema(
 
 KEY: Final = ("symbol", "timeframe", "time")
 
-QUARANTINE_SCHEMA: Final = pl.Schema({**BAR_SCHEMA, "rule": pl.String()})
-"""Rows that break a rule, with the name of the first rule that each breaks."""
+QUARANTINE_SCHEMA: Final = pl.Schema({**BAR_SCHEMA, "rule": pl.String(), "vendor_row": pl.String()})
+"""Rows that break a rule, with the name of the first rule that each breaks and the vendor's own text of the row.
+
+``vendor_row`` is null where that text is not at hand.
+"""
+
+PAGE_SCHEMA: Final = pl.Schema({**VENDOR_SCHEMA, "fault": pl.String(), "source": pl.UInt64()})
+"""Rows of vendor pages: :data:`VENDOR_SCHEMA`, and what reading them left.
+
+``fault`` is the rule that a row broke while it was read (:data:`READING_RULES`), null for a row that was read whole.
+``source`` is a number by which the caller finds the vendor's own text of the row again.
+"""
+
+READING_RULES: Final = ("wrong_type", "transactions_not_whole", "transactions_too_large")
+"""Rules that are broken by a value that its column cannot hold. Such a value is null in the frame."""
+
+LARGEST_PRICE: Final = 1e12
+"""A price above is an error of the vendor's: a bitcoin in the cheapest currency costs a thousandth of it."""
+LARGEST_COUNT: Final = 1e15
+"""A volume or a number of transactions above is one, too: the busiest coins trade some 1e14 units a day."""
 
 RULES_WITHOUT_LOSS: Final = ("outside_window", "duplicate_time")
 """Rules whose broken row is no lost bar: nobody asked for it, or another row of its time was kept."""
@@ -60,6 +79,8 @@ class Screened(NamedTuple):
     """:data:`BAR_SCHEMA`, sorted by time, one row per time."""
     quarantined: pl.DataFrame
     """:data:`QUARANTINE_SCHEMA`, in the vendor's order."""
+    sources: pl.Series
+    """The ``source`` of each quarantined row (:data:`PAGE_SCHEMA`), null where the vendor frame had none."""
 
 
 def empty_bars() -> pl.DataFrame:
@@ -67,23 +88,36 @@ def empty_bars() -> pl.DataFrame:
     return pl.DataFrame(schema=BAR_SCHEMA)
 
 
-def screen(vendor: pl.DataFrame, series: Series, window: Window, calendar: TradingCalendar) -> Screened:
-    """Divide ``vendor`` (:data:`VENDOR_SCHEMA`) into bars of ``series`` and rows that break a rule.
+def screen(
+    vendor: pl.DataFrame,
+    series: Series,
+    window: Window,
+    calendar: TradingCalendar,
+    *,
+    asset_class: AssetClass,
+) -> Screened:
+    """Divide ``vendor`` (:data:`PAGE_SCHEMA` or :data:`VENDOR_SCHEMA`) into bars of ``series`` and rows that break a rule.
 
-    The rules, in the order in which they are named: ``time_missing``, ``outside_window``, ``off_grid``,
-    ``price_not_positive`` (null, NaN and infinity included), ``high_below_body``, ``low_above_body``,
-    ``volume_negative``, ``duplicate_time`` (the last of several rows for one time is kept: the vendor sends
-    corrections after what they correct; identical rows are not a violation). A vwap outside [low, high]
-    breaks no rule: the vendor's own bars have it.
+    The rules, in the order in which they are named: ``time_missing``, ``outside_window``, ``off_grid``, those of
+    reading (:data:`READING_RULES`), ``price_not_positive`` (null, NaN and infinity included), ``price_too_large``,
+    ``high_below_body``, ``low_above_body``, ``volume_missing`` (not of an index, which has none),
+    ``volume_negative``, ``volume_too_large``, ``vwap_not_positive``, ``vwap_too_large``,
+    ``transactions_negative``, ``transactions_too_large``, ``duplicate_time`` (the last of several rows for one
+    time is kept: the vendor sends corrections after what they correct; identical rows are not a violation). A vwap
+    outside [low, high] breaks no rule: the vendor's own bars have it.
     """
+    missing = [
+        pl.lit(None, dtype).alias(name) for name, dtype in PAGE_SCHEMA.items() if name not in vendor.columns
+    ]
     labelled = (
-        vendor.with_row_index("_order")
+        vendor.with_columns(missing, vendor_row=pl.lit(None, pl.String))
+        .with_row_index("_order")
         .with_columns(
             symbol=pl.lit(series.symbol),
             timeframe=pl.lit(series.timeframe.value),
             base_bars=pl.lit(1, pl.Int32),
         )
-        .with_columns(rule=_first_broken_rule(series.timeframe, window, calendar))
+        .with_columns(rule=_first_broken_rule(series.timeframe, window, calendar, asset_class))
     )
     sound = labelled.filter(pl.col("rule").is_null())
     latest = sound.unique("time", keep="last", maintain_order=True).sort("time")
@@ -97,39 +131,58 @@ def screen(vendor: pl.DataFrame, series: Series, window: Window, calendar: Tradi
     return Screened(
         bars=latest.select(BAR_SCHEMA.names()),
         quarantined=broken.select(QUARANTINE_SCHEMA.names()),
+        sources=broken["source"],
     )
 
 
-def _first_broken_rule(timeframe: Timeframe, window: Window, calendar: TradingCalendar) -> pl.Expr:
+def _first_broken_rule(
+    timeframe: Timeframe, window: Window, calendar: TradingCalendar, asset_class: AssetClass
+) -> pl.Expr:
     time = pl.col("time")
     return _first_of(
         [
             ("time_missing", time.is_null()),
             ("outside_window", (time < window.start) | (time >= window.end)),
             ("off_grid", time != bucket_open(time, timeframe, calendar)),
-            *_value_rules(),
+            *((name, (pl.col("fault") == name).fill_null(value=False)) for name in READING_RULES),
+            *_value_rules(has_volume=asset_class is not AssetClass.INDEX),
         ]
     )
 
 
-def broken_value_rule() -> pl.Expr:
-    """The first rule that a bar's own values break, or null: those of :func:`screen` that no time enters into."""
-    return _first_of(_value_rules())
+def broken_value_rule(*, has_volume: bool = False) -> pl.Expr:
+    """The first rule that a bar's own values break, or null: those of :func:`screen` that no time enters into.
+
+    With ``has_volume``, a bar without a volume breaks one: any but an index's.
+    """
+    return _first_of(_value_rules(has_volume=has_volume))
 
 
-def _value_rules() -> list[tuple[str, pl.Expr]]:
+def _value_rules(*, has_volume: bool = False) -> list[tuple[str, pl.Expr]]:
+    """The rules of values; with ``has_volume`` a bar without a volume breaks one, too."""
     prices = ("open", "high", "low", "close")
+    volume, vwap, transactions = (pl.col(name) for name in ("volume", "vwap", "transactions"))
     sound_price = pl.all_horizontal(
         (pl.col(name).is_finite() & (pl.col(name) > 0)).fill_null(value=False) for name in prices
     )
+    # The vendor may give a bar without any volume the vwap 0.
+    sound_vwap = vwap.is_finite() & ((vwap > 0) | ((vwap == 0) & (volume == 0)))
+    missing = [("volume_missing", volume.is_null())] if has_volume else []
+    optional = {
+        "volume_negative": (volume < 0) | ~volume.is_finite(),
+        "volume_too_large": volume > LARGEST_COUNT,
+        "vwap_not_positive": ~sound_vwap,
+        "vwap_too_large": vwap > LARGEST_PRICE,
+        "transactions_negative": transactions < 0,
+        "transactions_too_large": transactions > int(LARGEST_COUNT),
+    }
     return [
         ("price_not_positive", ~sound_price),
+        ("price_too_large", pl.max_horizontal(*prices) > LARGEST_PRICE),
         ("high_below_body", pl.col("high") < pl.max_horizontal("open", "close", "low")),
         ("low_above_body", pl.col("low") > pl.min_horizontal("open", "close")),
-        (
-            "volume_negative",
-            ((pl.col("volume") < 0) | ~pl.col("volume").is_finite()).fill_null(value=False),
-        ),
+        *missing,
+        *((name, broken.fill_null(value=False)) for name, broken in optional.items()),
     ]
 
 

@@ -17,6 +17,10 @@ class ConfigurationError(MarketDataError):
     exit_code = 2
 
 
+class ClockError(ConfigurationError):
+    """The clock of this machine and another one disagree by more than clocks drift: nothing may be written by it."""
+
+
 class UnknownSeriesError(ConfigurationError):
     """The symbol is not tracked, or not collected in that timeframe."""
 

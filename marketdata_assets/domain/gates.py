@@ -77,7 +77,7 @@ def invalid(
         asset_class: Of ``bars``: an index has no volume, vwap or transactions.
     """
     calendar = calendar_of(asset_class)
-    broken = broken_value_rule()
+    broken = broken_value_rule(has_volume=asset_class is not AssetClass.INDEX)
     if asset_class is AssetClass.INDEX:
         has_volume = ~pl.all_horizontal(pl.col("volume", "vwap", "transactions").is_null())
         broken = pl.coalesce(broken, pl.when(has_volume).then(pl.lit("index_has_volume")))

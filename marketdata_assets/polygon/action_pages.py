@@ -1,7 +1,8 @@
 """A vendor's page of corporate actions: bytes in, a Polars frame and the envelope's facts out.
 
-A value that is missing, or of a type or a form that its column has not, becomes null. Whether a row makes sense is
-not decided here: the domain sets it aside.
+A value that is missing becomes null. One of a type or a form that its column has not becomes null, too, and leaves a
+fault: in place of a stored number it would be a loss without a word. Whether a row makes sense is not decided here:
+the domain sets it aside.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import polars as pl
 
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
-from marketdata_assets.polygon.errors import MalformedPageError
-from marketdata_assets.polygon.parser import Page, decode
+from marketdata_assets.polygon.parser import Page, PageRows, decode, read_rows, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,36 +23,45 @@ if TYPE_CHECKING:
 _FIELDS: Final = {"symbol": "ticker", "vendor_id": "id"}
 """The vendor's names of the columns that have others here; earnings name their id after their source."""
 _INT32: Final = range(-(2**31), 2**31)
+_SHOWN: Final = 40
 
 
 def parse_actions(kind: ActionKind, body: bytes) -> Page:
     """The page of ``body``, its frame in the schema of ``kind`` and in the vendor's order.
 
-    Raises :class:`MalformedPageError` when it is cut short, not JSON or no list.
+    The faults of its rows name a field and the vendor's value. Raises :class:`MalformedPageError` when the body is cut
+    short, not JSON or no list.
     """
     envelope, results = decode(body)
-    listed = json.loads(results) if results else []
-    if listed is None:
-        listed = []
-    if not isinstance(listed, list):
-        message = "the results of the page are not a list"
-        raise MalformedPageError(message)
+    try:
+        listed = read_rows(results) if results not in (b"", b"null") else []
+    except (ValueError, RecursionError) as error:
+        raise unreadable(body, error) from None
     rows = [row if isinstance(row, dict) else {} for row in listed]
-    fields = _FIELDS | ({"vendor_id": "benzinga_id"} if kind is ActionKind.EARNINGS else {})
-    return Page(
-        envelope,
-        pl.DataFrame(
-            {
-                name: pl.Series(
-                    [_READERS[dtype](row.get(fields.get(name, name))) for row in rows], dtype=dtype
-                )
-                for name, dtype in SCHEMAS[kind].items()
-            }
-        ),
-    )
+    names = _FIELDS | ({"vendor_id": "benzinga_id"} if kind is ActionKind.EARNINGS else {})
+    columns: dict[str, pl.Series] = {}
+    faults: dict[int, str] = {}
+    for name, dtype in SCHEMAS[kind].items():
+        key = names.get(name, name)
+        given = [row.get(key) for row in rows]
+        values = [_READERS[dtype](value) for value in given]
+        for at, (value, read) in enumerate(zip(given, values, strict=True)):
+            if read is None and value not in (None, ""):
+                faults.setdefault(at, f"{key} {_shown(value)}")
+        columns[name] = pl.Series(values, dtype=dtype)
+    return Page(envelope, pl.DataFrame(columns), PageRows(results, faults))
 
 
-def _text(value: Any) -> str | None:  # noqa: ANN401 - any JSON value, here and below
+def _shown(value: Any) -> str:  # noqa: ANN401 - any JSON value, here and below
+    # As JSON, on one line: a text is told from a number by its quotes.
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _text(value: Any) -> str | None:  # noqa: ANN401
+    if isinstance(value, int) and not isinstance(value, bool):
+        # The vendor numbers some of its requests; it may number rows.
+        return str(value)
     return value if isinstance(value, str) and value else None
 
 

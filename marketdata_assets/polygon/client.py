@@ -29,10 +29,14 @@ import stamina
 from httpx import codes
 
 from marketdata_assets.config import is_loopback
+from marketdata_assets.domain.clock import require_same_time
 from marketdata_assets.polygon.action_pages import parse_actions
+from marketdata_assets.polygon.bodies import read_body
 from marketdata_assets.polygon.errors import (
+    AdjustedPageError,
     AuthenticationError,
     BadRequestError,
+    EndpointNotFoundError,
     EntitlementError,
     MalformedPageError,
     NotFoundError,
@@ -42,11 +46,11 @@ from marketdata_assets.polygon.errors import (
     VendorFailureError,
 )
 from marketdata_assets.polygon.limiter import PERIOD_SECONDS
-from marketdata_assets.polygon.parser import parse_envelope, parse_page
+from marketdata_assets.polygon.parser import PageRows, parse_envelope, parse_page
 from marketdata_assets.polygon.request import FetchRecord
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping
     from types import TracebackType
 
     import polars as pl
@@ -64,11 +68,15 @@ _LOGGER = logging.getLogger(__name__)
 PAGE_LIMIT: Final = 50_000
 """The most base bars that the vendor reads for one page."""
 
+PAGES_LIMIT: Final = 1_000
+"""The most pages of one request. All minutes of a crypto pair since 2009 are 180."""
+
 _EVERY_PAGE: Final = {"adjusted": "false", "sort": "asc", "limit": str(PAGE_LIMIT)}
 _KEY_PARAMETERS: Final = frozenset({"apikey", "api_key"})
 _DELIVERED: Final = frozenset({"OK", "DELAYED"})
 _LONG_KEY: Final = 12
 _REASON_LENGTH: Final = 200
+_NOT_THERE: Final = frozenset({codes.NOT_FOUND, codes.METHOD_NOT_ALLOWED, codes.GONE, codes.NOT_IMPLEMENTED})
 # A longer one is a mistake of the vendor's, and would stop every process for as long.
 _LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
 
@@ -131,12 +139,14 @@ class HistoryNotice:
 class FetchedPage:
     """One page: rows in the vendor's order, and how they were got.
 
-    Bars have the domain's ``VENDOR_SCHEMA``; the rows of a list the schema of its kind (``domain.actions``).
+    Bars have the domain's ``VENDOR_SCHEMA``; the rows of a list the schema of its kind (``domain.actions``). ``rows``
+    are those of ``frame`` as the vendor wrote them.
     """
 
     frame: pl.DataFrame
     record: FetchRecord
     is_last: bool
+    rows: PageRows = field(default_factory=PageRows)
 
 
 def history_cut(
@@ -190,6 +200,7 @@ class _Ask:
     page: int
     url: httpx.URL
     parse: Callable[[bytes], Page]
+    contradiction: Callable[[Page], str | None]
     requested_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     attempts: int = 0
     rate_limited: int = 0
@@ -292,7 +303,8 @@ class PolygonClient:
         seen: set[httpx.URL] = set()
 
         def ask_for(url: httpx.URL) -> _Ask:
-            return _Ask(symbol, timeframe, window, len(seen), url, parse_page)
+            contradiction = partial(_contradiction_of_bars, ticker)
+            return _Ask(symbol, timeframe, window, len(seen), url, parse_page, contradiction)
 
         async with contextlib.aclosing(self._pages(path, "", _EVERY_PAGE, seen, ask_for)) as pages:
             async for page in pages:
@@ -307,7 +319,8 @@ class PolygonClient:
 
         def ask_for(url: httpx.URL) -> _Ask:
             parse = partial(parse_actions, request.kind)
-            return _Ask(str(request), None, None, len(seen), url, parse)
+            contradiction = partial(_contradiction_of_list, frozenset(request.symbols))
+            return _Ask(str(request), None, None, len(seen), url, parse, contradiction)
 
         pages = self._pages(request.path, urlencode(request.query, safe=","), {}, seen, ask_for)
         async with contextlib.aclosing(pages):
@@ -329,7 +342,8 @@ class PolygonClient:
             ask = ask_for(url)
             page = await self._logged(ask)
             url = self._next(ask, page.envelope, every_page, seen)
-            yield FetchedPage(page.frame, ask.record(bars=page.frame.height), is_last=url is None)
+            record = ask.record(bars=page.frame.height)
+            yield FetchedPage(page.frame, record, is_last=url is None, rows=page.rows)
 
     def _url(self, path: str, query: str, every_page: Mapping[str, str]) -> httpx.URL:
         """``path`` on the configured host, with what every page must say and without a key."""
@@ -359,6 +373,8 @@ class PolygonClient:
                 error = VendorFailureError(f"the next_url of page {ask.page} carries the key", **_facts(ask))
             elif url in seen:
                 error = PagingLoopError(f"page {ask.page} leads back to a page already read", **_facts(ask))
+            elif ask.page >= PAGES_LIMIT:
+                error = PagingLoopError(f"page {ask.page:,} still has a next page", **_facts(ask))
             else:
                 return url
         self._log_failure(ask, error)
@@ -420,42 +436,67 @@ class PolygonClient:
         ask.status = ask.vendor_status = ask.base_bars = ask.request_id = None
         started = time.monotonic()
         try:
-            async with asyncio.timeout(self._timeouts.total):
-                response = await self._http.get(ask.url)
+            async with asyncio.timeout(self._timeouts.total), self._http.stream("GET", ask.url) as response:
+                self._check_clock(response.headers)
+                ask.status = response.status_code
+                ask.request_id = response.headers.get("x-request-id")
+                body = await self._read_body(response)
         except (httpx.RequestError, TimeoutError) as error:
             reason = f"{type(error).__name__}, {self._clean(str(error)) or 'no answer in time'}"
             raise _PassingError(reason) from None
         finally:
             ask.duration += time.monotonic() - started
-        ask.status = response.status_code
-        ask.request_id = response.headers.get("x-request-id")
         if response.status_code != codes.OK:
-            await self._refuse(ask, response)
+            await self._refuse(ask, response, body)
         try:
             # In a thread: other requests' slots must not be missed while a large page is parsed.
-            page = await asyncio.to_thread(ask.parse, response.content)
+            page = await asyncio.to_thread(ask.parse, body)
         except MalformedPageError as error:
             raise _PassingError(self._clean(str(error))) from None
         self._keep(ask, page.envelope)
         if page.envelope.status not in _DELIVERED:
-            await self._refuse(ask, response)
+            await self._refuse(ask, response, body)
+        if (contradiction := ask.contradiction(page)) is not None:
+            raise _PassingError(self._clean(contradiction))
+        if page.envelope.is_adjusted and ask.timeframe is not None:
+            what = "the page says that its bars are adjusted, although they were asked for as traded"
+            raise AdjustedPageError(what, **_facts(ask))
         return page
+
+    async def _read_body(self, response: httpx.Response) -> bytes:
+        """The body of ``response``; nothing of one that cannot be read of a refusal, whose status says enough."""
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        try:
+            return await read_body(response.aiter_raw(), encoding)
+        except MalformedPageError as error:
+            if response.status_code != codes.OK:
+                return b""
+            raise _PassingError(self._clean(str(error))) from None
+
+    def _check_clock(self, headers: httpx.Headers) -> None:
+        """Do nothing when the vendor's clock agrees with this machine's. Raises :class:`ClockError`."""
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            # A cache on the way tells how long ago the vendor answered.
+            sent = parsedate_to_datetime(headers["date"]) if "date" in headers else None
+            age = timedelta(seconds=int(headers.get("age", "0")))
+            if sent is not None and sent.tzinfo is not None:
+                require_same_time(datetime.now(UTC), sent + age, f"the vendor ({self._base_url.host})")
 
     def _keep(self, ask: _Ask, envelope: Envelope) -> None:
         ask.vendor_status = self._clean(envelope.status or "") or None
         ask.base_bars = envelope.base_bars
         ask.request_id = self._clean(envelope.request_id or ask.request_id or "") or None
 
-    async def _refuse(self, ask: _Ask, response: httpx.Response) -> NoReturn:
+    async def _refuse(self, ask: _Ask, response: httpx.Response, body: bytes) -> NoReturn:
         """Raise what ``response`` means; it is not a page."""
         status, said = response.status_code, ""
         # A 5xx may be HTML or empty: then its HTTP status says enough.
         with contextlib.suppress(MalformedPageError):
-            envelope = parse_envelope(response.content)
+            envelope = parse_envelope(body)
             self._keep(ask, envelope)
             said = self._clean(envelope.problem or "")
         reason = said or response.reason_phrase or "no reason given"
-        refusal = _refusal(status, ask.vendor_status, said)
+        refusal = _refusal(status, ask.vendor_status, said, is_list=ask.timeframe is None)
         if refusal is RateLimitedError:
             ask.rate_limited += 1
             retry_after = _retry_after(response.headers)
@@ -487,20 +528,55 @@ def _key_pattern(api_key: SecretStr) -> re.Pattern[str]:
     return re.compile(found if len(key) >= _LONG_KEY else rf"(?<![A-Za-z0-9]){found}(?![A-Za-z0-9])")
 
 
-def _refusal(status: int, vendor_status: str | None, said: str) -> type[PolygonError] | None:
+def _contradiction_of_bars(ticker: str, page: Page) -> str | None:
+    """What a page of bars says of itself that is not so; None when nothing is.
+
+    The vendor repeats the ticker as it was asked for. Upper and lower case are different securities.
+    """
+    about = page.envelope.ticker
+    if about is not None and about != ticker:
+        return f"the page is about {about!r} and not about {ticker!r}"
+    return _miscounted(page, exactly=True)
+
+
+def _contradiction_of_list(symbols: Collection[str], page: Page) -> str | None:
+    """As above, of a page of a list: a row without a ticker may be any symbol's, and rows of others alone are an error."""
+    listed = page.frame["symbol"]
+    if listed.null_count():
+        return "the page has a row that names no ticker"
+    if listed.len() and not listed.is_in(list(symbols)).any():
+        return f"the page is about {listed[0]!r}, which was not asked for"
+    # Not every list says whether it counts a page or all of them.
+    return _miscounted(page, exactly=False)
+
+
+def _miscounted(page: Page, *, exactly: bool) -> str | None:
+    """A count that promises more rows than there are: the body is cut short. Rows beyond it are screened like any."""
+    rows = page.frame.height
+    for said in page.envelope.rows:
+        if said > rows if exactly else said > 0 and not rows and page.envelope.next_url is None:
+            return f"the page says that it has {said:,} rows, and has {rows:,}"
+    return None
+
+
+def _refusal(  # noqa: PLR0911 - one line for each kind
+    status: int, vendor_status: str | None, said: str, *, is_list: bool
+) -> type[PolygonError] | None:
     """The error that an answer without a page stands for; None when it may pass."""
     if status == codes.UNAUTHORIZED or "unknown api key" in said.lower():
         return AuthenticationError
     if status == codes.TOO_MANY_REQUESTS or "exceeded the maximum requests" in said:
         return RateLimitedError
-    if status == codes.FORBIDDEN or vendor_status == "NOT_AUTHORIZED":
+    if status in (codes.FORBIDDEN, codes.PAYMENT_REQUIRED) or vendor_status == "NOT_AUTHORIZED":
         return EntitlementError
+    if is_list and status in _NOT_THERE:
+        return EndpointNotFoundError
     if status == codes.NOT_FOUND or vendor_status == "NOT_FOUND":
-        return NotFoundError
-    if codes.is_redirect(status):
-        return VendorFailureError
+        return EndpointNotFoundError if is_list else NotFoundError
     refused = codes.is_client_error(status) and status != codes.REQUEST_TIMEOUT
-    return BadRequestError if refused or (status == codes.OK and vendor_status == "ERROR") else None
+    if refused or (status == codes.OK and vendor_status == "ERROR"):
+        return BadRequestError
+    return VendorFailureError if codes.is_redirect(status) else None
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:

@@ -73,6 +73,21 @@ class NotFoundError(PolygonError):
     remedy = "check the symbol and its asset class"
 
 
+class EndpointNotFoundError(NotFoundError):
+    """A list that the vendor does not have at this address: HTTP 404, 405, 410 or 501. No symbol is to blame."""
+
+    remedy = "check POLYGON_BASE_URL, or do without this list: the vendor does not offer it there"
+
+
+class AdjustedPageError(PolygonError):
+    """A page says that its bars are split-adjusted, although they were asked for as traded.
+
+    Stored, they would be adjusted twice when they are read.
+    """
+
+    remedy = "nothing of it is stored: report the request_id to the vendor, or check POLYGON_BASE_URL"
+
+
 class BadRequestError(PolygonError):
     """HTTP 400 and the other refusals: the request itself is wrong, so asking again cannot help."""
 

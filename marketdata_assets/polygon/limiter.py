@@ -108,7 +108,8 @@ on conflict (bucket) do update set (grants, position, paced_until) = (
 )
 returning
     extract(epoch from grants[position])::float8,
-    extract(epoch from grants[position] - clock_timestamp())::float8
+    extract(epoch from grants[position] - clock_timestamp())::float8,
+    (blocked_until > clock_timestamp())::int::float8
 """
 
 _PENALISE: Final = """
@@ -163,6 +164,7 @@ class NoLimit:
 class _Slot:
     granted: float  # epoch seconds of the database's clock
     due: float  # the same moment on this process's monotonic clock
+    penalised: bool  # whether a penalty held it back
     deaf: int  # how often the listener had lost its connection when the slot was reserved
 
 
@@ -254,12 +256,12 @@ class RateLimiter:
     async def _reserve(self) -> _Slot:
         await self._listen()
         deaf = self._deaf
-        granted, wait = await self._ask(_RESERVE, self._reservation)
-        return _Slot(granted, time.monotonic() + wait, deaf)
+        granted, wait, penalised = await self._ask(_RESERVE, self._reservation)
+        return _Slot(granted, time.monotonic() + wait, penalised > 0, deaf)
 
     async def _sleep_until(self, slot: _Slot) -> bool:
         """Sleep until ``slot``; whether it still holds: not after a penalty, and not when woken too late."""
-        self._note(slot.due - time.monotonic())
+        self._note(slot.due - time.monotonic(), penalised=slot.penalised)
         slept = False
         while (remaining := slot.due - time.monotonic()) > 0:
             if slot.granted < self._blocked_until:
@@ -274,13 +276,18 @@ class RateLimiter:
             self._hear(blocked_until)
         return slot.granted >= self._blocked_until and time.monotonic() - slot.due < SLACK_SECONDS / 2
 
-    def _note(self, wait: float) -> None:
+    def _note(self, wait: float, *, penalised: bool) -> None:
         now = time.monotonic()
         if wait > _NOTE_WAIT_SECONDS and now - self._noted > _NOTE_EVERY_SECONDS:
             self._noted = now
-            _LOGGER.info(
-                "waiting %.1f s for the vendor's limit of %d requests a minute", wait, self._requests
-            )
+            if penalised:
+                _LOGGER.info(
+                    "waiting %.1f s: the vendor refused a request with 429, and every process pauses", wait
+                )
+            else:
+                _LOGGER.info(
+                    "waiting %.1f s for the vendor's limit of %d requests a minute", wait, self._requests
+                )
 
     def _hear(self, blocked_until: float) -> None:
         if blocked_until > self._blocked_until:

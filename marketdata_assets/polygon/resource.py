@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from queue import SimpleQueue
@@ -37,10 +37,11 @@ from marketdata_assets.polygon.errors import (
     PolygonError,
 )
 from marketdata_assets.polygon.limiter import NoLimit, RateLimiter, bucket_of
+from marketdata_assets.polygon.parser import PageRows
 from marketdata_assets.polygon.request import FetchRecord, FetchRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.polygon.client import FetchedPage
@@ -58,7 +59,8 @@ _QUEUED_EVENTS: Final = 2
 class PageFetched:
     """A page arrived. ``frame`` has the domain's ``VENDOR_SCHEMA``; ``is_last`` closes the request.
 
-    ``notice`` hints, on the first page with bars, that the plan cut the range.
+    ``notice`` hints, on the first page with bars, that the plan cut the range. ``rows`` are those of ``frame`` as the
+    vendor wrote them.
     """
 
     request: FetchRequest
@@ -66,6 +68,7 @@ class PageFetched:
     record: FetchRecord
     is_last: bool
     notice: HistoryNotice | None = None
+    rows: PageRows = field(default_factory=PageRows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +88,13 @@ class ListedActions:
     """The vendor's whole list of some symbols' corporate actions, and what it cost.
 
     ``rows`` has the schema of ``kind`` (``domain.actions``), unscreened; ``endpoint`` is the path that answered.
+    ``problems`` says in one line, by symbol, what could not be read of its rows: the list of it is not whole.
     """
 
     kind: ActionKind
     rows: pl.DataFrame
     endpoint: str
+    problems: Mapping[str, str] = field(default_factory=dict)
     requests: int = 0
     retries: int = 0
     waited_seconds: float = 0.0
@@ -219,6 +224,7 @@ class PolygonResource(ConfigurableResource[None]):
         Raises:
             ConfigurationError: When the key or the database is not set.
             EntitlementError: The plan includes no endpoint of this kind.
+            EndpointNotFoundError: The vendor has none.
             PolygonError: Of the kind that fits, otherwise.
             RateLimiterUnavailableError: When the database is away.
         """
@@ -293,10 +299,16 @@ def _listed(plan: _Plan, kind: ActionKind, endpoint: Endpoint, symbols: Sequence
     channel: _Channel[FetchedPage] = _Channel()
     with channel.running(lambda: _fetch_all(plan, requests, partial(_fetch_list, channel))):
         pages = list(channel)
+    problems: dict[str, str] = {}
+    for page in pages:
+        for at, fault in page.rows.faults.items():
+            symbol = page.frame["symbol"][at]
+            problems.setdefault(symbol, f"{symbol} has one of its {kind} listed with {fault}")
     return ListedActions(
         kind,
         pl.concat([SCHEMAS[kind].to_frame(), *(page.frame for page in pages)]),
         endpoint.path,
+        problems,
         requests=len(pages),
         retries=sum(page.record.retries for page in pages),
         waited_seconds=sum(page.record.waited_seconds for page in pages),
@@ -425,7 +437,9 @@ async def _fetch(channel: _Channel[FetchEvent], client: PolygonClient, request: 
                 if not begun and isinstance(first, datetime):
                     begun = True
                     notice = history_cut(request.window, first, calendar, symbol=request.symbol)
-                await channel.put(PageFetched(request, page.frame, page.record, page.is_last, notice))
+                await channel.put(
+                    PageFetched(request, page.frame, page.record, page.is_last, notice, page.rows)
+                )
         except PolygonError as error:
             if error.record is not None:
                 await channel.put(RequestFailed(request, error, error.record))

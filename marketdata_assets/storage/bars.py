@@ -123,13 +123,14 @@ def _write_quarantine(
     if rows.is_empty():
         return {}
     encoded = rows.select(
-        "symbol", "timeframe", "time", "rule", vendor_row=pl.struct(_VENDOR_COLUMNS).struct.json_encode()
+        *("symbol", "timeframe", "time", "rule"),
+        vendor_row=pl.coalesce("vendor_row", pl.struct(_VENDOR_COLUMNS).struct.json_encode()),
     ).unique(["symbol", "timeframe", "rule", "vendor_row"])
     # In one order everywhere, like every lock.
     encoded = encoded.sort("symbol", "timeframe", "rule", "vendor_row")
     found = connection.execute(
         "with kept as (insert into ohlcv_quarantine as q (symbol, timeframe, time, rule, vendor_row)"
-        " select * from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::jsonb[])"
+        " select * from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::json[])"
         " on conflict (symbol, timeframe, rule, md5(vendor_row::text))"
         " do update set last_seen = now(), times_seen = q.times_seen + 1"
         " returning symbol, timeframe, time, times_seen)"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dagster import ConfigurableResource
 
 from marketdata_assets.config import load_settings
+from marketdata_assets.storage.clock import require_right_clock
 from marketdata_assets.storage.connection import Database, resolve_database_url
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ class PostgresResource(ConfigurableResource[None]):
 
     @contextmanager
     def database(self) -> Iterator[Database]:
-        """A :class:`Database`, closed on leaving. Raises :class:`ConfigurationError` when it is out of reach."""
+        """A :class:`Database`, closed on leaving.
+
+        Raises:
+            ConfigurationError: It is out of reach.
+            ClockError: This machine's clock is far off: what a run writes by it would be wrong.
+        """
         with Database(resolve_database_url(load_settings())) as database:
+            require_right_clock(database)
             yield database

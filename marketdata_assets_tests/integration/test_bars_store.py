@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import uuid
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -25,12 +26,14 @@ from marketdata_assets.storage.bars import (
     read_rows,
     write_batch,
 )
+from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.merge import MergeCounts, merge
+from marketdata_assets.storage.migrations import migrate, sql_folder
 from marketdata_assets.storage.tables import OHLCV, FrameError
 from marketdata_assets_tests.integration.frames import OPEN, bar, frame, joined, rows_of, run_of
 
 if TYPE_CHECKING:
-    from marketdata_assets.storage.connection import Database
+    from pathlib import Path
 
 AAPL = Series("AAPL", Timeframe.H1)
 HOUR = timedelta(hours=1)
@@ -172,6 +175,34 @@ def test_a_quarantined_row_without_a_time_or_a_price_is_kept(database: Database)
     for _ in range(2):
         write_batch(database, BarBatch(frame(), quarantined=nothing))
     assert database.read_frame("select time, times_seen from ohlcv_quarantine").rows() == [(None, 2)]
+
+
+def test_quarantine_keeps_every_byte_of_the_vendors_row(database: Database) -> None:
+    text = '{"t": 1690790400000,"o":513.360,"v":1e400,"v":"12", "x":"\\u0000 \u00e9"}'
+    rows = quarantined("wrong_type").with_columns(vendor_row=pl.lit(text))
+    for _ in range(2):
+        write_batch(database, BarBatch(frame(), quarantined=rows))
+    found = database.read_frame("select vendor_row::text as kept, times_seen from ohlcv_quarantine")
+    assert found.rows() == [(text, 2)]
+
+
+def test_quarantined_rows_of_the_former_schema_are_kept(empty_database_url: str, tmp_path: Path) -> None:
+    for file in sorted(sql_folder().glob("*.sql")):
+        if file.name < "0013":
+            shutil.copy(file, tmp_path)
+    migrate(empty_database_url, tmp_path)
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute(
+            "insert into ohlcv_quarantine (symbol, timeframe, time, rule, vendor_row, times_seen)"
+            """ values ('AAPL', '1m', '2024-01-02 15:00Z', 'off_grid', '{"open": 1.50, "high": null}', 7)"""
+        )
+    migrate(empty_database_url)
+    with Database(empty_database_url) as upgraded:
+        rows = "select vendor_row::text as kept, (vendor_row->>'open')::float8 as open, times_seen from ohlcv_quarantine"
+        assert upgraded.read_frame(rows).rows() == [('{"high": null, "open": 1.50}', 1.5, 7)]
+        assert migrate(empty_database_url) == []
+        write_batch(upgraded, BarBatch(frame(), quarantined=quarantined("off_grid")))
+        assert upgraded.read_frame("select count(*) as n from ohlcv_quarantine").item() == 2
 
 
 def test_reading_takes_the_windows_of_each_series(database: Database) -> None:

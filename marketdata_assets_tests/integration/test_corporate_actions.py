@@ -221,8 +221,15 @@ def test_a_plan_without_any_endpoint_of_splits_fails_the_run(vendor: Any) -> Non
         assert VendorFailureError.__name__ not in reason_of(result)
 
 
-def test_dividends_that_the_plan_does_not_include_fail_nothing(vendor: Any) -> None:  # noqa: ANN401
-    with vendor(refused={"/stocks/v1/dividends": 403, "/v3/reference/dividends": 403}) as platform:
+OPTIONAL = ("/stocks/v1/dividends", "/v3/reference/dividends", "/benzinga/v1/earnings")
+
+
+@pytest.mark.parametrize("status", [403, 404, 410, 501])
+def test_lists_that_the_plan_or_the_vendor_does_not_have_fail_nothing(
+    vendor: Any,  # noqa: ANN401
+    status: int,
+) -> None:
+    with vendor(refused=dict.fromkeys(OPTIONAL, status)) as platform:
         platform.track("AAPL:1d")
         reports = refresh(platform)
         assert {kind for kind, report in reports.items() if report.in_plan} == {ActionKind.SPLITS}
@@ -231,11 +238,10 @@ def test_dividends_that_the_plan_does_not_include_fail_nothing(vendor: Any) -> N
 
 
 def test_every_kind_that_failed_is_named_with_its_reason(vendor: Any) -> None:  # noqa: ANN401
-    gone = {"/stocks/v1/dividends": 404, "/v3/reference/dividends": 404}
-    with vendor(refused={CURRENT: 403, FORMER: 403, **gone}) as platform:
+    with vendor(refused={CURRENT: 403, FORMER: 403, "/stocks/v1/dividends": 422}) as platform:
         platform.track("AAPL:1d", "KO:1d")
         with pytest.raises(
-            MarketDataError, match=r"splits of .*HTTP 403.*; and dividends of .*HTTP 404"
+            MarketDataError, match=r"splits of .*HTTP 403.*; and dividends of .*HTTP 422"
         ) as caught:
             refresh(platform)
         assert "\n" not in str(caught.value)

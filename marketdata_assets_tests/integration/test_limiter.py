@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
+import re
 import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -143,6 +144,20 @@ def test_a_smaller_limit_is_not_forgotten_by_a_larger_one(database_url: str) -> 
     granted = reserved(database_url, [10] * 10 + [2] + [10] * 10)
     assert granted[10] >= granted[8] + 1000
     assert all(later >= earlier + 1000 for earlier, later in zip(granted, granted[10:], strict=False))
+
+
+def test_a_penalty_is_not_called_the_limit(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def wait() -> None:
+        async with RateLimiter(database_url, "penalised", 6_000) as limiter:
+            await limiter.penalise(1.3)
+            await limiter.acquire()
+
+    caplog.set_level(logging.INFO, logger="marketdata_assets")
+    asyncio.run(wait())
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(
+        r"waiting 1\.\d s: the vendor refused a request with 429, and every process pauses", said
+    )
 
 
 def test_a_waiting_caller_is_told_of(database_url: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -225,6 +225,11 @@ def test_invalid_bars_are_kept_out_and_kept(platform: Platform) -> None:
     rules = platform.database.read_frame("select distinct rule from ohlcv_quarantine")["rule"]
     assert {"off_grid", "price_not_positive", "high_below_body", "volume_negative"} >= set(rules)
     assert len(rules) > 1
+    # In the vendor's own words.
+    assert (
+        platform.count("ohlcv_quarantine", "vendor_row->>'t' is not null and vendor_row->>'time' is null")
+        == kept_out
+    )
     broken = (
         "not (high >= greatest(open, close, low) and low <= least(open, close) and low > 0 and volume >= 0)"
     )

@@ -33,10 +33,12 @@ def not_entitled(status: int = HTTPStatus.FORBIDDEN) -> Refusal:
 
 
 def refused(status: int) -> Refusal:
-    """A path that is not for this key (403), or not there (404 and the others)."""
+    """A path that is not for this key (403), not there (404), or refused in another way."""
     if status == HTTPStatus.FORBIDDEN:
         return not_entitled()
-    return Refusal(status, {"status": "NOT_FOUND", "message": "Not found."})
+    if status == HTTPStatus.NOT_FOUND:
+        return Refusal(status, {"status": "NOT_FOUND", "message": "Not found."})
+    return Refusal(status, {"status": "ERROR", "error": HTTPStatus(status).phrase})
 
 
 def outside_plan() -> Refusal:

@@ -20,6 +20,7 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, union
 from marketdata_assets.polygon.client import HistoryNotice
 from marketdata_assets.polygon.errors import AuthenticationError, EntitlementError, VendorFailureError
+from marketdata_assets.polygon.parser import parse_page
 from marketdata_assets.polygon.planner import Fetch, Plan, StoredRollup
 from marketdata_assets.polygon.request import FetchRecord, FetchRequest
 from marketdata_assets.polygon.resource import FetchEvent, PageFetched, RequestFailed
@@ -521,3 +522,32 @@ def test_crypto_days_are_cut_in_utc() -> None:
         [Window(window.start, sunday)],
         [Window(sunday, window.end)],
     ]
+
+
+def test_quarantined_rows_keep_the_vendors_text_whichever_page_they_came_on() -> None:
+    times = minutes(days_window(XNYS, FIRST, FIRST + timedelta(days=1)), 30)
+    edges = (0, 5, len(times))
+    events: list[FetchEvent] = []
+    for page, (start, end) in enumerate(pairwise(edges), start=1):
+        rows = [
+            f'{{"t":{int(time.timestamp() * 1000)}, "o":1,"h":1,"l":1,"c":1,"v":1,"vw":{"1" if at else "-5.0"},"n":{page if at != 1 else "1.5"}}}'
+            for at, time in enumerate(times[start:end])
+        ]
+        parsed = parse_page(f'{{"status":"OK","results":[{",".join(rows)}]}}'.encode())
+        record = record_of(MINUTES, page, parsed.frame.height)
+        events.append(PageFetched(MINUTES, parsed.frame, record, is_last=page == 2, rows=parsed.rows))
+    _, batches = run([fetch_of(MINUTES, M1)], events)
+    found = quarantined_of(batches).select("rule", "vendor_row", "time").rows()
+    assert [(rule, time) for rule, _, time in found] == [
+        ("vwap_not_positive", times[0]),
+        ("transactions_not_whole", times[1]),
+        ("vwap_not_positive", times[5]),
+        ("transactions_not_whole", times[6]),
+    ]
+    for rule, text, time in found:
+        assert text.startswith(f'{{"t":{int(time.timestamp() * 1000)}, "o":1,')
+        assert ('"vw":-5.0' in text, '"n":1.5' in text) == (rule == "vwap_not_positive", "whole" in rule)
+    assert bars_of(batches)["time"].to_list() == [
+        time for at, time in enumerate(times) if at not in {0, 1, 5, 6}
+    ]
+    assert bars_of(batches)["transactions"].null_count() == 0

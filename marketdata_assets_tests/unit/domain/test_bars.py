@@ -13,7 +13,9 @@ from polars.testing import assert_frame_equal
 from marketdata_assets.domain.bars import (
     BAR_SCHEMA,
     KEY,
+    PAGE_SCHEMA,
     QUARANTINE_SCHEMA,
+    READING_RULES,
     VENDOR_SCHEMA,
     bucket_close,
     bucket_open,
@@ -47,9 +49,9 @@ SOUND = {
 }
 
 
-def screened(*changes: dict[str, object]) -> Screened:
+def screened(*changes: dict[str, object], asset_class: AssetClass = AssetClass.STOCK) -> Screened:
     rows = [{**SOUND, **change} for change in changes]
-    return screen(pl.DataFrame(rows, schema=VENDOR_SCHEMA), AAPL, HOUR, XNYS)
+    return screen(pl.DataFrame(rows, schema=VENDOR_SCHEMA), AAPL, HOUR, XNYS, asset_class=asset_class)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,16 @@ def screened(*changes: dict[str, object]) -> Screened:
         ({"low": 10.01}, "low_above_body"),  # above the open
         ({"low": 10.01, "open": 11.0, "close": 10.0}, "low_above_body"),  # above the close
         *(({"volume": volume}, "volume_negative") for volume in (-0.001, math.nan, math.inf)),
+        ({"volume": None}, "volume_missing"),
+        *(({"vwap": vwap}, "vwap_not_positive") for vwap in (0.0, -5.0, math.nan, math.inf, -math.inf)),
+        ({"vwap": -5.0, "volume": 0.0}, "vwap_not_positive"),
+        ({"transactions": -7}, "transactions_negative"),
+        # No number that is finite and still no price, no volume and no count gets through.
+        ({"high": 1e300}, "price_too_large"),
+        ({"vwap": 1e300}, "vwap_too_large"),
+        ({"open": 8.9e12, "high": 8.9e12, "low": 8.9e12, "close": 8.9e12}, "price_too_large"),
+        ({"volume": 1e300}, "volume_too_large"),
+        ({"transactions": 2**62}, "transactions_too_large"),
         # The first broken rule is the one that is named.
         ({"time": HOUR.end + timedelta(seconds=1), "open": None, "volume": -1.0}, "outside_window"),
         ({"open": -1.0, "high": 0.5}, "price_not_positive"),
@@ -94,7 +106,8 @@ def test_each_rule_rejects_what_it_names_and_nothing_else(change: dict[str, obje
         {"open": 10.0, "high": 10.0, "low": 10.0, "close": 10.0},
         {"volume": 0.0},
         {"volume": 0.00012},
-        {"volume": None, "vwap": None, "transactions": None},
+        {"volume": 0.0, "vwap": 0.0, "transactions": 0},
+        {"vwap": None, "transactions": None},
         {"vwap": 99.0},
         {"vwap": 1.0},
         {"high": 1e9},
@@ -124,7 +137,24 @@ def test_a_broken_correction_does_not_replace_a_sound_bar() -> None:
     assert result.quarantined["rule"].to_list() == ["price_not_positive"]
 
 
-@pytest.mark.parametrize("change", [{}, {"volume": None, "vwap": None, "transactions": None}])
+def test_an_index_has_no_volume_vwap_or_transactions() -> None:
+    nothing: dict[str, object] = {"volume": None, "vwap": None, "transactions": None}
+    assert screened(nothing, asset_class=AssetClass.INDEX).quarantined.is_empty()
+    for asset_class in (AssetClass.STOCK, AssetClass.ETF, AssetClass.CRYPTO):
+        assert screened(nothing, asset_class=asset_class).quarantined["rule"].to_list() == ["volume_missing"]
+
+
+@pytest.mark.parametrize("rule", READING_RULES)
+def test_a_row_that_could_not_be_read_is_quarantined_by_the_rule_of_its_reading(rule: str) -> None:
+    later = HOUR.start + timedelta(minutes=1)
+    rows = [{**SOUND, "fault": rule, "source": 7}, {**SOUND, "time": later, "fault": None, "source": 8}]
+    result = screen(pl.DataFrame(rows, schema=PAGE_SCHEMA), AAPL, HOUR, XNYS, asset_class=AssetClass.STOCK)
+    assert result.quarantined["rule"].to_list() == [rule]
+    assert result.sources.to_list() == [7]
+    assert result.bars["time"].to_list() == [later]
+
+
+@pytest.mark.parametrize("change", [{}, {"vwap": None, "transactions": None}])
 def test_a_row_that_is_sent_twice_is_one_bar_and_no_violation(change: dict[str, object]) -> None:
     result = screened(change, change)
     assert result.bars.height == 1
@@ -171,6 +201,7 @@ def test_the_grid_of_day_bars_is_local_midnight(
         Series.parse(series),
         window("2024-01-01T00:00", "2025-01-01T00:00"),
         calendar_of(asset_class),
+        asset_class=asset_class,
     )
     assert result.bars.height == is_sound
     assert result.quarantined["rule"].to_list() == ([] if is_sound else ["off_grid"])
@@ -188,9 +219,9 @@ vendor_rows = st.lists(
             "high": st.sampled_from([12.0, 12.5]),
             "low": st.sampled_from([9.0, 10.0]),
             "close": prices,
-            "volume": st.sampled_from([None, 1.0, -1.0]),
-            "vwap": st.sampled_from([None, 10.0]),
-            "transactions": st.sampled_from([None, 3]),
+            "volume": st.sampled_from([None, 1.0, -1.0, 1e300]),
+            "vwap": st.sampled_from([None, 10.0, -5.0, 1e300]),
+            "transactions": st.sampled_from([None, 3, -7]),
         }
     ),
     max_size=12,
@@ -202,7 +233,7 @@ def test_bars_and_quarantined_rows_partition_the_input_save_identical_duplicates
     rows: list[dict[str, object]],
 ) -> None:
     vendor = pl.DataFrame(rows, schema=VENDOR_SCHEMA)
-    result = screen(vendor, AAPL, HOUR, XNYS)
+    result = screen(vendor, AAPL, HOUR, XNYS, asset_class=AssetClass.STOCK)
     columns = VENDOR_SCHEMA.names()
     told = pl.concat([result.bars.select(columns), result.quarantined.select(columns)])
     # Nothing is lost and nothing is made up.
@@ -215,7 +246,8 @@ def test_bars_and_quarantined_rows_partition_the_input_save_identical_duplicates
     repeats = sum(row in kept for row in vendor.rows()) - result.bars.height
     assert told.height == vendor.height - repeats
     # A bar breaks no rule.
-    assert screen(result.bars.select(columns), AAPL, HOUR, XNYS).quarantined.is_empty()
+    again = screen(result.bars.select(columns), AAPL, HOUR, XNYS, asset_class=AssetClass.STOCK)
+    assert again.quarantined.is_empty()
 
 
 def opens_and_closes(

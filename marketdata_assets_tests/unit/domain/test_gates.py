@@ -68,7 +68,9 @@ def test_a_run_stops_when_no_partition_of_it_is_sound(failing: int, sound: int) 
         ({"low": 1e6, "high": 1e7}, "low_above_body"),
         ({"volume": -1.0}, "volume_negative"),
         ({"vwap": 1e9}, None),
-        ({"volume": None}, None),
+        ({"volume": None}, "volume_missing"),
+        ({"vwap": -5.0}, "vwap_not_positive"),
+        ({"vwap": None}, None),
     ],
 )
 def test_a_stored_bar_is_judged_by_the_rules_of_screening(
@@ -77,7 +79,7 @@ def test_a_stored_bar_is_judged_by_the_rules_of_screening(
     times = minutes(MORNING)
     sound, broken = bars_of(times[1:]), bars_of(times[:1], **values)
     faults = invalid(pl.concat([broken, sound]), NOTHING_QUARANTINED, Timeframe.M1, AssetClass.STOCK)
-    kept_out = screen(broken, AAPL, MORNING, XNYS).quarantined["rule"].to_list()
+    kept_out = screen(broken, AAPL, MORNING, XNYS, asset_class=AssetClass.STOCK).quarantined["rule"].to_list()
     assert faults["what"].to_list() == ([rule] if rule else []) == kept_out
     for fault in faults.iter_rows(named=True):
         assert (fault["day"], fault["rows"], fault["time"]) == (date(2024, 7, 2), 1, times[0])

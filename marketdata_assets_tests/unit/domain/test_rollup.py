@@ -187,7 +187,7 @@ def spy_week(realdata: Path) -> pl.DataFrame:
         )
         .filter(pl.col("time") >= asked.start, pl.col("time") < asked.end)
     )
-    result = screen(vendor, Series("SPY", Timeframe.M1), asked, XNYS)
+    result = screen(vendor, Series("SPY", Timeframe.M1), asked, XNYS, asset_class=AssetClass.ETF)
     assert result.quarantined.is_empty()
     return result.bars
 

@@ -98,14 +98,48 @@ def test_a_documented_announcement(vendor_fixtures: Path) -> None:
     assert row["last_updated"] == datetime(2025, 1, 7, 10, 19, 50, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("odd", [None, True, "x", "2020-13-01", 10**400, [1], {"a": 1}], ids=str)
+@pytest.mark.parametrize(
+    "odd", [None, True, "x", "2020-13-01", 10**400, [1], {"a": 1}], ids=lambda odd: f"{odd!s:.10}"
+)
 def test_a_value_of_the_wrong_kind_becomes_null_and_the_row_stays(odd: object) -> None:
     row = {"ticker": "AAPL", "execution_date": odd, "split_from": odd, "split_to": 4}
     body = json.dumps({"status": "OK", "results": [row, "no row"]}).encode()
-    first, second = parse_actions(ActionKind.SPLITS, body).frame.to_dicts()
+    page = parse_actions(ActionKind.SPLITS, body)
+    first, second = page.frame.to_dicts()
+    # What is absent is no fault; what is there and cannot be kept is, with the vendor's own value.
+    assert list(page.rows.faults) == ([] if odd is None else [0])
+    assert all(fault.startswith("execution_date ") for fault in page.rows.faults.values())
     assert (first["symbol"], first["split_to"]) == ("AAPL", 4.0)
     assert (first["execution_date"], first["split_from"]) == (None, None)
     assert set(second.values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "fault"),
+    [
+        (ActionKind.SPLITS, "split_to", "4", 'split_to "4"'),
+        (ActionKind.DIVIDENDS, "cash_amount", "0.26", 'cash_amount "0.26"'),
+        (ActionKind.DIVIDENDS, "frequency", 1.5, "frequency 1.5"),
+        (ActionKind.DIVIDENDS, "currency", {"a": "b" * 100}, 'currency {"a": "' + "b" * 33 + "…"),
+        (ActionKind.DIVIDENDS, "pay_date", "soon", 'pay_date "soon"'),
+        (ActionKind.EARNINGS, "actual_eps", "1.2", 'actual_eps "1.2"'),
+        (ActionKind.EARNINGS, "actual_revenue", True, "actual_revenue true"),
+        (ActionKind.EARNINGS, "fiscal_year", 1e25, "fiscal_year 1e+25"),
+        (ActionKind.EARNINGS, "last_updated", "2025-01-07", 'last_updated "2025-01-07"'),
+    ],
+)
+def test_an_optional_value_of_the_wrong_kind_is_a_fault(
+    kind: ActionKind, field: str, value: object, fault: str
+) -> None:
+    body = json.dumps({"status": "OK", "results": [{"ticker": "AAPL", field: value}]}).encode()
+    assert parse_actions(kind, body).rows.faults == {0: fault}
+
+
+def test_what_is_empty_or_numbered_is_no_fault() -> None:
+    row = {"ticker": "AAPL", "id": 7, "currency": "", "pay_date": None, "frequency": 4.0}
+    page = parse_actions(ActionKind.DIVIDENDS, json.dumps({"status": "OK", "results": [row]}).encode())
+    assert page.rows.faults == {}
+    assert page.frame.select("vendor_id", "currency", "frequency").row(0) == ("7", None, 4)
 
 
 @pytest.mark.parametrize("results", [{}, {"results": []}, {"results": None}])

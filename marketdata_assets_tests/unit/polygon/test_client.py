@@ -2,11 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import logging
+import subprocess
+import sys
+import threading
 import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -17,6 +23,7 @@ from pydantic import SecretStr
 
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.errors import ClockError
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
@@ -24,8 +31,10 @@ from marketdata_assets.polygon import client as client_module
 from marketdata_assets.polygon.actions import ENDPOINTS, plan_lists
 from marketdata_assets.polygon.client import PolygonClient, RetryPolicy, Timeouts, history_cut, vendor_range
 from marketdata_assets.polygon.errors import (
+    AdjustedPageError,
     AuthenticationError,
     BadRequestError,
+    EndpointNotFoundError,
     EntitlementError,
     NotFoundError,
     PagingLoopError,
@@ -45,6 +54,7 @@ if TYPE_CHECKING:
 KEY = "s3cr3t/key+of=the.vendor"
 XNYS = calendar_of(AssetClass.STOCK)
 CRYPTO = calendar_of(AssetClass.CRYPTO)
+NOW = datetime.now(UTC).replace(microsecond=0)
 DAY = XNYS.day_window(date(2023, 7, 31))
 BAR = {"t": 1690790400000, "o": 1, "h": 2, "l": 1, "c": 1.5, "v": 10, "vw": 1.2, "n": 3}
 
@@ -81,7 +91,13 @@ class Asked:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
-        return answer(request) if callable(answer) else answer
+        answer = answer(request) if callable(answer) else answer
+        if not answer.is_closed:
+            return answer
+        # A new one each time, whose body is still to be read: as from the network.
+        return httpx.Response(
+            answer.status_code, headers=answer.headers, stream=httpx.ByteStream(answer.content)
+        )
 
     def pages(self, window: Window = DAY, ticker: str = "AAPL") -> list[FetchedPage]:
         return self._collect(
@@ -220,6 +236,11 @@ PASSING = [
     httpx.Response(200, html="<html>maintenance</html>"),
     httpx.Response(200, content=b""),
     httpx.Response(200, json={}),
+    httpx.Response(200, content=b"[" * 100_000),
+    httpx.Response(200, content=b'{"status":"\xe9"}'),
+    httpx.Response(200, content=b"\xef\xbb\xbf" + json.dumps({"status": "OK"}).encode()),
+    httpx.Response(200, json={"status": "OK", "count": 3, "resultsCount": 3}),
+    httpx.Response(200, content=ok(BAR).content, headers={"content-encoding": "br"}),
     httpx.Response(429),
     httpx.Response(200, json={"status": "ERROR", "error": "You've exceeded the maximum requests per minute"}),
 ]
@@ -335,7 +356,7 @@ def test_a_wrong_key_is_a_configuration_error() -> None:
         ({"retry-after": "soon"}, 60),
         ({"retry-after": "nan"}, 60),
         ({"retry-after": "1e99"}, 3600),
-        ({"retry-after": "Mon, 31 Jul 2023 10:00:30 GMT", "date": "Mon, 31 Jul 2023 10:00:00 GMT"}, 30),
+        ({"retry-after": format_datetime(NOW + timedelta(seconds=30)), "date": format_datetime(NOW)}, 30),
         ({"retry-after": "Mon, 31 Jul 2023 10:00:30 GMT"}, 0),
         ({"retry-after": "Mon, 31 Jul 2023 10:00:30 GMT", "date": "never"}, 60),
     ],
@@ -510,8 +531,199 @@ def test_a_list_is_asked_for_again_after_what_may_pass(
 @pytest.mark.parametrize(("answer", "kind"), FINAL, ids=str)
 def test_a_list_that_is_refused_is_asked_for_once(answer: httpx.Response, kind: type[PolygonError]) -> None:
     asked = Asked([answer])
+    kind = EndpointNotFoundError if kind is NotFoundError else kind
     with pytest.raises(kind, match="earnings of AAPL") as caught:
         asked.actions("AAPL", kind=ActionKind.EARNINGS)
     assert type(caught.value) is kind
     assert len(asked.requests) == 1
     assert KEY not in str(caught.value)
+
+
+PAGE = {"adjusted": False, "count": 1, "resultsCount": 1, "ticker": "AAPL"}
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [{}, PAGE, dict.fromkeys(PAGE), PAGE | {"resultsCount": "1", "count": True}, {"resultsCount": 0}],
+)
+def test_a_page_that_says_what_it_is_or_nothing_is_taken(claims: dict[str, object]) -> None:
+    (page,) = Asked([ok(BAR, **claims)]).pages()
+    assert (page.frame.height, page.record.retries) == (1, 0)
+
+
+CONTRADICTIONS = [
+    ({"ticker": "OTHER"}, "AAPL", "is about 'OTHER' and not about 'AAPL'"),
+    # Two securities: a preferred share and a symbol of five capitals.
+    ({"ticker": "BACPL"}, "BACpL", "is about 'BACPL' and not about 'BACpL'"),
+    ({"ticker": "BTCUSD"}, "X:BTCUSD", "is about 'BTCUSD'"),
+    ({"resultsCount": 2}, "AAPL", "says that it has 2 rows, and has 1"),
+    ({"resultsCount": 1, "count": 1_000_000}, "AAPL", "says that it has 1,000,000 rows, and has 1"),
+]
+
+
+@pytest.mark.parametrize(("claims", "ticker", "why"), CONTRADICTIONS, ids=str)
+def test_a_page_that_contradicts_itself_or_the_request_is_asked_for_again_and_refused(
+    claims: dict[str, object], ticker: str, why: str
+) -> None:
+    wrong, right = ok(BAR, **claims), ok(BAR, ticker=ticker)
+    (page,) = Asked([wrong, right]).pages(ticker=ticker)
+    assert (page.frame.height, page.record.retries) == (1, 1)
+    asked = Asked([wrong])
+    with pytest.raises(VendorFailureError, match=why) as caught:
+        asked.pages(ticker=ticker)
+    assert asked.log == [caught.value.record]
+
+
+@pytest.mark.parametrize("adjusted", [True, "true"])
+def test_a_page_of_adjusted_bars_is_refused_at_once(adjusted: object) -> None:
+    asked = Asked([ok(BAR, adjusted=adjusted)])
+    with pytest.raises(AdjustedPageError, match="asked for as traded"):
+        asked.pages()
+    assert len(asked.requests) == len(asked.log) == 1
+    # A list has no scale.
+    assert len(Asked([ok(SPLIT, adjusted=adjusted)]).actions("AAPL")) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ok({"ticker": "OTHER", "execution_date": "2020-08-31", "split_from": 1, "split_to": 4}),
+        ok(SPLIT, {"execution_date": "2020-08-31", "split_from": 1, "split_to": 4}),
+        ok(SPLIT, SPLIT | {"ticker": ["AAPL"]}),
+        ok(SPLIT, "no row"),
+        ok(count=3),
+    ],
+)
+def test_a_list_of_others_of_nobody_or_without_the_rows_it_counts_is_refused(answer: httpx.Response) -> None:
+    with pytest.raises(VendorFailureError, match="after 4 attempts"):
+        Asked([answer]).actions("AAPL")
+
+
+def test_a_list_may_count_all_of_its_pages() -> None:
+    assert len(Asked([ok(SPLIT, count=900)]).actions("AAPL", "KO")) == 1
+
+
+@pytest.mark.parametrize("status", [402, 403, 404, 405, 410, 501])
+def test_a_list_that_the_vendor_does_not_offer_blames_no_symbol(status: int) -> None:
+    with pytest.raises((EntitlementError, EndpointNotFoundError)) as caught:
+        Asked([httpx.Response(status)]).actions("AAPL", kind=ActionKind.EARNINGS)
+    assert "symbol" not in str(caught.value)
+
+
+BOMB = 300_000_000
+_ASK = """
+import asyncio, resource, sys
+from datetime import UTC, datetime
+from pydantic import SecretStr
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.series import AssetClass
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window
+from marketdata_assets.polygon.client import PolygonClient, RetryPolicy
+from marketdata_assets.polygon.errors import VendorFailureError
+from marketdata_assets.polygon.limiter import NoLimit
+
+async def ask():
+    async with PolygonClient(base_url=sys.argv[1], api_key=SecretStr("x"), limiter=NoLimit(),
+                             retry=RetryPolicy(attempts=2, first_wait_seconds=0)) as client:
+        window = Window(datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC))
+        calendar = calendar_of(AssetClass.STOCK)
+        async for _ in client.aggregates("AAPL", Timeframe.M1, window, symbol="AAPL", calendar=calendar):
+            pass
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    asyncio.run(ask())
+except VendorFailureError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_a_body_that_unpacks_to_300_megabytes_costs_little_memory() -> None:
+    sent = gzip.compress(b'{"status":"OK"' + b" " * BOMB + b"}", compresslevel=1)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Encoding", "gzip")
+            self.send_header("Content-Length", str(len(sent)))
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                self.wfile.write(sent)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        # In a process of its own: peak memory never goes down again.
+        done = subprocess.run([sys.executable, "-c", _ASK, url], check=True, capture_output=True, text=True)
+        server.shutdown()
+    error, grown = done.stdout.splitlines()[-2:]
+    assert "the body is larger than 33,554,432 bytes" in error
+    assert int(grown) < 150
+
+
+def test_pages_without_an_end_come_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "PAGES_LIMIT", 5)
+    asked = Asked(
+        [lambda request: ok(next_url=f"/v2/x?cursor={len(request.url.params.get('cursor', '')) * 'a'}a")]
+    )
+    with pytest.raises(PagingLoopError, match="page 5 still has a next page"):
+        asked.pages()
+    assert len(asked.requests) == 5
+
+
+def packed(body: bytes, *, status: int = 200) -> httpx.Response:
+    return httpx.Response(status, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(body))
+
+
+def test_compressed_bodies_are_unpacked_whatever_their_members() -> None:
+    body = ok(BAR).content
+    for sent in (gzip.compress(body), gzip.compress(body[:30]) + gzip.compress(body[30:])):
+        (page,) = Asked([lambda _, sent=sent: packed(sent)]).pages()  # type: ignore[misc]
+        assert page.frame.height == 1
+
+
+@pytest.mark.parametrize(
+    "sent", [gzip.compress(ok(BAR).content)[:-9], b"no gzip", gzip.compress(b" " * 40_000_000)]
+)
+def test_a_compressed_body_that_is_cut_short_broken_or_endless_is_asked_for_again(sent: bytes) -> None:
+    asked = Asked([lambda _: packed(sent), ok(BAR)])
+    (page,) = asked.pages()
+    assert page.record.retries == 1
+    # What a refusal says beyond its status is not needed.
+    with pytest.raises(AuthenticationError):
+        Asked([lambda _: packed(sent, status=401)]).pages()
+
+
+@pytest.mark.parametrize(
+    "away", [timedelta(days=365), timedelta(days=-2), timedelta(hours=1), timedelta(minutes=-20)]
+)
+def test_a_clock_that_is_not_the_vendors_stops_everything(away: timedelta) -> None:
+    asked = Asked(
+        [httpx.Response(200, content=ok(BAR).content, headers={"date": format_datetime(NOW + away)})]
+    )
+    with pytest.raises(ClockError, match="nothing was written") as caught:
+        asked.pages()
+    assert caught.value.exit_code == 2
+    assert len(asked.requests) == 1
+    assert asked.log == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"date": format_datetime(NOW - timedelta(minutes=5))},
+        {"date": "yesterday"},
+        {"date": "Mon, 99 Jul 2023 10:00:30 GMT"},
+        # From a cache, which kept it for a day.
+        {"date": format_datetime(NOW - timedelta(days=1)), "age": "86400"},
+    ],
+    ids=str,
+)
+def test_a_clock_that_agrees_or_cannot_be_read_stops_nothing(headers: dict[str, str]) -> None:
+    asked = Asked([httpx.Response(200, content=ok(BAR).content, headers=headers)])
+    assert len(asked.pages()) == 1

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from marketdata_assets.domain.actions import ActionKind
 from marketdata_assets.domain.bars import VENDOR_SCHEMA
+from marketdata_assets.polygon.action_pages import parse_actions
 from marketdata_assets.polygon.errors import MalformedPageError
-from marketdata_assets.polygon.parser import parse_envelope, parse_page
+from marketdata_assets.polygon.parser import MOST_ROWS, PageRows, parse_envelope, parse_page
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 BAR = {"t": 1690790400000, "o": 1.5, "h": 3, "l": 1, "c": 2.25, "v": 6.3896155e07, "vw": 1.9, "n": 1234}
@@ -19,6 +23,17 @@ MOMENT = datetime(2023, 7, 31, 8, tzinfo=UTC)
 
 def body(*rows: Any, **envelope: Any) -> bytes:  # noqa: ANN401 - whatever JSON a vendor may send
     return json.dumps({"status": "OK", "results": rows, **envelope}).encode()
+
+
+def with_value_text(field: str, value: str) -> str:
+    """``BAR`` as JSON with ``value``, which need be no value of Python's, as its ``field``."""
+    return json.dumps(BAR).replace(f'"{field}": {json.dumps(BAR[field])}', f'"{field}": {value}')
+
+
+def with_value(field: str, value: str) -> bytes:
+    """A page of ``BAR`` and of ``BAR`` with ``value`` as its ``field``."""
+    rows = f"[{json.dumps(BAR)}, {with_value_text(field, value)}]"
+    return f'{{"status":"OK","results":{rows}}}'.encode()
 
 
 def test_a_bar_becomes_a_row() -> None:
@@ -56,14 +71,55 @@ def test_a_whole_number_of_the_wrong_kind_becomes_null(field: str, odd: object) 
     assert frame.drop(column)[0].equals(frame.drop(column)[1])
 
 
-@pytest.mark.parametrize(
-    "odd", [None, "NaN", "7", False, {"a": 1}, [1], 10**400], ids=lambda odd: f"{odd!s:.10}"
-)
+@pytest.mark.parametrize("odd", [None, "NaN", "7", False, {"a": 1}, [1]], ids=lambda odd: f"{odd!s:.10}")
 @pytest.mark.parametrize("field", ["o", "h", "l", "c", "v", "vw"])
 def test_a_price_of_the_wrong_kind_becomes_null(field: str, odd: object) -> None:
     frame = parse_page(body(BAR, BAR | {field: odd})).frame
     assert sum(frame.null_count().row(0)) == 1
     assert frame["time"].to_list() == [MOMENT, MOMENT]
+
+
+ODD_VALUES = [
+    *(
+        (field, value, "wrong_type")
+        for field in ("o", "c", "v", "vw", "n")
+        for value in ('"12"', "true", "[1]", "{}")
+    ),
+    ("n", "1.5", "transactions_not_whole"),
+    ("n", "1e25", "transactions_too_large"),
+    ("n", "10000000000000000000000000", "transactions_too_large"),
+    ("n", "-1e25", "transactions_too_large"),
+    ("n", "1e999", "transactions_too_large"),
+    ("n", "1" + "0" * 5_000, "transactions_too_large"),
+    # An infinite price or volume is left to the rules of values.
+    *((field, "1e999", None) for field in ("o", "v", "vw")),
+    *((field, "null", None) for field in ("v", "vw", "n")),
+    ("n", "1234.0", None),
+    ("vw", "-5", None),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "rule"), ODD_VALUES, ids=lambda value: f"{value!s:.12}")
+def test_a_value_that_its_column_cannot_hold_leaves_a_rule_and_the_vendors_text(
+    field: str, value: str, rule: str | None
+) -> None:
+    page = parse_page(with_value(field, value))
+    assert page.rows.faults == ({} if rule is None else {1: rule})
+    sound, odd = page.rows.texts([0, 1])
+    assert (sound, odd) == (json.dumps(BAR), with_value_text(field, value))
+
+
+def test_the_text_of_a_row_is_the_vendors_own() -> None:
+    text = '{ "t" : 1690790400000,"o":513.360,  "c":1e400,"vw":1.90,"c":"x","note":"\\u00e9\u00e9" }'
+    page = parse_page(b'{"status":"OK","results":[' + text.encode() + b"]}")
+    assert page.rows.texts([0]) == [text]
+    assert page.rows.texts([]) == []
+    assert PageRows().texts([0, 1]) == [None, None]
+
+
+def test_a_fraction_of_a_millisecond_is_not_cut_off() -> None:
+    frame = parse_page(with_value("t", "1690790400000.5")).frame
+    assert frame["time"].to_list() == [MOMENT, MOMENT + timedelta(microseconds=500)]
 
 
 def test_a_row_that_is_no_object_is_a_row_of_nulls() -> None:
@@ -104,10 +160,58 @@ def test_a_truncated_body_is_malformed(cut: int) -> None:
         parse_page(body(BAR, BAR)[:cut])
 
 
-@pytest.mark.parametrize("text", [b"<html>502</html>", b"[]", b"7", b"null", b'{"results":{"a":1}}', b"\xff"])
-def test_what_is_no_page_is_malformed(text: bytes) -> None:
-    with pytest.raises(MalformedPageError):
-        parse_page(text)
+DEEP = b"[" * 100_000 + b"]" * 100_000
+NOT_A_PAGE = {
+    "html": b"<html>502</html>",
+    "a list": b"[]",
+    "a number": b"7",
+    "null": b"null",
+    "results that are an object": b'{"results":{"a":1}}',
+    "results that are a text": b'{"results":"[]"}',
+    "not UTF-8": b"\xff",
+    "a fact that is not UTF-8": b'{"status":"\xe9"}',
+    "a field that is not UTF-8": b'{"\xe9":1,"status":"OK"}',
+    "rows that are not UTF-8": b'{"status":"OK","results":[{"t":1,"x":"\xe9"}]}',
+    "deep": DEEP,
+    "a deep field": b'{"x":' + DEEP + b"}",
+    "deep rows": b'{"results":' + DEEP + b"}",
+    "a deep value": b'{"results":[{"t":1,"v":' + DEEP + b"}]}",
+    "more rows than any page has": b'{"results":[' + b"{}," * MOST_ROWS + b"{}]}",
+    "more numbers than any page has rows": b'{"results":[' + b"7," * MOST_ROWS + b"7]}",
+    "a byte order mark": b'\xef\xbb\xbf{"status":"OK"}',
+    "UTF-16": '{"status":"OK"}'.encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("text", NOT_A_PAGE.values(), ids=NOT_A_PAGE)
+@pytest.mark.parametrize(
+    "parse", [parse_page, partial(parse_actions, ActionKind.DIVIDENDS)], ids=["bars", "list"]
+)
+def test_what_is_no_page_is_malformed(parse: Callable[[bytes], object], text: bytes) -> None:
+    with pytest.raises(MalformedPageError) as caught:
+        parse(text)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("claims", "adjusted", "rows"),
+    [
+        ({}, False, ()),
+        ({"adjusted": False, "resultsCount": 1, "count": 2}, False, (1, 2)),
+        ({"adjusted": True, "resultsCount": "1", "count": True}, True, ()),
+        ({"adjusted": "true", "count": None}, True, ()),
+        ({"adjusted": None, "resultsCount": 0}, False, (0,)),
+    ],
+)
+def test_what_a_page_says_of_itself(claims: dict[str, Any], adjusted: object, rows: tuple[int, ...]) -> None:
+    envelope = parse_page(body(BAR, **claims)).envelope
+    assert (envelope.is_adjusted, envelope.rows) == (adjusted, rows)
+
+
+def test_a_fact_that_is_too_long_is_none() -> None:
+    envelope = parse_envelope(body(ticker="A" * 100_000, error=[[]] * 100_000, request_id="r"))
+    assert (envelope.ticker, envelope.problem, envelope.request_id) == (None, None, "r")
 
 
 def test_recorded_minutes_with_a_next_page(vendor_fixtures: Path) -> None:

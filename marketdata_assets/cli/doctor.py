@@ -1,0 +1,45 @@
+"""``marketdata doctor``: what a clock that was far ahead has left in the store, and its removal."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from marketdata_assets.storage.clock import Leftover
+
+
+def doctor(
+    *,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove what is found.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+) -> None:
+    """List what the store holds of days that have not come, as a clock that was far ahead leaves it.
+
+    Coverage, gaps, completeness, rows of the matrix and requests on record. Bars and their revisions are not touched.
+    Without --repair nothing is changed, and the exit code is 1 when something is found.
+    """
+    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.storage.clock import future_rows, remove_future_rows, require_right_clock
+
+    with open_store() as store:
+        # By whose clock would the future be told, when the two disagree?
+        require_right_clock(store.database, is_repair=True)
+        found = remove_future_rows(store.database) if repair else future_rows(store.database)
+    if as_json:
+        typer.echo(json.dumps([{**one._asdict(), "removed": repair} for one in found], indent=2))
+    else:
+        for one in found:
+            typer.echo(_line(one, repaired=repair))
+        if not found:
+            typer.echo("nothing is recorded of days that have not come")
+        elif not repair:
+            typer.echo("remove it with: marketdata doctor --repair")
+    if found and not repair:
+        raise typer.Exit(1)
+
+
+def _line(one: Leftover, *, repaired: bool) -> str:
+    return f"{one.table}: {'repaired' if repaired else 'found'} {one.rows:,} {one.what}"
