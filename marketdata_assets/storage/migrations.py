@@ -21,6 +21,7 @@ from psycopg.pq import TransactionStatus
 
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.storage.connection import Timeouts, connect
+from marketdata_assets.storage.failures import explain_failure
 
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 MINIMUM_VERSION: Final = 18
@@ -171,6 +172,8 @@ def _apply(connection: psycopg.Connection[Any], migration: Migration) -> None:
                 [migration.version, migration.file_name, migration.checksum],
             )
     except psycopg.Error as error:
+        if (failure := explain_failure(error)) is not None:
+            raise failure from error
         why = " ".join(str(error).split())
         message = f"migration {migration.file_name} failed and was rolled back: {why}"
         raise MarketDataError(message) from error
