@@ -67,6 +67,8 @@ def open_instance(store: Store, name: str) -> Iterator[tuple[DagsterInstance, Co
 
     prepare_environment(store.settings)
     logging.getLogger().addFilter(_is_worth_a_line)
+    # That a connection which is lost cannot be closed: why it is lost is raised.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     home = Path(os.environ["DAGSTER_HOME"]).expanduser()
     with open_instance_of_commands(home) as instance, under_way(store.database, name) as command:
         closed = close_orphans(instance, store.database)

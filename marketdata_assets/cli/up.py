@@ -94,13 +94,11 @@ def up(
         children = [code]
         stack.callback(_stop_all, children)
         _wait_until_listening(sock, code)
-        children += [
-            _Child(name, [*arguments, "-w", str(workspace)], held)
-            for name, arguments in (
-                ("webserver", ["dagster_webserver", "-h", HOST, "-p", str(port)]),
-                ("daemon", ["dagster._daemon", "run"]),
-            )
-        ]
+        for name, arguments in (
+            ("webserver", ["dagster_webserver", "-h", HOST, "-p", str(port)]),
+            ("daemon", ["dagster._daemon", "run"]),
+        ):
+            children.append(_Child(name, [*arguments, "-w", str(workspace)], held))
         held.note(children)
         url = f"http://{HOST}:{port}"
         _wait_until_ready(url, children)

@@ -59,7 +59,7 @@ STORE_ERRORS: Final = (
 """Every kind, for what knows an error by the name of its class."""
 
 _AGAIN: Final = "then run the same command again; what is stored stays"
-_REMEDIES: Final[dict[type[StoreError], str]] = {
+REMEDIES: Final[dict[type[StoreError], str]] = {
     DiskFullError: f"no room is left on the disk: make room (`marketdata prune --dry-run` shows what can go), {_AGAIN}",
     ReadOnlyStoreError: (
         "the database takes no writes (a standby, or default_transaction_read_only):"
@@ -130,7 +130,7 @@ def _of_a_driver(error: BaseException) -> StoreError | None:
     kind = _BY_STATE.get(state or "")
     if kind is None and (is_of_the_connection if state is None else state.startswith(_CONNECTION_STATES)):
         kind = LostServerError
-    return None if kind is None else kind(f"{_REMEDIES[kind]} ({_first_line(error)})")
+    return None if kind is None else kind(f"{REMEDIES[kind]} ({_first_line(error)})")
 
 
 def is_of_a_driver(error: BaseException) -> bool:
