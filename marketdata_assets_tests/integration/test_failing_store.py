@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,12 +17,14 @@ from psycopg import sql
 from typer.main import get_command
 
 from marketdata_assets.cli.app import app, run
-from marketdata_assets.storage.connection import Database
 from marketdata_assets_tests.integration.platform import free_port
 from marketdata_assets_tests.simulator import KEY, running_simulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from marketdata_assets.storage.connection import Database
 
 SAMPLES = {"symbol": "AAPL", "symbols": "AAPL", "timeframes": "1d", "name": "test", "path": "symbols.csv"}
 """What a required argument of this name is given."""
@@ -59,7 +60,7 @@ def arguments(path: tuple[str, ...]) -> list[str]:
     command: Any = get_command(app)
     for name in path:
         command = command.commands[name]
-    known = [option for option in CHOSEN.get(path, [])]
+    known = list(CHOSEN.get(path, []))
     offered = {flag for parameter in command.params for flag in parameter.opts}
     given = known if all(not one.startswith("--") or one in offered for one in known) else []
     required = [one for one in command.params if one.required]
@@ -107,8 +108,10 @@ def with_account(url: str, user: str, password: str) -> str:
 
 def counts(database: Database) -> list[tuple[object, ...]]:
     """The rows of each table of the platform."""
-    names = database.ask("select relname from pg_class where relkind in ('r', 'p') and not relispartition"
-        " and relnamespace = 'public'::regnamespace order by relname")
+    names = database.ask(
+        "select relname from pg_class where relkind in ('r', 'p') and not relispartition"
+        " and relnamespace = 'public'::regnamespace order by relname"
+    )
     query = " union all ".join(f"select '{name}', count(*) from {name}" for (name,) in names)
     return database.read_frame(query).rows()
 
@@ -132,9 +135,7 @@ def role(database_url: str) -> Iterator[str]:
     """The URL of an account without any permission but to connect."""
     name = f"stranger_{os.getpid()}"
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("create role {} login password 'hunter2'").format(sql.Identifier(name))
-        )
+        connection.execute(sql.SQL("create role {} login password 'hunter2'").format(sql.Identifier(name)))
     yield with_account(database_url, name, "hunter2")
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(sql.SQL("drop owned by {}").format(sql.Identifier(name)))
