@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from datetime import UTC, datetime
 from functools import cache
+from io import StringIO
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from dagster import DagsterEventType, DagsterInstance, OutputContext
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
+from dagster._core.instance import types as instance_types
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.scheduler.instigation import InstigatorStatus, ScheduleInstigatorData
@@ -50,6 +54,8 @@ def open_instance_of_commands(home: Path) -> DagsterInstance:
     Dagster makes the copies with four processes for each step, which belong to the terminal like the command itself:
     Ctrl-C ends them with tracebacks, and starting them costs more than many a step. Steps print nothing.
     """
+    # Dagster prints what its event log raises before it raises it: dozens of lines, with the statement.
+    instance_types.sys = SimpleNamespace(exc_info=sys.exc_info, stderr=StringIO())  # type: ignore[assignment]
     manager = {"module": NoOpComputeLogManager.__module__, "class": NoOpComputeLogManager.__name__}
     return DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides={"compute_logs": manager}))
 

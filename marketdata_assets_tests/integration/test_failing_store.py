@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SAMPLES = {"symbol": "AAPL", "symbols": "AAPL", "timeframes": "1d", "name": "test", "path": "symbols.csv"}
 """What a required argument of this name is given."""
-CHOSEN = {
+CHOSEN: dict[tuple[str, ...], list[str]] = {
     # What makes a command do its work, where its defaults leave it out, and keeps it short.
     ("backfill",): ["--symbols", "AAPL", "--timeframes", "1d", "--days", "3"],
     ("gaps",): ["--symbols", "AAPL", "--days", "3", "--repair"],
@@ -37,7 +37,7 @@ CHOSEN = {
     ("bars",): ["--raw"],
     ("demo",): ["--symbols", "AAPL"],
 }
-NO_STORE = {("simulate",)}
+NO_STORE: set[tuple[str, ...]] = {("simulate",)}
 """Commands that never touch the store."""
 
 

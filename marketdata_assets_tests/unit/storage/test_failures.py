@@ -38,11 +38,11 @@ def of_dagster(inside: Exception) -> Exception:
     return outside
 
 
-class LostInPsycopg2(psycopg2.OperationalError):
+class LostInPsycopg2(psycopg2.OperationalError):  # type: ignore[misc]
     pgcode = None
 
 
-class FullInPsycopg2(psycopg2.OperationalError):
+class FullInPsycopg2(psycopg2.OperationalError):  # type: ignore[misc]
     pgcode = "53100"
 
 
