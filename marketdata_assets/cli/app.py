@@ -67,6 +67,8 @@ def _root(
     # Multi-partition backfill policies are beta in Dagster; whoever runs a command cannot do anything about it.
     warnings.filterwarnings("ignore", message=".*is currently in beta.*")
     logging.basicConfig(level=logging.WARNING, handlers=[ConsoleHandler()])
+    # That a lost or interrupted transaction cannot be rolled back: why it is lost is reported anyway.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     # How long a run waits for the vendor's limit is worth a line.
     logging.getLogger("marketdata_assets.polygon.limiter").setLevel(logging.INFO)
 

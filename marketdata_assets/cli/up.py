@@ -293,8 +293,8 @@ def _keep_up(settings: Settings, children: Sequence[_Child]) -> None:
             child.revive()
 
 
-class _StopRequested(BaseException):
-    """Ctrl-C, or the end of the terminal or of the service."""
+class _StopRequested(KeyboardInterrupt):
+    """Ctrl-C, or the end of the terminal or of the service. Of a kind for which psycopg cancels its statement."""
 
 
 def _stop(_number: int, _frame: object) -> None:

@@ -55,7 +55,7 @@ def open_instance_of_commands(home: Path) -> DagsterInstance:
     Ctrl-C ends them with tracebacks, and starting them costs more than many a step. Steps print nothing.
     """
     # Dagster prints what its event log raises before it raises it: dozens of lines, with the statement.
-    instance_types.sys = SimpleNamespace(exc_info=sys.exc_info, stderr=StringIO())  # type: ignore[assignment]
+    instance_types.sys = SimpleNamespace(exc_info=sys.exc_info, stderr=StringIO())  # type: ignore[assignment,attr-defined]
     manager = {"module": NoOpComputeLogManager.__module__, "class": NoOpComputeLogManager.__name__}
     return DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides={"compute_logs": manager}))
 

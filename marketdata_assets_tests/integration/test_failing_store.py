@@ -8,6 +8,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -22,9 +25,9 @@ from marketdata_assets_tests.simulator import KEY, running_simulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from marketdata_assets.storage.connection import Database
+from marketdata_assets.storage.embedded import EmbeddedServer
 
 SAMPLES = {"symbol": "AAPL", "symbols": "AAPL", "timeframes": "1d", "name": "test", "path": "symbols.csv"}
 """What a required argument of this name is given."""
@@ -196,3 +199,92 @@ def execute_with(
     """Run ``path`` once on a sound store, so that what is new there exists."""
     monkeypatch.setenv("DATABASE_URL", url)
     assert execute(path).returncode == 0
+
+
+@dataclass
+class Disk:
+    """A file system of a known size, mounted for the test."""
+
+    path: Path
+
+    @property
+    def home(self) -> Path:
+        return self.path / "home"
+
+    def fill(self, spare: int) -> None:
+        """Take all room but ``spare`` bytes."""
+        room = os.statvfs(self.path)
+        with (self.path / "filler").open("wb") as filler:
+            os.posix_fallocate(filler.fileno(), 0, room.f_bavail * room.f_frsize - spare)
+
+    def empty(self) -> None:
+        (self.path / "filler").unlink()
+
+    def remount(self, option: str) -> None:
+        subprocess.run(["/bin/mount", "-o", f"remount,{option}", str(self.path)], check=True)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    """The disk of MARKETDATA_HOME, which an embedded server uses; outside of ``/tmp``'s own file system."""
+    folder = Path(tempfile.mkdtemp(prefix="marketdata-disk-"))
+    folder.chmod(0o755)
+    mounting = ["/bin/mount", "-t", "tmpfs", "-o", "size=192m,mode=755", "none", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mounting, check=False, capture_output=True).returncode != 0:
+        folder.rmdir()
+        pytest.skip("mounting a file system needs root and the permission to mount")
+    mounted = Disk(folder)
+    monkeypatch.setenv("MARKETDATA_HOME", str(mounted.home))
+    monkeypatch.setenv("MARKETDATA_START", "2020-01-01")
+    try:
+        yield mounted
+    finally:
+        mounted.remount("rw")
+        EmbeddedServer(mounted.home).stop()
+        subprocess.run(["/bin/umount", "--lazy", str(folder)], check=True)
+        folder.rmdir()
+
+
+SERVING = {("up",), ("serve",)}
+"""Commands that serve until they are stopped, when the store lets them."""
+
+
+# slow: a server of its own
+@pytest.mark.slow
+def test_a_home_that_cannot_be_written_is_one_line_of_every_command(execute: Any, disk: Disk) -> None:  # noqa: ANN401
+    assert execute(("symbols", "list")).returncode == 0
+    assert execute(("db", "stop")).returncode == 0
+    disk.remount("ro")
+    for path in commands():
+        done = execute(path)
+        if path == ("db", "status"):
+            assert (done.returncode, done.stderr) == (1, "")
+        else:
+            assert str(disk.home) in complaint(done)
+    disk.remount("rw")
+    assert execute(("symbols", "list")).returncode == 0
+
+
+# slow: a server of its own, and what it does when it cannot write
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_at_every_run_and_all_is_well_with_room(execute: Any, disk: Disk) -> None:  # noqa: ANN401
+    assert execute(("backfill",)).returncode == 0
+    disk.fill(spare=300_000)
+    hungry = ["--symbols", "AAPL,SPY", "--timeframes", "1m,1d", "--days", "90", "--no-features"]
+    CHOSEN["backfill",], usual = hungry, CHOSEN["backfill",]
+    try:
+        for _ in range(2):
+            assert "make room" in complaint(execute(("backfill",)))
+        for path in commands():
+            if path in SERVING:
+                continue
+            done = execute(path)
+            assert "Traceback" not in done.stderr
+            if done.returncode not in (0, 1):
+                assert "make room" in complaint(done) or "cannot connect" in complaint(done), path
+        disk.empty()
+        for _ in range(2):
+            done = execute(("backfill",))
+            assert "2 succeeded, 0 failed" in done.stdout, done
+    finally:
+        CHOSEN["backfill",] = usual

@@ -4,7 +4,7 @@ import errno
 
 import adbc_driver_manager
 import psycopg
-import psycopg2
+import psycopg2  # type: ignore[import-untyped]
 import pytest
 import sqlalchemy
 
