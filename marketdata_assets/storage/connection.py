@@ -21,7 +21,13 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.storage.embedded import EmbeddedServer
-from marketdata_assets.storage.failures import DroppedOptionsError, UnreachableError, explain_failure
+from marketdata_assets.storage.failures import (
+    DiskFullError,
+    DroppedOptionsError,
+    StoreError,
+    UnreachableError,
+    explain_failure,
+)
 from marketdata_assets.storage.interruptible import call_interruptibly
 
 if TYPE_CHECKING:
@@ -259,11 +265,13 @@ def explained_failures() -> Iterator[None]:
         raise failure from error
 
 
-def _unreachable(url: str, error: psycopg.OperationalError) -> UnreachableError:
+def _unreachable(url: str, error: psycopg.OperationalError) -> StoreError:
     why = " ".join(str(error).split())
     password = _parse(url).get("password", "")
     if password:
         why = why.replace(password, "***")
+    if isinstance(full := explain_failure(error), DiskFullError):
+        return full
     return UnreachableError(
         f"cannot connect to {redacted(url)}: {why}; is the server up (`marketdata db status`) and, when it is"
         " your own, DATABASE_URL right?"

@@ -9,6 +9,7 @@ Belongs here: kinds of failures and their remedies. Does not belong here: errors
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -130,6 +131,9 @@ def _of_a_driver(error: BaseException) -> StoreError | None:
     kind = _BY_STATE.get(state or "")
     if kind is None and (is_of_the_connection if state is None else state.startswith(_CONNECTION_STATES)):
         kind = LostServerError
+    # A server that finds no room for its own files refuses connections, or ends: that is the consequence.
+    if kind is not None and os.strerror(errno.ENOSPC) in str(error):
+        kind = DiskFullError
     return None if kind is None else kind(f"{REMEDIES[kind]} ({_first_line(error)})")
 
 

@@ -56,6 +56,7 @@ class FullInPsycopg2(psycopg2.OperationalError):  # type: ignore[misc]
         (psycopg.errors.ConnectionFailure("ended"), LostServerError),
         (psycopg.OperationalError("the connection is lost"), LostServerError),
         (of_adbc("IO", None), LostServerError),
+        (psycopg.OperationalError("could not write init file: No space left on device"), DiskFullError),
         (of_adbc("IO", "57P01"), LostServerError),
         (of_adbc("INTERNAL", "53100"), DiskFullError),
         (of_dagster(LostInPsycopg2("server closed the connection unexpectedly")), LostServerError),
