@@ -5,10 +5,10 @@ Every variable is optional. Secrets are :class:`pydantic.SecretStr`: they print 
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -18,8 +18,15 @@ from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.retention import parse_retention
 from marketdata_assets.domain.timeframe import Timeframe  # noqa: TC001  # pydantic reads the annotations when it runs
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 _SHORTEST_KEY: Final = 24
 """Only their hash is compared, and fast: what a person could remember could be tried out."""
+
+
+_FIRST_START: Final = date(1970, 1, 1)
+"""Before any bar of the vendor; every day from the start on is a partition of every series."""
 
 
 def project_root() -> Path:
@@ -79,6 +86,14 @@ class Settings(BaseSettings):
         default=99.5, ge=0, le=100, validation_alias="MARKETDATA_COMPLETENESS_PERCENT"
     )
     api_keys: SecretStr | None = Field(default=None, validation_alias="MARKETDATA_API_KEYS")
+
+    @field_validator("start")
+    @classmethod
+    def _within_history(cls, start: date) -> date:
+        if not _FIRST_START <= start <= datetime.now(UTC).date():
+            message = f"it must be a day from {_FIRST_START} to today, not {start}"
+            raise ValueError(message)
+        return start
 
     @field_validator("retention", mode="before")
     @classmethod
@@ -157,6 +172,38 @@ def _listed(keys: SecretStr | None) -> tuple[str, ...]:
     return tuple(key.strip() for key in text.split(",") if key.strip())
 
 
+def _wrong(error: ErrorDetails) -> str:
+    """What is wrong with a value, in words of this project: pydantic's own are about its types."""
+    context = error.get("ctx", {})
+    kind = error["type"]
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in _BOUNDS:
+        return f"it must be {_BOUNDS[kind]} {next(iter(context.values()))}"
+    wanted = next(
+        (words for part, words in _WANTED.items() if kind.startswith(part)), "another kind of value"
+    )
+    return f"it must be {wanted}"
+
+
+_BOUNDS: Final = {
+    "greater_than_equal": "at least",
+    "greater_than": "more than",
+    "less_than_equal": "at most",
+    "less_than": "less than",
+}
+_WANTED: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite_number": "a number",
+    "date": "a day such as 2024-01-31",
+    "bool": "true or false",
+    "path": "a folder",
+    "string": "a text",
+}
+"""What a value must be, by how pydantic's name for the error begins."""
+
+
 def load_settings() -> Settings:
     """The settings in force now. Raises :class:`ConfigurationError` naming the variable that is wrong."""
     env_file = project_root() / ".env"
@@ -170,5 +217,5 @@ def load_settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "a setting"
-        message = f"{name} is wrong: {first['msg']}; correct it in the environment or in .env"
+        message = f"{name} is wrong: {_wrong(first)}; correct it in the environment or in .env"
         raise ConfigurationError(message) from None

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
@@ -428,6 +430,41 @@ def parse_edge(name: str, text: str) -> date | datetime:
     raise ConfigurationError(message)
 
 
+_POOL: Final = re.compile(r"polars-\d")
+"""How the threads of Polars' pool are named."""
+_fork_lacks_pool = False
+
+
+def _note_pool_before_fork() -> None:
+    global _pool_runs  # noqa: PLW0603 - what the child finds
+    names = []
+    for thread in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):  # it has ended meanwhile
+            names.append(thread.read_text())
+    # Polars does not say whether its pool runs, and asking for its size starts it.
+    _pool_runs = any(map(_POOL.match, names))
+
+
+def _note_fork() -> None:
+    global _lock, _fork_lacks_pool  # noqa: PLW0603 - another thread of the parent may have held the lock
+    _lock = Lock()
+    _fork_lacks_pool = _fork_lacks_pool or _pool_runs
+
+
+def _require_pool() -> None:
+    """Raise :class:`ConfigurationError` where Polars would wait for ever for threads that a fork does not copy."""
+    if _fork_lacks_pool:
+        message = (
+            "this process was forked from one that had used Polars, whose threads a fork does not copy: start workers"
+            ' with multiprocessing.get_context("spawn") or "forkserver" (docs/python.md)'
+        )
+        raise ConfigurationError(message)
+
+
+_pool_runs = False
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_note_pool_before_fork, after_in_child=_note_fork)
+
 _lock = Lock()
 _kept: dict[tuple[int, str], Database] = {}
 """Open databases by process, since a fork shares no connection, and by where they are."""
@@ -436,6 +473,7 @@ _kept: dict[tuple[int, str], Database] = {}
 @contextmanager
 def _kept_database(url: str | None) -> Iterator[Database]:
     """The kept database of ``url``, for one thread at a time; one that fails is forgotten."""
+    _require_pool()
     with _lock:
         place = url
         if place is None:

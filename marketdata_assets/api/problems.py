@@ -20,7 +20,7 @@ from marketdata_assets.domain.errors import (
     UnadjustableError,
     UnknownSeriesError,
 )
-from marketdata_assets.storage.connection import UnreachableError
+from marketdata_assets.storage.failures import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,7 +108,7 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, UnadjustableError):
         return Problem(409, "splits-unknown", f"{error.reason}, or ask with adjusted=false")
     for kind, status, code in _OF_THE_DOMAIN:
-        if isinstance(error, kind) and not isinstance(error, UnreachableError):
+        if isinstance(error, kind) and not isinstance(error, StoreError):
             return Problem(status, code, str(error))
     return _of_the_database(error) or _unexpected(error)
 
@@ -130,7 +130,7 @@ def _of_the_database(error: Exception) -> Problem | None:
     if state == _LOCK_NOT_AVAILABLE:
         detail = "what was to be changed is in use: try again later"
         return Problem(503, "locked", detail, headers=_RETRY_SOON)
-    if isinstance(error, UnreachableError | psycopg.OperationalError | adbc_driver_manager.OperationalError):
+    if isinstance(error, StoreError | psycopg.OperationalError | adbc_driver_manager.OperationalError):
         _log.error("the database is out of reach: %s", (str(error).splitlines() or [""])[0])
         detail = "the database does not answer: try again later"
         return Problem(503, "database-away", detail, headers=_RETRY_SOON)

@@ -11,7 +11,8 @@ from dagster import DagsterExecutionInterruptedError
 from marketdata_assets.domain.errors import ClockError, ConfigurationError
 from marketdata_assets.domain.series import Series
 from marketdata_assets.partitions import RANGE_END, RANGE_START, islands, parse_key, partition_key
-from marketdata_assets.polygon.errors import AuthenticationError
+from marketdata_assets.polygon.errors import AuthenticationError, RateLimiterUnavailableError
+from marketdata_assets.storage.failures import STORE_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,18 @@ MAX_PARTITIONS: Final = 10_000
 
 SPARE_PARTITIONS: Final = 1_000
 """Partitions that a run may hold for nothing: recording them costs less than another run."""
+
+_ENDING: Final = {
+    kind.__name__
+    for kind in (
+        ConfigurationError,
+        AuthenticationError,
+        ClockError,
+        RateLimiterUnavailableError,
+        *STORE_ERRORS,
+    )
+}
+"""Errors after which every other run would fail like this one."""
 
 _INTERRUPTIONS: Final = {DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__}
 
@@ -191,7 +204,8 @@ def execute_job(
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM: Dagster ends the run, and more is meant than that.
-        ConfigurationError: A setting is wrong (the key, say): every other run would fail like this one.
+        ConfigurationError: A setting is wrong (the key, say) or the store cannot be used: every other run would fail
+            like this one.
     """
     result = definitions.resolve_job_def(job).execute_in_process(
         run_config={
@@ -235,9 +249,8 @@ def failure_metadata(result: ExecuteInProcessResult) -> Mapping[str, MetadataVal
 
 
 def _configuration_problem(result: ExecuteInProcessResult) -> str | None:
-    """What the user has to correct, when that is why the run failed."""
-    names = {one.__name__ for one in (ConfigurationError, AuthenticationError, ClockError)}
-    return next((_text_of(error) for error in _causes(result) if error.cls_name in names), None)
+    """What the user has to correct or to start, when that is why the run failed."""
+    return next((_text_of(error) for error in _causes(result) if error.cls_name in _ENDING), None)
 
 
 def _causes(result: ExecuteInProcessResult) -> list[SerializableErrorInfo]:

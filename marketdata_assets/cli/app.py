@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import warnings
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
-import psycopg
 import typer
 
 from marketdata_assets.cli import (
@@ -31,7 +29,9 @@ from marketdata_assets.cli import (
     up,
 )
 from marketdata_assets.cli.console import ConsoleHandler
+from marketdata_assets.cli.interrupts import INTERRUPTED, report_interrupt
 from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.storage.failures import explain_failure, is_of_a_driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +68,8 @@ def _root(
     # Multi-partition backfill policies are beta in Dagster; whoever runs a command cannot do anything about it.
     warnings.filterwarnings("ignore", message=".*is currently in beta.*")
     logging.basicConfig(level=logging.WARNING, handlers=[ConsoleHandler()])
+    # That a lost or interrupted transaction cannot be rolled back: why it is lost is reported anyway.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     # How long a run waits for the vendor's limit is worth a line.
     logging.getLogger("marketdata_assets.polygon.limiter").setLevel(logging.INFO)
 
@@ -100,35 +102,34 @@ app.add_typer(keys.app, name="keys", rich_help_panel=_SERVE)
 app.command(rich_help_panel=_DEVELOP)(simulate.simulate)
 
 
-_INTERRUPTED = 130
-"""Exit code of a command that Ctrl-C or SIGTERM ended, as shells have it."""
-
-
 def main() -> None:
-    """Run the command line; every expected error is one line on standard error."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    """Run the command line in a process that is not its own, such as a test: signals stay as they are."""
+    sys.exit(run())
+
+
+def run() -> int:
+    """Run the command line and return its exit code; every expected error is one line on standard error."""
     try:
         code = app(prog_name="marketdata", standalone_mode=False)
-    except MarketDataError as error:
-        typer.echo(f"marketdata: {error}", err=True)
-        code = error.exit_code
     except typer.TyperException as error:
-        # Without a command there is no error to tell: the help has been printed.
+        # Without a command there is no error to report: the help has been printed.
         if text := error.format_message():
             typer.echo(f"marketdata: {text.rstrip('.')}; see --help", err=True)
         code = error.exit_code
     except typer.Abort:
         code = 1
-    except (psycopg.Error, OSError) as error:
-        why = " ".join(str(error).split())
-        typer.echo(f"marketdata: {type(error).__name__}: {why}; see `marketdata db status`", err=True)
-        code = 1
-    if code == _INTERRUPTED:
-        typer.echo(
-            "marketdata: interrupted; what is stored stays, and the same command goes on from there", err=True
-        )
-    sys.exit(code or 0)
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+    except Exception as error:
+        # Dagster wraps what its storage raises, and an error of the store may hide behind one that it caused.
+        expected = error if isinstance(error, MarketDataError) else explain_failure(error)
+        if expected is not None:
+            typer.echo(f"marketdata: {expected}", err=True)
+            code = expected.exit_code
+        elif is_of_a_driver(error) or isinstance(error, OSError):
+            why = " ".join(str(error).split())
+            typer.echo(f"marketdata: {type(error).__name__}: {why}; see `marketdata db status`", err=True)
+            code = 1
+        else:
+            raise
+    if code == INTERRUPTED:
+        report_interrupt()
+    return code or 0

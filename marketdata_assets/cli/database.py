@@ -51,14 +51,16 @@ def stop(*, as_json: _Json = False) -> None:
 
 @app.command(epilog="Example: marketdata db status --json")
 def status(*, as_json: _Json = False) -> None:
-    """Say whether the database answers; exit with 1 when the embedded server is down."""
-    from marketdata_assets.storage.connection import connect, redacted, resolve_database_url
+    """Show whether the database answers and can be used; exit with 1 when it cannot."""
+    from marketdata_assets.storage.connection import redacted, resolve_database_url
     from marketdata_assets.storage.embedded import EmbeddedServer
+    from marketdata_assets.storage.migrations import find_obstacle
 
     settings = load_settings()
+    obstacle = None
     if settings.database_url is not None:
         url = resolve_database_url(settings)
-        connect(url, application_name="marketdata status").close()
+        obstacle = find_obstacle(url)
         facts: dict[str, object] = {"running": True, "embedded": False, "url": redacted(url)}
         line = f"running: {redacted(url)} (DATABASE_URL)"
     else:
@@ -69,8 +71,10 @@ def status(*, as_json: _Json = False) -> None:
             if found.running
             else f"not running (data in {found.data}); start it with: marketdata db start"
         )
-    typer.echo(json.dumps(facts) if as_json else line)
-    if not facts["running"]:
+    typer.echo(json.dumps({**facts, "obstacle": obstacle}) if as_json else line)
+    if obstacle is not None:
+        typer.echo(f"but it cannot be used: {obstacle}", err=True)
+    if obstacle is not None or not facts["running"]:
         raise typer.Exit(1)
 
 

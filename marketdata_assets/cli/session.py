@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import stamina
@@ -61,15 +64,18 @@ def open_instance(store: Store, name: str) -> Iterator[tuple[DagsterInstance, Co
     Raises:
         ClockError: This machine's clock is far off: nothing is written.
     """
-    from dagster import DagsterInstance
-
     from marketdata_assets.automation.commands import close_orphans, under_way
     from marketdata_assets.automation.instance import prepare_environment
     from marketdata_assets.cli.console import err
+    from marketdata_assets.storage.dagster_internals import open_instance_of_commands
 
     require_right_clock(store.database)
     prepare_environment(store.settings)
-    with DagsterInstance.get() as instance, under_way(store.database, name) as command:
+    logging.getLogger().addFilter(_is_worth_a_line)
+    # That a connection which is lost cannot be closed: why it is lost is raised.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+    home = Path(os.environ["DAGSTER_HOME"]).expanduser()
+    with open_instance_of_commands(home) as instance, under_way(store.database, name) as command:
         closed = close_orphans(instance, store.database)
         if closed:
             err.print(
@@ -77,3 +83,9 @@ def open_instance(store: Store, name: str) -> Iterator[tuple[DagsterInstance, Co
                 highlight=False,
             )
         yield instance, command
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    from marketdata_assets.storage.dagster_internals import is_storage_retry
+
+    return not is_storage_retry(record)

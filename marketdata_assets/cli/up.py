@@ -15,7 +15,7 @@ import time
 from collections import deque
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated
 
 import httpx
 import psutil
@@ -23,18 +23,21 @@ import stamina
 import typer
 from filelock import FileLock, Timeout
 
+from marketdata_assets.cli.interrupts import leave_signals_to_the_command
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.storage.embedded import EmbeddedServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from types import TracebackType
 
     from marketdata_assets.config import Settings
 
 HOST = "127.0.0.1"
 _START_SECONDS = 120
-_STOP_SECONDS = 20
+_STOP_SECONDS = 1.5
+"""For all children together; what is not done by then is killed, which every one of them survives."""
+_LEFTOVER_SECONDS = 20
+"""For those of an earlier ``up``, which may be many and busy."""
 _WATCH_SECONDS = 1.0
 _SERVER_SECONDS = 10.0
 """Between two looks at the embedded server, each a connection."""
@@ -65,7 +68,8 @@ def up(
     from marketdata_assets.config import load_settings
 
     with contextlib.suppress(_StopRequested), ExitStack() as stack:
-        # From before the first child on: whatever ends this process must end them.
+        # From before the first child on: whatever ends this process must end them, in order.
+        leave_signals_to_the_command()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _stop)
         # stamina's own notices are for whoever reads code.
@@ -87,15 +91,14 @@ def up(
         sock, workspace = folder / "code", folder / "workspace.yaml"
         workspace.write_text(_WORKSPACE.format(socket=sock), encoding="utf-8")
         code = _Child("code server", ["dagster", "api", "grpc", *_DEFINITIONS, "--socket", str(sock)], held)
-        children = [stack.enter_context(code)]
+        children = [code]
+        stack.callback(_stop_all, children)
         _wait_until_listening(sock, code)
-        children += [
-            stack.enter_context(_Child(name, [*arguments, "-w", str(workspace)], held))
-            for name, arguments in (
-                ("webserver", ["dagster_webserver", "-h", HOST, "-p", str(port)]),
-                ("daemon", ["dagster._daemon", "run"]),
-            )
-        ]
+        for name, arguments in (
+            ("webserver", ["dagster_webserver", "-h", HOST, "-p", str(port)]),
+            ("daemon", ["dagster._daemon", "run"]),
+        ):
+            children.append(_Child(name, [*arguments, "-w", str(workspace)], held))
         held.note(children)
         url = f"http://{HOST}:{port}"
         _wait_until_ready(url, children)
@@ -129,7 +132,7 @@ class _Held:
         typer.echo("waiting for the processes of an earlier marketdata up to end", err=True)
         try:
             for attempt in stamina.retry_context(
-                on=BlockingIOError, attempts=None, timeout=_STOP_SECONDS, wait_initial=0.1, wait_max=0.5
+                on=BlockingIOError, attempts=None, timeout=_LEFTOVER_SECONDS, wait_initial=0.1, wait_max=0.5
             ):
                 with attempt:
                     self._lock()
@@ -206,21 +209,6 @@ class _Child:
         self._ends: deque[float] = deque(maxlen=_MAX_ENDS)
         self.process = self._start()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                # Not its group: the runs that a code server waits for go on to their end without it.
-                self.process.kill()
-                self.process.wait()
-
     def check(self) -> None:
         """Raise :class:`MarketDataError` when it has ended."""
         if self.process.poll() is not None:
@@ -249,6 +237,22 @@ class _Child:
         )
 
 
+def _stop_all(children: Sequence[_Child]) -> None:
+    """End ``children`` at once, and kill those that take too long."""
+    running = [child.process for child in children if child.process.poll() is None]
+    for process in running:
+        # SIGTERM: as SIGINT once Dagster has its handlers, and without a traceback before that.
+        process.terminate()
+    end = time.monotonic() + _STOP_SECONDS
+    for process in running:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            # Not its group: the runs that a code server waits for go on to their end without it.
+            process.kill()
+            process.wait()
+
+
 def _end_with_parent() -> Callable[[], None] | None:
     """What makes a child end when this process is killed: only Linux can say so."""
     if sys.platform != "linux":
@@ -256,7 +260,7 @@ def _end_with_parent() -> Callable[[], None] | None:
     prctl = ctypes.CDLL(None).prctl
 
     def end_with_parent() -> None:
-        prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGINT)
+        prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
     return end_with_parent
 
@@ -289,8 +293,8 @@ def _keep_up(settings: Settings, children: Sequence[_Child]) -> None:
             child.revive()
 
 
-class _StopRequested(BaseException):
-    """Ctrl-C, or the end of the terminal or of the service."""
+class _StopRequested(KeyboardInterrupt):
+    """Ctrl-C, or the end of the terminal or of the service. Of a kind for which psycopg cancels its statement."""
 
 
 def _stop(_number: int, _frame: object) -> None:

@@ -6,9 +6,10 @@ Does not belong here: the statements that run on them.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, LiteralString, Self, TypeVar
+from typing import TYPE_CHECKING, Final, LiteralString, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import adbc_driver_manager
@@ -20,11 +21,20 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.storage.embedded import EmbeddedServer
+from marketdata_assets.storage.failures import (
+    DiskFullError,
+    DroppedOptionsError,
+    StoreError,
+    UnreachableError,
+    explain_failure,
+)
+from marketdata_assets.storage.interruptible import call_interruptibly
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
+    import pyarrow as pa
     from adbc_driver_postgresql import dbapi
 
     from marketdata_assets.config import Settings
@@ -36,8 +46,10 @@ _DAGSTER_SCHEMA = "dagster"
 _PATIENCE = timedelta(seconds=30)
 
 
-class UnreachableError(ConfigurationError):
-    """The database does not answer, or does not let this program in."""
+_MARKER: Final = "marketdata.session"
+"""A setting that every session begins with, by which a pooler that drops such settings is noticed."""
+_REFUSED_OPTIONS: Final = "startup parameter"
+"""What PgBouncer says of ``options`` that it neither knows nor has to ignore."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,7 @@ class Timeouts:
     def options(self) -> str:
         """The libpq ``options`` that set these limits and the UTC time zone before the first statement."""
         values = {
+            _MARKER: "on",
             "TimeZone": "UTC",
             "statement_timeout": _milliseconds(self.statement),
             "lock_timeout": _milliseconds(self.lock),
@@ -86,24 +99,47 @@ def resolve_database_url(settings: Settings) -> str:
 
 
 def connect(
-    url: str, *, application_name: str, timeouts: Timeouts = DEFAULT_TIMEOUTS
+    url: str, *, application_name: str, timeouts: Timeouts = DEFAULT_TIMEOUTS, options: str = ""
 ) -> psycopg.Connection[tuple[object, ...]]:
     """A new connection: UTC, not autocommit, with `timeouts` and TCP keepalives.
 
-    ``options`` in the URL come last and win.
-    Raises :class:`UnreachableError` when the server is out of reach.
+    ``options`` in the URL come after those of `timeouts` and win; `options` come last.
+
+    Raises:
+        UnreachableError: The server is out of reach.
+        DroppedOptionsError: A pooler in between drops what the session begins with.
     """
     try:
-        return _connect(url, application_name, timeouts)
+        connection = psycopg.connect(_session(url, application_name, timeouts, options), autocommit=True)
     except psycopg.OperationalError as error:
+        if _REFUSED_OPTIONS in str(error):
+            raise _dropped_options(url) from None
         raise _unreachable(url, error) from None
+    try:
+        _require_marker(connection, url)
+        connection.autocommit = False
+    except psycopg.OperationalError as error:
+        connection.close()
+        raise _unreachable(url, error) from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
-def _connect(url: str, application_name: str, timeouts: Timeouts) -> psycopg.Connection[tuple[object, ...]]:
-    return psycopg.connect(_session(url, application_name, timeouts), autocommit=False)
+def _require_marker(connection: psycopg.Connection[tuple[object, ...]], url: str) -> None:
+    if connection.execute("select current_setting(%s, true)", [_MARKER]).fetchone() != ("on",):
+        raise _dropped_options(url)
 
 
-def _session(url: str, application_name: str, timeouts: Timeouts) -> str:
+def _dropped_options(url: str) -> DroppedOptionsError:
+    return DroppedOptionsError(
+        f"{redacted(url)} drops the settings that a session begins with (libpq's `options`), as some connection"
+        " poolers do: set DATABASE_URL to the server itself, or let the pooler pass them on (docs/operating.md)"
+    )
+
+
+def _session(url: str, application_name: str, timeouts: Timeouts, options: str = "") -> str:
     """What libpq needs to open a session as this project wants it. Holds the password."""
     parameters = _parse(url)
     settings = {
@@ -114,7 +150,7 @@ def _session(url: str, application_name: str, timeouts: Timeouts) -> str:
         "keepalives_count": "3",
         "application_name": application_name,
         **parameters,
-        "options": f"{timeouts.options()} {parameters.get('options', '')}".strip(),
+        "options": " ".join(filter(None, (timeouts.options(), parameters.get("options"), options))),
     }
     return make_conninfo("", **settings)
 
@@ -134,11 +170,21 @@ def dagster_storage_url(url: str) -> str:
 
     The scheme is ``postgresql+psycopg2``: SQLAlchemy 2.1 resolves plain ``postgresql`` to psycopg 3, with
     which dagster-postgres fails on its first event. Every libpq parameter of `url` is kept.
-    Raises :class:`ConfigurationError` when the server is out of reach.
+
+    Raises:
+        ConfigurationError: The server is out of reach, or a pooler in between drops the schema's name.
     """
-    with connect(url, application_name="marketdata set-up") as connection:
-        found = connection.execute("select to_regnamespace(%s) is not null", [_DAGSTER_SCHEMA]).fetchone()
-        if found != (True,):
+    search_path = f"-csearch_path={_DAGSTER_SCHEMA}"
+    with (
+        connect(url, application_name="marketdata set-up", options=search_path) as connection,
+        explained_failures(),
+    ):
+        path, exists = connection.execute(
+            "select current_setting('search_path'), to_regnamespace(%s) is not null", [_DAGSTER_SCHEMA]
+        ).fetchone() or (None, None)
+        if path != _DAGSTER_SCHEMA:
+            raise _dropped_options(url)
+        if not exists:
             # `if not exists` does not see a schema that another process is just making.
             connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [_DAGSTER_SCHEMA])
             connection.execute(
@@ -146,7 +192,7 @@ def dagster_storage_url(url: str) -> str:
             )
     parameters = _parse(url)
     kept = {key: value for key, value in parameters.items() if key not in {"user", "password", "dbname"}}
-    kept["options"] = f"{kept.get('options', '')} -csearch_path={_DAGSTER_SCHEMA}".strip()
+    kept["options"] = f"{kept.get('options', '')} {search_path}".strip()
     account = quote(parameters.get("user", ""), safe="")
     if "password" in parameters:
         account += ":" + quote(parameters["password"], safe="")
@@ -196,14 +242,36 @@ def _parse(url: str) -> dict[str, str]:
     if not all(port.isascii() and port.isdigit() and 0 < int(port) < 65_536 for port in ports):  # noqa: PLR2004
         message = f"DATABASE_URL has a port that is not a number from 1 to 65535: write it as {_SHAPE}"
         raise ConfigurationError(message)
+    # libpq ends the password at the first @, or at a / before it: the rest passes for a host or a database.
+    printed = sum(parameters.get(name, "").count("@") for name in ("user", "host", "dbname"))
+    if printed > url.lower().count("%40"):
+        message = (
+            f"DATABASE_URL has an @ too many: write it as {_SHAPE}, special characters of the password"
+            " percent-encoded (@ as %40, / as %2F)"
+        )
+        raise ConfigurationError(message)
     return parameters
 
 
-def _unreachable(url: str, error: psycopg.OperationalError) -> UnreachableError:
+@contextmanager
+def explained_failures() -> Iterator[None]:
+    """Raise a driver's report that the store cannot be used as the :class:`StoreError` of its kind."""
+    try:
+        yield
+    except (psycopg.Error, adbc_driver_manager.Error) as error:
+        failure = explain_failure(error)
+        if failure is None:
+            raise
+        raise failure from error
+
+
+def _unreachable(url: str, error: psycopg.OperationalError) -> StoreError:
     why = " ".join(str(error).split())
     password = _parse(url).get("password", "")
     if password:
         why = why.replace(password, "***")
+    if isinstance(full := explain_failure(error), DiskFullError):
+        return full
     return UnreachableError(
         f"cannot connect to {redacted(url)}: {why}; is the server up (`marketdata db status`) and, when it is"
         " your own, DATABASE_URL right?"
@@ -245,50 +313,54 @@ class Database:
         """What `work` returns, run in one transaction: commits when it returns, rolls back when it raises.
 
         When the connection is lost on the way, `work` runs once more, from its start, on a new connection: it
-        must not mind that a commit whose answer was lost has already happened. A second loss, and every other
-        error, propagates. Raises :class:`ConfigurationError` when the server is out of reach.
+        must not mind that a commit whose answer was lost has already happened. Other errors propagate.
+
+        Raises:
+            StoreError: The server is out of reach or was lost twice, has no room, or takes no writes.
         """
-        connection = self._kept()
-        try:
+        with explained_failures():
+            connection = self._kept()
+            try:
+                with connection.transaction():
+                    return work(connection)
+            except psycopg.OperationalError:
+                # closed includes broken: on an open connection the server has answered, so this is no loss
+                if not connection.closed:
+                    raise
+            self._drop_connection()
+            connection = self._reconnected()
             with connection.transaction():
                 return work(connection)
-        except psycopg.OperationalError:
-            # closed includes broken: on an open connection the server has answered, so this is no loss
-            if not connection.closed:
-                raise
-        self._drop_connection()
-        connection = self._reconnected()
-        with connection.transaction():
-            return work(connection)
 
     def ask(self, query: LiteralString, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """The rows of one `query` that changes nothing, without a transaction around it: one round trip, not three.
 
         Otherwise as :meth:`transaction`.
         """
-        connection = self._kept()
-        try:
-            return _ask(connection, query, parameters)
-        except psycopg.OperationalError:
-            if not connection.closed:
-                raise
-        self._drop_connection()
-        return _ask(self._reconnected(), query, parameters)
+        with explained_failures():
+            connection = self._kept()
+            try:
+                return _ask(connection, query, parameters)
+            except psycopg.OperationalError:
+                if not connection.closed:
+                    raise
+            self._drop_connection()
+            return _ask(self._reconnected(), query, parameters)
 
     def read_frame(self, query: str, parameters: Sequence[object] = ()) -> pl.DataFrame:
         """The rows of `query` as a frame; timestamptz arrives as ``Datetime("us", "UTC")``.
 
         Parameters are positional: ``$1``, ``$2`` …. After a lost connection the query runs once more.
         """
-        reader = self.adbc()
-        try:
-            return _read(reader, query, parameters)
-        except adbc_driver_manager.Error:
-            if self._answers(reader):
-                raise
-        self._drop_reader()
-        self._reconnected()
-        return _read(self.adbc(), query, parameters)
+        with explained_failures():
+            try:
+                return self._read(query, parameters)
+            except adbc_driver_manager.Error:
+                if self._answers():
+                    raise
+            self._drop_reader()
+            self._reconnected()
+            return self._read(query, parameters)
 
     def adbc(self) -> dbapi.Connection:
         """The kept ADBC connection, in autocommit: a read leaves no transaction behind."""
@@ -296,9 +368,10 @@ class Database:
             # Imports pyarrow's data sets, a second that what reads no frame need not wait for.
             from adbc_driver_postgresql import dbapi  # noqa: PLC0415
 
+            session = _session(self._url, self._application_name, self._timeouts)
             try:
-                self._reader = dbapi.connect(
-                    _session(self._url, self._application_name, self._timeouts), autocommit=True
+                self._reader = call_interruptibly(
+                    lambda: dbapi.connect(session, autocommit=True), cancel=lambda: None
                 )
             except adbc_driver_manager.Error as error:
                 raise _unreachable(self._url, psycopg.OperationalError(str(error))) from None
@@ -333,9 +406,28 @@ class Database:
                 self._kept()
         return self._kept()
 
-    def _answers(self, reader: dbapi.Connection) -> bool:
+    def _read(self, query: str, parameters: Sequence[object]) -> pl.DataFrame:
+        cursor = self.adbc().cursor()
+
+        def fetch() -> pa.Table:
+            cursor.execute(query, parameters or None)
+            return cursor.fetch_arrow_table()
+
         try:
-            _read(reader, "select 1", ())
+            rows = call_interruptibly(fetch, cancel=cursor.adbc_cancel)
+        except Exception:
+            cursor.close()
+            raise
+        except BaseException:
+            # Interrupted: the statement may still be under way, and closing what it uses would crash.
+            self._reader = None
+            raise
+        cursor.close()
+        return pl.DataFrame(rows)
+
+    def _answers(self) -> bool:
+        try:
+            self._read("select 1", ())
         except adbc_driver_manager.Error:
             return False
         return True
@@ -360,9 +452,3 @@ def _ask(
     finally:
         if not connection.closed:
             connection.autocommit = False
-
-
-def _read(reader: dbapi.Connection, query: str, parameters: Sequence[object]) -> pl.DataFrame:
-    with reader.cursor() as cursor:
-        cursor.execute(query, parameters or None)
-        return pl.DataFrame(cursor.fetch_arrow_table())

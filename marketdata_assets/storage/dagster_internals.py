@@ -6,36 +6,63 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from datetime import UTC, datetime
 from functools import cache
+from io import StringIO
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from dagster import DagsterEventType, OutputContext
+from dagster import DagsterEventType, DagsterInstance, OutputContext
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
+from dagster._core.instance import types as instance_types
+from dagster._core.instance.ref import InstanceRef
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.scheduler.instigation import InstigatorStatus, ScheduleInstigatorData
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._utils.schedules import schedule_execution_time_iterator
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
 
-    from dagster import AssetExecutionContext, DagsterInstance, DagsterRun
+    from dagster import AssetExecutionContext, DagsterRun
 
 __all__ = [
     "CheckRunHealthResult",
     "WorkerStatus",
     "add_partition_metadata",
+    "is_storage_retry",
     "launched_here",
     "next_tick",
+    "open_instance_of_commands",
     "passing_storage",
     "record_only",
     "running_schedules",
     "worker_process",
 ]
+
+
+def open_instance_of_commands(home: Path) -> DagsterInstance:
+    """Open the instance of the folder ``home`` for runs in this process, without copies of what their steps print.
+
+    Dagster makes the copies with four processes for each step, which belong to the terminal like the command itself:
+    Ctrl-C ends them with tracebacks, and starting them costs more than many a step. Steps print nothing.
+    """
+    # Dagster prints what its event log raises before it raises it: dozens of lines, with the statement.
+    instance_types.sys = SimpleNamespace(exc_info=sys.exc_info, stderr=StringIO())  # type: ignore[assignment,attr-defined]
+    manager = {"module": NoOpComputeLogManager.__module__, "class": NoOpComputeLogManager.__name__}
+    return DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides={"compute_logs": manager}))
+
+
+def is_storage_retry(record: logging.LogRecord) -> bool:
+    """Whether ``record`` is Dagster's note that it connects to its storage again; the last attempt raises."""
+    return record.name == "root" and record.funcName == "retry_pg_connection_fn"
 
 
 @cache

@@ -18,6 +18,7 @@ permission on them, so none is widened and the data stay where the user wants th
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -39,6 +40,7 @@ from filelock import FileLock, Timeout
 from psycopg import sql
 
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
+from marketdata_assets.storage.failures import DiskFullError, StoreError, UnreachableError, explain_failure
 from marketdata_assets.storage.unprivileged import Account, postgres_programs, server_account, traversable
 
 if TYPE_CHECKING:
@@ -143,25 +145,26 @@ class EmbeddedServer:
 
         Raises:
             ConfigurationError: the home folder cannot hold a server for this user.
-            MarketDataError: the server does not start; the message quotes its last log line.
+            StoreError: the server does not start, or its files cannot be written; the message quotes its last log line.
         """
         access = self._read_access()
         if access is not None and self._try_connect(access, DATABASE) is None:
             return access.url()
-        self._make_home()
-        with self._exclusive():
-            access = self._read_access() or self._write_access(_free_port())
-            account = server_account(self._data)
-            if not self._data.exists():
-                self._initialise(access, account)
-            access = self._bring_up(access, account)
-            return access.url()
+        with _explained_failures():
+            self._make_home()
+            with self._exclusive():
+                access = self._read_access() or self._write_access(_free_port())
+                account = server_account(self._data)
+                if not self._data.exists():
+                    self._initialise(access, account)
+                access = self._bring_up(access, account)
+                return access.url()
 
     def stop(self) -> bool:
         """Shut the server down, ending its sessions. False when it was not running."""
         if not self._home.is_dir():
             return False
-        with self._exclusive():
+        with _explained_failures(), self._exclusive():
             if self._server_is_gone():
                 return False
             pid = self._pid()
@@ -315,8 +318,8 @@ class EmbeddedServer:
             except (subprocess.CalledProcessError, OSError) as error:
                 cause = error.strerror if isinstance(error, OSError) else self._last_log_line()
                 shutil.rmtree(scratch, ignore_errors=True)
-                message = f"initdb failed for {self._data}: {cause}"
-                raise MarketDataError(message) from None
+                msg = f"initdb failed for {self._data}"
+                raise _start_failure(msg, cause) from None
         data.rename(self._data)
         shutil.rmtree(scratch)
 
@@ -334,8 +337,8 @@ class EmbeddedServer:
             # somebody took the port between the look and the bind; otherwise the log says why it died.
             if starting and _is_free(access.port):
                 break
-        message = f"the server of {self._data} does not start; its log ends: {self._last_log_line()}"
-        raise MarketDataError(message)
+        msg = f"the server of {self._data} does not start; its log ends"
+        raise _start_failure(msg, self._last_log_line())
 
     def _start(self, access: _Access, account: Account) -> None:
         # No process of this data directory lives, so a pid file is stale, whoever has its pid now. Should
@@ -368,8 +371,8 @@ class EmbeddedServer:
                     **_child(self._data, account),
                 )
         except OSError as error:
-            message = f"cannot run Postgres for {self._data}: {error.strerror}"
-            raise MarketDataError(message) from None
+            msg = f"cannot run Postgres for {self._data}"
+            raise _start_failure(msg, error.strerror) from None
         finally:
             os.close(alive)
 
@@ -433,6 +436,23 @@ class EmbeddedServer:
             return True
         finally:
             os.close(alive)
+
+
+@contextmanager
+def _explained_failures() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        failure = explain_failure(error)
+        if failure is None:
+            raise
+        raise failure from None
+
+
+def _start_failure(what: str, why: str | None) -> StoreError:
+    if why is not None and os.strerror(errno.ENOSPC) in why:
+        return DiskFullError(f"{what}: {why}: make room and run the same command again; what is stored stays")
+    return UnreachableError(f"{what}: {why}")
 
 
 def _data_argument(data: Path, account: Account) -> str:

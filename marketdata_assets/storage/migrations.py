@@ -21,6 +21,12 @@ from psycopg.pq import TransactionStatus
 
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.storage.connection import Timeouts, connect
+from marketdata_assets.storage.failures import (
+    REMEDIES,
+    NotPermittedError,
+    ReadOnlyStoreError,
+    explain_failure,
+)
 
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 MINIMUM_VERSION: Final = 18
@@ -120,6 +126,29 @@ def pending(url: str, folder: Path | None = None) -> list[str]:
         return [migration.file_name for migration in _pending(connection, migrations)]
 
 
+def find_obstacle(url: str) -> str | None:
+    """Return why the platform cannot work with the database that answers at ``url``; None when it can.
+
+    Raises:
+        StoreError: It does not answer, or a pooler in between is unfit.
+    """
+    with connect(url, application_name="marketdata status") as connection:
+        try:
+            _require_version(connection)
+        except ConfigurationError as error:
+            return str(error)
+        takes_writes, may_create = connection.execute(
+            "select current_setting('transaction_read_only') = 'off',"
+            " has_schema_privilege('public', 'create')"
+            " and (to_regnamespace('dagster') is not null or has_database_privilege(current_database(), 'create'))"
+        ).fetchone() or (None, None)
+        if not takes_writes:
+            return REMEDIES[ReadOnlyStoreError]
+        if not may_create:
+            return REMEDIES[NotPermittedError]
+        return None
+
+
 def _require_version(connection: psycopg.Connection[Any]) -> None:
     if connection.info.server_version < MINIMUM_VERSION * 10_000:
         found = connection.info.server_version // 10_000
@@ -171,6 +200,8 @@ def _apply(connection: psycopg.Connection[Any], migration: Migration) -> None:
                 [migration.version, migration.file_name, migration.checksum],
             )
     except psycopg.Error as error:
+        if (failure := explain_failure(error)) is not None:
+            raise failure from error
         why = " ".join(str(error).split())
         message = f"migration {migration.file_name} failed and was rolled back: {why}"
         raise MarketDataError(message) from error

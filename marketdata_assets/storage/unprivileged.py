@@ -9,6 +9,7 @@ Belongs here: users, permissions, program files. Does not belong here: the serve
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import importlib.util
 import os
@@ -138,6 +139,8 @@ def postgres_programs(home: Path, account: Account) -> Path:
         parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         _copy(installed, copy)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # permissions are not at fault
         message = (
             f"user {_name(account.uid)} cannot run Postgres from {installed}, and copying it to {parent} "
             f"failed ({error.strerror}): set MARKETDATA_HOME to a folder that every user may enter"

@@ -15,6 +15,7 @@ from psycopg import sql
 
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.storage.connection import Database, Timeouts, connect, dagster_storage_url, redacted
+from marketdata_assets.storage.failures import LostServerError
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -135,7 +136,7 @@ def test_a_second_loss_is_an_error(database: Database, database_url: str) -> Non
         terminate(database_url, "test")
         connection.execute("select 1")
 
-    with pytest.raises(psycopg.OperationalError):
+    with pytest.raises(LostServerError, match="then run the same command again"):
         database.transaction(work)
     assert len(attempts) == 2
     assert database.transaction(lambda connection: connection.execute("select 1").fetchone()) == (1,)

@@ -125,6 +125,17 @@ def test_the_environment_wins_over_the_file(
         ("POLYGON_REQUESTS_PER_MINUTE", "6001"),
         ("MARKETDATA_START", "01/02/2020"),
         ("MARKETDATA_START", "2020-02-30"),
+        ("MARKETDATA_START", "2"),
+        ("MARKETDATA_START", "1700-01-01"),
+        ("MARKETDATA_START", "1969-12-31"),
+        ("MARKETDATA_START", "2999-01-01"),
+        ("MARKETDATA_INITIAL_DAYS", "0"),
+        ("MARKETDATA_COMPLETENESS_PERCENT", "nan"),
+        ("MARKETDATA_COMPLETENESS_PERCENT", "most"),
+        ("MARKETDATA_RETENTION", "1m"),
+        ("MARKETDATA_API_KEYS", "short"),
+        ("MARKETDATA_WEBHOOK_URL", "chat.example"),
+        ("DAGSTER_POSTGRES_URL", "mysql://host"),
         ("POLYGON_BASE_URL", "api.massive.com"),
         ("POLYGON_BASE_URL", f"ftp://me:{PASSWORD}@host"),
     ],
@@ -148,8 +159,19 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(
     assert "\n" not in str(caught.value)
     assert KEY not in str(caught.value)
     assert PASSWORD not in str(caught.value)
+    for word in ("Value error", "Input should", "input", "valid", "parsing"):
+        assert word not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+def test_the_first_day_is_one_that_bars_can_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARKETDATA_START", "1970-01-01")
+    assert load_settings().start == date(1970, 1, 1)
+    for value in ("1969-12-31", "2999-01-01"):
+        monkeypatch.setenv("MARKETDATA_START", value)
+        with pytest.raises(ConfigurationError, match=f"from 1970-01-01 to today, not {value}"):
+            load_settings()
 
 
 def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -28,6 +28,12 @@ def settings(url: str) -> Settings:
         "postgresql://localhost/bars?pasword=hunter2",
         "postgresql://me:hunter2@[::1/bars",
         "postgresql://me:hunter2#x@localhost:1:2/bars",
+        "postgresql://me:hunt@hunter@localhost/bars",
+        "postgresql://me:hunt@@hunter2@localhost/bars",
+        "postgresql://me:12/hunter2@localhost/bars",
+        "postgresql://me:12/hunt@er2@localhost/bars?sslmode=require",
+        "postgresql://m%40e:12/hunter2@localhost/bars",
+        "postgresql://me:a?b@hunter2@localhost/bars",
     ],
 )
 def test_a_malformed_url_is_one_line_that_quotes_none_of_it(url: str) -> None:
@@ -47,6 +53,8 @@ def test_a_malformed_url_is_one_line_that_quotes_none_of_it(url: str) -> None:
         ("postgresql://me:hunter2@a:1,b:2/bars", "postgresql://me@a:1,b:2/bars"),
         ("postgresql:///bars?host=/run/postgresql", "postgresql://%2Frun%2Fpostgresql/bars"),
         ("postgresql://", "postgresql:///"),
+        ("postgresql://m%40e:p%40ss%2Fword@db.example/b%40rs", "postgresql://m%40e@db.example/b%40rs"),
+        ("postgresql://me:a?b@db.example/bars", "postgresql://me@db.example/bars"),
     ],
 )
 def test_a_url_is_accepted_and_printed_without_its_password(url: str, safe: str) -> None:

@@ -1,0 +1,89 @@
+"""Ctrl-C and SIGTERM: a command ends within two seconds of either, at any moment, with 130 and one line.
+
+Python hears a signal only between two of its own instructions: while a driver or a library works in C, or while
+something tidies up, a command would go on. A thread watches instead, and ends the process when it takes too long: a
+transaction rolls back when its connection ends, files are replaced at once, and the next command closes the runs.
+
+Belongs here: signals, the deadline. Imports nothing that takes time: an import may be interrupted, too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Final, NoReturn
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+INTERRUPTED: Final = 130
+"""Exit code of a command that Ctrl-C or SIGTERM ended, as shells have it."""
+
+MESSAGE: Final = "marketdata: interrupted; what is stored stays, and the same command goes on from there"
+
+_SECONDS_TO_TIDY_UP: Final = 1.5
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_ignored = threading.Event()
+
+
+def watch_signals() -> None:
+    """Let SIGINT and SIGTERM raise :class:`KeyboardInterrupt`, and end the process soon after, or at a second one.
+
+    Handlers may be replaced afterwards, as Dagster does for each run: the watch goes on.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reading,), name="marketdata signals", daemon=True).start()
+
+
+def leave_signals_to_the_command() -> None:
+    """End the watch: the command stops its children in order and keeps a deadline of its own."""
+    _ignored.set()
+
+
+def exit_with(code: int) -> NoReturn:
+    """End the process with ``code``. An interrupt no longer raises, but still ends what takes too long."""
+    for number in _SIGNALS:
+        signal.signal(number, _do_nothing)
+    if code == INTERRUPTED:
+        # Taking modules apart takes seconds on a busy machine, and threads are interrupted in it once more.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def report_interrupt() -> None:
+    """Print the line of an interrupted command, which may have left a progress bar behind."""
+    print(MESSAGE, file=sys.stderr, flush=True)  # noqa: T201 - typer may not be imported yet
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _do_nothing(_number: int, _frame: FrameType | None) -> None:
+    pass
+
+
+def _watch(reading: int) -> None:
+    while os.read(reading, 1)[0] not in _SIGNALS:
+        continue
+    if _ignored.is_set():
+        return
+    timer = threading.Timer(_SECONDS_TO_TIDY_UP, _end)
+    timer.daemon = True
+    timer.start()
+    while os.read(reading, 1)[0] not in _SIGNALS:
+        continue
+    _end()
+
+
+def _end() -> NoReturn:
+    # Written to the descriptor: another thread may hold the stream's lock.
+    os.write(2, f"\r{MESSAGE}\n".encode())
+    os._exit(INTERRUPTED)

@@ -1,0 +1,168 @@
+"""Failures of the store as a whole: no room, no permission, no server; and how drivers report them.
+
+Three drivers reach Postgres (psycopg, ADBC, and psycopg2 under Dagster's SQLAlchemy), and files are written beside
+it. Whatever reports such a failure, :func:`explain_failure` finds its kind, by type, ``SQLSTATE`` and ``errno``.
+
+Belongs here: kinds of failures and their remedies. Does not belong here: errors of a statement or of a bar.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from marketdata_assets.domain.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class StoreError(ConfigurationError):
+    """The store cannot be used as it is: every other command or run would fail like this one."""
+
+
+class UnreachableError(StoreError):
+    """The database does not answer, or does not let this program in."""
+
+
+class LostServerError(UnreachableError):
+    """The database ended its connections, and no new one could be opened or was lost, too."""
+
+
+class DiskFullError(StoreError):
+    """The disk of the database or of MARKETDATA_HOME has no room."""
+
+
+class ReadOnlyStoreError(StoreError):
+    """The database takes no writes: a standby, or a role that may only read."""
+
+
+class NotPermittedError(StoreError):
+    """The role, or the user, may not do what the platform needs."""
+
+
+class DroppedOptionsError(StoreError):
+    """A connection pooler drops the settings that a session begins with."""
+
+
+STORE_ERRORS: Final = (
+    StoreError,
+    UnreachableError,
+    LostServerError,
+    DiskFullError,
+    ReadOnlyStoreError,
+    NotPermittedError,
+    DroppedOptionsError,
+)
+"""Every kind, for what knows an error by the name of its class."""
+
+_AGAIN: Final = "then run the same command again; what is stored stays"
+REMEDIES: Final[dict[type[StoreError], str]] = {
+    DiskFullError: f"no room is left on the disk: make room (`marketdata prune --dry-run` shows what can go), {_AGAIN}",
+    ReadOnlyStoreError: (
+        "the database takes no writes (a standby, or default_transaction_read_only):"
+        " set DATABASE_URL to a server and a role that may write"
+    ),
+    NotPermittedError: (
+        "the database does not permit what is needed: let the role of DATABASE_URL own the database, or the"
+        " embedded server's user write to MARKETDATA_HOME"
+    ),
+    LostServerError: f"the database went away: see `marketdata db status`, start it, {_AGAIN}",
+}
+
+_BY_STATE: Final[dict[str, type[StoreError]]] = {
+    "53100": DiskFullError,
+    "25006": ReadOnlyStoreError,
+    "42501": NotPermittedError,
+    "57P01": LostServerError,
+    "57P02": LostServerError,
+    "57P03": LostServerError,
+}
+_CONNECTION_STATES: Final = "08"
+"""The class of SQLSTATE whose members are failures of the connection."""
+
+_DRIVERS: Final = ("psycopg", "adbc_driver_manager", "psycopg2")
+
+_BY_ERRNO: Final[dict[int, str]] = {
+    errno.ENOSPC: f"make room, {_AGAIN}",
+    errno.EDQUOT: f"make room, {_AGAIN}",
+    errno.EROFS: "set MARKETDATA_HOME to a folder that can be written to",
+    errno.EACCES: "run as the user it belongs to, or set MARKETDATA_HOME to a folder of your own",
+    errno.EPERM: "run as the user it belongs to, or set MARKETDATA_HOME to a folder of your own",
+}
+
+
+def explain_failure(error: BaseException) -> StoreError | None:
+    """Return the failure of the store that ``error`` reports, itself or by a cause of it; None when it is another."""
+    for link in _chain(error):
+        if isinstance(link, StoreError):
+            return link
+        found = _of_a_file(link) if isinstance(link, OSError) else _of_a_driver(link)
+        if found is not None:
+            return found
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Iterate over ``error`` and what it was raised from, newest first."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def _of_a_file(error: OSError) -> StoreError | None:
+    remedy = _BY_ERRNO.get(error.errno or 0)
+    if remedy is None:
+        return None
+    kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else NotPermittedError
+    where = error.filename2 or error.filename
+    what = f"cannot write {where}" if where else "cannot write a file"
+    return kind(f"{what} ({error.strerror}): {remedy}")
+
+
+def _of_a_driver(error: BaseException) -> StoreError | None:
+    state, is_of_the_connection = _reported(error)
+    kind = _BY_STATE.get(state or "")
+    if kind is None and (is_of_the_connection if state is None else state.startswith(_CONNECTION_STATES)):
+        kind = LostServerError
+    # A server that finds no room for its own files refuses connections, or ends: that is the consequence.
+    if kind is not None and os.strerror(errno.ENOSPC) in str(error):
+        kind = DiskFullError
+    return None if kind is None else kind(f"{REMEDIES[kind]} ({_first_line(error)})")
+
+
+def is_of_a_driver(error: BaseException) -> bool:
+    """Whether ``error`` is one that a driver of Postgres raises."""
+    return any(isinstance(error, driver.Error) for driver in map(_imported, _DRIVERS) if driver is not None)
+
+
+def _reported(error: BaseException) -> tuple[str | None, bool]:
+    """Return the SQLSTATE that the driver reports, and whether an error without one is of the connection."""
+    psycopg, adbc, psycopg2 = map(_imported, _DRIVERS)
+    if psycopg is not None and isinstance(error, psycopg.Error):
+        return error.sqlstate, isinstance(error, psycopg.OperationalError)
+    if adbc is not None and isinstance(error, adbc.Error):
+        return error.sqlstate, error.status_code == adbc.AdbcStatusCode.IO
+    if psycopg2 is not None and isinstance(error, psycopg2.Error):
+        return error.pgcode, isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    return None, False
+
+
+def _imported(driver: str) -> Any:  # noqa: ANN401 - a module of a driver, two of which have no types
+    """Return the module ``driver``, None when this process never imported it: no error can be one of its."""
+    return sys.modules.get(driver)
+
+
+def _first_line(error: BaseException) -> str:
+    """Return what the server said, without the statement, its parameters and the name of the driver."""
+    diagnosis = getattr(error, "diag", None)
+    if primary := getattr(diagnosis, "message_primary", None):
+        return str(primary)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return re.sub(r"^.*?(?:ERROR|FATAL|PANIC):\s+", "", lines[0]) if lines else type(error).__name__
