@@ -29,7 +29,8 @@ from marketdata_assets.cli import (
     symbols,
     up,
 )
-from marketdata_assets.cli.console import ConsoleHandler
+from marketdata_assets.cli.console import ConsoleHandler, make_streams_forgiving
+from marketdata_assets.cli.helping import lay_out_help
 from marketdata_assets.domain.errors import MarketDataError
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ app.add_typer(database.app, name="db", rich_help_panel=_STORE)
 _command(_SERVE, "marketdata serve --port 8000", serve.serve)
 app.add_typer(keys.app, name="keys", rich_help_panel=_SERVE)
 app.command(rich_help_panel=_DEVELOP)(simulate.simulate)
+lay_out_help(app)
 
 
 _INTERRUPTED = 130
@@ -105,6 +107,7 @@ _INTERRUPTED = 130
 def main() -> None:
     """Run the command line; every expected error is one line on standard error."""
     signal.signal(signal.SIGTERM, _interrupt)
+    make_streams_forgiving()
     try:
         code = app(prog_name="marketdata", standalone_mode=False)
     except MarketDataError as error:
