@@ -185,8 +185,9 @@ def _scale(column: pl.Series, factor: Fraction) -> pl.Series:
 def multiply(values: np.ndarray, factor: Fraction, decimals: int) -> np.ndarray:
     """Return the floats nearest to the products of ``values``, decimals that were sent as text, and ``factor``.
 
-    A fifth of 1190.4 is 238.08: multiplied as floats, both of which are rounded, it would be 238.07999999999998. A value
-    that has more than ``decimals`` digits behind the point, or is too large to be counted in them, is multiplied as it is.
+    A fifth of 1190.4 is 238.08: multiplied as floats, both of which are rounded, it would be 238.07999999999998. A
+    value that has more than ``decimals`` digits behind the point, or is too large to be counted in them, is multiplied
+    as it is.
     """
     if not any(part & (part - 1) for part in factor.as_integer_ratio()):
         return values * float(factor)  # powers of two round nothing

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from datetime import date
-from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets_tests.unit.frames import as_bars, at, vendor_bars
 
 if TYPE_CHECKING:
+    from decimal import Decimal
     from pathlib import Path
 
 XNYS = calendar_of(AssetClass.STOCK)
