@@ -129,11 +129,7 @@ def bars(  # noqa: PLR0913 - each is an option
             raise ConfigurationError(message) from None
         drawn = None if plot is None else _draw(store.database, page)
     found = page.bars
-    if found.is_empty():
-        closed = "" if page.holes else ": the market was closed, or the vendor has none"
-        typer.echo(f"no bar of {name}:{given} from {first} to {last}{closed}", err=True)
-    if page.holes:
-        typer.echo(page.holes.sentence(), err=True)
+    _report(page, f"{name}:{given} from {first} to {last}")
     if plot is not None:
         _plot(drawn, plot, found.height)
     elif chosen is not Format.TABLE:
@@ -142,6 +138,15 @@ def bars(  # noqa: PLR0913 - each is an option
         write_bytes("--output", output, _lines(found).encode())
     else:
         _show(found)
+
+
+def _report(page: BarPage, asked: str) -> None:
+    """Print to standard error what ``page`` lacks; ``asked`` is the series and the range."""
+    if page.bars.is_empty():
+        closed = "" if page.holes else ": the market was closed, or the vendor has none"
+        typer.echo(f"no bar of {asked}{closed}", err=True)
+    if page.holes:
+        typer.echo(page.holes.sentence(), err=True)
 
 
 def _format(form: Format | None, output: Path | None, *, as_json: bool) -> Format:
@@ -257,6 +262,8 @@ def _lines(found: pl.DataFrame) -> str:
 
 
 _COLUMNS: Final = ("time", "open", "high", "low", "close", "volume", "vwap", "transactions")
+_WIDE: Final = 1_000
+"""Columns that no table needs: how wide it would like to be is measured with them."""
 _LEFT_OUT_FIRST: Final = ("transactions", "vwap", "volume", "open", "high", "low")
 """What a narrow terminal does without, in this order. Time and close are always there, and never shortened."""
 
@@ -274,7 +281,7 @@ def _show(found: pl.DataFrame) -> None:
         if name is not None:
             shown.remove(name)
         table = bar_table(found, shown)
-        if out.measure(table).maximum <= out.width:
+        if out.measure(table, options=out.options.update(width=_WIDE)).maximum <= out.width:
             break
     out.print(table)
     is_long = found.height > 2 * _HEAD

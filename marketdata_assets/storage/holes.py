@@ -61,7 +61,13 @@ def find_holes(
     _, unasked = split_fetched(empty, asked, series.timeframe)
     pruned = read_pruned(database, [series]).get(series, []) if unasked else []
     removed, never = split_fetched(unasked, pruned, series.timeframe)
-    return Holes(series, day_holes(never, calendar), day_holes(removed, calendar), lost, tuple(never))
+    # Of a day or week bar, what is empty is no longer than its open.
+    whole = (
+        never
+        if series.timeframe.is_intraday
+        else [Window(one.start, one.start + series.timeframe.duration) for one in never]
+    )
+    return Holes(series, day_holes(never, calendar), day_holes(removed, calendar), lost, tuple(whole))
 
 
 def _until(window: Window, end: datetime) -> Window | None:
