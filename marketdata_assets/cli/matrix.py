@@ -124,9 +124,10 @@ def print_table(matrix: pl.DataFrame) -> None:
     from marketdata_assets.domain.completeness import cell, grid
 
     laid = grid(matrix)
-    table = Table("symbol")
+    table = Table()
+    table.add_column("symbol", no_wrap=True, min_width=max(map(len, laid.symbols), default=0))
     for timeframe in laid.timeframes:
-        table.add_column(timeframe.value, justify="right")
+        table.add_column(timeframe.value, justify="right", no_wrap=True)
     for symbol in laid.symbols:
         found = [laid.cells.get((symbol, timeframe)) for timeframe in laid.timeframes]
         table.add_row(

@@ -112,8 +112,8 @@ def adjust_for_splits(
     """``bars`` on the scale of ``as_of``: the same rows, columns and order.
 
     Prices and vwap are multiplied by the factor of the bar's local day (:func:`split_factors`), volume is divided
-    by it, as :func:`multiply` does; the other columns stay, and so does what is null. Money, price times volume, does not change. A bar after
-    ``as_of`` stays on its own scale.
+    by it, as :func:`multiply` does; the other columns stay, and so does what is null. Money, price times volume, does
+    not change. A bar after ``as_of`` stays on its own scale.
 
     Week bars cannot be adjusted: one that holds a split mixes two scales, and its Sunday lies before a split
     that all of its sessions follow. Adjust the ``1d`` bars and roll them up
