@@ -137,7 +137,10 @@ def test_commands_run_in_locales_that_lack_letters(
 ) -> None:
     environment = {
         **command_environment(tmp_path, database_url),
-        **{"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "COLUMNS": "40", "TTY_COMPATIBLE": "1"},
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "COLUMNS": "40",
+        "TTY_COMPATIBLE": "1",
         **locale,
     }
     environment.pop("TERM", None)
