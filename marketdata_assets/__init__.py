@@ -10,9 +10,9 @@ Imports run one way: ``domain`` <- ``polygon``, ``storage`` <- ``assets``, ``che
 
 TYPE_CHECKING = False  # importing typing would cost more than this whole package
 if TYPE_CHECKING:
-    from marketdata_assets.reading import bars, completeness, features, gaps
+    from marketdata_assets.reading import IncompleteHistoryWarning, bars, completeness, features, gaps
 
-__all__ = ["bars", "completeness", "features", "gaps"]
+__all__ = ["IncompleteHistoryWarning", "bars", "completeness", "features", "gaps"]
 
 
 def __getattr__(name: str) -> object:

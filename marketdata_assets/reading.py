@@ -9,14 +9,16 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
+import numpy as np
 import polars as pl
 import psycopg
 
@@ -29,6 +31,7 @@ from marketdata_assets.domain.errors import (
     UnknownSeriesError,
 )
 from marketdata_assets.domain.gaps import LOSSES, GapState
+from marketdata_assets.domain.holes import Holes, regular_windows
 from marketdata_assets.domain.series import AssetClass, Series, parse_symbol
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
@@ -37,9 +40,9 @@ from marketdata_assets.storage.bars import read_series
 from marketdata_assets.storage.completeness import read_matrix
 from marketdata_assets.storage.connection import Database, resolve_database_url
 from marketdata_assets.storage.gaps import sorted_gaps
+from marketdata_assets.storage.holes import find_holes
 from marketdata_assets.storage.symbols import (
     TrackedSymbol,
-    find_symbol,
     find_with_splits,
     list_symbols,
     not_tracked,
@@ -52,16 +55,36 @@ if TYPE_CHECKING:
 EARLIEST: Final = datetime(1900, 1, 1, tzinfo=UTC)
 """Before any bar."""
 _LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+_ONE_DAY: Final = timedelta(days=1)
+_NOTHING_STORED: Final = timedelta(days=30)
+"""How far back a series without a bar is called never fetched, when no start was given."""
+
+Edge: TypeAlias = "date | datetime | str | np.datetime64"
+"""The start or end of a range, as :func:`bars` reads it."""
 
 
-def bars(
+class IncompleteHistoryWarning(UserWarning):
+    """Days of the range that was read were never fetched, were removed by retention, or lack bars without an explanation.
+
+    Attributes:
+        holes: Which days, and how many bars.
+    """
+
+    def __init__(self, holes: Holes) -> None:
+        super().__init__(holes.sentence())
+        self.holes = holes
+
+
+def bars(  # noqa: PLR0913 - each is an option
     symbol: str,
     timeframe: Timeframe | str,
-    start: date | datetime | str,
-    end: date | datetime | str,
+    start: Edge | None = None,
+    end: Edge | None = None,
     *,
+    days: int | None = None,
     adjusted: bool = True,
-    as_of: date | str | None = None,
+    as_of: date | str | np.datetime64 | None = None,
+    regular_hours: bool = False,
     database_url: str | None = None,
 ) -> pl.DataFrame:
     """The stored bars of one series that open between ``start`` and ``end``, sorted by time.
@@ -75,15 +98,23 @@ def bars(
 
     The connection is kept for the next call of this process; threads take turns.
 
+    Days of the range that were never fetched, or that retention removed, and gaps without an explanation are reported
+    with an :class:`IncompleteHistoryWarning`, which names the command that fetches them.
+
     Args:
         symbol: ``AAPL``, ``BRK.B``, ``BTC-USD``.
-        timeframe: ``1m 5m 15m 30m 1h 4h 1d 1w``.
+        timeframe: ``1m 5m 15m 30m 1h 4h 1d 1w``, or as other libraries write them (``1D``, ``5min``).
         start: The first local day (New York's for stocks, ETFs and indices, UTC's for crypto), or an aware
-            moment. A text is read as ISO 8601: ``2024-01-02``, ``2024-01-02T14:30:00Z``.
-        end: The last local day, **inclusive**; or an aware moment, **exclusive**.
+            moment. A text is read as ISO 8601: ``2024-01-02``, ``2024-01-02T14:30:00Z``. A ``np.datetime64`` or a
+            pandas ``Timestamp`` without a zone is a day when it is at midnight. Default: the first stored bar.
+        end: The last local day, **inclusive**; or an aware moment, **exclusive**. Default: today.
+        days: The last so many local days up to ``end``, in place of ``start``.
         adjusted: False gives prices as they were traded.
         as_of: The local date whose scale is wanted, or its text, ``2024-01-02``; default today, so that announced
             splits wait for their day.
+        regular_hours: Only intraday bars that touch the regular hours, 09:30 to 16:00 in New York, to 13:00 on half
+            days. An hour bar that opens at 09:00 does, with what was traded before 09:30. Refused for ``1d``, ``1w`` and
+            crypto, of which it would change nothing.
         database_url: Default: the store of the ``marketdata`` commands (DATABASE_URL, else the embedded server,
             which is started when down).
 
@@ -92,10 +123,19 @@ def bars(
             splits of the symbol were never asked for, or the database is out of reach.
         SplitError: Two splits contradict each other, or a split divides a week whose days are not stored.
     """
-    _check_types(symbol, timeframe, adjusted=adjusted)
-    question = BarQuestion(symbol, timeframe, start, end, adjusted, None if as_of is None else _scale(as_of))
+    _check_types(symbol, timeframe, adjusted=adjusted, regular_hours=regular_hours)
+    scale = None if as_of is None else _scale(as_of)
+    question = BarQuestion(symbol, timeframe, start, end, adjusted, scale, days, regular_hours)
     with _kept_database(database_url) as database:
-        return read_bars(database, question).bars
+        page = read_bars(database, question)
+    _warn(page.holes)
+    return page.bars
+
+
+def _warn(holes: Holes) -> None:
+    """Report ``holes``, if there are any, at the line that called the function of this module."""
+    if holes:
+        warnings.warn(IncompleteHistoryWarning(holes), stacklevel=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +144,12 @@ class BarQuestion:
 
     symbol: str
     timeframe: Timeframe | str
-    start: date | datetime | str
-    end: date | datetime | str
+    start: Edge | None = None
+    end: Edge | None = None
     adjusted: bool = True
     as_of: date | None = None
+    days: int | None = None
+    regular_hours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +161,7 @@ class BarPage:
         series: Whose they are.
         asset_class: Of the symbol.
         window: What was asked for, as moments.
+        holes: What the window lacks: of a page that a limit ended, the part that was read.
         scale: The local date on whose scale the prices are; None for prices as traded.
         splits: Those of the symbol (``SPLIT_SCHEMA``), after ``scale`` as well; None for prices as traded.
     """
@@ -127,7 +170,8 @@ class BarPage:
     series: Series
     asset_class: AssetClass
     window: Window
-    scale: date | None
+    holes: Holes
+    scale: date | None = None
     splits: pl.DataFrame | None = None
 
 
@@ -146,54 +190,89 @@ def read_bars(
     if asked.as_of is not None and not asked.adjusted:
         message = "as_of chooses the scale of adjusted prices: leave it out with adjusted=False"
         raise ConfigurationError(message)
-    tracked, splits = find_with_splits(database, series.symbol)
+    now = datetime.now(UTC)
+    edges = _Edges.of(asked.start, asked.end, asked.days)
+    tracked, splits, has_lost_gaps = find_with_splits(
+        database, series.symbol, series.timeframe, edges.roughly(now)
+    )
     calendar = calendar_of(tracked.asset_class)
-    window = window_of(asked.start, asked.end, calendar)
-    raw = read_series(database, OHLCV, series, window, limit=limit, newest=newest)
+    window = edges.window(calendar, now)
+    within = regular_windows(series.timeframe, window, calendar) if asked.regular_hours else None
+    raw = read_series(database, OHLCV, series, window, limit=limit, newest=newest, within=within)
     if raw.is_empty():
         _require_collected(series, tracked)
+    read = _window_read(window, raw, edges, limit=limit, newest=newest, now=now)
+    holes = find_holes(
+        database, series, tracked.asset_class, read, raw["time"], has_lost_gaps=has_lost_gaps, now=now
+    )
     if not asked.adjusted or tracked.asset_class not in SPLITTING:
-        return BarPage(raw, series, tracked.asset_class, window, None)
+        return BarPage(raw, series, tracked.asset_class, window, holes)
     if splits is None:
         raise UnadjustableError(series.symbol, is_tracked=tracked.active)
-    scale = asked.as_of or calendar.local_day(datetime.now(UTC))
+    scale = asked.as_of or calendar.local_day(now)
     return BarPage(
         scaled(database, raw, tracked.asset_class, splits, as_of=scale),
         series,
         tracked.asset_class,
         window,
+        holes,
         scale,
         splits,
     )
 
 
+def _window_read(
+    window: Window, rows: pl.DataFrame, edges: _Edges, *, limit: int | None, newest: bool, now: datetime
+) -> Window:
+    """Return the part of ``window`` that ``rows`` answer: less when a limit ended them, or no start was given."""
+    start, end = window.start, window.end
+    times = rows["time"]
+    if rows.is_empty():
+        begins = start if edges.has_start else max(start, min(end, now) - _NOTHING_STORED)
+        return Window(begins, end) if begins < end else window
+    is_cut = limit is not None and rows.height >= limit
+    if not edges.has_start or (is_cut and newest):
+        start = times[0]
+    if is_cut and not newest:
+        end = times[-1] + timedelta(microseconds=1)
+    return Window(start.astimezone(UTC), end.astimezone(UTC))
+
+
 def features(
     symbol: str,
     timeframe: Timeframe | str,
-    start: date | datetime | str,
-    end: date | datetime | str,
+    start: Edge | None = None,
+    end: Edge | None = None,
     *,
+    days: int | None = None,
+    regular_hours: bool = False,
     database_url: str | None = None,
 ) -> pl.DataFrame:
     """The stored features of the bars of one series that open between ``start`` and ``end``, sorted by time.
 
     Columns, as in ``domain.features.columns.FEATURES_SCHEMA``: symbol, timeframe, time, then one a feature, whose
     definitions and units are in docs/features.md. Null is unknown: warm-up, or a window with lost bars. They are on the
-    scale of the day on which they were computed. Bars whose features are not computed yet have no row.
+    scale of the day on which they were computed. Bars whose features are not computed yet have no row. What the bars of
+    the range lack is reported as by :func:`bars`.
 
     Args:
         symbol: As for :func:`bars`.
         timeframe: As for :func:`bars`.
         start: As for :func:`bars`.
         end: As for :func:`bars`.
+        days: As for :func:`bars`.
+        regular_hours: As for :func:`bars`. Features are of all bars: those of the extended hours are in their windows.
         database_url: As for :func:`bars`.
 
     Raises:
         ConfigurationError: As :func:`bars`; features need no splits.
     """
-    _check_types(symbol, timeframe)
+    _check_types(symbol, timeframe, regular_hours=regular_hours)
+    question = BarQuestion(symbol, timeframe, start, end, days=days, regular_hours=regular_hours)
     with _kept_database(database_url) as database:
-        return read_features(database, symbol, timeframe, start, end).features
+        page = read_features(database, question)
+    _warn(page.holes)
+    return page.features
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,33 +283,37 @@ class FeaturePage:
     series: Series
     asset_class: AssetClass
     window: Window
+    holes: Holes
 
 
-def read_features(
-    database: Database,
-    symbol: str,
-    timeframe: Timeframe | str,
-    start: date | datetime | str,
-    end: date | datetime | str,
-    *,
-    limit: int | None = None,
-) -> FeaturePage:
-    """What :func:`features` returns, from ``database``: the first ``limit`` of them."""
-    series = Series(parse_symbol(symbol), Timeframe.parse(timeframe))
-    tracked = find_symbol(database, series.symbol)
-    window = window_of(start, end, calendar_of(tracked.asset_class))
-    rows = read_series(database, FEATURES, series, window, limit=limit)
+def read_features(database: Database, asked: BarQuestion, *, limit: int | None = None) -> FeaturePage:
+    """What :func:`features` returns, from ``database``: the first ``limit`` of them. Needs no scale and no splits."""
+    series = Series(parse_symbol(asked.symbol), Timeframe.parse(asked.timeframe))
+    now = datetime.now(UTC)
+    edges = _Edges.of(asked.start, asked.end, asked.days)
+    tracked, _, has_lost_gaps = find_with_splits(
+        database, series.symbol, series.timeframe, edges.roughly(now)
+    )
+    calendar = calendar_of(tracked.asset_class)
+    window = edges.window(calendar, now)
+    within = regular_windows(series.timeframe, window, calendar) if asked.regular_hours else None
+    rows = read_series(database, FEATURES, series, window, limit=limit, within=within)
     if rows.is_empty():
         _require_collected(series, tracked)
-    return FeaturePage(rows, series, tracked.asset_class, window)
+    read = _window_read(window, rows, edges, limit=limit, newest=False, now=now)
+    holes = find_holes(
+        database, series, tracked.asset_class, read, rows["time"], has_lost_gaps=has_lost_gaps, now=now
+    )
+    return FeaturePage(rows, series, tracked.asset_class, window, holes)
 
 
 def gaps(
     symbols: Collection[str] | None = None,
     timeframes: Collection[Timeframe | str] | None = None,
-    start: date | datetime | str | None = None,
-    end: date | datetime | str | None = None,
+    start: Edge | None = None,
+    end: Edge | None = None,
     *,
+    days: int | None = None,
     states: Collection[str] | None = LOSSES,
     database_url: str | None = None,
 ) -> pl.DataFrame:
@@ -245,6 +328,7 @@ def gaps(
         timeframes: Which, likewise; None for all that each symbol is tracked in.
         start: As for :func:`bars`; None for the beginning of time.
         end: As for :func:`bars`; None for its end.
+        days: As for :func:`bars`, in place of ``start``.
         states: ``open unfilled filled no_trades``; by default what is missing without an explanation, None for all.
         database_url: As for :func:`bars`.
 
@@ -253,16 +337,17 @@ def gaps(
             of reach.
     """
     with _kept_database(database_url) as database:
-        return read_gaps(database, symbols, timeframes, start, end, states=states)
+        return read_gaps(database, symbols, timeframes, start, end, days=days, states=states)
 
 
-def read_gaps(
+def read_gaps(  # noqa: PLR0913 - each is an option
     database: Database,
     symbols: Collection[str] | None = None,
     timeframes: Collection[Timeframe | str] | None = None,
-    start: date | datetime | str | None = None,
-    end: date | datetime | str | None = None,
+    start: Edge | None = None,
+    end: Edge | None = None,
     *,
+    days: int | None = None,
     states: Collection[str] | None = LOSSES,
     after: tuple[str, str, datetime] | None = None,
     limit: int | None = None,
@@ -274,9 +359,10 @@ def read_gaps(
         message = f"unknown state of a gap {unknown[0]!r}: use some of {', '.join(known)}"
         raise ConfigurationError(message)
     windows: dict[Series, Window] = {}
+    edges = _Edges.of(start, _LATEST if end is None and days is None else end, days)
+    now = datetime.now(UTC)
     for tracked in _chosen(database, symbols):
-        calendar = calendar_of(tracked.asset_class)
-        window = window_of(EARLIEST if start is None else start, _LATEST if end is None else end, calendar)
+        window = edges.window(calendar_of(tracked.asset_class), now)
         windows |= dict.fromkeys(_series_of(tracked, timeframes), window)
     return sorted_gaps(database, windows, states, after=after, limit=limit)
 
@@ -357,7 +443,9 @@ def _require_collected(series: Series, tracked: TrackedSymbol) -> None:
         raise UnknownSeriesError(message)
 
 
-def _check_types(symbol: object, timeframe: object, *, adjusted: object = True) -> None:
+def _check_types(
+    symbol: object, timeframe: object, *, adjusted: object = True, regular_hours: object = False
+) -> None:
     """Refuse what type checkers would, of callers who have none."""
     message = None
     if not isinstance(symbol, str):
@@ -366,11 +454,14 @@ def _check_types(symbol: object, timeframe: object, *, adjusted: object = True) 
         message = f"timeframe is one of {', '.join(Timeframe)}, not {timeframe!r}"
     elif not isinstance(adjusted, bool):
         message = f"adjusted is True or False, not {adjusted!r}"
+    elif not isinstance(regular_hours, bool):
+        message = f"regular_hours is True or False, not {regular_hours!r}"
     if message is not None:
         raise ConfigurationError(message)
 
 
 def _scale(as_of: object) -> date:
+    as_of = _plain("as_of", as_of)
     if isinstance(as_of, str):
         try:
             return date.fromisoformat(as_of)
@@ -386,29 +477,70 @@ def _scale(as_of: object) -> date:
     return as_of
 
 
-def window_of(start: date | datetime | str, end: date | datetime | str, calendar: TradingCalendar) -> Window:
-    """The moments from ``start`` to ``end``, read as :func:`bars` says."""
-    first, last = _moment("start", start, calendar, 0), _moment("end", end, calendar, 1)
-    if first >= last and first in (EARLIEST, _LATEST):
-        message = f"the range {start} to {end} lies outside of {EARLIEST.year} to {_LATEST.year - 1}: no bar can be there"
-        raise ConfigurationError(message)
-    if first >= last:
-        message = f"the range {start} to {end} is empty or reversed: give an end after the start"
-        raise ConfigurationError(message)
-    return Window(first, last)
+@dataclass(frozen=True, slots=True)
+class _Edges:
+    """A range as it was given: days or moments, of which only the calendar of the symbol makes a window."""
+
+    start: date | datetime | None
+    end: date | datetime | None
+    days: int | None
+
+    @classmethod
+    def of(cls, start: object, end: object, days: object) -> _Edges:
+        """Return the range of these arguments; raises :class:`ConfigurationError`."""
+        first, last = _edge("start", start), _edge("end", end)
+        if days is not None:
+            message = None
+            if not isinstance(days, int) or isinstance(days, bool) or not 1 <= days <= MAX_DAYS:
+                message = f"days is a whole number from 1 to {MAX_DAYS:,}, not {days!r}"
+            elif first is not None:
+                message = "days and start exclude each other: give one of them"
+            elif isinstance(last, datetime):
+                message = (
+                    f"days end with a day, and end {last} is a moment: give a date, or start in place of days"
+                )
+            if message is not None:
+                raise ConfigurationError(message)
+        return cls(first, last, days if isinstance(days, int) else None)
+
+    @property
+    def has_start(self) -> bool:
+        """Whether the range begins where it was asked to."""
+        return self.start is not None or self.days is not None
+
+    def window(self, calendar: TradingCalendar, now: datetime) -> Window:
+        """Return the moments from the start to the end, read as :func:`bars` says."""
+        start, end = self._bounds(calendar.local_day(now))
+        first, last = _moment(start, calendar, 0), _moment(end, calendar, 1)
+        if first >= last and first in (EARLIEST, _LATEST):
+            message = f"the range {start} to {end} lies outside of {EARLIEST.year} to {_LATEST.year - 1}: no bar can be there"
+            raise ConfigurationError(message)
+        if first >= last:
+            message = f"the range {start} to {end} is empty or reversed: give an end after the start"
+            raise ConfigurationError(message)
+        return Window(first, last)
+
+    def roughly(self, now: datetime) -> Window:
+        """Return a window that holds the range on every calendar."""
+        utc = calendar_of(AssetClass.CRYPTO)
+        start, end = self._bounds(utc.local_day(now))
+        first, last = _moment(start, utc, 0) - _ONE_DAY, _moment(end, utc, 1) + _ONE_DAY
+        return Window(first, max(last, first + _ONE_DAY))
+
+    def _bounds(self, today: date) -> tuple[date | datetime, date | datetime]:
+        end = today if self.end is None else self.end
+        if self.days is None:
+            return EARLIEST if self.start is None else self.start, end
+        first = EARLIEST.date() + self.days * _ONE_DAY
+        return max(end, first) - (self.days - 1) * _ONE_DAY, end
 
 
-def _moment(name: str, given: object, calendar: TradingCalendar, days: int) -> datetime:
-    """``given`` as UTC; a date is the midnight that begins it, ``days`` later."""
-    value = parse_edge(name, given) if isinstance(given, str) else given
-    if not isinstance(value, date):
-        message = f"{name} is a date, an aware datetime or a text such as '2024-01-02', not {given!r}"
-        raise ConfigurationError(message)
-    if isinstance(value, datetime) and value.tzinfo is None:
-        message = (
-            f"{name} {given!s} has no time zone: give an aware datetime, or a date for a whole local day"
-        )
-        raise ConfigurationError(message)
+MAX_DAYS: Final = 36_525
+"""A hundred years: longer than any history."""
+
+
+def _moment(value: date | datetime, calendar: TradingCalendar, days: int) -> datetime:
+    """``value`` as UTC; a date is the midnight that begins it, ``days`` later."""
     # Beyond every bar: neither a time zone nor Postgres reaches as far as dates do.
     if value.year < EARLIEST.year:
         return EARLIEST
@@ -417,6 +549,48 @@ def _moment(name: str, given: object, calendar: TradingCalendar, days: int) -> d
     if isinstance(value, datetime):
         return value.astimezone(UTC)
     return calendar.day_start(value + timedelta(days=days))
+
+
+def _edge(name: str, given: object) -> date | datetime | None:
+    """The day or the aware moment that ``given`` means, which an error calls ``name``; None for None."""
+    if given is None:
+        return None
+    plain = _plain(name, given)
+    value = parse_edge(name, plain) if isinstance(plain, str) else plain
+    if not isinstance(value, date):
+        message = f"{name} is a date, an aware datetime or a text such as '2024-01-02', not {given!r}"
+        raise ConfigurationError(message)
+    if isinstance(value, datetime) and value.tzinfo is None:
+        how = (
+            "end it with Z or an offset such as -05:00, or leave the time out for a whole local day"
+            if isinstance(given, str)
+            else "give an aware datetime, or a date for a whole local day"
+        )
+        message = f"{name} {given!s} has no time zone: {how}"
+        raise ConfigurationError(message)
+    return value
+
+
+def _plain(name: str, given: object) -> object:
+    """``given`` without NumPy's or pandas' types: a time at midnight that has no zone is a day there."""
+    if isinstance(given, np.datetime64):
+        moment: object = given.astype("datetime64[us]").item()
+    elif isinstance(given, datetime) and hasattr(given, "to_datetime64"):
+        # pandas' own, whose nanoseconds nothing here has; pandas need not be there.
+        is_nothing = given != given  # noqa: PLR0124 - as NaT alone is
+        moment = None if is_nothing else _without_nanoseconds(given)
+    else:
+        return given
+    if not isinstance(moment, datetime):
+        message = f"{name} is {given!s}, which is not a time: leave it out, or give a date"
+        raise ConfigurationError(message)
+    is_day = moment.tzinfo is None and moment == datetime.combine(moment.date(), datetime.min.time())
+    return moment.date() if is_day else moment
+
+
+def _without_nanoseconds(given: datetime) -> datetime:
+    plain = datetime.combine(given.date(), given.time())
+    return plain if given.tzinfo is None else plain.replace(tzinfo=given.tzinfo, fold=given.fold)
 
 
 def parse_edge(name: str, text: str) -> date | datetime:

@@ -38,12 +38,14 @@ class Table:
         facts: What JSON says beside ``data``.
         following: The cursor of the next page; None on the last.
         max_age: For how many seconds a client need not ask again.
+        headers: Headers of this answer in every format.
     """
 
     rows: pl.DataFrame
     facts: Mapping[str, object] = field(default_factory=dict)
     following: str | None = None
     max_age: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Encoded:
     rows: int
     following: str | None
     max_age: int
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -85,6 +88,7 @@ def encode(table: Table, media_type: str, encoding: str | None, known: frozenset
         table.rows.height,
         table.following,
         table.max_age,
+        table.headers,
     )
 
 

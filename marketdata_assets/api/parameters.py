@@ -84,6 +84,16 @@ class _Range(_Strict):
     end: Moment | SkipJsonSchema[None] = Field(None, description=_END)
 
 
+class _Hours(_Strict):
+    regular_hours: Boolean = Field(
+        default=False,
+        description=(
+            "Only intraday bars that touch the regular hours, 09:30 to 16:00 in New York. Refused for `1d`, `1w` and"
+            " crypto."
+        ),
+    )
+
+
 class _Scale(_Strict):
     adjusted: Boolean = Field(default=True, description="Split-adjusted prices; false gives them as traded.")
     as_of: Day | SkipJsonSchema[None] = Field(
@@ -92,15 +102,15 @@ class _Scale(_Strict):
 
 
 # Fields come in the order of the bases from the last one on.
-class SeriesQuery(_Page, _Range):
+class SeriesQuery(_Page, _Hours, _Range):
     """A range of one series."""
 
 
-class BarsQuery(_Page, _Scale, _Range):
+class BarsQuery(_Page, _Hours, _Scale, _Range):
     """A range of bars."""
 
 
-class CandlesQuery(_Scale):
+class CandlesQuery(_Hours, _Scale):
     """The latest bars."""
 
     timeframe: Timeframe = Field(Timeframe.D1, description="The length of a bar.")

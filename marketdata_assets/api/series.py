@@ -17,9 +17,9 @@ from marketdata_assets.domain.bars import BAR_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
+from marketdata_assets.domain.holes import LostGaps
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.reading import (
-    EARLIEST,
     BarPage,
     BarQuestion,
     parse_edge,
@@ -31,6 +31,7 @@ from marketdata_assets.reading import (
 if TYPE_CHECKING:
     import polars as pl
 
+    from marketdata_assets.domain.holes import Holes
     from marketdata_assets.domain.series import AssetClass, Series
     from marketdata_assets.domain.windows import Window
     from marketdata_assets.storage.connection import Database
@@ -66,6 +67,18 @@ _BAR_FACTS: Final[dict[str, Any]] = {
 }
 _OK: Final = "One page, sorted by time"
 
+INCOMPLETE: Final = "Marketdata-Incomplete"
+_INCOMPLETE: Final[dict[str, Any]] = {
+    INCOMPLETE: {
+        "description": (
+            "Only when the rows lack something that may be fetched: `never-fetched` and `removed` (by retention) days,"
+            " `lost` bars, a list of RFC 9651 with `first`, `last`, counts, and in `do` the command for the server's"
+            " operator."
+        ),
+        "schema": {"type": "string"},
+    }
+}
+
 _SymbolPath = Annotated[Symbol, Path(description="`AAPL`, `BRK.B`, `BTC-USD`.")]
 
 
@@ -74,7 +87,7 @@ _SymbolPath = Annotated[Symbol, Path(description="`AAPL`, `BRK.B`, `BTC-USD`.")]
     summary="Bars of a range",
     response_model=None,
     responses={
-        200: {"description": _OK, "content": content(BAR_SCHEMA, _BAR_FACTS)},
+        200: {"description": _OK, "headers": _INCOMPLETE, "content": content(BAR_SCHEMA, _BAR_FACTS)},
         304: {"description": "The client has it already"},
         **responses(404, 406, 409, 422),
     },
@@ -85,7 +98,16 @@ async def historical(request: Request, symbol: _SymbolPath, query: Annotated[Bar
     question = cursors.question_of("historical", {"of": symbol, **given(query)})
     start, end, before = _range(query, question)
     scale = query.as_of if before is None else before.scale
-    asked = BarQuestion(symbol, query.timeframe, start, end, query.adjusted, scale)
+    _check_scale(query)
+    asked = BarQuestion(
+        symbol,
+        query.timeframe,
+        start,
+        end,
+        query.adjusted,
+        scale,
+        regular_hours=query.regular_hours,
+    )
 
     def work(database: Database) -> Table:
         page = read_bars(database, asked, limit=query.limit + 1)
@@ -104,6 +126,7 @@ async def historical(request: Request, symbol: _SymbolPath, query: Annotated[Bar
             _bar_facts(page.series, page.scale),
             following,
             _max_age(page.bars.head(query.limit), page.window, page.asset_class, page.series, following),
+            incomplete_header(page.holes),
         )
 
     return await answer(request, work, most=query.limit)
@@ -114,7 +137,11 @@ async def historical(request: Request, symbol: _SymbolPath, query: Annotated[Bar
     summary="The latest bars",
     response_model=None,
     responses={
-        200: {"description": "Sorted by time, the latest last", "content": content(BAR_SCHEMA, _BAR_FACTS)},
+        200: {
+            "description": "Sorted by time, the latest last",
+            "headers": _INCOMPLETE,
+            "content": content(BAR_SCHEMA, _BAR_FACTS),
+        },
         304: {"description": "The client has it already"},
         **responses(404, 406, 409, 422),
     },
@@ -123,14 +150,24 @@ async def historical(request: Request, symbol: _SymbolPath, query: Annotated[Bar
 async def candles(request: Request, symbol: _SymbolPath, query: Annotated[CandlesQuery, Query()]) -> Response:
     """The last `limit` stored bars, however long ago they opened."""
     now = datetime.now(UTC)
+    _check_scale(query)
     asked = BarQuestion(
-        symbol, query.timeframe, EARLIEST, now + timedelta(days=1), query.adjusted, query.as_of
+        symbol,
+        query.timeframe,
+        None,
+        now + timedelta(days=1),
+        query.adjusted,
+        query.as_of,
+        regular_hours=query.regular_hours,
     )
 
     def work(database: Database) -> Table:
         page = read_bars(database, asked, limit=query.limit, newest=True)
         return Table(
-            page.bars, _bar_facts(page.series, page.scale), max_age=_OPEN_SECONDS[page.series.timeframe]
+            page.bars,
+            _bar_facts(page.series, page.scale),
+            max_age=_OPEN_SECONDS[page.series.timeframe],
+            headers=incomplete_header(page.holes),
         )
 
     return await answer(request, work, most=query.limit)
@@ -141,7 +178,7 @@ async def candles(request: Request, symbol: _SymbolPath, query: Annotated[Candle
     summary="Features of a range",
     response_model=None,
     responses={
-        200: {"description": _OK, "content": content(FEATURES_SCHEMA, _SERIES_FACTS)},
+        200: {"description": _OK, "headers": _INCOMPLETE, "content": content(FEATURES_SCHEMA, _SERIES_FACTS)},
         304: {"description": "The client has it already"},
         **responses(404, 406, 422),
     },
@@ -151,9 +188,10 @@ async def features(request: Request, symbol: _SymbolPath, query: Annotated[Serie
     """The stored features of the bars that open between `start` and `end`: what `features()` returns in Python."""
     question = cursors.question_of("features", {"of": symbol, **given(query)})
     start, end, before = _range(query, question)
+    asked = BarQuestion(symbol, query.timeframe, start, end, regular_hours=query.regular_hours)
 
     def work(database: Database) -> Table:
-        page = read_features(database, symbol, query.timeframe, start, end, limit=query.limit + 1)
+        page = read_features(database, asked, limit=query.limit + 1)
         _require_within(query, before, page.asset_class)
         following = _following(page.features, page.window, query.limit, question)
         rows = page.features.head(query.limit)
@@ -162,9 +200,38 @@ async def features(request: Request, symbol: _SymbolPath, query: Annotated[Serie
             _series_facts(page.series),
             following,
             _max_age(rows, page.window, page.asset_class, page.series, following),
+            incomplete_header(page.holes),
         )
 
     return await answer(request, work, most=query.limit)
+
+
+def _check_scale(query: BarsQuery | CandlesQuery) -> None:
+    if query.as_of is not None and not query.adjusted:
+        raise Problem(
+            422,
+            "invalid-argument",
+            "`as_of` chooses the scale of adjusted prices: leave it out, or leave out `adjusted=false`",
+        )
+
+
+def incomplete_header(holes: Holes) -> dict[str, str]:
+    """Return the header that names ``holes``; no header without any."""
+    parts = []
+    for name, hole in (
+        ("never-fetched", holes.never_fetched),
+        ("removed", holes.removed),
+        ("lost", holes.lost),
+    ):
+        if hole is not None:
+            counts = (
+                f"bars={hole.bars};gaps={hole.count}" if isinstance(hole, LostGaps) else f"days={hole.count}"
+            )
+            parts.append(f'{name};first="{hole.first}";last="{hole.last}";{counts}')
+    if not parts:
+        return {}
+    described = [f'{part};do="{command}"' for part, (_, command) in zip(parts, holes.remedies(), strict=True)]
+    return {INCOMPLETE: ", ".join(described)}
 
 
 def _splits(page: BarPage) -> str | None:

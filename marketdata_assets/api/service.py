@@ -185,6 +185,7 @@ async def answer(request: Request, work: Callable[[Database], Table], *, most: i
         # Whoever answers for several clients must not hand on what a key opened.
         "Cache-Control": f"private, max-age={encoded.max_age}, must-revalidate",
         "Vary": "Accept, Accept-Encoding",
+        **encoded.headers,
     }
     if encoded.following is not None:
         following = request.url.include_query_params(cursor=encoded.following)

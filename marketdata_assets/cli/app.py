@@ -28,7 +28,8 @@ from marketdata_assets.cli import (
     symbols,
     up,
 )
-from marketdata_assets.cli.console import ConsoleHandler
+from marketdata_assets.cli.console import ConsoleHandler, make_streams_forgiving
+from marketdata_assets.cli.helping import lay_out_help
 from marketdata_assets.cli.interrupts import INTERRUPTED, report_interrupt
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.storage.failures import explain_failure, is_of_a_driver
@@ -100,6 +101,7 @@ app.add_typer(database.app, name="db", rich_help_panel=_STORE)
 _command(_SERVE, "marketdata serve --port 8000", serve.serve)
 app.add_typer(keys.app, name="keys", rich_help_panel=_SERVE)
 app.command(rich_help_panel=_DEVELOP)(simulate.simulate)
+lay_out_help(app)
 
 
 def main() -> None:
@@ -109,6 +111,7 @@ def main() -> None:
 
 def run() -> int:
     """Run the command line and return its exit code; every expected error is one line on standard error."""
+    make_streams_forgiving()
     try:
         code = app(prog_name="marketdata", standalone_mode=False)
     except typer.TyperException as error:

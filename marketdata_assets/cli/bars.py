@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
@@ -18,12 +19,16 @@ from marketdata_assets.domain.errors import ConfigurationError, UnadjustableErro
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import polars as pl
+    from rich.table import Table
+
+    from marketdata_assets.reading import BarPage
+    from marketdata_assets.storage.connection import Database
 
 _HEAD: Final = 10
 """Rows that a table shows from each end."""
-_LARGE: Final = 1e5
-"""Numbers from here on are shown without decimals."""
 _DAYS: Final = {Timeframe.H1: 14, Timeframe.H4: 30, Timeframe.D1: 60, Timeframe.W1: 730}
 _MINUTE_DAYS: Final = 5
 
@@ -69,6 +74,10 @@ def bars(  # noqa: PLR0913 - each is an option
         typer.Option("--as-of", help="Adjust for the splits up to this day; default today.", metavar="DAY"),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Prices as they were traded, not adjusted.")] = False,
+    regular_hours: Annotated[
+        bool,
+        typer.Option("--regular-hours", help="Only intraday bars of 09:30 to 16:00 in New York."),
+    ] = False,
     form: Annotated[
         Format | None,
         typer.Option("--format", help="Default: what the ending of the file says, else table."),
@@ -83,7 +92,8 @@ def bars(  # noqa: PLR0913 - each is an option
 ) -> None:
     """Show stored bars, split-adjusted; fetches nothing. Times are the opens, in UTC.
 
-    A table shows both ends of what is long; in a pipe it is every bar, a line each, apart by tabs.
+    A table shows both ends of what is long; in a pipe it is every bar, a line each, apart by tabs. What the range lacks,
+    and the command that fetches it, goes to standard error.
     """
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.domain.calendar import calendar_of
@@ -100,28 +110,43 @@ def bars(  # noqa: PLR0913 - each is an option
     given = Timeframe.parse(timeframe)
     name = parse_symbol(symbol)
     scale = None if as_of is None else parse_day("--as-of", as_of)
+    if scale is not None and raw:
+        message = "--as-of chooses the scale of adjusted prices, and --raw gives prices as traded: leave one of them out"
+        raise ConfigurationError(message)
     if chosen is Format.PARQUET and _to_terminal(output):
         message = "parquet is no text for a terminal: give -o FILE.parquet, or pipe it on"
         raise ConfigurationError(message)
     with open_store() as store:
         calendar = calendar_of(find_symbol(store.database, name).asset_class)
         first, last = _range(days, start, end, given, calendar.local_day(datetime.now(UTC)))
-        question = BarQuestion(name, given, first, last, adjusted=not raw, as_of=scale)
+        question = BarQuestion(
+            name, given, first, last, adjusted=not raw, as_of=scale, regular_hours=regular_hours
+        )
         try:
-            found = read_bars(store.database, question).bars
+            page = read_bars(store.database, question)
         except UnadjustableError as error:
             message = f"{error.reason}, or give --raw"
             raise ConfigurationError(message) from None
-    if found.is_empty():
-        typer.echo(f"no bar of {name}:{given} from {first} to {last}: see `marketdata status`", err=True)
+        drawn = None if plot is None else _draw(store.database, page)
+    found = page.bars
+    _report(page, f"{name}:{given} from {first} to {last}")
     if plot is not None:
-        _plot(found, plot, f"{name} {given}, {'as traded' if raw else 'split-adjusted'}")
+        _plot(drawn, plot, found.height)
     elif chosen is not Format.TABLE:
         _write(found, chosen, output)
     elif output is not None and not is_stdout(output):
         write_bytes("--output", output, _lines(found).encode())
     else:
         _show(found)
+
+
+def _report(page: BarPage, asked: str) -> None:
+    """Print to standard error what ``page`` lacks; ``asked`` is the series and the range."""
+    if page.bars.is_empty():
+        closed = "" if page.holes else ": the market was closed, or the vendor has none"
+        typer.echo(f"no bar of {asked}{closed}", err=True)
+    if page.holes:
+        typer.echo(page.holes.sentence(), err=True)
 
 
 def _format(form: Format | None, output: Path | None, *, as_json: bool) -> Format:
@@ -153,10 +178,15 @@ def _range(
     days: int | None, start: str | None, end: str | None, timeframe: Timeframe, today: date
 ) -> tuple[date | str, date | str]:
     """First and last day, or moments, as :func:`marketdata_assets.bars` takes them."""
-    from marketdata_assets.reading import EARLIEST
+    from marketdata_assets.reading import EARLIEST, parse_edge
 
     check_number_of_days(days, start)
     if start is not None:
+        for option, text in (("--start", start), ("--end", end)):
+            edge = None if text is None else parse_edge(option, text)
+            if isinstance(edge, datetime) and edge.tzinfo is None:
+                message = f"{option} {text} has no time zone: end it with Z or an offset such as -05:00, or give a day"
+                raise ConfigurationError(message)
         return start, end or today
     if end is not None and "T" in end:
         message = f"--end {end} is a time, so --start must say from when: give both"
@@ -196,53 +226,129 @@ def _with_text_times(found: pl.DataFrame) -> pl.DataFrame:
     return found.with_columns(pl.col("time").dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
-def _plot(found: pl.DataFrame, path: Path, title: str) -> None:
-    from marketdata_assets.cli.candles import candles
+def _draw(database: Database, page: BarPage) -> bytes | None:
+    """Return the picture of ``page``, with its gaps and quarantined rows; None without a bar."""
+    from marketdata_assets.cli.candles import Chart, candles
+    from marketdata_assets.storage.adjusted import SPLITTING
+    from marketdata_assets.storage.gaps import list_gaps, quarantined_times
 
-    if found.is_empty():
+    if page.bars.is_empty():
+        return None
+    adjustment = ", split-adjusted" if page.scale is not None else ""
+    if not adjustment and page.asset_class in SPLITTING:
+        adjustment = ", as traded"
+    chart = Chart(
+        page.series,
+        page.asset_class,
+        page.window,
+        f"{page.series.symbol} {page.series.timeframe}{adjustment}",
+        gaps=list_gaps(database, {page.series: page.window}),
+        quarantined=quarantined_times(database, page.series, page.window),
+        never_fetched=page.holes.windows,
+    )
+    return candles(page.bars, chart)
+
+
+def _plot(picture: bytes | None, path: Path, count: int) -> None:
+    if picture is None:
         raise typer.Exit(1)
-    write_bytes("--plot", path, candles(found, title))
+    write_bytes("--plot", path, picture)
     if not is_stdout(path):
-        typer.echo(f"written: {path}, {found.height:,} bars", err=True)
+        typer.echo(f"written: {path}, {count:,} bars", err=True)
 
 
 def _lines(found: pl.DataFrame) -> str:
     return _with_text_times(found).write_csv(separator="\t")
 
 
-def _show(found: pl.DataFrame) -> None:
-    from rich.table import Table
+_COLUMNS: Final = ("time", "open", "high", "low", "close", "volume", "vwap", "transactions")
+_WIDE: Final = 1_000
+"""Columns that no table needs: how wide it would like to be is measured with them."""
+_LEFT_OUT_FIRST: Final = ("transactions", "vwap", "volume", "open", "high", "low")
+"""What a narrow terminal does without, in this order. Time and close are always there, and never shortened."""
 
-    from marketdata_assets.cli.console import out
+
+def _show(found: pl.DataFrame) -> None:
+    from marketdata_assets.cli.console import counted, out
 
     if not out.is_terminal:
         typer.echo(_lines(found), nl=False)
         return
     if found.is_empty():
         return
-    columns = ("time", "open", "high", "low", "close", "volume", "vwap", "transactions")
-    table = Table(
-        columns[0], title=f"{found['symbol'][0]}:{found['timeframe'][0]}, UTC", title_justify="left"
-    )
-    for name in columns[1:]:
-        table.add_column(name, justify="right")
-    is_long = found.height > 2 * _HEAD
-    for row in (found.head(_HEAD) if is_long else found).select(columns).iter_rows():
-        table.add_row(*map(_cell, row))
-    if is_long:
-        table.add_row(*["…"] * len(columns))
-        for row in found.tail(_HEAD).select(columns).iter_rows():
-            table.add_row(*map(_cell, row))
+    shown = list(_COLUMNS)
+    for name in (None, *_LEFT_OUT_FIRST):
+        if name is not None:
+            shown.remove(name)
+        table = bar_table(found, shown)
+        if out.measure(table, options=out.options.update(width=_WIDE)).maximum <= out.width:
+            break
     out.print(table)
-    shown = f", {2 * _HEAD} of them shown: -o FILE.csv has all" if is_long else ""
-    typer.echo(f"{found.height:,} bars{shown}")
+    is_long = found.height > 2 * _HEAD
+    more = f", {2 * _HEAD} of them shown: -o FILE.csv has all" if is_long else ""
+    typer.echo(f"{counted(found.height, 'bar')}{more}")
+    if absent := [name for name in _COLUMNS if name not in shown]:
+        typer.echo(f"too narrow for {', '.join(absent)}")
 
 
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M}"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= _LARGE else f"{value:,.4f}".rstrip("0").rstrip(".")
-    return f"{value:,}"
+def bar_table(found: pl.DataFrame, columns: Sequence[str]) -> Table:
+    """Return both ends of ``found`` (``BAR_SCHEMA``, at least one bar) as a table of ``columns``.
+
+    The decimals of a column stand below each other. A day bar shows its day, which is not the UTC hour of its open.
+    """
+    import polars as pl
+    from rich.table import Table
+
+    from marketdata_assets.cli.console import can_print
+    from marketdata_assets.domain.bars import BAR_SCHEMA
+
+    is_long = found.height > 2 * _HEAD
+    rows = pl.concat([found.head(_HEAD), found.tail(_HEAD)]) if is_long else found
+    is_intraday = Timeframe(found["timeframe"][0]).is_intraday
+    table = Table(
+        title=f"{found['symbol'][0]}:{found['timeframe'][0]}{', UTC' if is_intraday else ''}",
+        title_justify="left",
+    )
+    cells = []
+    prices = _decimals([rows[name] for name in ("open", "high", "low", "close")], price=True)
+    for name in columns:
+        table.add_column(name, justify="left" if name == "time" else "right", no_wrap=True)
+        column = rows[name]
+        if name == "time":
+            zone = "UTC" if is_intraday else _zone(found)
+            local = column.dt.convert_time_zone(zone)
+            cells.append(local.dt.strftime("%Y-%m-%d %H:%M" if is_intraday else "%Y-%m-%d").to_list())
+        elif BAR_SCHEMA[name].is_float():
+            own = (
+                prices
+                if name in ("open", "high", "low", "close")
+                else _decimals([column], price=name == "vwap")
+            )
+            cells.append(["" if value is None else f"{value:,.{own}f}" for value in column])
+        else:
+            cells.append(["" if value is None else f"{value:,}" for value in column])
+    mark = "…" if can_print("…") else "..."
+    for place, row in enumerate(zip(*cells, strict=True)):
+        if is_long and place == _HEAD:
+            table.add_row(*[mark] * len(columns))
+        table.add_row(*row)
+    return table
+
+
+def _zone(found: pl.DataFrame) -> str:
+    """The zone in which every bar of ``found``, of days or weeks, opens at midnight."""
+    return "UTC" if (found["time"].dt.hour() == 0).all() else "America/New_York"
+
+
+def _decimals(columns: Sequence[pl.Series], *, price: bool) -> int:
+    """How many decimals the numbers of ``columns`` are shown with: as many as they have, within what their size needs.
+
+    Prices have two, or six significant digits; others none from 100,000 on.
+    """
+    values = [abs(value) for column in columns for value in column if value is not None]
+    largest = max(values, default=0.0)
+    magnitude = math.floor(math.log10(largest)) if largest > 0 else 0
+    cap = min(10, max(2, 6 - magnitude)) if price else min(10, max(0, 5 - magnitude))
+    least = 2 if price else 0
+    needed = max((len(f"{value:.{cap}f}".rstrip("0").partition(".")[2]) for value in values), default=least)
+    return max(least, needed)

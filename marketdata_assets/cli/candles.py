@@ -1,44 +1,93 @@
-"""Bars as a picture: candles over their volume, as PNG."""
+"""Bars as a picture: candles over their volume, with what is missing between them, as PNG."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import polars as pl
 
 from marketdata_assets.assets.picture import INK, new_figure, png
+from marketdata_assets.cli.axis import MAX_SLOTS, TimeAxis, lay_out, session_borders
+from marketdata_assets.domain.bars import UTC_TIME
+from marketdata_assets.domain.calendar import calendar_of, microseconds
+from marketdata_assets.domain.gaps import GapState
+from marketdata_assets.domain.windows import Window
 
 if TYPE_CHECKING:
-    import polars as pl
+    from collections.abc import Sequence
+
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-MAX_BARS: Final = 5_000
-"""Candles that a picture shows: with more, none is a pixel wide."""
+    from marketdata_assets.domain.series import AssetClass, Series
 
 _UP, _DOWN = "#2a9d8f", "#9b1d20"
 _WIDTH: Final = 0.7
-_TICKS: Final = 8
+_SHADES: Final = {
+    GapState.OPEN: ("#f4a261", "gap: open"),
+    GapState.UNFILLED: ("#e9806e", "gap: unfilled"),
+    GapState.NO_TRADES: ("#d5dbe1", "gap: no trades"),
+}
+"""Colours of the gaps that have no bars; a filled one has."""
+_NEVER: Final = "#b8bfc7"
+_MARK: Final = "#6a4c93"
 
 
-def candles(bars: pl.DataFrame, title: str) -> bytes:
-    """The last 5,000 of ``bars`` (``BAR_SCHEMA``, sorted by time, at least one) as PNG.
+@dataclass(frozen=True)
+class Chart:
+    """What a picture shows beside the bars.
 
-    Bars stand side by side, whatever time lies between them; their times are UTC. A bar that closed at its open or
-    above is green, the others red. Without a volume, as of an index, there are only candles.
+    Attributes:
+        series: Whose bars.
+        asset_class: Of the symbol.
+        window: What was read.
+        title: The heading.
+        gaps: Known gaps: ``gap_start``, ``gap_end`` and ``state`` at least.
+        quarantined: Times of the vendor's rows that broke a rule.
+        never_fetched: Windows of which nothing was requested.
+        now: Behind it nothing is missing yet.
+    """
+
+    series: Series
+    asset_class: AssetClass
+    window: Window
+    title: str
+    gaps: pl.DataFrame | None = None
+    quarantined: Sequence[datetime] = ()
+    never_fetched: Sequence[Window] = ()
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+def candles(bars: pl.DataFrame, chart: Chart) -> bytes:
+    """The last 5,000 places of ``bars`` (``BAR_SCHEMA``, sorted by time, at least one) as PNG.
+
+    Closed hours take no room; missing bars do, shaded by the state of their gap, and days that were never fetched are
+    hatched. A bar that closed at its open or above is green, the others red. Quarantined rows are marked above. Times are
+    UTC. Without a volume, as of an index, there are only candles.
     """
     from matplotlib.collections import LineCollection, PolyCollection
     from matplotlib.ticker import EngFormatter
 
-    shown = bars.tail(MAX_BARS)
+    axis = lay_out(
+        bars["time"].cast(UTC_TIME).to_physical().to_numpy(),
+        chart.series.timeframe,
+        chart.window,
+        calendar_of(chart.asset_class),
+        chart.now,
+    )
+    shown = bars.filter(pl.col("time").cast(UTC_TIME).to_physical() >= int(axis.starts[0]))
+    title = chart.title
     if shown.height < bars.height:
-        title = f"{title}: the last {MAX_BARS:,} of {bars.height:,} bars"
+        title = f"{title}: the last {shown.height:,} of {bars.height:,} bars"
     figure = new_figure(11, 6)
     has_volume = shown["volume"].null_count() < shown.height
     heights = [4, 1] if has_volume else [1]
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
     prices: Axes = panels[0][0]
-    place = np.arange(shown.height, dtype=float)
+    place = axis.positions(shown["time"].cast(UTC_TIME).to_physical().to_numpy()) + 0.5
     opens, highs, lows, closes = (shown[name].to_numpy() for name in ("open", "high", "low", "close"))
     colours = [_UP if close >= open_ else _DOWN for open_, close in zip(opens, closes, strict=True)]
     wicks = np.stack([np.column_stack([place, lows]), np.column_stack([place, highs])], axis=1)
@@ -64,15 +113,79 @@ def candles(bars: pl.DataFrame, title: str) -> bytes:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=7, labelcolor=INK)
-    _label(panels[-1][0], shown)
+        for border in session_borders(axis):
+            axes.axvline(border, color="#c9d1d9", linewidth=0.7, zorder=0.5)
+    legend = _shade([axes for (axes,) in panels], axis, chart) + _mark(prices, axis, chart)
+    if legend:
+        prices.legend(handles=legend, fontsize=7, loc="upper left", framealpha=0.85, edgecolor="none")
+    bottom: Axes = panels[-1][0]
+    ticks = axis.ticks()
+    bottom.set_xticks([position for position, _ in ticks], [label for _, label in ticks])
+    bottom.set_xlabel("UTC" if chart.series.timeframe.is_intraday else "", fontsize=7, color=INK)
+    bottom.set_xlim(-0.5, axis.length + 0.5)
     return png(figure)
 
 
-def _label(axes: Axes, shown: pl.DataFrame) -> None:
-    times = shown["time"]
-    ticks = range(0, shown.height, math.ceil(shown.height / _TICKS))
-    is_daily = shown["timeframe"][0] in ("1d", "1w")
-    pattern = "%Y-%m-%d" if is_daily else "%m-%d %H:%M"
-    axes.set_xticks(list(ticks), [f"{times[tick]:{pattern}}" for tick in ticks])
-    axes.set_xlabel("UTC", fontsize=7, color=INK)
-    axes.set_xlim(-1, shown.height)
+def shaded(axis: TimeAxis, chart: Chart) -> dict[GapState, list[tuple[float, float]]]:
+    """Return from where to where the gaps of ``chart`` are shaded on ``axis``, by state; a filled gap is not."""
+    found: dict[GapState, list[tuple[float, float]]] = {}
+    if chart.gaps is None:
+        return found
+    for state in _SHADES:
+        own = chart.gaps.filter(state=state.value).sort("gap_start")
+        windows = [
+            Window(start.astimezone(UTC), end.astimezone(UTC))
+            for start, end in own.select("gap_start", "gap_end").iter_rows()
+        ]
+        if spans := axis.spans(windows):
+            found[state] = spans
+    return found
+
+
+def _shade(panels: Sequence[Axes], axis: TimeAxis, chart: Chart) -> list[Artist]:
+    from matplotlib.patches import Patch
+
+    legend: list[Artist] = []
+    for state, spans in shaded(axis, chart).items():
+        colour, label = _SHADES[state]
+        _fill(panels, spans, facecolor=colour, alpha=0.55, linewidth=0)
+        legend.append(Patch(facecolor=colour, alpha=0.55, label=label))
+    if spans := axis.spans(chart.never_fetched):
+        _fill(panels, spans, facecolor="none", edgecolor=_NEVER, hatch="///", linewidth=0)
+        legend.append(Patch(facecolor="none", edgecolor=_NEVER, hatch="///", label="never fetched"))
+    return legend
+
+
+def _fill(panels: Sequence[Axes], spans: Sequence[tuple[float, float]], **look: object) -> None:
+    """Fill ``spans`` from the bottom to the top of each panel, without a change of its scale."""
+    from matplotlib.collections import PolyCollection
+
+    for axes in panels:
+        corners = [[(left, 0), (right, 0), (right, 1), (left, 1)] for left, right in spans]
+        axes.add_collection(
+            PolyCollection(corners, transform=axes.get_xaxis_transform(), zorder=0.4, **look),  # type: ignore[arg-type]
+            autolim=False,
+        )
+
+
+def _mark(prices: Axes, axis: TimeAxis, chart: Chart) -> list[Artist]:
+    times = np.array([microseconds(time) for time in chart.quarantined], dtype=np.int64)
+    inside = times[times >= axis.starts[0]]
+    if not len(inside):
+        return []
+    return list(
+        prices.plot(
+            axis.positions(inside) + 0.5,
+            np.full(len(inside), 0.985),
+            linestyle="none",
+            marker="v",
+            markersize=5,
+            color=_MARK,
+            label="quarantined row",
+            transform=prices.get_xaxis_transform(),
+            clip_on=False,
+        )
+    )
+
+
+__all__ = ["MAX_SLOTS", "Chart", "candles", "shaded"]

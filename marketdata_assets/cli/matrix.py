@@ -156,9 +156,10 @@ def print_table(matrix: pl.DataFrame, ended: pl.DataFrame | None = None) -> None
 
     laid = grid(matrix)
     short = set() if ended is None else set(ended.select("symbol", "timeframe").iter_rows())
-    table = Table("symbol")
+    table = Table()
+    table.add_column("symbol", no_wrap=True, min_width=max(map(len, laid.symbols), default=0))
     for timeframe in laid.timeframes:
-        table.add_column(timeframe.value, justify="right")
+        table.add_column(timeframe.value, justify="right", no_wrap=True)
     for symbol in laid.symbols:
         found = [
             (laid.cells.get((symbol, timeframe)), (symbol, timeframe.value) in short)

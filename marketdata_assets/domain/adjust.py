@@ -13,6 +13,7 @@ from fractions import Fraction
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import polars as pl
 
 from marketdata_assets.domain.bars import UTC_TIME
@@ -53,6 +54,10 @@ nearest to the exact fraction and to its inverse.
 """
 
 _PRICES: Final = ("open", "high", "low", "close", "vwap")
+_DECIMALS: Final = {**dict.fromkeys(_PRICES, 6), "volume": 3}
+"""Digits behind the point of the numbers that :func:`multiply` takes for the decimals as which they were sent."""
+_EXACT: Final = 2.0**53
+"""Integers up to here are floats without rounding."""
 
 
 class SplitError(MarketDataError):
@@ -71,15 +76,17 @@ def split_factors(splits: pl.DataFrame, as_of: date, calendar: TradingCalendar) 
             one symbol and date have different ratios. Splits after ``as_of`` are checked as well.
     """
     rows = [
-        (symbol, *step) for symbol, steps in sorted(_steps(splits, as_of, calendar).items()) for step in steps
+        (symbol, until, float(price), float(volume))
+        for symbol, steps in sorted(_steps(splits, as_of, calendar).items())
+        for until, price, volume in steps
     ]
     return pl.DataFrame(rows, schema=FACTOR_SCHEMA, orient="row")
 
 
 def _steps(
     splits: pl.DataFrame, as_of: date, calendar: TradingCalendar
-) -> dict[str, list[tuple[datetime, float, float]]]:
-    """``until``, ``price_factor`` and ``volume_factor`` of each symbol in the order of time."""
+) -> dict[str, list[tuple[datetime, Fraction, Fraction]]]:
+    """``until``, ``price_factor`` and ``volume_factor`` of each symbol in the order of time, exactly."""
     ratios: dict[str, dict[date, Fraction]] = {}
     # By columns: the query engine's threads take longer to wake than a handful of splits to read.
     for symbol, executed, before, after in zip(*(splits[name] for name in SPLIT_SCHEMA), strict=True):
@@ -94,7 +101,7 @@ def _steps(
         backwards = []
         for executed in sorted((day for day in of_symbol if day <= as_of), reverse=True):
             factor *= of_symbol[executed]
-            backwards.append((calendar.day_start(executed), float(factor), float(1 / factor)))
+            backwards.append((calendar.day_start(executed), factor, 1 / factor))
         steps[symbol] = backwards[::-1]
     return steps
 
@@ -105,8 +112,8 @@ def adjust_for_splits(
     """``bars`` on the scale of ``as_of``: the same rows, columns and order.
 
     Prices and vwap are multiplied by the factor of the bar's local day (:func:`split_factors`), volume is divided
-    by it, the other columns stay; so does what is null. Money, price times volume, does not change. A bar after
-    ``as_of`` stays on its own scale.
+    by it, as :func:`multiply` does; the other columns stay, and so does what is null. Money, price times volume, does
+    not change. A bar after ``as_of`` stays on its own scale.
 
     Week bars cannot be adjusted: one that holds a split mixes two scales, and its Sunday lies before a split
     that all of its sessions follow. Adjust the ``1d`` bars and roll them up
@@ -137,11 +144,8 @@ def adjust_for_splits(
         if first == last == len(own):
             return bars
         if first == last:
-            _, price, volume = own[first]
-            by = {**dict.fromkeys(_PRICES, price), "volume": volume}
-            return pl.DataFrame(
-                [bars[name] * by[name] if name in by else bars[name] for name in bars.columns]
-            )
+            _, price, _ = own[first]
+            return pl.DataFrame([_scale(bars[name], price) for name in bars.columns])
     factors = split_factors(splits, as_of, calendar)
     of_bars = (
         bars.select("symbol", pl.col("time").cast(UTC_TIME))
@@ -159,7 +163,45 @@ def adjust_for_splits(
         .sort("row")
     )
     prices, volumes = (of_bars[name].fill_null(1.0) for name in ("price_factor", "volume_factor"))
-    return bars.with_columns(pl.col(_PRICES) * prices, pl.col("volume") * volumes)
+    scaled = bars.with_columns(pl.col(_PRICES) * prices, pl.col("volume") * volumes)
+    exact = {float(factor): factor for of_symbol in steps.values() for _, factor, _ in of_symbol}
+    columns = {name: scaled[name].to_numpy(writable=True) for name in _DECIMALS}
+    for value, factor in exact.items():
+        rows = np.flatnonzero(prices.to_numpy() == value)
+        for name, column in columns.items():
+            column[rows] = _scale(bars[name].gather(rows), factor).to_numpy()
+    return scaled.with_columns(pl.Series(name, column, nan_to_null=True) for name, column in columns.items())
+
+
+def _scale(column: pl.Series, factor: Fraction) -> pl.Series:
+    """Return the ``column`` of bars that open where prices are multiplied by ``factor``."""
+    if column.name not in _DECIMALS:
+        return column
+    by = 1 / factor if column.name == "volume" else factor
+    found = multiply(column.to_numpy(), by, _DECIMALS[column.name])
+    return pl.Series(column.name, found, nan_to_null=True)
+
+
+def multiply(values: np.ndarray, factor: Fraction, decimals: int) -> np.ndarray:
+    """Return the floats nearest to the products of ``values``, decimals that were sent as text, and ``factor``.
+
+    A fifth of 1190.4 is 238.08: multiplied as floats, both of which are rounded, it would be 238.07999999999998. A
+    value that has more than ``decimals`` digits behind the point, or is too large to be counted in them, is multiplied
+    as it is.
+    """
+    if not any(part & (part - 1) for part in factor.as_integer_ratio()):
+        return values * float(factor)  # powers of two round nothing
+    unit = 10.0**decimals
+    above, below = float(factor.numerator), float(factor.denominator) * unit
+    counted = np.rint(values * unit)
+    found: np.ndarray = counted * above / below
+    # Two of its steps are rounded otherwise, or what was counted is another number.
+    is_inexact = (counted / unit != values) | (np.abs(counted) * above > _EXACT)
+    if below > _EXACT:
+        is_inexact |= True
+    if is_inexact.any():
+        found[is_inexact] = values[is_inexact] * float(factor)
+    return found
 
 
 def _edges(times: pl.Series) -> tuple[datetime, datetime]:

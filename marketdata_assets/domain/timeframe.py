@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from enum import StrEnum
+from typing import Final
 
 from marketdata_assets.domain.errors import ConfigurationError
+
+_UNITS: Final = {
+    **dict.fromkeys(("m", "t", "min", "mins", "minute", "minutes"), timedelta(minutes=1)),
+    **dict.fromkeys(("h", "hr", "hour", "hours"), timedelta(hours=1)),
+    **dict.fromkeys(("d", "day", "days"), timedelta(days=1)),
+    **dict.fromkeys(("w", "wk", "week", "weeks"), timedelta(days=7)),
+}
+_SPELLING: Final = re.compile(rf"(?P<count>[1-9][0-9]{{0,3}})? ?(?P<unit>{'|'.join(_UNITS)})", re.IGNORECASE)
 
 
 class Timeframe(StrEnum):
@@ -22,13 +32,23 @@ class Timeframe(StrEnum):
 
     @classmethod
     def parse(cls, text: str) -> Timeframe:
-        """The timeframe named ``text``; raises :class:`ConfigurationError` naming the eight that exist."""
-        try:
-            return cls(text.strip())
-        except ValueError:
-            known = ", ".join(cls)
-            message = f"unknown timeframe {text!r}: use one of {known}"
-            raise ConfigurationError(message) from None
+        """Return the timeframe named ``text``, as here or as other libraries write it: ``1D``, ``5min``, ``60m``, ``1wk``.
+
+        A capital M alone is a month elsewhere, so ``1M`` is refused.
+        Raises :class:`ConfigurationError` naming the eight that exist.
+        """
+        name = text.strip()
+        for timeframe in cls:
+            if timeframe.value == name:
+                return timeframe
+        found = _SPELLING.fullmatch(name)
+        if found is not None and found["unit"] != "M":
+            length = int(found["count"] or 1) * _UNITS[found["unit"].lower()]
+            for timeframe, duration in _DURATION.items():
+                if duration == length:
+                    return timeframe
+        message = f"unknown timeframe {text!r}: use one of {', '.join(cls)}"
+        raise ConfigurationError(message)
 
     @property
     def multiplier(self) -> int:

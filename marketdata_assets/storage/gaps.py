@@ -231,6 +231,16 @@ def read_rejected(database: Database, windows: Mapping[Series, Window]) -> pl.Da
     return rows.cast(schema) if rows.width else schema.to_frame()
 
 
+def quarantined_times(database: Database, series: Series, window: Window) -> list[datetime]:
+    """Return the times, each once, of the vendor's rows of ``series`` or its base that broke a rule in ``window``."""
+    rows = database.read_frame(
+        "select distinct time from ohlcv_quarantine where symbol = $1 and timeframe in ($2, $3)"
+        " and time >= $4 and time < $5 order by time",
+        [series.symbol, series.timeframe.value, series.timeframe.base.value, window.start, window.end],
+    )
+    return rows["time"].to_list() if rows.width else []
+
+
 def read_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
     """The known gaps of each series that reach into its window and are not filled, as ``KNOWN_SCHEMA``."""
     standing = sql.SQL("g.state <> {}").format(sql.Literal(GapState.FILLED.value))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
+    from marketdata_assets.domain.windows import Window
     from marketdata_assets.storage.connection import Database
 
 _LOCK: Final = "select pg_advisory_xact_lock(hashtextextended(%s, %s))"
@@ -101,32 +102,36 @@ def find_symbol(database: Database, symbol: str) -> TrackedSymbol:
     return _symbol_of(row)
 
 
-def find_with_splits(database: Database, symbol: str) -> tuple[TrackedSymbol, pl.DataFrame | None]:
-    """The row of ``symbol``, active or not, and its splits; None when they were never asked for.
+def find_with_splits(
+    database: Database, symbol: str, timeframe: Timeframe, window: Window
+) -> tuple[TrackedSymbol, pl.DataFrame | None, bool]:
+    """The row of ``symbol``, active or not, its splits, and whether ``window`` of its ``timeframe`` has a lost gap.
 
-    The splits are those of :func:`~marketdata_assets.storage.actions.read_splits`. In one question: both are needed
-    before any adjusted bar is read.
+    The splits are those of :func:`~marketdata_assets.storage.actions.read_splits`; None when they were never asked for.
+    In one question: all are needed whenever bars are read.
     Raises :class:`UnknownSeriesError` when the symbol is not tracked.
     """
     # A row for each split; one without, where there is none.
     rows = database.ask(
         "select t.symbol, t.asset_class, t.name, t.timeframes, t.active, c.symbol is not null,"
+        " exists (select from gap_report g where g.symbol = t.symbol and g.timeframe = %s"
+        "  and g.state in ('open', 'unfilled') and g.gap_end > %s and g.gap_start < %s),"
         " s.symbol, s.execution_date, s.split_from::float8, s.split_to::float8"
         " from tracked_symbols t"
         " left join corporate_action_checks c on c.kind = 'splits' and c.symbol = t.symbol"
         " left join splits s on s.symbol = t.symbol and s.withdrawn_at is null"
         " where t.symbol = %s order by s.execution_date",
-        [symbol],
+        [timeframe.value, window.start, window.end, symbol],
     )
     if not rows:
         raise not_tracked(symbol)
     width = len(SPLIT_SCHEMA)
-    *facts, is_checked = rows[0][:-width]
+    *facts, is_checked, has_lost_gaps = rows[0][:-width]
     tracked = _symbol_of(tuple(facts))
     if not is_checked:
-        return tracked, None
+        return tracked, None, bool(has_lost_gaps)
     splits = [split for row in rows if (split := row[-width:])[0] is not None]
-    return tracked, pl.DataFrame(splits, schema=SPLIT_SCHEMA, orient="row")
+    return tracked, pl.DataFrame(splits, schema=SPLIT_SCHEMA, orient="row"), bool(has_lost_gaps)
 
 
 class Outcome(StrEnum):

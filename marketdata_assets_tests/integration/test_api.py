@@ -682,3 +682,43 @@ def test_metrics_count_requests_rows_and_seconds(api: TestClient) -> None:
     assert f'marketdata_api_requests_total{{method="GET",{route},status="404"}} 1.0' in page
     assert f"marketdata_api_rows_total{{{route}}} 80.0" in page
     assert f"marketdata_api_request_seconds_count{{{route}}} 3.0" in page
+
+
+def test_what_a_page_lacks_is_in_a_header_of_every_format(api: TestClient) -> None:
+    empty = "/api/v1/historical/AAPL?timeframe=1m&start=2024-01-03&end=2024-01-04"
+    said = (
+        'never-fetched;first="2024-01-03";last="2024-01-04";days=2;do="marketdata backfill --symbols AAPL'
+        ' --timeframes 1m --start 2024-01-03 --end 2024-01-04"'
+    )
+    for media_type in MEDIA_TYPES:
+        first = api.get(empty, headers=accepting(media_type))
+        assert first.headers["marketdata-incomplete"] == said
+        again = api.get(empty, headers={**accepting(media_type), "if-none-match": first.headers["etag"]})
+        assert (again.status_code, again.headers["marketdata-incomplete"]) == (304, said)
+    features = api.get(empty.replace("historical", "features"))
+    assert features.headers["marketdata-incomplete"] == said
+    # A page that a limit ended answers for no more than its rows.
+    for path in (DAY, DAY.replace("end=2024-01-02", "end=2024-01-04") + "&limit=7"):
+        assert "marketdata-incomplete" not in api.get(path).headers
+
+
+def test_regular_hours_can_be_asked_for(api: TestClient, database: Database) -> None:
+    early = [OPEN - place * MINUTE for place in (30, 20, 10)]
+    write_batch(database, BarBatch(frame(*(bar("AAPL:1m", time) for time in early))))
+    assert len(api.get(DAY).json()["data"]) == 43
+    pages_of_regular = [
+        decoded(body, ARROW, BAR_SCHEMA) for body in pages(api, f"{DAY}&regular_hours=true&limit=9")
+    ]
+    assert_frame_equal(
+        pl.concat(pages_of_regular), bars("AAPL", "1m", "2024-01-02", "2024-01-02", regular_hours=True)
+    )
+    latest = api.get("/api/v1/assets/AAPL/candles?timeframe=1m&limit=100&regular_hours=true")
+    assert len(latest.json()["data"]) == 40
+    refused(
+        api.get("/api/v1/historical/BTC-USD?timeframe=1m&regular_hours=true&start=2024-01-02&end=2024-01-02"),
+        422,
+        "invalid-argument",
+    )
+    wrong = refused(api.get(f"{DAY}&adjusted=false&as_of=2024-01-02"), 422, "invalid-argument")
+    assert "adjusted=False" not in wrong["detail"]
+    assert "adjusted=false" in wrong["detail"]

@@ -17,6 +17,8 @@ from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.adjust import SPLIT_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.series import AssetClass
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window
 from marketdata_assets.polygon.errors import EntitlementError, VendorFailureError
 from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.polygon.simulator import Fault, FaultKind, Split
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 NOW = datetime(2024, 7, 1, 15, tzinfo=UTC)
 TODAY = date(2024, 7, 1)
+ANY = (Timeframe.D1, Window(NOW - timedelta(days=1), NOW))
 CURRENT, FORMER = "/stocks/v1/splits", "/v3/reference/splits"
 
 
@@ -300,12 +303,12 @@ def test_ratios_are_kept_to_the_last_digit(database: Database) -> None:
 
 def test_splits_that_come_with_their_symbol_are_those_that_are_listed(database: Database) -> None:
     add_symbols(database, [TrackedSymbol("KO", AssetClass.STOCK), TrackedSymbol("SPY", AssetClass.ETF)])
-    assert find_with_splits(database, "KO") == (TrackedSymbol("KO", AssetClass.STOCK), None)
+    assert find_with_splits(database, "KO", *ANY) == (TrackedSymbol("KO", AssetClass.STOCK), None, False)
     later = ("KO", date(2999, 1, 4), 1.0, 1.012345678901234)
     store(database, split_frame(later, NEW, OLD), "KO", "SPY")
     store(database, split_frame(later, OLD), "KO")
     for symbol, count in (("KO", 2), ("SPY", 0)):
-        _, found = find_with_splits(database, symbol)
+        _, found, _ = find_with_splits(database, symbol, *ANY)
         assert found is not None
         assert found.height == count
         assert_frame_equal(found, read_splits(database, [symbol]))

@@ -114,6 +114,50 @@ def test_bars_become_a_picture(here: Here, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("stored")
+def test_what_a_range_lacks_is_said_on_standard_error(here: Here) -> None:
+    wanted = ("--start", "2024-01-02", "--end", "2024-01-04")
+    done = here("bars", "AAPL", "1m", "--raw", *wanted)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 1 + 30
+    assert done.stderr.decode() == (
+        "AAPL:1m: 2 sessions from 2024-01-03 to 2024-01-04 were never fetched: `marketdata backfill --symbols AAPL"
+        " --timeframes 1m --start 2024-01-03 --end 2024-01-04`\n"
+    )
+    assert here("bars", "AAPL", "1m", "--raw", *DAY).stderr == b""
+    assert len(here("bars", "AAPL", "1m", "--raw", "--regular-hours", *DAY).stdout.splitlines()) == 1 + 30
+    weekend = here("bars", "AAPL", "1m", "--raw", "--start", "2024-01-06", "--end", "2024-01-07")
+    assert b"the market was closed" in weekend.stderr
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.slow
+@pytest.mark.parametrize("locale", [{"LC_ALL": "POSIX"}, {"LC_ALL": "en_US.ISO-8859-1"}, {}])
+def test_commands_run_in_locales_that_lack_letters(
+    database_url: str, tmp_path: Path, locale: dict[str, str]
+) -> None:
+    environment = {
+        **command_environment(tmp_path, database_url),
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "COLUMNS": "40",
+        "TTY_COMPATIBLE": "1",
+        **locale,
+    }
+    environment.pop("TERM", None)
+    for arguments in (
+        ("bars", "AAPL", "1m", "--raw", *DAY),
+        ("matrix",),
+        ("symbols", "list"),
+        ("matrix", "--help"),
+    ):
+        done = run_command(environment, tmp_path, *arguments)
+        assert (done.returncode, b"Traceback" in done.stderr.encode()) == (0, False), done.stderr
+        assert max(map(len, done.stdout.splitlines()), default=0) <= 40
+        if arguments[0] == "bars":
+            assert done.stdout.count("2024-01-02 14:") == 20
+
+
+@pytest.mark.usefixtures("stored")
 def test_the_last_days_are_those_of_the_market(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     class Evening(datetime):
         @classmethod
@@ -147,6 +191,9 @@ def test_what_cannot_be_shown_is_one_line(here: Here, monkeypatch: pytest.Monkey
         (("AAPL", "1m", "--json", "--format", "csv"), "exclude each other"),
         (("AAPL", "1m", "--as-of", "soon"), "--as-of 'soon'"),
         (("AAPL", "1m", "-o", "nowhere/bars.csv"), "nowhere is no folder"),
+        (("AAPL", "1m", "--raw", "--as-of", "2024-01-02"), "leave one of them out"),
+        (("AAPL", "1m", "--start", "2024-01-02T14:30"), "--start 2024-01-02T14:30 has no time zone"),
+        (("BTC-USD", "1m", "--regular-hours"), "crypto trades at all hours"),
         (("AAPL", "1m", "--days", "0"), "give 1 or more"),
         (("AAPL", "1m", "--days", "2", "--start", "2024-01-02"), "exclude each other"),
         (("AAPL", "1m", "--end", "0001-01-02"), "lies before any bar"),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from marketdata_assets import bars, completeness, features, gaps, reading
+from marketdata_assets import IncompleteHistoryWarning, bars, completeness, features, gaps, reading
 from marketdata_assets.automation.actions import refresh_actions
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
@@ -20,8 +23,9 @@ from marketdata_assets.domain.bars import BAR_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.rollup import roll_up
-from marketdata_assets.domain.series import AssetClass
+from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
+from marketdata_assets.domain.windows import Window
 from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.storage.actions import store_actions
 from marketdata_assets.storage.bars import BarBatch, write_batch
@@ -233,10 +237,11 @@ def test_moments_are_half_open_in_any_zone(minutes: pl.DataFrame) -> None:
         (("AAPL", "1m", "yesterday", MONDAY), "start 'yesterday' is no date and no time"),
         (("AAPL", "1m", MONDAY, MONDAY - timedelta(days=1)), "empty or reversed"),
         (("AAPL", "1m", date.max, date.max), "lies outside of 1900 to 2199"),
-        (
-            ("AAPL", "1m", None, MONDAY),
-            "start is a date, an aware datetime or a text such as '2024-01-02', not None",
-        ),
+        (("AAPL", "1M", MONDAY, MONDAY), "unknown timeframe '1M'"),
+        (("AAPL", "1m", np.datetime64("NaT"), MONDAY), "start is NaT, which is not a time"),
+        (("AAPL", "1m", pd.NaT, MONDAY), "start is NaT, which is not a time"),
+        (("AAPL", "1m", np.datetime64("2024-06-10T09:30"), MONDAY), "has no time zone"),
+        (("AAPL", "1m", pd.Timestamp("2024-06-10 09:30"), MONDAY), "has no time zone"),
         (
             ("AAPL", "1m", MONDAY, 20240610),
             "end is a date, an aware datetime or a text such as '2024-01-02', not 2024",
@@ -255,6 +260,107 @@ def test_what_cannot_be_read_is_said_in_one_line(
     assert "\n" not in str(caught.value)
     # The next call is none the worse for it.
     assert bars("AAPL", "1m", MONDAY, MONDAY).height == 6 * 60
+
+
+def test_days_are_given_as_other_libraries_have_them(minutes: pl.DataFrame) -> None:
+    tuesday = bars("AAPL", "1m", date(2024, 6, 11), date(2024, 6, 11))
+    for day in (
+        np.datetime64("2024-06-11"),
+        np.datetime64("2024-06-11T00:00", "ns"),
+        pd.Timestamp("2024-06-11"),
+    ):
+        assert bars("AAPL", "1min", day, day).equals(tuesday)
+    start, end = (pd.Timestamp(f"2024-06-11 {hour}:00", tz="America/New_York") for hour in (10, 11))
+    hour = bars("AAPL", Timeframe.M1, start, end)
+    assert edges(hour) == (datetime(2024, 6, 11, 14, tzinfo=UTC), datetime(2024, 6, 11, 14, 59, tzinfo=UTC))
+    assert bars("AAPL", "1m", days=1, end="2024-06-11").equals(tuesday)
+    with pytest.warns(IncompleteHistoryWarning, match="from 2024-06-12 to"):
+        assert bars("AAPL", "1m").equals(minutes)
+        later = minutes.filter(pl.col("time") >= tuesday["time"][0])
+        assert bars("AAPL", "1m", "2024-06-11").equals(later)
+    for wrong in ({"days": 0}, {"days": True}, {"days": 2, "start": MONDAY}, {"days": 2, "end": end}):
+        with pytest.raises(ConfigurationError, match="days"):
+            bars("AAPL", "1m", **wrong)
+
+
+def test_regular_hours_follow_the_calendar(database: Database) -> None:
+    track(database, "AAPL", "1m,1h,1d")
+    # A half day, and the Sunday after it, on which there is no session.
+    friday, sunday = datetime(2024, 11, 29, 9, tzinfo=UTC), datetime(2024, 12, 1, 15, tzinfo=UTC)
+    write(database, run_of("AAPL:1m", 60 * 12, start=friday))
+    write(database, run_of("AAPL:1m", 3, start=sunday))
+    write(database, run_of("AAPL:1h", 12, start=friday, step=timedelta(hours=1)))
+    split(database, "AAPL")
+    regular = bars("AAPL", "1m", "2024-11-29", "2024-12-01", regular_hours=True)
+    assert edges(regular) == (
+        datetime(2024, 11, 29, 14, 30, tzinfo=UTC),
+        datetime(2024, 11, 29, 17, 59, tzinfo=UTC),
+    )
+    assert regular.height == 210
+    # The hour of 09:00 in New York touches the session.
+    hours = bars("AAPL", "1h", "2024-11-29", "2024-11-29", regular_hours=True)
+    assert [time.hour for time in hours["time"]] == [14, 15, 16, 17]
+    with pytest.warns(IncompleteHistoryWarning, match="from 2024-12-02 to"):
+        assert bars("AAPL", "1m", regular_hours=True).equals(regular)
+    track(database, "BTC-USD", "1h", AssetClass.CRYPTO)
+    for name, timeframe in (("AAPL", "1d"), ("BTC-USD", "1h")):
+        with pytest.raises(ConfigurationError, match="regular hours choose"):
+            bars(name, timeframe, days=1, regular_hours=True)
+
+
+def test_days_that_were_never_fetched_are_reported_with_the_command_that_fetches_them(
+    database: Database,
+) -> None:
+    track(database, "KO", "1d,1m")
+    write(database, days_of("KO", MONDAY, MONDAY))
+    split(database, "KO")
+    with pytest.warns(IncompleteHistoryWarning) as caught:
+        read = bars("KO", "1d", "2024-06-07", "2024-06-12")
+    assert read.height == 1
+    assert str(caught[0].message) == (
+        "KO:1d: 3 sessions from 2024-06-07 to 2024-06-12 were never fetched: `marketdata backfill --symbols KO"
+        " --timeframes 1d --start 2024-06-07 --end 2024-06-12`"
+    )
+    assert caught[0].filename == __file__
+    with pytest.warns(IncompleteHistoryWarning, match="never fetched"):
+        assert bars("KO", "1m", "2024-06-10", "2024-06-10").is_empty()
+    # An answer without bars, and a weekend, are no holes.
+    window = Window(XNYS.day_start(date(2024, 6, 7)), XNYS.day_start(date(2024, 6, 13)))
+    write_batch(database, BarBatch(BAR_SCHEMA.to_frame(), covered={Series("KO", Timeframe.D1): [window]}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bars("KO", "1d", "2024-06-07", "2024-06-12")
+        assert bars("KO", "1m", "2024-06-08", "2024-06-09").is_empty()
+    # Without an end it reaches to today, which a series that ended does not.
+    with pytest.warns(IncompleteHistoryWarning, match="from 2024-06-13 to"):
+        assert bars("KO", "1d").equals(read)
+
+
+def test_lost_gaps_and_removed_days_are_reported(database: Database, minutes: pl.DataFrame) -> None:
+    database.transaction(
+        lambda session: session.execute(
+            "insert into gap_report (symbol, timeframe, day, gap_start, gap_end, missing_bars, state, attempts, reason)"
+            " values ('AAPL', '1m', '2024-06-11', '2024-06-11 15:00Z', '2024-06-11 15:30Z', 30, 'unfilled', 2, ''),"
+            " ('AAPL', '1m', '2024-06-11', '2024-06-11 16:00Z', '2024-06-11 16:30Z', 30, 'no_trades', 2, '')"
+        )
+    )
+    with pytest.warns(
+        IncompleteHistoryWarning, match=r"30 bars on 2024-06-11 are lost in 1 gap: `marketdata gaps"
+    ):
+        bars("AAPL", "1m", "2024-06-11", "2024-06-11")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bars("AAPL", "1m", "2024-06-11T16:00:00Z", "2024-06-11T17:00:00Z")
+    database.transaction(
+        lambda session: session.execute(
+            "insert into pruned (symbol, timeframe, pruned) values"
+            " ('AAPL', '1m', '{[2024-05-01 04:00Z, 2024-06-01 04:00Z)}')"
+        )
+    )
+    with pytest.warns(IncompleteHistoryWarning, match="1 session on 2024-05-28 was removed by retention"):
+        bars("AAPL", "1m", "2024-05-28", "2024-05-28")
+    with pytest.warns(IncompleteHistoryWarning, match="never fetched"):
+        features("AAPL", "1m", "2024-06-12", "2024-06-13")
 
 
 def test_as_of_is_a_date_and_for_adjusted_bars_alone(minutes: pl.DataFrame) -> None:

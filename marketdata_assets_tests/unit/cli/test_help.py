@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -84,3 +85,15 @@ def test_a_database_that_is_away_completes_nothing(monkeypatch: pytest.MonkeyPat
     assert completion.complete_symbol("A") == []
     monkeypatch.setenv("DATABASE_URL", "mysql://nothing")
     assert completion.complete_symbol("A") == []
+
+
+@pytest.mark.parametrize("path", commands(), ids=" ".join)
+def test_paragraphs_are_wrapped_by_the_terminal_and_flags_show_no_type(path: tuple[str, ...]) -> None:
+    runner = CliRunner(env={"COLUMNS": "200"})
+    shown = runner.invoke(app, [*path, "--help"], prog_name="marketdata").stdout
+    assert "<bool>" not in shown
+    lines = [line.rstrip() for line in shown[: shown.find("╭")].splitlines()]
+    # At 200 columns a line is only followed by another one of its paragraph when it is nearly full.
+    for line, following in pairwise(lines):
+        if line.strip() and following.strip() and "Usage:" not in line:
+            assert len(line) > 110, line

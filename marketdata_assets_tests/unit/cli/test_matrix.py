@@ -99,3 +99,12 @@ def test_the_summary_counts_what_there_is_as_of_the_newest_day() -> None:
     older = matrix.with_columns(as_of=pl.Series([date(2024, 7, 1), date(2024, 7, 5)]))
     assert summary_of(older) == "1 whole, 1 with gaps, as of 2024-07-05 (UTC)"
     assert summary_of(matrix.clear()) == "no series"
+
+
+def test_symbols_are_whole_at_40_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Console(file=StringIO(), force_terminal=True, color_system=None, width=40)
+    monkeypatch.setattr(console, "out", terminal)
+    matrix = matrix_of(1, ("1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w"))
+    print_matrix(matrix.with_columns(symbol=pl.lit("BTC-USD")))
+    assert isinstance(terminal.file, StringIO)
+    assert "BTC-USD" in terminal.file.getvalue()

@@ -5,6 +5,7 @@ from datetime import date
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from marketdata_assets.domain.adjust import (
     SPLIT_SCHEMA,
     SplitError,
     adjust_for_splits,
+    multiply,
     split_factors,
 )
 from marketdata_assets.domain.calendar import calendar_of
@@ -26,6 +28,7 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets_tests.unit.frames import as_bars, at, vendor_bars
 
 if TYPE_CHECKING:
+    from decimal import Decimal
     from pathlib import Path
 
 XNYS = calendar_of(AssetClass.STOCK)
@@ -240,3 +243,35 @@ def test_a_series_alone_is_adjusted_as_it_is_among_others(days: list[str], as_of
     known = splits(SEVEN, FOUR, ("MSFT", date(2018, 1, 2), 3.0, 2.0))
     among = adjust_for_splits(pl.concat([alone, others]), known, as_of, XNYS).filter(symbol="AAPL")
     assert adjust_for_splits(alone, known, as_of, XNYS).equals(among)
+
+
+@given(
+    st.lists(st.decimals(0, 1_000_000, places=4), min_size=1, max_size=20),
+    st.integers(1, 50),
+    st.integers(1, 50),
+)
+def test_adjusted_prices_are_the_floats_nearest_to_the_quotient(
+    prices: list[Decimal], before: int, after: int
+) -> None:
+    """So 1190.4 after a 5-for-1 split prints as 238.08, wherever it is printed."""
+    ratio = Fraction(before, after)
+    found = multiply(np.array([float(price) for price in prices]), ratio, 6)
+    assert found.tolist() == [float(Fraction(price) * ratio) for price in prices]
+
+
+def test_numbers_that_are_no_short_decimals_are_multiplied_as_they_are() -> None:
+    odd = np.array([1 / 3, 1e300, 123.456789012, np.nan, 3e15])
+    np.testing.assert_array_equal(multiply(odd, Fraction(1, 5), 6), odd * 0.2)
+
+
+@pytest.mark.parametrize("days", [["2014-06-06"], ["2014-06-06", "2018-01-19", "2020-08-31"]])
+def test_one_factor_or_several_give_the_same_short_prices(days: list[str]) -> None:
+    bars = bars_at(*(f"{day}T15:00" for day in days)).with_columns(
+        close=pl.lit(1190.4), volume=pl.lit(1234.0), vwap=pl.lit(None, pl.Float64)
+    )
+    adjusted = adjust_for_splits(bars, splits(("AAPL", date(2014, 6, 9), 1.0, 5.0), FOUR), LATER, XNYS)
+    by_day = {"2014-06-06": (59.52, 24680.0), "2018-01-19": (297.6, 4936.0), "2020-08-31": (1190.4, 1234.0)}
+    assert adjusted.select("close", "volume").rows() == [by_day[day] for day in days]
+    assert adjusted["vwap"].null_count() == len(days)
+    reverse = adjust_for_splits(bars, splits(("AAPL", date(2030, 1, 1), 10.0, 1.0)), LATER, XNYS)
+    assert reverse["volume"].to_list() == [123.4] * len(days)

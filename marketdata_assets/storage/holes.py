@@ -1,0 +1,93 @@
+"""What is stored about the holes of a window that was read."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from marketdata_assets.domain.bars import UTC_TIME
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.freshness import due
+from marketdata_assets.domain.gaps import LOSSES
+from marketdata_assets.domain.holes import Holes, LostGaps, day_holes, empty_days, split_fetched
+from marketdata_assets.domain.windows import Window
+from marketdata_assets.storage.gaps import read_asked, sorted_gaps
+from marketdata_assets.storage.pruned import read_pruned
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from marketdata_assets.domain.series import AssetClass, Series
+    from marketdata_assets.storage.connection import Database
+
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def find_holes(
+    database: Database,
+    series: Series,
+    asset_class: AssetClass,
+    window: Window,
+    times: pl.Series,
+    *,
+    has_lost_gaps: bool,
+    now: datetime,
+) -> Holes:
+    """Return what ``window`` of ``series`` lacks, as far as its bars are due at ``now``.
+
+    Asks the database only about days without a bar, and about gaps when ``has_lost_gaps``.
+
+    Args:
+        database: Where to read.
+        series: Which series.
+        asset_class: Of its symbol.
+        window: What was read.
+        times: The opens of the bars that were read, sorted.
+        has_lost_gaps: Whether a gap that is open or unfilled may reach into ``window``.
+        now: The current time.
+    """
+    calendar = calendar_of(asset_class)
+    lost = _find_lost_gaps(database, series, asset_class, window) if has_lost_gaps else None
+    last = due(series.timeframe, calendar, now)
+    scanned = None if last is None else _until(window, last.closes)
+    if scanned is None:
+        return Holes(series, lost=lost)
+    opens = times.cast(UTC_TIME).to_physical().to_numpy()
+    empty = empty_days(opens, series.timeframe, scanned, calendar)
+    if not empty:
+        return Holes(series, lost=lost)
+    around = Window(empty[0].start, empty[-1].end)
+    asked = read_asked(database, {series: around}).get(series, [])
+    _, unasked = split_fetched(empty, asked, series.timeframe)
+    pruned = read_pruned(database, [series]).get(series, []) if unasked else []
+    removed, never = split_fetched(unasked, pruned, series.timeframe)
+    # Of a day or week bar, what is empty is no longer than its open.
+    whole = (
+        never
+        if series.timeframe.is_intraday
+        else [Window(one.start, one.start + series.timeframe.duration) for one in never]
+    )
+    return Holes(series, day_holes(never, calendar), day_holes(removed, calendar), lost, tuple(whole))
+
+
+def _until(window: Window, end: datetime) -> Window | None:
+    return Window(window.start, min(window.end, end)) if window.start < end else None
+
+
+def _find_lost_gaps(
+    database: Database, series: Series, asset_class: AssetClass, window: Window
+) -> LostGaps | None:
+    found = sorted_gaps(database, {series: window}, LOSSES)
+    if found.is_empty():
+        return None
+    calendar = calendar_of(asset_class)
+    first, last = found["gap_start"].min(), found["gap_end"].max()
+    if not isinstance(first, datetime) or not isinstance(last, datetime):
+        message = "gaps begin and end at moments"
+        raise TypeError(message)
+    return LostGaps(
+        calendar.local_day(first),
+        calendar.local_day(last - _MICROSECOND),
+        found.height,
+        int(found["missing_bars"].sum()),
+    )
