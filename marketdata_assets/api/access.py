@@ -41,15 +41,19 @@ class Caller:
         scope: Of the key that was given; None without one, and for one that opens nothing.
         gave_key: Whether one was given.
         local: Whether it reads without a key: a program of this machine, or a proxy that looks like one.
+        gave_several: Whether different keys were given: none of them counts.
     """
 
     label: str
     scope: Scope | None
     gave_key: bool
     local: bool
+    gave_several: bool = False
 
     def require(self, needed: Scope) -> None:
         """Let it pass, or raise :class:`Problem`: 401 without a key that works, 403 with one that is not enough."""
+        if self.gave_several:
+            raise Problem(400, "several-keys", f"different keys in {HEADER} or Authorization: send one")
         if self.gave_key and self.scope is None:
             raise Problem(
                 401, "unknown-key", "the key that was given is unknown or revoked", headers=_CHALLENGE
@@ -116,9 +120,6 @@ async def identify(scope: AsgiScope, keys: KeyRing, *, open_reads: bool) -> Call
     ``open_reads`` says that the server listens on loopback only and no proxy is in front of it: one of this machine
     connects from loopback for the whole world, and may add nothing that tells. Those that do tell, by a header or by
     another host's name in ``Host``, are found out; what their headers say is not believed for anything else.
-
-    Raises:
-        Problem: 400, when different keys are given.
     """
     client = scope.get("client")
     address = client[0] if client else "unknown"
@@ -133,7 +134,7 @@ async def identify(scope: AsgiScope, keys: KeyRing, *, open_reads: bool) -> Call
         elif name.replace(b"_", b"-") in _FORWARDED:
             forwarded = True
     if len(given) > 1:
-        raise Problem(400, "several-keys", f"different keys in {HEADER} or Authorization: send one")
+        return Caller(address, None, gave_key=True, local=False, gave_several=True)
     local = open_reads and not forwarded and is_loopback_host(address) and _names_loopback(host)
     if not given:
         return Caller(address, None, gave_key=False, local=local)

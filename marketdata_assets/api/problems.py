@@ -150,5 +150,5 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "description": HTTPStatus(status).phrase,
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
-        for status in (*statuses, 401, 429, 500, 503)
+        for status in (400, *statuses, 401, 429, 500, 503)
     }

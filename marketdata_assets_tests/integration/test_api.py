@@ -242,7 +242,7 @@ def test_a_cursor_leads_nowhere_outside_of_its_range(api: TestClient, database: 
         schema_overrides={"time": FEATURES_SCHEMA["time"]},
     )
     write_features(database, FeatureBatch(frame_.match_to_schema(FEATURES_SCHEMA, missing_columns="insert")))
-    asked = {"of": "AAPL", "timeframe": "1m", "start": "2024-01-02", "end": "2024-01-02"}
+    asked: dict[str, object] = {"of": "AAPL", "timeframe": "1m", "start": "2024-01-02", "end": "2024-01-02"}
     if kind == "historical":
         asked |= {"adjusted": True, "as_of": None}
     path = f"/api/v1/{kind}/AAPL?timeframe=1m&start=2024-01-02&end=2024-01-02&cursor="
@@ -273,7 +273,7 @@ def test_head_answers_wherever_get_does(api: TestClient) -> None:
         route.path.replace("{symbol}", "AAPL").replace("{name}", "swagger-ui.css")
         for one in _ROUTERS
         for route in one.routes
-        if isinstance(route, APIRoute) and "GET" in route.methods
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ())
     }
     assert {"/", "/docs", "/health", "/metrics", "/openapi.json", "/api/v1/gaps"} <= paths
     for path in (*sorted(paths), DAY, "/nothing", "/api/v1/gaps?wrong=1"):
