@@ -510,15 +510,7 @@ class _Edges:
 
     def window(self, calendar: TradingCalendar, now: datetime) -> Window:
         """Return the moments from the start to the end, read as :func:`bars` says."""
-        start, end = self._bounds(calendar.local_day(now))
-        first, last = _moment(start, calendar, 0), _moment(end, calendar, 1)
-        if first >= last and first in (EARLIEST, _LATEST):
-            message = f"the range {start} to {end} lies outside of {EARLIEST.year} to {_LATEST.year - 1}: no bar can be there"
-            raise ConfigurationError(message)
-        if first >= last:
-            message = f"the range {start} to {end} is empty or reversed: give an end after the start"
-            raise ConfigurationError(message)
-        return Window(first, last)
+        return window_of(*self._bounds(calendar.local_day(now)), calendar)
 
     def roughly(self, now: datetime) -> Window:
         """Return a window that holds the range on every calendar."""
@@ -537,6 +529,18 @@ class _Edges:
 
 MAX_DAYS: Final = 36_525
 """A hundred years: longer than any history."""
+
+
+def window_of(start: date | datetime, end: date | datetime, calendar: TradingCalendar) -> Window:
+    """Return the moments from ``start`` to ``end``, read as :func:`bars` says."""
+    first, last = _moment(start, calendar, 0), _moment(end, calendar, 1)
+    if first >= last and first in (EARLIEST, _LATEST):
+        message = f"the range {start} to {end} lies outside of {EARLIEST.year} to {_LATEST.year - 1}: no bar can be there"
+        raise ConfigurationError(message)
+    if first >= last:
+        message = f"the range {start} to {end} is empty or reversed: give an end after the start"
+        raise ConfigurationError(message)
+    return Window(first, last)
 
 
 def _moment(value: date | datetime, calendar: TradingCalendar, days: int) -> datetime:
