@@ -13,7 +13,7 @@ from marketdata_assets.assets.feature_summary import CHART_BARS, CHARTED, Featur
 from marketdata_assets.domain.adjust import SplitError
 from marketdata_assets.domain.bars import KEY, UTC_TIME, broken_value_rule, bucket_close
 from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.features.columns import lookback_bars
+from marketdata_assets.domain.features.columns import LOOKBACK_BARS, lookback_start
 from marketdata_assets.domain.features.compute import compute_features
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.gates import within
@@ -111,7 +111,10 @@ class FeatureRun:
         # What is held back must not be recorded, whether it is computed now or not.
         yield self._hold_back(self._reasons(failing))
         for timeframe, asset_class, members in self._groups():
-            lookback = lookback_bars(timeframe, calendar_of(asset_class))
+            calendar = calendar_of(asset_class)
+            window = next(iter(members.values()))
+            sessions = window.start - _lookback(window, timeframe, calendar).start
+            lookback = LOOKBACK_BARS + -(-sessions // timeframe.duration)
             for chunk in whole_day_chunks(timeframe, asset_class, members, lookback):
                 yield from self._computed(chunk, timeframe, asset_class, held)
 
@@ -143,10 +146,10 @@ class FeatureRun:
         try:
             stored = read_adjusted(
                 self._database,
-                chunk,
+                {one: _lookback(window, timeframe, calendar) for one, window in chunk.items()},
                 asset_class,
                 as_of=calendar.local_day(self._now),
-                lookback_bars=lookback_bars(timeframe, calendar),
+                lookback_bars=LOOKBACK_BARS,
             )
         except SplitError as error:
             if len(chunk) == 1:
@@ -229,6 +232,11 @@ class FeatureRun:
                 " `marketdata actions`; no features until then"
             )
         return set(unchecked)
+
+
+def _lookback(window: Window, timeframe: Timeframe, calendar: TradingCalendar) -> Window:
+    """``window``, whole local days, from the first moment on whose bars its features look back to."""
+    return Window(lookback_start(calendar.local_day(window.start), timeframe, calendar), window.end)
 
 
 def _as_gaps(bars: pl.DataFrame, timeframe: Timeframe, calendar: TradingCalendar) -> pl.DataFrame:
