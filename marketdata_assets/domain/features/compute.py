@@ -41,7 +41,8 @@ def compute_features(
     A value depends on no more than the bars from
     :func:`~marketdata_assets.domain.features.columns.lookback_start` on and the
     :data:`~marketdata_assets.domain.features.columns.LOOKBACK_BARS` before them: take these along, keep the days that
-    are wanted, and each column is what a full history gives, to 1e-9. What is null at the start of ``bars`` is warm-up: read further back, or it is the history's own.
+    are wanted, and each column is what a full history gives, to 1e-9. What is null at the start of ``bars`` is
+    warm-up: read further back, or it is the history's own.
 
     - **Bars.** All that exist enter, extended hours included; a minute without trades is no bar and is not
       filled up.
