@@ -11,17 +11,22 @@ import pytest
 from adbc_driver_postgresql import dbapi
 from polars.testing import assert_frame_equal
 from psycopg import sql
-from psycopg2 import connect as connect_psycopg2
+from psycopg2 import connect as connect_psycopg2  # type: ignore[import-untyped]
 
+from marketdata_assets.assets.feature_batches import FeatureReport, FeatureRun
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.adjust import SplitError
+from marketdata_assets.domain.gates import outlying
 from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window
+from marketdata_assets.partitions import partition_key
 from marketdata_assets.reading import bars
 from marketdata_assets.storage.actions import read_actions, store_actions
+from marketdata_assets.storage.adjusted import adjusted_as_far_as_known
 from marketdata_assets.storage.bars import BarBatch, write_batch
-from marketdata_assets.storage.features import read_stale
+from marketdata_assets.storage.features import read_stale, write_features
 from marketdata_assets.storage.migrations import load_migrations, migrate
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
 from marketdata_assets_tests.unit.domain.features.walks import XNYS, slots_of, walk
@@ -48,7 +53,7 @@ def store(database: Database, before: float, after: float, symbol: str = "AFL") 
         {"symbol": [symbol], "execution_date": [FRIDAY], "split_from": [before], "split_to": [after]}
     )
     schema = SCHEMAS[ActionKind.SPLITS]
-    listed = pl.concat([schema.to_frame(), rows], how="diagonal").cast(dict(schema))
+    listed = pl.concat([schema.to_frame(), rows], how="diagonal").cast(schema)
     store_actions(database, ActionKind.SPLITS, listed, symbols=[symbol], endpoint="a test", today=TODAY)
 
 
@@ -102,6 +107,60 @@ def test_a_real_split_in_a_week_without_days_refuses_that_week_alone(database: D
     ]
     known = view(database, "1w").filter(pl.col("split_factor").is_not_null()).tail(raw.height - 1)
     assert_frame_equal(pl.concat(parts)["close"].to_frame(), known["close"].to_frame())
+
+
+def test_a_divided_week_without_days_has_no_features_and_every_other_has(database: Database) -> None:
+    add_symbols(database, [TrackedSymbol("AFL", AssetClass.STOCK)])
+    days = daily()
+    write_batch(database, BarBatch(roll_up(days, Timeframe.W1, XNYS)))
+    store(database, 1.0, 20.0)
+    weeks = Series("AFL", Timeframe.W1)
+    sundays = pl.date_range(date(2017, 12, 31), LAST, "1w", eager=True).to_list()
+    keys = [str(partition_key(day, weeks)) for day in sundays]
+
+    def compute() -> FeatureReport:
+        run = FeatureRun(
+            database, keys, now=datetime(2024, 7, 1, tzinfo=UTC), earliest=sundays[0], force=False
+        )
+        for batch in run.batches():
+            write_features(database, batch)
+        return run.report
+
+    report = compute()
+    assert list(report.held_back) == [str(partition_key(date.fromisoformat(SUNDAY), weeks))]
+    assert "split within the week of 2018-03-11" in report.held_back[keys[10]]
+    stale = read_stale(database)[weeks]
+    assert (stale.since.date(), "collect AFL in 1d" in stale.reason) == (date.fromisoformat(SUNDAY), True)
+    found = database.read_frame("select time, simple_return, gap_in_window from features order by time")
+    assert found.height == len(sundays) - 1
+    after = found.filter("gap_in_window").row(0, named=True)
+    assert (after["time"].date(), after["simple_return"]) == (date(2018, 3, 18), None)
+    # With its days the week has features, and the mark goes.
+    write_batch(database, BarBatch(days))
+    assert compute().held_back == {}
+    assert weeks not in read_stale(database)
+    assert database.read_frame("select count(*) as n from features").item() == len(sundays)
+
+
+@pytest.mark.parametrize("with_days", [True, False])
+def test_a_listed_split_is_out_of_line_in_no_timeframe(database: Database, with_days: bool) -> None:  # noqa: FBT001
+    add_symbols(database, [TrackedSymbol("AFL", AssetClass.STOCK)])
+    even = daily().with_columns(volume=pl.lit(1e6))
+    scale = pl.when(pl.col("time") >= XNYS.day_start(FRIDAY)).then(20.0).otherwise(1.0)
+    days = even.with_columns(pl.col("open", "high", "low", "close", "vwap") / scale, pl.col("volume") * scale)
+    weeks = roll_up(days, Timeframe.W1, XNYS)
+    write_batch(database, BarBatch(pl.concat([weeks, days.select(weeks.columns)]) if with_days else weeks))
+    ever = Window(XNYS.day_start(date(2017, 12, 1)), XNYS.day_start(date(2018, 7, 1)))
+
+    def faults(raw: pl.DataFrame) -> set[str]:
+        timeframe = Timeframe(raw["timeframe"][0])
+        known, _ = adjusted_as_far_as_known(database, raw, AssetClass.STOCK, as_of=TODAY)
+        return set(outlying(known, {Series("AFL", timeframe): ever}, timeframe, AssetClass.STOCK)["what"])
+
+    assert "range" in faults(weeks)
+    assert "volume_high" in faults(days)
+    store(database, 1.0, 20.0)
+    assert faults(weeks) == faults(days) == set()
 
 
 def test_a_split_of_what_never_splits_changes_nothing_in_sql_either(database: Database) -> None:
