@@ -81,6 +81,7 @@ _COLUMNS: Final = {
         **_SYMBOL,
         "ex_dividend_date": ("date", "First day on which a buyer does not get it"),
         "cash_amount": ("numeric", "Per share of that day, in currency"),
+        "number": ("smallint", "Tells dividends of one amount and day apart: 1, 2, …"),
         "currency": ("text", "USD, EUR"),
         "distribution_type": ("text", "recurring, special …: from the current endpoint"),
         "dividend_type": ("text", "CD, SC, LT or ST: from the former endpoint"),

@@ -13,19 +13,20 @@ from marketdata_assets.assets.feature_summary import CHART_BARS, CHARTED, Featur
 from marketdata_assets.domain.adjust import SplitError
 from marketdata_assets.domain.bars import KEY, UTC_TIME, broken_value_rule, bucket_close
 from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.features.columns import lookback_bars
+from marketdata_assets.domain.features.columns import LOOKBACK_BARS, lookback_start
 from marketdata_assets.domain.features.compute import compute_features
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.gates import within
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.slots import local_day
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.weeks import refusal
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.partitions import parse_key, partition_key
 from marketdata_assets.storage.actions import stale_at
 from marketdata_assets.storage.adjusted import SPLITTING, read_adjusted, unchecked_symbols
 from marketdata_assets.storage.bars import series_with_bars
-from marketdata_assets.storage.features import FeatureBatch
+from marketdata_assets.storage.features import FeatureBatch, read_versions
 from marketdata_assets.storage.gaps import list_gaps
 from marketdata_assets.storage.gates import failing_partitions, whole_day_chunks
 from marketdata_assets.storage.io_manager import partition_windows
@@ -91,8 +92,9 @@ class FeatureRun:
             one: Window(windows[0].start, windows[-1].end)
             for one, windows in partition_windows(database, keys).items()
         }
-        # Before the bars are read: a change in between leaves its mark.
+        # Before the bars are read: a change in between gets another version.
         self._stale = stale_at(database, now, self._windows)
+        self._versions = read_versions(database, self._windows)
         self._unadjusted = self._without_splits()
         self._aside: set[Series] = set()
         self._barless = set(self._windows) - series_with_bars(database, self._windows)
@@ -111,7 +113,10 @@ class FeatureRun:
         # What is held back must not be recorded, whether it is computed now or not.
         yield self._hold_back(self._reasons(failing))
         for timeframe, asset_class, members in self._groups():
-            lookback = lookback_bars(timeframe, calendar_of(asset_class))
+            calendar = calendar_of(asset_class)
+            window = next(iter(members.values()))
+            sessions = window.start - _lookback(window, timeframe, calendar).start
+            lookback = LOOKBACK_BARS + -(-sessions // timeframe.duration)
             for chunk in whole_day_chunks(timeframe, asset_class, members, lookback):
                 yield from self._computed(chunk, timeframe, asset_class, held)
 
@@ -141,12 +146,12 @@ class FeatureRun:
     ) -> Iterator[FeatureBatch]:
         calendar = calendar_of(asset_class)
         try:
-            stored = read_adjusted(
+            stored, refused = read_adjusted(
                 self._database,
-                chunk,
+                {one: _lookback(window, timeframe, calendar) for one, window in chunk.items()},
                 asset_class,
                 as_of=calendar.local_day(self._now),
-                lookback_bars=lookback_bars(timeframe, calendar),
+                lookback_bars=LOOKBACK_BARS,
             )
         except SplitError as error:
             if len(chunk) == 1:
@@ -159,7 +164,10 @@ class FeatureRun:
         broken = broken_value_rule().is_not_null()
         bars = stored.filter(~broken)
         gaps = list_gaps(self._database, _with_lookback(chunk, bars), LOSSES).select(_GAP)
-        lost = pl.concat([gaps, _as_gaps(stored.filter(broken), timeframe, calendar)])
+        unknown = _slots_of(refused, timeframe)
+        lost = pl.concat(
+            [gaps, *(_as_gaps(slots, timeframe, calendar) for slots in (stored.filter(broken), unknown))]
+        )
         features = within(compute_features(bars, calendar, lost), chunk)
         sound = (
             features.with_columns(day=local_day(pl.col("time"), calendar))
@@ -170,12 +178,35 @@ class FeatureRun:
         self.report.summary.add(sound)
         self._sample(bars, sound)
         opening = calendar.day_start(self._earliest)
+        waiting, reasons = self._refused(within(unknown, chunk), calendar)
         yield FeatureBatch(
             sound,
             chunk,
-            {one: self._stale[one].version for one in chunk if one in self._stale},
+            {one: self._versions[one] for one in chunk if one in self._versions},
+            refused=waiting,
+            held_back=reasons,
             from_the_first={one for one, window in chunk.items() if window.start <= opening},
         )
+
+    def _refused(
+        self, weeks: pl.DataFrame, calendar: TradingCalendar
+    ) -> tuple[dict[Series, tuple[datetime, str]], dict[str, str]]:
+        """Report the partitions of ``weeks``, which cannot be adjusted.
+
+        Returns the first open of each series with the reason, and the partitions of the run, each with the reason.
+        """
+        first: dict[Series, tuple[datetime, str]] = {}
+        reasons: dict[str, str] = {}
+        for (symbol, timeframe), own in weeks.group_by("symbol", "timeframe", maintain_order=True):
+            series = Series(str(symbol), Timeframe(str(timeframe)))
+            opens = own["time"].to_list()
+            why = refusal(series.symbol, opens, calendar)
+            self.report.notices.append(f"{why}; {series} has no features there until then")
+            keys = {str(partition_key(calendar.local_day(opened), series)) for opened in opens}
+            reasons |= dict.fromkeys(keys & set(self._keys), f"without adjusted prices: {why}")
+            first[series] = (opens[0].astimezone(UTC), why)
+        self.report.held_back |= reasons
+        return first, reasons
 
     def _set_aside(self, chunk: Mapping[Series, Window], error: SplitError) -> FeatureBatch:
         """No features for the partitions of ``chunk``: its bars cannot be adjusted. The mark stays."""
@@ -229,6 +260,19 @@ class FeatureRun:
                 " `marketdata actions`; no features until then"
             )
         return set(unchecked)
+
+
+def _lookback(window: Window, timeframe: Timeframe, calendar: TradingCalendar) -> Window:
+    """``window``, whole local days, from the first moment on whose bars its features look back to."""
+    return Window(lookback_start(calendar.local_day(window.start), timeframe, calendar), window.end)
+
+
+def _slots_of(refused: Mapping[str, list[datetime]], timeframe: Timeframe) -> pl.DataFrame:
+    """``refused``, opens of bars by symbol, as ``symbol, timeframe, time``."""
+    rows = [(symbol, timeframe.value, opened) for symbol, opens in refused.items() for opened in opens]
+    return pl.DataFrame(
+        rows, schema={"symbol": pl.String(), "timeframe": pl.String(), "time": UTC_TIME}, orient="row"
+    )
 
 
 def _as_gaps(bars: pl.DataFrame, timeframe: Timeframe, calendar: TradingCalendar) -> pl.DataFrame:

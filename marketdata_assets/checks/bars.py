@@ -1,6 +1,7 @@
 """The checks of ``ohlcv``: what is stored obeys the rules, lies on the grid, and is in line with its series."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Final
 
 import polars as pl
@@ -17,6 +18,7 @@ from marketdata_assets.checks.verdict import scope_of, verdict
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.gates import FAULT_SCHEMA, LOST_TO_QUARANTINE, off_grid, outlying
 from marketdata_assets.domain.outliers import LOOKBACK, Outlier
+from marketdata_assets.storage.adjusted import adjusted_as_far_as_known
 from marketdata_assets.storage.gates import VALID, invalid_in, stretches
 from marketdata_assets.storage.resource import PostgresResource
 
@@ -43,8 +45,11 @@ many base bars as they can hold (`too_few_base_bars`, `too_many_base_bars`).
 Bars that obey every rule and still look wrong: a range over 500 %, a day or week with over 10 times or under a tenth
 of the usual volume (median of the bars before), a jump far beyond the habits of the series. **Only warns.**
 
-**What to do:** compare with another source. Prices are stored unadjusted, so a split is a jump: `split_like` is
-listed and no warning.
+Bars are compared on one scale: a split that the vendor lists is neither a jump nor a change of volume. A week that it
+divides is judged when its days are stored.
+
+**What to do:** compare with another source. A jump by the ratio of a split that is not listed, `split_like`, is shown and
+is not a warning.
 """,
 }
 
@@ -75,7 +80,11 @@ def bar_checks() -> AssetChecksDefinition:
                 if ON_GRID in chosen:
                     faults[ON_GRID].append(off_grid(stretch.bars, timeframe, calendar_of(asset_class)))
                 if IN_LINE in chosen:
-                    faults[IN_LINE].append(outlying(stretch.context, stretch.windows, timeframe, asset_class))
+                    today = calendar_of(asset_class).local_day(datetime.now(UTC))
+                    bars_alike, _ = adjusted_as_far_as_known(
+                        database, stretch.context, asset_class, as_of=today
+                    )
+                    faults[IN_LINE].append(outlying(bars_alike, stretch.windows, timeframe, asset_class))
         for name, spec in specs.items():
             if name not in chosen:
                 continue

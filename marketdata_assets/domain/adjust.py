@@ -69,7 +69,7 @@ def split_factors(splits: pl.DataFrame, as_of: date, calendar: TradingCalendar) 
 
     The factor of a day is the product of split_from / split_to over the splits executed after it and up to
     ``as_of``, a local date, itself included. Rows that repeat a symbol's execution date with the same ratio
-    count once.
+    count once, and a split from as many shares to as many changes nothing, whatever stands beside it.
 
     Raises:
         SplitError: A date or a ratio is missing, ``split_from`` or ``split_to`` is not above 0, or two rows of
@@ -91,6 +91,8 @@ def _steps(
     # By columns: the query engine's threads take longer to wake than a handful of splits to read.
     for symbol, executed, before, after in zip(*(splits[name] for name in SPLIT_SCHEMA), strict=True):
         ratio = _ratio(symbol, executed, before, after)
+        if ratio == 1:
+            continue
         known = ratios.setdefault(symbol, {}).setdefault(executed, ratio)
         if known != ratio:
             message = f"{symbol} has two splits on {executed}, {known} and {ratio} of the old price: keep the right one"
@@ -202,6 +204,15 @@ def multiply(values: np.ndarray, factor: Fraction, decimals: int) -> np.ndarray:
     if is_inexact.any():
         found[is_inexact] = values[is_inexact] * float(factor)
     return found
+
+
+def changes_scale() -> pl.Expr:
+    """Return whether each of the splits (:data:`SPLIT_SCHEMA`) changes prices: 1 to 1 does not.
+
+    True as well for a split that makes no sense, which :func:`split_factors` refuses.
+    """
+    before, after = pl.col("split_from"), pl.col("split_to")
+    return ~(before.is_finite() & (before > 0) & (before == after)).fill_null(value=False)
 
 
 def _edges(times: pl.Series) -> tuple[datetime, datetime]:

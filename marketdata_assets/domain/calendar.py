@@ -90,13 +90,6 @@ class TradingCalendar:
         return self._days is None
 
     @property
-    def hours_of_a_day(self) -> timedelta:
-        """From the first to the last moment of a day at which the vendor may have bars."""
-        if self.is_always_open:
-            return timedelta(days=1)
-        return timedelta(hours=_EXTENDED_CLOSE.hour - _EXTENDED_OPEN.hour)
-
-    @property
     def idle_before_midnight(self) -> timedelta:
         """From the last moment of a day at which the vendor may have bars to local midnight."""
         return timedelta(0) if self.is_always_open else timedelta(hours=24 - _EXTENDED_CLOSE.hour)

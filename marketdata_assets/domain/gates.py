@@ -112,8 +112,8 @@ def outlying(
     """Faults of partitions with bars that obey every rule and still look wrong; ``what`` is an :class:`Outlier`.
 
     Args:
-        bars: ``BAR_SCHEMA``, of ``timeframe`` and ``asset_class``, sorted by key, with the bars before each
-            window that judging needs (``outliers.LOOKBACK``). Bars that break a rule are left aside.
+        bars: ``BAR_SCHEMA``, of ``timeframe`` and ``asset_class``, sorted by key, on one scale of prices, with the
+            bars before each window that judging needs (``outliers.LOOKBACK``). Bars that break a rule are left aside.
         windows: What is judged, by series.
         timeframe: Of ``bars``.
         asset_class: Of ``bars``: only shares are split.

@@ -56,7 +56,7 @@ class Outlier(StrEnum):
     VOLUME_LOW = "volume_low"
     JUMP = "jump"
     SPLIT_LIKE = "split_like"
-    """A jump by a ratio at which shares are split: prices are stored raw, so it is expected. Never a warning."""
+    """A jump by a ratio at which shares are split, in prices that a listed split would have adjusted. Not a warning."""
 
 
 def flag_outliers(bars: pl.DataFrame, timeframe: Timeframe, *, may_split: pl.Expr) -> pl.DataFrame:

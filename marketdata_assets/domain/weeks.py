@@ -1,18 +1,20 @@
-"""Week bars on another scale: a split within a week divides it, and such a week is made anew of its days."""
+"""Week bars on another scale: a split within a week divides it, and such a week is rolled up from its days."""
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from marketdata_assets.domain.adjust import SplitError, adjust_for_splits
+from marketdata_assets.domain.adjust import adjust_for_splits, changes_scale
 from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, union
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from marketdata_assets.domain.calendar import TradingCalendar
 
 _WEEK: Final = timedelta(days=7)
@@ -22,24 +24,35 @@ _TO_SATURDAY: Final = timedelta(days=6)
 def divided_weeks(splits: pl.DataFrame, as_of: date, calendar: TradingCalendar) -> list[Window]:
     """The weeks, from Sunday to Sunday, in which a session comes before a split: their day bars are needed.
 
-    ``splits`` has the columns of :data:`~marketdata_assets.domain.adjust.SPLIT_SCHEMA`; those executed after ``as_of``
-    divide nothing.
+    ``splits`` has the columns of :data:`~marketdata_assets.domain.adjust.SPLIT_SCHEMA`; those executed after ``as_of``,
+    and those from as many shares to as many, divide nothing.
     """
     sundays = set()
-    for executed in splits["execution_date"]:
+    for executed in splits.filter(changes_scale())["execution_date"]:
         sunday = executed - timedelta(days=(executed.weekday() + 1) % 7)
         if executed <= as_of and calendar.sessions(sunday, executed - timedelta(days=1)):
             sundays.add(sunday)
     return union(Window(calendar.day_start(sunday), calendar.day_start(sunday + _WEEK)) for sunday in sundays)
 
 
+def refusal(symbol: str, refused: Sequence[datetime], calendar: TradingCalendar) -> str:
+    """Return the line that says which week bars, by their opens, cannot be adjusted, and what to do about it."""
+    sundays = [str(calendar.local_day(opened)) for opened in refused]
+    return (
+        f"{symbol} split within the week of {' and of '.join(sundays)}, and the 1d bars that its 1w bar is made of are"
+        f" not all stored: collect {symbol} in 1d as well, read the weeks before and after by themselves, or read 1w bars"
+        " with adjusted=False"
+    )
+
+
 def adjust_weeks(
     weeks: pl.DataFrame, days: pl.DataFrame, splits: pl.DataFrame, as_of: date, calendar: TradingCalendar
-) -> pl.DataFrame:
-    """``weeks`` on the scale of ``as_of``: the same rows, columns and order.
+) -> tuple[pl.DataFrame, list[datetime]]:
+    """Adjust ``weeks`` to the scale of ``as_of``, and name those that cannot be, by their opens.
 
     A week takes the factor of its Saturday, which no split of its Monday changes any more; a divided one is
-    rolled up from its adjusted days.
+    rolled up from its adjusted days, and cannot be adjusted when these are not all there. Columns and order stay;
+    the weeks that are named are left out.
 
     Args:
         weeks: ``BAR_SCHEMA``, ``1w`` bars of one symbol, unadjusted.
@@ -49,7 +62,7 @@ def adjust_weeks(
         calendar: Of the symbol.
 
     Raises:
-        SplitError: A split makes no sense, or the days of a divided week are not all there.
+        SplitError: A split makes no sense.
     """
     divided = divided_weeks(splits, as_of, calendar)
     saturdays = [
@@ -70,11 +83,6 @@ def adjust_weeks(
     )
     wanted = weeks.filter(inside).select("time", "base_bars")
     lacking = wanted.join(rolled, on=["time", "base_bars"], how="anti")
-    if lacking.height:
-        symbol, sunday = weeks["symbol"][0], calendar.local_day(lacking["time"][0])
-        message = (
-            f"{symbol} split within the week of {sunday}, and the 1d bars that its 1w bar is made of are not all"
-            f" stored: collect {symbol} in 1d as well, or read 1w bars with adjusted=False"
-        )
-        raise SplitError(message)
-    return scaled.update(rolled.filter(inside).select(weeks.columns), on="time", include_nulls=True)
+    whole = scaled.join(lacking, on="time", how="anti", maintain_order="left")
+    adjusted = whole.update(rolled.filter(inside).select(weeks.columns), on="time", include_nulls=True)
+    return adjusted, lacking["time"].dt.convert_time_zone("UTC").sort().to_list()

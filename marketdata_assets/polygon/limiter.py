@@ -61,7 +61,7 @@ _RESERVE: Final[LiteralString] = """
 insert into rate_limit as kept (bucket, grants, position, paced_until)
 values (
     %(bucket)s,
-    array_fill('-infinity'::timestamptz, array[%(requests)s::int - 1]) || clock_timestamp(),
+    array_fill('epoch'::timestamptz, array[%(requests)s::int - 1]) || clock_timestamp(),
     %(requests)s::int,
     clock_timestamp() + %(spacing)s::float8 * interval '1 second'
 )
@@ -91,7 +91,7 @@ on conflict (bucket) do update set (grants, position, paced_until) = (
             select
                 case when cardinality(kept.grants) >= %(requests)s::int then kept.grants
                     else array_fill(
-                            '-infinity'::timestamptz, array[%(requests)s::int - cardinality(kept.grants)]
+                            'epoch'::timestamptz, array[%(requests)s::int - cardinality(kept.grants)]
                         ) || kept.grants[kept.position + 1 :] || kept.grants[: kept.position]
                 end as ring,
                 case when cardinality(kept.grants) >= %(requests)s::int then kept.position
@@ -115,7 +115,7 @@ returning
 _PENALISE: Final = """
 with blocked as (
     insert into rate_limit as kept (bucket, grants, position, paced_until, blocked_until)
-    values (%(bucket)s, array['-infinity'::timestamptz], 1, '-infinity',
+    values (%(bucket)s, array['epoch'::timestamptz], 1, 'epoch',
             clock_timestamp() + %(seconds)s::float8 * interval '1 second')
     on conflict (bucket) do update set blocked_until = greatest(kept.blocked_until, excluded.blocked_until)
     returning extract(epoch from blocked_until)::float8 as until

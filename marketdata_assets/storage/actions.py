@@ -6,12 +6,22 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from fractions import Fraction
 from typing import TYPE_CHECKING, Final, cast
 
 import polars as pl
 from psycopg import sql
 
-from marketdata_assets.domain.actions import DATES, KEYS, SCHEMAS, ActionKind, reach_of
+from marketdata_assets.domain.actions import (
+    DATES,
+    FACTS,
+    KEYS,
+    NUMBER,
+    SCHEMAS,
+    ActionKind,
+    number_dividends,
+    reach_of,
+)
 from marketdata_assets.domain.adjust import SPLIT_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass, Series
@@ -71,14 +81,13 @@ def store_actions(
     endpoint: str,
     today: date,
 ) -> ActionCounts:
-    """Make ``rows`` (the schema of ``kind``, one per key) what is stored of ``symbols``, in one transaction.
+    """Make ``rows`` (the schema of ``kind``, one per ``FACTS``) what is stored of ``symbols``, in one transaction.
 
     ``rows`` is the whole list of ``symbols`` that ``endpoint`` gave. What is stored and not in it is marked as
     withdrawn as far back as the list reaches (:func:`~marketdata_assets.domain.actions.reach_of`); nothing is
     deleted. Safe to repeat.
     """
     merge = _merge_statement(kind)
-    arrays = [_column(rows[name]) for name in SCHEMAS[kind]]
     reach = reach_of(kind, rows, today)
     listed = sql.SQL("select count(*) from {} where symbol = any(%s) and withdrawn_at is null").format(
         sql.Identifier(kind.value)
@@ -88,6 +97,10 @@ def store_actions(
         # Two writers of one list would insert the same keys.
         connection.execute(_LOCK, [f"actions {kind}"])
         before = _applied(connection, symbols) if kind is ActionKind.SPLITS else set()
+        keyed = (
+            number_dividends(rows, _numbered(connection, symbols)) if kind is ActionKind.DIVIDENDS else rows
+        )
+        arrays = [_column(keyed[name]) for name in _stored_columns(kind)]
         merged = connection.execute(merge, [*arrays, list(symbols), reach]).fetchall()
         (still,) = connection.execute(listed, [list(symbols)]).fetchone() or (0,)
         connection.execute(
@@ -140,7 +153,7 @@ def _takes_effect(database: Database, symbols: Sequence[str], today: date) -> bo
     def work(connection: Connection[tuple[object, ...]]) -> bool:
         found = connection.execute(
             "select from splits s join corporate_action_checks c on c.kind = 'splits' and c.symbol = s.symbol"
-            " where s.symbol = any(%s) and s.withdrawn_at is null"
+            " where s.symbol = any(%s) and s.withdrawn_at is null and s.split_from <> s.split_to"
             " and s.execution_date > c.applied_through and s.execution_date <= %s limit 1",
             [list(symbols), today],
         )
@@ -159,15 +172,20 @@ def _apply_through(connection: Connection[tuple[object, ...]], symbols: Sequence
 
 def _applied(
     connection: Connection[tuple[object, ...]], symbols: Sequence[str]
-) -> set[tuple[str, date, Decimal, Decimal]]:
-    """The splits of ``symbols`` that have taken effect on features: symbol, day and ratio."""
+) -> set[tuple[str, date, Fraction]]:
+    """The splits of ``symbols`` that have taken effect on features: symbol, day and ratio, which is not 1."""
     rows = connection.execute(
         "select s.symbol, s.execution_date, s.split_from, s.split_to from splits s"
         " join corporate_action_checks c on c.kind = 'splits' and c.symbol = s.symbol"
         " where s.symbol = any(%s) and s.withdrawn_at is null and s.execution_date <= c.applied_through",
         [list(symbols)],
     ).fetchall()
-    return set(cast("list[tuple[str, date, Decimal, Decimal]]", rows))
+    found = cast("list[tuple[str, date, Decimal, Decimal]]", rows)
+    return {
+        (symbol, day, Fraction(before) / Fraction(after))
+        for symbol, day, before, after in found
+        if before != after
+    }
 
 
 def _mark_features_stale(connection: Connection[tuple[object, ...]], symbols: Collection[str]) -> None:
@@ -193,7 +211,30 @@ def _column(values: pl.Series) -> list[object]:
     return values.to_list()
 
 
+def _numbered(connection: Connection[tuple[object, ...]], symbols: Sequence[str]) -> pl.DataFrame:
+    """The dividends of ``symbols`` that are stored, as ``number_dividends`` takes them."""
+    schema = {
+        name: SCHEMAS[ActionKind.DIVIDENDS][name] for name in (*FACTS[ActionKind.DIVIDENDS], "vendor_id")
+    }
+    columns = sql.SQL(", ").join(
+        sql.SQL("cash_amount::double precision" if name in _EXACT else "{name}").format(
+            name=sql.Identifier(name)
+        )
+        for name in (*schema, NUMBER)
+    )
+    query = sql.SQL("select {} from dividends where symbol = any(%s)").format(columns)
+    found = connection.execute(query, [list(symbols)]).fetchall()
+    return pl.DataFrame(found, schema={**schema, NUMBER: pl.Int16()}, orient="row")
+
+
+def _stored_columns(kind: ActionKind) -> list[str]:
+    """The columns that storing a list of ``kind`` writes."""
+    return list(dict.fromkeys([*SCHEMAS[kind].names(), *KEYS[kind]]))
+
+
 def _type(kind: ActionKind, name: str) -> sql.SQL:
+    if name == NUMBER:
+        return sql.SQL("smallint")
     return sql.SQL("numeric" if name in _EXACT else _POSTGRES_TYPES[SCHEMAS[kind][name]])
 
 
@@ -206,7 +247,7 @@ def _pairs(separator: str, template: str, names: Sequence[str]) -> sql.Composed:
 
 
 def _merge_statement(kind: ActionKind) -> sql.Composed:
-    names = SCHEMAS[kind].names()
+    names = _stored_columns(kind)
     values = [name for name in names if name not in KEYS[kind]]
     own = [name for name in values if name in _ONE_ENDPOINTS_OWN]
     said = sql.SQL(", ").join(

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import polars as pl
 
 from marketdata_assets.domain.actions import ActionKind
-from marketdata_assets.domain.adjust import adjust_for_splits
+from marketdata_assets.domain.adjust import SplitError, adjust_for_splits
 from marketdata_assets.domain.bars import KEY
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.domain.weeks import adjust_weeks, divided_weeks
+from marketdata_assets.domain.weeks import adjust_weeks, divided_weeks, refusal
 from marketdata_assets.storage.actions import read_splits, unchecked
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.tables import OHLCV
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from datetime import date
+    from datetime import date, datetime
 
     from marketdata_assets.domain.windows import Window
     from marketdata_assets.storage.connection import Database
@@ -35,8 +35,8 @@ def read_adjusted(
     *,
     as_of: date,
     lookback_bars: int = 0,
-) -> pl.DataFrame:
-    """The bars (``BAR_SCHEMA``) in ``windows`` on the scale of ``as_of``, sorted by key.
+) -> KnownBars:
+    """Read the bars in ``windows`` on the scale of ``as_of``, as far as they can be adjusted.
 
     Args:
         database: Where to read.
@@ -46,46 +46,74 @@ def read_adjusted(
         lookback_bars: How many bars before each window come with it.
 
     Raises:
-        SplitError: Two splits contradict each other, or a split divides a week whose days are not stored.
+        SplitError: Two splits contradict each other.
     """
     spans = {one: [window] for one, window in windows.items()}
-    return adjusted(
-        database, read_rows(database, OHLCV, spans, lookback_bars=lookback_bars), asset_class, as_of=as_of
-    )
-
-
-def adjusted(database: Database, raw: pl.DataFrame, asset_class: AssetClass, *, as_of: date) -> pl.DataFrame:
-    """``raw``, stored bars (``BAR_SCHEMA``) of one timeframe sorted by key, on the scale of ``as_of``.
-
-    Raises:
-        SplitError: Two splits contradict each other, or a split divides a week whose days are not stored.
-    """
-    if asset_class not in SPLITTING or raw.is_empty():
-        return raw
-    return scaled(
-        database, raw, asset_class, read_splits(database, raw["symbol"].unique().to_list()), as_of=as_of
-    )
+    raw = read_rows(database, OHLCV, spans, lookback_bars=lookback_bars)
+    return adjusted_as_far_as_known(database, raw, asset_class, as_of=as_of)
 
 
 def scaled(
     database: Database, raw: pl.DataFrame, asset_class: AssetClass, splits: pl.DataFrame, *, as_of: date
 ) -> pl.DataFrame:
-    """What :func:`adjusted` gives, for whoever has the ``splits`` (``SPLIT_SCHEMA``) of the symbols already."""
+    """Return ``raw``, stored bars (``BAR_SCHEMA``) of one timeframe sorted by key, on the scale of ``as_of``.
+
+    ``splits`` (``SPLIT_SCHEMA``) are those of the symbols.
+
+    Raises:
+        SplitError: Two splits contradict each other, or a split divides a week whose days are not stored.
+    """
     if asset_class not in SPLITTING or raw.is_empty() or splits.is_empty():
         return raw
+    known, refused = _scaled_as_far_as_known(database, raw, asset_class, splits, as_of=as_of)
+    for symbol, weeks in refused.items():
+        raise SplitError(refusal(symbol, weeks, calendar_of(asset_class)))
+    return known
+
+
+class KnownBars(NamedTuple):
+    """Adjusted bars, and which could not be adjusted."""
+
+    bars: pl.DataFrame
+    """``BAR_SCHEMA``, sorted by key, without those of ``refused``."""
+    refused: dict[str, list[datetime]]
+    """By symbol, the opens of the weeks that a split divides and whose days are not all stored."""
+
+
+def adjusted_as_far_as_known(
+    database: Database, raw: pl.DataFrame, asset_class: AssetClass, *, as_of: date
+) -> KnownBars:
+    """Adjust ``raw`` as :func:`scaled` does, and name the week bars that it would refuse.
+
+    Raises:
+        SplitError: Two splits contradict each other.
+    """
+    if asset_class not in SPLITTING or raw.is_empty():
+        return KnownBars(raw, {})
+    splits = read_splits(database, raw["symbol"].unique().to_list())
+    return _scaled_as_far_as_known(database, raw, asset_class, splits, as_of=as_of)
+
+
+def _scaled_as_far_as_known(
+    database: Database, raw: pl.DataFrame, asset_class: AssetClass, splits: pl.DataFrame, *, as_of: date
+) -> KnownBars:
     calendar = calendar_of(asset_class)
     if raw["timeframe"][0] != Timeframe.W1.value:
-        return adjust_for_splits(raw, splits, as_of, calendar)
-    parts = []
+        return KnownBars(adjust_for_splits(raw, splits, as_of, calendar), {})
+    parts, refused = [], {}
     for weeks in raw.partition_by("symbol", maintain_order=True):
-        own = splits.filter(symbol=weeks["symbol"][0])
+        symbol = weeks["symbol"][0]
+        own = splits.filter(symbol=symbol)
         first, last = weeks["time"][0], weeks["time"][-1]
         divided = [
             one for one in divided_weeks(own, as_of, calendar) if one.end > first and one.start <= last
         ]
-        days = read_rows(database, OHLCV, {Series(weeks["symbol"][0], Timeframe.D1): divided})
-        parts.append(adjust_weeks(weeks, days, own, as_of, calendar))
-    return pl.concat(parts).sort(KEY)
+        days = read_rows(database, OHLCV, {Series(symbol, Timeframe.D1): divided})
+        known, lacking = adjust_weeks(weeks, days, own, as_of, calendar)
+        parts.append(known)
+        if lacking:
+            refused[symbol] = lacking
+    return KnownBars(pl.concat(parts).sort(KEY), refused)
 
 
 def unchecked_symbols(database: Database, symbols: Iterable[str]) -> list[str]:

@@ -1,8 +1,8 @@
 """Features in Postgres, and from where on those of a series no longer belong to its bars.
 
 Whoever changes what features are made of (bars, gaps, splits) marks the series as stale from the first bar that is
-concerned, in the transaction of the change. A mark carries a version: a computation that was overtaken by another
-change does not clear it.
+concerned, in the transaction of the change. Every change has a version, which outlives the mark: a computation that
+was overtaken by another change does not clear a mark, and does not take the place of a newer computation.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+import polars as pl
 from psycopg import sql
 
 from marketdata_assets.domain.series import Series
@@ -23,7 +24,6 @@ from marketdata_assets.storage.values import moment_or_none
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
-    import polars as pl
     from psycopg import Connection
 
     from marketdata_assets.domain.windows import Window
@@ -53,7 +53,9 @@ class FeatureBatch:
     Attributes:
         features: ``FEATURES_SCHEMA``: all that is to stand in the windows.
         windows: By series: the features in it are replaced.
-        versions: The version of each series' mark that was read before its bars were.
+        versions: The version of each series' latest change (:func:`read_versions`), read before its bars were.
+        refused: By series: the open of the first bar in its window whose price is unknown, and why: the series stays
+            stale from there on.
         held_back: Partitions that are not recorded, by key, whatever their windows; each with the reason.
         from_the_first: Those of ``windows`` that begin with the first partition: what lies before gets no features.
         shown: What the partition shows that stands for the whole run, given its series, as Dagster's metadata.
@@ -62,6 +64,7 @@ class FeatureBatch:
     features: pl.DataFrame = field(default_factory=FEATURES.schema.to_frame)
     windows: Mapping[Series, Window] = field(default_factory=dict)
     versions: Mapping[Series, int] = field(default_factory=dict)
+    refused: Mapping[Series, tuple[datetime, str]] = field(default_factory=dict)
     held_back: Mapping[str, str] = field(default_factory=dict)
     from_the_first: Collection[Series] = ()
     shown: Callable[[Series], Mapping[str, object]] | None = None
@@ -81,18 +84,61 @@ class ReplaceCounts:
 def mark_stale(
     connection: Connection[tuple[object, ...]], since: Mapping[Series, datetime], reason: str
 ) -> None:
-    """Mark each series as stale from a moment on, within a transaction that holds their locks."""
-    rows = sorted((one.symbol, one.timeframe.value, moment) for one, moment in since.items())
+    """Mark each series as changed and stale from a moment on, within a transaction that holds their locks."""
+    if since:
+        connection.execute(
+            "insert into feature_changes as c (symbol, timeframe, version)"
+            " select symbol, timeframe, nextval('features_stale_version')"
+            " from unnest(%s::text[], %s::text[]) as t(symbol, timeframe)"
+            " on conflict (symbol, timeframe) do update set version = excluded.version",
+            [[one.symbol for one in since], [one.timeframe.value for one in since]],
+        )
+        _mark(connection, {one: (moment, reason) for one, moment in since.items()})
+
+
+def _mark(connection: Connection[tuple[object, ...]], since: Mapping[Series, tuple[datetime, str]]) -> None:
+    """Mark each series as stale from a moment on for a reason, as of its latest change."""
+    rows = sorted((one.symbol, one.timeframe.value, *why) for one, why in since.items())
     if rows:
         connection.execute(
-            "insert into features_stale as s (symbol, timeframe, since, reason)"
-            " select symbol, timeframe, since, %s"
-            " from unnest(%s::text[], %s::text[], %s::timestamptz[]) as t(symbol, timeframe, since)"
+            "insert into features_stale as s (symbol, timeframe, since, reason, version)"
+            " select t.symbol, t.timeframe, t.since, t.reason, coalesce(c.version, nextval('features_stale_version'))"
+            " from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[]) as t(symbol, timeframe, since, reason)"
+            " left join feature_changes c on c.symbol = t.symbol and c.timeframe = t.timeframe"
             " on conflict (symbol, timeframe) do update set"
             "  reason = case when excluded.since < s.since then excluded.reason else s.reason end,"
-            "  since = least(s.since, excluded.since), version = nextval('features_stale_version'), changed_at = now()",
-            [reason, *(list(column) for column in zip(*rows, strict=True))],
+            "  since = least(s.since, excluded.since), version = excluded.version, changed_at = now()",
+            [list(column) for column in zip(*rows, strict=True)],
         )
+
+
+def read_versions(database: Database, series: Iterable[Series]) -> dict[Series, int]:
+    """Return the version of the latest change of what the features of each of ``series`` are computed from.
+
+    A series of which nothing has changed yet has none.
+    """
+    keys = [(one.symbol, one.timeframe.value) for one in series]
+
+    def read(connection: Connection[tuple[object, ...]]) -> dict[Series, int]:
+        return _versions(connection, keys)
+
+    return database.transaction(read)
+
+
+def _versions(
+    connection: Connection[tuple[object, ...]], keys: Iterable[tuple[str, str]]
+) -> dict[Series, int]:
+    wanted = list(keys)
+    rows = connection.execute(
+        "select c.symbol, c.timeframe, c.version from feature_changes c"
+        " join unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
+        " on w.symbol = c.symbol and w.timeframe = c.timeframe",
+        [[symbol for symbol, _ in wanted], [timeframe for _, timeframe in wanted]],
+    ).fetchall()
+    return {
+        Series(str(symbol), Timeframe(str(timeframe))): int(str(version))
+        for symbol, timeframe, version in rows
+    }
 
 
 def read_stale(database: Database, series: Iterable[Series] | None = None) -> dict[Series, Stale]:
@@ -125,6 +171,7 @@ def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
     """Replace the features in the windows of ``batch`` in one transaction, or nothing of them.
 
     A series that was changed since its bars were read is marked from the window's start on: what was written is old.
+    One that was changed and computed by another process since is left as that process wrote it.
     The mark of a series moves behind its window when no bar lies between them and nothing has changed since the
     bars were read; it goes when no bar is left behind it.
 
@@ -143,35 +190,43 @@ def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
 
     def work(connection: Connection[tuple[object, ...]]) -> ReplaceCounts:
         lock_series(connection, batch.windows)
-        overtaken = _overtaken(connection, batch, rows)
-        deleted = _delete(connection, batch.windows)
-        if rows.height:
-            copy_rows(connection.cursor(), sql.Identifier(FEATURES.name), FEATURES.columns, rows)
-        _move_marks(connection, batch)
-        since = {one: batch.windows[one].start for one in overtaken}
-        mark_stale(connection, since, "bars changed while features were computed")
-        return ReplaceCounts(rows.height, deleted)
+        overtaken, done = _overtaken(connection, batch)
+        windows = {one: window for one, window in batch.windows.items() if one not in done}
+        written = rows.filter(~pl.format("{}:{}", "symbol", "timeframe").is_in([one.key for one in done]))
+        deleted = _delete(connection, windows)
+        if written.height:
+            copy_rows(connection.cursor(), sql.Identifier(FEATURES.name), FEATURES.columns, written)
+        current = {one: version for one, version in batch.versions.items() if one not in overtaken | done}
+        _move_marks(connection, batch, current)
+        why = "bars changed while features were computed"
+        computed = {
+            Series(symbol, Timeframe(timeframe))
+            for symbol, timeframe in written.select("symbol", "timeframe").unique().iter_rows()
+        }
+        _mark(connection, {one: (windows[one].start, why) for one in overtaken & computed})
+        _mark(connection, {one: found for one, found in batch.refused.items() if one in windows})
+        return ReplaceCounts(written.height, deleted)
 
     return database.transaction(work)
 
 
 def _overtaken(
-    connection: Connection[tuple[object, ...]], batch: FeatureBatch, rows: pl.DataFrame
-) -> list[Series]:
-    """The series of ``rows`` whose mark is another than the one that was read before their bars were."""
-    found = connection.execute(
-        "select symbol, timeframe, version from features_stale s where exists (select from"
-        " unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
-        " where w.symbol = s.symbol and w.timeframe = s.timeframe)",
-        [[one.symbol for one in batch.windows], [one.timeframe.value for one in batch.windows]],
+    connection: Connection[tuple[object, ...]], batch: FeatureBatch
+) -> tuple[set[Series], set[Series]]:
+    """Return the series that were changed since their bars were read, and those of them without a mark.
+
+    Of the latter another process has computed features since the change.
+    """
+    keys = [(one.symbol, one.timeframe.value) for one in batch.windows]
+    now = _versions(connection, keys)
+    changed = {one for one in batch.windows if now.get(one) != batch.versions.get(one)}
+    marked = connection.execute(
+        "select s.symbol, s.timeframe from features_stale s join unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
+        " on w.symbol = s.symbol and w.timeframe = s.timeframe",
+        [[symbol for symbol, _ in keys], [timeframe for _, timeframe in keys]],
     ).fetchall()
-    now = {(symbol, timeframe): version for symbol, timeframe, version in found}
-    computed = set(rows.select("symbol", "timeframe").unique().iter_rows())
-    return [
-        one
-        for one in batch.windows
-        if (key := (one.symbol, one.timeframe.value)) in computed and now.get(key) != batch.versions.get(one)
-    ]
+    waiting = {Series(str(symbol), Timeframe(str(timeframe))) for symbol, timeframe in marked}
+    return changed & waiting, changed - waiting
 
 
 def _delete(connection: Connection[tuple[object, ...]], windows: Mapping[Series, Window]) -> int:
@@ -196,33 +251,34 @@ def _delete(connection: Connection[tuple[object, ...]], windows: Mapping[Series,
     return deleted
 
 
-def _move_marks(connection: Connection[tuple[object, ...]], batch: FeatureBatch) -> None:
+def _move_marks(
+    connection: Connection[tuple[object, ...]], batch: FeatureBatch, current: Collection[Series]
+) -> None:
+    """Move the marks of ``current``, the series of which nothing has changed since their bars were read."""
     known = [
         (
             one.symbol,
             one.timeframe.value,
             _BEGINNING if one in batch.from_the_first else window.start,
             window.end,
-            batch.versions[one],
         )
         for one, window in batch.windows.items()
-        if one in batch.versions
+        if one in current
     ]
     if not known:
         return
     columns = [list(column) for column in zip(*known, strict=True)]
     connection.execute(
         "update features_stale s set since = w.hi from unnest(%s::text[], %s::text[], %s::timestamptz[],"
-        " %s::timestamptz[], %s::bigint[]) as w(symbol, timeframe, lo, hi, version)"
-        " where s.symbol = w.symbol and s.timeframe = w.timeframe and s.version = w.version"
+        " %s::timestamptz[]) as w(symbol, timeframe, lo, hi)"
+        " where s.symbol = w.symbol and s.timeframe = w.timeframe"
         " and s.since < w.hi and (s.since >= w.lo or not exists (select from ohlcv o where o.symbol = s.symbol"
         "  and o.timeframe = s.timeframe and o.time >= s.since and o.time < w.lo))",
         columns,
     )
     connection.execute(
-        "delete from features_stale s using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[],"
-        " %s::bigint[]) as w(symbol, timeframe, lo, hi, version)"
-        " where s.symbol = w.symbol and s.timeframe = w.timeframe and s.version = w.version"
+        "delete from features_stale s using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])"
+        " as w(symbol, timeframe, lo, hi) where s.symbol = w.symbol and s.timeframe = w.timeframe"
         " and s.since >= w.lo and s.since <= w.hi and not exists"
         " (select from ohlcv o where o.symbol = s.symbol and o.timeframe = s.timeframe and o.time >= s.since)",
         columns,

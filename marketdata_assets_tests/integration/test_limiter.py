@@ -208,7 +208,7 @@ def penalised(
 
 def _grants(connection: psycopg.Connection) -> int:
     row = connection.execute(
-        "select count(*) from rate_limit, unnest(grants) as granted where granted > '-infinity'"
+        "select count(*) from rate_limit, unnest(grants) as granted where granted > 'epoch'"
     ).fetchone()
     connection.rollback()
     assert row is not None

@@ -100,7 +100,7 @@ def test_a_penalty_of_the_limiter_shows_until_it_is_over(database: Database) -> 
     database.transaction(
         lambda session: session.execute(
             "insert into rate_limit (bucket, grants, position, paced_until, blocked_until)"
-            " values ('a', '{-infinity}', 1, '-infinity', '-infinity'), ('b', '{-infinity}', 1, '-infinity', %s)",
+            " values ('a', '{epoch}', 1, 'epoch', 'epoch'), ('b', '{epoch}', 1, 'epoch', %s)",
             [NOW],
         )
     )

@@ -77,7 +77,7 @@ def test_what_was_lost_and_what_is_late_is_counted(
         )
         platform.execute(
             "insert into rate_limit (bucket, grants, position, paced_until, blocked_until)"
-            " values ('a test', '{-infinity}', 1, '-infinity', '2024-05-14 12:01Z')"
+            " values ('a test', '{epoch}', 1, 'epoch', '2024-05-14 12:01Z')"
         )
         told = samples(platform.database, now)
     assert told["marketdata_lost_gaps",] == 1

@@ -13,6 +13,7 @@ from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import date, datetime
 
     from marketdata_assets.domain.calendar import TradingCalendar
 
@@ -95,8 +96,8 @@ Measured over thousands of random starts on daily, hourly and one-minute bars. M
 1e-9 is relative to the price.
 """
 
-LOOKBACK_DAYS: Final[Mapping[str, int]] = MappingProxyType({"vwap_session": 0, "relative_volume_20": 20})
-"""How many earlier local days with a bar a column needs, besides the whole of the bar's own day."""
+LOOKBACK_SESSIONS: Final[Mapping[str, int]] = MappingProxyType({"vwap_session": 0, "relative_volume_20": 20})
+"""How many earlier sessions (of week bars: weeks) a column needs, besides the whole of the bar's own day."""
 
 FIRST_ROW: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -124,6 +125,12 @@ Left out are the columns that may stay null for other reasons: flat prices, no v
 MEMORY: Final = max(LOOKBACK.values())
 """For how many bars a gap stays in the window of some column: as long as the longest look-back."""
 
+LOOKBACK_BARS: Final = 2 * MEMORY
+"""How many bars before the first wanted local day every column of :data:`LOOKBACK` needs.
+
+Twice the memory: in a stretch without a price change RSI and ADX forget nothing, and it may be as long as the memory.
+"""
+
 _REGULAR_BARS: Final = {
     Timeframe.M1: 390.0,
     Timeframe.M5: 78.0,
@@ -136,15 +143,18 @@ _REGULAR_BARS: Final = {
 _SESSIONS_OF_A_YEAR, _WEEKS_OF_A_YEAR, _DAYS_OF_A_YEAR = 252, 52, 365
 
 
-def lookback_bars(timeframe: Timeframe, calendar: TradingCalendar) -> int:
-    """How many bars before the first wanted local day make every column of that day what a full history makes it.
+def lookback_start(first: date, timeframe: Timeframe, calendar: TradingCalendar) -> datetime:
+    """Return from when on the bars before ``first``, the first wanted local day, are needed, as UTC.
 
-    Enough for both :data:`LOOKBACK_DAYS`, whatever the density of the series: so many bars hold at least so many
-    days. And twice :data:`MEMORY`: in a stretch without a price change RSI and ADX forget nothing, and it may be
-    as long as the memory.
+    Those bars, and :data:`LOOKBACK_BARS` before them, make every column of that day what a full history makes it. A
+    moment rather than a number of bars: however many bars a series has outside of sessions, the look-back holds
+    :data:`LOOKBACK_SESSIONS`.
     """
-    bars_of_a_day = -(-calendar.hours_of_a_day // min(timeframe.duration, timedelta(days=1)))
-    return max(2 * MEMORY, max(LOOKBACK_DAYS.values()) * bars_of_a_day)
+    sessions = max(LOOKBACK_SESSIONS.values())
+    if timeframe is Timeframe.W1:
+        return calendar.day_start(first - timedelta(weeks=sessions))
+    earlier = calendar.last_sessions(first - timedelta(days=1), sessions)
+    return calendar.day_start(earlier[0] if earlier else first)
 
 
 def periods_per_year(timeframe: Timeframe, calendar: TradingCalendar) -> float:

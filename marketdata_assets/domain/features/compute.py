@@ -38,16 +38,18 @@ def compute_features(
 ) -> pl.DataFrame:
     """The features of each of ``bars``, as :data:`~marketdata_assets.domain.features.columns.FEATURES_SCHEMA`.
 
-    A value depends on no more than the :func:`~marketdata_assets.domain.features.columns.lookback_bars` before its
-    local day: take these along, keep the days that are wanted, and each column is what a full history gives, to
-    1e-9. What is null at the start of ``bars`` is warm-up: read further back, or it is the history's own.
+    A value depends on no more than the bars from
+    :func:`~marketdata_assets.domain.features.columns.lookback_start` on and the
+    :data:`~marketdata_assets.domain.features.columns.LOOKBACK_BARS` before them: take these along, keep the days that
+    are wanted, and each column is what a full history gives, to 1e-9. What is null at the start of ``bars`` is
+    warm-up: read further back, or it is the history's own.
 
     - **Bars.** All that exist enter, extended hours included; a minute without trades is no bar and is not
       filled up.
     - **Gaps.** Where expected slots were lost between two bars, the step across is unknown: returns and true
       range are null there, and the volatilities begin anew. The other columns go on over the bars that exist.
       ``gap_in_window`` marks the bars of which any column may lack what was lost: for ``MEMORY`` bars, to the
-      end of the session, and at the same time of the following 20 days.
+      end of the session, and at the same time of the following 20 sessions.
     - **Sessions.** The returns and the true range of a day's first bar hold the night. Volatility of intraday
       bars of exchange-traded series does not: ``volatility_20`` and ``yang_zhang_20`` leave out the step into a
       day's first bar, and all five are annualised by regular hours alone. They say how much a day moves while

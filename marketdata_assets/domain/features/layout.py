@@ -16,6 +16,7 @@ from marketdata_assets.domain.calendar import moment_of
 from marketdata_assets.domain.gaps import slots_in_gaps
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.slots import Slots, expected_slots
+from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
     from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.domain.slots import Flags, Integers
-    from marketdata_assets.domain.timeframe import Timeframe
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 _DAY: Final = timedelta(days=1)
+_WEEK: Final = 7
 _NEVER: Final = np.iinfo(np.int64).max
 
 
@@ -94,6 +95,27 @@ class Layout:
         first: Flags = self.age == 0
         first[1:] |= self.day[1:] != self.day[:-1]
         return first
+
+    @cached_property
+    def sessions_before(self) -> Integers:
+        """How many sessions lie before each local date, from that of the earliest bar to the one after the last bar.
+
+        A date without a session has the number of the next session. Of week bars, weeks are counted.
+        """
+        first, last = (self.calendar.local_day(moment_of(int(self._midnights[edge]))) for edge in (0, -1))
+        opens = np.zeros(len(self._midnights), dtype=np.int64)
+        if self.timeframe is Timeframe.W1:
+            opens[-(first.isoweekday() % _WEEK) % _WEEK :: _WEEK] = 1
+        else:
+            opens[self.days_of(self.calendar.session_table(first, last).midnights)] = 1
+        return np.cumsum(opens) - opens
+
+    @cached_property
+    def in_session(self) -> Flags:
+        """Whether each bar lies on a local date that :attr:`sessions_before` counts."""
+        counts = np.diff(self.sessions_before)
+        inside: Flags = counts[self.day] > 0
+        return inside
 
     def clock(self, moments: Integers, days: Integers) -> Integers:
         """The slot of the local day that opens at each moment: 0 at midnight."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from marketdata_assets.domain.features.columns import LOOKBACK_DAYS
+from marketdata_assets.domain.features.columns import LOOKBACK_SESSIONS
 from marketdata_assets.domain.features.rolling import rolling_sum
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.features.rolling import Floats
     from marketdata_assets.domain.slots import Flags, Integers
 
-_DAYS: Final = LOOKBACK_DAYS["relative_volume_20"]
+_SESSIONS: Final = LOOKBACK_SESSIONS["relative_volume_20"]
 
 
 def session_vwap(price: Floats, volume: Floats, layout: Layout) -> Floats:
@@ -39,10 +39,11 @@ def session_vwap(price: Floats, volume: Floats, layout: Layout) -> Floats:
 
 
 def relative_volume(volume: Floats, layout: Layout, losses: Losses) -> tuple[Floats, Flags]:
-    """Volume over its mean at the same local time on the 20 days before, and whether slots of that were lost.
+    """Volume over its mean at the same local time in the 20 sessions before, and whether slots of that were lost.
 
-    Days are the local days on which the series has a bar, of them those with a bar at that time count. NaN while
-    there are fewer than 20 days before, and where nothing was traded at that time on any of them.
+    Of the 20 sessions, those with a bar at that time count; a bar on a day without a session counts for no other.
+    NaN while there are fewer than 20 sessions since the first bar, and where nothing was traded at that time in any
+    of them.
     """
     out, lost = np.full(len(volume), np.nan), np.zeros(len(volume), dtype=np.bool_)
     clock = layout.clock(layout.times, layout.day)
@@ -55,47 +56,49 @@ def relative_volume(volume: Floats, layout: Layout, losses: Losses) -> tuple[Flo
 
 
 class _Grid:
-    """The bars of one series as a table: a row per local day with a bar, a column per time of the day."""
+    """The bars of one series as a table: a row per session (of week bars: per week), a column per time of the day.
+
+    The row of a bar on a day without a session is that of the next session, in which the bar is not counted.
+    """
 
     def __init__(self, layout: Layout, bars: slice, clock: Integers) -> None:
-        opens_day = layout.opens_day[bars]
+        days = layout.day[bars]
         self._layout = layout
-        self._row = np.cumsum(opens_day) - 1
-        self._days = layout.day[bars][opens_day]
+        self._first = int(layout.sessions_before[days[0]])
+        self._row = layout.sessions_before[days] - self._first
+        self._rows = int(self._row[-1]) + 1
+        self._counts = layout.in_session[bars]
         self._first_clock = int(clock.min())
         self._width = int(clock.max()) - self._first_clock + 1
         self._cell = self._row * self._width + clock - self._first_clock
-        self._has_history = self._row >= _DAYS
+        self._has_history = self._row >= _SESSIONS
 
     def relative(self, volume: Floats) -> Floats:
         known = ~np.isnan(volume)
         out = np.full(len(volume), np.nan)
         if not (self._has_history & known).any():
             return out
-        cells = len(self._days) * self._width
+        cells = self._rows * self._width
         traded, bars = np.zeros(cells), np.zeros(cells)
-        traded[self._cell[known]] = volume[known]
-        bars[self._cell[known]] = 1.0
+        counted = known & self._counts
+        traded[self._cell[counted]] = volume[counted]
+        bars[self._cell[counted]] = 1.0
         before = self._cell[self._has_history] - self._width
-        sums, counts = (rolling_sum(each, _DAYS, self._width)[before] for each in (traded, bars))
-        # Volume over the mean, with one rounding fewer; without trades in the days before there is no mean.
+        sums, counts = (rolling_sum(each, _SESSIONS, self._width)[before] for each in (traded, bars))
+        # Volume over the mean, with one rounding fewer; without trades in the sessions before there is no mean.
         scaled = volume[self._has_history] * counts
         out[self._has_history] = np.divide(scaled, sums, out=np.full(len(sums), np.nan), where=sums > 0)
         return out
 
     def reached(self, slots: Integers) -> Flags:
-        """Whether one of ``slots`` lies in the 20 days before each bar, at the same time of the day."""
+        """Whether one of ``slots`` lies in the 20 sessions before each bar, at the same time of the day."""
         days = self._layout.days_of(slots)
         column = self._layout.clock(slots, days) - self._first_clock
-        inside = (column >= 0) & (column < self._width)
-        days, column = days[inside], column[inside]
-        row = np.searchsorted(self._days, days)
-        # A day with a bar is left behind 20 days later, a wholly lost one when the 20 days around it have passed.
-        has_bar = self._days[np.minimum(row, len(self._days) - 1)] == days
-        begins = np.minimum(row + has_bar, len(self._days))
-        ends = np.minimum(begins + _DAYS, len(self._days))
-        steps = np.zeros((len(self._days) + 1, self._width), dtype=np.int32)
-        np.add.at(steps, (begins, column), 1)
-        np.add.at(steps, (ends, column), -1)
+        row = self._layout.sessions_before[days] - self._first
+        inside = (column >= 0) & (column < self._width) & (row >= 0) & (row < self._rows)
+        column, row = column[inside], row[inside]
+        steps = np.zeros((self._rows + 1, self._width), dtype=np.int32)
+        np.add.at(steps, (np.minimum(row + 1, self._rows), column), 1)
+        np.add.at(steps, (np.minimum(row + 1 + _SESSIONS, self._rows), column), -1)
         reached: Flags = np.cumsum(steps, axis=0).ravel()[self._cell] > 0
         return reached

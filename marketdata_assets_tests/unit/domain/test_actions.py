@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketdata_assets.domain.actions import DATES, KEYS, SCHEMAS, ActionKind, reach_of, screen_actions
+from marketdata_assets.domain.actions import (
+    DATES,
+    FACTS,
+    KEYS,
+    NUMBER,
+    SCHEMAS,
+    ActionKind,
+    number_dividends,
+    reach_of,
+    screen_actions,
+)
 
 TODAY = date(2024, 7, 9)
 DAY = date(2020, 8, 31)
@@ -90,6 +100,104 @@ def test_two_dividends_of_one_day_are_two() -> None:
     screened = screen_actions(ActionKind.DIVIDENDS, rows, ["AAPL"])
     assert screened.rows["cash_amount"].to_list() == [0.26, 1.5]
     assert screened.rows["vendor_id"].to_list() == ["E9", None]
+
+
+def test_two_kinds_or_currencies_of_one_amount_are_two_dividends_and_a_repeat_is_one() -> None:
+    rows = [
+        dividend(0.5, distribution_type="recurring", vendor_id="a"),
+        dividend(0.5, distribution_type="special", vendor_id="b"),
+        dividend(0.5, distribution_type="recurring", currency="CAD", vendor_id="c"),
+        dividend(0.5, distribution_type="recurring", vendor_id="d"),
+    ]
+    screened = screen_actions(ActionKind.DIVIDENDS, listed(ActionKind.DIVIDENDS, *rows), ["AAPL"])
+    assert sorted(screened.rows["vendor_id"]) == ["a", "b", "c"]
+    assert not screened.problems
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_split_into_as_many_shares_contradicts_none_and_gives_way(order: int) -> None:
+    rows = [split(split_to=1.0, vendor_id="E0"), split(), split(day=date(2014, 6, 9), split_to=1.0)][::order]
+    screened = screen_actions(ActionKind.SPLITS, listed(ActionKind.SPLITS, *rows), ["AAPL"])
+    assert screened.problems == {}
+    assert screened.rows.select("execution_date", "split_to").rows() == [(date(2014, 6, 9), 1.0), (DAY, 4.0)]
+
+
+def numbered(*rows: dict[str, Any]) -> pl.DataFrame:
+    schema = {
+        name: SCHEMAS[ActionKind.DIVIDENDS][name] for name in (*FACTS[ActionKind.DIVIDENDS], "vendor_id")
+    }
+    return pl.DataFrame(
+        [{name: row.get(name) for name in (*schema, NUMBER)} for row in rows],
+        schema={**schema, NUMBER: pl.Int16()},
+        orient="row",
+    )
+
+
+REGULAR = dividend(0.5, distribution_type="recurring", vendor_id="a")
+SPECIAL = dividend(0.5, distribution_type="special", vendor_id="b")
+
+
+@pytest.mark.parametrize(
+    ("stored", "rows", "expected"),
+    [
+        ([], [SPECIAL, REGULAR], {"a": 2, "b": 1}),
+        # A stored row keeps its number, whatever comes beside it.
+        ([{**SPECIAL, NUMBER: 1}], [REGULAR, SPECIAL], {"a": 2, "b": 1}),
+        ([{**REGULAR, NUMBER: 2}], [REGULAR, SPECIAL], {"a": 2, "b": 1}),
+        # By id, though the kind was corrected; by kind, though the id is another.
+        ([{**REGULAR, NUMBER: 1}, {**SPECIAL, NUMBER: 2}], [{**REGULAR, "vendor_id": "b"}], {"b": 2}),
+        ([{**REGULAR, NUMBER: 1}, {**SPECIAL, NUMBER: 2}], [{**SPECIAL, "vendor_id": "z"}], {"z": 2}),
+        # The former endpoint has other ids and other names of kinds.
+        (
+            [{**SPECIAL, NUMBER: 1}, {**REGULAR, NUMBER: 2}],
+            [
+                dividend(0.5, dividend_type="CD", vendor_id="x"),
+                dividend(0.5, dividend_type="SC", vendor_id="y"),
+            ],
+            {"x": 2, "y": 1},
+        ),
+        # One row of its amount is what it was, whatever was corrected.
+        ([{**REGULAR, NUMBER: 1, "currency": "EUR"}], [{**SPECIAL, "vendor_id": "z"}], {"z": 1}),
+    ],
+)
+def test_a_listed_dividend_is_the_stored_one_that_it_most_resembles(
+    stored: list[dict[str, Any]], rows: list[dict[str, Any]], expected: dict[str, int]
+) -> None:
+    found = number_dividends(listed(ActionKind.DIVIDENDS, *rows), numbered(*stored))
+    assert dict(found.select("vendor_id", NUMBER).iter_rows()) == expected
+
+
+kinds = st.sampled_from([None, "recurring", "special", "irregular"])
+
+
+@given(
+    lists=st.lists(
+        st.lists(st.tuples(kinds, st.sampled_from([None, "USD", "CAD"]), st.sampled_from("abc")), max_size=6),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_numbers_are_keys_and_the_same_list_again_keeps_every_number(
+    lists: list[list[tuple[Any, Any, str]]],
+) -> None:
+    stored = numbered()
+    for rows in lists:
+        page = listed(
+            ActionKind.DIVIDENDS,
+            *(
+                dividend(0.5, distribution_type=kind, currency=currency, vendor_id=vendor_id)
+                for kind, currency, vendor_id in rows
+            ),
+        )
+        screened = screen_actions(ActionKind.DIVIDENDS, page, ["AAPL"]).rows
+        found = number_dividends(screened, stored)
+        assert found.drop(NUMBER).sort(pl.all()).equals(screened.sort(pl.all()))
+        assert found.select(KEYS[ActionKind.DIVIDENDS]).is_unique().all()
+        new = found.select(stored.columns)
+        kept = stored.join(new, on=NUMBER, how="anti")
+        stored = pl.concat([kept, new])
+        again = number_dividends(screened, stored).select(stored.columns)
+        assert again.sort(NUMBER).equals(new.sort(NUMBER)) or screened["vendor_id"].is_duplicated().any()
 
 
 def test_of_one_announcement_the_row_that_was_updated_last_counts() -> None:

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from marketdata_assets.domain.features import compute
 from marketdata_assets.domain.features.columns import (
     FEATURES_SCHEMA,
     LOOKBACK,
-    LOOKBACK_DAYS,
+    LOOKBACK_SESSIONS,
     MEMORY,
-    lookback_bars,
+    lookback_start,
     periods_per_year,
 )
 from marketdata_assets.domain.features.compute import compute_features
@@ -38,6 +40,8 @@ from marketdata_assets_tests.unit.frames import at
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from marketdata_assets.domain.calendar import TradingCalendar
 
 AAPL = Series("AAPL", Timeframe.M1)
 HOURLY = Series("AAPL", Timeframe.H1)
@@ -130,7 +134,7 @@ def test_the_schema_is_kept_and_empty_bars_have_no_features() -> None:
     assert features.schema == FEATURES_SCHEMA
     assert features.select("symbol", "timeframe", "time").equals(bars.select("symbol", "timeframe", "time"))
     assert compute_features(bars.clear(), XNYS).schema == FEATURES_SCHEMA
-    assert set(LOOKBACK) | set(LOOKBACK_DAYS) == set(VALUES)
+    assert set(LOOKBACK) | set(LOOKBACK_SESSIONS) == set(VALUES)
 
 
 @pytest.mark.parametrize("count", [1, 2, 13, 14, 19, 20, 21, 26, 33, 34])
@@ -293,6 +297,57 @@ def test_a_minute_without_trades_or_beyond_a_half_day_is_left_out_of_the_mean() 
     before = at_last.filter(pl.col("time") != at("2024-06-20T19:00"))["volume"].to_list()[:-1]
     assert len(before) == 18
     assert found == pytest.approx(at_last["volume"][-1] / np.mean(before))
+
+
+CLOSED = [
+    date(2024, 6, 19),
+    *(date(2024, 6, 1) + timedelta(days=7 * week + day) for week in range(5) for day in (0, 1)),
+]
+
+
+@given(
+    strays=st.lists(
+        st.tuples(st.sampled_from(CLOSED), st.integers(0, 23)), min_size=1, max_size=12, unique=True
+    ),
+    timeframe=st.sampled_from([Timeframe.H1, Timeframe.D1]),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_bar_on_a_closed_day_is_no_session_of_relative_volume(
+    strays: list[tuple[date, int]], timeframe: Timeframe
+) -> None:
+    series = Series("AAPL", timeframe)
+    # The hours of four months: those of a Saturday lie within and beside those of a session.
+    bars = walk(series, slots_of(series, date(2024, 4, 1), date(2024, 7, 31)).opens)
+    hour = 0 if timeframe is Timeframe.D1 else 1
+    opens = sorted({XNYS.day_start(day) + timedelta(hours=hour * at_hour) for day, at_hour in strays})
+    odd = walk(series, opens).with_columns(volume=pl.lit(1e12))
+    plain = compute_features(bars, XNYS)
+    found = compute_features(pl.concat([bars, odd]), XNYS).filter(~pl.col("time").is_in(opens))
+    assert_frame_equal(
+        found.select("time", "relative_volume_20"),
+        plain.select("time", "relative_volume_20"),
+        check_exact=True,
+    )
+
+
+def test_a_session_without_a_bar_is_one_of_the_twenty() -> None:
+    days = walk(DAILY, slots_of(DAILY, date(2024, 6, 3), date(2024, 7, 3)).opens)
+    sparse = days.filter(~pl.int_range(pl.len()).is_in([3, 4, 5]))
+    [found] = compute_features(sparse, XNYS).filter(time=days["time"][-1])["relative_volume_20"]
+    assert days.height == 22
+    before = sparse["volume"].to_list()[1:-1]
+    assert len(before) == 17
+    assert found == pytest.approx(days["volume"][-1] / np.mean(before))
+
+
+@pytest.mark.parametrize("calendar", [XNYS, CRYPTO], ids=lambda one: one.name)
+def test_relative_volume_of_weeks_counts_weeks(calendar: TradingCalendar) -> None:
+    series = Series("AAPL", Timeframe.W1)
+    weeks = walk(series, slots_of(series, date(2024, 1, 1), date(2024, 7, 31), calendar).opens)
+    found = compute_features(weeks, calendar)["relative_volume_20"]
+    assert found.is_null().to_list() == [row < 20 for row in range(weeks.height)]
+    volumes = weeks["volume"].to_list()
+    assert found[-1] == pytest.approx(volumes[-1] / np.mean(volumes[-21:-1]))
 
 
 def test_no_volume_on_the_days_before_makes_no_infinity() -> None:
@@ -505,10 +560,11 @@ def test_annualisation_of_weeks() -> None:
     assert found == pytest.approx([52, 365 / 7])
 
 
-def test_the_look_back_holds_twenty_days_whatever_the_density() -> None:
-    assert lookback_bars(Timeframe.M1, XNYS) == 20 * 16 * 60
-    assert lookback_bars(Timeframe.M1, CRYPTO) == 20 * 24 * 60
-    assert lookback_bars(Timeframe.W1, XNYS) == lookback_bars(Timeframe.D1, CRYPTO) == 2 * MEMORY
+def test_the_look_back_holds_twenty_sessions_and_of_week_bars_twenty_weeks() -> None:
+    # Thanksgiving and a Saturday in between.
+    assert lookback_start(date(2024, 11, 30), Timeframe.M1, XNYS) == XNYS.day_start(date(2024, 11, 1))
+    assert lookback_start(date(2024, 11, 30), Timeframe.D1, CRYPTO) == at("2024-11-10T00:00")
+    assert lookback_start(date(2024, 12, 1), Timeframe.W1, XNYS) == XNYS.day_start(date(2024, 7, 14))
 
 
 def test_neither_features_nor_gaps_of_another_series_are_history() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata_assets.domain.calendar import moment_of
-from marketdata_assets.domain.features.columns import LOOKBACK, MEMORY, lookback_bars
+from marketdata_assets.domain.calendar import microseconds, moment_of
+from marketdata_assets.domain.features.columns import LOOKBACK, LOOKBACK_BARS, MEMORY, lookback_start
 from marketdata_assets.domain.features.compute import compute_features
 from marketdata_assets.domain.gaps import GAP_SCHEMA, find_gaps
 from marketdata_assets.domain.series import Series
@@ -20,6 +20,7 @@ from marketdata_assets.domain.slots import Held, local_day
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets_tests.unit.domain.features.walks import (
     CRYPTO,
+    MINUTE,
     XNYS,
     differences,
     extended_minutes,
@@ -42,7 +43,8 @@ def partition(
     """The features of the days from ``first`` to ``last``, computed from those and their look-back alone."""
     day = bars.select(day=local_day(pl.col("time"), calendar))["day"]
     start, end = day.search_sorted(first), day.search_sorted(last, side="right")
-    back = max(0, start - lookback_bars(Timeframe(bars["timeframe"][0]), calendar))
+    since = lookback_start(first, Timeframe(bars["timeframe"][0]), calendar)
+    back = max(0, bars["time"].search_sorted(since) - LOOKBACK_BARS)
     return compute_features(bars[back:end], calendar, gaps)[start - back :]
 
 
@@ -81,6 +83,20 @@ def test_45000_minutes_day_by_day(calendar: TradingCalendar) -> None:
         assert differences(partition(bars, gaps, first, first, calendar), full.filter(day == first)) == []
 
 
+def on_closed_days(timeframe: Timeframe, opens: Integers, every: int) -> Integers:
+    """Bar opens on every ``every``-th day without a session, at all hours; none for 0."""
+    if not every:
+        return opens[:0]
+    first, last = (XNYS.local_day(moment_of(int(edge))) for edge in (opens[0], opens[-1]))
+    days = pl.date_range(first, last, eager=True).to_list()
+    closed = [day for day in days if not XNYS.is_session(day)][::every]
+    step = min(timeframe.duration, timedelta(days=1)) // timedelta(microseconds=1)
+    edges = [(microseconds(XNYS.day_start(day)), microseconds(XNYS.day_window(day).end)) for day in closed]
+    return np.concatenate(
+        [np.arange(start, end, step)[:: 1 if step > MINUTE * 60 else 7] for start, end in edges]
+    )
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[Series, TradingCalendar, pl.DataFrame, pl.DataFrame]:
     calendar = draw(st.sampled_from([XNYS, CRYPTO]))
@@ -98,6 +114,8 @@ def histories(draw: st.DrawFn) -> tuple[Series, TradingCalendar, pl.DataFrame, p
     seed = draw(st.integers(0, 1_000))
     slots = slots_of(series, date(2023, 1, 1), last, calendar)
     times = thinned(slots.opens, draw(st.sampled_from([1.0, 0.9, 0.3])), seed)
+    if calendar is XNYS:
+        times = np.union1d(times, on_closed_days(timeframe, slots.opens, draw(st.sampled_from([0, 0, 1, 7]))))
     position, length = st.integers(0, len(times) - 2), st.sampled_from([1, 2, 30, 200])
     lost = draw(st.lists(st.tuples(position, length), max_size=5))
     bars, gaps = bars_and_gaps(series, times, lost, calendar, seed)
