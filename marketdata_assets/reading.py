@@ -37,10 +37,10 @@ from marketdata_assets.storage.connection import Database, resolve_database_url
 from marketdata_assets.storage.gaps import sorted_gaps
 from marketdata_assets.storage.symbols import (
     TrackedSymbol,
+    choose_symbol,
     find_symbol,
     find_with_splits,
     list_symbols,
-    not_tracked,
 )
 from marketdata_assets.storage.tables import FEATURES, OHLCV
 
@@ -74,7 +74,8 @@ def bars(
     The connection is kept for the next call of this process; threads take turns.
 
     Args:
-        symbol: ``AAPL``, ``BRK.B``, ``BTC-USD``.
+        symbol: ``AAPL``, ``BRK.B``, ``BACpL``, ``BTC-USD``. Capitals tell securities apart; small letters alone,
+            ``aapl``, find the one symbol that has these letters.
         timeframe: ``1m 5m 15m 30m 1h 4h 1d 1w``.
         start: The first local day (New York's for stocks, ETFs and indices, UTC's for crypto), or an aware
             moment. A text is read as ISO 8601: ``2024-01-02``, ``2024-01-02T14:30:00Z``.
@@ -140,11 +141,12 @@ def read_bars(
         ConfigurationError: An argument makes no sense.
         SplitError: As :func:`bars`.
     """
-    series = Series(parse_symbol(asked.symbol), Timeframe.parse(asked.timeframe))
+    symbol, timeframe = parse_symbol(asked.symbol), Timeframe.parse(asked.timeframe)
     if asked.as_of is not None and not asked.adjusted:
         message = "as_of chooses the scale of adjusted prices: leave it out with adjusted=False"
         raise ConfigurationError(message)
-    tracked, splits = find_with_splits(database, series.symbol)
+    tracked, splits = find_with_splits(database, symbol)
+    series = Series(tracked.symbol, timeframe)
     calendar = calendar_of(tracked.asset_class)
     window = window_of(asked.start, asked.end, calendar)
     raw = read_series(database, OHLCV, series, window, limit=limit, newest=newest)
@@ -214,8 +216,9 @@ def read_features(
     limit: int | None = None,
 ) -> FeaturePage:
     """What :func:`features` returns, from ``database``: the first ``limit`` of them."""
-    series = Series(parse_symbol(symbol), Timeframe.parse(timeframe))
-    tracked = find_symbol(database, series.symbol)
+    length = Timeframe.parse(timeframe)
+    tracked = find_symbol(database, parse_symbol(symbol))
+    series = Series(tracked.symbol, length)
     window = window_of(start, end, calendar_of(tracked.asset_class))
     rows = read_series(database, FEATURES, series, window, limit=limit)
     if rows.is_empty():
@@ -321,11 +324,10 @@ def _chosen(database: Database, symbols: Collection[str] | None) -> list[Tracked
     """The tracked symbols named, in the order of ``tracked_symbols``; the active ones for None."""
     if symbols is None:
         return list_symbols(database, active_only=True)
-    names = {parse_symbol(one) for one in _names("symbols", symbols)}
-    found = [one for one in list_symbols(database) if one.symbol in names]
-    if missing := sorted(names - {one.symbol for one in found}):
-        raise not_tracked(missing[0])
-    return found
+    known = list_symbols(database)
+    spellings = [one.symbol for one in known]
+    names = {choose_symbol(parse_symbol(one), spellings) for one in sorted(_names("symbols", symbols))}
+    return [one for one in known if one.symbol in names]
 
 
 def _series_of(tracked: TrackedSymbol, timeframes: Collection[Timeframe | str] | None) -> list[Series]:

@@ -52,7 +52,7 @@ def matrix(
         names = [symbol.symbol for symbol in chosen_symbols(store, symbols)]
         if refresh:
             _refresh(store)
-        rows = read_matrix(store.database, names)
+        rows = read_matrix(store.database, None if symbols is None else names)
         unchecked = read_unchecked(store.database, incomplete_series(rows)) if not as_json else None
         if html is not None:
             write_file("--html", html, _page(store, rows, names))
