@@ -403,7 +403,7 @@ def read_lines(text: str, source: str) -> list[tuple[int, TrackedSymbol]]:
                 raise ConfigurationError(message)
             found[key] = (reader.line_num, symbol)
     except csv.Error as error:
-        message = f"{source}, line {reader.line_num}: {error}; nothing was imported"
+        message = f"{source}, line {reader.reader.line_num}: {error}; nothing was imported"
         raise ConfigurationError(message) from None
     return list(found.values())
 
