@@ -13,8 +13,8 @@ from psycopg.errors import CheckViolation
 from marketdata_assets.domain.errors import ConfigurationError, DoubtfulSymbolError, UnknownSeriesError
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.storage.connection import Database, connect
 from marketdata_assets.storage.completeness import read_matrix, write_matrix
+from marketdata_assets.storage.connection import Database, connect
 from marketdata_assets.storage.migrations import migrate, sql_folder
 from marketdata_assets.storage.symbols import (
     Outcome,
@@ -105,7 +105,9 @@ def test_two_securities_that_differ_in_one_capital_are_two_rows(database: Databa
     for find in (find_symbol, lambda *asked: find_with_splits(*asked)[0]):
         for asked, found in (("BACpL", "BACpL"), ("BACPL", "BACPL"), ("aapl", "AAPL"), ("AAPL", "AAPL")):
             assert find(database, asked).symbol == found
-        with pytest.raises(UnknownSeriesError, match="bacpl may be BACPL or BACpL: write it with the capitals"):
+        with pytest.raises(
+            UnknownSeriesError, match="bacpl may be BACPL or BACpL: write it with the capitals"
+        ):
             find(database, "bacpl")
         with pytest.raises(UnknownSeriesError, match="Aapl is not tracked, but AAPL is"):
             find(database, "Aapl")

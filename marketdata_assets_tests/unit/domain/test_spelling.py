@@ -65,7 +65,13 @@ def test_shares_as_others_write_them(text: str, share: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("text", "pair"),
-    [("BTCUSD", "BTC-USD"), ("BTCUSDT", "BTC-USDT"), ("ETHBTC", "ETH-BTC"), ("BTCBRL", "BTC-BRL"), ("AAPL", None)],
+    [
+        ("BTCUSD", "BTC-USD"),
+        ("BTCUSDT", "BTC-USDT"),
+        ("ETHBTC", "ETH-BTC"),
+        ("BTCBRL", "BTC-BRL"),
+        ("AAPL", None),
+    ],
 )
 def test_pairs_in_one_word(text: str, pair: str | None) -> None:
     assert split_pair(text) == pair

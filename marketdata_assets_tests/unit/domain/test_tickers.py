@@ -54,7 +54,10 @@ def test_inferred_asset_class(symbol: str, asset_class: AssetClass) -> None:
     [
         *((one, None) for one in ("AAPL", "BRK.B", "BACpL", "ACHR.WS", "ABCr", "ABCw", "ABCpAw", "V")),
         *((one, AssetClass.ETF) for one in ("SPY", "VTI")),
-        *((one, None) for one in ("BTC-USD", "ETH-BTC", "BTC-BRL", "BTC-USDT", "1INCH-USD", "USDT-USD", "T-USD")),
+        *(
+            (one, None)
+            for one in ("BTC-USD", "ETH-BTC", "BTC-BRL", "BTC-USDT", "1INCH-USD", "USDT-USD", "T-USD")
+        ),
         *((one, AssetClass.INDEX) for one in ("VIX", "SPX", "VIX1D")),
         ("VIX", AssetClass.STOCK),
     ],

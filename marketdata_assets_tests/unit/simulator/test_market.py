@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .bars import bars, page
-
 from marketdata_assets.storage.symbols import packaged_universe
+
+from .bars import bars, page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,7 +202,10 @@ def test_a_symbol_has_no_bars_before_it_was_listed(vendor: Callable[..., Vendor]
     assert days == [5, 6, 7]
 
 
-@pytest.mark.parametrize("ticker", ["UNKNOWN", "UNKNOWNX", "spy", "C:EURUSD", "X:btcusd", "X:UNKNOWNUSD", "BTCUSD", "NOBODY", "A-B"])
+@pytest.mark.parametrize(
+    "ticker",
+    ["UNKNOWN", "UNKNOWNX", "spy", "C:EURUSD", "X:btcusd", "X:UNKNOWNUSD", "BTCUSD", "NOBODY", "A-B"],
+)
 def test_an_unknown_ticker_has_no_bars(vendor: Callable[..., Vendor], ticker: str) -> None:
     answer = page(vendor(unknown=frozenset({"NOBODY"})), f"{ticker}/range/1/minute/2024-03-07/2024-03-07")
     assert "results" not in answer

@@ -37,7 +37,8 @@ def test_the_packaged_universe_is_20_stocks_20_etfs_and_22_crypto_pairs() -> Non
 
 def test_a_universe_of_ones_own() -> None:
     text = HEADING + (
-        'BRK.B,stock,"Berkshire, Class B",1w 1m\nBTC-USD,CRYPTO,,\n\nVIX,index,Volatility,1d\n SPY, etf ,,4h\nBACpL,stock,,\nBACPL,stock,,\n'
+        'BRK.B,stock,"Berkshire, Class B",1w 1m\nBTC-USD,CRYPTO,,\n\nVIX,index,Volatility,1d\n'
+        " SPY, etf ,,4h\nBACpL,stock,,\nBACPL,stock,,\n"
     )
     universe = read_universe(text, "mine.csv")
     assert universe == [
