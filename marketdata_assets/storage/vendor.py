@@ -49,4 +49,6 @@ def _refuse_other(held: bool | None, *, simulated: bool) -> None:  # noqa: FBT00
         f"this store holds {stored} bars and {asked} vendor's would mix with them:"
         " set another MARKETDATA_HOME or DATABASE_URL, or correct POLYGON_BASE_URL"
     )
+    if held:
+        message += "; beside a running `marketdata up --simulate`, commands without a key ask its simulator"
     raise ConfigurationError(message)
