@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,8 +12,8 @@ from marketdata_assets.domain.timeframe import Timeframe
 
 _SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-]{0,19}")
 _NAME_LENGTH = 200
-# Cc: control characters; Zl, Zp: line and paragraph separators; Cs: halves of a character.
-_UNPRINTABLE = frozenset({"Cc", "Zl", "Zp", "Cs"})
+# Control characters, separators of lines and paragraphs, halves of a character.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class AssetClass(StrEnum):
@@ -91,8 +90,8 @@ def check_name(symbol: str, name: str) -> None:
         reason = "is empty: leave it out, or write some text"
     elif len(name) > _NAME_LENGTH:
         reason = f"has {len(name):,} characters: write {_NAME_LENGTH} or fewer"
-    elif hidden := next((one for one in name if unicodedata.category(one) in _UNPRINTABLE), None):
-        reason = f"holds the control character {hidden!a}: write one line of plain text"
+    elif hidden := _UNPRINTABLE.search(name):
+        reason = f"holds the control character {hidden[0]!a}: write one line of plain text"
     else:
         return
     message = f"the name of {symbol} {reason}"
