@@ -43,9 +43,9 @@ from marketdata_assets.storage.gaps import sorted_gaps
 from marketdata_assets.storage.holes import find_holes
 from marketdata_assets.storage.symbols import (
     TrackedSymbol,
+    choose_symbol,
     find_with_splits,
     list_symbols,
-    not_tracked,
 )
 from marketdata_assets.storage.tables import FEATURES, OHLCV
 
@@ -102,7 +102,8 @@ def bars(  # noqa: PLR0913 - each is an option
     with an :class:`IncompleteHistoryWarning`, which names the command that fetches them.
 
     Args:
-        symbol: ``AAPL``, ``BRK.B``, ``BTC-USD``.
+        symbol: ``AAPL``, ``BRK.B``, ``BACpL``, ``BTC-USD``. Capitals tell securities apart; small letters alone,
+            ``aapl``, find the one symbol that has these letters.
         timeframe: ``1m 5m 15m 30m 1h 4h 1d 1w``, or as other libraries write them (``1D``, ``5min``).
         start: The first local day (New York's for stocks, ETFs and indices, UTC's for crypto), or an aware
             moment. A text is read as ISO 8601: ``2024-01-02``, ``2024-01-02T14:30:00Z``. A ``np.datetime64`` or a
@@ -186,15 +187,14 @@ def read_bars(
         ConfigurationError: An argument makes no sense.
         SplitError: As :func:`bars`.
     """
-    series = Series(parse_symbol(asked.symbol), Timeframe.parse(asked.timeframe))
+    symbol, timeframe = parse_symbol(asked.symbol), Timeframe.parse(asked.timeframe)
     if asked.as_of is not None and not asked.adjusted:
         message = "as_of chooses the scale of adjusted prices: leave it out with adjusted=False"
         raise ConfigurationError(message)
     now = datetime.now(UTC)
     edges = _Edges.of(asked.start, asked.end, asked.days)
-    tracked, splits, has_lost_gaps = find_with_splits(
-        database, series.symbol, series.timeframe, edges.roughly(now)
-    )
+    tracked, splits, has_lost_gaps = find_with_splits(database, symbol, timeframe, edges.roughly(now))
+    series = Series(tracked.symbol, timeframe)
     calendar = calendar_of(tracked.asset_class)
     window = edges.window(calendar, now)
     within = regular_windows(series.timeframe, window, calendar) if asked.regular_hours else None
@@ -288,12 +288,11 @@ class FeaturePage:
 
 def read_features(database: Database, asked: BarQuestion, *, limit: int | None = None) -> FeaturePage:
     """What :func:`features` returns, from ``database``: the first ``limit`` of them. Needs no scale and no splits."""
-    series = Series(parse_symbol(asked.symbol), Timeframe.parse(asked.timeframe))
+    symbol, timeframe = parse_symbol(asked.symbol), Timeframe.parse(asked.timeframe)
     now = datetime.now(UTC)
     edges = _Edges.of(asked.start, asked.end, asked.days)
-    tracked, _, has_lost_gaps = find_with_splits(
-        database, series.symbol, series.timeframe, edges.roughly(now)
-    )
+    tracked, _, has_lost_gaps = find_with_splits(database, symbol, timeframe, edges.roughly(now))
+    series = Series(tracked.symbol, timeframe)
     calendar = calendar_of(tracked.asset_class)
     window = edges.window(calendar, now)
     within = regular_windows(series.timeframe, window, calendar) if asked.regular_hours else None
@@ -410,11 +409,10 @@ def _chosen(database: Database, symbols: Collection[str] | None) -> list[Tracked
     """The tracked symbols named, in the order of ``tracked_symbols``; the active ones for None."""
     if symbols is None:
         return list_symbols(database, active_only=True)
-    names = {parse_symbol(one) for one in _names("symbols", symbols)}
-    found = [one for one in list_symbols(database) if one.symbol in names]
-    if missing := sorted(names - {one.symbol for one in found}):
-        raise not_tracked(missing[0])
-    return found
+    known = list_symbols(database)
+    spellings = [one.symbol for one in known]
+    names = {choose_symbol(parse_symbol(one), spellings) for one in sorted(_names("symbols", symbols))}
+    return [one for one in known if one.symbol in names]
 
 
 def _series_of(tracked: TrackedSymbol, timeframes: Collection[Timeframe | str] | None) -> list[Series]:

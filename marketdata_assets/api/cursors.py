@@ -45,7 +45,7 @@ class GapCursor(msgspec.Struct, array_like=True, forbid_unknown_fields=True, fro
     """In the list of gaps: the key of the last."""
 
     question: str
-    symbol: Annotated[str, msgspec.Meta(pattern=r"^[A-Z0-9][A-Z0-9.\-]{0,19}$")]
+    symbol: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]{0,19}$")]
     timeframe: Annotated[str, msgspec.Meta(pattern="^(1m|5m|15m|30m|1h|4h|1d|1w)$")]
     start: Micros
 

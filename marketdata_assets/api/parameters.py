@@ -168,10 +168,19 @@ class NewSymbol(_Strict):
         None, description="Default: what it was; else `crypto` for BASE-QUOTE and `stock` for all others."
     )
     name: (
-        Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")] | None
+        Annotated[
+            str,
+            StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"),
+        ]
+        | None
     ) = Field(None, description="What people call it.")
     timeframes: Annotated[list[Timeframe], Field(min_length=1, max_length=len(Timeframe))] | None = Field(
         None, description="Default: what it had, else `1h` and `1d`."
+    )
+    confirmed: bool = Field(
+        default=False,
+        description="Take a new symbol that is not spelt as the vendor spells such an instrument; else it is refused"
+        " with the code `doubtful-symbol`.",
     )
 
 

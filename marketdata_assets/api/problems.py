@@ -16,6 +16,7 @@ from marketdata_assets.domain.adjust import SplitError
 from marketdata_assets.domain.errors import (
     AnotherInstrumentError,
     ConfigurationError,
+    DoubtfulSymbolError,
     MarketDataError,
     UnadjustableError,
     UnknownSeriesError,
@@ -107,6 +108,10 @@ def problem_of(error: Exception) -> Problem:
         return error
     if isinstance(error, UnadjustableError):
         return Problem(409, "splits-unknown", f"{error.reason}, or ask with adjusted=false")
+    if isinstance(error, DoubtfulSymbolError):
+        return Problem(
+            422, "doubtful-symbol", f'{error.question} Send "confirmed": true to track it all the same'
+        )
     for kind, status, code in _OF_THE_DOMAIN:
         if isinstance(error, kind) and not isinstance(error, StoreError):
             return Problem(status, code, str(error))

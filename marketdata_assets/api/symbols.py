@@ -100,9 +100,7 @@ async def put_timeframes(
     """Collect a symbol in these timeframes from now on, as `marketdata symbols set-timeframes` does. Bars stay."""
 
     def work(database: Database) -> TrackedSymbol:
-        name = parse_symbol(symbol)
-        set_timeframes(database, name, _sorted(wanted.timeframes))
-        return find_symbol(database, name)
+        return set_timeframes(database, parse_symbol(symbol), _sorted(wanted.timeframes))
 
     return SymbolFacts.model_validate((await service_of(request).ask(request, work)).facts)
 
@@ -118,9 +116,8 @@ async def remove(request: Request, symbol: _SymbolPath) -> SymbolFacts:
     """Deactivate a symbol, as `marketdata symbols deactivate` does. Its bars stay, and POST takes it up again."""
 
     def work(database: Database) -> TrackedSymbol:
-        name = parse_symbol(symbol)
-        deactivate(database, name)
-        return find_symbol(database, name)
+        (stopped,) = deactivate(database, parse_symbol(symbol))
+        return stopped
 
     return SymbolFacts.model_validate((await service_of(request).ask(request, work)).facts)
 
@@ -132,7 +129,7 @@ def _add(database: Database, asked: NewSymbol) -> tuple[TrackedSymbol, bool]:
         asked.name,
         _sorted(asked.timeframes) if asked.timeframes else None,
     )
-    ((tracked, outcome),) = add_symbols(database, [wanted])
+    ((tracked, outcome),) = add_symbols(database, [wanted], is_careful=not asked.confirmed)
     return tracked, outcome is Outcome.NEW
 
 
@@ -142,7 +139,7 @@ def _details(database: Database, name: str) -> SymbolDetails:
     stored = [
         StoredSeries(timeframe=one.timeframe, bars=bars)
         for one, bars in sorted(counts.items(), key=lambda item: item[0].timeframe.duration)
-        if one.symbol == name and bars
+        if one.symbol == tracked.symbol and bars
     ]
     return SymbolDetails(**tracked.facts, stored=stored)
 

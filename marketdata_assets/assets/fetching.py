@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 from dagster import MetadataValue
 
-from marketdata_assets.domain.series import Instrument
+from marketdata_assets.assets.ingest import FailedRequest
+from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.domain.series import Instrument, Series
+from marketdata_assets.domain.tickers import vendor_ticker
 from marketdata_assets.polygon.resource import PageFetched
+from marketdata_assets.storage.bars import bars_by_series
 from marketdata_assets.storage.symbols import list_symbols, not_tracked
 from marketdata_assets.storage.vendor import claim_store, require_kind
 
@@ -16,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
 
     from marketdata_assets.assets.ingest import IngestReport
-    from marketdata_assets.domain.series import Series
     from marketdata_assets.domain.timeframe import Timeframe
+    from marketdata_assets.domain.windows import Window
     from marketdata_assets.polygon.request import FetchRequest
     from marketdata_assets.polygon.resource import FetchEvent, PolygonResource
     from marketdata_assets.storage.connection import Database
@@ -60,6 +64,47 @@ def instruments_of(
         wanted.setdefault(instrument, []).append(one.timeframe)
         tracked[instrument] = symbols[one.symbol].timeframes
     return wanted, tracked
+
+
+def unknown_symbols(
+    polygon: PolygonResource, database: Database, report: IngestReport
+) -> list[FailedRequest]:
+    """Find the symbols of which the vendor sent no bar, the store has none, and the vendor's directory has no entry.
+
+    Without a bar alone a symbol is not unknown: it may be listed later, or have been halted all the while.
+    """
+    requests: dict[Instrument, FetchRequest] = {}
+    failed = set(report.failed_symbols)
+    for request in report.empty:
+        if request.symbol not in failed:
+            requests.setdefault(Instrument(request.symbol, request.asset_class), request)
+    if not requests:
+        return []
+    stored = {series.symbol for series, bars in bars_by_series(database).items() if bars}
+    doubtful = [instrument for instrument in requests if instrument.symbol not in stored]
+    if not doubtful:
+        return []
+    unlisted = polygon.unlisted(doubtful, database_url=database.url)
+    return [
+        FailedRequest(
+            Series(request.symbol, request.base),
+            request.window,
+            UnknownTickerError(instrument, request.window),
+        )
+        for instrument, request in requests.items()
+        if instrument in unlisted
+    ]
+
+
+class UnknownTickerError(MarketDataError):
+    """The vendor has no bar of an instrument, and its directory of tickers has no entry."""
+
+    def __init__(self, instrument: Instrument, window: Window) -> None:
+        ticker = vendor_ticker(instrument.symbol, instrument.asset_class)
+        super().__init__(
+            f"{instrument.symbol} {window}: the vendor has no bar of {ticker} in this range, and no such ticker, active"
+            f" or delisted: is the symbol right? `marketdata symbols deactivate {instrument.symbol}` stops asking"
+        )
 
 
 def request_metadata(report: IngestReport) -> dict[str, MetadataValue]:

@@ -69,7 +69,7 @@ class IngestReport:
     """What an ingest did, in the end.
 
     ``rows_fetched`` counts the vendor's rows, broken ones included; ``failures`` holds one error per request
-    that failed.
+    that failed; ``empty`` holds the requests that the vendor answered without a row.
     """
 
     requests: int = 0
@@ -79,6 +79,7 @@ class IngestReport:
     waited_seconds: float = 0.0
     failures: list[FailedRequest] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    empty: list[FetchRequest] = field(default_factory=list)
 
     @property
     def failed_symbols(self) -> list[str]:
@@ -202,6 +203,8 @@ class Ingest:
         if not event.is_last:
             self._pending.log(progress.log)
             return
+        if not progress.log.bars:
+            self.report.empty.append(event.request)
         error = _unsound(progress)
         if error is not None:
             self.report.failures.append(FailedRequest(series, event.request.window, error))

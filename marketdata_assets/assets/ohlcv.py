@@ -20,7 +20,13 @@ from dagster import (
 )
 from pydantic import Field
 
-from marketdata_assets.assets.fetching import VENDOR_POOL, instruments_of, request_metadata, vendor_events
+from marketdata_assets.assets.fetching import (
+    VENDOR_POOL,
+    instruments_of,
+    request_metadata,
+    unknown_symbols,
+    vendor_events,
+)
 from marketdata_assets.assets.ingest import Ingest, IngestReport
 from marketdata_assets.assets.presentation import DAILY, OWNERS
 from marketdata_assets.domain.bars import BAR_SCHEMA
@@ -45,6 +51,8 @@ revised bar go to `ohlcv_revision`; nothing but the job `retention` deletes a ba
 
 FAILED_SYMBOLS = "failed_symbols"
 """Metadata: the symbols whose requests failed, as a JSON array."""
+FAILURE_REASONS = "failure_reasons"
+"""Metadata: why, one line for each of them, as a JSON object."""
 
 
 class OhlcvConfig(Config):
@@ -131,7 +139,8 @@ def _batches(
 
         with closing(vendor_events(polygon, planned.requests, database)) as events:
             yield from ingest.batches(events, read_bars)
-    report = ingest.report
+        report = ingest.report
+        report.failures += unknown_symbols(polygon, database, report)
     context.add_asset_metadata(request_metadata(report))
     for notice in report.notices:
         context.log.warning("%s", notice)
@@ -162,5 +171,8 @@ def _failure(report: IngestReport) -> Failure:
 def _failure_metadata(report: IngestReport) -> dict[str, MetadataValue]:
     return {
         FAILED_SYMBOLS: MetadataValue.json(report.failed_symbols),
+        FAILURE_REASONS: MetadataValue.json(
+            {failed.series.symbol: str(failed.error) for failed in reversed(report.failures)}
+        ),
         "errors": MetadataValue.json([str(failed.error) for failed in report.failures]),
     }

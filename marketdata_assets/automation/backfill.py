@@ -209,7 +209,6 @@ class _Stages:
         bring_bars(
             self.definitions,
             self.instance,
-            self.database,
             runs,
             force=self.outcome.request.force,
             tags=self.tags,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dagster import JsonMetadataValue
 
-from marketdata_assets.assets.ohlcv import FAILED_SYMBOLS
+from marketdata_assets.assets.ohlcv import FAILED_SYMBOLS, FAILURE_REASONS
 from marketdata_assets.automation.jobs import BARS_JOB
 from marketdata_assets.automation.ranges import execute_range, failure_metadata, range_runs, reason_of
 
@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
-    from psycopg import Connection
 
     from marketdata_assets.automation.ranges import RangeRun
-    from marketdata_assets.storage.connection import Database
 
 
 @dataclass(slots=True)
@@ -35,7 +33,6 @@ class BarsOutcome:
 def bring_bars(
     definitions: Definitions,
     instance: DagsterInstance,
-    database: Database,
     runs: Sequence[RangeRun],
     *,
     force: bool,
@@ -62,7 +59,7 @@ def bring_bars(
             # The run ended before its last request did: nothing is known of any of its symbols.
             outcome.failures |= dict.fromkeys((one.symbol for one in run.series), reason_of(result))
             continue
-        reasons = _reasons(database, result.run_id)
+        reasons = _reasons(result)
         outcome.failures |= {symbol: reasons.get(symbol, reason_of(result)) for symbol in named}
         sound = [one for one in run.series if one.symbol not in named]
         # Contiguous in the run's own order, which is a stretch of Dagster's.
@@ -105,15 +102,8 @@ def _given_up(result: ExecuteInProcessResult) -> list[str]:
     return [str(symbol) for symbol in symbols] if isinstance(symbols, list) else []
 
 
-def _reasons(database: Database, run_id: str) -> dict[str, str]:
-    """Why requests of a run failed, by symbol."""
-
-    def read(connection: Connection[tuple[object, ...]]) -> dict[str, str]:
-        rows = connection.execute(
-            "select distinct on (symbol) symbol, error from fetch_log"
-            " where run_id = %s and status = 'failed' order by symbol, requested_at",
-            [run_id],
-        ).fetchall()
-        return {str(symbol): str(error) for symbol, error in rows}
-
-    return database.transaction(read)
+def _reasons(result: ExecuteInProcessResult) -> dict[str, str]:
+    """Why the asset gave up on symbols, one line each."""
+    said = failure_metadata(result).get(FAILURE_REASONS)
+    reasons = said.value if isinstance(said, JsonMetadataValue) else None
+    return {str(symbol): str(why) for symbol, why in reasons.items()} if isinstance(reasons, dict) else {}

@@ -117,7 +117,8 @@ def bars(  # noqa: PLR0913 - each is an option
         message = "parquet is no text for a terminal: give -o FILE.parquet, or pipe it on"
         raise ConfigurationError(message)
     with open_store() as store:
-        calendar = calendar_of(find_symbol(store.database, name).asset_class)
+        tracked = find_symbol(store.database, name)
+        name, calendar = tracked.symbol, calendar_of(tracked.asset_class)
         first, last = _range(days, start, end, given, calendar.local_day(datetime.now(UTC)))
         question = BarQuestion(
             name, given, first, last, adjusted=not raw, as_of=scale, regular_hours=regular_hours

@@ -57,6 +57,21 @@ def write_bytes(option: str, path: Path, data: bytes) -> None:
         raise _unwritable(option, path, error.strerror) from None
 
 
+def decode_text(data: bytes, source: str) -> str:
+    """The text of ``data``, a file in UTF-8 with or without a byte order mark.
+
+    Raises:
+        ConfigurationError: It is not UTF-8; names ``source``, the line and the byte of the line.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        message = f"{source}, line {line}, byte {column}: this is not UTF-8; save the file in UTF-8"
+        raise ConfigurationError(message) from None
+
+
 def is_stdout(path: Path | None) -> bool:
     """Whether ``path`` is the ``-`` that stands for standard output."""
     return str(path) == "-"

@@ -130,6 +130,7 @@ def _show(found: pl.DataFrame, *, everything: bool, as_json: bool) -> None:
         typer.echo(json.dumps(gap_rows(shown), indent=2))
         return
     if not out.is_terminal:
+        typer.echo("series\tgap_start\tgap_end\tmissing_bars\tstate\treason")
         for row in shown.iter_rows(named=True):
             typer.echo(
                 f"{row['symbol']}:{row['timeframe']}\t{row['gap_start']:%Y-%m-%dT%H:%MZ}\t"

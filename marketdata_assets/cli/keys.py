@@ -63,6 +63,8 @@ def list_(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
+    if rows:
+        typer.echo("name\tscope\tcreated\tstate")
     for row in rows:
         ended = f"revoked {row['revoked_at']}" if row["revoked_at"] else "works"
         typer.echo(f"{row['name']}\t{row['scope']}\tcreated {row['created_at']}\t{ended}")

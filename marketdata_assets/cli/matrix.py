@@ -59,7 +59,7 @@ def matrix(
         names = [symbol.symbol for symbol in chosen_symbols(store, symbols)]
         if refresh:
             _refresh(store)
-        rows = read_matrix(store.database, names)
+        rows = read_matrix(store.database, None if symbols is None else names)
         ended = ended_series(rows, due_days(active_series(store.database), datetime.now(UTC)))
         unchecked = read_unchecked(store.database, incomplete_series(rows)) if not as_json else None
         if html is not None:

@@ -27,7 +27,7 @@ _MOST_DAYS: Final = 36_525
 
 def chosen_symbols(store: Store, symbols: str | None) -> list[TrackedSymbol]:
     """The active symbols of ``--symbols A,B`` in that order; all of them without it."""
-    from marketdata_assets.storage.symbols import list_symbols, not_tracked
+    from marketdata_assets.storage.symbols import choose_symbol, list_symbols
 
     active = {one.symbol: one for one in list_symbols(store.database, active_only=True)}
     if symbols is None:
@@ -36,10 +36,7 @@ def chosen_symbols(store: Store, symbols: str | None) -> list[TrackedSymbol]:
     if not names:
         message = "--symbols names none: give symbols such as AAPL,SPY"
         raise ConfigurationError(message)
-    for name in names:
-        if name not in active:
-            raise not_tracked(name)
-    return [active[name] for name in dict.fromkeys(names)]
+    return [active[name] for name in dict.fromkeys(choose_symbol(name, active) for name in names)]
 
 
 def chosen_series(symbols: Iterable[TrackedSymbol], timeframes: Collection[Timeframe] | None) -> list[Series]:
@@ -52,6 +49,8 @@ def chosen_series(symbols: Iterable[TrackedSymbol], timeframes: Collection[Timef
     ]
     if not series:
         message = "no symbol is tracked in these timeframes: see `marketdata symbols list`"
+        if timeframes is None:
+            message = "no symbol is tracked: add one with `marketdata symbols add`"
         raise ConfigurationError(message)
     return series
 

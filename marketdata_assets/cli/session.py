@@ -15,7 +15,7 @@ from marketdata_assets.config import Settings, load_settings
 from marketdata_assets.storage.clock import require_right_clock
 from marketdata_assets.storage.connection import Database, resolve_database_url
 from marketdata_assets.storage.migrations import migrate
-from marketdata_assets.storage.symbols import add_symbols, list_symbols, packaged_universe
+from marketdata_assets.storage.symbols import add_universe, list_symbols
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,15 +43,20 @@ def open_store() -> Iterator[Store]:
     migrate(url)
     with Database(url) as database:
         if not list_symbols(database):
-            add_symbols(database, packaged_universe())
+            add_universe(database)
         yield Store(settings, database)
 
 
 def require_vendor_of(store: Store) -> None:
-    """Refuse, before anything runs, to mix simulated bars and real ones. Raises :class:`ConfigurationError`."""
+    """Refuse, before anything runs, to mix simulated bars and real ones. Raises :class:`ConfigurationError`.
+
+    Without a key, the vendor is the simulator of a running ``marketdata up --simulate``.
+    """
+    from marketdata_assets.cli.simulator_address import use_simulator
     from marketdata_assets.polygon.resource import PolygonResource
     from marketdata_assets.storage.vendor import require_kind
 
+    use_simulator(store)
     require_kind(store.database, simulated=PolygonResource().is_simulated)
 
 

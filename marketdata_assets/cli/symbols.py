@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from marketdata_assets.cli.completion import complete_symbol, complete_timeframes
-from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.cli.files import decode_text
+from marketdata_assets.domain.errors import AnotherInstrumentError, ConfigurationError, DoubtfulSymbolError
 from marketdata_assets.domain.series import parse_symbol
 from marketdata_assets.domain.timeframe import parse_timeframes
 
@@ -31,6 +32,12 @@ _Json = Annotated[
 ]
 
 
+_Confirmed = Annotated[
+    bool,
+    typer.Option("--yes", help="Take a new symbol although it is not spelt as the vendor spells it."),
+]
+
+
 @app.command("list", epilog="Example: marketdata symbols list --json")
 def list_(
     *,
@@ -49,6 +56,7 @@ def list_(
     if as_json:
         _print_json(tracked)
     elif not out.is_terminal:
+        typer.echo("symbol\tclass\ttimeframes\tname")
         for one in tracked:
             typer.echo("\t".join((one.symbol, one.asset_class, ",".join(one.timeframes), one.name or "")))
     else:
@@ -63,11 +71,16 @@ def list_(
                 one.name or "",
             )
         out.print(table)
+    if not tracked and not as_json:
+        typer.echo("no symbol is tracked: `marketdata symbols add` adds one", err=True)
 
 
 @app.command(epilog="Example: marketdata symbols add NFLX --timeframes 1m,1h,1d")
 def add(
-    symbols: Annotated[list[str], typer.Argument(help="One or more symbols, such as NFLX or SOL-USD.")],
+    symbols: Annotated[
+        list[str],
+        typer.Argument(help="Symbols such as NFLX, BACpL or SOL-USD, apart by spaces or commas."),
+    ],
     *,
     asset_class: Annotated[
         str | None,
@@ -81,18 +94,26 @@ def add(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
+    confirmed: _Confirmed = False,
     as_json: _Json = False,
 ) -> None:
-    """Track symbols from now on, or take them up again."""
+    """Track symbols from now on, or take them up again.
+
+    Capitals and small letters tell the vendor's securities apart: BACpL is a preferred share. A symbol in small letters
+    alone is taken for the tracked one with these letters, else for the one in capitals.
+    """
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.symbols import WantedSymbol, parse_asset_class
 
     given_class = None if asset_class is None else parse_asset_class(asset_class)
     given = None if timeframes is None else parse_timeframes(timeframes)
-    names = dict.fromkeys(parse_symbol(text) for text in symbols)
-    wanted = [WantedSymbol(symbol, given_class, name, given) for symbol in names]
+    wanted = [WantedSymbol(symbol, given_class, name, given) for symbol in _parse_symbols(symbols)]
     with open_store() as store:
-        _write(store, wanted, as_json=as_json)
+        try:
+            _write(store, wanted, is_careful=not confirmed, as_json=as_json)
+        except DoubtfulSymbolError as error:
+            message = f"{error.question} --yes tracks it all the same; nothing was added"
+            raise ConfigurationError(message) from None
 
 
 @app.command("set-timeframes", epilog="Example: marketdata symbols set-timeframes AAPL 1m,5m,1h,1d")
@@ -113,11 +134,11 @@ def set_timeframes(
 
     chosen, name = parse_timeframes(timeframes), parse_symbol(symbol)
     with open_store() as store:
-        symbols.set_timeframes(store.database, name, chosen)
-        if as_json:
-            _print_json([symbols.find_symbol(store.database, name)])
-            return
-    typer.echo(f"{name}: {', '.join(chosen)}")
+        changed = symbols.set_timeframes(store.database, name, chosen)
+    if as_json:
+        _print_json([changed])
+        return
+    typer.echo(f"{changed.symbol}: {', '.join(chosen)}")
 
 
 @app.command(epilog="Example: marketdata symbols deactivate TSLA NFLX")
@@ -133,14 +154,28 @@ def deactivate(
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage import symbols
 
-    names = [parse_symbol(name) for text in symbol for name in text.replace(",", " ").split()]
+    names = _parse_symbols(symbol)
     with open_store() as store:
-        symbols.deactivate(store.database, *names)
-        if as_json:
-            _print_json(symbols.find_symbol(store.database, name) for name in dict.fromkeys(names))
-            return
-    for name in names:
-        typer.echo(f"{name}: no longer collected")
+        stopped = symbols.deactivate(store.database, *names)
+    if as_json:
+        _print_json(stopped)
+        return
+    for one in stopped:
+        typer.echo(f"{one.symbol}: no longer collected")
+
+
+@app.command(epilog="Example: marketdata symbols clear")
+def clear(*, as_json: _Json = False) -> None:
+    """Stop collecting every symbol: the universe is empty then. Bars stay; `symbols add` takes symbols up again."""
+    from marketdata_assets.cli.session import open_store
+    from marketdata_assets.storage.symbols import deactivate_all
+
+    with open_store() as store:
+        stopped = deactivate_all(store.database)
+    if as_json:
+        _print_json([])
+        return
+    typer.echo(f"{stopped} no longer collected; their bars stay, and `marketdata symbols add` adds others")
 
 
 @app.command("import", epilog="Example: marketdata symbols import universe.csv")
@@ -152,26 +187,44 @@ def import_(
         ),
     ],
     *,
+    confirmed: _Confirmed = False,
     as_json: _Json = False,
 ) -> None:
     """Track every symbol of a CSV file, or none when a line is wrong."""
     from marketdata_assets.cli.session import open_store
-    from marketdata_assets.storage.symbols import read_universe
+    from marketdata_assets.storage.symbols import read_lines
 
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = decode_text(path.read_bytes(), str(path))
+    except OSError as error:
         message = f"cannot read {path}: {error.__class__.__name__}; give a CSV file in UTF-8"
         raise ConfigurationError(message) from None
-    wanted = read_universe(text, str(path))
+    lines = read_lines(text, str(path))
     with open_store() as store:
-        _write(store, wanted, as_json=as_json)
+        try:
+            _write(store, [symbol for _, symbol in lines], is_careful=not confirmed, as_json=as_json)
+        except (AnotherInstrumentError, DoubtfulSymbolError) as error:
+            line = next(line for line, one in lines if one.symbol.lower() == error.symbol.lower())
+            remedy = ""
+            if isinstance(error, DoubtfulSymbolError):
+                remedy = " --yes tracks it all the same; nothing was imported"
+            column = "symbol" if remedy else "asset_class"
+            message = f"{path}, line {line}, column {column}: {error}{remedy}"
+            raise ConfigurationError(message) from None
 
 
-def _write(store: Store, wanted: Sequence[WantedSymbol | TrackedSymbol], *, as_json: bool) -> None:
+def _parse_symbols(texts: Iterable[str]) -> list[str]:
+    """The symbols of arguments that may each be a list with commas, as they are written, each of them once."""
+    names = [parse_symbol(name) for text in texts for name in text.replace(",", " ").split() or [text]]
+    return list(dict.fromkeys(names))
+
+
+def _write(
+    store: Store, wanted: Sequence[WantedSymbol | TrackedSymbol], *, is_careful: bool, as_json: bool
+) -> None:
     from marketdata_assets.storage.symbols import Outcome, add_symbols
 
-    tracked = add_symbols(store.database, wanted)
+    tracked = add_symbols(store.database, wanted, is_careful=is_careful)
     if as_json:
         _print_json(one for one, _ in tracked)
         return

@@ -65,7 +65,9 @@ def up(
     from marketdata_assets.automation.commands import close_orphans
     from marketdata_assets.automation.instance import prepare_environment, sync_series
     from marketdata_assets.cli.session import open_store
+    from marketdata_assets.cli.simulator_address import forget_simulator
     from marketdata_assets.config import load_settings
+    from marketdata_assets.storage.vendor import require_kind
 
     with contextlib.suppress(_StopRequested), ExitStack() as stack:
         # From before the first child on: whatever ends this process must end them, in order.
@@ -77,7 +79,10 @@ def up(
         settings = load_settings()
         held = stack.enter_context(_only_one(settings.home))
         _check_port(port)
+        forget_simulator(settings.home)
         with open_store() as store:
+            if simulate:
+                require_kind(store.database, simulated=True)
             prepare_environment(settings)
             from dagster import DagsterInstance
 
@@ -85,7 +90,7 @@ def up(
                 close_orphans(instance, store.database)
                 sync_series(instance, store.database)
         if simulate:
-            stack.enter_context(_simulator())
+            stack.enter_context(_simulator(settings.home))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="marketdata-")))
         # One code server for both, so that a run outlives either of them. A socket's path is a hundred bytes at most.
         sock, workspace = folder / "code", folder / "workspace.yaml"
@@ -191,11 +196,13 @@ def _check_port(port: int) -> None:
 
 
 @contextlib.contextmanager
-def _simulator() -> Iterator[None]:
+def _simulator(home: Path) -> Iterator[None]:
+    from marketdata_assets.cli.simulator_address import published
     from marketdata_assets.polygon.simulator import RunningSimulator, SimulatorConfig
 
-    with RunningSimulator(SimulatorConfig(), port=0) as simulator:
+    with RunningSimulator(SimulatorConfig(), port=0) as simulator, published(home, simulator.url):
         os.environ["POLYGON_API_KEY"], os.environ["POLYGON_BASE_URL"] = "demo", simulator.url
+        typer.echo(f"vendor simulator at {simulator.url}; commands in other terminals find it without a key")
         yield
 
 

@@ -43,4 +43,27 @@ class UnadjustableError(ConfigurationError):
 
 
 class AnotherInstrumentError(ConfigurationError):
-    """A symbol's stored bars are those of another asset class: new ones would mix two instruments."""
+    """A symbol's stored bars are those of another asset class: new ones would mix two instruments.
+
+    Attributes:
+        symbol: The symbol.
+    """
+
+    def __init__(self, message: str, *, symbol: str) -> None:
+        super().__init__(message)
+        self.symbol = symbol
+
+
+class DoubtfulSymbolError(ConfigurationError):
+    """A new symbol is not spelt as the vendor spells such an instrument; it may exist all the same.
+
+    Attributes:
+        symbol: The symbol, as it was given.
+        question: What is doubtful and what is probably meant, without how to insist: commands and the HTTP API say
+            that in different words.
+    """
+
+    def __init__(self, symbol: str, question: str) -> None:
+        super().__init__(question)
+        self.symbol = symbol
+        self.question = question

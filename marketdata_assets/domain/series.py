@@ -8,12 +8,16 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.spelling import suggest_symbol
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9.\-]{0,19}")
+_SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-]{0,19}")
+_NAME_LENGTH = 200
+# Control characters, separators of lines and paragraphs, halves of a character.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class AssetClass(StrEnum):
@@ -70,13 +74,40 @@ def with_siblings(series: Iterable[Series], tracked: Iterable[Series]) -> list[S
 
 
 def parse_symbol(text: str) -> str:
-    """``text`` as a symbol: upper case, letters, digits, dots and dashes, at most 20 characters.
+    """Read ``text`` as a symbol, as it is written: letters, digits, dots and dashes, at most 20 characters.
+
+    Capitals and small letters tell the vendor's securities apart (BACpL, BACPL); which tracked symbol ``aapl`` means is
+    for :func:`~marketdata_assets.domain.spelling.match_symbol` to say.
 
     Raises :class:`ConfigurationError` for anything else; Dagster forbids ``| , [ ]`` in a partition key and
     ``:`` separates symbol and timeframe.
     """
-    symbol = text.strip().upper()
+    symbol = text.strip()
     if not _SYMBOL.fullmatch(symbol):
-        message = f"{text!r} is not a symbol: use letters, digits, '.' and '-', as in AAPL, BRK.B or BTC-USD"
+        suggestion = suggest_symbol(symbol)
+        remedy = (
+            f"do you mean {suggestion}?"
+            if suggestion
+            else "use letters, digits, '.' and '-', as in AAPL, BRK.B or BTC-USD"
+        )
+        message = f"{text!r} is not a symbol: {remedy}"
         raise ConfigurationError(message)
     return symbol
+
+
+def check_name(symbol: str, name: str) -> None:
+    """Refuse a name of ``symbol`` that is empty, longer than 200 characters or more than one line of plain text.
+
+    Raises:
+        ConfigurationError: It is one of these.
+    """
+    if not name.strip():
+        reason = "is empty: leave it out, or write some text"
+    elif len(name) > _NAME_LENGTH:
+        reason = f"has {len(name):,} characters: write {_NAME_LENGTH} or fewer"
+    elif hidden := _UNPRINTABLE.search(name):
+        reason = f"holds the control character {hidden[0]!a}: write one line of plain text"
+    else:
+        return
+    message = f"the name of {symbol} {reason}"
+    raise ConfigurationError(message)

@@ -30,6 +30,7 @@ from httpx import codes
 
 from marketdata_assets.config import is_loopback
 from marketdata_assets.domain.clock import require_same_time
+from marketdata_assets.polygon import directory
 from marketdata_assets.polygon.action_pages import parse_actions
 from marketdata_assets.polygon.bodies import read_body
 from marketdata_assets.polygon.errors import (
@@ -326,6 +327,27 @@ class PolygonClient:
         async with contextlib.aclosing(pages):
             async for page in pages:
                 yield page
+
+    async def lists(self, ticker: str, *, symbol: str) -> bool:
+        """Ask the vendor's directory whether it has ``ticker``, active or delisted.
+
+        Raises a :class:`PolygonError` of the kind that fits.
+        """
+        for active in ("true", "false"):
+            seen: set[httpx.URL] = set()
+
+            def ask_for(url: httpx.URL, seen: set[httpx.URL] = seen) -> _Ask:
+                contradiction = partial(_miscounted, exactly=False)
+                subject = f"directory entry of {symbol}"
+                return _Ask(subject, None, None, len(seen), url, directory.parse_directory, contradiction)
+
+            query = urlencode({"ticker": ticker, "active": active, "limit": "10"})
+            pages = self._pages(directory.PATH, query, {}, seen, ask_for)
+            async with contextlib.aclosing(pages):
+                async for page in pages:
+                    if ticker in page.frame["ticker"]:
+                        return True
+        return False
 
     async def _pages(
         self,

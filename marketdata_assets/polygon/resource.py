@@ -25,7 +25,8 @@ from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.bars import VENDOR_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError
-from marketdata_assets.domain.series import AssetClass, parse_symbol
+from marketdata_assets.domain.series import AssetClass, Instrument, parse_symbol
+from marketdata_assets.domain.spelling import capitalise
 from marketdata_assets.domain.tickers import inferred_asset_class, vendor_ticker
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.polygon.actions import ENDPOINTS, Endpoint, ListRequest, plan_lists
@@ -191,7 +192,7 @@ class PolygonResource(ConfigurableResource[None]):
             ConfigurationError: When an argument or a setting is wrong.
             PolygonError: Of the kind that fits.
         """
-        symbol = parse_symbol(symbol)
+        symbol = capitalise(parse_symbol(symbol))
         asset_class = asset_class or inferred_asset_class(symbol)
         request = FetchRequest(symbol, asset_class, timeframe, _window(start, end, asset_class))
         frames = [VENDOR_SCHEMA.to_frame()]
@@ -236,6 +237,27 @@ class PolygonResource(ConfigurableResource[None]):
             except (EntitlementError, NotFoundError) as error:
                 _LOGGER.warning("%s cannot be asked and the former endpoint is: %s", endpoint.path, error)
         return _listed(plan, kind, last, symbols)
+
+    def unlisted(
+        self, instruments: Sequence[Instrument], *, database_url: str | None = None
+    ) -> frozenset[Instrument]:
+        """Find those of ``instruments`` that the vendor's directory has neither as active nor as delisted.
+
+        An instrument counts as listed when the directory cannot be asked: the plan may not include it.
+
+        Args:
+            instruments: Which; one or two requests each.
+            database_url: Where the shared rate limit lives; default DATABASE_URL.
+
+        Raises:
+            ConfigurationError: When the key or the database is not set.
+            AuthenticationError: When the vendor refuses the key.
+            RateLimiterUnavailableError: When the database is away.
+        """
+        plan = self._plan(database_url)
+        channel: _Channel[tuple[Instrument, bool]] = _Channel()
+        with channel.running(lambda: _fetch_all(plan, instruments, partial(_look_up, channel))):
+            return frozenset(instrument for instrument, is_listed in channel if not is_listed)
 
     def _plan(self, database_url: str | None) -> _Plan:
         settings = load_settings()
@@ -422,6 +444,20 @@ async def _fetch_list(channel: _Channel[FetchedPage], client: PolygonClient, req
     async with contextlib.aclosing(client.actions(request)) as pages:
         async for page in pages:
             await channel.put(page)
+
+
+async def _look_up(
+    channel: _Channel[tuple[Instrument, bool]], client: PolygonClient, instrument: Instrument
+) -> None:
+    ticker = vendor_ticker(instrument.symbol, instrument.asset_class)
+    try:
+        is_listed = await client.lists(ticker, symbol=instrument.symbol)
+    except AuthenticationError:
+        raise
+    except PolygonError as error:
+        _LOGGER.warning("whether the vendor has %s cannot be found out: %s", ticker, error)
+        is_listed = True
+    await channel.put((instrument, is_listed))
 
 
 async def _fetch(channel: _Channel[FetchEvent], client: PolygonClient, request: FetchRequest) -> None:

@@ -20,7 +20,7 @@ from marketdata_assets.domain.completeness import (
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.pruned import read_pruned
-from marketdata_assets.storage.symbols import list_symbols
+from marketdata_assets.storage.symbols import list_presets, list_symbols
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -61,8 +61,9 @@ def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
     """Sum up every active series, keep that as the history's rows of ``as_of``, and return it as ``MATRIX_SCHEMA``.
 
     In the order of ``tracked_symbols``, shortest timeframe first. A second call for the same day replaces its
-    rows. Days that were not scanned count as missing when they lie between the first and the last scanned day or
-    stored bar of their series. Days that retention has removed do not count.
+    rows. Presets of which no series was scanned have none. Days that were not scanned count as missing when they lie
+    between the first and the last scanned day or stored bar of their series. Days that retention has removed do not
+    count.
     """
     classes = active_series(database)
     daily = _stored_days(database)
@@ -78,7 +79,7 @@ def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
         orient="row",
     )
     rows = (
-        summed(known, classes)
+        _scanned_or_chosen(summed(known, classes), list_presets(database))
         .join(edges, on=["symbol", "timeframe"], how="left", maintain_order="left")
         .join(scanned_days, on=["symbol", "timeframe"], how="left", maintain_order="left")
         .with_columns(as_of=pl.lit(as_of))
@@ -103,7 +104,8 @@ def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
 def read_matrix(database: Database, symbols: Collection[str] | None = None) -> pl.DataFrame:
     """The newest row of each active series (of ``symbols``, when given), as ``MATRIX_SCHEMA``.
 
-    In the order of ``tracked_symbols``, shortest timeframe first. A series without a row is unchecked.
+    In the order of ``tracked_symbols``, shortest timeframe first. A series without a row is unchecked. Presets of which
+    no series was scanned are left out, unless ``symbols`` names them.
     """
     names = ", ".join(f"m.{name}" for name in MATRIX_SCHEMA.names() if name not in ("symbol", "timeframe"))
     rows = _framed(
@@ -116,7 +118,15 @@ def read_matrix(database: Database, symbols: Collection[str] | None = None) -> p
         pl.col("expected_bars", "present_bars", "no_trade_bars", "missing_bars").fill_null(0),
         pl.col("status").fill_null(Status.UNCHECKED.value),
     )
+    if symbols is None:
+        rows = _scanned_or_chosen(rows, list_presets(database))
     return _chosen(_ordered(rows, active_series(database)), symbols)
+
+
+def _scanned_or_chosen(rows: pl.DataFrame, presets: Collection[str]) -> pl.DataFrame:
+    """``rows`` without the symbols of ``presets`` of which every series is unchecked."""
+    is_unscanned = (pl.col("status") == Status.UNCHECKED.value).all().over("symbol")
+    return rows.filter(~(pl.col("symbol").is_in(list(presets)) & is_unscanned))
 
 
 def read_recent(database: Database, symbols: Collection[str] | None = None) -> Recent | None:

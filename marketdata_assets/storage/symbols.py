@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+import io
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
@@ -15,15 +16,17 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import (
     AnotherInstrumentError,
     ConfigurationError,
+    DoubtfulSymbolError,
     UnknownSeriesError,
 )
-from marketdata_assets.domain.series import AssetClass, Series, parse_symbol
-from marketdata_assets.domain.tickers import inferred_asset_class, vendor_ticker
+from marketdata_assets.domain.series import AssetClass, Series, check_name, parse_symbol
+from marketdata_assets.domain.spelling import capitalise, is_lower, match_symbol
+from marketdata_assets.domain.tickers import inferred_asset_class, question_spelling, vendor_ticker
 from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
 from marketdata_assets.storage.months import LOCK_SPACE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from psycopg import Connection
 
@@ -88,24 +91,24 @@ def list_symbols(database: Database, *, active_only: bool = False) -> list[Track
 
 
 def find_symbol(database: Database, symbol: str) -> TrackedSymbol:
-    """The row of ``symbol``, active or not. Raises :class:`ConfigurationError` when there is none."""
+    """The row that ``symbol`` means (:func:`~marketdata_assets.domain.spelling.match_symbol`), active or not.
 
-    def read(connection: Connection[tuple[object, ...]]) -> tuple[object, ...] | None:
-        return connection.execute(
-            "select symbol, asset_class, name, timeframes, active from tracked_symbols where symbol = %s",
-            [symbol],
-        ).fetchone()
-
-    row = database.transaction(read)
-    if row is None:
-        raise not_tracked(symbol)
-    return _symbol_of(row)
+    Raises:
+        UnknownSeriesError: There is none, or small letters fit several.
+    """
+    rows = database.ask(
+        "select symbol, asset_class, name, timeframes, active from tracked_symbols"
+        " where lower(symbol) = lower(%s)",
+        [symbol],
+    )
+    found = {tracked.symbol: tracked for tracked in map(_symbol_of, rows)}
+    return found[choose_symbol(symbol, found)]
 
 
 def find_with_splits(
     database: Database, symbol: str, timeframe: Timeframe, window: Window
 ) -> tuple[TrackedSymbol, pl.DataFrame | None, bool]:
-    """The row of ``symbol``, active or not, its splits, and whether ``window`` of its ``timeframe`` has a lost gap.
+    """The row that ``symbol`` means, active or not, its splits, and whether ``window`` of its ``timeframe`` has a lost gap.
 
     The splits are those of :func:`~marketdata_assets.storage.actions.read_splits`; None when they were never asked for.
     In one question: all are needed whenever bars are read.
@@ -120,11 +123,11 @@ def find_with_splits(
         " from tracked_symbols t"
         " left join corporate_action_checks c on c.kind = 'splits' and c.symbol = t.symbol"
         " left join splits s on s.symbol = t.symbol and s.withdrawn_at is null"
-        " where t.symbol = %s order by s.execution_date",
+        " where lower(t.symbol) = lower(%s) order by s.execution_date",
         [timeframe.value, window.start, window.end, symbol],
     )
-    if not rows:
-        raise not_tracked(symbol)
+    chosen = choose_symbol(symbol, {str(row[0]) for row in rows})
+    rows = [row for row in rows if row[0] == chosen]
     width = len(SPLIT_SCHEMA)
     *facts, is_checked, has_lost_gaps = rows[0][:-width]
     tracked = _symbol_of(tuple(facts))
@@ -154,49 +157,107 @@ class WantedSymbol:
 
 
 def add_symbols(
-    database: Database, symbols: Iterable[WantedSymbol | TrackedSymbol]
+    database: Database, symbols: Iterable[WantedSymbol | TrackedSymbol], *, is_careful: bool = False
 ) -> list[tuple[TrackedSymbol, Outcome]]:
     """Start to track ``symbols``, or take them up again, all or none; returns how each is tracked now.
 
-    A tracked symbol says everything that a wanted one may say, ``active`` apart.
+    A tracked symbol says everything that a wanted one may say, ``active`` and ``preset`` apart. A symbol in small
+    letters alone is the tracked one that has these letters, else the one in capitals.
+
+    Args:
+        database: Where to.
+        symbols: What to track.
+        is_careful: Refuse a new symbol that is not spelt as the vendor spells such an instrument.
 
     Raises:
-        ConfigurationError: A crypto symbol is no pair.
+        ConfigurationError: A crypto symbol is not a pair, or a name is not one line of plain text.
         AnotherInstrumentError: Bars of a symbol are stored with another asset class.
+        DoubtfulSymbolError: A new symbol is probably a mistake.
+        UnknownSeriesError: Small letters fit several tracked symbols.
     """
     wanted = list(symbols)
     for one in wanted:
-        if one.asset_class is not None:
-            vendor_ticker(one.symbol, one.asset_class)  # refuses a crypto symbol that is no pair
-    names = [one.symbol for one in wanted]
+        if one.name is not None:
+            check_name(one.symbol, one.name)
 
     def write(connection: Connection[tuple[object, ...]]) -> list[tuple[TrackedSymbol, Outcome]]:
         # Their order is the order of the series, so rows cannot be locked in one order by all: two would deadlock.
         connection.execute(_LOCK, ["tracked_symbols", LOCK_SPACE])
+        known = _spellings(connection, [one.symbol for one in wanted])
+        # Two texts may mean one symbol: nflx, NFLX.
+        named = {one.symbol: one for one in (_named(one, known, is_careful=is_careful) for one in wanted)}
         rows = connection.execute(
             "select symbol, asset_class from tracked_symbols t where symbol = any(%s)"
             " and exists (select from bar_counts c where c.symbol = t.symbol) for update",
-            [names],
+            [list(named)],
         ).fetchall()
         stored = {str(symbol): AssetClass(str(asset_class)) for symbol, asset_class in rows}
         outcomes = {}
-        for one in wanted:
+        for one in named.values():
             stored_as = stored.get(one.symbol)
             if stored_as is not None and one.asset_class not in (None, stored_as):
                 message = (
                     f"bars of {one.symbol} are stored as {stored_as}, not {one.asset_class}: its history would mix"
                     " two instruments; nothing was added"
                 )
-                raise AnotherInstrumentError(message)
+                raise AnotherInstrumentError(message, symbol=one.symbol)
             outcomes[one.symbol] = _upsert(connection, one)
         tracked = connection.execute(
             "select symbol, asset_class, name, timeframes, active from tracked_symbols where symbol = any(%s)",
-            [names],
+            [list(named)],
         ).fetchall()
-        known = {one.symbol: one for one in map(_symbol_of, tracked)}
-        return [(known[name], outcome) for name, outcome in outcomes.items()]
+        found = {one.symbol: one for one in map(_symbol_of, tracked)}
+        return [(found[name], outcome) for name, outcome in outcomes.items()]
 
     return database.transaction(write)
+
+
+def add_universe(database: Database) -> None:
+    """Track the packaged universe as presets, when no symbol was ever tracked.
+
+    A preset is tracked like every other symbol, but the matrix leaves it out until one of its series was scanned.
+    """
+
+    def write(connection: Connection[tuple[object, ...]]) -> None:
+        connection.execute(_LOCK, ["tracked_symbols", LOCK_SPACE])
+        if connection.execute("select from tracked_symbols limit 1").fetchone() is None:
+            for one in packaged_universe():
+                _upsert(connection, one)
+            connection.execute("update tracked_symbols set preset = true")
+
+    database.transaction(write)
+
+
+def list_presets(database: Database) -> frozenset[str]:
+    """The symbols that came with the package and that were never added, nor their timeframes set."""
+    return frozenset(str(row[0]) for row in database.ask("select symbol from tracked_symbols where preset"))
+
+
+def _spellings(connection: Connection[tuple[object, ...]], symbols: Collection[str]) -> list[str]:
+    """The tracked symbols that have the letters of ``symbols``, capitals or not."""
+    rows = connection.execute(
+        "select symbol from tracked_symbols where lower(symbol) = any(%s)",
+        [[symbol.lower() for symbol in symbols]],
+    ).fetchall()
+    return [str(symbol) for (symbol,) in rows]
+
+
+def _named(
+    wanted: WantedSymbol | TrackedSymbol, known: Collection[str], *, is_careful: bool
+) -> WantedSymbol | TrackedSymbol:
+    """``wanted`` with the symbol that its text means, known or new."""
+    match = match_symbol(wanted.symbol, known)
+    if match.symbol is not None:
+        named = replace(wanted, symbol=match.symbol)
+    elif match.similar and is_lower(wanted.symbol):
+        raise not_tracked(wanted.symbol, match.similar)
+    else:
+        named = replace(wanted, symbol=capitalise(wanted.symbol))
+        if is_careful and (question := question_spelling(named.symbol, named.asset_class)):
+            raise DoubtfulSymbolError(wanted.symbol, question)
+    if named.asset_class is not None:
+        vendor_ticker(named.symbol, named.asset_class)  # refuses a crypto symbol that is not a pair
+    return named
 
 
 def _upsert(connection: Connection[tuple[object, ...]], wanted: WantedSymbol | TrackedSymbol) -> Outcome:
@@ -206,10 +267,10 @@ def _upsert(connection: Connection[tuple[object, ...]], wanted: WantedSymbol | T
         " values (%(symbol)s, coalesce(%(asset_class)s, %(guess)s), %(name)s,"
         "  coalesce(%(timeframes)s::text[], %(default)s))"
         " on conflict (symbol) do update set timeframes = coalesce(%(timeframes)s::text[], t.timeframes),"
-        "  active = true, asset_class = coalesce(%(asset_class)s, t.asset_class),"
+        "  active = true, preset = false, asset_class = coalesce(%(asset_class)s, t.asset_class),"
         "  name = coalesce(%(name)s, t.name), updated_at = now()"
-        " where (t.timeframes, t.active, t.asset_class, t.name) is distinct from"
-        "  (coalesce(%(timeframes)s::text[], t.timeframes), true, coalesce(%(asset_class)s, t.asset_class),"
+        " where (t.timeframes, t.active, t.preset, t.asset_class, t.name) is distinct from"
+        "  (coalesce(%(timeframes)s::text[], t.timeframes), true, false, coalesce(%(asset_class)s, t.asset_class),"
         "   coalesce(%(name)s, t.name))"
         " returning xmax = 0",
         {
@@ -227,45 +288,85 @@ def _upsert(connection: Connection[tuple[object, ...]], wanted: WantedSymbol | T
     return Outcome.NEW if row[0] else Outcome.CHANGED
 
 
-def set_timeframes(database: Database, symbol: str, timeframes: Sequence[Timeframe]) -> None:
-    """Collect ``symbol`` in ``timeframes`` from now on. Bars of a timeframe that is left out stay.
+def set_timeframes(database: Database, symbol: str, timeframes: Sequence[Timeframe]) -> TrackedSymbol:
+    """Collect ``symbol`` in ``timeframes`` from now on; returns it. Bars of a timeframe that is left out stay.
 
     Raises:
-        ConfigurationError: The symbol is not tracked.
+        UnknownSeriesError: The symbol is not tracked, or small letters fit several.
     """
 
-    def work(connection: Connection[tuple[object, ...]]) -> None:
-        found = connection.execute(
-            "update tracked_symbols set timeframes = %s, updated_at = now() where symbol = %s",
-            [[timeframe.value for timeframe in timeframes], symbol],
-        )
-        if found.rowcount == 0:
+    def work(connection: Connection[tuple[object, ...]]) -> TrackedSymbol:
+        name = choose_symbol(symbol, _spellings(connection, [symbol]))
+        row = connection.execute(
+            "update tracked_symbols set timeframes = %s, preset = false, updated_at = now() where symbol = %s"
+            " returning symbol, asset_class, name, timeframes, active",
+            [[timeframe.value for timeframe in timeframes], name],
+        ).fetchone()
+        if row is None:
             raise not_tracked(symbol)
+        return _symbol_of(row)
 
-    database.transaction(work)
+    return database.transaction(work)
 
 
-def deactivate(database: Database, *symbols: str) -> None:
-    """Stop collecting ``symbols``, all or none of them. Their bars stay.
+def deactivate(database: Database, *symbols: str) -> list[TrackedSymbol]:
+    """Stop collecting ``symbols``, all or none of them; returns them. Their bars stay.
 
     Raises:
-        UnknownSeriesError: A symbol is not tracked.
+        UnknownSeriesError: A symbol is not tracked, or small letters fit several.
     """
 
-    def work(connection: Connection[tuple[object, ...]]) -> None:
+    def work(connection: Connection[tuple[object, ...]]) -> list[TrackedSymbol]:
         connection.execute(_LOCK, ["tracked_symbols", LOCK_SPACE])
+        known = _spellings(connection, symbols)
+        names = list(dict.fromkeys(choose_symbol(symbol, known) for symbol in sorted(symbols)))
         rows = connection.execute(
-            "update tracked_symbols set active = false, updated_at = now() where symbol = any(%s) returning symbol",
-            [list(symbols)],
+            "update tracked_symbols set active = false, updated_at = now() where symbol = any(%s)"
+            " returning symbol, asset_class, name, timeframes, active",
+            [names],
         ).fetchall()
-        if absent := sorted({*symbols} - {str(row[0]) for row in rows}):
-            raise not_tracked(absent[0])
+        found = {one.symbol: one for one in map(_symbol_of, rows)}
+        return [found[name] for name in dict.fromkeys(choose_symbol(one, known) for one in symbols)]
 
-    database.transaction(work)
+    return database.transaction(work)
 
 
-def not_tracked(symbol: str) -> UnknownSeriesError:
-    """The error for a symbol that ``tracked_symbols`` does not have."""
+def deactivate_all(database: Database) -> int:
+    """Stop collecting every symbol; returns how many were collected. Their bars stay."""
+
+    def work(connection: Connection[tuple[object, ...]]) -> int:
+        connection.execute(_LOCK, ["tracked_symbols", LOCK_SPACE])
+        return connection.execute(
+            "update tracked_symbols set active = false, updated_at = now() where active"
+        ).rowcount
+
+    return database.transaction(work)
+
+
+def choose_symbol(text: str, known: Iterable[str]) -> str:
+    """The symbol of ``known`` that ``text`` means (:func:`~marketdata_assets.domain.spelling.match_symbol`).
+
+    Raises:
+        UnknownSeriesError: There is none, or small letters fit several.
+    """
+    match = match_symbol(text, known)
+    if match.symbol is None:
+        raise not_tracked(text, match.similar)
+    return match.symbol
+
+
+def not_tracked(symbol: str, similar: Sequence[str] = ()) -> UnknownSeriesError:
+    """The error for a symbol that ``tracked_symbols`` does not have; ``similar`` differ in capitals from it."""
+    if similar and is_lower(symbol):
+        return UnknownSeriesError(
+            f"{symbol} may be {' or '.join(similar)}: write it with the capitals and small letters of the vendor"
+        )
+    if similar:
+        return UnknownSeriesError(
+            f"{symbol} is not tracked, but {' and '.join(similar)} {'is' if len(similar) == 1 else 'are'}: capitals and"
+            f" small letters tell securities apart; write {similar[0]}, or add {symbol} with `marketdata symbols add"
+            f" {symbol}`"
+        )
     return UnknownSeriesError(
         f"{symbol} is not tracked, or no longer: add it with `marketdata symbols add {symbol}`,"
         " or see `marketdata symbols list --all`"
@@ -280,34 +381,99 @@ def packaged_universe() -> list[TrackedSymbol]:
 
 
 def read_universe(text: str, source: str) -> list[TrackedSymbol]:
-    """Symbols from CSV with the columns ``symbol, asset_class`` and, optionally, ``name, timeframes``.
+    """The symbols of :func:`read_lines`."""
+    return [symbol for _, symbol in read_lines(text, source)]
 
-    Timeframes are separated by spaces or commas. Raises :class:`ConfigurationError` naming ``source`` and the line.
+
+def read_lines(text: str, source: str) -> list[tuple[int, TrackedSymbol]]:
+    """Symbols from CSV, each with the line on which it ends.
+
+    The columns are ``symbol, asset_class`` and, optionally, ``name, timeframes``; timeframes are apart by spaces or
+    commas. Raises :class:`ConfigurationError` naming ``source``, the line and the column.
     """
-    reader = csv.DictReader(text.splitlines())
-    if not {"symbol", "asset_class"} <= set(reader.fieldnames or ()):
-        message = f"{source} lacks a heading with symbol and asset_class: its first line is symbol,asset_class,name,timeframes"
-        raise ConfigurationError(message)
-    symbols: dict[str, TrackedSymbol] = {}
-    for row in reader:
-        try:
-            one = TrackedSymbol(
-                symbol=parse_symbol(row["symbol"] or ""),
-                asset_class=parse_asset_class(row["asset_class"] or ""),
-                name=row.get("name") or None,
-                timeframes=parse_timeframes(given)
-                if (given := row.get("timeframes"))
-                else DEFAULT_TIMEFRAMES,
+    # By StringIO: str.splitlines would end a line within a quoted name.
+    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    found: dict[str, tuple[int, TrackedSymbol]] = {}
+    try:
+        headings = _headings(reader.fieldnames or (), source)
+        for row in reader:
+            place = f"{source}, line {reader.line_num}"
+            symbol = _listed_symbol(row, headings, place)
+            key = capitalise(symbol.symbol)
+            if key in found:
+                message = (
+                    f"{place}, {headings['symbol']}: {key} is there twice, first on line {found[key][0]};"
+                    " nothing was imported"
+                )
+                raise ConfigurationError(message)
+            found[key] = (reader.line_num, symbol)
+    except csv.Error as error:
+        message = f"{source}, line {reader.reader.line_num}: {error}; nothing was imported"
+        raise ConfigurationError(message) from None
+    return list(found.values())
+
+
+_COLUMNS: Final = ("symbol", "asset_class", "name", "timeframes")
+
+
+def _headings(names: Sequence[str], source: str) -> dict[str, str]:
+    """What errors call each column of a file with the heading ``names``: its number and its name."""
+    headings = {name: f"column {number} ({name})" for number, name in enumerate(names, start=1)}
+    wanted = ",".join(_COLUMNS)
+    if {"symbol", "asset_class"} <= headings.keys():
+        return headings
+    missing = next(name for name in _COLUMNS if name not in headings)
+    separator = next((one for one in ";\t|" if any(one in name for name in names)), None)
+    if separator is not None:
+        what = f"its columns are apart by {separator!r}: write commas between them"
+    elif not names:
+        what = "it is empty"
+    elif len(headings) < len(names):
+        what = "its heading names a column twice"
+    elif not headings.keys() & set(_COLUMNS):
+        what = "it has no heading"
+    else:
+        what = f"its heading has no column {missing}"
+    message = (
+        f"{source}, line 1, column 1: {what}; the first line of such a file is {wanted}, with or without the"
+        " last two; nothing was imported"
+    )
+    raise ConfigurationError(message)
+
+
+def _listed_symbol(
+    row: Mapping[str | None, str | list[str] | None], headings: Mapping[str, str], place: str
+) -> TrackedSymbol:
+    """The symbol of a row. Raises :class:`ConfigurationError` with ``place`` and the column that is wrong."""
+
+    def cell(name: str) -> str:
+        value = row.get(name)
+        return value.strip() if isinstance(value, str) else ""
+
+    column = f"column {len(headings) + 1}"
+    try:
+        if None in row:
+            message = (
+                f"the heading has {len(headings)} columns: put quotes around a text with a comma,"
+                ' as in "1h,1d"'
             )
-            vendor_ticker(one.symbol, one.asset_class)  # refuses a crypto symbol that is no pair
-            if one.symbol in symbols:
-                message = f"{one.symbol} stands there twice"
-                raise ConfigurationError(message)  # noqa: TRY301 - told with the line it stands on, below
-        except ConfigurationError as error:
-            message = f"{source}, line {reader.line_num}: {error}; nothing was imported"
-            raise ConfigurationError(message) from None
-        symbols[one.symbol] = one
-    return list(symbols.values())
+            raise ConfigurationError(message)  # noqa: TRY301 - reported with the place, below
+        column = headings["symbol"]
+        symbol = parse_symbol(cell("symbol"))
+        column = headings["asset_class"]
+        asset_class = parse_asset_class(cell("asset_class"))
+        column = headings["symbol"]
+        vendor_ticker(symbol, asset_class)  # refuses a crypto symbol that is not a pair
+        column = headings.get("name", "")
+        name = cell("name") or None
+        if name is not None:
+            check_name(symbol, name)
+        column = headings.get("timeframes", "")
+        timeframes = parse_timeframes(given) if (given := cell("timeframes")) else DEFAULT_TIMEFRAMES
+    except ConfigurationError as error:
+        message = f"{place}, {column}: {error}; nothing was imported"
+        raise ConfigurationError(message) from None
+    return TrackedSymbol(symbol, asset_class, name, timeframes)
 
 
 def parse_asset_class(text: str) -> AssetClass:

@@ -21,6 +21,11 @@ def require_kind(database: Database, *, simulated: bool) -> None:
     _refuse_other(database.transaction(_kind), simulated=simulated)
 
 
+def read_kind(database: Database) -> bool | None:
+    """Whether the store holds simulated bars; None while it holds neither these nor real ones."""
+    return database.transaction(_kind)
+
+
 def claim_store(database: Database, *, simulated: bool) -> None:
     """Settle, when nothing has yet, that the store holds simulated, or real, bars. Raises as above."""
 
@@ -44,4 +49,6 @@ def _refuse_other(held: bool | None, *, simulated: bool) -> None:  # noqa: FBT00
         f"this store holds {stored} bars and {asked} vendor's would mix with them:"
         " set another MARKETDATA_HOME or DATABASE_URL, or correct POLYGON_BASE_URL"
     )
+    if held:
+        message += "; beside a running `marketdata up --simulate`, commands without a key ask its simulator"
     raise ConfigurationError(message)

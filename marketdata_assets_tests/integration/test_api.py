@@ -594,6 +594,30 @@ def test_a_symbol_that_is_known_keeps_what_nobody_mentions(admin: TestClient, da
     assert find_symbol(database, "BTC-USD").name == "Bitcoin"
 
 
+def test_symbols_are_kept_as_they_are_written(admin: TestClient, database: Database) -> None:
+    for symbol in ("BACpL", "BACPL"):
+        new = admin.post("/api/v1/symbols", json={"symbol": symbol})
+        assert (new.status_code, new.json()["symbol"], new.json()["vendor_ticker"]) == (201, symbol, symbol)
+        found = admin.get(f"/api/v1/admin/symbols/{symbol}")
+        assert (found.status_code, found.json()["symbol"]) == (200, symbol)
+    assert admin.get("/api/v1/admin/symbols/aapl").json()["symbol"] == "AAPL"
+    assert admin.post("/api/v1/symbols", json={"symbol": "aapl"}).json()["symbol"] == "AAPL"
+    refused(admin.get("/api/v1/admin/symbols/bacpl"), 404, "unknown-series")
+    assert admin.delete("/api/v1/admin/symbols/BACpL").json()["active"] is False
+    assert find_symbol(database, "BACPL").active
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [{"symbol": "BRK-B"}, {"symbol": "BTCUSD", "asset_class": "stock"}, {"symbol": "VIX"}, {"symbol": "123"}],
+)
+def test_a_doubtful_symbol_is_taken_when_it_is_confirmed(admin: TestClient, wanted: dict[str, str]) -> None:
+    answer = admin.post("/api/v1/symbols", json=wanted)
+    refused(answer, 422, "doubtful-symbol")
+    assert answer.json()["detail"].endswith('Send "confirmed": true to track it all the same')
+    assert admin.post("/api/v1/symbols", json={**wanted, "confirmed": True}).status_code == 201
+
+
 def test_one_client_cannot_ask_without_end(database_url: str) -> None:
     with serving(database_url, requests_per_second=0.1) as api:
         assert api.get(DAY).status_code == 200

@@ -270,7 +270,7 @@ def test_the_life_of_a_tracked_symbol(here: Run, tmp_path: Path, database: Datab
     assert dict(rows.iter_rows()) == {"NFLX": "stock", "ADA-EUR": "crypto"}
 
     (tmp_path / "more.csv").write_text(
-        "symbol,asset_class,name,timeframes\nVIX,index,Volatility,1m 1d\nRIO,stock,,\n"
+        "symbol,asset_class,name,timeframes\nVIX,index,Volatility,1m 1d\nrio,stock,,\n"
     )
     imported = here("symbols", "import", "more.csv")
     assert imported.stdout == "tracked: VIX (index)\ntracked: RIO (stock)\n", imported.stderr
@@ -292,6 +292,7 @@ def test_the_life_of_a_tracked_symbol(here: Run, tmp_path: Path, database: Datab
     (changed,) = json.loads(here("symbols", "set-timeframes", "VIX", "1h", "--json").stdout)
     assert (changed["timeframes"], changed["calendar"]) == (["1h"], "XNYS")
     plain = here("symbols", "list").stdout
+    assert plain.splitlines()[0] == "symbol\tclass\ttimeframes\tname"
     assert "AAPL\tstock\t5m,1w\t" in plain
     assert "\x1b" not in plain
 
@@ -306,12 +307,22 @@ def test_wrong_symbols_are_one_line_and_change_nothing(here: Run, tmp_path: Path
         "heading.csv": ("ticker,kind\nRIO,stock\n", ("heading.csv", "heading")),
         "class.csv": (
             "symbol,asset_class\nRIO,stock\nXYZ,bond\n",
-            ("class.csv, line 3", "'bond'", "nothing was imported"),
+            ("class.csv, line 3, column 2 (asset_class)", "'bond'", "nothing was imported"),
         ),
         "twice.csv": ("symbol,asset_class\nRIO,stock\nrio,stock\n", ("line 3", "twice")),
-        "timeframe.csv": ("symbol,asset_class,name,timeframes\nRIO,stock,,2h\n", ("line 2", "'2h'")),
+        "timeframe.csv": (
+            "symbol,asset_class,name,timeframes\nRIO,stock,,2h\n",
+            ("line 2, column 4", "'2h'"),
+        ),
+        "doubt.csv": (
+            "symbol,asset_class\nRIO,stock\nBRK-B,stock\n",
+            ("doubt.csv, line 3, column symbol", "do you mean BRK.B?", "--yes"),
+        ),
         "mixed.csv": ("symbol,asset_class\nRIO,stock\nAAPL,crypto\n", ("AAPL",)),
-        "kind.csv": ("symbol,asset_class\nMSFT,index\n", ("bars of MSFT are stored as stock",)),
+        "kind.csv": (
+            "symbol,asset_class\nMSFT,index\n",
+            ("kind.csv, line 2, column asset_class", "bars of MSFT are stored as stock"),
+        ),
     }
     for name, (text, _) in files.items():
         (tmp_path / name).write_text(text)
@@ -319,6 +330,14 @@ def test_wrong_symbols_are_one_line_and_change_nothing(here: Run, tmp_path: Path
         *((("import", name), said) for name, (_, said) in files.items()),
         (("import", "absent.csv"), ("cannot read absent.csv",)),
         (("add", "A|B"), ("'A|B' is not a symbol",)),
+        (("add", "BRK/B"), ("do you mean BRK.B?",)),
+        (("add", "BRK-B"), ("do you mean BRK.B?", "--yes", "nothing was added")),
+        (("add", "BTCUSD", "--class", "stock"), ("do you mean BTC-USD?", "--yes")),
+        (("add", "NFLX,VIX"), ("VIX with the class index?", "--yes")),
+        (("add", "A..B"), ("'A..B' is not a symbol of the vendor",)),
+        (("add", "NFLX", "--name", "a\x1b[31mb"), ("the name of NFLX holds the control character",)),
+        (("add", "NFLX", "--name", "x" * 201), ("has 201 characters",)),
+        (("deactivate", "aApl"), ("aApl is not tracked, but AAPL is",)),
         (("add", "NFLX", "--class", "bond"), ("unknown asset class 'bond'",)),
         (("add", "NFLX", "--timeframes", "9h"), ("unknown timeframe '9h'",)),
         (("add", "SOL-USD", "DOGE", "--class", "crypto"), ("'DOGE' is not a crypto pair",)),
@@ -329,6 +348,28 @@ def test_wrong_symbols_are_one_line_and_change_nothing(here: Run, tmp_path: Path
     for arguments, said in cases:
         one_line(here("symbols", *arguments), 2, *said)
     assert database.read_frame("select * from tracked_symbols order by symbol").equals(before)
+
+
+def test_an_empty_universe_takes_what_is_added_as_it_is_written(here: Run, tmp_path: Path) -> None:
+    assert here("symbols", "clear").stdout.startswith("62 no longer collected; their bars stay")
+    empty = here("symbols", "list")
+    assert empty.stdout == "symbol\tclass\ttimeframes\tname\n"
+    assert "`marketdata symbols add`" in empty.stderr
+    one_line(here("gaps"), 2, "no symbol is tracked: add one with `marketdata symbols add`")
+    assert here("symbols", "add", "BACpL,BACPL", "nflx").stdout == (
+        "tracked: BACpL (stock)\ntracked: BACPL (stock)\ntracked: NFLX (stock)\n"
+    )
+    assert here("symbols", "add", "BRK-B", "--yes").stdout == "tracked: BRK-B (stock)\n"
+    one_line(here("symbols", "deactivate", "bacpl"), 2, "bacpl may be BACPL or BACpL")
+    assert here("symbols", "deactivate", "BACpL", "nflx").stdout == (
+        "BACpL: no longer collected\nNFLX: no longer collected\n"
+    )
+    assert [one["symbol"] for one in json.loads(here("symbols", "list", "--json").stdout)] == [
+        "BACPL",
+        "BRK-B",
+    ]
+    (tmp_path / "latin.csv").write_bytes(b"symbol,asset_class,name\nRIO,stock,Soci\xe9t\xe9\n")
+    one_line(here("symbols", "import", "latin.csv"), 2, "latin.csv, line 2, byte 15: this is not UTF-8")
 
 
 def test_adding_a_known_symbol_takes_it_up_as_it_was(here: Run) -> None:

@@ -10,7 +10,8 @@ import pytest
 from dagster import AssetIn, AssetKey, DagsterInstance, asset, materialize
 from psycopg import sql
 
-from marketdata_assets.assets.ohlcv import ohlcv_asset
+from marketdata_assets.assets.ohlcv import FAILED_SYMBOLS, FAILURE_REASONS, ohlcv_asset
+from marketdata_assets.automation.ranges import failure_metadata
 from marketdata_assets.domain.series import Series
 from marketdata_assets.partitions import day_by_series, partition_key
 from marketdata_assets.polygon.planner import PAGE_BARS
@@ -67,6 +68,50 @@ def test_single_partitions_and_a_range_store_the_same_bars(
             platform.run_one(day, key)
     assert platform.bars() == ranged
     assert platform.count("ohlcv_revision") == 0
+
+
+def test_a_symbol_that_the_vendor_does_not_have_fails_and_takes_no_other_with_it(platform: Platform) -> None:
+    keys = ["AAPL:1d", "UNKNOWN:1d", "BRK-B:1d"]
+    platform.track(*keys)
+    result = platform.run_range(MONDAY, WEDNESDAY, *keys, sound=False)
+    said = failure_metadata(result)
+    assert said[FAILED_SYMBOLS].value == ["BRK-B", "UNKNOWN"]
+    reasons = said[FAILURE_REASONS].value
+    assert isinstance(reasons, dict)
+    assert "the vendor has no bar of UNKNOWN in this range, and no such ticker" in reasons["UNKNOWN"]
+    assert "is the symbol right?" in reasons["BRK-B"]
+    assert {row["symbol"] for row in platform.bars()} == {"AAPL"}
+    kept = platform.run_range(MONDAY, WEDNESDAY, *keys, keep_going=True)
+    assert {event.partition for event in kept.get_asset_materialization_events()} == {
+        partition_key(day, Series.parse("AAPL:1d")) for day in (MONDAY, HOLIDAY, WEDNESDAY)
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "first", "last"),
+    [
+        ("COIN:1d", date(2020, 3, 2), date(2020, 3, 4)),  # listed in 2021
+        ("UNKNOWN:1d", SATURDAY, SATURDAY),  # nothing is asked for
+    ],
+)
+def test_a_range_without_a_bar_does_not_fail_a_symbol_that_the_vendor_lists(
+    platform: Platform, key: str, first: date, last: date
+) -> None:
+    platform.track(key)
+    platform.run_range(first, last, key)
+    assert platform.bars() == []
+
+
+def test_a_symbol_with_stored_bars_or_a_directory_that_does_not_answer_is_not_unknown(
+    platform: Platform,
+) -> None:
+    platform.track("DELIST:1d", "UNKNOWN:1d")
+    platform.execute("insert into bar_counts values ('DELIST', '1d', 5)")
+    directory = Fault(kind=FaultKind.NOT_AUTHORIZED, ticker="UNKNOWN", status=403, skip=1)
+    platform.simulator.set_faults(directory)
+    platform.run_range(WEDNESDAY, WEDNESDAY, "DELIST:1d", "UNKNOWN:1d")
+    asked = [one.path for one in platform.simulator.requests if "reference" in one.path]
+    assert asked == ["/v3/reference/tickers"]
 
 
 def test_days_without_a_session_materialize_empty_and_ask_nothing(platform: Platform) -> None:

@@ -264,7 +264,8 @@ class Simulator:
 
     def tickers(self, request: Request, record: RequestRecord) -> Response:
         """``/v3/reference/tickers``."""
-        return self._listing(request, record, reference.ticker_rows(self.source), reference.TICKERS_V3)
+        rows = reference.ticker_rows(self.source, request.query_params.get("ticker"))
+        return self._listing(request, record, rows, reference.TICKERS_V3)
 
     def ticker(self, request: Request, record: RequestRecord) -> Response:
         """``/v3/reference/tickers/{ticker}``."""

@@ -18,8 +18,24 @@ VENDOR_STOCKS_SINCE = date(2003, 9, 10)
 """First day of the vendor's own stock history."""
 CRYPTO_SINCE = date(2013, 1, 1)
 
-_STOCK = re.compile(r"[A-Z]{1,6}(\.[A-Z]{1,2})?")
-_CRYPTO = re.compile(r"X:[A-Z0-9]{2,10}USD[TC]?")
+_STOCK = re.compile(r"[A-Z]{1,5}(p[A-Z]?)?[rw]?(\.[A-Z]{1,2})*")
+"""Shares, preferred ones (BACpL), rights, when-issued shares and warrants (ACHR.WS)."""
+_QUOTES = {
+    "USD": 1.0,
+    "USDT": 1.0,
+    "USDC": 1.0,
+    "EUR": 1.1,
+    "GBP": 1.27,
+    "CHF": 1.18,
+    "AUD": 0.67,
+    "CAD": 0.75,
+    "JPY": 0.0069,
+    "BRL": 0.2,
+    "BTC": 44_000.0,
+    "ETH": 2_350.0,
+}
+"""What one of each quote currency costs in dollars."""
+_CRYPTO = re.compile(rf"X:([A-Z0-9]{{2,10}}?)({'|'.join(sorted(_QUOTES, key=len, reverse=True))})")
 _INDEX = re.compile(r"I:[A-Z0-9]{1,10}")
 
 
@@ -86,8 +102,8 @@ def fraction(*parts: object) -> float:
 
 def instrument_of(ticker: str) -> Instrument | None:
     """The instrument of a ticker, or None when no market lists it. Tickers are case-sensitive."""
-    if _CRYPTO.fullmatch(ticker):
-        return _crypto(ticker)
+    if pair := _CRYPTO.fullmatch(ticker):
+        return None if pair[1].startswith("UNKNOWN") else _crypto(ticker, pair[1], pair[2])
     if _INDEX.fullmatch(ticker):
         price, volatility = _INDICES.get(ticker, (500 + 9500 * fraction("price", ticker), 0.18))
         return Instrument(
@@ -120,14 +136,12 @@ def _equity(ticker: str) -> Instrument:
     )
 
 
-def _crypto(ticker: str) -> Instrument:
-    pair = ticker.removeprefix("X:")
-    coin = pair[:-3] if pair.endswith("USD") else pair[:-4]
+def _crypto(ticker: str, coin: str, quote: str) -> Instrument:
     price, dollars, rank = _COINS.get(coin, (1 + 40 * fraction("price", coin), 4e6, Liquidity.ACTIVE))
     return Instrument(
         ticker=ticker,
         asset_class=AssetClass.CRYPTO,
-        price=price,
+        price=price / _QUOTES[quote],
         volatility=0.55 if rank is Liquidity.LIQUID else 0.8,
         volume=dollars / price,
         liquidity=rank,

@@ -265,9 +265,11 @@ _MARKETS = {
 }
 
 
-def ticker_rows(source: BarSource) -> list[Row]:
-    """Rows of ``/v3/reference/tickers``."""
-    return [ticker_row(source, ticker) for ticker in source.tickers()]
+def ticker_rows(source: BarSource, ticker: str | None = None) -> list[Row]:
+    """Rows of ``/v3/reference/tickers``: that of ``ticker``, none when it is not listed, or those of every listed one."""
+    if ticker is None:
+        return [ticker_row(source, one) for one in source.tickers()]
+    return [ticker_row(source, ticker)] if source.asset_class(ticker) is not None else []
 
 
 def ticker_row(source: BarSource, ticker: str) -> Row:

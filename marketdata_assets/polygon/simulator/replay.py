@@ -1,7 +1,8 @@
 """Replayed bars: a folder of Parquet files served as the vendor would serve them.
 
 ``lean_<ticker>_<1m|1d>.parquet`` is a stock, ``lean_<exchange>_<pair>_<1m|1d>.parquet`` a crypto pair
-(``lean_coinbase_btcusd_1m`` is ``X:BTCUSD``); other files are left alone. Columns: ``ts`` (UTC, bar open),
+(``lean_coinbase_btcusd_1m`` is ``X:BTCUSD``); a name with a capital is the ticker as it is
+(``lean_BACpL_1d``). Other files are left alone. Columns: ``ts`` (UTC, bar open),
 ``open``, ``high``, ``low``, ``close``, ``volume`` and, where present, ``vwap`` and ``transactions``. Prices
 are raw. ``<ticker>.csv`` is a Lean factor file (date, price factor, split factor, close): each row holds up
 to and including its date, so what changes from one row to the next takes effect in the next session.
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-_FILE = re.compile(r"lean_(?:(?P<exchange>[a-z0-9]+)_)?(?P<name>[a-z0-9.]+)_(?P<length>1m|1d)")
+_FILE = re.compile(r"lean_(?:(?P<exchange>[a-z0-9]+)_)?(?P<name>[A-Za-z0-9.]+)_(?P<length>1m|1d)")
 _BASES: dict[str, Base] = {"1m": "minute", "1d": "day"}
 _NO_CHANGE = 1e-9
 
@@ -47,7 +48,7 @@ class Replay:
         for file in sorted(folder.glob("lean_*.parquet")):
             matched = _FILE.fullmatch(file.stem)
             if matched:
-                name = matched["name"].upper()
+                name = _ticker(matched["name"])
                 ticker = f"X:{name}" if matched["exchange"] else name
                 self._bars[ticker, _BASES[matched["length"]]] = _read(file)
         if not self._bars:
@@ -97,7 +98,7 @@ class Replay:
         return bars.take(slice(max(0, len(bars) - at_most), None) if newest_first else slice(at_most))
 
     def _read_factors(self, file: Path) -> None:
-        ticker = file.stem.upper()
+        ticker = _ticker(file.stem)
         calendar = calendar_of(AssetClass.STOCK)
         with file.open(newline="") as lines:
             rows = [
@@ -114,6 +115,11 @@ class Replay:
             if abs(next_price / price - 1) > _NO_CHANGE:
                 cash = round(close * (1 - price / next_price), 4)
                 self._dividends.append(Dividend(ticker, effective[0], cash))
+
+
+def _ticker(name: str) -> str:
+    """The ticker that a file's name means: a name in small letters alone, ``aapl``, is one in capitals."""
+    return name.upper() if name.islower() else name
 
 
 def _split(ticker: str, day: date, ratio: float) -> Split:

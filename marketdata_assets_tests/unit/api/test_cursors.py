@@ -26,6 +26,12 @@ def test_a_cursor_comes_back_as_it_went(last: datetime, end: datetime, scale: da
     assert cursors.moment_of(cursor.last) == last
 
 
+@pytest.mark.parametrize("symbol", ["BACpL", "BACPL", "BTC-USD"])
+def test_a_cursor_keeps_the_capitals_of_a_symbol(symbol: str) -> None:
+    text = cursors.encode(GapCursor("q", symbol, "1m", 0))
+    assert cursors.decode(text, GapCursor, "q").symbol == symbol
+
+
 def test_a_question_is_everything_but_the_page() -> None:
     asked = {"symbol": "AAPL", "limit": 5, "cursor": None}
     same = cursors.question_of("bars", {**asked, "limit": 7, "cursor": "x"})

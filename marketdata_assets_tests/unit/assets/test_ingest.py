@@ -530,7 +530,8 @@ def test_quarantined_rows_keep_the_vendors_text_whichever_page_they_came_on() ->
     events: list[FetchEvent] = []
     for page, (start, end) in enumerate(pairwise(edges), start=1):
         rows = [
-            f'{{"t":{int(time.timestamp() * 1000)}, "o":1,"h":1,"l":1,"c":1,"v":1,"vw":{"1" if at else "-5.0"},"n":{page if at != 1 else "1.5"}}}'
+            f'{{"t":{int(time.timestamp() * 1000)}, "o":1,"h":1,"l":1,"c":1,"v":1,'
+            f'"vw":{"1" if at else "-5.0"},"n":{page if at != 1 else "1.5"}}}'
             for at, time in enumerate(times[start:end])
         ]
         parsed = parse_page(f'{{"status":"OK","results":[{",".join(rows)}]}}'.encode())

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
-from marketdata_assets.domain.series import Series, parse_symbol
+from marketdata_assets.domain.series import Series, check_name, parse_symbol
 from marketdata_assets.domain.timeframe import BASES, Timeframe
 
-symbols = st.from_regex(r"[A-Z0-9][A-Z0-9.\-]{0,19}", fullmatch=True)
+symbols = st.from_regex(r"[A-Z0-9][A-Za-z0-9.\-]{0,19}", fullmatch=True)
 
 
 @given(symbols, st.sampled_from(Timeframe))
@@ -25,7 +25,7 @@ def test_a_key_names_its_series(symbol: str, timeframe: Timeframe) -> None:
     [
         ("AAPL:1m", Series("AAPL", Timeframe.M1)),
         ("BRK.B:1d", Series("BRK.B", Timeframe.D1)),
-        ("btc-usd:1h", Series("BTC-USD", Timeframe.H1)),
+        ("BACpL:1h", Series("BACpL", Timeframe.H1)),
     ],
 )
 def test_series_keys(key: str, series: Series) -> None:
@@ -39,9 +39,47 @@ def test_a_key_that_names_no_series_is_refused_in_one_line(key: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "symbol"), [(" aapl ", "AAPL"), ("brk.b", "BRK.B"), ("A" * 20, "A" * 20)])
-def test_a_symbol_is_trimmed_and_upper_case(text: str, symbol: str) -> None:
-    assert parse_symbol(text) == symbol
+@given(symbols)
+def test_a_symbol_is_trimmed_and_kept_as_it_is_written(symbol: str) -> None:
+    assert parse_symbol(f" {symbol} ") == symbol
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("BRK/B", "BRK.B"),
+        ("BAC/PL", "BACpL"),
+        ("BTC/USD", "BTC-USD"),
+        ("eth_btc", "ETH-BTC"),
+        ("X:BTCUSDT", "BTC-USDT"),
+        ("I:VIX", "VIX with the class index"),
+        ("^VIX", "VIX with the class index"),
+    ],
+)
+def test_a_text_of_another_vendor_gets_the_spelling_of_this_one(text: str, meant: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_symbol(text)
+    assert str(caught.value) == f"{text!r} is not a symbol: do you mean {meant}?"
+
+
+@pytest.mark.parametrize("name", ["Apple", "Société Générale", "Berkshire, Class B", "x" * 200, "日本電信"])
+def test_a_name_is_one_line_of_plain_text(name: str) -> None:
+    check_name("AAPL", name)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("", "is empty"),
+        (" ", "is empty"),
+        ("x" * 201, "has 201 characters"),
+        *((f"A{hidden}B", "control character") for hidden in "\0\t\n\r\x1b\x7f\x85\x9b\u2028\u2029"),
+    ],
+)
+def test_a_name_that_is_something_else_is_refused_in_one_printable_line(name: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"the name of AAPL .*{reason}") as caught:
+        check_name("AAPL", name)
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marketdata_assets.storage.symbols import packaged_universe
+
 from .bars import bars, page
 
 if TYPE_CHECKING:
@@ -200,11 +202,41 @@ def test_a_symbol_has_no_bars_before_it_was_listed(vendor: Callable[..., Vendor]
     assert days == [5, 6, 7]
 
 
-@pytest.mark.parametrize("ticker", ["UNKNOWN", "UNKNOWNX", "spy", "C:EURUSD", "X:btcusd", "NOBODY", "A-B"])
+@pytest.mark.parametrize(
+    "ticker",
+    ["UNKNOWN", "UNKNOWNX", "spy", "C:EURUSD", "X:btcusd", "X:UNKNOWNUSD", "BTCUSD", "NOBODY", "A-B"],
+)
 def test_an_unknown_ticker_has_no_bars(vendor: Callable[..., Vendor], ticker: str) -> None:
     answer = page(vendor(unknown=frozenset({"NOBODY"})), f"{ticker}/range/1/minute/2024-03-07/2024-03-07")
     assert "results" not in answer
     assert answer["resultsCount"] == 0
+
+
+def test_the_whole_packaged_universe_is_traded(vendor: Callable[..., Vendor]) -> None:
+    client = vendor()
+    for symbol in packaged_universe():
+        answer = page(client, f"{symbol.vendor_ticker}/range/1/day/2024-03-07/2024-03-08")
+        assert answer["resultsCount"] == 2, symbol
+
+
+@pytest.mark.parametrize(
+    ("cross", "coin", "dollars"),
+    [("X:ETHBTC", "X:ETHUSD", 44_000), ("X:BTCEUR", "X:BTCUSD", 1.1), ("X:BTCBRL", "X:BTCUSD", 0.2)],
+)
+def test_a_pair_is_priced_in_its_quote(
+    vendor: Callable[..., Vendor], cross: str, coin: str, dollars: float
+) -> None:
+    [anchor], [in_dollars] = (
+        bars(vendor(), f"{ticker}/range/1/day/2024-01-02/2024-01-02") for ticker in (cross, coin)
+    )
+    assert anchor["c"] * dollars == pytest.approx(in_dollars["c"], rel=0.25)
+
+
+def test_preferred_shares_are_other_instruments_than_their_capitals(vendor: Callable[..., Vendor]) -> None:
+    preferred, other = (
+        bars(vendor(), f"{ticker}/range/1/day/2024-03-04/2024-03-08") for ticker in ("BACpL", "BACPL")
+    )
+    assert [row["c"] for row in preferred] != [row["c"] for row in other]
 
 
 def test_the_bar_in_progress_is_served_and_nothing_after_it(vendor: Callable[..., Vendor]) -> None:

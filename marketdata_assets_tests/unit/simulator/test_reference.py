@@ -134,3 +134,13 @@ def test_upcoming_holidays_and_half_days(vendor: Callable[..., Vendor], fixtures
     by_day = {(row["exchange"], row["date"]): row for row in ours}
     for row in recorded:
         assert by_day[row["exchange"], row["date"]] == row
+
+
+@pytest.mark.parametrize("ticker", ["AAPL", "BACpL", "X:ETHBTC", "I:VIX", "ZZZZ"])
+def test_the_directory_knows_every_ticker_that_is_traded(plain: Vendor, ticker: str) -> None:
+    assert [row["ticker"] for row in rows(plain, "/v3/reference/tickers", ticker=ticker)] == [ticker]
+
+
+@pytest.mark.parametrize("ticker", ["UNKNOWN", "BRK-B", "X:UNKNOWNUSD", "bacpl"])
+def test_the_directory_has_no_row_of_a_ticker_that_is_not_traded(plain: Vendor, ticker: str) -> None:
+    assert rows(plain, "/v3/reference/tickers", ticker=ticker) == []
