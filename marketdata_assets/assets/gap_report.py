@@ -25,6 +25,7 @@ from marketdata_assets.assets.presentation import DAILY, OWNERS, columns_of
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, Asked, Look
 from marketdata_assets.domain.gaps import LOSSES, MAX_ATTEMPTS, SETTLING, GapState, slots_in_gaps
+from marketdata_assets.domain.scans import BEYOND, EVIDENCE
 from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.slots import Held, Slots, expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
@@ -55,10 +56,6 @@ Maximal runs of expected bars that are missing, each with a state and a reason.
 vendor has none, and the series' own habits explain it. `unfilled`: attempts are used up and it looks like loss.
 """
 
-_EVIDENCE: Final = {Timeframe.M1: timedelta(days=40), Timeframe.D1: timedelta(days=380)}
-"""How far back the habits of a series are looked at, by base: somewhat more than the sessions that judging uses."""
-_BEYOND: Final = timedelta(days=7)
-"""How far behind a window known gaps are looked for that continue one of its own."""
 _SLOTS_AT_ONCE: Final = 3_000_000
 """Expected slots that are held in memory at once."""
 _WORST: Final = 20
@@ -222,7 +219,7 @@ def _chunks(days: dict[Series, list[date]], classes: dict[str, AssetClass]) -> I
                 continue
             calendar = calendar_of(classes[series.symbol])
             window = Window(calendar.day_start(min(chosen)), calendar.day_window(max(chosen)).end)
-            size = (window.duration + _EVIDENCE[base]) / series.timeframe.duration
+            size = (window.duration + EVIDENCE[base]) / series.timeframe.duration
             if chunk and slots + size > _SLOTS_AT_ONCE:
                 yield chunk
                 chunk, slots = {}, 0.0
@@ -246,13 +243,13 @@ class _Looker:
         self._classes = classes
         self._windows = windows
         self._now = now
-        self._evidence = _EVIDENCE[next(iter(windows)).timeframe.base]
+        self._evidence = EVIDENCE[next(iter(windows)).timeframe.base]
         self._contexts: dict[Series, Window] = {}
 
     def look(self) -> Look:
         """What is known and held around the windows."""
         around = {
-            one: Window(window.start - self._evidence, window.end + _BEYOND)
+            one: Window(window.start - self._evidence, window.end + BEYOND)
             for one, window in self._windows.items()
         }
         # A gap that reaches into its window is judged by what lies before all of it.

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from dagster import DagsterExecutionInterruptedError
-
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import Series
 from marketdata_assets.partitions import RANGE_END, RANGE_START, islands, parse_key, partition_key
@@ -25,7 +23,7 @@ MAX_PARTITIONS: Final = 10_000
 SPARE_PARTITIONS: Final = 1_000
 """Partitions that a run may hold for nothing: recording them costs less than another run."""
 
-_INTERRUPTIONS: Final = {DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__}
+_INTERRUPTIONS: Final = {"DagsterExecutionInterruptedError", KeyboardInterrupt.__name__}
 
 
 @dataclass(frozen=True, slots=True)

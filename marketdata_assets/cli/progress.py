@@ -57,9 +57,9 @@ class ConsoleProgress(BackfillProgress):
         self._pending: Counter[tuple[str, Timeframe]] = Counter()
         self._bars_fetched = 0
 
-    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[RangeRun]) -> None:
+    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[RangeRun], *, is_idle: bool) -> None:
         """Print the heading of ``stage`` and begin its bar."""
-        self.begin(f"{place}/{of} {stage}", runs, is_empty=not runs and stage is not Stage.MATRIX)
+        self.begin(f"{place}/{of} {stage}", runs, is_empty=is_idle)
 
     def begin(self, title: str, runs: Sequence[RangeRun], *, is_empty: bool = False) -> None:
         """Print ``title`` with what ``runs`` are about, and begin their bar."""

@@ -45,10 +45,10 @@ def open_store() -> Iterator[Store]:
 
 def require_vendor_of(store: Store) -> None:
     """Refuse, before anything runs, to mix simulated bars and real ones. Raises :class:`ConfigurationError`."""
-    from marketdata_assets.polygon.resource import PolygonResource
+    from marketdata_assets.config import is_loopback
     from marketdata_assets.storage.vendor import require_kind
 
-    require_kind(store.database, simulated=PolygonResource().is_simulated)
+    require_kind(store.database, simulated=is_loopback(store.settings.polygon_base_url))
 
 
 @contextmanager

@@ -50,6 +50,21 @@ class Recent:
     """``DAILY_COMPLETENESS_SCHEMA``, in the order of the tracked series, then by day."""
 
 
+def summed_matrix(database: Database, as_of: date) -> pl.DataFrame:
+    """Every active series summed up, as :func:`write_matrix` keeps it; writes nothing."""
+    classes = active_series(database)
+    daily = _stored_days(database)
+    holes = unchecked_days(daily, _looked_through(database, classes), classes)
+    known = _kept(database, pl.concat([daily, holes]), classes)
+    return (
+        summed(known, classes)
+        .join(_edges(database), on=["symbol", "timeframe"], how="left", maintain_order="left")
+        .with_columns(as_of=pl.lit(as_of))
+        .select(MATRIX_SCHEMA.names())
+        .cast(MATRIX_SCHEMA)
+    )
+
+
 def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
     """Sum up every active series, keep that as the history's rows of ``as_of``, and return it as ``MATRIX_SCHEMA``.
 
@@ -57,17 +72,7 @@ def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
     rows. Days between the first and the last one that were looked through of a series count as missing when they
     were not themselves. Days that retention has removed do not count.
     """
-    classes = active_series(database)
-    daily = _stored_days(database)
-    holes = unchecked_days(daily, _looked_through(database, classes), classes)
-    known = _kept(database, pl.concat([daily, holes]), classes)
-    rows = (
-        summed(known, classes)
-        .join(_edges(database), on=["symbol", "timeframe"], how="left", maintain_order="left")
-        .with_columns(as_of=pl.lit(as_of))
-        .select(MATRIX_SCHEMA.names())
-        .cast(MATRIX_SCHEMA)
-    )
+    rows = summed_matrix(database, as_of)
     names = MATRIX_SCHEMA.names()
     statement = (
         f"insert into completeness_history ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})"  # noqa: S608 - names of this module
