@@ -93,8 +93,8 @@ class Outcome:
 
     ``gaps`` (``LISTED_SCHEMA``) holds the gaps in the window: those that stand, and those that were filled since
     the backfill began. ``completeness`` has a row for each series, summed over the days of the window; ``matrix``
-    (``MATRIX_SCHEMA``) over all of its history. ``unchecked`` (``DAILY_COMPLETENESS_SCHEMA``) holds the days of the window that expect bars
-    and were never scanned.
+    (``MATRIX_SCHEMA``) over all of its history. ``unchecked`` (``DAILY_COMPLETENESS_SCHEMA``) holds the days of the
+    window that expect bars and were never scanned.
     """
 
     backfill_id: str

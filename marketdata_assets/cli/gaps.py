@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _SHOWN = 40
 
 
-def gaps(
+def gaps(  # noqa: PLR0913 - one for each option
     *,
     symbols: Annotated[
         str | None,

@@ -6,14 +6,16 @@ They are private to Dagster. Nothing else reads them by hand, and a test holds w
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from marketdata_assets.domain.monitoring import JobRun, Runs
+from marketdata_assets.domain.monitoring import JobRun, NextTick, Runs
 from marketdata_assets.storage.values import moment, moment_or_none
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import date
 
     from psycopg import Connection
@@ -31,7 +33,76 @@ _LATEST_RUNS: Final = (
     "  to_timestamp(r.start_time), to_timestamp(r.end_time) from jobs j cross join lateral ("
     "  select * from dagster.runs where pipeline_name = j.job order by id desc limit 1) as r"
 )
+_TAGS: Final = "select run_id, key, value from dagster.run_tags where run_id = any(%s) and key = any(%s)"
+_STEP_FAILURES: Final = (
+    "select run_id, event::jsonb #>> '{dagster_event,event_specific_data,error,cls_name}'"
+    " from dagster.event_logs where run_id = any(%s) and dagster_event_type = 'STEP_FAILURE'"
+)
+_SCHEDULES: Final = (
+    "select name, cron from (select coalesce(body #>> '{origin,instigator_name}', body #>> '{origin,job_name}') as name,"
+    " coalesce(body #> '{instigator_data,cron_schedule}', body #> '{job_specific_data,cron_schedule}') as cron"
+    " from (select instigator_body::jsonb as body from dagster.instigators"
+    "  where instigator_type = 'SCHEDULE' and status <> 'STOPPED') as i) as schedules"
+)
+_PURPOSE_TAG: Final = "marketdata/purpose"
+_COMMAND_TAG: Final = "marketdata/command"
+_GAPS_JOB: Final = "gaps"
+_REPAIR: Final = "gap_repair"
+_BY_HAND: Final = "__ASSET_JOB"
+"""As ``automation`` names them, which this floor does not import; a test holds the two answers against each other."""
+_CHECK_FAILED: Final = "DagsterAssetCheckFailedError"
 _DAEMON_SEEN: Final = "select max(timestamp) at time zone 'UTC' from dagster.daemon_heartbeats"
+
+
+def runs_with_ticks(database: Database, now: datetime) -> Runs | None:
+    """What ``automation.runs.runs_of`` answers, from Dagster's own tables; None where they are not in this database."""
+    found = runs_in_store(database)
+    if found is None:
+        return None
+    ids = [run.run_id for run in found.latest]
+
+    def read(session: Connection[tuple[object, ...]]) -> Runs:
+        tags: dict[str, dict[str, str]] = {}
+        for run, key, value in session.execute(_TAGS, [ids, [_PURPOSE_TAG, _COMMAND_TAG]]).fetchall():
+            tags.setdefault(str(run), {})[str(key)] = str(value)
+        failed = [run.run_id for run in found.latest if run.has_failed]
+        errors: dict[str, list[object]] = {}
+        for run, error in session.execute(_STEP_FAILURES, [failed]).fetchall():
+            errors.setdefault(str(run), []).append(error)
+        latest = [
+            replace(
+                run,
+                purpose=tags.get(run.run_id, {}).get(_PURPOSE_TAG),
+                by_hand=run.job == _BY_HAND,
+                gap_stays=_gap_stays(run, tags.get(run.run_id, {}), errors.get(run.run_id, [])),
+            )
+            for run in found.latest
+        ]
+        ticks = [
+            NextTick(
+                str(name), min(_next_tick(one, now) for one in ([cron] if isinstance(cron, str) else cron))
+            )
+            for name, cron in session.execute(_SCHEDULES).fetchall()
+            if isinstance(cron, str | list)
+        ]
+        return Runs(
+            tuple(latest), tuple(sorted(ticks, key=lambda one: (one.at, one.schedule))), found.daemon_seen
+        )
+
+    return database.transaction(read)
+
+
+def _gap_stays(run: JobRun, tags: Mapping[str, str], errors: Sequence[object]) -> bool:
+    """Whether the failed ``run`` did all it could, and only the check failed that says what is missing."""
+    is_repair = tags.get(_PURPOSE_TAG) == _REPAIR
+    is_scan = run.job == _GAPS_JOB and _COMMAND_TAG in tags
+    return (is_repair or is_scan) and bool(errors) and all(error == _CHECK_FAILED for error in errors)
+
+
+def _next_tick(cron: str, now: datetime) -> datetime:
+    from cronsim import CronSim  # noqa: PLC0415 - only where a schedule is on
+
+    return next(CronSim(cron, now.astimezone(UTC)))
 
 
 def runs_in_store(database: Database) -> Runs | None:
