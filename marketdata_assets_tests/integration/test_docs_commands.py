@@ -17,7 +17,7 @@ from marketdata_assets.storage.embedded import EmbeddedServer
 from marketdata_assets_tests.conftest import REPOSITORY
 from marketdata_assets_tests.docs_commands import PAGES, blocks_of
 from marketdata_assets_tests.integration.platform import free_port
-from marketdata_assets_tests.simulator import KEY, running_simulator
+from marketdata_assets_tests.simulator import running_simulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,14 +67,14 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         if not name.startswith(("MARKETDATA_", "DAGSTER_", "POLYGON_", "MASSIVE_", "PG"))
         and name != "DATABASE_URL"
     }
-    with running_simulator() as simulator:
+    with running_simulator(api_keys=None) as simulator:
         ready = {
             **kept,
             "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}",
             "HOME": str(folder),
             "MARKETDATA_HOME": str(folder / "marketdata"),
             "POLYGON_BASE_URL": simulator.url,
-            "POLYGON_API_KEY": KEY,
+            "POLYGON_API_KEY": "any_key",
             "POLYGON_REQUESTS_PER_MINUTE": "6000",
         }
         try:
