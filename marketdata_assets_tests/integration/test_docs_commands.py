@@ -128,6 +128,9 @@ def script_of(commands: Sequence[str]) -> list[str]:
                 f"for _ in $(seq 600); do (: > /dev/tcp/127.0.0.1/{port}) 2>/dev/null && break; sleep 0.2; done",
                 f"(: > /dev/tcp/127.0.0.1/{port}) || {{ echo {quoted}; cat endless.log; exit 1; }}",
             ]
+            if endless == "marketdata up":
+                # Nothing after it asks for it, and its daemon would compete with what follows.
+                lines.append('for each in $started; do kill $each; wait $each; done; started=""')
             continue
         allowed = "[01]" if NOT_ALL_WELL.match(command) else "0"
         # curl succeeds whatever the server answers, unless it is asked not to.
