@@ -30,7 +30,6 @@ LEFT_OUT: Final = {
     r"(cd deploy/compose|cp \.env\.example|docker|kubectl|helm)\b": "needs a container runtime or a cluster: test_deploy",
     r"(export CELERY|dagster-celery|dagster code-server)": "needs a broker: test_celery",
     r"curl .*bars\.example\.com": "a host of the reader's own",
-    r"pip install": "installs",
 }
 """Commands that are not run, and why."""
 ENDLESS: Final = {"marketdata up": 3000, "marketdata serve": 8000, "marketdata simulate": 8765}
