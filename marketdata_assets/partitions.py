@@ -9,18 +9,13 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Final
 
-from dagster import (
-    DailyPartitionsDefinition,
-    DynamicPartitionsDefinition,
-    MultiPartitionKey,
-    MultiPartitionsDefinition,
-)
-
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import Series
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from dagster import MultiPartitionKey, MultiPartitionsDefinition
 
 DAY: Final = "day"
 SERIES: Final = "series"
@@ -34,6 +29,12 @@ RANGE_END: Final = "dagster/asset_partition_range_end"
 
 def day_by_series(start: date) -> MultiPartitionsDefinition:
     """The partitions of every asset that holds bars, from ``start`` on; today is the last day."""
+    from dagster import (  # noqa: PLC0415 - costs seconds that a command with nothing to do need not pay
+        DailyPartitionsDefinition,
+        DynamicPartitionsDefinition,
+        MultiPartitionsDefinition,
+    )
+
     return MultiPartitionsDefinition(
         {
             # The last partition is today's: closed bars of an open session have a place.
@@ -45,6 +46,8 @@ def day_by_series(start: date) -> MultiPartitionsDefinition:
 
 def partition_key(day: date, series: Series) -> MultiPartitionKey:
     """The key of one partition."""
+    from dagster import MultiPartitionKey  # noqa: PLC0415 - as above
+
     return MultiPartitionKey({DAY: day.isoformat(), SERIES: series.key})
 
 

@@ -29,7 +29,7 @@ from marketdata_assets.storage.bars import series_with_bars
 from marketdata_assets.storage.features import FeatureBatch, read_versions
 from marketdata_assets.storage.gaps import list_gaps
 from marketdata_assets.storage.gates import failing_partitions, whole_day_chunks
-from marketdata_assets.storage.io_manager import partition_windows
+from marketdata_assets.storage.partition_windows import partition_windows
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from marketdata_assets.assets.presentation import DAILY, OWNERS, columns_of
 from marketdata_assets.domain.calendar import calendar_of, sunday_of
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, Asked, Look
 from marketdata_assets.domain.gaps import LOSSES, MAX_ATTEMPTS, SETTLING, GapState
+from marketdata_assets.domain.scans import BEYOND, EVIDENCE
 from marketdata_assets.domain.series import AssetClass, Instrument, Series, with_siblings
 from marketdata_assets.domain.slots import Held, Slots, expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
@@ -57,10 +58,6 @@ Maximal runs of expected bars that are missing, each with a state and a reason.
 vendor has none, and the series' own habits explain it. `unfilled`: attempts are used up and it looks like loss.
 """
 
-_EVIDENCE: Final = {Timeframe.M1: timedelta(days=40), Timeframe.D1: timedelta(days=380)}
-"""How far back the habits of a series are looked at, by base: somewhat more than the sessions that judging uses."""
-_BEYOND: Final = timedelta(days=7)
-"""How far behind a window known gaps are looked for that continue one of its own."""
 _SLOTS_AT_ONCE: Final = 3_000_000
 """Expected slots that are held in memory at once."""
 _WORST: Final = 20
@@ -247,7 +244,7 @@ def _chunks(windows: dict[Series, Window]) -> Iterator[dict[Series, Window]]:
     chunk_base, slots = Timeframe.M1, 0.0
     for (base, _), family in families.items():
         size = sum(
-            (window.duration + _EVIDENCE[base]) / series.timeframe.duration
+            (window.duration + EVIDENCE[base]) / series.timeframe.duration
             for series, window in family.items()
         )
         if chunk and (base is not chunk_base or slots + size > _SLOTS_AT_ONCE):
@@ -273,7 +270,7 @@ class _Looker:
         self._classes = classes
         self._windows = windows
         self._now = now
-        self._evidence = _EVIDENCE[next(iter(windows)).timeframe.base]
+        self._evidence = EVIDENCE[next(iter(windows)).timeframe.base]
         self._contexts: dict[Series, Window] = {}
 
     def look(self) -> Look:
@@ -303,7 +300,7 @@ class _Looker:
         around = {}
         for one, window in self._windows.items():
             calendar = calendar_of(self._classes[one])
-            start, end = window.start - self._evidence, window.end + _BEYOND
+            start, end = window.start - self._evidence, window.end + BEYOND
             sessions = calendar.sessions(calendar.local_day(start), local_days[one][0] - timedelta(days=1))
             count = len({sunday_of(day) for day in sessions} if one.timeframe is Timeframe.W1 else sessions)
             before, after = scanned.get(one, ((), ()))

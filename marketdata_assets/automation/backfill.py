@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from marketdata_assets.automation.actions import refresh_actions
 from marketdata_assets.automation.bars import BarsOutcome, bring_bars
 from marketdata_assets.automation.commands import run_ids
 from marketdata_assets.automation.features import FeaturesOutcome, compute, feature_runs, stale_days
 from marketdata_assets.automation.gaps import look_for_gaps, repair_runs
-from marketdata_assets.automation.matrix import refresh_matrix
+from marketdata_assets.automation.idle import (
+    bars_are_current,
+    is_instance_in_order,
+    matrix_is_current,
+    scans_are_current,
+)
 from marketdata_assets.automation.ranges import range_runs
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA, due_days, ended_series
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
@@ -32,7 +37,7 @@ from marketdata_assets.storage.completeness import (
     read_unchecked,
 )
 from marketdata_assets.storage.gaps import LISTED_SCHEMA, gap_rows, list_gaps
-from marketdata_assets.storage.io_manager import partition_windows_of
+from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:
@@ -76,8 +81,8 @@ class BackfillRequest:
 class BackfillProgress:
     """Is told how far a backfill is; this one keeps silent."""
 
-    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[RangeRun]) -> None:
-        """``stage`` begins, the ``place``-th ``of`` all, with ``runs`` to execute."""
+    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[RangeRun], *, is_idle: bool) -> None:
+        """``stage`` begins, the ``place``-th ``of`` all, with ``runs`` to execute; ``is_idle`` when it does nothing."""
 
     def run(self, run: RangeRun) -> None:
         """``run`` begins; the one before it has ended."""
@@ -89,9 +94,9 @@ class Outcome:
 
     ``gaps`` (``LISTED_SCHEMA``) holds the gaps in the window of the series and of their siblings, which are stored
     and scanned along: those that stand, and those that were filled since the backfill began. ``completeness`` has a row
-    for each series, summed over the days of the window; ``matrix`` (``MATRIX_SCHEMA``) over all of its history, in which
-    the days in ``unchecked`` (``DAILY_COMPLETENESS_SCHEMA``) count as missing because they were not scanned. ``ended``
-    holds the rows of ``matrix`` whose scanned days end before the day that is due.
+    for each series, summed over the days of the window; ``matrix`` (``MATRIX_SCHEMA``) over all of its history.
+    ``unchecked`` (``DAILY_COMPLETENESS_SCHEMA``) holds the days of the window that expect bars and were never scanned.
+    ``ended`` holds the rows of ``matrix`` whose scanned days end before the day that is due.
     """
 
     backfill_id: str
@@ -169,6 +174,69 @@ def execute(
     return outcome
 
 
+def execute_idle(
+    database: Database, request: BackfillRequest, *, earliest: date, progress: BackfillProgress
+) -> Outcome | None:
+    """Carry out ``request`` without Dagster when no stage has anything to do; else return None and do nothing.
+
+    The backfill is written down in ``backfill_history`` like every other. ``earliest`` is the first day that is a partition.
+    """
+    started = time.monotonic()
+    now = datetime.now(UTC)
+    first, last = request.first, request.last
+    is_idle = (
+        not request.force
+        and is_instance_in_order(database)
+        and bars_are_current(database, request.series, first=first, last=last, now=now)
+        and scans_are_current(database, request.series, first=first, last=last, now=now)
+        and not (request.with_features and _unchecked_splits(database, request.series))
+        and not (request.with_features and stale_days(database, request.series, earliest, now=now))
+        and matrix_is_current(database, now.date())
+    )
+    if not is_idle:
+        return None
+    outcome = Outcome(str(uuid.uuid4()), request)
+    _conclude(database, outcome, now)
+    if not outcome.gaps_in(GapState.OPEN).is_empty():
+        return None
+    for position, stage in enumerate(request.stages, 1):
+        progress.stage(stage, position, len(request.stages), [], is_idle=True)
+    _begin_history(database, outcome)
+    outcome.duration_seconds = time.monotonic() - started
+    _end_history(database, outcome, "ok" if outcome.is_whole else "failed")
+    return outcome
+
+
+def _conclude(database: Database, outcome: Outcome, begun: datetime) -> None:
+    """Read into ``outcome`` what the store holds at the end of the backfill that began at ``begun``."""
+    request = outcome.request
+    outcome.gaps = _list_gaps(database, request, request.series).filter(
+        (pl.col("state") != GapState.FILLED.value) | (pl.col("resolved_at") >= begun)
+    )
+    outcome.completeness = completeness_between(database, request.series, request.first, request.last)
+    outcome.matrix = read_matrix(database, {one.symbol for one in request.series}).join(
+        outcome.completeness, on=["symbol", "timeframe"], how="semi"
+    )
+    outcome.ended = ended_series(outcome.matrix, due_days(active_series(database), datetime.now(UTC)))
+    # Of these days alone: what is missing of the others is for `status` and `matrix`. Today's bars are not due yet.
+    until = min(request.last + timedelta(days=1), datetime.now(UTC).date())
+    outcome.unchecked = read_unchecked(database, incomplete_series(outcome.matrix), request.first, until)
+
+
+def _list_gaps(database: Database, request: BackfillRequest, series: Iterable[Series]) -> pl.DataFrame:
+    """List the gaps of ``series`` and of their siblings in the window of ``request``."""
+    scanned = with_siblings(series, active_series(database))
+    return list_gaps(database, partition_windows_of(database, scanned, request.first, request.last))
+
+
+def _unchecked_splits(database: Database, series: Iterable[Series]) -> list[str]:
+    """The symbols of ``series`` whose splits were never asked for: without them they get no features."""
+    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+    return list(
+        unchecked_symbols(database, {one.symbol for one in series if classes[one.symbol] in SPLITTING})
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Stages:
     definitions: Definitions
@@ -183,26 +251,35 @@ class _Stages:
     def execute(self, begun: datetime) -> None:
         request = self.outcome.request
         runs = range_runs(self.ordered, request.series, request.first, request.last)
-        self._bars(runs)
-        self._look(Stage.GAPS, runs, repair=False)
+        self._bars(self._to_bring(runs))
+        self._look(Stage.GAPS, self._to_scan(runs), repair=False)
         self._look(Stage.REPAIR, self._repairs(runs), repair=True)
         if request.with_features:
             self._features()
-        self._begin(Stage.MATRIX, [])
+        self._matrix()
+        _conclude(self.database, self.outcome, begun)
+
+    def _to_bring(self, runs: Sequence[RangeRun]) -> list[RangeRun]:
+        """Those of ``runs`` that have something to request, to roll up or to record."""
+        if self.outcome.request.force:
+            return list(runs)
+        return [run for run in runs if not bars_are_current(self.database, **_rectangle(run))]
+
+    def _to_scan(self, runs: Sequence[RangeRun]) -> list[RangeRun]:
+        """Those of ``runs`` whose scan can find something new; all of them once this backfill has stored a bar."""
+        bars = self.outcome.bars
+        if self.outcome.request.force or bars.rows_inserted or bars.rows_changed or bars.rows_quarantined:
+            return list(runs)
+        return [run for run in runs if not scans_are_current(self.database, **_rectangle(run))]
+
+    def _matrix(self) -> None:
+        if not self.outcome.request.force and matrix_is_current(self.database, datetime.now(UTC).date()):
+            self._begin(Stage.MATRIX, [], is_idle=True)
+            return
+        from marketdata_assets.automation.matrix import refresh_matrix
+
+        self._begin(Stage.MATRIX, [], is_idle=False)
         refresh_matrix(self.definitions, self.instance, tags=self.tags)
-        self.outcome.gaps = self._gaps(request.series).filter(
-            (pl.col("state") != GapState.FILLED.value) | (pl.col("resolved_at") >= begun)
-        )
-        self.outcome.completeness = completeness_between(
-            self.database, request.series, request.first, request.last
-        )
-        self.outcome.matrix = read_matrix(self.database, {one.symbol for one in request.series}).join(
-            self.outcome.completeness, on=["symbol", "timeframe"], how="semi"
-        )
-        self.outcome.ended = ended_series(
-            self.outcome.matrix, due_days(active_series(self.database), datetime.now(UTC))
-        )
-        self.outcome.unchecked = read_unchecked(self.database, incomplete_series(self.outcome.matrix))
 
     def _bars(self, runs: Sequence[RangeRun]) -> None:
         self._begin(Stage.BARS, runs)
@@ -245,10 +322,10 @@ class _Stages:
 
     def _check_splits(self, series: Iterable[Series]) -> None:
         """Ask for splits when those of a symbol were never asked for: without them it gets no features."""
-        classes = {one.symbol: one.asset_class for one in list_symbols(self.database)}
-        splitting = {one.symbol for one in series if classes[one.symbol] in SPLITTING}
-        if not unchecked_symbols(self.database, splitting):
+        if not _unchecked_splits(self.database, series):
             return
+        from marketdata_assets.automation.actions import refresh_actions
+
         try:
             refresh_actions(self.definitions, self.instance, tags=self.tags)
         except ConfigurationError:
@@ -256,24 +333,27 @@ class _Stages:
         except MarketDataError as error:
             self.outcome.features.failures.append(str(error))
 
-    def _begin(self, stage: Stage, runs: Sequence[RangeRun]) -> None:
+    def _begin(self, stage: Stage, runs: Sequence[RangeRun], *, is_idle: bool | None = None) -> None:
         stages = self.outcome.request.stages
-        self.progress.stage(stage, stages.index(stage) + 1, len(stages), runs)
+        self.progress.stage(
+            stage,
+            stages.index(stage) + 1,
+            len(stages),
+            runs,
+            is_idle=not runs if is_idle is None else is_idle,
+        )
 
     def _repairs(self, runs: Sequence[RangeRun]) -> list[RangeRun]:
         classes = {one.symbol: one.asset_class for one in list_symbols(self.database)}
         # A run may hold more than was asked for; what it found is repaired as well.
-        gaps = self._gaps(one for run in runs for one in run.series)
+        gaps = _list_gaps(self.database, self.outcome.request, (one for run in runs for one in run.series))
         open_to_repair = gaps.filter(~pl.col("symbol").is_in(list(self.outcome.failures)))
         request = self.outcome.request
         return repair_runs(self.ordered, open_to_repair, classes, request.first, request.last)
 
-    def _gaps(self, series: Iterable[Series]) -> pl.DataFrame:
-        """List the gaps of ``series`` and of their siblings in the window of the request."""
-        request = self.outcome.request
-        scanned = with_siblings(series, map(Series.parse, self.ordered))
-        windows = partition_windows_of(self.database, scanned, request.first, request.last)
-        return list_gaps(self.database, windows)
+
+def _rectangle(run: RangeRun) -> dict[str, Any]:
+    return {"series": run.series, "first": run.first_day, "last": run.last_day, "now": datetime.now(UTC)}
 
 
 def _begin_history(database: Database, outcome: Outcome) -> datetime:

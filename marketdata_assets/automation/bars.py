@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dagster import JsonMetadataValue
-
-from marketdata_assets.assets.ohlcv import FAILED_SYMBOLS, FAILURE_REASONS
-from marketdata_assets.automation.jobs import BARS_JOB
 from marketdata_assets.automation.ranges import execute_range, failure_metadata, range_runs, reason_of
 
 if TYPE_CHECKING:
@@ -78,6 +74,8 @@ class _Bringer:
     outcome: BarsOutcome
 
     def execute(self, run: RangeRun, config: Mapping[str, object]) -> ExecuteInProcessResult:
+        from marketdata_assets.automation.jobs import BARS_JOB
+
         result = execute_range(
             self.definitions, self.instance, run, job=BARS_JOB, config={"ohlcv": config}, tags=self.tags
         )
@@ -97,6 +95,10 @@ def _is_recorded(result: ExecuteInProcessResult) -> bool:
 
 def _given_up(result: ExecuteInProcessResult) -> list[str]:
     """The symbols that the asset gave up on after every other symbol was stored."""
+    from dagster import JsonMetadataValue
+
+    from marketdata_assets.assets.ohlcv import FAILED_SYMBOLS
+
     said = failure_metadata(result).get(FAILED_SYMBOLS)
     symbols = said.value if isinstance(said, JsonMetadataValue) else None
     return [str(symbol) for symbol in symbols] if isinstance(symbols, list) else []
@@ -104,6 +106,10 @@ def _given_up(result: ExecuteInProcessResult) -> list[str]:
 
 def _reasons(result: ExecuteInProcessResult) -> dict[str, str]:
     """Why the asset gave up on symbols, one line each."""
+    from dagster import JsonMetadataValue
+
+    from marketdata_assets.assets.ohlcv import FAILURE_REASONS
+
     said = failure_metadata(result).get(FAILURE_REASONS)
     reasons = said.value if isinstance(said, JsonMetadataValue) else None
     return {str(symbol): str(why) for symbol, why in reasons.items()} if isinstance(reasons, dict) else {}

@@ -8,9 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from dagster import DagsterRunStatus, RunsFilter
-
-from marketdata_assets.automation.purposes import PURPOSE_TAG
 from marketdata_assets.storage.connection import connect
 
 if TYPE_CHECKING:
@@ -25,12 +22,7 @@ COMMAND_TAG: Final = "marketdata/command"
 """On every run of a command; its value is the command's id."""
 
 _LOCK_SPACE: Final = 0x6D62  # any constant that nobody else hashes advisory locks with
-_UNFINISHED: Final = [
-    DagsterRunStatus.NOT_STARTED,
-    DagsterRunStatus.STARTING,
-    DagsterRunStatus.STARTED,
-    DagsterRunStatus.CANCELING,
-]
+UNFINISHED: Final = ("NOT_STARTED", "STARTING", "STARTED", "CANCELING")
 """What a run in the process of a command can be left as; it is never queued."""
 
 
@@ -46,6 +38,8 @@ class Command:
     @property
     def tags(self) -> dict[str, str]:
         """The tags of its runs. The daemon does not start them again: the command does, when it is given again."""
+        from marketdata_assets.automation.purposes import PURPOSE_TAG
+
         return {
             COMMAND_TAG: self.id,
             PURPOSE_TAG: f"marketdata {self.name}",
@@ -72,8 +66,11 @@ def close_orphans(instance: DagsterInstance, database: Database) -> int:
     Their runs and backfills count as failed. Nothing else is left of them: batches are transactions, and locks end
     with their connection.
     """
+    from dagster import DagsterRunStatus, RunsFilter
+
+    unfinished = [DagsterRunStatus(status) for status in UNFINISHED]
     runs: dict[str, list[DagsterRun]] = defaultdict(list)
-    for run in instance.get_runs(RunsFilter(statuses=_UNFINISHED)):
+    for run in instance.get_runs(RunsFilter(statuses=unfinished)):
         if (command_id := run.tags.get(COMMAND_TAG)) is not None:
             runs[command_id].append(run)
 
@@ -97,7 +94,7 @@ def close_orphans(instance: DagsterInstance, database: Database) -> int:
     for run in [run for one in gone for run in runs[one]]:
         # It may have ended between the first look and the lock.
         now = instance.get_run_by_id(run.run_id)
-        if now is not None and now.status in _UNFINISHED:
+        if now is not None and now.status in unfinished:
             instance.report_run_failed(
                 now, message="The process that executed this run is gone; run the command again."
             )
@@ -106,5 +103,7 @@ def close_orphans(instance: DagsterInstance, database: Database) -> int:
 
 def run_ids(instance: DagsterInstance, command: Command) -> list[str]:
     """The ids of the runs of ``command``, in their order, those that did not finish included."""
+    from dagster import RunsFilter
+
     runs = instance.get_runs(RunsFilter(tags=command.tags), ascending=True)
     return [run.run_id for run in runs]

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from marketdata_assets.automation.jobs import FEATURES_JOB
 from marketdata_assets.automation.ranges import covering_runs, execute_range, failure_metadata, reason_of
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.storage.actions import stale_at
-from marketdata_assets.storage.io_manager import PARTITIONS_HELD_BACK
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:
@@ -76,6 +74,9 @@ def compute(
     Raises:
         ConfigurationError: A setting is wrong.
     """
+    from marketdata_assets.automation.jobs import FEATURES_JOB
+    from marketdata_assets.storage.io_manager import PARTITIONS_HELD_BACK
+
     for run in runs:
         on_run(run)
         result = execute_range(

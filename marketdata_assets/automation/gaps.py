@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, timedelta
 from typing import TYPE_CHECKING
 
-from marketdata_assets.automation.jobs import GAPS_JOB
 from marketdata_assets.automation.ranges import execute_range, range_runs, reason_of
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import MarketDataError
@@ -43,6 +42,8 @@ def look_for_gaps(
         ConfigurationError: A setting is wrong.
         MarketDataError: A run failed; the runs before it are recorded.
     """
+    from marketdata_assets.automation.jobs import GAPS_JOB
+
     for run in runs:
         on_run(run)
         result = execute_range(

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from dagster import DagsterExecutionInterruptedError
-
 from marketdata_assets.domain.errors import ClockError, ConfigurationError
 from marketdata_assets.domain.series import Series
 from marketdata_assets.partitions import RANGE_END, RANGE_START, islands, parse_key, partition_key
@@ -38,7 +36,7 @@ _ENDING: Final = {
 }
 """Errors after which every other run would fail like this one."""
 
-_INTERRUPTIONS: Final = {DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__}
+_INTERRUPTIONS: Final = {"DagsterExecutionInterruptedError", KeyboardInterrupt.__name__}
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ Of each active series at least 99.5 % (`MARKETDATA_COMPLETENESS_PERCENT`) of the
 (`no_trades`), over all days that were looked through. **Only warns.** Series that nobody looked through are counted,
 and do not fail.
 
-**What to do:** `marketdata gaps --repair` asks for the missing bars again; `marketdata matrix --html` shows the days.
+**What to do:** `marketdata gaps --repair` asks for the missing bars again; `marketdata matrix --html matrix.html` shows the days.
 """
 _SHOWN: Final = 50
 

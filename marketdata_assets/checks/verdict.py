@@ -11,7 +11,7 @@ from dagster import AssetCheckEvaluation, AssetCheckSeverity, MetadataValue, Out
 
 from marketdata_assets.domain.gates import stops_run
 from marketdata_assets.partitions import SERIES, Rectangle, run_partitions
-from marketdata_assets.storage.io_manager import partition_windows_of
+from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:

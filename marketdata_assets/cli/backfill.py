@@ -88,9 +88,14 @@ def backfill(
 
 def run(store: Store, request: BackfillRequest, *, polygon: PolygonResource | None = None) -> Outcome:
     """Execute ``request`` in this process on the persistent instance, with progress on a terminal."""
-    from marketdata_assets.automation.backfill import execute
-    from marketdata_assets.automation.instance import sync_series
+    from marketdata_assets.automation.backfill import execute, execute_idle
     from marketdata_assets.cli.progress import console_progress
+
+    with console_progress() as progress:
+        idle = execute_idle(store.database, request, earliest=store.settings.start, progress=progress)
+    if idle is not None:
+        return idle
+    from marketdata_assets.automation.instance import sync_series
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
 
@@ -129,7 +134,6 @@ def _tracked(
     """The active symbols that are asked for, tracked in ``timeframes`` too."""
     from dataclasses import replace
 
-    from marketdata_assets.polygon.resource import PolygonResource
     from marketdata_assets.storage.symbols import set_timeframes
 
     active = chosen_symbols(store, symbols)
@@ -143,6 +147,8 @@ def _tracked(
             chosen.append(symbol)
             continue
         # Nothing is widened for a backfill that cannot start.
+        from marketdata_assets.polygon.resource import PolygonResource
+
         PolygonResource().ready()
         wider = tuple(one for one in Timeframe if one in {*symbol.timeframes, *missing})
         set_timeframes(store.database, symbol.symbol, wider)

@@ -7,6 +7,7 @@ Errors are raised as :class:`MarketDataError`; the command line's entry point pr
 from __future__ import annotations
 
 import json
+from pathlib import Path  # noqa: TC003  # typer reads the annotations when it runs
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -92,6 +93,46 @@ def url(
     typer.echo(found if show_password else redacted(found))
     if not show_password:
         typer.echo("the password is left out; --show-password prints it", err=True)
+
+
+@app.command(epilog="Example: marketdata db dump marketdata.dump")
+def dump(
+    file: Annotated[Path, typer.Argument(help="The file to write, replaced when it is there.")],
+    *,
+    as_json: _Json = False,
+) -> None:
+    """Dump the whole database, bars and Dagster's history, to a file. Needs no Postgres programs of your own."""
+    from marketdata_assets.cli.files import check_writable
+    from marketdata_assets.storage.connection import resolve_database_url
+    from marketdata_assets.storage.dumps import dump_database
+
+    check_writable("FILE", file)
+    size = dump_database(resolve_database_url(load_settings()), file)
+    typer.echo(
+        json.dumps({"file": str(file), "bytes": size}) if as_json else f"dumped: {file}, {size / 1e6:,.1f} MB"
+    )
+
+
+@app.command(epilog="Example: marketdata db restore marketdata.dump")
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file that `marketdata db dump` made.")],
+    *,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put the dump in the place of a database that is not empty.")
+    ] = False,
+    as_json: _Json = False,
+) -> None:
+    """Restore a dump into an empty database, completely or not at all. Stop `marketdata up` before."""
+    from marketdata_assets.storage.connection import redacted, resolve_database_url
+    from marketdata_assets.storage.dumps import restore_database
+
+    found = resolve_database_url(load_settings())
+    restore_database(found, file, replace=replace)
+    size = file.stat().st_size
+    facts = {"file": str(file), "bytes": size, "url": redacted(found)}
+    typer.echo(
+        json.dumps(facts) if as_json else f"restored: {file}, {size / 1e6:,.1f} MB, into {redacted(found)}"
+    )
 
 
 def migrate(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _SHOWN = 40
 
 
-def gaps(
+def gaps(  # noqa: PLR0913 - one for each option
     *,
     symbols: Annotated[
         str | None,
@@ -46,6 +46,9 @@ def gaps(
     end: Annotated[str | None, typer.Option(help="Last day, YYYY-MM-DD, inclusive; default today.")] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Ask the vendor again for what is missing, at most twice.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Scan days again that have not changed since their last scan.")
     ] = False,
     everything: Annotated[bool, typer.Option("--all", help="Filled and explained gaps, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
@@ -64,39 +67,39 @@ def gaps(
             require_vendor_of(store)
         first, last = checked_days(chosen, store.settings.start, now)
         series = chosen_series(chosen_symbols(store, symbols), wanted)
-        found = _look(store, series, first, last, repair=repair, now=now)
+        found = _look(store, series, first, last, repair=repair, force=force, now=now)
     _show(found, everything=everything, as_json=as_json)
     if found.filter(_is_lost()).height:
         raise typer.Exit(1)
 
 
 def _look(
-    store: Store, series: list[Series], first: date, last: date, *, repair: bool, now: datetime
+    store: Store,
+    series: list[Series],
+    first: date,
+    last: date,
+    *,
+    repair: bool,
+    force: bool,
+    now: datetime,
 ) -> pl.DataFrame:
-    from marketdata_assets.automation.gaps import look_for_gaps
-    from marketdata_assets.automation.instance import sync_series
-    from marketdata_assets.automation.ranges import range_runs
+    from marketdata_assets.automation.idle import is_instance_in_order, scans_are_current
     from marketdata_assets.cli.console import err
     from marketdata_assets.cli.matrix import unchecked_line
-    from marketdata_assets.cli.session import open_instance
-    from marketdata_assets.definitions import build_definitions
     from marketdata_assets.storage.completeness import completeness_between, read_unchecked
     from marketdata_assets.storage.gaps import list_gaps
-    from marketdata_assets.storage.io_manager import partition_windows_of
+    from marketdata_assets.storage.partition_windows import partition_windows_of
 
-    with open_instance(store, "gaps") as (instance, command):
-        runs = range_runs(sync_series(instance, store.database), series, first, last)
-        look_for_gaps(
-            build_definitions(),
-            instance,
-            runs,
-            repair=repair,
-            tags=command.tags,
-            on_run=lambda run: err.print(
-                f"run: {run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}",
-                highlight=False,
-            ),
-        )
+    database = store.database
+    if (
+        repair
+        or force
+        or not is_instance_in_order(database)
+        or not scans_are_current(database, series, first=first, last=last, now=now)
+    ):
+        _scan(store, series, first, last, repair=repair)
+    else:
+        err.print("no bar changed since the last scan: gaps are as it found them", highlight=False)
     seen = completeness_between(store.database, series, first, last)
     if unseen := seen.filter(status="unchecked").height:
         err.print(
@@ -109,6 +112,28 @@ def _look(
     if line := unchecked_line(read_unchecked(store.database, series, first, until)):
         err.print(line, highlight=False, soft_wrap=True)
     return list_gaps(store.database, partition_windows_of(store.database, series, first, last))
+
+
+def _scan(store: Store, series: list[Series], first: date, last: date, *, repair: bool) -> None:
+    from marketdata_assets.automation.gaps import look_for_gaps
+    from marketdata_assets.automation.instance import sync_series
+    from marketdata_assets.automation.ranges import range_runs
+    from marketdata_assets.cli.console import err
+    from marketdata_assets.cli.session import open_instance
+    from marketdata_assets.definitions import build_definitions
+
+    with open_instance(store, "gaps") as (instance, command):
+        look_for_gaps(
+            build_definitions(),
+            instance,
+            range_runs(sync_series(instance, store.database), series, first, last),
+            repair=repair,
+            tags=command.tags,
+            on_run=lambda run: err.print(
+                f"run: {run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}",
+                highlight=False,
+            ),
+        )
 
 
 def _is_lost() -> pl.Expr:

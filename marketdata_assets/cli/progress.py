@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
 
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
 from marketdata_assets.automation.backfill import BackfillProgress, Stage
 from marketdata_assets.cli.console import err
@@ -21,13 +23,40 @@ from marketdata_assets.cli.console import err
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rich.progress import TaskID
+    from rich.progress import Task, TaskID
 
     from marketdata_assets.automation.ranges import RangeRun
     from marketdata_assets.domain.series import Series
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.polygon.request import FetchRequest
     from marketdata_assets.polygon.resource import FetchEvent
+
+
+_SLOTS_A_SECOND: Final = 50_000
+"""About as many bars a second a stage gets through on two cores: says how long it takes until it has shown its own pace."""
+_LONGER: Final = 1.1
+"""A stage that takes longer than was estimated is taken to have a tenth of its time ahead."""
+
+
+def seconds_left(elapsed: float, share: float, slots: float) -> float:
+    """How long a stage over ``slots`` bars still takes, of which a ``share`` (0 to 1) was done after ``elapsed`` seconds."""
+    guess = max(1 + slots / _SLOTS_A_SECOND, elapsed * _LONGER)
+    # Its own pace counts more and more over the first tenth.
+    trust = min(1.0, 10 * share)
+    whole = (elapsed * (trust / share) if share else 0.0) + (1 - trust) * guess
+    return max(0.0, whole - elapsed) if share < 1 else 0.0
+
+
+class RemainingColumn(ProgressColumn):
+    """The time that is left of the stage: a number from the first second on."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        """The time that is left, as h:mm:ss."""
+        share = task.fields["share"]()
+        left = round(seconds_left(task.elapsed or 0, share, task.fields["slots"]))
+        return Text(str(timedelta(seconds=left)), style="progress.remaining")
 
 
 @contextmanager
@@ -39,7 +68,7 @@ def console_progress() -> Iterator[ConsoleProgress]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("ETA"),
-        TimeRemainingColumn(),
+        RemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
@@ -54,12 +83,16 @@ class ConsoleProgress(BackfillProgress):
         self._series: TaskID | None = None
         self._requests: TaskID | None = None
         self._left: set[Series] = set()
+        self._slots: dict[Series, float] = {}
+        self._part_done: dict[Series, float] = {}
+        self._slots_done = 0.0
+        self._slots_in_all = 0.0
         self._pending: Counter[tuple[str, Timeframe]] = Counter()
         self._bars_fetched = 0
 
-    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[RangeRun]) -> None:
+    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[RangeRun], *, is_idle: bool) -> None:
         """Print the heading of ``stage`` and begin its bar."""
-        self.begin(f"{place}/{of} {stage}", runs, is_empty=not runs and stage is not Stage.MATRIX)
+        self.begin(f"{place}/{of} {stage}", runs, is_empty=is_idle)
 
     def begin(self, title: str, runs: Sequence[RangeRun], *, is_empty: bool = False) -> None:
         """Print ``title`` with what ``runs`` are about, and begin their bar."""
@@ -68,6 +101,8 @@ class ConsoleProgress(BackfillProgress):
         self._series = self._requests = None
         self._left.clear()
         self._bars_fetched = 0
+        self._slots_done = 0.0
+        self._slots_in_all = sum(sum(_slots_of(run).values()) for run in runs)
         series = sum(len(run.series) for run in runs)
         scope = ": nothing to do" if is_empty else ""
         if runs:
@@ -75,12 +110,14 @@ class ConsoleProgress(BackfillProgress):
             scope = f": {series:,} series, {first} to {last}"
         err.print(f"[bold]{title}[/bold]{scope}", highlight=False)
         if runs:
-            self._series = self._bars.add_task("series", total=series, note="")
+            self._series = self._add("series", series)
 
     def run(self, run: RangeRun) -> None:
         """The series of the run before are done."""
         self._done(set(self._left))
         self._left = set(run.series)
+        self._slots = _slots_of(run)
+        self._part_done = {}
         first, last = run.series[0], run.series[-1]
         label = f"{first}" if first == last else f"{first} … {last}"
         if err.is_terminal:
@@ -92,7 +129,7 @@ class ConsoleProgress(BackfillProgress):
         """``requests`` are going to be made."""
         self._pending = Counter((one.symbol, one.base) for one in requests)
         if self._requests is None:
-            self._requests = self._bars.add_task("requests", total=0, note="")
+            self._requests = self._add("requests", 0)
         total = self._bars.tasks[self._bars.task_ids.index(self._requests)].total or 0
         self._bars.update(self._requests, total=total + len(requests))
 
@@ -101,6 +138,9 @@ class ConsoleProgress(BackfillProgress):
         self._bars_fetched += event.record.bars
         key = (event.request.symbol, event.request.base)
         is_done = getattr(event, "is_last", True)
+        self._part_done |= dict.fromkeys(
+            (one for one in self._left if (one.symbol, one.timeframe.base) == key), _share_of(event)
+        )
         if self._requests is not None:
             self._bars.update(
                 self._requests,
@@ -119,7 +159,18 @@ class ConsoleProgress(BackfillProgress):
         slow = f", waited {waited:.0f} s for the limit" if waited > 1 else ""
         return f"{self._bars_fetched:,} bars{rate}{slow}"
 
+    def _add(self, description: str, total: float) -> TaskID:
+        return self._bars.add_task(
+            description, total=total, note="", share=self._share, slots=self._slots_in_all
+        )
+
+    def _share(self) -> float:
+        """How much of the stage is done, from 0 to 1, by the bars that its series expect."""
+        begun = sum(self._slots[one] * share for one, share in self._part_done.items() if one in self._left)
+        return min(1.0, (self._slots_done + begun) / self._slots_in_all) if self._slots_in_all else 0.0
+
     def _done(self, series: set[Series]) -> None:
+        self._slots_done += sum(self._slots[one] for one in series & self._left)
         self._left -= series
         if self._series is not None:
             self._bars.update(self._series, advance=len(series))
@@ -127,3 +178,21 @@ class ConsoleProgress(BackfillProgress):
     def _note(self, text: str) -> None:
         if self._series is not None:
             self._bars.update(self._series, note=text)
+
+
+def _slots_of(run: RangeRun) -> dict[Series, float]:
+    """About how many bars each series of ``run`` expects."""
+    length = timedelta(days=(run.last_day - run.first_day).days + 1)
+    return {one: length / one.timeframe.duration for one in run.series}
+
+
+def _share_of(event: FetchEvent) -> float:
+    """How much of its request has arrived with ``event``, from 0 to 1, by the time of its last bar."""
+    if getattr(event, "is_last", True):
+        return 1.0
+    frame = getattr(event, "frame", None)
+    latest = frame["time"].max() if frame is not None and "time" in frame.columns else None
+    window = event.request.window
+    if not isinstance(latest, datetime):
+        return 0.0
+    return min(1.0, max(0.0, (latest - window.start) / window.duration))

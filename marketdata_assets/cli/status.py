@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from marketdata_assets.cli.session import Store
-    from marketdata_assets.domain.monitoring import Heading, TableSize, Vitals
+    from marketdata_assets.domain.monitoring import Heading, Runs, TableSize, Vitals
 
 _WORST: Final = 5
 _TABLES: Final = 8
@@ -54,18 +54,12 @@ def status(
 
 
 def _look(store: Store, now: datetime) -> Report:
-    from dagster import DagsterInstance
-
-    from marketdata_assets.automation.instance import prepare_environment
-    from marketdata_assets.automation.runs import runs_of
     from marketdata_assets.domain.monitoring import concerns, headings
     from marketdata_assets.storage import monitoring
     from marketdata_assets.storage.freshness import freshness_of
 
     database, settings = store.database, store.settings
-    prepare_environment(settings)
-    with DagsterInstance.get() as instance:
-        runs = runs_of(instance, now)
+    runs = _known_runs(store, now)
     freshness = freshness_of(database, now)
     vitals = monitoring.vitals(database, settings, now, freshness=freshness, runs=runs)
     return Report(
@@ -76,6 +70,24 @@ def _look(store: Store, now: datetime) -> Report:
         tables=monitoring.table_sizes(database, now),
         database_bytes=monitoring.database_size(database),
     )
+
+
+def _known_runs(store: Store, now: datetime) -> Runs:
+    """Runs, ticks and the daemon: without Dagster, whose import takes seconds, where its tables are in this database."""
+    from marketdata_assets.storage.dagster_tables import are_dagsters_tables_here, runs_with_ticks
+
+    if are_dagsters_tables_here(store.settings):
+        found = runs_with_ticks(store.database, now)
+        if found is not None:
+            return found
+    from dagster import DagsterInstance
+
+    from marketdata_assets.automation.instance import prepare_environment
+    from marketdata_assets.automation.runs import runs_of
+
+    prepare_environment(store.settings)
+    with DagsterInstance.get() as instance:
+        return runs_of(instance, now)
 
 
 def _facts(report: Report) -> dict[str, object]:
@@ -144,7 +156,9 @@ def _attention(report: Report) -> list[str]:
         return ["nothing"]
     lines = []
     for place, one in enumerate(report.attention, 1):
-        lines += [f"{place}. {one.title}: {one.text}", f"   do: {one.remedy}"]
+        # A line after `do:` can be pasted.
+        label = "do" if one.remedy.startswith("marketdata ") else "what helps"
+        lines += [f"{place}. {one.title}: {one.text}", f"   {label}: {one.remedy}"]
     return lines
 
 
@@ -170,11 +184,9 @@ def _freshness(report: Report) -> list[str]:
     counts = _states(report.freshness)
     if not counts:
         return ["no series is due yet"]
-    lines = [", ".join(f"{number:,} {state}" for state, number in sorted(counts.items()))]
-    lines += [f"{one.series}: {one.reason}" for one in report.vitals.stale[:_WORST]]
-    if len(report.vitals.stale) > _WORST:
-        lines.append(f"and {len(report.vitals.stale) - _WORST:,} more: --json has all")
-    return lines
+    # Which of them are not fresh, and why, stands under Attention.
+    more = ": `marketdata status --json` has each" if report.vitals.stale else ""
+    return [", ".join(f"{number:,} {state}" for state, number in sorted(counts.items())) + more]
 
 
 def _vendor(report: Report) -> list[str]:

@@ -7,13 +7,12 @@ one, and :data:`QUIET` beyond, so that what comes and goes is told once, not at 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from datetime import date
 
 RECENT: Final = timedelta(minutes=15)
 """How far back the share of refused requests is looked at."""
@@ -35,6 +34,7 @@ QUIET: Final = timedelta(hours=1)
 """A concern that was gone for less is the same episode when it returns."""
 
 _NAMED: Final = 5
+_SYMBOLS_NAMED: Final = 20
 _WIDTH: Final = 160
 
 
@@ -250,6 +250,10 @@ class Concern:
     topic: Topic
     subject: str
     text: str
+    reason: str | None = None
+    """What several subjects can share: a heading then names them together."""
+    days: tuple[date, date] | None = None
+    """The first and the last day that it is about."""
 
     @property
     def key(self) -> str:
@@ -259,7 +263,10 @@ class Concern:
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """The concerns of a topic in a few words: what happened, to which of them, what to do."""
+    """The concerns of a topic in a few words: what happened, to which of them, what to do.
+
+    ``remedy`` is a command that can be pasted where one helps, else a sentence.
+    """
 
     topic: Topic
     title: str
@@ -269,15 +276,13 @@ class Heading:
 
 
 _REMEDIES: Final = {
-    Topic.DISK: "free some, or remove old minutes: marketdata prune --dry-run",
+    Topic.DISK: "marketdata prune --dry-run",
     Topic.RATE_LIMIT: "lower POLYGON_REQUESTS_PER_MINUTE to the plan's limit, or stop what else uses the key",
     Topic.DAEMON: "marketdata up",
-    Topic.FAILED_RUN: "see the run in the UI: marketdata up",
-    Topic.MINUTE_BACKFILL: "marketdata backfill --timeframes 1m, over these days",
-    Topic.STALE: "marketdata backfill",
+    Topic.FAILED_RUN: "marketdata up",
     Topic.SLOW_QUERY: "see docs/operating.md",
-    Topic.GAPS: "marketdata gaps --repair, over these days",
 }
+"""Of the topics whose remedy does not depend on what was found: others are made by :func:`_remedy`."""
 
 
 def concerns(vitals: Vitals, now: datetime) -> list[Concern]:
@@ -287,7 +292,7 @@ def concerns(vitals: Vitals, now: datetime) -> list[Concern]:
         *_rate(vitals.vendor),
         *_runs(vitals.runs, now),
         *_backfills(vitals.failed_fetches, now),
-        *(Concern(Topic.STALE, one.series, f"{one.series}: {one.reason}") for one in vitals.stale),
+        *(_stale(one, now.date()) for one in vitals.stale),
         *_slow(vitals.slow),
         *_gaps(vitals.gaps),
     ]
@@ -351,7 +356,8 @@ def _backfills(failed: Iterable[FailedFetch], now: datetime) -> Iterable[Concern
     for one in failed:
         if now - one.at <= BACKFILL_MEMORY:
             text = f"{one.symbol}:1m from {one.first:%Y-%m-%d} until {one.end:%Y-%m-%d}: {one.error}"
-            yield Concern(Topic.MINUTE_BACKFILL, one.symbol, text)
+            days = (one.first.date(), min(one.end.date(), now.date()))
+            yield Concern(Topic.MINUTE_BACKFILL, one.symbol, text, days=days)
 
 
 def _slow(slow: SlowQueries) -> Iterable[Concern]:
@@ -365,7 +371,7 @@ def _gaps(gaps: LostGaps | None) -> Iterable[Concern]:
     if gaps is not None and gaps.gaps:
         span = f"from {gaps.first} to {gaps.last}"
         text = f"{gaps.bars:,} bars are missing without an explanation, {span}"
-        yield Concern(Topic.GAPS, "gaps", text)
+        yield Concern(Topic.GAPS, "gaps", text, days=(gaps.first, gaps.last))
 
 
 def _heading(topic: Topic, found: Sequence[Concern]) -> Heading:
@@ -374,15 +380,57 @@ def _heading(topic: Topic, found: Sequence[Concern]) -> Heading:
         Topic.DISK: "the disk is filling up",
         Topic.RATE_LIMIT: "the vendor refuses requests",
         Topic.DAEMON: "nothing runs by itself",
-        Topic.FAILED_RUN: f"the latest run of {_number(count, 'job')} failed",
+        Topic.FAILED_RUN: f"the latest run of {_number(count, 'job')} failed (the UI shows why)",
         Topic.MINUTE_BACKFILL: f"minutes of {_number(count, 'symbol')} did not come",
         Topic.STALE: f"{_number(count, 'series', 'series')} not fresh",
         Topic.SLOW_QUERY: f"{_number(count, 'slow query', 'slow queries')}",
         Topic.GAPS: "history has holes",
     }[topic]
-    named = "; ".join(_cut(one.text) for one in found[:_NAMED])
-    more = f"; and {count - _NAMED:,} more" if count > _NAMED else ""
-    return Heading(topic, what, named + more, _REMEDIES[topic], count)
+    lines = _lines(found)
+    named = "; ".join(_cut(line) for line, _ in lines[:_NAMED])
+    left = sum(subjects for _, subjects in lines[_NAMED:])
+    more = f"; and {left:,} more" if left else ""
+    return Heading(topic, what, named + more, _remedy(topic, found), count)
+
+
+def _lines(found: Sequence[Concern]) -> list[tuple[str, int]]:
+    """``found`` in sentences, each with the number of its subjects: those that share a reason are one sentence."""
+    groups: dict[str, list[Concern]] = {}
+    for one in found:
+        groups.setdefault(one.reason or one.text, []).append(one)
+    lines = []
+    for reason, members in groups.items():
+        if len(members) == 1:
+            lines.append((members[0].text, 1))
+            continue
+        names = ", ".join(one.subject for one in members[:_NAMED])
+        more = f" and {len(members) - _NAMED:,} more" if len(members) > _NAMED else ""
+        lines.append((f"{names}{more}: {reason}", len(members)))
+    return lines
+
+
+def _remedy(topic: Topic, found: Sequence[Concern]) -> str:
+    """What to do about ``found``: a command over the symbols and days that they are about."""
+    if topic in _REMEDIES:
+        return _REMEDIES[topic]
+    days = [one.days for one in found if one.days is not None]
+    first, last = min(first for first, _ in days), max(last for _, last in days)
+    over = f"--start {first} --end {last}"
+    if topic is Topic.GAPS:
+        return f"marketdata gaps --repair {over}"
+    symbols = list(dict.fromkeys(one.subject.split(":")[0] for one in found))
+    named = f"--symbols {','.join(symbols)} " if len(symbols) <= _SYMBOLS_NAMED else ""
+    minutes = "--timeframes 1m " if topic is Topic.MINUTE_BACKFILL else ""
+    return f"marketdata backfill {named}{minutes}{over}"
+
+
+def _stale(stale: StaleSeries, today: date) -> Concern:
+    is_weekly = stale.series.endswith(":1w")
+    missed = stale.late or 1
+    # Sessions as calendar days, with a long weekend to spare.
+    back = timedelta(days=7 * (missed + 1) if is_weekly else missed * 3 // 2 + 7)
+    text = f"{stale.series}: {stale.reason}"
+    return Concern(Topic.STALE, stale.series, text, reason=stale.reason, days=(today - back, today))
 
 
 def _number(count: int, one: str, many: str | None = None) -> str:

@@ -57,14 +57,8 @@ class Recent:
     """``DAILY_COMPLETENESS_SCHEMA``, in the order of the tracked series, then by day."""
 
 
-def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
-    """Sum up every active series, keep that as the history's rows of ``as_of``, and return it as ``MATRIX_SCHEMA``.
-
-    In the order of ``tracked_symbols``, shortest timeframe first. A second call for the same day replaces its
-    rows. Presets of which no series was scanned have none. Days that were not scanned count as missing when they lie
-    between the first and the last scanned day or stored bar of their series. Days that retention has removed do not
-    count.
-    """
+def summed_matrix(database: Database, as_of: date) -> pl.DataFrame:
+    """Every active series summed up, as :func:`write_matrix` keeps it; writes nothing."""
     classes = active_series(database)
     daily = _stored_days(database)
     edges = _edges(database)
@@ -78,7 +72,7 @@ def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
         },
         orient="row",
     )
-    rows = (
+    return (
         _scanned_or_chosen(summed(known, classes), list_presets(database))
         .join(edges, on=["symbol", "timeframe"], how="left", maintain_order="left")
         .join(scanned_days, on=["symbol", "timeframe"], how="left", maintain_order="left")
@@ -86,6 +80,17 @@ def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
         .select(MATRIX_SCHEMA.names())
         .cast(MATRIX_SCHEMA)
     )
+
+
+def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
+    """Sum up every active series, keep that as the history's rows of ``as_of``, and return it as ``MATRIX_SCHEMA``.
+
+    In the order of ``tracked_symbols``, shortest timeframe first. A second call for the same day replaces its
+    rows. Presets of which no series was scanned have none. Days that were not scanned count as missing when they lie
+    between the first and the last scanned day or stored bar of their series. Days that retention has removed do not
+    count.
+    """
+    rows = summed_matrix(database, as_of)
     names = MATRIX_SCHEMA.names()
     statement = (
         f"insert into completeness_history ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})"  # noqa: S608 - names of this module

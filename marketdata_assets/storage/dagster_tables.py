@@ -1,18 +1,27 @@
-"""Dagster's own tables, read without Dagster: what ``/metrics`` tells of runs and of the daemon.
+"""Dagster's own tables, read without Dagster: runs, the daemon, schedules, partitions and what is recorded of them.
 
 They are private to Dagster. Nothing else reads them by hand, and a test holds what is read here against Dagster's answer.
 """
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from marketdata_assets.domain.monitoring import JobRun, Runs
+from marketdata_assets.domain.monitoring import JobRun, NextTick, Runs
 from marketdata_assets.storage.values import moment, moment_or_none
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from datetime import date
+
     from psycopg import Connection
 
+    from marketdata_assets.config import Settings
+    from marketdata_assets.domain.series import Series
     from marketdata_assets.storage.connection import Database
 
 _LATEST_RUNS: Final = (
@@ -24,7 +33,76 @@ _LATEST_RUNS: Final = (
     "  to_timestamp(r.start_time), to_timestamp(r.end_time) from jobs j cross join lateral ("
     "  select * from dagster.runs where pipeline_name = j.job order by id desc limit 1) as r"
 )
+_TAGS: Final = "select run_id, key, value from dagster.run_tags where run_id = any(%s) and key = any(%s)"
+_STEP_FAILURES: Final = (
+    "select run_id, event::jsonb #>> '{dagster_event,event_specific_data,error,cls_name}'"
+    " from dagster.event_logs where run_id = any(%s) and dagster_event_type = 'STEP_FAILURE'"
+)
+_SCHEDULES: Final = (
+    "select name, cron from (select coalesce(body #>> '{origin,instigator_name}', body #>> '{origin,job_name}') as name,"
+    " coalesce(body #> '{instigator_data,cron_schedule}', body #> '{job_specific_data,cron_schedule}') as cron"
+    " from (select instigator_body::jsonb as body from dagster.instigators"
+    "  where instigator_type = 'SCHEDULE' and status <> 'STOPPED') as i) as schedules"
+)
+_PURPOSE_TAG: Final = "marketdata/purpose"
+_COMMAND_TAG: Final = "marketdata/command"
+_GAPS_JOB: Final = "gaps"
+_REPAIR: Final = "gap_repair"
+_BY_HAND: Final = "__ASSET_JOB"
+"""As ``automation`` names them, which this floor does not import; a test holds the two answers against each other."""
+_CHECK_FAILED: Final = "DagsterAssetCheckFailedError"
 _DAEMON_SEEN: Final = "select max(timestamp) at time zone 'UTC' from dagster.daemon_heartbeats"
+
+
+def runs_with_ticks(database: Database, now: datetime) -> Runs | None:
+    """What ``automation.runs.runs_of`` answers, from Dagster's own tables; None where they are not in this database."""
+    found = runs_in_store(database)
+    if found is None:
+        return None
+    ids = [run.run_id for run in found.latest]
+
+    def read(session: Connection[tuple[object, ...]]) -> Runs:
+        tags: dict[str, dict[str, str]] = {}
+        for run, key, value in session.execute(_TAGS, [ids, [_PURPOSE_TAG, _COMMAND_TAG]]).fetchall():
+            tags.setdefault(str(run), {})[str(key)] = str(value)
+        failed = [run.run_id for run in found.latest if run.has_failed]
+        errors: dict[str, list[object]] = {}
+        for run, error in session.execute(_STEP_FAILURES, [failed]).fetchall():
+            errors.setdefault(str(run), []).append(error)
+        latest = [
+            replace(
+                run,
+                purpose=tags.get(run.run_id, {}).get(_PURPOSE_TAG),
+                by_hand=run.job == _BY_HAND,
+                gap_stays=_gap_stays(run, tags.get(run.run_id, {}), errors.get(run.run_id, [])),
+            )
+            for run in found.latest
+        ]
+        ticks = [
+            NextTick(
+                str(name), min(_next_tick(one, now) for one in ([cron] if isinstance(cron, str) else cron))
+            )
+            for name, cron in session.execute(_SCHEDULES).fetchall()
+            if isinstance(cron, str | list)
+        ]
+        return Runs(
+            tuple(latest), tuple(sorted(ticks, key=lambda one: (one.at, one.schedule))), found.daemon_seen
+        )
+
+    return database.transaction(read)
+
+
+def _gap_stays(run: JobRun, tags: Mapping[str, str], errors: Sequence[object]) -> bool:
+    """Whether the failed ``run`` did all it could, and only the check failed that says what is missing."""
+    is_repair = tags.get(_PURPOSE_TAG) == _REPAIR
+    is_scan = run.job == _GAPS_JOB and _COMMAND_TAG in tags
+    return (is_repair or is_scan) and bool(errors) and all(error == _CHECK_FAILED for error in errors)
+
+
+def _next_tick(cron: str, now: datetime) -> datetime:
+    from cronsim import CronSim  # noqa: PLC0415 - only where a schedule is on
+
+    return next(CronSim(cron, now.astimezone(UTC)))
 
 
 def runs_in_store(database: Database) -> Runs | None:
@@ -56,3 +134,65 @@ def runs_in_store(database: Database) -> Runs | None:
         return Runs(latest, daemon_seen=moment_or_none(seen))
 
     return database.transaction(read)
+
+
+def are_dagsters_tables_here(settings: Settings) -> bool:
+    """Whether Dagster's instance of this process keeps its tables in the market database, as far as the settings say."""
+    home = os.environ.get("DAGSTER_HOME")
+    return settings.dagster_postgres_url is None and (home is None or Path(home) == settings.home / "dagster")
+
+
+def is_recorded(
+    database: Database, assets: Collection[str], series: Collection[Series], days: Sequence[date]
+) -> bool:
+    """Whether Dagster has a materialization of every partition of ``assets``: each of ``series`` on each of ``days``.
+
+    False where Dagster has no tables in this database.
+    """
+    keys = [f"{day.isoformat()}|{one.key}" for one in series for day in days]
+
+    def read(session: Connection[tuple[object, ...]]) -> bool:
+        if not _has_table(session, "dagster.event_logs"):
+            return False
+        (absent,) = session.execute(
+            "select exists (select from unnest(%s::text[]) as a(asset), unnest(%s::text[]) as k(key) where not exists"
+            " (select from dagster.event_logs e where e.asset_key = a.asset"
+            "  and e.dagster_event_type = 'ASSET_MATERIALIZATION' and e.partition = k.key))",
+            [[f'["{asset}"]' for asset in assets], keys],
+        ).fetchone() or (True,)
+        return not absent
+
+    return database.transaction(read)
+
+
+def series_partitions(database: Database, dimension: str) -> list[str] | None:
+    """The keys of the dynamic partitions ``dimension`` in Dagster's order; None where Dagster has no tables here."""
+
+    def read(session: Connection[tuple[object, ...]]) -> list[str] | None:
+        if not _has_table(session, "dagster.dynamic_partitions"):
+            return None
+        rows = session.execute(
+            "select partition from dagster.dynamic_partitions where partitions_def_name = %s order by id",
+            [dimension],
+        ).fetchall()
+        return [str(key) for (key,) in rows]
+
+    return database.transaction(read)
+
+
+def has_unfinished_runs(database: Database, tag: str, statuses: Collection[str]) -> bool:
+    """Whether a run that carries ``tag`` is in one of ``statuses``."""
+
+    def read(session: Connection[tuple[object, ...]]) -> bool:
+        found = session.execute(
+            "select from dagster.runs r join dagster.run_tags t on t.run_id = r.run_id and t.key = %s"
+            " where r.status = any(%s) limit 1",
+            [tag, list(statuses)],
+        ).fetchone()
+        return found is not None
+
+    return database.transaction(read)
+
+
+def _has_table(session: Connection[tuple[object, ...]], name: str) -> bool:
+    return session.execute("select to_regclass(%s) is not null", [name]).fetchone() == (True,)

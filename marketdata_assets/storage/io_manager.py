@@ -20,23 +20,25 @@ from dagster import (
 )
 
 from marketdata_assets.domain.bars import KEY
-from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
 from marketdata_assets.domain.errors import MarketDataError
-from marketdata_assets.domain.windows import Window, union
-from marketdata_assets.partitions import days_by_series, parse_key, partition_key
+from marketdata_assets.partitions import parse_key, partition_key
 from marketdata_assets.storage.bars import BarBatch, count_by_day, count_rows, read_rows, write_batch
 from marketdata_assets.storage.dagster_internals import add_partition_metadata, record_only
 from marketdata_assets.storage.features import FeatureBatch, ReplaceCounts, write_features
 from marketdata_assets.storage.merge import MergeCounts
+from marketdata_assets.storage.partition_windows import (
+    calendars_of,
+    partition_windows,
+)
 from marketdata_assets.storage.resource import PostgresResource
-from marketdata_assets.storage.symbols import list_symbols, not_tracked
 from marketdata_assets.storage.tables import FEATURES, TABLES, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import date
 
-    from marketdata_assets.domain.series import AssetClass, Series
+    from marketdata_assets.domain.calendar import TradingCalendar
+    from marketdata_assets.domain.series import Series
+    from marketdata_assets.domain.windows import Window
     from marketdata_assets.storage.connection import Database
 
 LOOKBACK_BARS = "lookback_bars"
@@ -159,50 +161,10 @@ class _Written:
         }
 
 
-def partition_windows(database: Database, keys: Iterable[str]) -> dict[Series, list[Window]]:
-    """The windows of UTC time that partition ``keys`` stand for, adjacent days merged, by series.
-
-    Raises:
-        ConfigurationError: A series is not tracked, so that its time zone is unknown.
-    """
-    days = days_by_series(keys)
-    calendars = _calendars(database, days)
-    # Series share few day sets: their windows are worked out once for each.
-    known: dict[tuple[str, tuple[date, ...]], list[Window]] = {}
-    windows = {}
-    for series, series_days in days.items():
-        calendar = calendars[series]
-        shared = (calendar.name, tuple(series_days))
-        if shared not in known:
-            known[shared] = union(calendar.day_window(day) for day in series_days)
-        windows[series] = known[shared]
-    return windows
-
-
-def partition_windows_of(
-    database: Database, series: Iterable[Series], first: date, last: date
-) -> dict[Series, Window]:
-    """The window of UTC time that the days ``first`` to ``last``, both inclusive, are for each of ``series``."""
-    return {
-        one: Window(calendar.day_start(first), calendar.day_window(last).end)
-        for one, calendar in _calendars(database, series).items()
-    }
-
-
-def _calendars(database: Database, series: Iterable[Series]) -> dict[Series, TradingCalendar]:
-    classes: dict[str, AssetClass] = {one.symbol: one.asset_class for one in list_symbols(database)}
-    calendars = {}
-    for one in series:
-        if one.symbol not in classes:
-            raise not_tracked(one.symbol)
-        calendars[one] = calendar_of(classes[one.symbol])
-    return calendars
-
-
 def _partition_rows(database: Database, table: Table, keys: Sequence[str]) -> dict[str, int]:
     windows = partition_windows(database, keys)
     by_zone: dict[TradingCalendar, dict[Series, list[Window]]] = defaultdict(dict)
-    for series, calendar in _calendars(database, windows).items():
+    for series, calendar in calendars_of(database, windows).items():
         by_zone[calendar][series] = windows[series]
     return {
         partition_key(day, series): rows

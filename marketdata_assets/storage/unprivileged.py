@@ -155,6 +155,14 @@ def postgres_programs(home: Path, account: Account) -> Path:
     return copy / _INSTALL / "bin"
 
 
+def client_program(name: str) -> Path:
+    """The embedded server's own client program ``name`` (``pg_dump``, say), which runs as the user that we are.
+
+    Raises :class:`ConfigurationError` when the wheel is not installed.
+    """
+    return _installed_wheel() / _INSTALL / "bin" / name
+
+
 def _installed_wheel() -> Path:
     spec = importlib.util.find_spec(_PACKAGE)  # located, not imported: its import is not needed
     if spec is None or spec.origin is None:

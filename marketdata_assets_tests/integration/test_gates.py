@@ -19,7 +19,7 @@ from marketdata_assets.polygon.simulator import Fault, FaultKind
 from marketdata_assets.storage import gates
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets.storage.gates import NO_GAPS, VALID, failing_partitions
-from marketdata_assets.storage.io_manager import partition_windows_of
+from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets_tests.integration.frames import bar, frame
 from marketdata_assets_tests.integration.platform import Platform, open_platform
 

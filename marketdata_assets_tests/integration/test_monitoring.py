@@ -11,11 +11,28 @@ from unittest.mock import Mock
 import adbc_driver_manager
 import psycopg
 import pytest
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, build_sensor_context, instance_for_test
+from dagster import (
+    DagsterEvent,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    build_sensor_context,
+    instance_for_test,
+)
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.execution.plan.objects import StepFailureData
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, ScheduleInstigatorData
 from dagster._daemon.types import DaemonHeartbeat
+from dagster_shared.error import SerializableErrorInfo
 
 from marketdata_assets.automation.alerts import Alert, AlertError
-from marketdata_assets.automation.jobs import BARS_JOB, GAPS_JOB
+from marketdata_assets.automation.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
 from marketdata_assets.automation.runs import runs_of
 from marketdata_assets.automation.sensors import watch as watch_module
 from marketdata_assets.automation.sensors.watch import watch_sensor
@@ -24,7 +41,7 @@ from marketdata_assets.domain.monitoring import Disk, Runs, Topic
 from marketdata_assets.storage import monitoring
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets.storage.connection import Database, dagster_storage_url
-from marketdata_assets.storage.dagster_tables import runs_in_store
+from marketdata_assets.storage.dagster_tables import runs_in_store, runs_with_ticks
 from marketdata_assets.storage.resource import PostgresResource
 from marketdata_assets_tests.integration.frames import run_of
 from marketdata_assets_tests.integration.platform import wait_until
@@ -331,6 +348,52 @@ def test_the_latest_run_of_each_job_is_told(instance: DagsterInstance) -> None:
     assert (runs.ticks, runs.daemon_seen, runs.is_daemon_alive(now)) == ((), None, False)
 
 
+def test_dagsters_tables_answer_like_its_instance_of_tags_gaps_that_stay_and_ticks(
+    database: Database,
+) -> None:
+    assert runs_with_ticks(database, NOW) is None
+    storage = {"storage": {"postgres": {"postgres_url": dagster_storage_url(database.url)}}}
+    location = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("platform"), "repository")
+    with instance_for_test(overrides=storage) as instance:  # type: ignore[no-untyped-call,unused-ignore]
+        for name, cron, status in (
+            ("daily_bars", "0 2 * * *", InstigatorStatus.RUNNING),
+            ("daily_features", "30 3-8 * * *", InstigatorStatus.DECLARED_IN_CODE),
+            ("weekly_retention", ["0 4 * * 0", "15 5 * * 1"], InstigatorStatus.RUNNING),
+            ("intraday_bars", "*/15 * * * *", InstigatorStatus.STOPPED),
+        ):
+            instance.add_instigator_state(
+                InstigatorState(
+                    RemoteInstigatorOrigin(location, name),
+                    InstigatorType.SCHEDULE,
+                    status,
+                    ScheduleInstigatorData(cron, NOW.timestamp()),
+                )
+            )
+        stays = []
+        for job, tags, error in (
+            (GAPS_JOB, {"marketdata/command": "1"}, "DagsterAssetCheckFailedError"),
+            (HISTORY_JOB, {"marketdata/purpose": "gap_repair"}, "DagsterAssetCheckFailedError"),
+            (BARS_JOB, {"marketdata/purpose": "gap_repair"}, "ValueError"),
+            ("__ASSET_JOB", {}, "DagsterAssetCheckFailedError"),
+        ):
+            run = instance.add_run(DagsterRun(job, status=DagsterRunStatus.FAILURE, tags=tags))
+            instance.report_dagster_event(
+                DagsterEvent(
+                    DagsterEventType.STEP_FAILURE.value,
+                    job,
+                    step_key="step",
+                    event_specific_data=StepFailureData(  # type: ignore[no-untyped-call,unused-ignore]
+                        SerializableErrorInfo("", [], error), None
+                    ),
+                ),
+                run.run_id,
+            )
+        expected = runs_of(instance, NOW)
+        assert runs_with_ticks(database, NOW) == expected
+        stays = [one.gap_stays for one in expected.latest]
+        assert (stays.count(True), len(expected.ticks)) == (2, 3)
+
+
 def test_dagsters_tables_tell_what_dagster_tells(database: Database) -> None:
     assert runs_in_store(database) is None
     storage = {"storage": {"postgres": {"postgres_url": dagster_storage_url(database.url)}}}
@@ -342,6 +405,7 @@ def test_dagsters_tables_tell_what_dagster_tells(database: Database) -> None:
         instance.report_run_canceled(instance.get_runs(limit=1)[0])
         instance.add_daemon_heartbeat(DaemonHeartbeat(NOW.timestamp(), "SENSOR", "one", []))
         told = runs_of(instance, NOW)
+        assert runs_with_ticks(database, NOW) == told
     found = runs_in_store(database)
     assert found == told
     assert found is not None

@@ -26,8 +26,8 @@ from marketdata_assets.storage.completeness import read_recent, write_matrix
 from marketdata_assets.storage.connection import Database, connect
 from marketdata_assets.storage.features import FeatureBatch, write_features
 from marketdata_assets.storage.gates import failing_partitions
-from marketdata_assets.storage.io_manager import partition_windows_of
 from marketdata_assets.storage.merge import lock_series
+from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets.storage.pruned import read_pruned
 from marketdata_assets.storage.retention import Pruned, prunable, prune
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 from rich.progress import Progress
 
 from marketdata_assets.automation.ranges import RangeRun
-from marketdata_assets.cli.progress import ConsoleProgress
+from marketdata_assets.cli.progress import ConsoleProgress, RemainingColumn, seconds_left
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
@@ -93,3 +96,42 @@ def test_a_request_ends_with_its_last_page_and_all_of_its_timeframes_with_it(
     assert [(task.completed, task.total) for task in bars.tasks] == [(0, 2), (0, 1)]
     progress.saw(page(is_last=True))
     assert [(task.completed, task.total) for task in bars.tasks] == [(2, 2), (1, 1)]
+
+
+def test_the_time_left_is_a_number_from_the_first_moment_of_a_stage_to_its_last(
+    bars: Progress, progress: ConsoleProgress, clock: Clock
+) -> None:
+    shown = []
+    for second, event in (
+        (0, None),
+        (2, None),
+        (60, None),
+        (61, at(6)),
+        (70, at(12)),
+        (80, at(23)),
+        (81, page(is_last=True)),
+    ):
+        clock.seconds = second
+        if event is not None:
+            progress.saw(event)
+        shown.append([RemainingColumn().render(task).plain for task in bars.tasks])
+    assert all(re.fullmatch(r"\d:\d\d:\d\d", text) for texts in shown for text in texts)
+    assert shown[-1] == ["0:00:00"] * 2
+
+
+def at(hour: int) -> PageFetched:
+    """A page whose last bar opens at ``hour``."""
+    frame = pl.DataFrame({"time": [DAY + timedelta(hours=hour)]})
+    return PageFetched(REQUEST, frame, RECORD, is_last=False)
+
+
+@given(st.floats(0, 1e5), st.floats(0, 1), st.floats(0, 1e9))
+def test_an_estimate_is_never_negative_and_nothing_is_left_of_what_is_done(
+    elapsed: float, share: float, slots: float
+) -> None:
+    assert 0 <= seconds_left(elapsed, share, slots) < 1e6
+    assert seconds_left(elapsed, 1, slots) == 0
+
+
+def test_a_stage_that_is_half_done_takes_as_long_again() -> None:
+    assert seconds_left(60, 0.5, 10) == pytest.approx(60)

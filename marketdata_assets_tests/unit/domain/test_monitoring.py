@@ -107,8 +107,18 @@ def test_a_heading_names_five_and_counts_the_rest() -> None:
     stale = tuple(StaleSeries(f"S{number}:1d", "late") for number in range(7))
     (heading,) = headings(concerns(vitals(stale=stale), NOW))
     assert heading.title == "7 series not fresh"
+    assert heading.text == "S0:1d, S1:1d, S2:1d, S3:1d, S4:1d and 2 more: late"
+    stale = tuple(StaleSeries(f"S{number}:1d", f"late by {number}") for number in range(7))
+    (heading,) = headings(concerns(vitals(stale=stale), NOW))
     assert heading.text.count("late") == 5
     assert heading.text.endswith("; and 2 more")
+
+
+def test_series_that_share_a_reason_are_named_together() -> None:
+    stale = tuple(StaleSeries(f"S{number}:1d", "late") for number in range(3))
+    other = StaleSeries("OTHER:1d", "silent")
+    (heading,) = headings(concerns(vitals(stale=(*stale[:2], other, stale[2])), NOW))
+    assert heading.text == "S0:1d, S1:1d, S2:1d: late; OTHER:1d: silent"
 
 
 def test_an_episode_is_told_once_and_again_after_it_was_over() -> None:

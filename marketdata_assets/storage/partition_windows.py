@@ -1,0 +1,62 @@
+"""The windows of UTC time that partitions stand for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
+from marketdata_assets.domain.windows import Window, union
+from marketdata_assets.partitions import days_by_series
+from marketdata_assets.storage.symbols import list_symbols, not_tracked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import date
+
+    from marketdata_assets.domain.series import AssetClass, Series
+    from marketdata_assets.storage.connection import Database
+
+
+def partition_windows(database: Database, keys: Iterable[str]) -> dict[Series, list[Window]]:
+    """The windows of UTC time that partition ``keys`` stand for, adjacent days merged, by series.
+
+    Raises:
+        ConfigurationError: A series is not tracked, so that its time zone is unknown.
+    """
+    days = days_by_series(keys)
+    calendars = calendars_of(database, days)
+    # Series share few day sets: their windows are worked out once for each.
+    known: dict[tuple[str, tuple[date, ...]], list[Window]] = {}
+    windows = {}
+    for series, series_days in days.items():
+        calendar = calendars[series]
+        shared = (calendar.name, tuple(series_days))
+        if shared not in known:
+            known[shared] = union(calendar.day_window(day) for day in series_days)
+        windows[series] = known[shared]
+    return windows
+
+
+def partition_windows_of(
+    database: Database, series: Iterable[Series], first: date, last: date
+) -> dict[Series, Window]:
+    """The window of UTC time that the days ``first`` to ``last``, both inclusive, are for each of ``series``."""
+    return {
+        one: Window(calendar.day_start(first), calendar.day_window(last).end)
+        for one, calendar in calendars_of(database, series).items()
+    }
+
+
+def calendars_of(database: Database, series: Iterable[Series]) -> dict[Series, TradingCalendar]:
+    """The trading calendar of each of ``series``.
+
+    Raises:
+        ConfigurationError: A series is not tracked, so that its calendar is unknown.
+    """
+    classes: dict[str, AssetClass] = {one.symbol: one.asset_class for one in list_symbols(database)}
+    calendars = {}
+    for one in series:
+        if one.symbol not in classes:
+            raise not_tracked(one.symbol)
+        calendars[one] = calendar_of(classes[one.symbol])
+    return calendars
