@@ -529,10 +529,11 @@ def test_quarantined_rows_keep_the_vendors_text_whichever_page_they_came_on() ->
     edges = (0, 5, len(times))
     events: list[FetchEvent] = []
     for page, (start, end) in enumerate(pairwise(edges), start=1):
+        odd = {0: ("-5.0", "3"), 1: ("1", "1.5")}
         rows = [
-            f'{{"t":{int(time.timestamp() * 1000)}, "o":1,"h":1,"l":1,"c":1,"v":1,'
-            f'"vw":{"1" if at else "-5.0"},"n":{page if at != 1 else "1.5"}}}'
+            f'{{"t":{int(time.timestamp() * 1000)}, "o":1,"h":1,"l":1,"c":1,"v":1,"vw":{vwap},"n":{count}}}'
             for at, time in enumerate(times[start:end])
+            for vwap, count in [odd.get(at, ("1", "3"))]
         ]
         parsed = parse_page(f'{{"status":"OK","results":[{",".join(rows)}]}}'.encode())
         record = record_of(MINUTES, page, parsed.frame.height)
