@@ -62,7 +62,12 @@ def status(*, as_json: _Json = False) -> None:
     if settings.database_url is not None:
         url = resolve_database_url(settings)
         obstacle = find_obstacle(url)
-        facts: dict[str, object] = {"running": True, "embedded": False, "url": redacted(url)}
+        facts: dict[str, object] = {
+            "running": True,
+            "embedded": False,
+            "url": redacted(url),
+            "obstacle": obstacle,
+        }
         line = f"running: {redacted(url)} (DATABASE_URL)"
     else:
         found = EmbeddedServer(settings.home).status()
@@ -72,7 +77,7 @@ def status(*, as_json: _Json = False) -> None:
             if found.running
             else f"not running (data in {found.data}); start it with: marketdata db start"
         )
-    typer.echo(json.dumps({**facts, "obstacle": obstacle}) if as_json else line)
+    typer.echo(json.dumps(facts) if as_json else line)
     if obstacle is not None:
         typer.echo(f"but it cannot be used: {obstacle}", err=True)
     if obstacle is not None or not facts["running"]:

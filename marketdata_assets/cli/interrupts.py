@@ -26,6 +26,7 @@ MESSAGE: Final = "marketdata: interrupted; what is stored stays, and the same co
 _SECONDS_TO_TIDY_UP: Final = 1.5
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _ignored = threading.Event()
+_stopped = threading.Event()
 
 
 def watch_signals() -> None:
@@ -46,11 +47,16 @@ def leave_signals_to_the_command() -> None:
     _ignored.set()
 
 
+def note_stop() -> None:
+    """Note that a signal has stopped a command that serves until then: its exit is as quick as another's."""
+    _stopped.set()
+
+
 def exit_with(code: int) -> NoReturn:
     """End the process with ``code``. An interrupt no longer raises, but still ends what takes too long."""
     for number in _SIGNALS:
         signal.signal(number, _do_nothing)
-    if code == INTERRUPTED:
+    if code == INTERRUPTED or _stopped.is_set():
         # Taking modules apart takes seconds on a busy machine, and threads are interrupted in it once more.
         sys.stdout.flush()
         os._exit(code)

@@ -23,7 +23,7 @@ import stamina
 import typer
 from filelock import FileLock, Timeout
 
-from marketdata_assets.cli.interrupts import leave_signals_to_the_command
+from marketdata_assets.cli.interrupts import leave_signals_to_the_command, note_stop
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.storage.embedded import EmbeddedServer
 
@@ -307,4 +307,5 @@ class _StopRequested(KeyboardInterrupt):
 def _stop(_number: int, _frame: object) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # what has begun to stop is not to be interrupted
+    note_stop()
     raise _StopRequested

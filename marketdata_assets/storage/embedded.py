@@ -61,6 +61,8 @@ _RECOVERY_SECONDS = 1800.0
 _STOP_SECONDS = 120.0
 _MAX_START_ATTEMPTS = 3
 _POLL_SECONDS = 0.02
+_LAST_LINES = 20
+"""How far back in the log the cause of what stands at its end is looked for."""
 _LONGEST_PAUSE_SECONDS = 0.5
 _RECOVERING = ("starting up", "recovery", "shutting down", "not yet accepting")
 """Fragments of the server's messages (English: lc_messages is C) while it is busy and will answer later."""
@@ -269,6 +271,10 @@ class EmbeddedServer:
             (each for each in logs if each.is_file()), key=lambda each: -each.stat().st_mtime_ns
         ):
             lines = log.read_text(errors="replace").strip().splitlines()
+            # What follows from a full disk (a failed checkpoint, say) stands behind it.
+            full = [line for line in lines[-_LAST_LINES:] if os.strerror(errno.ENOSPC) in line]
+            if full:
+                return full[-1]
             # the last complaint is worth more than the "shut down" after it and the callers turned away since
             complaints = [line for line in lines if "FATAL" in line or "PANIC" in line]
             telling = [line for line in complaints if not any(each in line for each in _RECOVERING)] or lines
