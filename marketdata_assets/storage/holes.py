@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from marketdata_assets.domain.bars import UTC_TIME
+import numpy as np
+
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.freshness import due
 from marketdata_assets.domain.gaps import LOSSES
@@ -17,7 +19,10 @@ from marketdata_assets.storage.pruned import read_pruned
 if TYPE_CHECKING:
     import polars as pl
 
+    from marketdata_assets.domain.calendar import TradingCalendar
+    from marketdata_assets.domain.freshness import Due
     from marketdata_assets.domain.series import AssetClass, Series
+    from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.storage.connection import Database
 
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -48,11 +53,12 @@ def find_holes(
     """
     calendar = calendar_of(asset_class)
     lost = _find_lost_gaps(database, series, asset_class, window) if has_lost_gaps else None
-    last = due(series.timeframe, calendar, now)
+    last = _due_at(series.timeframe, calendar, now.replace(minute=0, second=0, microsecond=0))
     scanned = None if last is None else _until(window, last.closes)
     if scanned is None:
         return Holes(series, lost=lost)
-    opens = times.cast(UTC_TIME).to_physical().to_numpy()
+    # Without Polars' query engine, which would take as long as the rest.
+    opens = times.to_numpy().astype("datetime64[us]").view(np.int64)
     empty = empty_days(opens, series.timeframe, scanned, calendar)
     if not empty:
         return Holes(series, lost=lost)
@@ -68,6 +74,12 @@ def find_holes(
         else [Window(one.start, one.start + series.timeframe.duration) for one in never]
     )
     return Holes(series, day_holes(never, calendar), day_holes(removed, calendar), lost, tuple(whole))
+
+
+@lru_cache(maxsize=64)
+def _due_at(timeframe: Timeframe, calendar: TradingCalendar, hour: datetime) -> Due | None:
+    """What is due at ``hour``, which takes longer to find than a day of minutes to read."""
+    return due(timeframe, calendar, hour)
 
 
 def _until(window: Window, end: datetime) -> Window | None:
