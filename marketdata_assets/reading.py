@@ -67,11 +67,11 @@ class IncompleteHistoryWarning(UserWarning):
     """Days of the range that was read were never fetched, were removed by retention, or lack bars without an explanation.
 
     Attributes:
-        holes: Which days, and how many bars.
+        holes: Which days, and how many bars; None after pickling, which keeps the message alone.
     """
 
-    def __init__(self, holes: Holes) -> None:
-        super().__init__(holes.sentence())
+    def __init__(self, message: str, holes: Holes | None = None) -> None:
+        super().__init__(message)
         self.holes = holes
 
 
@@ -136,7 +136,7 @@ def bars(  # noqa: PLR0913 - each is an option
 def _warn(holes: Holes) -> None:
     """Report ``holes``, if there are any, at the line that called the function of this module."""
     if holes:
-        warnings.warn(IncompleteHistoryWarning(holes), stacklevel=3)
+        warnings.warn(IncompleteHistoryWarning(holes.sentence(), holes), stacklevel=3)
 
 
 @dataclass(frozen=True, slots=True)

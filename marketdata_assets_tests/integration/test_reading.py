@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import threading
 import warnings
 from datetime import UTC, date, datetime, timedelta
@@ -323,6 +324,8 @@ def test_days_that_were_never_fetched_are_reported_with_the_command_that_fetches
         " --timeframes 1d --start 2024-06-07 --end 2024-06-12`"
     )
     assert caught[0].filename == __file__
+    # A pool's worker sends its warnings on.
+    assert str(pickle.loads(pickle.dumps(caught[0].message))) == str(caught[0].message)  # noqa: S301 - our own
     with pytest.warns(IncompleteHistoryWarning, match="never fetched"):
         assert bars("KO", "1m", "2024-06-10", "2024-06-10").is_empty()
     # An answer without bars, and a weekend, are no holes.
