@@ -23,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.storage.connection import connect
+from marketdata_assets.storage.failures import DiskFullError, NotPermittedError
 from marketdata_assets.storage.unprivileged import client_program
 
 if TYPE_CHECKING:
@@ -41,8 +42,11 @@ def dump_database(url: str, target: Path) -> int:
 
     Raises:
         ConfigurationError: ``target`` cannot be written.
-        MarketDataError: pg_dump failed: the server is out of reach, or newer than the programs.
+        StoreError: The server is out of reach, or does not permit to read everything; the disk is full.
+        MarketDataError: pg_dump failed otherwise, for example because the server is newer.
     """
+    # Names the reason better than pg_dump does.
+    connect(url, application_name="marketdata dump").close()
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         try:
@@ -157,6 +161,13 @@ def _run(program: str, url: str, *arguments: str) -> None:
         lines = [line for line in done.stderr.splitlines() if "error:" in line] or done.stderr.splitlines()
         said = " ".join((lines or ["(no message)"])[0].removeprefix(f"{program}: ").split())
         message = f"{program} failed: {said}; nothing was changed"
+        # The programs report no SQLSTATE.
+        if "permission denied" in said:
+            message = f"the database does not permit what {program} needs ({said}): use an account that may read all of it"
+            raise NotPermittedError(message)
+        if "No space left" in said:
+            message = f"{message}: make room, then run the same command again"
+            raise DiskFullError(message)
         raise MarketDataError(message)
 
 

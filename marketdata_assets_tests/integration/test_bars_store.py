@@ -27,6 +27,7 @@ from marketdata_assets.storage.bars import (
     write_batch,
 )
 from marketdata_assets.storage.connection import Database
+from marketdata_assets.storage.failures import LostServerError
 from marketdata_assets.storage.merge import MergeCounts, merge
 from marketdata_assets.storage.migrations import migrate, sql_folder
 from marketdata_assets.storage.tables import OHLCV, FrameError
@@ -298,7 +299,7 @@ def test_a_connection_lost_in_the_middle_costs_one_retry(
     if losses == 1:
         assert write_batch(database, batch()) == MergeCounts(inserted=5)
     else:
-        with pytest.raises(psycopg.OperationalError):
+        with pytest.raises(LostServerError):
             write_batch(database, batch())
     assert len(set(merged)) == 2
     written = [5, 1, 1, 1, 0] if losses == 1 else [0] * 5

@@ -169,9 +169,9 @@ def test_a_store_of_the_version_before_keeps_its_matrix(empty_database_url: str,
         (tmp_path / file.name).write_bytes(file.read_bytes())
     migrate(empty_database_url, tmp_path)
     with Database(empty_database_url) as store:
-        add_symbols(store, [TrackedSymbol("QQQ", AssetClass.ETF, timeframes=parse_timeframes("1h"))])
         store.transaction(
             lambda connection: connection.execute(
+                "insert into tracked_symbols (symbol, asset_class, timeframes) values ('QQQ', 'etf', '{1h}');"
                 "insert into completeness_history values ('QQQ', '1h', 7, 7, 0, 0, 1, 'whole', null, null, '2024-07-01')"
             )
         )

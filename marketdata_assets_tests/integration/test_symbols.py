@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +13,7 @@ from psycopg.errors import CheckViolation
 from marketdata_assets.domain.errors import ConfigurationError, DoubtfulSymbolError, UnknownSeriesError
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.completeness import read_matrix, write_matrix
 from marketdata_assets.storage.connection import Database, connect
 from marketdata_assets.storage.migrations import migrate, sql_folder
@@ -102,7 +103,8 @@ def test_two_securities_that_differ_in_one_capital_are_two_rows(database: Databa
     for symbol in ("BACpL", "BACPL", "AAPL"):
         assert add(database, WantedSymbol(symbol, timeframes=(Timeframe.D1,)))[1] is Outcome.NEW
     assert [one.vendor_ticker for one in list_symbols(database)] == ["BACpL", "BACPL", "AAPL"]
-    for find in (find_symbol, lambda *asked: find_with_splits(*asked)[0]):
+    window = Window(datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC))
+    for find in (find_symbol, lambda *asked: find_with_splits(*asked, Timeframe.D1, window)[0]):
         for asked, found in (("BACpL", "BACpL"), ("BACPL", "BACPL"), ("aapl", "AAPL"), ("AAPL", "AAPL")):
             assert find(database, asked).symbol == found
         with pytest.raises(
