@@ -89,6 +89,30 @@ def test_a_day_that_was_not_scanned_or_not_over_is_scanned(scanned: Database) ->
     assert {MINUTES, HOURS} <= to_scan(scanned, last=monday, now=NOW + timedelta(hours=8))
 
 
+def test_days_of_the_widened_window_count_as_far_as_they_were_asked_for(scanned: Database) -> None:
+    narrow = partition_windows_of(scanned, [DAYS], TUESDAY, date(2024, 1, 4))
+    widened = partition_windows_of(scanned, [DAYS], date(2023, 12, 31), date(2024, 1, 6))
+
+    def found() -> set[Series]:
+        return series_to_scan(scanned, narrow, CLASSES, NOW, widened=widened)
+
+    assert found() == set()
+    execute(
+        scanned, "update ohlcv set stored_at = now() where timeframe = '1d' and time = '2024-01-05 05:00+00'"
+    )
+    assert found() == {DAYS}
+    execute(scanned, "update ohlcv set stored_at = now() - interval '1 hour'")
+    execute(scanned, "delete from completeness_daily where day = '2024-01-05'")
+    assert found() == set()
+    write_batch(
+        scanned,
+        BarBatch(
+            run_of("AAPL:1d", 1, start=datetime(2024, 1, 5, 5, tzinfo=UTC)), covered={DAYS: [widened[DAYS]]}
+        ),
+    )
+    assert found() == {DAYS}
+
+
 @pytest.mark.parametrize(
     ("statement", "expected"),
     [

@@ -310,13 +310,15 @@ def test_the_current_week_is_asked_for_up_to_the_last_day_that_is_due(now: str, 
 
 
 @settings(max_examples=150)
-@given(situations(), st.booleans())
+@given(situations(), st.booleans(), st.integers(0, 9 * 24 * 60))
 def test_day_bars_are_asked_for_by_whole_days_that_are_due(
     situation: tuple[Instrument, list[Timeframe], list[date], dict[Series, list[Window]], datetime],
     force: bool,  # noqa: FBT001 - drawn by Hypothesis
+    minutes: int,
 ) -> None:
-    instrument, timeframes, days, coverage, now = situation
+    instrument, timeframes, days, coverage, _ = situation
     calendar = calendar_of(instrument.asset_class)
+    now = calendar.day_start(max(days, default=FIRST_DAYS[0])) + timedelta(minutes=minutes)
     for request in plan({instrument: timeframes}, days, coverage, now=now, force=force).requests:
         if request.base is D1:
             edges = (request.window.start, request.window.end)
