@@ -38,6 +38,7 @@ from marketdata_assets.storage.bars import read_coverage, read_rows, write_batch
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.dagster_internals import add_partition_metadata
 from marketdata_assets.storage.gaps import (
+    database_time,
     exclusive_look,
     first_bars,
     read_asked,
@@ -201,10 +202,12 @@ def _look_through(
     for chunk in _chunks(windows):
         looker = _Looker(database, {one: classes[one.symbol] for one in chunk}, chunk, now)
         with exclusive_look(database, chunk):
+            # Before the first bar is read: what is stored from here on may not be in the look.
+            begun = database_time(database)
             look = looker.look()
             if polygon is not None:
                 look = looker.repaired(look, polygon, run_id, outcome, attempts=attempts)
-            result = look.result()
+            result = look.result()._replace(begun=begun)
             write_gaps(database, result)
         outcome.gaps.append(result.gaps.select(_RESULT_SCHEMA.names()))
         outcome.days.append(result.daily)

@@ -26,7 +26,7 @@ NEVER_DUE: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class ScannedDay(NamedTuple):
-    """What a scan found expected of a series on a local day, and when the scan was written."""
+    """What a scan found expected of a series on a local day, and when the scan began to read."""
 
     expected_bars: int
     scanned_at: datetime

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.connection import Database
 
 _OVERLAP: Final = timedelta(seconds=10)
-"""A batch of bars whose transaction began this long before a scan was written may not have been visible to the scan."""
+"""Bars that were stored this long before a scan began to read may not have been visible to it: they are committed later."""
 
 _CHANGED: Final = """
 with wanted as (
@@ -49,9 +49,10 @@ where since < (select max(applied_at) from schema_migrations)
   or exists (select from ohlcv_quarantine q where q.symbol = w.symbol and q.time >= w.lo and q.time < w.hi
     and q.first_seen > w.since - %(overlap)s)
   or exists (select from fetch_log f where f.symbol = w.symbol and f.base = w.base and w.timeframe = any(f.timeframes)
-    and f.window_start < w.hi and f.window_end > w.lo and f.bars = 0 and f.requested_at > w.since - %(overlap)s)
+    and f.window_start < w.hi and f.window_end > w.lo and f.bars = 0
+    and greatest(f.requested_at, f.finished_at) > w.since - %(overlap)s)
   or exists (select from fetch_log f where f.symbol = w.symbol and f.base = w.base and w.timeframe = any(f.timeframes)
-    and f.window_start < w.lo and f.requested_at > w.since - %(overlap)s)
+    and f.window_start < w.lo and greatest(f.requested_at, f.finished_at) > w.since - %(overlap)s)
 """
 
 
