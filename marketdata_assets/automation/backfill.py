@@ -219,9 +219,14 @@ def _conclude(database: Database, outcome: Outcome, begun: datetime) -> None:
         outcome.completeness, on=["symbol", "timeframe"], how="semi"
     )
     outcome.ended = ended_series(outcome.matrix, due_days(active_series(database), datetime.now(UTC)))
-    # Of these days alone: what is missing of the others is for `status` and `matrix`. Today's bars are not due yet.
-    until = min(request.last + timedelta(days=1), datetime.now(UTC).date())
-    outcome.unchecked = read_unchecked(database, incomplete_series(outcome.matrix), request.first, until)
+    # Of these days alone: what is missing of the others is for `status` and `matrix`.
+    outcome.unchecked = read_unchecked(
+        database,
+        incomplete_series(outcome.matrix),
+        request.first,
+        request.last + timedelta(days=1),
+        now=datetime.now(UTC),
+    )
 
 
 def _list_gaps(database: Database, request: BackfillRequest, series: Iterable[Series]) -> pl.DataFrame:
