@@ -122,12 +122,12 @@ def _metadata(matrix: pl.DataFrame, recent: Recent | None) -> dict[str, Metadata
 
 
 def matrix_table(matrix: pl.DataFrame) -> str:
-    """``matrix`` as a Markdown table, the least complete series first; a sentence when nothing is tracked.
+    """``matrix`` as a Markdown table, the least complete series first; a sentence when it is empty.
 
     Of more than 124 series the least complete are shown, and a line below says so.
     """
     if matrix.is_empty():
-        return "No symbol is tracked."
+        return "No series was scanned yet."
     lines = [
         f"| {symbol} | {timeframe} | {cell(Status(status), share)} | {expected:,} | {present:,} | {no_trades:,}"
         f" | {missing:,} | {_moment(first)} | {_moment(last)} | {since or ''} | {until or ''} |"

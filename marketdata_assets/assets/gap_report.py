@@ -26,7 +26,7 @@ from marketdata_assets.assets.presentation import DAILY, OWNERS, columns_of
 from marketdata_assets.domain.calendar import calendar_of, sunday_of
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, Asked, Look
 from marketdata_assets.domain.gaps import LOSSES, MAX_ATTEMPTS, SETTLING, GapState
-from marketdata_assets.domain.scans import BEYOND, EVIDENCE
+from marketdata_assets.domain.scans import BEYOND, EVIDENCE, scan_windows
 from marketdata_assets.domain.series import AssetClass, Instrument, Series, with_siblings
 from marketdata_assets.domain.slots import Held, Slots, expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
@@ -38,6 +38,7 @@ from marketdata_assets.storage.bars import read_coverage, read_rows, write_batch
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.dagster_internals import add_partition_metadata
 from marketdata_assets.storage.gaps import (
+    database_time,
     exclusive_look,
     first_bars,
     read_asked,
@@ -180,34 +181,11 @@ def report_gaps(
         for instrument, timeframes in tracked.items()
         for timeframe in timeframes
     ]
-    windows = _windows(days, with_siblings(days, siblings), classes)
+    edges = {one: (min(chosen), max(chosen)) for one, chosen in days.items()}
+    windows = scan_windows(edges, with_siblings(days, siblings), classes)
     outcome = GapOutcome()
     _look_through(database, polygon, windows, classes, outcome, now=now, run_id=run_id, attempts=attempts)
     return outcome
-
-
-def _windows(
-    days: dict[Series, list[date]], series: Sequence[Series], classes: dict[str, AssetClass]
-) -> dict[Series, Window]:
-    """The window of each of ``series``: whole local days from the first to the last of ``days`` of all its siblings.
-
-    Whole weeks where week bars are among the siblings: a week bar belongs to its Sunday, and a fetch for it brings all
-    the days of the week.
-    """
-    edges: dict[tuple[str, Timeframe], tuple[date, date]] = {}
-    for one, chosen in days.items():
-        key = (one.symbol, one.timeframe.base)
-        first, last = edges.get(key, (min(chosen), max(chosen)))
-        edges[key] = (min(first, *chosen), max(last, *chosen))
-    in_weeks = {one.symbol for one in series if one.timeframe is Timeframe.W1}
-    windows = {}
-    for one in series:
-        calendar = calendar_of(classes[one.symbol])
-        first, last = edges[one.symbol, one.timeframe.base]
-        if one.timeframe.base is Timeframe.D1 and one.symbol in in_weeks:
-            first, last = sunday_of(first), sunday_of(last) + timedelta(days=6)
-        windows[one] = Window(calendar.day_start(first), calendar.day_window(last).end)
-    return windows
 
 
 def _look_through(
@@ -224,10 +202,12 @@ def _look_through(
     for chunk in _chunks(windows):
         looker = _Looker(database, {one: classes[one.symbol] for one in chunk}, chunk, now)
         with exclusive_look(database, chunk):
+            # Before the first bar is read: what is stored from here on may not be in the look.
+            begun = database_time(database)
             look = looker.look()
             if polygon is not None:
                 look = looker.repaired(look, polygon, run_id, outcome, attempts=attempts)
-            result = look.result()
+            result = look.result()._replace(begun=begun)
             write_gaps(database, result)
         outcome.gaps.append(result.gaps.select(_RESULT_SCHEMA.names()))
         outcome.days.append(result.daily)

@@ -26,6 +26,7 @@ from marketdata_assets.automation.ranges import range_runs
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA, due_days, ended_series
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.domain.gaps import LOSSES, GapState
+from marketdata_assets.domain.scans import scan_windows
 from marketdata_assets.domain.series import Series, with_siblings
 from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
 from marketdata_assets.storage.completeness import (
@@ -37,7 +38,6 @@ from marketdata_assets.storage.completeness import (
     read_unchecked,
 )
 from marketdata_assets.storage.gaps import LISTED_SCHEMA, gap_rows, list_gaps
-from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:
@@ -92,8 +92,9 @@ class BackfillProgress:
 class Outcome:
     """What a backfill did and what it left.
 
-    ``gaps`` (``LISTED_SCHEMA``) holds the gaps in the window of the series and of their siblings, which are stored
-    and scanned along: those that stand, and those that were filled since the backfill began. ``completeness`` has a row
+    ``gaps`` (``LISTED_SCHEMA``) holds the gaps of the series and of their siblings, which are stored and scanned along, in
+    the windows that were scanned (whole weeks where there are week bars): those that stand, and those that were filled
+    since the backfill began. ``completeness`` has a row
     for each series, summed over the days of the window; ``matrix`` (``MATRIX_SCHEMA``) over all of its history.
     ``unchecked`` (``DAILY_COMPLETENESS_SCHEMA``) holds the days of the window that expect bars and were never scanned.
     ``ended`` holds the rows of ``matrix`` whose scanned days end before the day that is due.
@@ -218,15 +219,22 @@ def _conclude(database: Database, outcome: Outcome, begun: datetime) -> None:
         outcome.completeness, on=["symbol", "timeframe"], how="semi"
     )
     outcome.ended = ended_series(outcome.matrix, due_days(active_series(database), datetime.now(UTC)))
-    # Of these days alone: what is missing of the others is for `status` and `matrix`. Today's bars are not due yet.
-    until = min(request.last + timedelta(days=1), datetime.now(UTC).date())
-    outcome.unchecked = read_unchecked(database, incomplete_series(outcome.matrix), request.first, until)
+    # Of these days alone: what is missing of the others is for `status` and `matrix`.
+    outcome.unchecked = read_unchecked(
+        database,
+        incomplete_series(outcome.matrix),
+        request.first,
+        request.last + timedelta(days=1),
+        now=datetime.now(UTC),
+    )
 
 
 def _list_gaps(database: Database, request: BackfillRequest, series: Iterable[Series]) -> pl.DataFrame:
-    """List the gaps of ``series`` and of their siblings in the window of ``request``."""
-    scanned = with_siblings(series, active_series(database))
-    return list_gaps(database, partition_windows_of(database, scanned, request.first, request.last))
+    """List the gaps of ``series`` and of their siblings in the windows that a scan of ``request`` covers."""
+    chosen = list(series)
+    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+    days = dict.fromkeys(chosen, (request.first, request.last))
+    return list_gaps(database, scan_windows(days, with_siblings(chosen, active_series(database)), classes))
 
 
 def _unchecked_splits(database: Database, series: Iterable[Series]) -> list[str]:

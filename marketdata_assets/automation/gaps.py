@@ -77,7 +77,8 @@ def repair_runs(
     """The runs that ask again for the open ones of ``gaps`` within the days ``first`` to ``last``.
 
     ``gaps`` has symbol, timeframe, state, day (the local date of the start) and gap_end; ``classes`` the asset
-    class by symbol. One rectangle over every series and day that is concerned: its runs read what lies between,
+    class by symbol. A gap outside these days is asked for by the run over the nearest of them, which scans whole weeks.
+    One rectangle over every series and day that is concerned: its runs read what lies between,
     and ask the vendor for the gaps alone.
     """
     opened = gaps.filter(state=GapState.OPEN.value)
@@ -89,4 +90,5 @@ def repair_runs(
         series[Series(symbol, Timeframe(timeframe))] = None
         closed = end.astimezone(UTC) - timedelta(microseconds=1)
         days += [day, calendar_of(classes[symbol]).local_day(closed)]
-    return range_runs(ordered, list(series), max(first, min(days)), min(last, max(days)))
+    inside = [min(max(day, first), last) for day in days]
+    return range_runs(ordered, list(series), min(inside), max(inside))

@@ -12,6 +12,7 @@ from polars.testing import assert_frame_equal
 
 from marketdata_assets.automation.commands import COMMAND_TAG, UNFINISHED
 from marketdata_assets.config import load_settings
+from marketdata_assets.domain.scans import scan_windows
 from marketdata_assets.domain.series import Instrument, with_siblings
 from marketdata_assets.partitions import SERIES
 from marketdata_assets.polygon.planner import plan
@@ -63,10 +64,12 @@ def scans_are_current(
     classes = {one.symbol: one.asset_class for one in list_symbols(database)}
     if any(one.symbol not in classes for one in series):
         return False
-    windows = partition_windows_of(database, with_siblings(series, active_series(database)), first, last)
+    siblings = with_siblings(series, active_series(database))
+    windows = partition_windows_of(database, siblings, first, last)
+    widened = scan_windows(dict.fromkeys(series, (first, last)), siblings, classes)
     return (
         are_dagsters_tables_here(load_settings())
-        and not series_to_scan(database, windows, classes, now)
+        and not series_to_scan(database, windows, classes, now, widened=widened)
         and is_recorded(database, ["gap_report"], series, _days(first, last))
     )
 

@@ -107,9 +107,8 @@ def _look(
             " `marketdata backfill` brings them",
             highlight=False,
         )
-    # Today's bars are not due yet.
-    until = min(last + timedelta(days=1), now.date())
-    if line := unchecked_line(read_unchecked(store.database, series, first, until)):
+    unseen_days = read_unchecked(store.database, series, first, last + timedelta(days=1), now=now)
+    if line := unchecked_line(unseen_days):
         err.print(line, highlight=False, soft_wrap=True)
     return list_gaps(store.database, partition_windows_of(store.database, series, first, last))
 

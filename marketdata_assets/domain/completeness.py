@@ -158,20 +158,20 @@ def counted_days(
     scanned: tuple[date, date],
     bars: tuple[datetime, datetime] | None,
     calendar: TradingCalendar,
-    today: date,
+    now: datetime,
 ) -> tuple[date, date]:
     """The span over which completeness is counted, as :func:`unchecked_days` takes it.
 
     It holds the ``scanned`` days, the first and the last, and the days of the first and the last of ``bars``: the days
     in between that were not scanned count as missing, so that no series counts as whole because nothing was looked at.
-    ``bars`` are opens, None without any. Bars of ``today`` are not due yet.
+    ``bars`` are opens, None without any. Bars of the local day of ``now`` are not due yet.
     """
     first, last = scanned
     if bars is None:
         return first, last
     first_day, last_day = (calendar.local_day(edge) for edge in bars)
     behind = last_day + timedelta(days=7 if timeframe is Timeframe.W1 else 1)
-    return min(first, first_day), max(last, min(behind, today))
+    return min(first, first_day), max(last, min(behind, calendar.local_day(now)))
 
 
 def due_days(classes: Mapping[Series, AssetClass], now: datetime) -> dict[Series, date]:

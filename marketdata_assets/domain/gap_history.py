@@ -36,7 +36,7 @@ from marketdata_assets.domain.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from datetime import date
+    from datetime import date, datetime
 
     from marketdata_assets.domain.slots import Flags, Held, Integers, Slots
 
@@ -98,6 +98,8 @@ class LookResult(NamedTuple):
     """The first and the last local day that each span touches."""
     daily: pl.DataFrame
     """``DAILY_COMPLETENESS_SCHEMA``."""
+    begun: datetime | None = None
+    """When the look began to read, by the database's clock; None for the time at which the result is written."""
 
 
 @dataclass(frozen=True, eq=False)

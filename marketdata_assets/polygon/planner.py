@@ -213,6 +213,16 @@ class _GroupPlanner:
             return window.end - self._calendar.idle_before_midnight <= self._now
         return window.start + self._base.duration <= self._now
 
+    def _last_close(self) -> datetime:
+        """The latest moment at which a base bar that is due can close.
+
+        Behind the present for day bars: they are due when trading has ended, and close at local midnight.
+        """
+        if self._base is Timeframe.D1:
+            present = self._now + self._calendar.idle_before_midnight
+            return self._calendar.day_start(self._calendar.local_day(present))
+        return self._now.astimezone(UTC).replace(second=0, microsecond=0)
+
     def _traded(self, day: date) -> Window:
         """The window of a session in which the vendor may have base bars."""
         session = self._calendar.session(day)
@@ -250,7 +260,7 @@ class _GroupPlanner:
             return
         sessions = self._calendar.sessions(min(wanted), max(wanted))
         places = [place for place, day in enumerate(sessions) if day in wanted]
-        closed = _last_close(self._now, self._base)
+        closed = self._last_close()
         stretches = fewest_pages(places, self._base, self._calendar) if bridge else _runs(places)
         for first, last in stretches:
             days = sessions[first : last + 1]
@@ -268,13 +278,6 @@ class _GroupPlanner:
 
 def _sunday(day: date) -> date:
     return day - timedelta(days=(day.weekday() + 1) % 7)
-
-
-def _last_close(now: datetime, base: Timeframe) -> datetime:
-    """The latest moment at which a base bar can have closed."""
-    if base is Timeframe.D1:
-        return now
-    return now.astimezone(UTC).replace(second=0, microsecond=0)
 
 
 def pages_of(sessions: int, base: Timeframe, calendar: TradingCalendar) -> int:

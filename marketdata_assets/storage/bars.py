@@ -15,7 +15,7 @@ from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, union
 from marketdata_assets.storage.features import mark_stale
-from marketdata_assets.storage.merge import MergeCounts, lock_series, merge
+from marketdata_assets.storage.merge import MergeCounts, lock_series, merge, read_clock
 from marketdata_assets.storage.months import ensure_months, months_between
 from marketdata_assets.storage.pruned import bring_back, multirange
 from marketdata_assets.storage.tables import OHLCV, Table
@@ -88,9 +88,10 @@ def write_batch(database: Database, batch: BarBatch) -> MergeCounts:
     def work(connection: Connection[tuple[object, ...]]) -> MergeCounts:
         # Locks for everything that follows, in one sorted go: the merge's own are then held already.
         lock_series(connection, {*batch.covered, *_series_of(batch.bars), *_series_of(batch.quarantined)})
-        counts = merge(connection, OHLCV, batch.bars)
+        stored_at = read_clock(connection)
+        counts = merge(connection, OHLCV, batch.bars, stored_at=stored_at)
         _add_counts(connection, counts.inserted_by_series)
-        broken_from = _write_quarantine(connection, batch.quarantined)
+        broken_from = _write_quarantine(connection, batch.quarantined, stored_at)
         _mark_features_stale(connection, counts.touched_from, broken_from)
         _add_coverage(connection, batch.covered)
         bring_back(connection, batch.bars, batch.covered)
@@ -117,9 +118,9 @@ def _add_counts(connection: Connection[tuple[object, ...]], inserted: Mapping[Se
 
 
 def _write_quarantine(
-    connection: Connection[tuple[object, ...]], rows: pl.DataFrame
+    connection: Connection[tuple[object, ...]], rows: pl.DataFrame, seen_at: datetime
 ) -> dict[Series, datetime]:
-    """Keep ``rows``; returns the time of each base series' first row that was not there yet."""
+    """Keep ``rows``, seen at ``seen_at``; returns the time of each base series' first row that was not there yet."""
     if rows.is_empty():
         return {}
     encoded = rows.select(
@@ -129,13 +130,18 @@ def _write_quarantine(
     # In one order everywhere, like every lock.
     encoded = encoded.sort("symbol", "timeframe", "rule", "vendor_row")
     found = connection.execute(
-        "with kept as (insert into ohlcv_quarantine as q (symbol, timeframe, time, rule, vendor_row)"
-        " select * from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::json[])"
+        "with kept as (insert into ohlcv_quarantine as q (symbol, timeframe, time, rule, vendor_row,"
+        "  first_seen, last_seen)"
+        " select w.*, seen.at, seen.at from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::json[])"
+        "  as w, (select %s::timestamptz as at) as seen"
         " on conflict (symbol, timeframe, rule, md5(vendor_row::text))"
-        " do update set last_seen = now(), times_seen = q.times_seen + 1"
+        " do update set last_seen = excluded.last_seen, times_seen = q.times_seen + 1"
         " returning symbol, timeframe, time, times_seen)"
         " select symbol, timeframe, min(time) from kept where times_seen = 1 group by 1, 2",
-        [encoded[name].to_list() for name in ("symbol", "timeframe", "time", "rule", "vendor_row")],
+        [
+            *(encoded[name].to_list() for name in ("symbol", "timeframe", "time", "rule", "vendor_row")),
+            seen_at,
+        ],
     ).fetchall()
     return {
         Series(str(symbol), Timeframe(str(timeframe))): time

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
@@ -19,6 +19,7 @@ from marketdata_assets.domain.completeness import (
 )
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.storage.merge import read_clock
 from marketdata_assets.storage.pruned import read_pruned
 from marketdata_assets.storage.symbols import list_presets, list_symbols
 
@@ -170,18 +171,28 @@ def read_unchecked(
     series: Collection[Series],
     first: date | None = None,
     until: date | None = None,
+    *,
+    now: datetime | None = None,
 ) -> pl.DataFrame:
     """The local days of ``series`` that expect bars and were never looked through, as ``DAILY_COMPLETENESS_SCHEMA``.
 
     Of each series from its first day that was or has a bar, or from ``first`` when that is later, to ``until``,
-    exclusive; without it to its last such day, as the matrix counts. Without the days that retention has removed, and
+    exclusive; without it to its last such day, as the matrix counts. Never the local day of ``now`` (default: the present,
+    by the database's clock), whose bars are not due yet, or later ones. Without the days that retention has removed, and
     without series nothing of which was looked through, or that are not collected. Reads a row for every day that was
     looked through: ask about few series, or few days.
     """
     wanted = set(series)
     classes = {one: each for one, each in active_series(database).items() if one in wanted}
-    counted = _counted(database, _looked_through(database, classes), _edges(database), classes)
-    spans = {one: (max(first or start, start), until or end) for one, (start, end) in counted.items()}
+    at = now or database.transaction(read_clock)
+    counted = _counted(database, _looked_through(database, classes), _edges(database), classes, at)
+    spans = {
+        one: (
+            max(first or start, start),
+            end if until is None else min(until, calendar_of(classes[one]).local_day(at)),
+        )
+        for one, (start, end) in counted.items()
+    }
     if not spans:
         return DAILY_COMPLETENESS_SCHEMA.to_frame()
     edges = [
@@ -271,9 +282,10 @@ def _counted(
     scanned: Mapping[Series, tuple[date, date]],
     edges: pl.DataFrame,
     classes: Mapping[Series, AssetClass],
+    now: datetime | None = None,
 ) -> dict[Series, tuple[date, date]]:
     """The span over which the completeness of each ``scanned`` series is counted; ``edges`` is of :func:`_edges`."""
-    today = database.read_frame("select (now() at time zone 'UTC')::date as today").item()
+    at = now or database.transaction(read_clock)
     bars = {
         (symbol, timeframe): (first.astimezone(UTC), last.astimezone(UTC))
         for symbol, timeframe, first, last in edges.drop_nulls().iter_rows()
@@ -284,7 +296,7 @@ def _counted(
             days,
             bars.get((one.symbol, one.timeframe.value)),
             calendar_of(classes[one]),
-            today,
+            at,
         )
         for one, days in scanned.items()
     }

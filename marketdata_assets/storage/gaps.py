@@ -20,7 +20,7 @@ from marketdata_assets.domain.windows import Window, difference
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.connection import connect
 from marketdata_assets.storage.features import mark_stale
-from marketdata_assets.storage.merge import lock_series
+from marketdata_assets.storage.merge import lock_series, read_clock
 from marketdata_assets.storage.pruned import pruned_windows
 from marketdata_assets.storage.tables import OHLCV
 
@@ -79,7 +79,13 @@ _TYPES: Final = {
     "no_trade_bars": "bigint",
     "completeness": "double precision",
     "status": "text",
+    "checked_at": "timestamptz",
 }
+
+
+def database_time(database: Database) -> datetime:
+    """Return the present by the database's clock, which every ``stored_at`` is of."""
+    return database.transaction(read_clock)
 
 
 def read_held(database: Database, windows: Mapping[Series, Window]) -> dict[Series, Held]:
@@ -419,7 +425,7 @@ def write_gaps(database: Database, result: LookResult) -> None:
         _insert(
             connection,
             "completeness_daily",
-            result.daily.select(_DAILY),
+            result.daily.select(_DAILY).with_columns(checked_at=pl.lit(result.begun, UTC_TIME)),
             f"on conflict (symbol, timeframe, day) do update set {others}",
         )
 
@@ -454,6 +460,7 @@ def _losses_changed_from(earlier: pl.DataFrame, gaps: pl.DataFrame) -> dict[Seri
 
 
 _COMPUTED: Final = {
+    "checked_at": "coalesce(checked_at, now())",
     "detected_at": "coalesce(detected_at, now())",
     "resolved_at": "case when state <> 'open' then coalesce(resolved_at, now()) end",
 }

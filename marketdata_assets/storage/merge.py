@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import pgpq
@@ -73,8 +73,26 @@ def lock_series(connection: Connection[tuple[object, ...]], series: Iterable[Ser
     )
 
 
-def merge(connection: Connection[tuple[object, ...]], table: Table, frame: pl.DataFrame) -> MergeCounts:
+def read_clock(connection: Connection[tuple[object, ...]]) -> datetime:
+    """Return the present by the database's clock, which moves on within a transaction."""
+    row = connection.execute("select clock_timestamp()").fetchone()
+    if row is None or not isinstance(row[0], datetime):
+        message = f"Postgres returned {row!r} as the present"
+        raise TypeError(message)
+    return row[0].astimezone(UTC)
+
+
+def merge(
+    connection: Connection[tuple[object, ...]],
+    table: Table,
+    frame: pl.DataFrame,
+    *,
+    stored_at: datetime | None = None,
+) -> MergeCounts:
     """Merge ``frame`` into ``table`` within the open transaction.
+
+    ``stored_at`` is the time that is written down for every row, None for the present once the locks are held: the
+    transaction may have waited for them since it began.
 
     Raises:
         FrameError: The frame does not fit the table; nothing was sent.
@@ -92,15 +110,23 @@ def merge(connection: Connection[tuple[object, ...]], table: Table, frame: pl.Da
             for symbol, timeframe in spans.select("symbol", "timeframe").iter_rows()
         ),
     )
+    at = stored_at or read_clock(connection)
     occupied = _occupied(connection, table, spans)
     if occupied.is_empty():
-        copy_rows(connection.cursor(), sql.Identifier(table.name), table.columns, rows)
+        _copy_stamped(connection, table, rows, at)
         return _copied(rows)
     fresh = rows.join(occupied, on=["symbol", "timeframe"], how="anti")
     if fresh.height:
-        copy_rows(connection.cursor(), sql.Identifier(table.name), table.columns, fresh)
+        _copy_stamped(connection, table, fresh, at)
         rows = rows.join(occupied, on=["symbol", "timeframe"], how="semi")
-    return _copied(fresh) + _merge_staged(connection, table, rows)
+    return _copied(fresh) + _merge_staged(connection, table, rows, at)
+
+
+def _copy_stamped(
+    connection: Connection[tuple[object, ...]], table: Table, rows: pl.DataFrame, stored_at: datetime
+) -> None:
+    stamped = rows.with_columns(stored_at=pl.lit(stored_at, pl.Datetime("us", "UTC")))
+    copy_rows(connection.cursor(), sql.Identifier(table.name), [*table.columns, "stored_at"], stamped)
 
 
 def _copied(rows: pl.DataFrame) -> MergeCounts:
@@ -133,7 +159,7 @@ def _occupied(connection: Connection[tuple[object, ...]], table: Table, spans: p
 
 
 def _merge_staged(
-    connection: Connection[tuple[object, ...]], table: Table, rows: pl.DataFrame
+    connection: Connection[tuple[object, ...]], table: Table, rows: pl.DataFrame, stored_at: datetime
 ) -> MergeCounts:
     # Never without its schema: the user may have a table of this name.
     stage = sql.Identifier("pg_temp", "stage")
@@ -153,6 +179,7 @@ def _merge_staged(
             "timeframes": rows["timeframe"].unique().to_list(),
             "first": rows["time"].min(),
             "last": rows["time"].max(),
+            "stored_at": stored_at,
         },
         # A prepared statement could get a plan for any window, which prunes no partitions.
         prepare=False,
@@ -180,8 +207,9 @@ def _merge_statement(table: Table) -> sql.Composed:
         " on t.symbol = s.symbol and t.timeframe = s.timeframe and t.time = s.time"
         " and t.symbol = any(%(symbols)s) and t.timeframe = any(%(timeframes)s)"
         " and t.time between %(first)s and %(last)s"
-        " when matched and ({old}) is distinct from ({new}){guard} then update set {update}, stored_at = now()"
-        " when not matched then insert ({columns}) values ({row})"
+        " when matched and ({old}) is distinct from ({new}){guard} then update set {update},"
+        " stored_at = %(stored_at)s::timestamptz"
+        " when not matched then insert ({columns}, stored_at) values ({row}, %(stored_at)s::timestamptz)"
         " returning merge_action() as action, s.symbol as merged_symbol, s.timeframe as merged_timeframe,"
         " s.time as merged_time, {kept}"
     ).format(
@@ -199,7 +227,8 @@ def _merge_statement(table: Table) -> sql.Composed:
     revised = sql.Composed([])
     if table.revisions is not None:
         revised = sql.SQL(
-            ", revised as (insert into {revisions} ({kept}) select {kept} from merged where action = 'UPDATE')"
+            ", revised as (insert into {revisions} ({kept}, replaced_at)"
+            " select {kept}, %(stored_at)s::timestamptz from merged where action = 'UPDATE')"
         ).format(revisions=sql.Identifier(table.revisions), kept=listed("{name}", kept))
     return sql.SQL(
         "with merged as ({merged}){revised}"

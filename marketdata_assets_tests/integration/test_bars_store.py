@@ -287,8 +287,10 @@ def test_a_connection_lost_in_the_middle_costs_one_retry(
 ) -> None:
     merged: list[int] = []
 
-    def merge_and_lose(connection: psycopg.Connection[tuple[object, ...]], *arguments: object) -> MergeCounts:
-        done = merge(connection, *arguments)  # type: ignore[arg-type]  # handed on
+    def merge_and_lose(
+        connection: psycopg.Connection[tuple[object, ...]], *arguments: object, **options: object
+    ) -> MergeCounts:
+        done = merge(connection, *arguments, **options)  # type: ignore[arg-type]  # handed on
         merged.append(connection.info.backend_pid)
         if len(merged) <= losses:
             with psycopg.connect(database_url) as killer:

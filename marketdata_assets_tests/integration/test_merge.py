@@ -82,6 +82,25 @@ def test_a_changed_row_leaves_its_old_values_and_its_neighbours_alone(database: 
     assert times["old"] < times["replaced"] == times["new"]
 
 
+def test_rows_are_stored_at_the_time_at_which_their_locks_are_held(database: Database) -> None:
+    put(database, run_of("AAPL:1h", 2))
+
+    def late(connection: Connection[tuple[object, ...]]) -> None:
+        connection.execute("select now()")
+        # The transaction has begun: what it stores after waiting is of the time at which the wait ended.
+        connection.execute("select pg_sleep(0.05)")
+        merge(connection, OHLCV, joined([run_of("AAPL:1h", 3, close=12.5), run_of("BTC-USD:1h", 2)]))
+        [begun] = connection.execute("select now() + interval '50 milliseconds'").fetchone() or (None,)
+        rows = connection.execute(
+            "select stored_at from ohlcv union all select replaced_at from ohlcv_revision"
+        ).fetchall()
+        assert len(rows) == 7
+        assert len(set(rows)) == 1
+        assert rows[0][0] >= begun  # type: ignore[operator]
+
+    database.transaction(late)
+
+
 def test_each_change_is_a_revision_of_its_own(database: Database) -> None:
     for close in (1.0, 2.0, 3.0, 1.0):
         put(database, frame(bar("AAPL:1h", OPEN, close)))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import pytest
 
 from marketdata_assets.assets.gap_report import report_gaps
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.storage.bars import BarBatch, write_batch
+from marketdata_assets.storage.gaps import read_held, write_gaps
 from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets.storage.scans import series_to_scan
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
@@ -21,6 +22,7 @@ from marketdata_assets_tests.simulator import KEY, running_simulator
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from marketdata_assets.domain.gap_history import LookResult
     from marketdata_assets.storage.connection import Database
 
 MINUTES, HOURS, DAYS = map(Series.parse, ("AAPL:1m", "AAPL:1h", "AAPL:1d"))
@@ -87,6 +89,68 @@ def test_a_day_that_was_not_scanned_or_not_over_is_scanned(scanned: Database) ->
     execute(scanned, "delete from completeness_daily where timeframe = '1d' and day = '2024-01-03'")
     assert DAYS in to_scan(scanned)
     assert {MINUTES, HOURS} <= to_scan(scanned, last=monday, now=NOW + timedelta(hours=8))
+
+
+def test_what_is_stored_while_a_scan_reads_is_seen_by_the_next(
+    scanned: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_late(database: Database, result: LookResult) -> None:
+        # As a scan that took an hour to read and was written now, with a writer right after it had begun.
+        execute(
+            scanned,
+            "update ohlcv set stored_at = now() - interval '59 minutes'"
+            " where timeframe = '1h' and time = '2024-01-03 15:00+00'",
+        )
+        assert result.begun is not None
+        write_gaps(database, result._replace(begun=result.begun - timedelta(hours=1)))
+
+    execute(scanned, "update ohlcv set stored_at = now() - interval '2 hours'")
+    execute(scanned, "update schema_migrations set applied_at = now() - interval '3 hours'")
+    monkeypatch.setattr("marketdata_assets.assets.gap_report.write_gaps", write_late)
+    scan(scanned)
+    assert to_scan(scanned) == {MINUTES, HOURS}
+
+
+def test_a_scan_is_of_the_time_at_which_it_began_to_read(
+    scanned: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times: list[datetime] = []
+
+    def read_late(*arguments: Any) -> Any:  # noqa: ANN401 - passed on
+        times.append(scanned.read_frame("select clock_timestamp() as t").item())
+        return read_held(*arguments)
+
+    monkeypatch.setattr("marketdata_assets.assets.gap_report.read_held", read_late)
+    scan(scanned)
+    latest = scanned.read_frame("select max(checked_at) as t from completeness_daily").item()
+    assert latest < max(times)
+    assert scanned.read_frame("select count(distinct checked_at) as n from completeness_daily").item() == len(
+        times
+    )
+
+
+def test_days_of_the_widened_window_count_as_far_as_they_were_asked_for(scanned: Database) -> None:
+    narrow = partition_windows_of(scanned, [DAYS], TUESDAY, date(2024, 1, 4))
+    widened = partition_windows_of(scanned, [DAYS], date(2023, 12, 31), date(2024, 1, 6))
+
+    def found() -> set[Series]:
+        return series_to_scan(scanned, narrow, CLASSES, NOW, widened=widened)
+
+    assert found() == set()
+    execute(
+        scanned, "update ohlcv set stored_at = now() where timeframe = '1d' and time = '2024-01-05 05:00+00'"
+    )
+    assert found() == {DAYS}
+    execute(scanned, "update ohlcv set stored_at = now() - interval '1 hour'")
+    execute(scanned, "delete from completeness_daily where day = '2024-01-05'")
+    assert found() == set()
+    write_batch(
+        scanned,
+        BarBatch(
+            run_of("AAPL:1d", 1, start=datetime(2024, 1, 5, 5, tzinfo=UTC)), covered={DAYS: [widened[DAYS]]}
+        ),
+    )
+    assert found() == {DAYS}
 
 
 @pytest.mark.parametrize(

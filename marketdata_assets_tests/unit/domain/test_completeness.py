@@ -165,15 +165,16 @@ def test_a_series_with_a_bar_outside_its_scanned_days_is_not_whole(
     bars = [moment_of(int(slots.opens[one * (len(slots) - 1) // 60])) for one in stored]
     own = slots.within(calendar.day_start(first), calendar.day_window(last).end)
     looked = daily_completeness({series: Held(own.opens, None)}, {series: own}, NO_GAPS)
-    today = origin + timedelta(days=100)
-    span = counted_days(timeframe, (first, last), (bars[0], bars[1]), calendar, today)
+    long_after = calendar.day_start(origin + timedelta(days=100))
+    span = counted_days(timeframe, (first, last), (bars[0], bars[1]), calendar, long_after)
     holes = unchecked_days(looked, {series: span}, {series: asset_class})
     status = summed(pl.concat([looked, holes]), [series])["status"].item()
     bar_days = [calendar.local_day(bar) for bar in bars]
     assert (status == "whole") == (first <= bar_days[0] and bar_days[1] <= last)
-    # Bars of today are not due yet.
-    assert counted_days(timeframe, (first, last), (bars[0], bars[1]), calendar, last)[1] == last
-    assert counted_days(timeframe, (first, last), None, calendar, today) == (first, last)
+    # Bars of today are not due yet, up to the last moment of the local day.
+    on_last = calendar.day_window(last).end - timedelta(microseconds=1)
+    assert counted_days(timeframe, (first, last), (bars[0], bars[1]), calendar, on_last)[1] == last
+    assert counted_days(timeframe, (first, last), None, calendar, long_after) == (first, last)
 
 
 def test_a_series_that_was_scanned_to_an_earlier_day_than_is_due_has_ended() -> None:

@@ -290,6 +290,42 @@ def test_a_plan_leaves_no_wanted_slot_unanswered(
         assert difference(needed, stored) == []
 
 
+@pytest.mark.parametrize(
+    ("now", "last"),
+    [
+        ("2026-11-28T00:59", date(2026, 11, 26)),  # 19:59 on Friday in New York
+        ("2026-11-28T01:00", date(2026, 11, 27)),
+        ("2026-11-28T02:47", date(2026, 11, 27)),
+        ("2026-11-28T05:00", date(2026, 11, 27)),
+        ("2026-11-29T00:59", date(2026, 11, 27)),
+    ],
+)
+def test_the_current_week_is_asked_for_up_to_the_last_day_that_is_due(now: str, last: date) -> None:
+    days = day_range(date(2026, 11, 8), date(2026, 11, 25))
+    [(_, window)] = asked(plan({AAPL: [D1, W1]}, days, NOTHING, now=at(now)))
+    assert window.start == XNYS.day_start(date(2026, 11, 8))
+    for day in XNYS.sessions(date(2026, 11, 8), date(2026, 11, 29)):
+        assert (window.intersection(XNYS.day_window(day)) is not None) == (day <= last)
+        assert window.covers(XNYS.day_window(day)) == (day <= last)
+
+
+@settings(max_examples=150)
+@given(situations(), st.booleans(), st.integers(0, 9 * 24 * 60))
+def test_day_bars_are_asked_for_by_whole_days_that_are_due(
+    situation: tuple[Instrument, list[Timeframe], list[date], dict[Series, list[Window]], datetime],
+    force: bool,  # noqa: FBT001 - drawn by Hypothesis
+    minutes: int,
+) -> None:
+    instrument, timeframes, days, coverage, _ = situation
+    calendar = calendar_of(instrument.asset_class)
+    now = calendar.day_start(max(days, default=FIRST_DAYS[0])) + timedelta(minutes=minutes)
+    for request in plan({instrument: timeframes}, days, coverage, now=now, force=force).requests:
+        if request.base is D1:
+            edges = (request.window.start, request.window.end)
+            assert all(edge == calendar.day_start(calendar.local_day(edge)) for edge in edges)
+            assert request.window.end - calendar.idle_before_midnight <= now
+
+
 @settings(max_examples=150)
 @given(situations())
 def test_a_plan_asks_for_nothing_in_vain(
