@@ -7,6 +7,7 @@ them do the same over a given database, page by page: the HTTP API answers with 
 from __future__ import annotations
 
 import atexit
+import operator
 import os
 import re
 import warnings
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, SupportsIndex, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -487,9 +488,10 @@ class _Edges:
     def of(cls, start: object, end: object, days: object) -> _Edges:
         """Return the range of these arguments; raises :class:`ConfigurationError`."""
         first, last = _edge("start", start), _edge("end", end)
+        count = _whole_number(days)
         if days is not None:
             message = None
-            if not isinstance(days, int) or isinstance(days, bool) or not 1 <= days <= MAX_DAYS:
+            if count is None or not 1 <= count <= MAX_DAYS:
                 message = f"days is a whole number from 1 to {MAX_DAYS:,}, not {days!r}"
             elif first is not None:
                 message = "days and start exclude each other: give one of them"
@@ -499,7 +501,7 @@ class _Edges:
                 )
             if message is not None:
                 raise ConfigurationError(message)
-        return cls(first, last, days if isinstance(days, int) else None)
+        return cls(first, last, count)
 
     @property
     def has_start(self) -> bool:
@@ -523,6 +525,16 @@ class _Edges:
             return EARLIEST if self.start is None else self.start, end
         first = EARLIEST.date() + self.days * _ONE_DAY
         return max(end, first) - (self.days - 1) * _ONE_DAY, end
+
+
+def _whole_number(value: object) -> int | None:
+    """Return ``value`` as an int when it is one, also of numpy; None for a bool and all else."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:  # arrays and numpy's bool have the method, and refuse
+        return None
 
 
 MAX_DAYS: Final = 36_525

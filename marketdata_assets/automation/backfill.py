@@ -29,6 +29,7 @@ from marketdata_assets.domain.gaps import LOSSES, GapState
 from marketdata_assets.domain.scans import scan_windows
 from marketdata_assets.domain.series import Series, with_siblings
 from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
+from marketdata_assets.storage.clock import require_right_clock
 from marketdata_assets.storage.completeness import (
     MATRIX_SCHEMA,
     active_series,
@@ -181,8 +182,12 @@ def execute_idle(
     """Carry out ``request`` without Dagster when no stage has anything to do; else return None and do nothing.
 
     The backfill is written down in ``backfill_history`` like every other. ``earliest`` is the first day that is a partition.
+
+    Raises:
+        ClockError: This machine's clock is far off: nothing is written.
     """
     started = time.monotonic()
+    require_right_clock(database)
     now = datetime.now(UTC)
     first, last = request.first, request.last
     is_idle = (

@@ -8,8 +8,6 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from polars.testing import assert_frame_equal
-
 from marketdata_assets.automation.commands import COMMAND_TAG, UNFINISHED
 from marketdata_assets.config import load_settings
 from marketdata_assets.domain.scans import scan_windows
@@ -79,11 +77,7 @@ def matrix_is_current(database: Database, today: date) -> bool:
     stored = read_matrix(database)
     sums = summed_matrix(database, today)
     columns = MATRIX_SCHEMA.names()
-    try:
-        assert_frame_equal(stored.select(columns), sums.select(columns))
-    except AssertionError:
-        return False
-    return True
+    return stored.select(columns).equals(sums.select(columns))
 
 
 def is_instance_in_order(database: Database) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path  # noqa: TC003  # typer reads the annotations when it runs
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -14,10 +14,13 @@ from marketdata_assets.cli.files import check_writable, is_stdout, write_file
 from marketdata_assets.cli.selection import chosen_symbols
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import polars as pl
 
     from marketdata_assets.cli.session import Store
     from marketdata_assets.domain.completeness import Status
+    from marketdata_assets.domain.timeframe import Timeframe
 
 _GAPS_ON_PAGE = 500
 
@@ -146,7 +149,7 @@ def print_matrix(matrix: pl.DataFrame, ended: pl.DataFrame | None = None) -> Non
 def print_table(matrix: pl.DataFrame, ended: pl.DataFrame | None = None) -> None:
     """Print ``matrix`` (``MATRIX_SCHEMA``) as a table of symbols x timeframes, in colour on a terminal.
 
-    Series of ``ended`` are marked.
+    Series of ``ended`` are marked. Timeframes for which a narrow terminal has no room follow in a table of their own.
     """
     from rich.table import Table
     from rich.text import Text
@@ -156,23 +159,42 @@ def print_table(matrix: pl.DataFrame, ended: pl.DataFrame | None = None) -> None
 
     laid = grid(matrix)
     short = set() if ended is None else set(ended.select("symbol", "timeframe").iter_rows())
-    table = Table()
-    table.add_column("symbol", no_wrap=True, min_width=max(map(len, laid.symbols), default=0))
-    for timeframe in laid.timeframes:
-        table.add_column(timeframe.value, justify="right", no_wrap=True)
-    for symbol in laid.symbols:
-        found = [
-            (laid.cells.get((symbol, timeframe)), (symbol, timeframe.value) in short)
-            for timeframe in laid.timeframes
-        ]
-        table.add_row(
-            symbol,
-            *(
-                Text(cell(*one, ended=is_short), style=_style(*one)) if one is not None else ""
-                for one, is_short in found
-            ),
+    cells = {
+        (symbol, timeframe): Text(
+            cell(*found, ended=(symbol, timeframe.value) in short), style=_style(*found)
         )
-    out.print(table)
+        for (symbol, timeframe), found in laid.cells.items()
+    }
+    widths = {timeframe: len(timeframe.value) for timeframe in laid.timeframes}
+    for (_, timeframe), text in cells.items():
+        widths[timeframe] = max(widths[timeframe], len(text))
+    of_symbols = max(map(len, ("symbol", *laid.symbols)))
+    room = out.width - of_symbols - _AROUND - 1
+    for timeframes in _rows_of_columns(widths, room) or [[]]:
+        table = Table()
+        table.add_column("symbol", no_wrap=True, min_width=of_symbols)
+        for timeframe in timeframes:
+            table.add_column(timeframe.value, justify="right", no_wrap=True)
+        for symbol in laid.symbols:
+            table.add_row(symbol, *(cells.get((symbol, timeframe), "") for timeframe in timeframes))
+        out.print(table)
+
+
+_AROUND: Final = 3
+"""The characters that a column takes beside its text: a space on either side and a border."""
+
+
+def _rows_of_columns(widths: Mapping[Timeframe, int], room: int) -> list[list[Timeframe]]:
+    """Divide the columns of ``widths`` into tables that have ``room`` characters each, in order; none is left out."""
+    tables: list[list[Timeframe]] = []
+    left = 0
+    for timeframe, width in widths.items():
+        if not tables or width + _AROUND > left:
+            tables.append([])
+            left = room
+        tables[-1].append(timeframe)
+        left -= width + _AROUND
+    return tables
 
 
 def _style(status: Status, share: float | None) -> str:

@@ -12,12 +12,14 @@ from marketdata_assets.cli.completion import complete_symbol, complete_timeframe
 from marketdata_assets.cli.files import decode_text
 from marketdata_assets.domain.errors import AnotherInstrumentError, ConfigurationError, DoubtfulSymbolError
 from marketdata_assets.domain.series import parse_symbol
+from marketdata_assets.domain.tickers import is_index
 from marketdata_assets.domain.timeframe import parse_timeframes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from marketdata_assets.cli.session import Store
+    from marketdata_assets.domain.series import AssetClass
     from marketdata_assets.storage.symbols import TrackedSymbol, WantedSymbol
 
 app = typer.Typer(
@@ -112,7 +114,7 @@ def add(
         try:
             _write(store, wanted, is_careful=not confirmed, as_json=as_json)
         except DoubtfulSymbolError as error:
-            message = f"{error.question} --yes tracks it all the same; nothing was added"
+            message = f"{error.question} {option_for(error, given_class)}--yes tracks it all the same; nothing was added"
             raise ConfigurationError(message) from None
 
 
@@ -197,20 +199,34 @@ def import_(
     try:
         text = decode_text(path.read_bytes(), str(path))
     except OSError as error:
-        message = f"cannot read {path}: {error.__class__.__name__}; give a CSV file in UTF-8"
+        message = f"cannot read {path}: {error.strerror}; give a CSV file in UTF-8"
         raise ConfigurationError(message) from None
     lines = read_lines(text, str(path))
     with open_store() as store:
         try:
             _write(store, [symbol for _, symbol in lines], is_careful=not confirmed, as_json=as_json)
         except (AnotherInstrumentError, DoubtfulSymbolError) as error:
-            line = next(line for line, one in lines if one.symbol.lower() == error.symbol.lower())
+            line = find_line(lines, error.symbol)
             remedy = ""
             if isinstance(error, DoubtfulSymbolError):
                 remedy = " --yes tracks it all the same; nothing was imported"
             column = "symbol" if remedy else "asset_class"
             message = f"{path}, line {line}, column {column}: {error}{remedy}"
             raise ConfigurationError(message) from None
+
+
+def find_line(lines: Sequence[tuple[int, WantedSymbol | TrackedSymbol]], symbol: str) -> int:
+    """Return the number of the line of ``symbol``: the one that spells it so, else one that has its letters."""
+    for line, wanted in lines:
+        if wanted.symbol == symbol:
+            return line
+    return next(line for line, wanted in lines if wanted.symbol.lower() == symbol.lower())
+
+
+def option_for(error: DoubtfulSymbolError, given_class: AssetClass | None) -> str:
+    """Return the beginning of a remedy, that an option names the class which ``error`` asks about; else nothing."""
+    is_without_class = given_class is None and is_index(error.symbol)
+    return "`--class index` tracks the index, " if is_without_class else ""
 
 
 def _parse_symbols(texts: Iterable[str]) -> list[str]:

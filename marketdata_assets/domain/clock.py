@@ -39,7 +39,7 @@ def require_not_before(local: datetime, latest: datetime | None) -> None:
         message = (
             f"the clock of this machine says {_shown(local)}, and the newest request on record was made at"
             f" {_shown(latest)}, {_apart(local, latest)} later: set the clock, or, when it is right, run"
-            " `marketdata doctor`; nothing was written"
+            " `marketdata doctor --repair`; nothing was written"
         )
         raise ClockError(message)
 

@@ -370,7 +370,8 @@ def _slow(slow: SlowQueries) -> Iterable[Concern]:
 def _gaps(gaps: LostGaps | None) -> Iterable[Concern]:
     if gaps is not None and gaps.gaps:
         span = f"from {gaps.first} to {gaps.last}"
-        text = f"{gaps.bars:,} bars are missing without an explanation, {span}"
+        bars = "1 bar is" if gaps.bars == 1 else f"{gaps.bars:,} bars are"
+        text = f"{bars} missing without an explanation, {span}"
         yield Concern(Topic.GAPS, "gaps", text, days=(gaps.first, gaps.last))
 
 

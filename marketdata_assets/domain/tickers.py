@@ -7,7 +7,7 @@ from typing import Final
 
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import AssetClass
-from marketdata_assets.domain.spelling import CURRENCIES, split_pair, suggest_share
+from marketdata_assets.domain.spelling import CURRENCIES, capitalise, split_pair, suggest_share
 
 _SHORTEST_QUOTE: Final = 3
 """Share classes, warrants and units have one or two letters: BRK-B, ACHR-WS."""
@@ -65,6 +65,11 @@ def inferred_asset_class(symbol: str) -> AssetClass:
     base, _, quote = symbol.partition("-")
     is_pair = base and len(quote) >= _SHORTEST_QUOTE and "-" not in quote
     return AssetClass.CRYPTO if is_pair and not _PREFERRED.fullmatch(symbol) else AssetClass.STOCK
+
+
+def is_index(symbol: str) -> bool:
+    """Whether ``symbol``, in capitals or not, is known to be an index at the vendor."""
+    return capitalise(symbol) in _INDICES
 
 
 def question_spelling(symbol: str, asset_class: AssetClass | None) -> str | None:

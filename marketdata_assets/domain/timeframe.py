@@ -15,7 +15,11 @@ _UNITS: Final = {
     **dict.fromkeys(("d", "day", "days"), timedelta(days=1)),
     **dict.fromkeys(("w", "wk", "week", "weeks"), timedelta(days=7)),
 }
-_SPELLING: Final = re.compile(rf"(?P<count>[1-9][0-9]{{0,3}})? ?(?P<unit>{'|'.join(_UNITS)})", re.IGNORECASE)
+_SPELLING: Final = re.compile(
+    # Without ASCII, \u017f passes for an s, and has no entry in _UNITS.
+    rf"(?P<count>[1-9][0-9]{{0,3}})? ?(?P<unit>{'|'.join(_UNITS)})",
+    re.IGNORECASE | re.ASCII,
+)
 
 
 class Timeframe(StrEnum):

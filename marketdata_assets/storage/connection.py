@@ -6,6 +6,7 @@ Does not belong here: the statements that run on them.
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -242,15 +243,25 @@ def _parse(url: str) -> dict[str, str]:
     if not all(port.isascii() and port.isdigit() and 0 < int(port) < 65_536 for port in ports):  # noqa: PLR2004
         message = f"DATABASE_URL has a port that is not a number from 1 to 65535: write it as {_SHAPE}"
         raise ConfigurationError(message)
-    # libpq ends the password at the first @, or at a / before it: the rest passes for a host or a database.
-    printed = sum(parameters.get(name, "").count("@") for name in ("user", "host", "dbname"))
-    if printed > url.lower().count("%40"):
+    if _has_misplaced_at(url):
         message = (
             f"DATABASE_URL has an @ too many: write it as {_SHAPE}, special characters of the password"
             " percent-encoded (@ as %40, / as %2F)"
         )
         raise ConfigurationError(message)
     return parameters
+
+
+def _has_misplaced_at(url: str) -> bool:
+    """Whether libpq takes a part of the password of ``url`` for the user, the host or the database.
+
+    libpq ends the account at the first @, or finds none when a / comes before it; a ? or # does not end it.
+    """
+    rest = url.partition("://")[2]
+    found = re.match("[^@/]*@", rest)
+    account = found.group() if found else ""
+    user = account.rstrip("@").partition(":")[0]
+    return "@" in rest[len(account) :].partition("?")[0] or not {"?", "#"}.isdisjoint(user)
 
 
 @contextmanager

@@ -10,9 +10,8 @@ import sys
 import tempfile
 from datetime import UTC, datetime
 from functools import cache
-from io import StringIO
-from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from io import TextIOBase
+from typing import TYPE_CHECKING, Final
 
 from dagster import DagsterEventType, DagsterInstance, OutputContext
 from dagster._core.definitions.run_request import InstigatorType
@@ -48,6 +47,25 @@ __all__ = [
 ]
 
 
+class _Discarded(TextIOBase):
+    """A stream that keeps nothing of what is written to it."""
+
+    def write(self, text: str, /) -> int:
+        return len(text)
+
+
+class _QuietSys:
+    """The module ``sys`` with a standard error that keeps nothing."""
+
+    stderr: Final = _Discarded()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(sys, name)
+
+
+_QUIET_SYS: Final = _QuietSys()
+
+
 def open_instance_of_commands(home: Path) -> DagsterInstance:
     """Open the instance of the folder ``home`` for runs in this process, without copies of what their steps print.
 
@@ -55,7 +73,7 @@ def open_instance_of_commands(home: Path) -> DagsterInstance:
     Ctrl-C ends them with tracebacks, and starting them costs more than many a step. Steps print nothing.
     """
     # Dagster prints what its event log raises before it raises it: dozens of lines, with the statement.
-    instance_types.sys = SimpleNamespace(exc_info=sys.exc_info, stderr=StringIO())  # type: ignore[assignment,attr-defined]
+    instance_types.sys = _QUIET_SYS  # type: ignore[assignment,attr-defined]
     manager = {"module": NoOpComputeLogManager.__module__, "class": NoOpComputeLogManager.__name__}
     return DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides={"compute_logs": manager}))
 

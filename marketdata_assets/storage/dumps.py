@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _SERVICE: Final = "marketdata"
+_NOT_INHERITED: Final = ("PGSERVICE", "PGSERVICEFILE", "PGOPTIONS")
+"""Variables that no other connection of ours goes by: each sets its own options."""
 _OWN_OBJECTS: Final = (
     "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace"
     " where n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and c.relkind in ('r', 'p', 'v', 'm', 'S')"
@@ -172,8 +174,8 @@ def _run(program: str, url: str, *arguments: str) -> None:
 
 
 def _inherited() -> Mapping[str, str]:
-    # Settings of psql's user would contradict the URL.
-    return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    # From the other variables libpq takes what the URL leaves out, as it does for every connection.
+    return {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
 
 
 @contextmanager

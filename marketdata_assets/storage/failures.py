@@ -86,6 +86,10 @@ _CONNECTION_STATES: Final = "08"
 
 _DRIVERS: Final = ("psycopg", "adbc_driver_manager", "psycopg2")
 
+_WRAPPERS: Final = frozenset({*_DRIVERS, "sqlalchemy", "dagster", "dagster_postgres", "dagster_shared"})
+"""The packages whose errors may be raised while the failure that explains them is handled, without naming it."""
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BY_ERRNO: Final[dict[int, str]] = {
     errno.ENOSPC: f"make room, {_AGAIN}",
     errno.EDQUOT: f"make room, {_AGAIN}",
@@ -107,23 +111,33 @@ def explain_failure(error: BaseException) -> StoreError | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Iterate over ``error`` and what it was raised from, newest first."""
+    """Iterate over ``error`` and what it was raised from, newest first.
+
+    What an error was merely raised during does not explain it: a fault of this code stays one. Drivers and Dagster
+    are the exception.
+    """
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        during = link.__context__ if _is_of_a_wrapper(link) and not link.__suppress_context__ else None
+        link = link.__cause__ or during
+
+
+def _is_of_a_wrapper(error: BaseException) -> bool:
+    return any(kind.__module__.partition(".")[0] in _WRAPPERS for kind in type(error).__mro__)
 
 
 def _of_a_file(error: OSError) -> StoreError | None:
     remedy = _BY_ERRNO.get(error.errno or 0)
+    where = error.filename2 or error.filename
     if remedy is None:
         return None
-    kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else NotPermittedError
-    where = error.filename2 or error.filename
-    what = f"cannot write {where}" if where else "cannot write a file"
-    return kind(f"{what} ({error.strerror}): {remedy}")
+    if error.errno in _FULL:
+        return DiskFullError(f"cannot write {where or 'a file'} ({error.strerror}): {remedy}")
+    # Without a file it is a connection that a firewall refuses, or a signal.
+    return NotPermittedError(f"cannot use {where} ({error.strerror}): {remedy}") if where else None
 
 
 def _of_a_driver(error: BaseException) -> StoreError | None:

@@ -328,12 +328,13 @@ def test_wrong_symbols_are_one_line_and_change_nothing(here: Run, tmp_path: Path
         (tmp_path / name).write_text(text)
     cases: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         *((("import", name), said) for name, (_, said) in files.items()),
-        (("import", "absent.csv"), ("cannot read absent.csv",)),
+        (("import", "absent.csv"), ("cannot read absent.csv: No such file or directory; give a CSV file",)),
+        (("import", "."), ("cannot read .: Is a directory; give a CSV file",)),
         (("add", "A|B"), ("'A|B' is not a symbol",)),
         (("add", "BRK/B"), ("do you mean BRK.B?",)),
         (("add", "BRK-B"), ("do you mean BRK.B?", "--yes", "nothing was added")),
         (("add", "BTCUSD", "--class", "stock"), ("do you mean BTC-USD?", "--yes")),
-        (("add", "NFLX,VIX"), ("VIX with the class index?", "--yes")),
+        (("add", "NFLX,VIX"), ("VIX with the class index?", "`--class index` tracks", "--yes")),
         (("add", "A..B"), ("'A..B' is not a symbol of the vendor",)),
         (("add", "NFLX", "--name", "a\x1b[31mb"), ("the name of NFLX holds the control character",)),
         (("add", "NFLX", "--name", "x" * 201), ("has 201 characters",)),

@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.instance import types as instance_types
 
 from marketdata_assets.storage.dagster_internals import (
     add_partition_metadata,
     next_tick,
+    open_instance_of_commands,
     passing_storage,
     record_only,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def test_what_dagster_prints_of_its_event_log_is_discarded_and_all_else_is_as_in_sys(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with open_instance_of_commands(tmp_path):
+        quiet = instance_types.sys
+        assert quiet is not sys
+        assert (quiet.version_info, quiet.modules, quiet.stdout) == (
+            sys.version_info,
+            sys.modules,
+            sys.stdout,
+        )
+        try:
+            int("fault")
+        except ValueError:
+            assert quiet.exc_info() == sys.exc_info()
+        assert quiet.stderr.write("Exception while writing") == len("Exception while writing")
+        print("more", file=quiet.stderr, flush=True)
+        assert not quiet.stderr.isatty()
+        kept = vars(quiet.stderr)
+    assert "Exception" not in str(kept)
+    assert not hasattr(quiet.stderr, "getvalue")
+    assert capsys.readouterr() == ("", "")
+    with open_instance_of_commands(tmp_path):
+        assert instance_types.sys is quiet
 
 
 class CountingIOManager(dg.ConfigurableIOManager):

@@ -34,6 +34,14 @@ def settings(url: str) -> Settings:
         "postgresql://me:12/hunt@er2@localhost/bars?sslmode=require",
         "postgresql://m%40e:12/hunter2@localhost/bars",
         "postgresql://me:a?b@hunter2@localhost/bars",
+        "postgresql://me:p%40a@hunter2@localhost/bars",
+        "postgresql://me:%40@hunter2@localhost/bars?password=%40%40",
+        "postgresql://me:%40%40?a@hunter2@localhost/bars",
+        "postgresql://me:%40%40#a@hunter2@localhost/bars",
+        "postgresql://me:12/hunt@er2@localhost/bars?application_name=%40%40%40",
+        "postgresql://me:12/hunter2@localhost/bars?application_name=%40%40%40",
+        "postgresql://localhost?password=hunter2@x",
+        "postgresql://localhost#hunter2@x",
     ],
 )
 def test_a_malformed_url_is_one_line_that_quotes_none_of_it(url: str) -> None:
@@ -55,6 +63,8 @@ def test_a_malformed_url_is_one_line_that_quotes_none_of_it(url: str) -> None:
         ("postgresql://", "postgresql:///"),
         ("postgresql://m%40e:p%40ss%2Fword@db.example/b%40rs", "postgresql://m%40e@db.example/b%40rs"),
         ("postgresql://me:a?b@db.example/bars", "postgresql://me@db.example/bars"),
+        ("postgresql://me@db.example/b%40rs?password=a@b", "postgresql://me@db.example/b%40rs"),
+        ("postgresql://me:p%40%2F%3F%23@db.example/bars", "postgresql://me@db.example/bars"),
     ],
 )
 def test_a_url_is_accepted_and_printed_without_its_password(url: str, safe: str) -> None:

@@ -2,17 +2,14 @@ from __future__ import annotations
 
 from datetime import date
 from io import StringIO
-from typing import TYPE_CHECKING
 
 import polars as pl
+import pytest
 from rich.console import Console
 
 from marketdata_assets.cli import console
 from marketdata_assets.cli.matrix import print_matrix, summary_of, unchecked_line
 from marketdata_assets_tests.unit.matrix import matrix_of
-
-if TYPE_CHECKING:
-    import pytest
 
 GREEN, YELLOW, RED = "\x1b[32m", "\x1b[33m", "\x1b[31m"
 
@@ -101,10 +98,18 @@ def test_the_summary_counts_what_there_is_as_of_the_newest_day() -> None:
     assert summary_of(matrix.clear()) == "no series"
 
 
-def test_symbols_are_whole_at_40_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Console(file=StringIO(), force_terminal=True, color_system=None, width=40)
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100])
+def test_symbols_figures_and_headings_are_whole_at_any_width(
+    monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    terminal = Console(file=StringIO(), force_terminal=True, color_system=None, width=width)
     monkeypatch.setattr(console, "out", terminal)
     matrix = matrix_of(1, ("1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w"))
-    print_matrix(matrix.with_columns(symbol=pl.lit("BTC-USD")))
+    shares = pl.Series([0.399, 0.0001, 0.9999, 0.5, 0.25, 0.1, 0.999, 0.857])
+    print_matrix(matrix.with_columns(symbol=pl.lit("BTC-USD"), status=pl.lit("gaps"), completeness=shares))
     assert isinstance(terminal.file, StringIO)
-    assert "BTC-USD" in terminal.file.getvalue()
+    lines = terminal.file.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines)
+    words = [word for line in lines for word in line.replace("│", " ").replace("┃", " ").split()]
+    figures = {"39.9%", "<0.1%", "99.9%", "50.0%", "25.0%", "10.0%", "85.7%"}
+    assert {"symbol", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "BTC-USD", *figures} <= set(words)

@@ -28,7 +28,7 @@ def test_a_clock_before_the_newest_request_is_refused_and_one_long_after_it_is_n
     if away >= -CLOCK_TOLERANCE:
         require_not_before(NOW + away, NOW)
         return
-    with pytest.raises(ClockError, match="marketdata doctor"):
+    with pytest.raises(ClockError, match="`marketdata doctor --repair`"):
         require_not_before(NOW + away, NOW)
 
 

@@ -42,6 +42,15 @@ def topics(given: Vitals) -> list[Topic]:
     return [one.topic for one in concerns(given, NOW)]
 
 
+@pytest.mark.parametrize(
+    ("bars", "text"), [(1, "1 bar is missing without"), (1_200, "1,200 bars are missing without")]
+)
+def test_missing_bars_are_counted_in_right_words(bars: int, text: str) -> None:
+    day = date(2023, 1, 3)
+    (concern,) = concerns(vitals(gaps=LostGaps(1, bars, day, day)), NOW)
+    assert concern.text.startswith(text)
+
+
 def test_nothing_needs_attention_where_all_is_well() -> None:
     assert topics(FINE) == []
     alive = Runs((JobRun("bars", "1", "SUCCESS", NOW),), daemon_seen=NOW - timedelta(minutes=4))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.timeframe import Timeframe
@@ -26,3 +28,14 @@ def test_other_libraries_spellings_are_understood(written: str, meant: str) -> N
 def test_what_is_a_month_or_nothing_is_refused(wrong: str) -> None:
     with pytest.raises(ConfigurationError, match="use one of 1m"):
         Timeframe.parse(wrong)
+
+
+@given(st.text() | st.from_regex(r"(?i)[0-9]{0,5} ?(mins?|hours?|weeks?|wk|days?)", fullmatch=True))
+@example("5min\u017f")  # a long s, which is an s without capitals
+@example("1w\u212a")  # the sign of kelvin, which is a K
+@example("\u0665m")
+def test_any_text_is_a_timeframe_or_refused(text: str) -> None:
+    try:
+        assert Timeframe.parse(text) in Timeframe
+    except ConfigurationError as error:
+        assert "use one of 1m" in str(error)  # noqa: PT017 - most texts are refused, not all

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import adbc_driver_manager
+import dagster
 import psycopg
 import psycopg2  # type: ignore[import-untyped]
 import pytest
@@ -89,6 +91,55 @@ def test_a_failure_of_the_store_is_known_whoever_reports_it(error: Exception, ki
 def test_another_error_is_none_of_the_store(error: Exception) -> None:
     assert explain_failure(error) is None
     assert is_of_a_driver(error) is isinstance(error, psycopg.Error | adbc_driver_manager.Error)
+
+
+def raised(error: BaseException, *, during: BaseException, is_cause: bool = False) -> BaseException:
+    """``error`` as it is when it is raised while ``during`` is handled."""
+    error.__context__ = during
+    if is_cause:
+        error.__cause__ = during
+    return error
+
+
+NO_PERMISSION = PermissionError(errno.EACCES, "Permission denied", "/home/x")
+LOST = psycopg.OperationalError("the connection is lost")
+
+
+@pytest.mark.parametrize("during", [NO_PERMISSION, LOST, DiskFullError("full")], ids=repr)
+@pytest.mark.parametrize("fault", [KeyError("a"), AttributeError("b"), RuntimeError("c")], ids=repr)
+def test_a_fault_of_ours_while_a_failure_is_handled_is_none_of_the_store(
+    fault: Exception, during: Exception
+) -> None:
+    assert explain_failure(raised(fault, during=during)) is None
+    assert explain_failure(raised(ValueError("d"), during=raised(fault, during=during))) is None
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [
+        psycopg.InterfaceError("the cursor is closed"),
+        sqlalchemy.exc.InvalidRequestError("the transaction is over"),
+        dagster.DagsterInvariantViolationError("no event"),
+    ],
+    ids=repr,
+)
+def test_an_error_of_a_driver_or_of_dagster_is_explained_by_what_it_was_raised_during(
+    outer: Exception,
+) -> None:
+    assert type(explain_failure(raised(outer, during=psycopg.errors.DiskFull("no room")))) is DiskFullError
+
+
+def test_what_an_error_was_raised_from_explains_it_whatever_it_is() -> None:
+    assert type(explain_failure(raised(RuntimeError(), during=LOST, is_cause=True))) is LostServerError
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_refusal_without_a_file_is_none_of_the_store(code: int) -> None:
+    # A firewall that refuses a connection: connect() reports EACCES or EPERM.
+    assert explain_failure(OSError(code, os.strerror(code))) is None
+    found = explain_failure(OSError(code, os.strerror(code), "/home/x"))
+    assert type(found) is NotPermittedError
+    assert str(found).startswith(f"cannot use /home/x ({os.strerror(code)}): ")
 
 
 def test_every_kind_is_listed() -> None:
