@@ -161,7 +161,9 @@ def broken_value_rule(*, has_volume: bool = False, is_adjusted: bool = False) ->
     With ``has_volume``, a bar without a volume breaks one: any but an index's. With ``is_adjusted``, prices and volumes
     may be as large as splits make them.
     """
-    return _first_of(_value_rules(has_volume=has_volume, adjustment=_LARGEST_ADJUSTMENT if is_adjusted else 1.0))
+    return _first_of(
+        _value_rules(has_volume=has_volume, adjustment=_LARGEST_ADJUSTMENT if is_adjusted else 1.0)
+    )
 
 
 def _value_rules(*, has_volume: bool = False, adjustment: float = 1.0) -> list[tuple[str, pl.Expr]]:

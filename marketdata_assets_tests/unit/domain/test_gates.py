@@ -90,7 +90,9 @@ def test_a_stored_bar_is_judged_by_the_rules_of_screening(
 @pytest.mark.parametrize("name", ["volume", "transactions"])
 def test_a_rolled_up_bar_may_count_as_much_as_its_base_bars_may(name: str, timeframe: Timeframe) -> None:
     base = bars_of(minutes(MORNING)[:1], **{name: 5e14})
-    week = base.with_columns(pl.col(name) * 7, timeframe=pl.lit(timeframe.value), base_bars=pl.lit(7, pl.Int32))
+    week = base.with_columns(
+        pl.col(name) * 7, timeframe=pl.lit(timeframe.value), base_bars=pl.lit(7, pl.Int32)
+    )
     assert invalid(base, NOTHING_QUARANTINED, timeframe.base, AssetClass.STOCK).is_empty()
     assert invalid(week, NOTHING_QUARANTINED, timeframe, AssetClass.STOCK).is_empty()
     beyond = week.with_columns((pl.col(name) * 3).cast(BAR_SCHEMA[name]))
