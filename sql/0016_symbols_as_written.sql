@@ -16,7 +16,8 @@ alter table tracked_symbols add constraint tracked_symbols_name_check
 alter table tracked_symbols add column preset boolean not null default false;
 comment on column tracked_symbols.preset is
     'Came with the package, and was never added nor its timeframes set: left out of the matrix until it is scanned.';
--- The universe of a new store is written in one transaction, so its untouched rows share the earliest moment.
+-- The universe of a new store is written in one transaction, so its untouched rows share the earliest moment. 62 is the
+-- size of the packaged universe: fewer symbols of one moment were imported by hand.
 update tracked_symbols
 set preset = true
 where active and updated_at = created_at

@@ -17,7 +17,7 @@ from marketdata_assets.domain.features.columns import LOOKBACK_BARS, lookback_st
 from marketdata_assets.domain.features.compute import compute_features
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.gates import within
-from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import local_day
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.weeks import refusal
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from datetime import date, datetime
 
     from marketdata_assets.domain.calendar import TradingCalendar
-    from marketdata_assets.domain.series import AssetClass
     from marketdata_assets.storage.connection import Database
     from marketdata_assets.storage.features import Stale
 
@@ -161,7 +160,8 @@ class FeatureRun:
                     yield from self._computed({one: window}, timeframe, asset_class, held)
             return
         # A broken bar is lost: it holds its own partition back, and must keep no other from its features.
-        broken = broken_value_rule().is_not_null()
+        has_volume = asset_class is not AssetClass.INDEX
+        broken = broken_value_rule(has_volume=has_volume, is_adjusted=True).is_not_null()
         bars = stored.filter(~broken)
         gaps = list_gaps(self._database, _with_lookback(chunk, bars), LOSSES).select(_GAP)
         unknown = _slots_of(refused, timeframe)

@@ -12,12 +12,13 @@ from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.series import Instrument, Series
 from marketdata_assets.domain.tickers import vendor_ticker
 from marketdata_assets.polygon.resource import PageFetched
-from marketdata_assets.storage.bars import bars_by_series
+from marketdata_assets.storage.bars import bars_by_series, covered_without_bars
 from marketdata_assets.storage.symbols import list_symbols, not_tracked
 from marketdata_assets.storage.vendor import claim_store, require_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+    from datetime import date
 
     from marketdata_assets.assets.ingest import IngestReport
     from marketdata_assets.domain.timeframe import Timeframe
@@ -67,31 +68,37 @@ def instruments_of(
 
 
 def unknown_symbols(
-    polygon: PolygonResource, database: Database, report: IngestReport
+    polygon: PolygonResource,
+    database: Database,
+    report: IngestReport,
+    *,
+    wanted: Mapping[Instrument, Sequence[Timeframe]],
+    days: Collection[date],
+    coverage: Mapping[Series, Sequence[Window]],
 ) -> list[FailedRequest]:
     """Find the symbols of which the vendor sent no bar, the store has none, and the vendor's directory has no entry.
 
-    Without a bar alone a symbol is not unknown: it may be listed later, or have been halted all the while.
+    Those count, too, whose empty answer an earlier run recorded as coverage: a run that requests nothing of them must
+    not pass either. Without a bar alone a symbol is not unknown: it may be listed later, or have been halted all the
+    while. ``coverage`` is that of ``wanted`` before the run.
     """
-    requests: dict[Instrument, FetchRequest] = {}
     failed = set(report.failed_symbols)
+    silent: dict[Instrument, Window] = {}
     for request in report.empty:
-        if request.symbol not in failed:
-            requests.setdefault(Instrument(request.symbol, request.asset_class), request)
-    if not requests:
-        return []
-    stored = {series.symbol for series, bars in bars_by_series(database).items() if bars}
-    doubtful = [instrument for instrument in requests if instrument.symbol not in stored]
+        silent.setdefault(Instrument(request.symbol, request.asset_class), request.window)
+    with_bars = {series.symbol for series, bars in bars_by_series(database).items() if bars}
+    silent = covered_without_bars(database, wanted, coverage, days) | silent
+    doubtful = [one for one in silent if one.symbol not in failed | with_bars]
     if not doubtful:
         return []
     unlisted = polygon.unlisted(doubtful, database_url=database.url)
     return [
         FailedRequest(
-            Series(request.symbol, request.base),
-            request.window,
-            UnknownTickerError(instrument, request.window),
+            Series(instrument.symbol, wanted[instrument][0].base),
+            silent[instrument],
+            UnknownTickerError(instrument, silent[instrument]),
         )
-        for instrument, request in requests.items()
+        for instrument in doubtful
         if instrument in unlisted
     ]
 

@@ -140,7 +140,11 @@ def _batches(
         with closing(vendor_events(polygon, planned.requests, database)) as events:
             yield from ingest.batches(events, read_bars)
         report = ingest.report
-        report.failures += unknown_symbols(polygon, database, report)
+        if config.ask_vendor:
+            asked = {day for series_days in days.values() for day in series_days}
+            report.failures += unknown_symbols(
+                polygon, database, report, wanted=wanted, days=asked, coverage=coverage
+            )
     context.add_asset_metadata(request_metadata(report))
     for notice in report.notices:
         context.log.warning("%s", notice)

@@ -14,7 +14,7 @@ from marketdata_assets.domain.scans import scan_windows
 from marketdata_assets.domain.series import Instrument, with_siblings
 from marketdata_assets.partitions import SERIES
 from marketdata_assets.polygon.planner import plan
-from marketdata_assets.storage.bars import read_coverage
+from marketdata_assets.storage.bars import covered_without_bars, read_coverage
 from marketdata_assets.storage.completeness import MATRIX_SCHEMA, active_series, read_matrix, summed_matrix
 from marketdata_assets.storage.dagster_tables import (
     are_dagsters_tables_here,
@@ -46,9 +46,12 @@ def bars_are_current(
             return False
         wanted.setdefault(Instrument(one.symbol, symbols[one.symbol].asset_class), []).append(one.timeframe)
     days = _days(first, last)
-    planned = plan(wanted, days, read_coverage(database, [one.symbol for one in wanted]), now=now)
+    coverage = read_coverage(database, [one.symbol for one in wanted])
+    planned = plan(wanted, days, coverage, now=now)
     return (
         not planned.fetches
+        # The run finds out whether the vendor knows a symbol without a bar.
+        and not covered_without_bars(database, wanted, coverage, days)
         and not planned.rollups
         and are_dagsters_tables_here(load_settings())
         and is_recorded(database, ["ohlcv"], series, days)

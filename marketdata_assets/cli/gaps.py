@@ -67,7 +67,9 @@ def gaps(  # noqa: PLR0913 - one for each option
             require_vendor_of(store)
         first, last = checked_days(chosen, store.settings.start, now)
         series = chosen_series(chosen_symbols(store, symbols), wanted)
-        found = _look(store, series, first, last, repair=repair, force=force, now=now)
+        found = _look(
+            store, series, first, last, repair=repair, force=force, now=now, is_named=symbols is not None
+        )
     _show(found, everything=everything, as_json=as_json)
     if found.filter(_is_lost()).height:
         raise typer.Exit(1)
@@ -82,6 +84,7 @@ def _look(
     repair: bool,
     force: bool,
     now: datetime,
+    is_named: bool,
 ) -> pl.DataFrame:
     from marketdata_assets.automation.idle import is_instance_in_order, scans_are_current
     from marketdata_assets.cli.console import err
@@ -89,6 +92,7 @@ def _look(
     from marketdata_assets.storage.completeness import completeness_between, read_unchecked
     from marketdata_assets.storage.gaps import list_gaps
     from marketdata_assets.storage.partition_windows import partition_windows_of
+    from marketdata_assets.storage.symbols import unused_presets
 
     database = store.database
     if (
@@ -100,7 +104,10 @@ def _look(
         _scan(store, series, first, last, repair=repair)
     else:
         err.print("no bar changed since the last scan: gaps are as it found them", highlight=False)
-    seen = completeness_between(store.database, series, first, last)
+    # The presets would drown the result: whoever wants one names it, or runs a backfill.
+    unused = frozenset() if is_named else unused_presets(store.database)
+    wanted = [one for one in series if one.symbol not in unused]
+    seen = completeness_between(store.database, wanted, first, last)
     if unseen := seen.filter(status="unchecked").height:
         err.print(
             f"{unseen:,} of {seen.height:,} series were never asked for on these days, or expect nothing:"

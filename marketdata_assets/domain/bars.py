@@ -66,7 +66,12 @@ READING_RULES: Final = ("wrong_type", "transactions_not_whole", "transactions_to
 LARGEST_PRICE: Final = 1e12
 """A price above is an error of the vendor's: a bitcoin in the cheapest currency costs a thousandth of it."""
 LARGEST_COUNT: Final = 1e15
-"""A volume or a number of transactions above is one, too: the busiest coins trade some 1e14 units a day."""
+"""A volume or a number of transactions of a fetched bar above is one, too: the busiest coins trade some 1e14 units a day.
+
+A rolled-up bar may have as much for each of its ``base_bars``.
+"""
+_LARGEST_ADJUSTMENT: Final = 1e12
+"""Splits of a whole history multiply a price or a volume by less: shares that are merged every year come to 1e10."""
 
 RULES_WITHOUT_LOSS: Final = ("outside_window", "duplicate_time")
 """Rules whose broken row is no lost bar: nobody asked for it, or another row of its time was kept."""
@@ -150,16 +155,24 @@ def _first_broken_rule(
     )
 
 
-def broken_value_rule(*, has_volume: bool = False) -> pl.Expr:
+def broken_value_rule(*, has_volume: bool = False, is_adjusted: bool = False) -> pl.Expr:
     """The first rule that a bar's own values break, or null: those of :func:`screen` that no time enters into.
 
-    With ``has_volume``, a bar without a volume breaks one: any but an index's.
+    With ``has_volume``, a bar without a volume breaks one: any but an index's. With ``is_adjusted``, prices and volumes
+    may be as large as splits make them.
     """
-    return _first_of(_value_rules(has_volume=has_volume))
+    return _first_of(
+        _value_rules(has_volume=has_volume, adjustment=_LARGEST_ADJUSTMENT if is_adjusted else 1.0)
+    )
 
 
-def _value_rules(*, has_volume: bool = False) -> list[tuple[str, pl.Expr]]:
-    """The rules of values; with ``has_volume`` a bar without a volume breaks one, too."""
+def _value_rules(*, has_volume: bool = False, adjustment: float = 1.0) -> list[tuple[str, pl.Expr]]:
+    """The rules of values; with ``has_volume`` a bar without a volume breaks one, too.
+
+    ``adjustment`` is the largest factor between a price or volume of the vendor's and that of the bar.
+    """
+    largest_price = LARGEST_PRICE * adjustment
+    largest_count = LARGEST_COUNT * pl.col("base_bars").cast(pl.Float64)
     prices = ("open", "high", "low", "close")
     volume, vwap, transactions = (pl.col(name) for name in ("volume", "vwap", "transactions"))
     sound_price = pl.all_horizontal(
@@ -170,15 +183,15 @@ def _value_rules(*, has_volume: bool = False) -> list[tuple[str, pl.Expr]]:
     missing = [("volume_missing", volume.is_null())] if has_volume else []
     optional = {
         "volume_negative": (volume < 0) | ~volume.is_finite(),
-        "volume_too_large": volume > LARGEST_COUNT,
+        "volume_too_large": volume > largest_count * adjustment,
         "vwap_not_positive": ~sound_vwap,
-        "vwap_too_large": vwap > LARGEST_PRICE,
+        "vwap_too_large": vwap > largest_price,
         "transactions_negative": transactions < 0,
-        "transactions_too_large": transactions > int(LARGEST_COUNT),
+        "transactions_too_large": transactions.cast(pl.Float64) > largest_count,
     }
     return [
         ("price_not_positive", ~sound_price),
-        ("price_too_large", pl.max_horizontal(*prices) > LARGEST_PRICE),
+        ("price_too_large", pl.max_horizontal(*prices) > largest_price),
         ("high_below_body", pl.col("high") < pl.max_horizontal("open", "close", "low")),
         ("low_above_body", pl.col("low") > pl.min_horizontal("open", "close")),
         *missing,

@@ -118,7 +118,7 @@ def outlying(
         timeframe: Of ``bars``.
         asset_class: Of ``bars``: only shares are split.
     """
-    sound = bars.filter(broken_value_rule().is_null())
+    sound = bars.filter(broken_value_rule(is_adjusted=True).is_null())
     flagged = flag_outliers(sound, timeframe, may_split=pl.lit(asset_class in _MAY_SPLIT))
     volume = pl.col("outlier").is_in([Outlier.VOLUME_HIGH.value, Outlier.VOLUME_LOW.value])
     spread = pl.col("outlier") == Outlier.RANGE.value

@@ -11,6 +11,7 @@ import polars as pl
 from psycopg import sql
 
 from marketdata_assets.domain.bars import KEY, QUARANTINE_SCHEMA
+from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, union
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
+    from marketdata_assets.domain.series import Instrument
     from marketdata_assets.storage.connection import Database
 
 _WEEK: Final = timedelta(days=7)
@@ -375,6 +377,32 @@ def bars_by_series(database: Database) -> dict[Series, int]:
     """How many bars of each series are stored; a series without one is left out or 0."""
     rows = database.read_frame("select symbol, timeframe, bars from bar_counts")
     return {Series(symbol, Timeframe(timeframe)): bars for symbol, timeframe, bars in rows.iter_rows()}
+
+
+def covered_without_bars(
+    database: Database,
+    instruments: Collection[Instrument],
+    coverage: Mapping[Series, Sequence[Window]],
+    days: Collection[date],
+) -> dict[Instrument, Window]:
+    """Those of ``instruments`` of which some of ``days`` are covered and no bar is stored, each with such a window.
+
+    ``coverage`` is that of :func:`read_coverage`. Not yet listed, or not known to the vendor: the store cannot tell.
+    """
+    with_bars = {series.symbol for series, bars in bars_by_series(database).items() if bars}
+    found = {}
+    for instrument in instruments:
+        if instrument.symbol in with_bars or not days:
+            continue
+        calendar = calendar_of(instrument.asset_class)
+        wanted = Window(
+            calendar.day_start(min(days)).astimezone(UTC),
+            calendar.day_start(max(days) + timedelta(days=1)).astimezone(UTC),
+        )
+        for series, windows in coverage.items():
+            if series.symbol == instrument.symbol and any(wanted.intersection(one) for one in windows):
+                found[instrument] = wanted
+    return found
 
 
 def series_with_bars(database: Database, series: Iterable[Series]) -> set[Series]:

@@ -86,12 +86,14 @@ def mark_stale(
 ) -> None:
     """Mark each series as changed and stale from a moment on, within a transaction that holds their locks."""
     if since:
+        # In the order of the key, so that two writers wait for each other instead of deadlocking.
+        keys = sorted((one.symbol, one.timeframe.value) for one in since)
         connection.execute(
             "insert into feature_changes as c (symbol, timeframe, version)"
             " select symbol, timeframe, nextval('features_stale_version')"
             " from unnest(%s::text[], %s::text[]) as t(symbol, timeframe)"
             " on conflict (symbol, timeframe) do update set version = excluded.version",
-            [[one.symbol for one in since], [one.timeframe.value for one in since]],
+            [list(column) for column in zip(*keys, strict=True)],
         )
         _mark(connection, {one: (moment, reason) for one, moment in since.items()})
 

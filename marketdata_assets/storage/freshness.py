@@ -21,7 +21,7 @@ from marketdata_assets.domain.freshness import (
     last_daily_run,
 )
 from marketdata_assets.storage.gaps import read_asked, read_held
-from marketdata_assets.storage.symbols import list_symbols
+from marketdata_assets.storage.symbols import list_symbols, unused_presets
 from marketdata_assets.storage.values import moment_or_none
 
 if TYPE_CHECKING:
@@ -58,11 +58,14 @@ _SERIES_AT_ONCE: Final = 100
 def freshness_of(database: Database, now: datetime) -> pl.DataFrame:
     """How fresh each active series is at ``now``, as :data:`FRESHNESS_SCHEMA`, in the order of ``tracked_symbols``.
 
-    A series that was added, or changed, after the latest daily run began, and has no bar yet, is left out.
+    A series that was added, or changed, after the latest daily run began, and has no bar yet, is left out. So is a preset
+    of which nothing was ever fetched.
     """
+    unused = unused_presets(database)
     classes = {
         series: symbol.asset_class
         for symbol in list_symbols(database, active_only=True)
+        if symbol.symbol not in unused
         for series in symbol.series
     }
     last = _due_by_series(classes, now)

@@ -167,7 +167,8 @@ def add_symbols(
     Args:
         database: Where to.
         symbols: What to track.
-        is_careful: Refuse a new symbol that is not spelt as the vendor spells such an instrument.
+        is_careful: Refuse a new symbol that is not spelt as the vendor spells such an instrument, or that differs from
+            a known one in capitals and small letters alone.
 
     Raises:
         ConfigurationError: A crypto symbol is not a pair, or a name is not one line of plain text.
@@ -233,6 +234,22 @@ def list_presets(database: Database) -> frozenset[str]:
     return frozenset(str(row[0]) for row in database.ask("select symbol from tracked_symbols where preset"))
 
 
+def unused_presets(database: Database) -> frozenset[str]:
+    """The presets (:func:`list_presets`) of which nothing was ever fetched, whether it failed or not, nor scanned.
+
+    Monitoring and hints leave them out: without a request nothing of them can be late or missing. What the daily run
+    fetches is monitored from its first request on.
+    """
+    rows = database.ask(
+        "select t.symbol from tracked_symbols t where t.preset"
+        " and not exists (select from fetch_log f where f.symbol = t.symbol)"
+        " and not exists (select from coverage c where c.symbol = t.symbol)"
+        " and not exists (select from bar_counts b where b.symbol = t.symbol and b.bars > 0)"
+        " and not exists (select from completeness_daily d where d.symbol = t.symbol)"
+    )
+    return frozenset(str(row[0]) for row in rows)
+
+
 def _spellings(connection: Connection[tuple[object, ...]], symbols: Collection[str]) -> list[str]:
     """The tracked symbols that have the letters of ``symbols``, capitals or not."""
     rows = connection.execute(
@@ -253,11 +270,22 @@ def _named(
         raise not_tracked(wanted.symbol, match.similar)
     else:
         named = replace(wanted, symbol=capitalise(wanted.symbol))
+        if is_careful and match.similar:
+            raise DoubtfulSymbolError(wanted.symbol, _question_capitals(named.symbol, match.similar))
         if is_careful and (question := question_spelling(named.symbol, named.asset_class)):
             raise DoubtfulSymbolError(wanted.symbol, question)
     if named.asset_class is not None:
         vendor_ticker(named.symbol, named.asset_class)  # refuses a crypto symbol that is not a pair
     return named
+
+
+def _question_capitals(symbol: str, similar: Sequence[str]) -> str:
+    """Say that ``symbol``, which is new, differs from the known ``similar`` in capitals and small letters alone."""
+    names = " and ".join(similar)
+    return (
+        f"{symbol} differs from {names} in capitals and small letters alone, which tell securities apart: do you mean"
+        f" {similar[0]}?"
+    )
 
 
 def _upsert(connection: Connection[tuple[object, ...]], wanted: WantedSymbol | TrackedSymbol) -> Outcome:
@@ -365,7 +393,7 @@ def not_tracked(symbol: str, similar: Sequence[str] = ()) -> UnknownSeriesError:
         return UnknownSeriesError(
             f"{symbol} is not tracked, but {' and '.join(similar)} {'is' if len(similar) == 1 else 'are'}: capitals and"
             f" small letters tell securities apart; write {similar[0]}, or add {symbol} with `marketdata symbols add"
-            f" {symbol}`"
+            f" {symbol} --yes`"
         )
     return UnknownSeriesError(
         f"{symbol} is not tracked, or no longer: add it with `marketdata symbols add {symbol}`,"

@@ -596,9 +596,15 @@ def test_a_symbol_that_is_known_keeps_what_nobody_mentions(admin: TestClient, da
     assert find_symbol(database, "BTC-USD").name == "Bitcoin"
 
 
+def test_a_symbol_that_differs_in_capitals_is_taken_when_it_is_confirmed(admin: TestClient) -> None:
+    assert admin.post("/api/v1/symbols", json={"symbol": "BACpL"}).status_code == 201
+    refused(admin.post("/api/v1/symbols", json={"symbol": "BACPL"}), 422, "doubtful-symbol")
+    assert admin.post("/api/v1/symbols", json={"symbol": "BACPL", "confirmed": True}).status_code == 201
+
+
 def test_symbols_are_kept_as_they_are_written(admin: TestClient, database: Database) -> None:
-    for symbol in ("BACpL", "BACPL"):
-        new = admin.post("/api/v1/symbols", json={"symbol": symbol})
+    for symbol, confirmed in (("BACpL", False), ("BACPL", True)):
+        new = admin.post("/api/v1/symbols", json={"symbol": symbol, "confirmed": confirmed})
         assert (new.status_code, new.json()["symbol"], new.json()["vendor_ticker"]) == (201, symbol, symbol)
         found = admin.get(f"/api/v1/admin/symbols/{symbol}")
         assert (found.status_code, found.json()["symbol"]) == (200, symbol)

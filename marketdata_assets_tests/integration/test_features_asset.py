@@ -267,11 +267,12 @@ def test_a_computation_that_two_others_overtook_is_not_the_last_word(platform: P
     same(stored(platform, "SPY:1d"), of_all_history(platform, "SPY:1d"))
 
 
-def test_a_broken_bar_holds_its_own_partition_back_and_no_other(platform: Platform) -> None:
+@pytest.mark.parametrize("broken", ["close = 0", "volume = null"])
+def test_a_broken_bar_holds_its_own_partition_back_and_no_other(platform: Platform, broken: str) -> None:
     platform.track("SPY:1d", "QQQ:1d")
     keys = ("SPY:1d", "QQQ:1d")
     platform.run_range(FIRST, LAST, *keys)
-    platform.execute("update ohlcv set close = 0 where symbol = 'SPY' and time = '2023-06-14 04:00Z'")
+    platform.execute(f"update ohlcv set {broken} where symbol = 'SPY' and time = '2023-06-14 04:00Z'")
     outcome = computed(platform, keys=keys)
     assert outcome.partitions_held_back == 1
     assert outcome.rows_written == platform.count("ohlcv") - 1

@@ -20,6 +20,7 @@ from marketdata_assets.cli import bars as bars_command
 from marketdata_assets.cli import status as status_command
 from marketdata_assets.cli.app import main
 from marketdata_assets.storage.bars import BarBatch, write_batch
+from marketdata_assets.storage.symbols import WantedSymbol, add_symbols, add_universe
 from marketdata_assets_tests.integration.frames import run_of
 from marketdata_assets_tests.integration.platform import command_environment, run_command
 
@@ -275,3 +276,14 @@ def test_the_status_begins_with_what_needs_attention(
     assert [(one["symbol"], one["timeframe"]) for one in each] == [("AAPL", "1m"), ("BTC-USD", "1m")]
     assert each[1]["state"] == "not_asked"
     assert each[1]["newest"] == "2024-01-02T14:34:00+00:00"
+
+
+def test_gaps_does_not_list_presets_that_were_never_chosen(
+    here: Here, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marketdata_assets.cli.gaps._scan", lambda *_, **__: None)
+    add_universe(database)
+    assert b"never asked for" not in here("gaps", *DAY).stderr
+    assert b"2 of 2 series were never asked for" in here("gaps", "--symbols", "SPY", *DAY).stderr
+    add_symbols(database, [WantedSymbol("AAPL")])
+    assert b"2 of 2 series were never asked for" in here("gaps", *DAY).stderr

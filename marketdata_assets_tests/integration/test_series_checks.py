@@ -10,9 +10,18 @@ import pytest
 
 from marketdata_assets.automation.jobs import FRESHNESS_JOB, MATRIX_JOB
 from marketdata_assets.checks.series import ABOVE_THRESHOLD, FRESH
+from marketdata_assets.config import load_settings
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.polygon.simulator import Fault, FaultKind
 from marketdata_assets.storage.freshness import freshness_of, stale_rows
+from marketdata_assets.storage.monitoring import vitals
+from marketdata_assets.storage.symbols import (
+    WantedSymbol,
+    add_symbols,
+    add_universe,
+    list_presets,
+    unused_presets,
+)
 from marketdata_assets_tests.integration.platform import Platform, open_platform
 
 if TYPE_CHECKING:
@@ -39,6 +48,24 @@ def states(platform: Platform, now: datetime = NOW) -> dict[str, tuple[str, int 
 
 def long_tracked(platform: Platform) -> None:
     platform.execute("update tracked_symbols set updated_at = '2020-01-01'")
+
+
+def test_a_preset_that_was_never_fetched_nor_chosen_is_not_monitored(platform: Platform) -> None:
+    add_universe(platform.database)
+    long_tracked(platform)
+    assert unused_presets(platform.database) == list_presets(platform.database) != frozenset()
+    assert states(platform) == {}
+    assert vitals(platform.database, load_settings(), NOW).stale == ()
+    # A request is monitored, be it one that failed: the daily run fetches presets.
+    platform.execute(
+        "insert into fetch_log (id, symbol, base, timeframes, window_start, window_end, status, pages, bars,"
+        "  retries, duration_seconds, waited_seconds, requested_at)"
+        " values (gen_random_uuid(), 'SPY', '1d', array['1d'], '2024-05-13', '2024-05-15', 'failed', 0, 0, 0, 0, 0,"
+        "  '2024-05-15')"
+    )
+    add_symbols(platform.database, [WantedSymbol("AAPL")])
+    long_tracked(platform)
+    assert set(states(platform)) == {"SPY:1h", "SPY:1d", "AAPL:1h", "AAPL:1d"}
 
 
 def evaluate(platform: Platform, job: str) -> tuple[dg.AssetCheckEvaluation, dict[str, Any]]:

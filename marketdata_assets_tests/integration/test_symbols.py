@@ -133,6 +133,19 @@ def test_a_doubtful_symbol_is_questioned_when_it_is_new_and_not_when_it_is_known
     assert add_symbols(database, [WantedSymbol("BRK-B", name="B")], is_careful=True)[0][1] is Outcome.CHANGED
 
 
+@pytest.mark.parametrize(("known", "new"), [("BACpL", "BACPL"), ("BACPL", "BACpL"), ("AAPL", "AApL")])
+def test_a_new_symbol_that_differs_in_capitals_from_a_known_one_is_questioned(
+    database: Database, known: str, new: str
+) -> None:
+    assert add_symbols(database, [WantedSymbol(known)], is_careful=True)[0][1] is Outcome.NEW
+    with pytest.raises(
+        DoubtfulSymbolError, match=f"{new} differs from {known} in capitals .* do you mean {known}"
+    ):
+        add_symbols(database, [WantedSymbol(new)], is_careful=True)
+    assert add_symbols(database, [WantedSymbol(new)])[0][1] is Outcome.NEW
+    assert add_symbols(database, [WantedSymbol(new)], is_careful=True)[0][1] is Outcome.UNCHANGED
+
+
 def test_a_name_is_refused_wherever_it_comes_from(database: Database) -> None:
     with pytest.raises(ConfigurationError, match="control character"):
         add(database, WantedSymbol("AAPL", name="a\x1b[31mb"))

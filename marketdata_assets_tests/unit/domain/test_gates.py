@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketdata_assets.domain.bars import BAR_SCHEMA, UTC_TIME, screen
+from marketdata_assets.domain.bars import BAR_SCHEMA, UTC_TIME, broken_value_rule, screen
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA
 from marketdata_assets.domain.gaps import find_gaps
@@ -84,6 +84,36 @@ def test_a_stored_bar_is_judged_by_the_rules_of_screening(
     for fault in faults.iter_rows(named=True):
         assert (fault["day"], fault["rows"], fault["time"]) == (date(2024, 7, 2), 1, times[0])
         assert fault["example"].startswith("open ")
+
+
+@pytest.mark.parametrize("timeframe", [one for one in Timeframe if one is not one.base])
+@pytest.mark.parametrize("name", ["volume", "transactions"])
+def test_a_rolled_up_bar_may_count_as_much_as_its_base_bars_may(name: str, timeframe: Timeframe) -> None:
+    base = bars_of(minutes(MORNING)[:1], **{name: 5e14})
+    week = base.with_columns(
+        pl.col(name) * 7, timeframe=pl.lit(timeframe.value), base_bars=pl.lit(7, pl.Int32)
+    )
+    assert invalid(base, NOTHING_QUARANTINED, timeframe.base, AssetClass.STOCK).is_empty()
+    assert invalid(week, NOTHING_QUARANTINED, timeframe, AssetClass.STOCK).is_empty()
+    beyond = week.with_columns((pl.col(name) * 3).cast(BAR_SCHEMA[name]))
+    faults = invalid(beyond, NOTHING_QUARANTINED, timeframe, AssetClass.STOCK)
+    assert faults["what"].to_list() == [f"{name}_too_large"]
+
+
+@given(factor=st.floats(1e-10, 1e10))
+def test_adjusting_breaks_no_rule_of_a_sound_bar(factor: float) -> None:
+    prices = dict.fromkeys(("open", "high", "low", "close", "vwap"), 1e6 * factor)
+    bars = bars_of(minutes(MORNING)[:1], **prices, volume=1e14 / factor)
+    assert bars.select(broken_value_rule(has_volume=True, is_adjusted=True)).to_series().to_list() == [None]
+
+
+@pytest.mark.parametrize("name", ["high", "vwap", "volume"])
+@pytest.mark.parametrize("base_bars", [1, 10_080])
+@pytest.mark.parametrize("is_adjusted", [False, True])
+def test_no_bar_is_as_large_as_a_number_may_be(name: str, base_bars: int, *, is_adjusted: bool) -> None:
+    bars = bars_of(minutes(MORNING)[:1], **{name: 1e300}, base_bars=base_bars)
+    rule = bars.select(broken_value_rule(is_adjusted=is_adjusted)).item()
+    assert rule == f"{'price' if name == 'high' else name}_too_large"
 
 
 def test_faults_are_one_row_for_each_day_and_kind() -> None:
