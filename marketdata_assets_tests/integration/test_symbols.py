@@ -104,7 +104,7 @@ def test_two_securities_that_differ_in_one_capital_are_two_rows(database: Databa
         assert add(database, WantedSymbol(symbol, timeframes=(Timeframe.D1,)))[1] is Outcome.NEW
     assert [one.vendor_ticker for one in list_symbols(database)] == ["BACpL", "BACPL", "AAPL"]
     window = Window(datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC))
-    for find in (find_symbol, lambda *asked: find_with_splits(*asked, Timeframe.D1, window)[0]):
+    for find in (find_symbol, lambda store, symbol: find_with_splits(store, symbol, Timeframe.D1, window)[0]):
         for asked, found in (("BACpL", "BACpL"), ("BACPL", "BACPL"), ("aapl", "AAPL"), ("AAPL", "AAPL")):
             assert find(database, asked).symbol == found
         with pytest.raises(
