@@ -266,3 +266,12 @@ def test_below_the_threshold_comes_the_least_complete_first_and_what_nobody_look
         }
     )
     assert below_threshold(matrix, 0.995)["symbol"].to_list() == ["MORE", "HALF", "NEARLY"]
+
+
+def test_an_evening_in_new_york_is_still_the_local_day() -> None:
+    calendar = calendar_of(AssetClass.STOCK)
+    friday = date(2026, 11, 27)
+    bar = calendar.day_start(friday)
+    # 20:30 on Friday in New York: Saturday in UTC.
+    span = counted_days(Timeframe.M1, (friday, friday), (bar, bar), calendar, at("2026-11-28T01:30"))
+    assert span == (friday, friday)
