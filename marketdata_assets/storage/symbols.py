@@ -98,7 +98,7 @@ def find_symbol(database: Database, symbol: str) -> TrackedSymbol:
     """
     rows = database.ask(
         "select symbol, asset_class, name, timeframes, active from tracked_symbols"
-        " where lower(symbol) = lower(%s)",
+        ' where lower(symbol collate "C") = lower(%s::text collate "C")',
         [symbol],
     )
     found = {tracked.symbol: tracked for tracked in map(_symbol_of, rows)}
@@ -123,7 +123,7 @@ def find_with_splits(
         " from tracked_symbols t"
         " left join corporate_action_checks c on c.kind = 'splits' and c.symbol = t.symbol"
         " left join splits s on s.symbol = t.symbol and s.withdrawn_at is null"
-        " where lower(t.symbol) = lower(%s) order by s.execution_date",
+        ' where lower(t.symbol collate "C") = lower(%s::text collate "C") order by s.execution_date',
         [timeframe.value, window.start, window.end, symbol],
     )
     chosen = choose_symbol(symbol, {str(row[0]) for row in rows})
@@ -253,8 +253,10 @@ def unused_presets(database: Database) -> frozenset[str]:
 def _spellings(connection: Connection[tuple[object, ...]], symbols: Collection[str]) -> list[str]:
     """The tracked symbols that have the letters of ``symbols``, capitals or not."""
     rows = connection.execute(
-        "select symbol from tracked_symbols where lower(symbol) = any(%s)",
-        [[symbol.lower() for symbol in symbols]],
+        # By the rules of ASCII on both sides, whatever the locale of the database.
+        'select symbol from tracked_symbols where lower(symbol collate "C") in'
+        ' (select lower(one collate "C") from unnest(%s::text[]) one)',
+        [list(symbols)],
     ).fetchall()
     return [str(symbol) for (symbol,) in rows]
 
