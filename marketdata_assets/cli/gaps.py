@@ -104,7 +104,7 @@ def _look(
         _scan(store, series, first, last, repair=repair)
     else:
         err.print("no bar changed since the last scan: gaps are as it found them", highlight=False)
-    # The presets would drown the result: whoever wants one names it, or runs a backfill.
+    # The presets would drown the result: name one to list it.
     unused = frozenset() if is_named else unused_presets(store.database)
     wanted = [one for one in series if one.symbol not in unused]
     seen = completeness_between(store.database, wanted, first, last)

@@ -27,7 +27,7 @@ def test_what_dagster_prints_of_its_event_log_is_discarded_and_all_else_is_as_in
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     with open_instance_of_commands(tmp_path):
-        quiet = instance_types.sys
+        quiet = instance_types.sys  # type: ignore[attr-defined]  # replaced for the context
         assert quiet is not sys
         assert (quiet.version_info, quiet.modules, quiet.stdout) == (
             sys.version_info,
@@ -46,7 +46,7 @@ def test_what_dagster_prints_of_its_event_log_is_discarded_and_all_else_is_as_in
     assert not hasattr(quiet.stderr, "getvalue")
     assert capsys.readouterr() == ("", "")
     with open_instance_of_commands(tmp_path):
-        assert instance_types.sys is quiet
+        assert instance_types.sys is quiet  # type: ignore[attr-defined]  # same
 
 
 class CountingIOManager(dg.ConfigurableIOManager):

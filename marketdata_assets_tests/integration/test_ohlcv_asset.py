@@ -85,7 +85,7 @@ def test_a_symbol_that_the_vendor_does_not_have_fails_every_time_and_takes_no_ot
     assert "the vendor has no bar of UNKNOWN in this range, and no such ticker" in reasons["UNKNOWN"]
     assert "is the symbol right?" in reasons["BRK-B"]
     assert {row["symbol"] for row in platform.bars()} == {"AAPL"}
-    # The empty answers are coverage now, so a second run requests no bars, and must fail all the same.
+    # Whether a second run requests the same bars or not, it must fail all the same.
     again = failure_metadata(platform.run_range(MONDAY, WEDNESDAY, *keys, sound=False))
     assert again[FAILED_SYMBOLS].value == ["BRK-B", "UNKNOWN"]
     monkeypatch.setattr(idle, "are_dagsters_tables_here", lambda _: True)

@@ -227,7 +227,7 @@ def test_a_backfill_and_a_scan_with_nothing_to_do_start_no_run_and_one_with_some
             0,
             first["gaps_found"],
         )
-        assert str(again["stderr"]).splitlines() == [
+        assert str(again["stderr"]).splitlines()[:5] == [
             f"{position}/5 {stage}: nothing to do"
             for position, stage in enumerate(("bars", "gaps", "repair", "features", "matrix"), 1)
         ]
