@@ -1,7 +1,7 @@
 """Bulk writes: a frame into a keyed table, idempotent, in one transaction of the caller's.
 
 Rows that are already there with the same values are not touched; changed rows leave their old values in the
-table's revisions; nothing is ever deleted. Every writer takes the advisory locks of its series first, in
+table's revisions; a null replaces no stored number; nothing is ever deleted. Every writer takes the advisory locks of its series first, in
 sorted order, so that no two transactions deadlock or insert the same key.
 """
 
@@ -201,6 +201,8 @@ def _merge_statement(table: Table) -> sql.Composed:
         return sql.SQL(", ").join(sql.SQL(template).format(name=sql.Identifier(name)) for name in names)
 
     kept = [*table.columns, "stored_at"]
+    # What an answer leaves out is not news: a null takes the place of no stored number.
+    given = listed("coalesce(s.{name}, t.{name})", table.values)
     merged = sql.SQL(
         "merge into {table} t using pg_temp.stage s"
         # The constants let the planner prune partitions and bound the scan of a large table.
@@ -215,11 +217,11 @@ def _merge_statement(table: Table) -> sql.Composed:
     ).format(
         table=sql.Identifier(table.name),
         old=listed("t.{name}", table.values),
-        new=listed("s.{name}", table.values),
+        new=given,
         guard=sql.SQL(" and s.{name} >= t.{name}").format(name=sql.Identifier(table.weight))
         if table.weight
         else sql.SQL(""),
-        update=listed("{name} = s.{name}", table.values),
+        update=sql.SQL("({}) = row({})").format(listed("{name}", table.values), given),
         columns=listed("{name}", table.columns),
         row=listed("s.{name}", table.columns),
         kept=listed("old.{name}", kept),

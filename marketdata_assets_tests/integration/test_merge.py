@@ -109,12 +109,13 @@ def test_each_change_is_a_revision_of_its_own(database: Database) -> None:
     assert [row["close"] for row in stored(database)] == [1.0]
 
 
-def test_null_is_a_value_like_any_other(database: Database) -> None:
+def test_a_number_replaces_null_and_null_replaces_no_number(database: Database) -> None:
     changes: list[tuple[str, int | None, int | None]] = [
         (column, old, new)
         for column in ("volume", "vwap", "transactions")
         for old, new in ((None, 5), (5, None), (0, None), (None, 0))
     ]
+    numbers = [place for place, (_, _, new) in enumerate(changes) if new is not None]
     hours = [OPEN + timedelta(hours=place) for place in range(len(changes))]
     before, after = (
         frame(
@@ -126,9 +127,10 @@ def test_null_is_a_value_like_any_other(database: Database) -> None:
         for side in (1, 2)
     )
     put(database, before)
-    assert put(database, after) == MergeCounts(changed=12)
-    assert stored(database) == rows_of(after)
-    assert stored(database, "ohlcv_revision") == rows_of(before)
+    assert put(database, after) == MergeCounts(changed=6, unchanged=6)
+    changed = after[numbers]
+    assert stored(database) == rows_of(pl.concat([before.join(changed, on="time", how="anti"), changed]))
+    assert stored(database, "ohlcv_revision") == rows_of(before[numbers])
     assert put(database, after) == MergeCounts(unchanged=12)
 
 
@@ -344,7 +346,9 @@ def test_any_sequence_of_merges_equals_a_dictionary(
     revisions = []
     for cells in merges:
         expected = MergeCounts()
-        for cell, values in cells.items():
+        for cell, (close, volume) in cells.items():
+            # A null replaces no number.
+            values = (close, model[cell][1] if cell in model and volume is None else volume)
             if cell not in model:
                 expected += MergeCounts(inserted=1)
             elif model[cell] == values:
@@ -352,8 +356,8 @@ def test_any_sequence_of_merges_equals_a_dictionary(
             else:
                 expected += MergeCounts(changed=1)
                 revisions.append((cell, model[cell]))
+            model[cell] = values
         assert put(database, _frame_of(cells.items())) == expected
-        model |= cells
     assert stored(database) == rows_of(_frame_of(model.items()))
     kept = database.read_frame(f"select {COLUMNS} from ohlcv_revision")
     order = [*kept.columns]
