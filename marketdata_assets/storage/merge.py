@@ -1,8 +1,8 @@
 """Bulk writes: a frame into a keyed table, idempotent, in one transaction of the caller's.
 
 Rows that are already there with the same values are not touched; changed rows leave their old values in the
-table's revisions; a null replaces no stored number; nothing is ever deleted. Every writer takes the advisory locks of its series first, in
-sorted order, so that no two transactions deadlock or insert the same key.
+table's revisions; a null replaces no stored number; nothing is ever deleted. Every writer takes the advisory
+locks of its series first, in sorted order, so that no two transactions deadlock or insert the same key.
 """
 
 from __future__ import annotations
