@@ -93,6 +93,7 @@ def execute(
 
     def execute(path: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
         monkeypatch.delenv("DAGSTER_HOME", raising=False)
+        monkeypatch.setenv("POLYGON_BASE_URL", simulator.url)  # `demo` sets its own in this process
         given = arguments(path)
         monkeypatch.setattr(sys, "argv", ["marketdata", *given])
         capfd.readouterr()
@@ -100,7 +101,6 @@ def execute(
         return subprocess.CompletedProcess(given, code, *capfd.readouterr())
 
     with running_simulator() as simulator:
-        monkeypatch.setenv("POLYGON_BASE_URL", simulator.url)
         yield execute
 
 
