@@ -273,29 +273,3 @@ def test_a_home_that_cannot_be_written_is_one_line_of_every_command(execute: Any
             assert str(disk.home) in complaint(done)
     disk.remount("rw")
     assert execute(("symbols", "list")).returncode == 0
-
-
-# slow: a server of its own, and what it does when it cannot write
-@pytest.mark.slow
-def test_a_full_disk_is_one_line_at_every_run_and_all_is_well_with_room(execute: Any, disk: Disk) -> None:  # noqa: ANN401
-    assert execute(("backfill",)).returncode == 0
-    disk.fill(spare=300_000)
-    hungry = ["--symbols", "AAPL,SPY", "--timeframes", "1m,1d", "--days", "90", "--no-features"]
-    CHOSEN["backfill",], usual = hungry, CHOSEN["backfill",]
-    try:
-        for _ in range(2):
-            assert "make room" in complaint(execute(("backfill",)))
-        for path in commands():
-            if path in SERVING:
-                continue
-            done = execute(path)
-            assert "Traceback" not in done.stderr
-            if done.returncode not in (0, 1):
-                assert "make room" in complaint(done), path
-        disk.empty()
-        assert execute(("symbols", "add")).returncode == 0  # one of the commands may have deactivated it
-        for _ in range(2):
-            done = execute(("backfill",))
-            assert "2 succeeded, 0 failed" in done.stdout, done
-    finally:
-        CHOSEN["backfill",] = usual
