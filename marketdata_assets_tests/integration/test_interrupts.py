@@ -172,7 +172,6 @@ def test_a_backfill_is_interrupted_wherever_it_waits_and_starts_no_other_run(
         "coverage",  # in the plan of a run
         "ohlcv",  # in the merge or in a read of a run
         "gap_report",  # in the scan
-        "dagster.event_logs",  # within psycopg2, which hears no signal
     ):
         with locked(database, table) as waits:
             terminal = start(*BACKFILL, "--force")
