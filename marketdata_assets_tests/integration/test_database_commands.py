@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -13,6 +14,7 @@ from marketdata_assets.cli import database
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.storage.dumps import dump_database, restore_database
 from marketdata_assets.storage.embedded import EmbeddedServer
+from marketdata_assets.storage.failures import UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,9 +149,10 @@ def test_a_dump_that_fails_leaves_no_file_and_no_password(
 
     monkeypatch.setattr(subprocess, "run", spy)
     parts = psycopg.conninfo.conninfo_to_dict(database_url)
-    lost = psycopg.conninfo.make_conninfo(database_url, dbname="nowhere")
-    with pytest.raises(MarketDataError, match=r"pg_dump failed: .*nowhere.*does not exist"):
-        dump_database(lost, tmp_path / "a.dump")
+    with pytest.raises(MarketDataError, match=r"pg_dump failed: .*could not open output file"):
+        dump_database(database_url, tmp_path / "absent" / "a.dump")
+    with pytest.raises(UnreachableError, match=r"database .*nowhere.* does not exist"):
+        dump_database(urlsplit(database_url)._replace(path="/nowhere").geturl(), tmp_path / "a.dump")
     with pytest.raises(ConfigurationError, match="is no folder"):
         run("db", "dump", str(tmp_path / "absent" / "a.dump"))
     with pytest.raises(ConfigurationError, match="not a file"):

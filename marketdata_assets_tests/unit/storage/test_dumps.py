@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 from marketdata_assets.storage import dumps
 
@@ -34,6 +35,7 @@ def test_the_programs_get_the_settings_of_libpq_that_other_connections_have_but_
 
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(dumps, "client_program", Path)
+    monkeypatch.setattr(dumps, "connect", Mock())
     assert dumps.dump_database("postgresql://me@localhost/bars", tmp_path / "a.dump") == 0
     (env,) = seen
     assert kept.items() <= env.items()
