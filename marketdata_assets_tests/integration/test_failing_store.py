@@ -89,12 +89,13 @@ def execute(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "symbols.csv").write_text("symbol,asset_class\nRIO,stock\n")
     (tmp_path / "market.dump").write_bytes(b"PGDMP")
-    monkeypatch.setenv("POLYGON_API_KEY", KEY)
 
-    def execute(path: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    def execute(path: tuple[str, ...], *options: str) -> subprocess.CompletedProcess[str]:
         monkeypatch.delenv("DAGSTER_HOME", raising=False)
-        monkeypatch.setenv("POLYGON_BASE_URL", simulator.url)  # `demo` sets its own in this process
-        given = arguments(path)
+        # `demo` sets both for its own simulator in this process.
+        monkeypatch.setenv("POLYGON_BASE_URL", simulator.url)
+        monkeypatch.setenv("POLYGON_API_KEY", KEY)
+        given = [*path, *options] if options else arguments(path)
         monkeypatch.setattr(sys, "argv", ["marketdata", *given])
         capfd.readouterr()
         code = run()
@@ -273,3 +274,25 @@ def test_a_home_that_cannot_be_written_is_one_line_of_every_command(execute: Any
             assert str(disk.home) in complaint(done)
     disk.remount("rw")
     assert execute(("symbols", "list")).returncode == 0
+
+
+# slow: a server of its own, and what it does when it cannot write
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_at_every_run_and_all_is_well_with_room(execute: Any, disk: Disk) -> None:  # noqa: ANN401
+    assert execute(("backfill",)).returncode == 0
+    disk.fill(spare=300_000)
+    hungry = ("--symbols", "AAPL,SPY", "--timeframes", "1m,1d", "--days", "90", "--no-features")
+    for _ in range(2):
+        assert "make room" in complaint(execute(("backfill",), *hungry))
+    for path in commands():
+        if path in SERVING:
+            continue
+        done = execute(path)
+        assert "Traceback" not in done.stderr
+        if done.returncode not in (0, 1):
+            assert "make room" in complaint(done), path
+    disk.empty()
+    assert execute(("symbols", "add")).returncode == 0  # one of the commands may have deactivated it
+    for _ in range(2):
+        done = execute(("backfill",), *hungry)
+        assert "2 succeeded, 0 failed" in done.stdout, done
