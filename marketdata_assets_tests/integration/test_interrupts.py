@@ -172,6 +172,8 @@ def test_a_backfill_is_interrupted_wherever_it_waits_and_starts_no_other_run(
         "coverage",  # in the plan of a run
         "ohlcv",  # in the merge or in a read of a run
         "gap_report",  # in the scan
+        "features_stale",  # in the plan of the features
+        "dagster.event_logs",  # while Dagster records
     ):
         with locked(database, table) as waits:
             terminal = start(*BACKFILL, "--force")
