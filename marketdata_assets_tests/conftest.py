@@ -127,12 +127,17 @@ def realdata() -> Path:
 
 
 @contextmanager
-def fresh_database(server: str, *, template: str = TEMPLATE) -> Iterator[str]:
-    """URL of a database that lasts as long as the context; the fixture ``template_url`` makes the template."""
+def fresh_database(server: str, *, template: str = TEMPLATE, locale: str = "") -> Iterator[str]:
+    """URL of a database that lasts as long as the context; the fixture ``template_url`` makes the template.
+
+    Raises:
+        psycopg.errors.WrongObjectType: The machine of the server does not have ``locale``.
+    """
     name = f"test_{uuid.uuid4().hex}"
     with _administrator(server) as connection:
         connection.execute(
             sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
+            + (sql.SQL(" locale {}").format(sql.Literal(locale)) if locale else sql.SQL(""))
         )
         try:
             yield _with_database(server, name)

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from psycopg.errors import CheckViolation
+from psycopg.errors import CheckViolation, WrongObjectType
 
 from marketdata_assets.domain.errors import ConfigurationError, DoubtfulSymbolError, UnknownSeriesError
 from marketdata_assets.domain.series import AssetClass
@@ -30,6 +30,7 @@ from marketdata_assets.storage.symbols import (
     list_symbols,
     set_timeframes,
 )
+from marketdata_assets_tests.conftest import fresh_database
 from marketdata_assets_tests.integration.platform import wait_until
 
 if TYPE_CHECKING:
@@ -122,6 +123,21 @@ def test_two_securities_that_differ_in_one_capital_are_two_rows(database: Databa
     for change in (lambda: add(database, WantedSymbol("bacpl")), lambda: deactivate(database, "bacpl")):
         with pytest.raises(UnknownSeriesError, match="may be BACPL or BACpL"):
             change()
+
+
+def test_small_letters_find_a_symbol_in_a_turkish_database(postgres_server: str) -> None:
+    try:
+        with fresh_database(postgres_server, template="template0", locale="tr_TR.UTF-8") as url:
+            migrate(url)
+            with Database(url, application_name="test") as database:
+                assert database.ask("select lower('I')") == [("ı",)]
+                add_symbols(database, [WantedSymbol("XLI"), WantedSymbol("ISp")])
+                assert find_symbol(database, "xli").symbol == "XLI"
+                assert add(database, WantedSymbol("xli")) == (find_symbol(database, "XLI"), Outcome.UNCHANGED)
+                with pytest.raises(DoubtfulSymbolError, match="ISp"):
+                    add_symbols(database, [WantedSymbol("ISP")], is_careful=True)
+    except WrongObjectType:
+        pytest.skip("the machine has no Turkish locale")
 
 
 def test_a_doubtful_symbol_is_questioned_when_it_is_new_and_not_when_it_is_known(database: Database) -> None:
