@@ -164,6 +164,9 @@ def _bearer_keys(authorization: str) -> set[str]:
 
 
 def _names_loopback(host: str) -> bool:
+    # RFC 9112: Host is a host and a port, and no other part of a URL.
+    if any(mark in host for mark in "@/?#"):
+        return False
     try:
         return is_loopback(f"//{host}")
     except ValueError:

@@ -80,6 +80,10 @@ HOST = ("host", "127.0.0.1:8000")
         ("127.0.0.1", [("host", "bars.example.com")], False),
         ("127.0.0.1", [("host", "127.0.0.1.example.com")], False),
         ("127.0.0.1", [("host", "[broken")], False),
+        *[
+            ("127.0.0.1", [("host", host)], False)
+            for host in ("evil@127.0.0.1", "127.0.0.1/x", "127.0.0.1?x", "::1#x")
+        ],
         ("127.0.0.1", [], False),
     ],
 )
