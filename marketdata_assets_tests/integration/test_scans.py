@@ -178,9 +178,18 @@ def test_days_of_the_widened_window_count_as_far_as_they_were_asked_for(scanned:
             ),
             {DAYS},
         ),
+        # Older history, which bars were fetched of: what the series does is evidence wherever it lies.
+        (
+            (
+                "insert into fetch_log (id, symbol, base, window_start, window_end, timeframes, status, pages, bars, retries,"
+                " duration_seconds, waited_seconds) values (gen_random_uuid(), 'AAPL', '1m', '2020-11-02', '2020-11-03',"
+                " '{1m,1h}', 'ok', 1, 5, 0, 0, 0)"
+            ),
+            {MINUTES, HOURS},
+        ),
         ("update schema_migrations set applied_at = now() + interval '1 second'", {MINUTES, HOURS, DAYS}),
     ],
-    ids=["bar", "evidence", "before-evidence", "quarantined", "empty-answer", "migration"],
+    ids=["bar", "evidence", "before-evidence", "quarantined", "empty-answer", "older-history", "migration"],
 )
 def test_what_changed_is_scanned_again_with_the_others_of_its_base(
     scanned: Database, statement: LiteralString, expected: set[Series]

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata_assets.domain.calendar import calendar_of, sunday_of
-from marketdata_assets.domain.scans import scan_windows
+from marketdata_assets.domain.scans import NEVER_DUE, ScannedDay, last_scan, scan_windows
 from marketdata_assets.domain.series import AssetClass, Series, with_siblings
+from marketdata_assets.domain.slots import expected_slots
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window
 
 CLASSES = {"AAPL": AssetClass.STOCK, "BTC-USD": AssetClass.CRYPTO}
 EVERY = [Series(symbol, timeframe) for symbol in CLASSES for timeframe in Timeframe]
@@ -44,3 +46,16 @@ def test_a_scan_covers_the_days_of_all_siblings_and_whole_weeks_with_week_bars(
             begin, end = sunday_of(begin), sunday_of(end) + timedelta(days=6)
         assert window.start == calendar.day_start(begin)
         assert window.end == calendar.day_window(end).end
+
+
+def test_a_day_counts_as_scanned_when_all_of_its_slots_were_expected_then() -> None:
+    calendar = calendar_of(AssetClass.STOCK)
+    tuesday, wednesday = date(2024, 1, 2), date(2024, 1, 3)
+    early, late = (datetime(2024, 1, 4, hour, tzinfo=UTC) for hour in (9, 10))
+    window = Window(calendar.day_start(tuesday), calendar.day_window(wednesday).end)
+    slots = expected_slots(Timeframe.M1, window, calendar, late)
+    whole = {tuesday: ScannedDay(390, late), wednesday: ScannedDay(390, early)}
+    assert last_scan(slots, whole) == early
+    assert last_scan(slots, {tuesday: whole[tuesday]}) is None
+    assert last_scan(slots, {**whole, wednesday: ScannedDay(389, late)}) is None
+    assert last_scan(slots.within(end=slots.calendar.day_start(tuesday)), {}) == NEVER_DUE
