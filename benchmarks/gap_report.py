@@ -12,7 +12,7 @@ import polars as pl
 
 from benchmarks.figures import Figure, Stopwatch
 from benchmarks.server import fresh_database, settle
-from marketdata_assets.assets.gap_report import report_gaps
+from marketdata_assets.defs.assets.gap_report import report_gaps
 from marketdata_assets.domain.bars import BAR_SCHEMA, UTC_TIME
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import expected_by_series

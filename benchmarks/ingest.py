@@ -15,7 +15,7 @@ import httpx
 from benchmarks.figures import Figure, Stopwatch
 from benchmarks.server import fresh_database, settle
 from benchmarks.vendor import recorder, simulator
-from marketdata_assets.assets.ingest import Ingest
+from marketdata_assets.pipeline.ingest import Ingest
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass, Instrument
 from marketdata_assets.domain.tickers import vendor_ticker

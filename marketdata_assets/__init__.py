@@ -1,7 +1,7 @@
 """Market data as Dagster software-defined assets.
 
 ``bars``, ``features``, ``gaps`` and ``completeness`` read what is stored as Polars frames; see
-:mod:`marketdata_assets.reading`. Importing this package does nothing: no settings are read, no connection is opened, and
+:mod:`marketdata_assets.queries`. Importing this package does nothing: no settings are read, no connection is opened, and
 what these functions need is loaded when one is named.
 
 Imports run one way: ``domain`` <- ``polygon``, ``storage`` <- ``assets``, ``checks`` <- ``automation``,
@@ -10,14 +10,14 @@ Imports run one way: ``domain`` <- ``polygon``, ``storage`` <- ``assets``, ``che
 
 TYPE_CHECKING = False  # importing typing would cost more than this whole package
 if TYPE_CHECKING:
-    from marketdata_assets.reading import IncompleteHistoryWarning, bars, completeness, features, gaps
+    from marketdata_assets.queries import IncompleteHistoryWarning, bars, completeness, features, gaps
 
 __all__ = ["IncompleteHistoryWarning", "bars", "completeness", "features", "gaps"]
 
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        from marketdata_assets import reading  # noqa: PLC0415 - only when it is wanted
+        from marketdata_assets import queries  # noqa: PLC0415 - only when it is wanted
 
         return getattr(reading, name)
     message = f"module {__name__!r} has no attribute {name!r}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from marketdata_assets.automation.actions import ActionsReport
+    from marketdata_assets.defs.runs.actions import ActionsReport
 
 
 def actions(
@@ -21,8 +21,8 @@ def actions(
 
     Adjusted prices follow at once: they are made when they are read. Features wait for `marketdata features`.
     """
-    from marketdata_assets.automation.actions import refresh_actions
-    from marketdata_assets.automation.features import stale_days
+    from marketdata_assets.defs.runs.actions import refresh_actions
+    from marketdata_assets.defs.runs.features import stale_days
     from marketdata_assets.cli.session import open_instance, open_store, require_vendor_of
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.storage.adjusted import SPLITTING
@@ -49,7 +49,7 @@ def actions(
 
 
 def _line(report: ActionsReport) -> str:
-    from marketdata_assets.assets.corporate_actions import NOT_IN_PLAN
+    from marketdata_assets.defs.assets.corporate_actions import NOT_IN_PLAN
     from marketdata_assets.cli.console import counted
 
     if not report.in_plan:

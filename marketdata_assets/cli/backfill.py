@@ -24,7 +24,7 @@ from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from marketdata_assets.automation.backfill import BackfillRequest, Outcome
+    from marketdata_assets.defs.runs.backfill import BackfillRequest, Outcome
     from marketdata_assets.cli.progress import ConsoleProgress
     from marketdata_assets.cli.session import Store
     from marketdata_assets.polygon.request import FetchRequest
@@ -66,7 +66,7 @@ def backfill(
     stock or ETF never were: features need them. A timeframe that a symbol is not tracked in is added to the
     symbol. Exits with 1 when a symbol failed or a gap stays unfilled.
     """
-    from marketdata_assets.automation.backfill import BackfillRequest
+    from marketdata_assets.defs.runs.backfill import BackfillRequest
     from marketdata_assets.cli.session import open_store, require_vendor_of
 
     now = datetime.now(UTC)
@@ -88,14 +88,14 @@ def backfill(
 
 def run(store: Store, request: BackfillRequest, *, polygon: PolygonResource | None = None) -> Outcome:
     """Execute ``request`` in this process on the persistent instance, with progress on a terminal."""
-    from marketdata_assets.automation.backfill import execute, execute_idle
+    from marketdata_assets.defs.runs.backfill import execute, execute_idle
     from marketdata_assets.cli.progress import console_progress
 
     with console_progress() as progress:
         idle = execute_idle(store.database, request, earliest=store.settings.start, progress=progress)
     if idle is not None:
         return idle
-    from marketdata_assets.automation.instance import sync_series
+    from marketdata_assets.defs.instance.environment import sync_series
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
 
@@ -158,7 +158,7 @@ def _tracked(
 
 
 def _report(outcome: Outcome, json_path: Path | None) -> None:
-    from marketdata_assets.automation.backfill import results
+    from marketdata_assets.defs.runs.backfill import results
 
     text = json.dumps(results(outcome), indent=2)
     if is_stdout(json_path):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from marketdata_assets.automation.features import FeaturesOutcome
+    from marketdata_assets.defs.runs.features import FeaturesOutcome
     from marketdata_assets.cli.session import Store
     from marketdata_assets.domain.series import Series
 
@@ -136,9 +136,9 @@ def held_back_lines(held_back: pl.DataFrame) -> list[str]:
 
 
 def _compute(store: Store, series: list[Series], forced: tuple[date, date] | None) -> FeaturesOutcome:
-    from marketdata_assets.automation.features import FeaturesOutcome, compute, feature_runs, stale_days
-    from marketdata_assets.automation.instance import sync_series
-    from marketdata_assets.automation.ranges import range_runs
+    from marketdata_assets.defs.runs.features import FeaturesOutcome, compute, feature_runs, stale_days
+    from marketdata_assets.defs.instance.environment import sync_series
+    from marketdata_assets.defs.runs.ranges import range_runs
     from marketdata_assets.cli.progress import console_progress
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions

@@ -121,9 +121,9 @@ def _look(
 
 
 def _scan(store: Store, series: list[Series], first: date, last: date, *, repair: bool) -> None:
-    from marketdata_assets.automation.gaps import look_for_gaps
-    from marketdata_assets.automation.instance import sync_series
-    from marketdata_assets.automation.ranges import range_runs
+    from marketdata_assets.defs.runs.gaps import look_for_gaps
+    from marketdata_assets.defs.instance.environment import sync_series
+    from marketdata_assets.defs.runs.ranges import range_runs
     from marketdata_assets.cli.console import err
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions

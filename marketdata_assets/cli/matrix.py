@@ -117,7 +117,7 @@ def ended_line(ended: pl.DataFrame | None) -> str | None:
 
 
 def _refresh(store: Store) -> None:
-    from marketdata_assets.automation.matrix import refresh_matrix
+    from marketdata_assets.defs.runs.matrix import refresh_matrix
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
 

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from marketdata_assets.automation.backfill import BackfillProgress, Stage
+from marketdata_assets.defs.runs.backfill import BackfillProgress, Stage
 from marketdata_assets.cli.console import err
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Task, TaskID
 
-    from marketdata_assets.automation.ranges import RangeRun
+    from marketdata_assets.defs.runs.ranges import RangeRun
     from marketdata_assets.domain.series import Series
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.polygon.request import FetchRequest

@@ -82,8 +82,8 @@ def _known_runs(store: Store, now: datetime) -> Runs:
             return found
     from dagster import DagsterInstance
 
-    from marketdata_assets.automation.instance import prepare_environment
-    from marketdata_assets.automation.runs import runs_of
+    from marketdata_assets.defs.instance.environment import prepare_environment
+    from marketdata_assets.defs.runs.history import runs_of
 
     prepare_environment(store.settings)
     with DagsterInstance.get() as instance:

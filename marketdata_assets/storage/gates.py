@@ -68,7 +68,7 @@ def failing_partitions(database: Database, windows: Mapping[Series, Window]) -> 
     """The partitions in ``windows`` that blocking checks hold back, and why, as :data:`GATE_SCHEMA`.
 
     One row for each (symbol, timeframe, day), check and kind of fault, in no particular order. ``windows`` are
-    whole local days, as :func:`~marketdata_assets.storage.io_manager.partition_windows_of` gives them.
+    whole local days, as :func:`~marketdata_assets.defs.resources.io_manager.partition_windows_of` gives them.
 
     Raises:
         ConfigurationError: A series is not tracked, so that its calendar is unknown.

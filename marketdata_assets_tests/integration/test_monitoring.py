@@ -31,18 +31,18 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 from dagster._daemon.types import DaemonHeartbeat
 from dagster_shared.error import SerializableErrorInfo
 
-from marketdata_assets.automation.alerts import Alert, AlertError
-from marketdata_assets.automation.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
-from marketdata_assets.automation.runs import runs_of
-from marketdata_assets.automation.sensors import watch as watch_module
-from marketdata_assets.automation.sensors.watch import watch_sensor
+from marketdata_assets.pipeline.alerts import Alert, AlertError
+from marketdata_assets.defs.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
+from marketdata_assets.defs.runs.history import runs_of
+from marketdata_assets.defs.sensors import watch as watch_module
+from marketdata_assets.defs.sensors.watch import watch_sensor
 from marketdata_assets.config import Settings, load_settings
 from marketdata_assets.domain.monitoring import Disk, Runs, Topic
 from marketdata_assets.storage import monitoring
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets.storage.connection import Database, dagster_storage_url
 from marketdata_assets.storage.dagster_tables import runs_in_store, runs_with_ticks
-from marketdata_assets.storage.resource import PostgresResource
+from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets_tests.integration.frames import run_of
 from marketdata_assets_tests.integration.platform import wait_until
 

@@ -18,7 +18,7 @@ from marketdata_assets.domain.windows import Window
 from marketdata_assets.polygon.errors import AuthenticationError, VendorFailureError
 from marketdata_assets.polygon.request import FetchRequest
 from marketdata_assets.polygon.resource import PageFetched, PolygonResource, RequestFailed
-from marketdata_assets.polygon.simulator import Fault, FaultKind
+from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets_tests.simulator import KEY, running_simulator
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from marketdata_assets import IncompleteHistoryWarning, bars, completeness, features, gaps, reading
-from marketdata_assets.automation.actions import refresh_actions
+from marketdata_assets.defs.runs.actions import refresh_actions
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.adjust import SplitError

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from marketdata_assets.assets.gap_report import report_gaps
+from marketdata_assets.defs.assets.gap_report import report_gaps
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.bars import BAR_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass
-from marketdata_assets.polygon.simulator import Fault, FaultKind
+from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets_tests.integration.platform import wait_until
 from marketdata_assets_tests.ui.browsing import photograph
 from marketdata_assets_tests.ui.running import RunningPlatform, running_platform

@@ -16,7 +16,7 @@ import pytest
 import stamina
 from pydantic import SecretStr
 
-from marketdata_assets.automation.alerts import Alert, AlertError, Severity, send
+from marketdata_assets.pipeline.alerts import Alert, AlertError, Severity, send
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

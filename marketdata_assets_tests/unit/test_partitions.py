@@ -8,12 +8,12 @@ from dagster import MultiPartitionKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketdata_assets.automation import ranges
-from marketdata_assets.automation.ranges import RangeRun, range_runs
+from marketdata_assets.defs.runs import ranges
+from marketdata_assets.defs.runs.ranges import RangeRun, range_runs
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.partitions import (
+from marketdata_assets.defs.partitions import (
     DAY,
     PARTITION,
     RANGE_END,

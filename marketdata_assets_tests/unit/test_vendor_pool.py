@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from marketdata_assets.assets.fetching import VENDOR_POOL
+from marketdata_assets.defs.assets.fetching import VENDOR_POOL
 from marketdata_assets.definitions import build_definitions
 
 

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from marketdata_assets.assets.completeness_matrix import matrix_table
-from marketdata_assets.assets.heatmap import MAX_ROWS, days_picture, matrix_picture
+from marketdata_assets.defs.assets.completeness_matrix import matrix_table
+from marketdata_assets.defs.assets.heatmap import MAX_ROWS, days_picture, matrix_picture
 from marketdata_assets_tests.unit.matrix import FIRST, LAST, days_of, matrix_of
 from marketdata_assets_tests.unit.test_architecture import loaded_by
 
@@ -98,6 +98,6 @@ def test_nothing_to_draw_is_a_picture_too() -> None:
 
 
 def test_what_draws_is_loaded_when_it_draws() -> None:
-    loaded = {name.split(".")[0] for name in loaded_by("import marketdata_assets.assets.heatmap")}
+    loaded = {name.split(".")[0] for name in loaded_by("import marketdata_assets.defs.assets.heatmap")}
     assert "numpy" in loaded
     assert not loaded & {"matplotlib", "PIL"}

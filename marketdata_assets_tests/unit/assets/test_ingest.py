@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from marketdata_assets.assets import ingest as ingest_module
-from marketdata_assets.assets.ingest import Ingest, QuarantinedError, ReadBars
+from marketdata_assets.pipeline.ingest import Ingest, QuarantinedError, ReadBars
 from marketdata_assets.domain.bars import BAR_SCHEMA, KEY, VENDOR_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.rollup import roll_up

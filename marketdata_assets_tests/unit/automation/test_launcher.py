@@ -13,8 +13,8 @@ import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.events import EngineEventData  # what a run's process reports
 
-from marketdata_assets.automation.launcher import LocalRunLauncher, is_alive
-from marketdata_assets.storage.dagster_internals import WorkerStatus
+from marketdata_assets.defs.instance.launcher import LocalRunLauncher, is_alive
+from marketdata_assets.defs.instance.internals import WorkerStatus
 
 HERE = json.dumps({"host": "localhost", "socket": "/tmp/of-a-code-server"})  # noqa: S108 - a name, no file
 ELSEWHERE = json.dumps({"host": "code", "port": 4000})
@@ -86,7 +86,7 @@ def test_runs_that_their_code_server_has_ended_are_forgotten(
     gone: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1_000.0]
-    monkeypatch.setattr("marketdata_assets.automation.launcher.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("marketdata_assets.defs.instance.launcher.time.monotonic", lambda: clock[0])
     with DagsterInstance.ephemeral() as instance:
         launcher = LocalRunLauncher(grace_seconds=60)
         launcher.register_instance(instance)

@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime
 
 import polars as pl
 
-from marketdata_assets.automation.gaps import repair_runs
+from marketdata_assets.defs.runs.gaps import repair_runs
 from marketdata_assets.domain.series import AssetClass
 
 

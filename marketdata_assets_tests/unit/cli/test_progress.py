@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.progress import Progress
 
-from marketdata_assets.automation.ranges import RangeRun
+from marketdata_assets.defs.runs.ranges import RangeRun
 from marketdata_assets.cli.progress import ConsoleProgress, RemainingColumn, seconds_left
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
