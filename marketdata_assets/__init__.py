@@ -19,6 +19,6 @@ def __getattr__(name: str) -> object:
     if name in __all__:
         from marketdata_assets import queries  # noqa: PLC0415 - only when it is wanted
 
-        return getattr(reading, name)
+        return getattr(queries, name)
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)

@@ -36,7 +36,7 @@ from marketdata_assets.domain.holes import Holes, regular_windows
 from marketdata_assets.domain.series import AssetClass, Series, parse_symbol
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.storage.adjusted import SPLITTING, scaled
+from marketdata_assets.pipeline.adjusted import SPLITTING, scaled
 from marketdata_assets.storage.bars import read_series
 from marketdata_assets.storage.completeness import read_matrix
 from marketdata_assets.storage.connection import Database, resolve_database_url

@@ -230,7 +230,7 @@ def _with_text_times(found: pl.DataFrame) -> pl.DataFrame:
 def _draw(database: Database, page: BarPage) -> bytes | None:
     """Return the picture of ``page``, with its gaps and quarantined rows; None without a bar."""
     from marketdata_assets.cli.candles import Chart, candles
-    from marketdata_assets.storage.adjusted import SPLITTING
+    from marketdata_assets.pipeline.adjusted import SPLITTING
     from marketdata_assets.storage.gaps import list_gaps, quarantined_times
 
     if page.bars.is_empty():

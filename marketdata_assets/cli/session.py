@@ -70,10 +70,10 @@ def open_instance(store: Store, name: str) -> Iterator[tuple[DagsterInstance, Co
     Raises:
         ClockError: This machine's clock is far off: nothing is written.
     """
-    from marketdata_assets.defs.runs.commands import close_orphans, under_way
-    from marketdata_assets.defs.instance.environment import prepare_environment
     from marketdata_assets.cli.console import err
+    from marketdata_assets.defs.instance.environment import prepare_environment
     from marketdata_assets.defs.instance.internals import open_instance_of_commands
+    from marketdata_assets.defs.runs.commands import close_orphans, under_way
 
     require_right_clock(store.database)
     prepare_environment(store.settings)

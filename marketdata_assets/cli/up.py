@@ -62,11 +62,11 @@ def up(
     ] = False,
 ) -> None:
     """Serve Dagster's UI on 127.0.0.1 and run its daemon; Ctrl-C stops all of it."""
-    from marketdata_assets.defs.runs.commands import close_orphans
-    from marketdata_assets.defs.instance.environment import prepare_environment, sync_series
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.cli.simulator_address import forget_simulator
     from marketdata_assets.config import load_settings
+    from marketdata_assets.defs.instance.environment import prepare_environment, sync_series
+    from marketdata_assets.defs.runs.commands import close_orphans
     from marketdata_assets.storage.vendor import require_kind
 
     with contextlib.suppress(_StopRequested), ExitStack() as stack:

@@ -7,7 +7,7 @@ from typing import Final
 from dagster import DefaultScheduleStatus, ScheduleDefinition
 
 from marketdata_assets.defs.jobs import freshness_job
-from marketdata_assets.defs.run_tags import Purpose
+from marketdata_assets.domain.run_tags import Purpose
 
 HOURLY_FRESHNESS: Final = "hourly_freshness"
 

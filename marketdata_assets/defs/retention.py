@@ -1,6 +1,5 @@
 """Retention: a job that removes bars that are older than their timeframe is kept, and its weekly schedule."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -22,16 +21,16 @@ from dagster import (
 )
 from pydantic import Field
 
-from marketdata_assets.defs.run_tags import Purpose
 from marketdata_assets.config import load_settings
+from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.retention import (
-    DEFAULT_RETENTION,
     SHORTEST_DAYS,
     first_kept_days,
     kept_days,
 )
+from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.pipeline.retention import chosen_retention
 from marketdata_assets.storage.retention import Pruned, prunable, prune
 
 RETENTION_JOB: Final = "retention"
@@ -50,11 +49,6 @@ class RetentionConfig(Config):
         default=True,
         description="Only count what would be removed; false removes it. The weekly schedule sets it to false.",
     )
-
-
-def chosen_retention() -> Mapping[Timeframe, int]:
-    """Days that are kept, by timeframe: what ``MARKETDATA_RETENTION`` says, else the default."""
-    return load_settings().retention or DEFAULT_RETENTION
 
 
 @op(

@@ -1,20 +1,19 @@
-"""Purposes: what the daemon's runs are for, as a tag of each, and which of them are under way."""
+"""Which runs of a purpose are queued or under way, as Dagster's instance knows them."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from dagster import DagsterRunStatus, RunsFilter
 
-from marketdata_assets.defs.partitions import RANGE_START
+from marketdata_assets.domain.partitions import RANGE_START
+from marketdata_assets.domain.run_tags import PURPOSE_TAG
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun, RunRecord
 
-PURPOSE_TAG: Final = "marketdata/purpose"
-"""On every run that a schedule or a sensor asks for: a :class:`Purpose`; on a command's: what was typed."""
+    from marketdata_assets.domain.run_tags import Purpose
 
 REQUEST_TAG: Final = "marketdata/request"
 """On a run whose end somebody waits for: what it is known by in the table that waits."""
@@ -23,7 +22,6 @@ WILL_RETRY_TAG: Final = "dagster/will_retry"
 """On a failed run: whether Dagster starts it again."""
 
 _RETRIED_AS_TAG: Final = "dagster/auto_retry_run_id"
-_PRIORITY_TAG: Final = "dagster/priority"
 _UNFINISHED: Final = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.NOT_STARTED,
@@ -31,29 +29,6 @@ _UNFINISHED: Final = [
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 ]
-
-
-class Purpose(StrEnum):
-    """What a run of the daemon is for."""
-
-    DAILY_BARS = "daily_bars"
-    DAILY_FEATURES = "daily_features"
-    CORPORATE_ACTIONS = "corporate_actions"
-    INTRADAY_BARS = "intraday_bars"
-    INITIAL_BACKFILL = "initial_backfill"
-    GAP_REPAIR = "gap_repair"
-    MATRIX = "matrix"
-    FRESHNESS = "freshness"
-    RETENTION = "retention"
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """The tags of its runs. In the queue, what brings new bars goes before old history."""
-        patient = {_PRIORITY_TAG: "-1"} if self in _PATIENT else {}
-        return {PURPOSE_TAG: self.value, **patient}
-
-
-_PATIENT: Final = (Purpose.INITIAL_BACKFILL, Purpose.GAP_REPAIR)
 
 
 def unfinished(instance: DagsterInstance, **tags: str) -> list[DagsterRun]:

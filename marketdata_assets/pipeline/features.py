@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from marketdata_assets.defs.assets.feature_summary import CHART_BARS, CHARTED, FeatureSummary
 from marketdata_assets.domain.adjust import SplitError
 from marketdata_assets.domain.bars import KEY, UTC_TIME, broken_value_rule, bucket_close
 from marketdata_assets.domain.calendar import calendar_of
@@ -17,18 +16,19 @@ from marketdata_assets.domain.features.columns import LOOKBACK_BARS, lookback_st
 from marketdata_assets.domain.features.compute import compute_features
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.gates import within
+from marketdata_assets.domain.partitions import key_of, parse_key
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import local_day
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.weeks import refusal
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.defs.partitions import parse_key, partition_key
+from marketdata_assets.pipeline.adjusted import SPLITTING, read_adjusted, unchecked_symbols
+from marketdata_assets.pipeline.feature_summary import CHART_BARS, CHARTED, FeatureSummary
+from marketdata_assets.pipeline.gates import failing_partitions, whole_day_chunks
 from marketdata_assets.storage.actions import stale_at
-from marketdata_assets.storage.adjusted import SPLITTING, read_adjusted, unchecked_symbols
 from marketdata_assets.storage.bars import series_with_bars
 from marketdata_assets.storage.features import FeatureBatch, read_versions
 from marketdata_assets.storage.gaps import list_gaps
-from marketdata_assets.storage.gates import failing_partitions, whole_day_chunks
 from marketdata_assets.storage.partition_windows import partition_windows
 from marketdata_assets.storage.symbols import list_symbols
 
@@ -202,7 +202,7 @@ class FeatureRun:
             opens = own["time"].to_list()
             why = refusal(series.symbol, opens, calendar)
             self.report.notices.append(f"{why}; {series} has no features there until then")
-            keys = {str(partition_key(calendar.local_day(opened), series)) for opened in opens}
+            keys = {key_of(calendar.local_day(opened), series) for opened in opens}
             reasons |= dict.fromkeys(keys & set(self._keys), f"without adjusted prices: {why}")
             first[series] = (opens[0].astimezone(UTC), why)
         self.report.held_back |= reasons
@@ -227,7 +227,7 @@ class FeatureRun:
         for symbol, timeframe, day, check in (
             failing.select(*_PARTITION, "check").unique().sort(pl.all()).iter_rows()
         ):
-            checks[str(partition_key(day, Series(symbol, Timeframe(timeframe))))].append(check)
+            checks[key_of(day, Series(symbol, Timeframe(timeframe)))].append(check)
         reasons = {}
         for key in self._keys:
             _, series = parse_key(key)

@@ -29,7 +29,7 @@ from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.polygon.errors import EntitlementError
-from marketdata_assets.polygon.resource import FetchEvent, PageFetched, RequestFailed
+from marketdata_assets.polygon.vendor import FetchEvent, PageFetched, RequestFailed
 from marketdata_assets.storage.bars import BarBatch, FetchLogEntry
 
 if TYPE_CHECKING:

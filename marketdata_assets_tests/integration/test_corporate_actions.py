@@ -9,10 +9,11 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from marketdata_assets.defs.runs.actions import refresh_actions
-from marketdata_assets.defs.jobs import CORPORATE_ACTIONS_JOB
-from marketdata_assets.defs.runs.ranges import execute_job
 from marketdata_assets.definitions import build_definitions
+from marketdata_assets.defs.jobs import CORPORATE_ACTIONS_JOB
+from marketdata_assets.defs.resources.polygon import PolygonResource
+from marketdata_assets.defs.runs.actions import refresh_actions
+from marketdata_assets.defs.runs.ranges import execute_job
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.adjust import SPLIT_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
@@ -20,7 +21,6 @@ from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.polygon.errors import EntitlementError, VendorFailureError
-from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.simulator import Fault, FaultKind, Split
 from marketdata_assets.storage.actions import ActionCounts, read_splits, store_actions, unchecked
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols, find_with_splits

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 import pytest
 
-from marketdata_assets.defs.assets.gap_report import report_gaps
 from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.pipeline.gaps import report_gaps
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets.storage.gaps import read_held, write_gaps
 from marketdata_assets.storage.partition_windows import partition_windows_of

@@ -19,9 +19,9 @@ from dagster import (
 from marketdata_assets.defs.assets.heatmap import MAX_ROWS, days_picture, matrix_picture
 from marketdata_assets.defs.assets.picture import markdown_image
 from marketdata_assets.defs.assets.presentation import DAILY, OWNERS, columns_of
+from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.completeness import Status, cell
 from marketdata_assets.storage.completeness import Recent, read_recent, write_matrix
-from marketdata_assets.defs.resources.postgres import PostgresResource
 
 DESCRIPTION = """\
 Per series the bars that are expected, present, explained (`no_trades`) and missing, and the first and last bar.

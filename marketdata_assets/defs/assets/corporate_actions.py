@@ -16,16 +16,14 @@ from dagster import (
 
 from marketdata_assets.defs.assets.fetching import VENDOR_POOL
 from marketdata_assets.defs.assets.presentation import ACTIONS, OWNERS, columns_of
-from marketdata_assets.domain.actions import DATES, ActionKind, ScreenedActions, screen_actions
-from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.series import AssetClass
-from marketdata_assets.polygon.errors import EndpointNotFoundError, EntitlementError
-from marketdata_assets.polygon.resource import ListedActions, PolygonResource
-from marketdata_assets.storage.actions import ActionCounts, count_actions, read_actions, store_actions
-from marketdata_assets.storage.connection import Database
+from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.resources.postgres import PostgresResource
-from marketdata_assets.storage.symbols import list_symbols
-from marketdata_assets.storage.vendor import claim_store, require_kind
+from marketdata_assets.domain.actions import DATES, ActionKind, ScreenedActions
+from marketdata_assets.pipeline.corporate_actions import refresh_actions, symbols_with_actions
+from marketdata_assets.polygon.errors import EndpointNotFoundError, EntitlementError
+from marketdata_assets.polygon.vendor import ListedActions
+from marketdata_assets.storage.actions import ActionCounts, count_actions, read_actions
+from marketdata_assets.storage.connection import Database
 
 IN_PLAN: Final = "in_plan"
 """Metadata: whether the vendor's plan includes what was asked for."""
@@ -148,17 +146,12 @@ def _asset_of(kind: ActionKind) -> AssetsDefinition:
 def _refreshed(
     context: AssetExecutionContext, kind: ActionKind, polygon: PolygonResource, database: Database
 ) -> MaterializeResult[None]:
-    symbols = [
-        one.symbol
-        for one in list_symbols(database, active_only=True)
-        if one.asset_class in (AssetClass.STOCK, AssetClass.ETF)
-    ]
+    symbols = symbols_with_actions(database)
     if not symbols:
         context.log.info("no stock and no ETF is tracked: nothing to ask for")
         return MaterializeResult(metadata=_metadata(database, kind, symbols, ActionCounts()))
-    require_kind(database, simulated=polygon.is_simulated)
     try:
-        listed = polygon.actions(kind, symbols, database_url=database.url)
+        refreshed = refresh_actions(database, polygon, kind, symbols, now=datetime.now(UTC))
     except (EntitlementError, EndpointNotFoundError) as error:
         if kind is ActionKind.SPLITS:
             raise
@@ -170,16 +163,7 @@ def _refreshed(
                 "note": MetadataValue.md(f"**{NOT_IN_PLAN}**: {error}"),
             }
         )
-    claim_store(database, simulated=polygon.is_simulated)
-    screened = _screened(kind, listed, symbols)
-    counts = store_actions(
-        database,
-        kind,
-        screened.rows,
-        symbols=[symbol for symbol in symbols if symbol not in screened.problems],
-        endpoint=listed.endpoint,
-        today=calendar_of(AssetClass.STOCK).local_day(datetime.now(UTC)),
-    )
+    listed, screened, counts = refreshed
     context.log.info(
         "%s of %d symbols from %s: %d inserted, %d changed, %d unchanged, %d withdrawn",
         *(kind, len(symbols), listed.endpoint),
@@ -195,13 +179,6 @@ def _refreshed(
     if screened.problems:
         raise _failure(kind, screened, metadata)
     return MaterializeResult(metadata=metadata)
-
-
-def _screened(kind: ActionKind, listed: ListedActions, symbols: list[str]) -> ScreenedActions:
-    """What can be stored of ``listed``: nothing of a symbol of which a value could not be read."""
-    unread = {symbol: listed.problems[symbol] for symbol in symbols if symbol in listed.problems}
-    screened = screen_actions(kind, listed.rows, [symbol for symbol in symbols if symbol not in unread])
-    return ScreenedActions(screened.rows, {**unread, **screened.problems})
 
 
 def _failure(kind: ActionKind, screened: ScreenedActions, metadata: Mapping[str, MetadataValue]) -> Failure:

@@ -17,15 +17,15 @@ from dagster import (
 )
 from pydantic import Field
 
-from marketdata_assets.pipeline.features import FeatureReport, FeatureRun
-from marketdata_assets.defs.assets.feature_summary import feature_chart
+from marketdata_assets.defs.assets.feature_chart import feature_chart
 from marketdata_assets.defs.assets.picture import markdown_image
 from marketdata_assets.defs.assets.presentation import FEATURES as FRESHNESS
 from marketdata_assets.defs.assets.presentation import OWNERS
-from marketdata_assets.domain.series import Series
-from marketdata_assets.storage.features import FeatureBatch
 from marketdata_assets.defs.resources.io_manager import PARTITIONS_HELD_BACK, table_metadata
 from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.domain.series import Series
+from marketdata_assets.pipeline.features import FeatureReport, FeatureRun
+from marketdata_assets.storage.features import FeatureBatch
 from marketdata_assets.storage.tables import FEATURES
 
 DESCRIPTION = """\

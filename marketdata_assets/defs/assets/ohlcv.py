@@ -20,25 +20,20 @@ from dagster import (
 )
 from pydantic import Field
 
-from marketdata_assets.defs.assets.fetching import (
-    VENDOR_POOL,
-    instruments_of,
-    request_metadata,
-    unknown_symbols,
-    vendor_events,
-)
-from marketdata_assets.pipeline.ingest import Ingest, IngestReport
+from marketdata_assets.defs.assets.fetching import VENDOR_POOL, request_metadata
 from marketdata_assets.defs.assets.presentation import DAILY, OWNERS
+from marketdata_assets.defs.resources.io_manager import table_metadata
+from marketdata_assets.defs.resources.polygon import PolygonResource
+from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.bars import BAR_SCHEMA
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
+from marketdata_assets.domain.partitions import days_by_series, parse_key
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.defs.partitions import days_by_series, parse_key
+from marketdata_assets.pipeline.fetching import instruments_of, unknown_symbols, vendor_events
+from marketdata_assets.pipeline.ingest import Ingest, IngestReport
 from marketdata_assets.polygon.planner import plan
-from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.storage.bars import BarBatch, read_coverage, read_rows
-from marketdata_assets.defs.resources.io_manager import table_metadata
-from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.storage.tables import OHLCV
 
 DESCRIPTION = """\

@@ -15,12 +15,12 @@ from dagster import (
 )
 
 from marketdata_assets.defs.checks.verdict import scope_of, verdict
+from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.gates import FAULT_SCHEMA, LOST_TO_QUARANTINE, off_grid, outlying
 from marketdata_assets.domain.outliers import LOOKBACK, Outlier
-from marketdata_assets.storage.adjusted import adjusted_as_far_as_known
-from marketdata_assets.storage.gates import VALID, invalid_in, stretches
-from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.pipeline.adjusted import adjusted_as_far_as_known
+from marketdata_assets.pipeline.gates import VALID, invalid_in, stretches
 
 ON_GRID: Final = "on_grid"
 IN_LINE: Final = "prices_in_line"

@@ -15,13 +15,13 @@ from dagster import (
 )
 
 from marketdata_assets.defs.checks.verdict import Scope, scope_of, verdict
+from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.gates import FAULT_SCHEMA
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.storage.adjusted import SPLITTING, adjusted_as_far_as_known, unchecked_symbols
+from marketdata_assets.pipeline.adjusted import SPLITTING, adjusted_as_far_as_known, unchecked_symbols
+from marketdata_assets.pipeline.gates import Stretch, failing_partitions, incomplete_in, stretches
 from marketdata_assets.storage.connection import Database
-from marketdata_assets.storage.gates import Stretch, failing_partitions, incomplete_in, stretches
-from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.storage.symbols import list_symbols
 
 COMPLETE: Final = "features_complete"

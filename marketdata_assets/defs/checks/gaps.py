@@ -12,10 +12,10 @@ from dagster import (
 )
 
 from marketdata_assets.defs.checks.verdict import scope_of, verdict
-from marketdata_assets.domain.gaps import LOSSES
-from marketdata_assets.storage.gaps import list_gaps
-from marketdata_assets.storage.gates import NO_GAPS, gappy_in
 from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.domain.gaps import LOSSES
+from marketdata_assets.pipeline.gates import NO_GAPS, gappy_in
+from marketdata_assets.storage.gaps import list_gaps
 
 _DESCRIPTION = """\
 No bar is missing without an explanation: a partition fails that an `open` gap (asked for again by the next run of

@@ -15,13 +15,13 @@ from dagster import (
     multi_asset_check,
 )
 
-from marketdata_assets.defs.checks.verdict import table_cell
 from marketdata_assets.config import load_settings
+from marketdata_assets.defs.checks.verdict import table_cell
+from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.completeness import Status, below_threshold
 from marketdata_assets.domain.freshness import Freshness
+from marketdata_assets.pipeline.freshness import freshness_of, stale_rows
 from marketdata_assets.storage.completeness import read_matrix
-from marketdata_assets.storage.freshness import freshness_of, stale_rows
-from marketdata_assets.defs.resources.postgres import PostgresResource
 
 FRESH: Final = "bars_fresh"
 ABOVE_THRESHOLD: Final = "completeness_above_threshold"

@@ -10,7 +10,7 @@ import polars as pl
 from dagster import AssetCheckEvaluation, AssetCheckSeverity, MetadataValue, Output
 
 from marketdata_assets.domain.gates import stops_run
-from marketdata_assets.defs.partitions import SERIES, Rectangle, run_partitions
+from marketdata_assets.domain.partitions import SERIES, Rectangle, run_partitions
 from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets.storage.symbols import list_symbols
 

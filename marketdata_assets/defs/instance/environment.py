@@ -6,9 +6,9 @@ import os
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from marketdata_assets.defs.run_tags import unfinished_ranges
 from marketdata_assets.config import project_root
-from marketdata_assets.defs.partitions import SERIES
+from marketdata_assets.defs.run_tags import unfinished_ranges
+from marketdata_assets.domain.partitions import SERIES
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ from typing import Any
 from dagster_postgres import DagsterPostgresStorage
 
 from marketdata_assets.config import load_settings
+from marketdata_assets.defs.instance.internals import passing_storage
 from marketdata_assets.storage.connection import (
     connect,
     dagster_storage_url,
     psycopg2_url,
     resolve_database_url,
 )
-from marketdata_assets.defs.instance.internals import passing_storage
 
 
 class MarketDataStorage(DagsterPostgresStorage):

@@ -19,18 +19,19 @@ from dagster import (
     TableSchema,
 )
 
+from marketdata_assets.defs.instance.internals import add_partition_metadata, record_only
+from marketdata_assets.defs.partitions import partition_key
+from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.bars import KEY
 from marketdata_assets.domain.errors import MarketDataError
-from marketdata_assets.defs.partitions import parse_key, partition_key
+from marketdata_assets.domain.partitions import parse_key
 from marketdata_assets.storage.bars import BarBatch, count_by_day, count_rows, read_rows, write_batch
-from marketdata_assets.defs.instance.internals import add_partition_metadata, record_only
 from marketdata_assets.storage.features import FeatureBatch, ReplaceCounts, write_features
 from marketdata_assets.storage.merge import MergeCounts
 from marketdata_assets.storage.partition_windows import (
     calendars_of,
     partition_windows,
 )
-from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.storage.tables import FEATURES, TABLES, Table
 
 if TYPE_CHECKING:

@@ -16,19 +16,19 @@ from marketdata_assets.defs.runs.bars import BarsOutcome, bring_bars
 from marketdata_assets.defs.runs.commands import run_ids
 from marketdata_assets.defs.runs.features import FeaturesOutcome, compute, feature_runs, stale_days
 from marketdata_assets.defs.runs.gaps import look_for_gaps, repair_runs
-from marketdata_assets.automation.idle import (
-    bars_are_current,
-    is_instance_in_order,
-    matrix_is_current,
-    scans_are_current,
-)
 from marketdata_assets.defs.runs.ranges import range_runs
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA, due_days, ended_series
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.domain.gaps import LOSSES, GapState
 from marketdata_assets.domain.scans import scan_windows
 from marketdata_assets.domain.series import Series, with_siblings
-from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
+from marketdata_assets.pipeline.adjusted import SPLITTING, unchecked_symbols
+from marketdata_assets.pipeline.idle import (
+    bars_are_current,
+    is_instance_in_order,
+    matrix_is_current,
+    scans_are_current,
+)
 from marketdata_assets.storage.clock import require_right_clock
 from marketdata_assets.storage.completeness import (
     MATRIX_SCHEMA,

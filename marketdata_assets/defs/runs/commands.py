@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from marketdata_assets.domain.run_tags import COMMAND_TAG, PURPOSE_TAG, UNFINISHED
 from marketdata_assets.storage.connection import connect
 
 if TYPE_CHECKING:
@@ -18,12 +19,7 @@ if TYPE_CHECKING:
 
     from marketdata_assets.storage.connection import Database
 
-COMMAND_TAG: Final = "marketdata/command"
-"""On every run of a command; its value is the command's id."""
-
 _LOCK_SPACE: Final = 0x6D62  # any constant that nobody else hashes advisory locks with
-UNFINISHED: Final = ("NOT_STARTED", "STARTING", "STARTED", "CANCELING")
-"""What a run in the process of a command can be left as; it is never queued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +34,6 @@ class Command:
     @property
     def tags(self) -> dict[str, str]:
         """The tags of its runs. The daemon does not start them again: the command does, when it is given again."""
-        from marketdata_assets.defs.run_tags import PURPOSE_TAG
-
         return {
             COMMAND_TAG: self.id,
             PURPOSE_TAG: f"marketdata {self.name}",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from dagster import DagsterEventType, RunsFilter
 
-from marketdata_assets.defs.runs.commands import COMMAND_TAG
+from marketdata_assets.defs.instance.internals import next_tick, running_schedules
 from marketdata_assets.defs.jobs import (
     BARS_JOB,
     CORPORATE_ACTIONS_JOB,
@@ -17,10 +17,9 @@ from marketdata_assets.defs.jobs import (
     HISTORY_JOB,
     MATRIX_JOB,
 )
-from marketdata_assets.defs.run_tags import PURPOSE_TAG, Purpose
 from marketdata_assets.defs.retention import RETENTION_JOB
 from marketdata_assets.domain.monitoring import JobRun, NextTick, Runs
-from marketdata_assets.defs.instance.internals import next_tick, running_schedules
+from marketdata_assets.domain.run_tags import COMMAND_TAG, PURPOSE_TAG, Purpose
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun, RunRecord

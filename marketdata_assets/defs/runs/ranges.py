@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.domain.errors import ClockError, ConfigurationError
+from marketdata_assets.domain.partitions import RANGE_END, RANGE_START, islands, parse_key
 from marketdata_assets.domain.series import Series
-from marketdata_assets.defs.partitions import RANGE_END, RANGE_START, islands, parse_key, partition_key
 from marketdata_assets.polygon.errors import AuthenticationError, RateLimiterUnavailableError
 from marketdata_assets.storage.failures import STORE_ERRORS
 

@@ -13,11 +13,12 @@ from dagster import (
     run_failure_sensor,
 )
 
-from marketdata_assets.pipeline.alerts import Alert, send
-from marketdata_assets.defs.run_tags import PURPOSE_TAG, WILL_RETRY_TAG
-from marketdata_assets.defs.runs.history import is_a_gap_that_stays
 from marketdata_assets.config import load_settings
-from marketdata_assets.defs.partitions import PARTITION, RANGE_END, RANGE_START
+from marketdata_assets.defs.run_tags import WILL_RETRY_TAG
+from marketdata_assets.defs.runs.history import is_a_gap_that_stays
+from marketdata_assets.domain.partitions import PARTITION, RANGE_END, RANGE_START
+from marketdata_assets.domain.run_tags import PURPOSE_TAG
+from marketdata_assets.pipeline.alerts import Alert, send
 
 _SECONDS: Final = 30
 _WITHIN: Final = timedelta(seconds=8)

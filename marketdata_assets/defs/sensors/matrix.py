@@ -20,7 +20,7 @@ from dagster import (
 
 from marketdata_assets.defs.assets.completeness_matrix import GAP_REPORT, latest_report
 from marketdata_assets.defs.jobs import matrix_job
-from marketdata_assets.defs.run_tags import Purpose
+from marketdata_assets.domain.run_tags import Purpose
 
 REPORT_TAG: Final = "marketdata/gap_report"
 """On a run that the sensor asked for: the event of the ``gap_report`` that it was asked for after."""

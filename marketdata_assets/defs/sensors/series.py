@@ -25,27 +25,21 @@ from dagster import (
     sensor,
 )
 
+from marketdata_assets.config import Settings, load_settings
 from marketdata_assets.defs.assets.ohlcv import FAILED_SYMBOLS
-from marketdata_assets.pipeline.alerts import Alert, AlertError, send
-from marketdata_assets.defs.runs.commands import close_orphans
 from marketdata_assets.defs.instance.environment import keeps_order, sync_series
 from marketdata_assets.defs.jobs import corporate_actions_job, features_job, history_job
-from marketdata_assets.defs.run_tags import (
-    REQUEST_TAG,
-    Purpose,
-    ended_at,
-    is_unfinished,
-    under_way,
-    unfinished_ranges,
-)
+from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.defs.run_tags import REQUEST_TAG, ended_at, is_unfinished, under_way, unfinished_ranges
+from marketdata_assets.defs.runs.commands import close_orphans
 from marketdata_assets.defs.runs.ranges import RangeRun, ops_config, range_runs
 from marketdata_assets.defs.schedules import feature_requests
-from marketdata_assets.config import Settings, load_settings
+from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.upkeep import Days, initial_days, may_ask_again
-from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
+from marketdata_assets.pipeline.adjusted import SPLITTING, unchecked_symbols
+from marketdata_assets.pipeline.alerts import Alert, AlertError, send
 from marketdata_assets.storage.connection import Database
-from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.storage.symbols import list_symbols
 from marketdata_assets.storage.upkeep import (
     InitialBackfill,

@@ -8,11 +8,11 @@ from typing import Final
 
 from dagster import DefaultSensorStatus, SensorDefinition, SensorEvaluationContext, SkipReason, sensor
 
-from marketdata_assets.pipeline.alerts import Alert, AlertError, Severity, send
 from marketdata_assets.config import load_settings
-from marketdata_assets.domain.monitoring import Concern, Topic, concerns, episodes, headings
-from marketdata_assets.storage.monitoring import vitals
 from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.domain.monitoring import Concern, Topic, concerns, episodes, headings
+from marketdata_assets.pipeline.alerts import Alert, AlertError, Severity, send
+from marketdata_assets.pipeline.health import vitals
 
 WATCHED: Final = (Topic.DISK, Topic.RATE_LIMIT, Topic.MINUTE_BACKFILL, Topic.STALE, Topic.SLOW_QUERY)
 """What is told of. Failed runs are ``run_failure``'s; gaps are asked for again, and a check says what is left of them."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from marketdata_assets.defs.runs.commands import COMMAND_TAG, UNFINISHED
 from marketdata_assets.config import load_settings
+from marketdata_assets.domain.partitions import SERIES
+from marketdata_assets.domain.run_tags import COMMAND_TAG, UNFINISHED
 from marketdata_assets.domain.scans import scan_windows
 from marketdata_assets.domain.series import Instrument, with_siblings
-from marketdata_assets.defs.partitions import SERIES
 from marketdata_assets.polygon.planner import plan
 from marketdata_assets.storage.bars import covered_without_bars, read_coverage
 from marketdata_assets.storage.completeness import MATRIX_SCHEMA, active_series, read_matrix, summed_matrix

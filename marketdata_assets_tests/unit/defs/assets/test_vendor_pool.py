@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from marketdata_assets.defs.assets.fetching import VENDOR_POOL
 from marketdata_assets.definitions import build_definitions
+from marketdata_assets.defs.assets.fetching import VENDOR_POOL
 
 
 def test_what_asks_the_vendor_holds_a_place_in_its_pool_and_nothing_else_does() -> None:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, cast
 import polars as pl
 import pytest
 
-from marketdata_assets.automation import backfill, idle
+from marketdata_assets.defs.runs import backfill
 from marketdata_assets.domain.errors import ClockError
+from marketdata_assets.pipeline import idle
 from marketdata_assets_tests.unit.matrix import matrix_of
 
 if TYPE_CHECKING:

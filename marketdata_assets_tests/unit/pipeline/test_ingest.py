@@ -10,20 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from marketdata_assets.assets import ingest as ingest_module
-from marketdata_assets.pipeline.ingest import Ingest, QuarantinedError, ReadBars
 from marketdata_assets.domain.bars import BAR_SCHEMA, KEY, VENDOR_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, union
+from marketdata_assets.pipeline import ingest as ingest_module
+from marketdata_assets.pipeline.ingest import Ingest, QuarantinedError, ReadBars
 from marketdata_assets.polygon.client import HistoryNotice
 from marketdata_assets.polygon.errors import AuthenticationError, EntitlementError, VendorFailureError
 from marketdata_assets.polygon.parser import parse_page
 from marketdata_assets.polygon.planner import Fetch, Plan, StoredRollup
 from marketdata_assets.polygon.request import FetchRecord, FetchRequest
-from marketdata_assets.polygon.resource import FetchEvent, PageFetched, RequestFailed
+from marketdata_assets.polygon.vendor import FetchEvent, PageFetched, RequestFailed
 from marketdata_assets_tests.unit.frames import as_bars, at, days_window, joined, minutes, vendor_bars
 
 if TYPE_CHECKING:

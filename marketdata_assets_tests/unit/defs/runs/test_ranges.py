@@ -8,27 +8,25 @@ from dagster import MultiPartitionKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marketdata_assets.defs.partitions import day_by_series, partition_key
 from marketdata_assets.defs.runs import ranges
 from marketdata_assets.defs.runs.ranges import RangeRun, range_runs
 from marketdata_assets.domain.errors import ConfigurationError
-from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.defs.partitions import (
+from marketdata_assets.domain.partitions import (
     DAY,
     PARTITION,
     RANGE_END,
     RANGE_START,
     SERIES,
     Rectangle,
-    day_by_series,
     days_by_series,
     islands,
     parse_key,
-    partition_key,
     run_partitions,
 )
-
-from .frames import at
+from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets_tests.unit.frames import at
 
 FIRST, LAST = date(2024, 1, 2), date(2024, 1, 11)
 DAYS = 10

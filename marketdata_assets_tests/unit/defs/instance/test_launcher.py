@@ -13,8 +13,8 @@ import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.events import EngineEventData  # what a run's process reports
 
-from marketdata_assets.defs.instance.launcher import LocalRunLauncher, is_alive
 from marketdata_assets.defs.instance.internals import WorkerStatus
+from marketdata_assets.defs.instance.launcher import LocalRunLauncher, is_alive
 
 HERE = json.dumps({"host": "localhost", "socket": "/tmp/of-a-code-server"})  # noqa: S108 - a name, no file
 ELSEWHERE = json.dumps({"host": "code", "port": 4000})
