@@ -37,11 +37,11 @@ from marketdata_assets.domain.series import AssetClass, Series, parse_symbol
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.pipeline.adjusted import SPLITTING, scaled
+from marketdata_assets.pipeline.holes import find_holes
 from marketdata_assets.storage.bars import read_series
 from marketdata_assets.storage.completeness import read_matrix
 from marketdata_assets.storage.connection import Database, resolve_database_url
 from marketdata_assets.storage.gaps import sorted_gaps
-from marketdata_assets.storage.holes import find_holes
 from marketdata_assets.storage.symbols import (
     TrackedSymbol,
     choose_symbol,

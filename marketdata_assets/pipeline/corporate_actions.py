@@ -36,7 +36,7 @@ def symbols_with_actions(database: Database) -> list[str]:
     ]
 
 
-def refresh_actions(
+def refresh_corporate_actions(
     database: Database, polygon: Vendor, kind: ActionKind, symbols: list[str], *, now: datetime
 ) -> RefreshedActions:
     """Fetch everything of ``kind`` that the vendor lists of ``symbols``, and store what can be read.

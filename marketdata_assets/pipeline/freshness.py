@@ -1,4 +1,4 @@
-"""What is stored about the newest bars of every active series, and whether they are fresh."""
+"""Whether the newest stored bars of every active series are fresh."""
 
 from __future__ import annotations
 

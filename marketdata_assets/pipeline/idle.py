@@ -13,6 +13,7 @@ from marketdata_assets.domain.partitions import SERIES
 from marketdata_assets.domain.run_tags import COMMAND_TAG, UNFINISHED
 from marketdata_assets.domain.scans import scan_windows
 from marketdata_assets.domain.series import Instrument, with_siblings
+from marketdata_assets.pipeline.scans import series_to_scan
 from marketdata_assets.polygon.planner import plan
 from marketdata_assets.storage.bars import covered_without_bars, read_coverage
 from marketdata_assets.storage.completeness import MATRIX_SCHEMA, active_series, read_matrix, summed_matrix
@@ -23,7 +24,6 @@ from marketdata_assets.storage.dagster_tables import (
     series_partitions,
 )
 from marketdata_assets.storage.partition_windows import partition_windows_of
-from marketdata_assets.storage.scans import series_to_scan
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from marketdata_assets.defs.checks.verdict import ALONE_DAYS, WORST
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.domain.series import Series
+from marketdata_assets.pipeline import gates
 from marketdata_assets.pipeline.gates import NO_GAPS, VALID, failing_partitions
 from marketdata_assets.simulator import Fault, FaultKind
-from marketdata_assets.storage import gates
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets_tests.integration.frames import bar, frame

@@ -38,6 +38,7 @@ from marketdata_assets.defs.runs.history import runs_of
 from marketdata_assets.defs.sensors import watch as watch_module
 from marketdata_assets.defs.sensors.watch import watch_sensor
 from marketdata_assets.domain.monitoring import Disk, Runs, Topic
+from marketdata_assets.pipeline import health
 from marketdata_assets.pipeline.alerts import Alert, AlertError
 from marketdata_assets.pipeline.health import vitals
 from marketdata_assets.storage import monitoring
@@ -434,7 +435,7 @@ class Watch:
         monkeypatch.setattr(watch_module, "datetime", Mock(wraps=datetime, now=lambda _: self.now))
         monkeypatch.setattr(watch_module, "monotonic", lambda: self._seconds)
         monkeypatch.setattr(watch_module, "send", self._send)
-        monkeypatch.setattr(monitoring, "disk_of", lambda _: self.disk)
+        monkeypatch.setattr(health, "disk_of", lambda _: self.disk)
 
     def _send(self, alert: Alert, webhook: object, *, within: timedelta, **_: object) -> None:
         self.logged.append(alert.facts["topic"])

@@ -19,7 +19,7 @@ from marketdata_assets.defs.assets.presentation import ACTIONS, OWNERS, columns_
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.actions import DATES, ActionKind, ScreenedActions
-from marketdata_assets.pipeline.corporate_actions import refresh_actions, symbols_with_actions
+from marketdata_assets.pipeline.corporate_actions import refresh_corporate_actions, symbols_with_actions
 from marketdata_assets.polygon.errors import EndpointNotFoundError, EntitlementError
 from marketdata_assets.polygon.vendor import ListedActions
 from marketdata_assets.storage.actions import ActionCounts, count_actions, read_actions
@@ -151,7 +151,7 @@ def _refreshed(
         context.log.info("no stock and no ETF is tracked: nothing to ask for")
         return MaterializeResult(metadata=_metadata(database, kind, symbols, ActionCounts()))
     try:
-        refreshed = refresh_actions(database, polygon, kind, symbols, now=datetime.now(UTC))
+        refreshed = refresh_corporate_actions(database, polygon, kind, symbols, now=datetime.now(UTC))
     except (EntitlementError, EndpointNotFoundError) as error:
         if kind is ActionKind.SPLITS:
             raise
