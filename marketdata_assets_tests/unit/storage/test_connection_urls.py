@@ -29,7 +29,7 @@ def settings(url: str) -> Settings:
         "postgresql://me:hunter2@[::1/bars",
         "postgresql://me:hunter2#x@localhost:1:2/bars",
         "postgresql://me:hunt@hunter@localhost/bars",
-        "postgresql://me:hunthunter2@localhost/bars",
+        "postgresql://me:hunt@@hunter2@localhost/bars",
         "postgresql://me:12/hunter2@localhost/bars",
         "postgresql://me:12/hunt@er2@localhost/bars?sslmode=require",
         "postgresql://m%40e:12/hunter2@localhost/bars",
