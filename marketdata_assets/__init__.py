@@ -4,8 +4,9 @@
 :mod:`marketdata_assets.queries`. Importing this package does nothing: no settings are read, no connection is opened, and
 what these functions need is loaded when one is named.
 
-Imports run one way: ``domain`` <- ``polygon``, ``storage`` <- ``assets``, ``checks`` <- ``automation``,
-``cli``, ``api``. ``domain`` decides, ``storage`` writes, assets orchestrate.
+Imports run one way: ``domain`` <- ``config``, ``simulator`` <- ``polygon``, ``storage`` <- ``pipeline`` <- ``queries``,
+``defs`` <- ``api``, ``definitions`` <- ``cli``. ``domain`` decides, ``storage`` has the SQL, ``pipeline`` the use-cases,
+``defs`` everything that knows Dagster.
 """
 
 TYPE_CHECKING = False  # importing typing would cost more than this whole package
