@@ -19,8 +19,8 @@ from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.instance.environment import prepare_environment, sync_series
 from marketdata_assets.defs.jobs import BARS_JOB
 from marketdata_assets.defs.partitions import day_by_series
-from marketdata_assets.defs.runs.ranges import RangeRun
 from marketdata_assets.domain.bars import BAR_SCHEMA
+from marketdata_assets.domain.ranges import RangeRun
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window

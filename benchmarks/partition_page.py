@@ -17,7 +17,7 @@ from benchmarks.server import fresh_database
 from marketdata_assets.config import load_settings
 from marketdata_assets.defs.instance.environment import prepare_environment, sync_series
 from marketdata_assets.defs.partitions import day_by_series
-from marketdata_assets.defs.runs.ranges import RangeRun
+from marketdata_assets.domain.ranges import RangeRun
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.connection import Database

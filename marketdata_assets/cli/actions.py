@@ -24,8 +24,8 @@ def actions(
     from marketdata_assets.cli.session import open_instance, open_store, require_vendor_of
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.defs.runs.actions import refresh_actions
-    from marketdata_assets.defs.runs.features import stale_days
     from marketdata_assets.pipeline.adjusted import SPLITTING
+    from marketdata_assets.pipeline.idle import stale_days
     from marketdata_assets.storage.symbols import list_symbols
 
     with open_store() as store:

@@ -140,8 +140,9 @@ def _compute(store: Store, series: list[Series], forced: tuple[date, date] | Non
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.defs.instance.environment import sync_series
-    from marketdata_assets.defs.runs.features import FeaturesOutcome, compute, feature_runs, stale_days
-    from marketdata_assets.defs.runs.ranges import range_runs
+    from marketdata_assets.defs.runs.features import FeaturesOutcome, compute
+    from marketdata_assets.domain.ranges import feature_runs, range_runs
+    from marketdata_assets.pipeline.idle import stale_days
 
     outcome = FeaturesOutcome()
     with open_instance(store, "features") as (instance, command), console_progress() as progress:

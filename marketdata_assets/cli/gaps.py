@@ -126,7 +126,7 @@ def _scan(store: Store, series: list[Series], first: date, last: date, *, repair
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.defs.instance.environment import sync_series
     from marketdata_assets.defs.runs.gaps import look_for_gaps
-    from marketdata_assets.defs.runs.ranges import range_runs
+    from marketdata_assets.domain.ranges import range_runs
 
     with open_instance(store, "gaps") as (instance, command):
         look_for_gaps(

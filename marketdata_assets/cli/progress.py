@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Task, TaskID
 
-    from marketdata_assets.defs.runs.ranges import RangeRun
+    from marketdata_assets.domain.ranges import RangeRun
     from marketdata_assets.domain.series import Series
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.polygon.request import FetchRequest

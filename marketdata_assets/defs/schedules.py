@@ -27,16 +27,17 @@ from marketdata_assets.defs.jobs import bars_job, corporate_actions_job, feature
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.defs.retention import retention_schedule
 from marketdata_assets.defs.run_tags import under_way
-from marketdata_assets.defs.runs.features import feature_runs, stale_days
-from marketdata_assets.defs.runs.ranges import RangeRun, ops_config, range_runs
+from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.freshness import DAILY_RUN
 from marketdata_assets.domain.partitions import SERIES
+from marketdata_assets.domain.ranges import RangeRun, feature_runs, range_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.upkeep import INTRADAY, nightly_days, traded_day
 from marketdata_assets.pipeline.adjusted import SPLITTING, unchecked_symbols
+from marketdata_assets.pipeline.idle import stale_days
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.symbols import TrackedSymbol, list_symbols
 from marketdata_assets.storage.upkeep import asked_until

@@ -9,12 +9,14 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from marketdata_assets.config import load_settings
+from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.partitions import SERIES
 from marketdata_assets.domain.run_tags import COMMAND_TAG, UNFINISHED
 from marketdata_assets.domain.scans import scan_windows
 from marketdata_assets.domain.series import Instrument, with_siblings
 from marketdata_assets.pipeline.scans import series_to_scan
 from marketdata_assets.polygon.planner import plan
+from marketdata_assets.storage.actions import stale_at
 from marketdata_assets.storage.bars import covered_without_bars, read_coverage
 from marketdata_assets.storage.completeness import MATRIX_SCHEMA, active_series, read_matrix, summed_matrix
 from marketdata_assets.storage.dagster_tables import (
@@ -27,7 +29,7 @@ from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
     from datetime import date
 
     from marketdata_assets.domain.series import Series
@@ -56,6 +58,23 @@ def bars_are_current(
         and are_dagsters_tables_here(load_settings())
         and is_recorded(database, ["ohlcv"], series, days)
     )
+
+
+def stale_days(
+    database: Database, series: Iterable[Series], earliest: date, *, now: datetime
+) -> dict[Series, tuple[date, date]]:
+    """The first and the last local day of each of ``series`` whose features are out of date, not before ``earliest``.
+
+    The last is that of the last bar. A series that is up to date is left out.
+    """
+    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+    days = {}
+    for one, stale in stale_at(database, now, list(series)).items():
+        calendar = calendar_of(classes[one.symbol])
+        last = calendar.local_day(max(stale.since, stale.last_bar or stale.since))
+        if last >= earliest:
+            days[one] = (max(earliest, calendar.local_day(stale.since)), last)
+    return days
 
 
 def scans_are_current(

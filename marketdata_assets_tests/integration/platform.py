@@ -21,8 +21,8 @@ from marketdata_assets.defs.instance.environment import BATCHING, sync_series
 from marketdata_assets.defs.jobs import BARS_JOB
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
-from marketdata_assets.defs.runs.ranges import RangeRun
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
+from marketdata_assets.domain.ranges import RangeRun
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.tickers import inferred_asset_class
 from marketdata_assets.storage.actions import store_actions

@@ -13,7 +13,7 @@ from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.jobs import CORPORATE_ACTIONS_JOB
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.runs.actions import refresh_actions
-from marketdata_assets.defs.runs.ranges import execute_job
+from marketdata_assets.defs.runs.execution import execute_job
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.adjust import SPLIT_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError

@@ -15,7 +15,7 @@ from marketdata_assets.defs.partitions import day_by_series, partition_key
 from marketdata_assets.defs.resources.io_manager import PostgresIOManager
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.resources.postgres import PostgresResource
-from marketdata_assets.defs.runs.ranges import failure_metadata
+from marketdata_assets.defs.runs.execution import failure_metadata
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.pipeline import idle

@@ -16,13 +16,13 @@ from marketdata_assets.defs.run_tags import ended_at
 from marketdata_assets.defs.runs import history as runs_module
 from marketdata_assets.defs.runs.commands import Command
 from marketdata_assets.defs.runs.gaps import look_for_gaps
-from marketdata_assets.defs.runs.ranges import RangeRun
 from marketdata_assets.defs.sensors import failures, repairs
 from marketdata_assets.defs.sensors import series as series_module
 from marketdata_assets.defs.sensors.repairs import MAX_REPAIRS
 from marketdata_assets.defs.sensors.series import MAX_ATTEMPTS
 from marketdata_assets.domain.monitoring import Topic, VendorUse, Vitals, concerns
 from marketdata_assets.domain.partitions import RANGE_END, RANGE_START, SERIES
+from marketdata_assets.domain.ranges import RangeRun
 from marketdata_assets.domain.run_tags import COMMAND_TAG, PURPOSE_TAG
 from marketdata_assets.domain.series import Series
 from marketdata_assets.pipeline.alerts import AlertError

@@ -16,7 +16,7 @@ import yaml
 
 from marketdata_assets.defs.instance.environment import BATCHING
 from marketdata_assets.defs.jobs import BARS_JOB
-from marketdata_assets.defs.runs.ranges import RangeRun
+from marketdata_assets.domain.ranges import RangeRun
 from marketdata_assets.domain.series import Series
 from marketdata_assets.simulator import FaultKind
 from marketdata_assets.storage.embedded import EmbeddedServer

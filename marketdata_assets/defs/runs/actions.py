@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from marketdata_assets.defs.assets.corporate_actions import IN_PLAN
 from marketdata_assets.defs.jobs import CORPORATE_ACTIONS_JOB
-from marketdata_assets.defs.runs.ranges import execute_job, reason_of, reasons_by_step
+from marketdata_assets.defs.runs.execution import execute_job, reason_of, reasons_by_step
 from marketdata_assets.domain.actions import ActionKind
 from marketdata_assets.domain.errors import MarketDataError
 

@@ -14,12 +14,12 @@ import polars as pl
 
 from marketdata_assets.defs.runs.bars import BarsOutcome, bring_bars
 from marketdata_assets.defs.runs.commands import run_ids
-from marketdata_assets.defs.runs.features import FeaturesOutcome, compute, feature_runs, stale_days
+from marketdata_assets.defs.runs.features import FeaturesOutcome, compute
 from marketdata_assets.defs.runs.gaps import look_for_gaps, repair_runs
-from marketdata_assets.defs.runs.ranges import range_runs
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA, due_days, ended_series
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.domain.gaps import LOSSES, GapState
+from marketdata_assets.domain.ranges import feature_runs, range_runs
 from marketdata_assets.domain.scans import scan_windows
 from marketdata_assets.domain.series import Series, with_siblings
 from marketdata_assets.pipeline.adjusted import SPLITTING, unchecked_symbols
@@ -28,6 +28,7 @@ from marketdata_assets.pipeline.idle import (
     is_instance_in_order,
     matrix_is_current,
     scans_are_current,
+    stale_days,
 )
 from marketdata_assets.storage.clock import require_right_clock
 from marketdata_assets.storage.completeness import (
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
     from marketdata_assets.defs.runs.commands import Command
-    from marketdata_assets.defs.runs.ranges import RangeRun
+    from marketdata_assets.domain.ranges import RangeRun
     from marketdata_assets.storage.connection import Database
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from marketdata_assets.defs.runs.ranges import execute_range, failure_metadata, range_runs, reason_of
+from marketdata_assets.defs.runs.execution import execute_range, failure_metadata, reason_of
+from marketdata_assets.domain.ranges import range_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
 
-    from marketdata_assets.defs.runs.ranges import RangeRun
+    from marketdata_assets.domain.ranges import RangeRun
 
 
 @dataclass(slots=True)

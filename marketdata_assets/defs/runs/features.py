@@ -5,20 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from marketdata_assets.defs.runs.ranges import covering_runs, execute_range, failure_metadata, reason_of
-from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.storage.actions import stale_at
-from marketdata_assets.storage.symbols import list_symbols
+from marketdata_assets.defs.runs.execution import execute_range, failure_metadata, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from datetime import date, datetime
+    from collections.abc import Callable, Mapping, Sequence
 
     from dagster import DagsterInstance, Definitions
 
-    from marketdata_assets.defs.runs.ranges import RangeRun
-    from marketdata_assets.domain.series import Series
-    from marketdata_assets.storage.connection import Database
+    from marketdata_assets.domain.ranges import RangeRun
 
 
 @dataclass(slots=True)
@@ -29,34 +23,6 @@ class FeaturesOutcome:
     series_computed: int = 0
     partitions_held_back: int = 0
     failures: list[str] = field(default_factory=list)
-
-
-def stale_days(
-    database: Database, series: Iterable[Series], earliest: date, *, now: datetime
-) -> dict[Series, tuple[date, date]]:
-    """The first and the last local day of each of ``series`` whose features are out of date, not before ``earliest``.
-
-    The last is that of the last bar. A series that is up to date is left out.
-    """
-    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
-    days = {}
-    for one, stale in stale_at(database, now, list(series)).items():
-        calendar = calendar_of(classes[one.symbol])
-        last = calendar.local_day(max(stale.since, stale.last_bar or stale.since))
-        if last >= earliest:
-            days[one] = (max(earliest, calendar.local_day(stale.since)), last)
-    return days
-
-
-def feature_runs(ordered: Sequence[str], days: Mapping[Series, tuple[date, date]]) -> list[RangeRun]:
-    """The runs that compute each series over its ``days``, first and last, both inclusive.
-
-    A run is a rectangle: series that are out of date over much the same days share one.
-
-    Raises:
-        ConfigurationError: A series is no partition any more.
-    """
-    return covering_runs(ordered, ((one, *span) for one, span in days.items()))
 
 
 def compute(

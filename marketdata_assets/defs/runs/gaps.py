@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, timedelta
 from typing import TYPE_CHECKING
 
-from marketdata_assets.defs.runs.ranges import execute_range, range_runs, reason_of
+from marketdata_assets.defs.runs.execution import execute_range, reason_of
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.gaps import GapState
+from marketdata_assets.domain.ranges import range_runs
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance, Definitions
 
     from marketdata_assets.defs.runs.bars import BarsOutcome
-    from marketdata_assets.defs.runs.ranges import RangeRun
+    from marketdata_assets.domain.ranges import RangeRun
     from marketdata_assets.domain.series import AssetClass
 
 

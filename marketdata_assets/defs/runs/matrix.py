@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from marketdata_assets.defs.jobs import MATRIX_JOB
-from marketdata_assets.defs.runs.ranges import execute_job, reason_of
+from marketdata_assets.defs.runs.execution import execute_job, reason_of
 from marketdata_assets.domain.errors import MarketDataError
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from marketdata_assets.config import load_settings
 from marketdata_assets.defs.jobs import gaps_job
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.defs.run_tags import under_way
-from marketdata_assets.defs.runs.ranges import RangeRun, covering_runs, ops_config, tagged_range
+from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.partitions import SERIES
+from marketdata_assets.domain.ranges import RangeRun, covering_runs, tagged_range
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.upkeep import Days, may_ask_again, stretches

@@ -32,8 +32,9 @@ from marketdata_assets.defs.jobs import corporate_actions_job, features_job, his
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.defs.run_tags import REQUEST_TAG, ended_at, is_unfinished, under_way, unfinished_ranges
 from marketdata_assets.defs.runs.commands import close_orphans
-from marketdata_assets.defs.runs.ranges import RangeRun, ops_config, range_runs
+from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.defs.schedules import feature_requests
+from marketdata_assets.domain.ranges import RangeRun, range_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.upkeep import Days, initial_days, may_ask_again

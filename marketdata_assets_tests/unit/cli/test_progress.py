@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from marketdata_assets.cli.progress import ConsoleProgress, RemainingColumn, seconds_left
-from marketdata_assets.defs.runs.ranges import RangeRun
+from marketdata_assets.domain.ranges import RangeRun
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window

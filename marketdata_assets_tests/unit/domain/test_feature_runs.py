@@ -7,8 +7,7 @@ from datetime import date, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketdata_assets.defs.runs.features import feature_runs
-from marketdata_assets.defs.runs.ranges import RangeRun
+from marketdata_assets.domain.ranges import RangeRun, feature_runs
 from marketdata_assets.domain.series import Series
 
 ORDERED = [f"{symbol}:{timeframe}" for symbol in ("AAPL", "MSFT", "SPY") for timeframe in ("1m", "1h", "1d")]

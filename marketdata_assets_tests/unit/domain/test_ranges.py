@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata_assets.defs.partitions import day_by_series, partition_key
-from marketdata_assets.defs.runs import ranges
-from marketdata_assets.defs.runs.ranges import RangeRun, range_runs
+from marketdata_assets.domain import ranges
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.partitions import (
     DAY,
@@ -24,6 +23,7 @@ from marketdata_assets.domain.partitions import (
     parse_key,
     run_partitions,
 )
+from marketdata_assets.domain.ranges import RangeRun, range_runs
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets_tests.unit.frames import at
