@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MOST_CLIENTS: Final = 10_000
-"""Buckets that are kept; whoever was not heard of for the longest begins anew."""
+MAX_CLIENTS: Final = 10_000
+"""Buckets that are kept; a client that sent nothing for the longest time begins anew."""
 
 ROWS_PER_TOKEN: Final = 1_000
 
@@ -39,10 +39,13 @@ class RateLimiter:
     days, and years that are asked for together wait for each other. Of one process, in its memory.
     """
 
-    def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, rate: float, burst: float, clock: Callable[[], float], *, max_clients: int = MAX_CLIENTS
+    ) -> None:
         self._rate = rate
         self._burst = burst
         self._clock = clock
+        self._max_clients = max_clients
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def admit(self, client: str) -> float:
@@ -72,7 +75,7 @@ class RateLimiter:
         bucket.tokens = min(self._burst, bucket.tokens + (now - bucket.at) * self._rate)
         bucket.at = now
         self._buckets[client] = bucket
-        if len(self._buckets) > _MOST_CLIENTS:
+        if len(self._buckets) > self._max_clients:
             self._buckets.popitem(last=False)
         return bucket
 

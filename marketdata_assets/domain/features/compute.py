@@ -27,14 +27,18 @@ if TYPE_CHECKING:
 
 _VALUES: Final = ("open", "high", "low", "close", "volume", "vwap")
 _BARS: Final = 20
-_PART: Final = 1 << 17
+BARS_AT_ONCE: Final = 1 << 17
 """Bars at a time: arrays of a megabyte are used again; larger ones go back to the system and come back empty."""
 _EQUAL: Final = 1e-9
 """Relative to the price; what recursive means leave of a price that has not moved is smaller."""
 
 
 def compute_features(
-    bars: pl.DataFrame, calendar: TradingCalendar, gaps: pl.DataFrame | None = None
+    bars: pl.DataFrame,
+    calendar: TradingCalendar,
+    gaps: pl.DataFrame | None = None,
+    *,
+    bars_at_once: int = BARS_AT_ONCE,
 ) -> pl.DataFrame:
     """The features of each of ``bars``, as :data:`~marketdata_assets.domain.features.columns.FEATURES_SCHEMA`.
 
@@ -64,6 +68,7 @@ def compute_features(
         calendar: Of every series.
         gaps: Real gaps, those not explained by a lack of trades: symbol, timeframe, gap_start, gap_end
             (exclusive), UTC. Those of other series and times do no harm. None where there is none.
+        bars_at_once: How many bars are computed together, about, in whole series.
 
     Raises:
         ValueError: A price is null, not finite or not above 0, or two bars have one key.
@@ -72,18 +77,20 @@ def compute_features(
     of_one = ordered["timeframe"].n_unique() == 1
     by_timeframe = [ordered] if of_one else ordered.partition_by("timeframe", maintain_order=True)
     parts = [
-        _of_one_timeframe(part, calendar, gaps) for whole in by_timeframe for part in _some_series(whole)
+        _of_one_timeframe(part, calendar, gaps)
+        for whole in by_timeframe
+        for part in _some_series(whole, bars_at_once)
     ]
     features = pl.concat([FEATURES_SCHEMA.to_frame(), *parts])
     return features if of_one else features.sort(KEY)
 
 
-def _some_series(bars: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """``bars`` of one timeframe in parts of whole series, of about :data:`_PART` bars or one series each."""
+def _some_series(bars: pl.DataFrame, bars_at_once: int) -> Iterator[pl.DataFrame]:
+    """``bars`` of one timeframe in parts of whole series, of about ``bars_at_once`` bars or one series each."""
     start = end = 0
     for length in bars["symbol"].rle().struct.field("len"):
         end += length
-        if end - start >= _PART:
+        if end - start >= bars_at_once:
             yield bars[start:end]
             start = end
     if end > start:

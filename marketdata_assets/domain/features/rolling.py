@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-_BLOCK: Final = 1 << 14
+BLOCK: Final = 1 << 14
 """Rows at a time: what a step reads and writes stays in the processor's cache."""
 
 
@@ -46,19 +46,19 @@ class Moments(NamedTuple):
         )
 
 
-def rolling_sum(values: Floats, n: int, stride: int = 1) -> Floats:
+def rolling_sum(values: Floats, n: int, stride: int = 1, *, block: int = BLOCK) -> Floats:
     """The sum of each value and the n - 1 before it that are ``stride`` apart; NaN where there are fewer."""
     reach = (n - 1) * stride
     out = np.full(len(values), np.nan)
     # A block shorter than its reach would mostly repeat its neighbour's work.
-    block = max(_BLOCK, 4 * reach)
+    block = max(block, 4 * reach)
     for start in range(reach, len(values), block):
         part = values[start - reach : start + block]
         out[start : start + block] = _over_windows(_Sums(part), len(part), n, stride).values
     return out
 
 
-def rolling_moments(values: Floats, n: int, counted: Flags | None = None) -> Moments:
+def rolling_moments(values: Floats, n: int, counted: Flags | None = None, *, block: int = BLOCK) -> Moments:
     """The moments of each value and the n - 1 before it, of those that are ``counted`` (all of them by default).
 
     Two sets are merged by the difference of their means (Chan, Golub & LeVeque 1983, American Statistician 37):
@@ -66,13 +66,13 @@ def rolling_moments(values: Floats, n: int, counted: Flags | None = None) -> Mom
     be NaN.
     """
     count, mean, squares = (np.full(len(values), np.nan) for _ in range(3))
-    for start in range(n - 1, len(values), _BLOCK):
-        part = values[start - n + 1 : start + _BLOCK]
+    for start in range(n - 1, len(values), block):
+        part = values[start - n + 1 : start + block]
         each: Floats | float = 1.0
         if counted is not None:
-            counts = counted[start - n + 1 : start + _BLOCK]
+            counts = counted[start - n + 1 : start + block]
             each, part = counts.astype(np.float64), np.where(counts, part, 0.0)
-        rows = slice(start, start + _BLOCK)
+        rows = slice(start, start + block)
         windows = _over_windows(_Sets(each, part, np.zeros(len(part))), len(part), n)
         count[rows], mean[rows], squares[rows] = windows
     return Moments(count, mean, squares)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketdata_assets.api import limits
 from marketdata_assets.api.limits import RateLimiter, Turns, retry_after
 from marketdata_assets.api.problems import Problem
 
@@ -112,9 +111,8 @@ def test_a_client_that_goes_away_keeps_its_turn_until_its_question_is_answered()
     asyncio.run(scenario())
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_MOST_CLIENTS", 3)
-    limiter = RateLimiter(rate=1, burst=1, clock=Clock())
+def test_memory_is_bounded() -> None:
+    limiter = RateLimiter(rate=1, burst=1, clock=Clock(), max_clients=3)
     for client in "abcd":
         limiter.admit(client)
     assert limiter.admit("d") > 0

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from marketdata_assets.domain.features import compute
 from marketdata_assets.domain.features.columns import (
     FEATURES_SCHEMA,
     LOOKBACK,
@@ -146,11 +145,8 @@ def test_short_histories_have_nulls_and_no_nan(count: int) -> None:
     assert features["trend"].null_count() == min(count, 25)
 
 
-@pytest.mark.parametrize("part", [1, 100, 1_000_000])
-def test_several_series_and_timeframes_in_any_order_are_each_computed_alone(
-    monkeypatch: pytest.MonkeyPatch, part: int
-) -> None:
-    monkeypatch.setattr(compute, "_PART", part)
+@pytest.mark.parametrize("bars_at_once", [1, 100, 1_000_000])
+def test_several_series_and_timeframes_in_any_order_are_each_computed_alone(bars_at_once: int) -> None:
     frames = [
         walk(
             Series(symbol, timeframe), slots_of(Series(symbol, timeframe), date(2024, 1, 2), last).opens, seed
@@ -167,7 +163,9 @@ def test_several_series_and_timeframes_in_any_order_are_each_computed_alone(
     shuffled = pl.concat(frames).sample(fraction=1, shuffle=True, seed=1)
     alone = pl.concat([compute_features(frame, XNYS) for frame in frames])
     assert_frame_equal(
-        compute_features(shuffled, XNYS), alone.sort("symbol", "timeframe", "time"), check_exact=True
+        compute_features(shuffled, XNYS, bars_at_once=bars_at_once),
+        alone.sort("symbol", "timeframe", "time"),
+        check_exact=True,
     )
 
 

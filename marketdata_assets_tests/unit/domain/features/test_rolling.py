@@ -8,21 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketdata_assets.domain.features import rolling
 from marketdata_assets.domain.features.rolling import rolling_moments, rolling_sum
 
 VALUES = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), max_size=60)
 
 
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    # So that sixty values are several blocks.
-    monkeypatch.setattr(rolling, "_BLOCK", 7)
+BLOCK = 7
+"""Sixty values are several blocks."""
 
 
 @given(VALUES, st.integers(1, 25), st.integers(1, 3))
 def test_a_sum_is_that_of_its_window(values: list[float], n: int, stride: int) -> None:
-    sums = rolling_sum(np.array(values, dtype=np.float64), n, stride)
+    sums = rolling_sum(np.array(values, dtype=np.float64), n, stride, block=BLOCK)
     reach = (n - 1) * stride
     assert np.isnan(sums[:reach]).all()
     for row in range(reach, len(values)):
@@ -32,7 +29,7 @@ def test_a_sum_is_that_of_its_window(values: list[float], n: int, stride: int) -
 
 @given(VALUES, st.integers(2, 25))
 def test_moments_are_those_of_their_window(values: list[float], n: int) -> None:
-    moments = rolling_moments(np.array(values, dtype=np.float64), n)
+    moments = rolling_moments(np.array(values, dtype=np.float64), n, block=BLOCK)
     sample, population = moments.sample_variance(), moments.population_deviation()
     assert np.isnan(sample[: n - 1]).all()
     for row in range(n - 1, len(values)):
