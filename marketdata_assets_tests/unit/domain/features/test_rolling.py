@@ -43,7 +43,7 @@ def test_moments_are_those_of_their_window(values: list[float], n: int) -> None:
 def test_what_does_not_count_has_no_part_in_the_moments(rows: list[tuple[float, bool]], n: int) -> None:
     counted = np.array([counts for _, counts in rows], dtype=np.bool_)
     values = np.array([value if counts else np.nan for value, counts in rows], dtype=np.float64)
-    moments = rolling_moments(values, n, counted)
+    moments = rolling_moments(values, n, counted, block=BLOCK)
     sample = moments.sample_variance()
     for row in range(n - 1, len(rows)):
         window = [value for value, counts in rows[row - n + 1 : row + 1] if counts]
@@ -57,13 +57,15 @@ def test_what_does_not_count_has_no_part_in_the_moments(rows: list[tuple[float, 
 def test_no_value_outlives_its_window() -> None:
     small = np.random.default_rng(1).random(200)
     after_large = np.concatenate([[1e18, -3.7e15], small])
-    assert np.array_equal(rolling_sum(after_large, 20)[-180:], rolling_sum(small, 20)[-180:])
-    one, other = rolling_moments(after_large, 20), rolling_moments(small, 20)
+    assert np.array_equal(
+        rolling_sum(after_large, 20, block=BLOCK)[-180:], rolling_sum(small, 20, block=BLOCK)[-180:]
+    )
+    one, other = rolling_moments(after_large, 20, block=BLOCK), rolling_moments(small, 20, block=BLOCK)
     assert np.array_equal(one.squares[-180:], other.squares[-180:])
 
 
 def test_equal_values_have_no_variance() -> None:
-    assert (rolling_moments(np.full(30, 0.1), 20).population_deviation()[19:] == 0).all()
+    assert (rolling_moments(np.full(30, 0.1), 20, block=BLOCK).population_deviation()[19:] == 0).all()
     # One unit in the last place of a price of 60,000 is no variance of a thousandth.
-    moments = rolling_moments(np.full(30, 60_000.01), 20)
+    moments = rolling_moments(np.full(30, 60_000.01), 20, block=BLOCK)
     assert (moments.mean[19:] == 60_000.01).all()
