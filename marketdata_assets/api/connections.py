@@ -71,13 +71,14 @@ class Connections:
     def __init__(self, limits: ConnectionLimits, refusals: RefusalLog) -> None:
         self.limits = limits
         self.refusals = refusals
-        self._by_address: dict[str, set[Connection]] = {}
+        # In the order of opening, which decides between connections that wait since one reading of the loop's clock.
+        self._by_address: dict[str, dict[Connection, None]] = {}
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, connection: Connection) -> None:
         """Count ``connection``, and close one when that is one too many."""
-        self._by_address.setdefault(connection.address, set()).add(connection)
+        self._by_address.setdefault(connection.address, {})[connection] = None
         self._count += 1
         if self._timer is None:
             self._wait(connection.loop)
@@ -94,7 +95,7 @@ class Connections:
         found = self._by_address.get(connection.address)
         if found is None or connection not in found:
             return
-        found.discard(connection)
+        del found[connection]
         self._count -= 1
         if not found:
             del self._by_address[connection.address]

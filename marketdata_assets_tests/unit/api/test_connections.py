@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
@@ -199,6 +200,14 @@ def test_an_address_that_opens_too_many_loses_those_that_wait_longest() -> None:
             client.close()
         for client in idle[8:]:
             client.close()
+
+
+def test_of_connections_that_wait_since_one_reading_of_the_clock_the_oldest_is_closed() -> None:
+    connections = Connections(ConnectionLimits(per_address=4), RefusalLog(time.monotonic))
+    opened = [Mock(spec=Connection, address="here", waiting_since=1.0, loop=Mock()) for _ in range(30)]
+    for each in opened:
+        connections.add(each)
+    assert [each.refuse.called for each in opened] == [True] * 26 + [False] * 4
 
 
 def test_requests_that_are_being_answered_are_kept_and_the_newest_connection_refused() -> None:
