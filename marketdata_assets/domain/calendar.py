@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _XNYS_FIRST, _XNYS_LAST = date(1990, 1, 1), date(2040, 12, 31)
-# Polygon's stock minutes run from 04:00 to 20:00 Eastern (POLYGON_API.md, "Timestamps").
+# Polygon's stock minutes run from 04:00 to 20:00 Eastern (docs/vendor.md, "Bars").
 _EXTENDED_OPEN, _EXTENDED_CLOSE = time(4), time(20)
 _LATE_OPENS = {
     # Two and a half hours late, for the first anniversary of the attacks; 11:00 had been announced. Los Angeles

@@ -1,7 +1,7 @@
 """What to ask for corporate actions, with the fewest requests. Pure.
 
 The current endpoints take a list of tickers, so that one request brings the whole history of a hundred symbols
-(POLYGON_API.md, "Corporate actions"; massive.com/docs, ``ticker.any_of``). Whole histories cost no more than the
+(docs/vendor.md, "Corporate actions"; massive.com/docs, ``ticker.any_of``). Whole histories cost no more than the
 latest days would, and only they show what the vendor has withdrawn. The former endpoints, asked when a plan or a
 deployment lacks the current ones, know single tickers: one request for each symbol.
 """

@@ -1,6 +1,6 @@
 """The vendor's bars and lists over HTTP: paging, retries, and typed errors, under a shared rate limit.
 
-What is relied on is in POLYGON_API.md: ``adjusted=false`` and ``sort=asc`` on every page, both ends of a
+What is relied on is in docs/vendor.md: ``adjusted=false`` and ``sort=asc`` on every page, both ends of a
 range inclusive, ``limit`` counted in base bars, pages as long as there is a ``next_url``, and a body whose
 ``status`` may contradict its HTTP status.
 

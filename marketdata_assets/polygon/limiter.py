@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 PERIOD_SECONDS: Final = 60.0
-"""The vendor counts requests in one rolling minute per key (POLYGON_API.md, "Errors and limits")."""
+"""The vendor counts requests in one rolling minute per key (docs/vendor.md, "Limits")."""
 
 SLACK_SECONDS: Final = 0.6
 """How much longer than the vendor's period a slot stays taken."""

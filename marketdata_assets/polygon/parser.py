@@ -161,7 +161,7 @@ def decode(body: bytes) -> tuple[Envelope, bytes]:
 def _envelope_of(raw: _Envelope) -> Envelope:
     return Envelope(
         status=_text(_fact(raw.status)),
-        # The reference endpoints give an integer (POLYGON_API.md, "Corporate actions").
+        # The reference endpoints give an integer (docs/vendor.md, "Corporate actions").
         request_id=_text(_fact(raw.request_id)),
         ticker=_text(_fact(raw.ticker)),
         is_adjusted=_fact(raw.adjusted) in (True, "true"),

@@ -1,4 +1,4 @@
-"""Custom bars: what a request asks for, and the page that answers it (POLYGON_API.md, "Custom bars").
+"""Custom bars: what a request asks for, and the page that answers it (docs/vendor.md, "Bars").
 
 ``limit`` counts base bars: minutes feed minute and hour timespans, days feed day, week and longer ones. A
 last bar that the limit cuts in two is dropped and begins the next page.

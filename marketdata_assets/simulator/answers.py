@@ -1,4 +1,4 @@
-"""The vendor's refusals, worded as recorded (POLYGON_API.md, "Errors and limits"; fixtures/errors.json)."""
+"""The vendor's refusals, worded as recorded (docs/vendor.md, "Errors")."""
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ class Simulator:
             results = encode(page.bars, newest_first=not query.ascending)
             count = len(page.bars)
         record.bars = count
-        # Documented index pages carry neither resultsCount nor adjusted (fixtures/doc_aggs_day_I-NDX.json).
+        # Documented index pages carry neither resultsCount nor adjusted (docs/vendor.md, "Bars").
         index = asset_class is AssetClass.INDEX and count > 0
         head: dict[str, Any] = {"ticker": query.ticker, "queryCount": page.base_bars}
         if not index:
@@ -298,7 +298,7 @@ class Simulator:
     ) -> Response:
         page = reference.page_of(rows, listing, request.query_params)
         record.bars = len(page.rows)
-        # The /stocks/v1 endpoints number their requests (fixtures/doc_stocks_v1_splits.json).
+        # The /stocks/v1 endpoints number their requests (docs/vendor.md, "Corporate actions").
         body: dict[str, Any] = {
             "results": page.rows,
             "status": "OK",

@@ -184,7 +184,7 @@ class Grid:
     """Where bars of ``multiplier`` ``timespan`` begin.
 
     Minutes and hours keep a fixed UTC phase, which is why vendor 4-hour bars open at 03, 07, 11, 15 and 19
-    Eastern in winter; days begin at local midnight, weeks on Sunday (POLYGON_API.md, "Timestamps").
+    Eastern in winter; days begin at local midnight, weeks on Sunday (docs/vendor.md, "Bars").
     """
 
     multiplier: int

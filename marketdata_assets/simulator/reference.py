@@ -1,7 +1,7 @@
 """Reference endpoints: splits, dividends, tickers and the market's status.
 
 Rows are filtered by ``field``, ``field.gt``, ``.gte``, ``.lt``, ``.lte`` and ``.any_of``, sorted, and paged
-by an opaque cursor that repeats the whole query (POLYGON_API.md, "Corporate actions").
+by an opaque cursor that repeats the whole query (docs/vendor.md, "Corporate actions").
 """
 
 from __future__ import annotations

@@ -280,3 +280,14 @@ def test_every_package_says_what_belongs_in_it() -> None:
     for path in modules():
         if path.name == "__init__.py":
             assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), path
+
+
+def test_documents_that_the_package_names_are_in_the_repository() -> None:
+    named = {
+        name
+        for path in modules()
+        for name in re.findall(r"[\w./-]+\.(?:md|json)\b(?=[,;:)\s])", path.read_text("utf-8"))
+        if name.startswith("docs/") or name.isupper() or "_API" in name or "fixtures/" in name
+    }
+    assert named
+    assert not {name for name in named if not (PACKAGE.parent / name).is_file()}
