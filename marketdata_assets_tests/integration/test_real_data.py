@@ -1,4 +1,4 @@
-"""Real bars, replayed by the simulator and fetched by the command in this process (``realdata``; skipped without it)."""
+"""Real bars, replayed by the simulator and fetched by the real command (``realdata``; skipped without it)."""
 
 from __future__ import annotations
 
@@ -14,42 +14,31 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.tables import OHLCV
-from marketdata_assets_tests.integration.platform import command_environment, run_in_process
+from marketdata_assets_tests.integration.platform import command_environment, run_command
 from marketdata_assets_tests.simulator import KEY, running_simulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from marketdata_assets.storage.connection import Database
-
-    Backfill = Callable[..., dict[str, Any]]
 
 WEEK = Window(datetime(2013, 10, 6, tzinfo=UTC), datetime(2013, 10, 13, tzinfo=UTC))
 EVER = Window(datetime(1990, 1, 1, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC))
 
 
-@pytest.fixture
-def backfill(
-    tmp_path: Path, database_url: str, realdata: Path, capfd: pytest.CaptureFixture[str]
-) -> Backfill:
-    def backfill(*arguments: str) -> dict[str, Any]:
-        with running_simulator(replay=realdata / "data") as simulator:
-            environment = command_environment(
-                tmp_path,
-                database_url,
-                POLYGON_API_KEY=KEY,
-                POLYGON_BASE_URL=simulator.url,
-                MARKETDATA_START="1998-01-01",
-            )
-            done = run_in_process(
-                environment, tmp_path, capfd, "backfill", *arguments, "--no-features", "--json", "-"
-            )
-        assert done.returncode == 0, done.stderr
-        facts: dict[str, Any] = json.loads(done.stdout)["summary"]
-        return facts
-
-    return backfill
+def backfill(folder: Path, database_url: str, realdata: Path, *arguments: str) -> dict[str, Any]:
+    with running_simulator(replay=realdata / "data") as simulator:
+        environment = command_environment(
+            folder,
+            database_url,
+            POLYGON_API_KEY=KEY,
+            POLYGON_BASE_URL=simulator.url,
+            MARKETDATA_START="1998-01-01",
+        )
+        done = run_command(environment, folder, "backfill", *arguments, "--no-features", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    facts: dict[str, Any] = json.loads(done.stdout)["summary"]
+    return facts
 
 
 def expected_of(realdata: Path, name: str) -> dict[str, Any]:
@@ -82,7 +71,9 @@ def holds(bars: pl.DataFrame, samples: dict[str, dict[str, float]]) -> None:
         assert {name: row[name] for name in values} == pytest.approx(values, rel=1e-9), moment
 
 
-def test_a_week_of_spy_is_stored_exactly(database: Database, realdata: Path, backfill: Backfill) -> None:
+def test_a_week_of_spy_is_stored_exactly(
+    database: Database, database_url: str, realdata: Path, tmp_path: Path
+) -> None:
     expected = expected_of(realdata, "A01_spy_week_resample")
     arguments = (
         "--symbols",
@@ -94,7 +85,7 @@ def test_a_week_of_spy_is_stored_exactly(database: Database, realdata: Path, bac
         "--end",
         "2013-10-11",
     )
-    facts = backfill(*arguments)
+    facts = backfill(tmp_path, database_url, realdata, *arguments)
 
     minutes = stored(database, "SPY", Timeframe.M1, WEEK)
     assert minutes.height == expected["total_bars"] == 4128
@@ -131,10 +122,12 @@ def test_a_week_of_spy_is_stored_exactly(database: Database, realdata: Path, bac
 
 # slow: 8,490 partitions, twice
 @pytest.mark.slow
-def test_all_of_apples_days_are_stored_raw(database: Database, realdata: Path, backfill: Backfill) -> None:
+def test_all_of_apples_days_are_stored_raw(
+    database: Database, database_url: str, realdata: Path, tmp_path: Path
+) -> None:
     expected = expected_of(realdata, "A05_aapl_splits")
     arguments = ("--symbols", "AAPL", "--timeframes", "1d", "--start", "1998-01-01", "--end", "2021-03-31")
-    facts = backfill(*arguments)
+    facts = backfill(tmp_path, database_url, realdata, *arguments)
     days = stored(database, "AAPL", Timeframe.D1, EVER)
     assert days.height == facts["rows_inserted"] == expected["rows"] == 5849
     same(days, vendor_file(realdata, "lean_aapl_1d", EVER))

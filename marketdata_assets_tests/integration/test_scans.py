@@ -16,7 +16,7 @@ from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets.storage.scans import series_to_scan
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
 from marketdata_assets_tests.integration.frames import joined, run_of
-from marketdata_assets_tests.integration.platform import command_environment, run_command, run_in_process
+from marketdata_assets_tests.integration.platform import command_environment, run_command
 from marketdata_assets_tests.simulator import KEY, running_simulator
 
 if TYPE_CHECKING:
@@ -194,10 +194,10 @@ def test_nothing_is_expected_before_a_first_bar_that_comes_later(scanned: Databa
     assert to_scan(scanned) == set()
 
 
-# slow: many commands, one of them a whole process
+# slow: whole processes
 @pytest.mark.slow
 def test_a_backfill_and_a_scan_with_nothing_to_do_start_no_run_and_one_with_something_does(
-    tmp_path: Path, database_url: str, database: Database, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, database_url: str, database: Database
 ) -> None:
     days = ("--start", "2024-01-01", "--end", "2024-01-07")
     chosen = ("--symbols", "AAPL", "--timeframes", "1h,1d", *days)
@@ -210,7 +210,7 @@ def test_a_backfill_and_a_scan_with_nothing_to_do_start_no_run_and_one_with_some
             return int(database.read_frame("select count(*) as n from dagster.runs").item())
 
         def backfill(*options: str) -> dict[str, object]:
-            done = run_in_process(environment, tmp_path, capfd, "backfill", *chosen, *options, "--json", "-")
+            done = run_command(environment, tmp_path, "backfill", *chosen, *options, "--json", "-")
             assert done.returncode == 0, done.stderr
             summary = json.loads(done.stdout)["summary"]
             assert isinstance(summary, dict)
@@ -233,7 +233,7 @@ def test_a_backfill_and_a_scan_with_nothing_to_do_start_no_run_and_one_with_some
         ]
         history = database.read_frame("select status, finished_at from backfill_history order by started_at")
         assert (history["status"].to_list(), history["finished_at"].null_count()) == (["ok", "ok"], 0)
-        looked = run_in_process(environment, tmp_path, capfd, "gaps", *chosen)
+        looked = run_command(environment, tmp_path, "gaps", *chosen)
         assert (looked.returncode, runs()) == (0, known)
         assert "no bar changed since the last scan" in looked.stderr
 
