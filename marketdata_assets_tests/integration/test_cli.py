@@ -543,11 +543,11 @@ def test_corporate_actions_are_counted_and_what_the_plan_lacks_is_no_failure(
 
 # slow: the vendor's retries wait some six seconds of real time
 @pytest.mark.slow
-def test_an_unreachable_vendor_is_one_line(run: Run, database: Database) -> None:
+def test_an_unreachable_vendor_is_one_line(process: Run, database: Database) -> None:
     with socket.socket() as bound:  # bound, not listening: refuses
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        done = run(*ONE, "--json", "-", POLYGON_BASE_URL=url)
+        done = process(*ONE, "--json", "-", POLYGON_BASE_URL=url)
     assert done.returncode == 1
     assert list(json.loads(done.stdout)["summary"]["failures"]) == ["AAPL"]
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
