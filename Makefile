@@ -25,10 +25,10 @@ up: $(READY)  ## Dagster's UI on http://127.0.0.1:3000 until Ctrl-C
 	@$(BIN)/marketdata up
 
 test: $(READY)  ## The test suite, without what is marked slow
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: $(READY)  ## The whole test suite, slow tests included
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)  ## Linters, types, Dagster's own validation
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections import Counter
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -44,6 +45,7 @@ _SERVER_SETTINGS = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(SlowFilesFirst())
     if not hasattr(config, "workerinput"):
         os.environ[_RUN_HOME] = tempfile.mkdtemp(prefix="marketdata-tests-")
 
@@ -62,6 +64,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(unit) and "postgres_server" in getattr(item, "fixturenames", ()):
             message = f"{item.nodeid} asks for Postgres: unit tests run without it, move it to integration/"
             raise pytest.UsageError(message)
+
+
+class SlowFilesFirst:
+    """Files with slow tests begin, so that no worker waits at the end for a long one of another.
+
+    A plugin of its own: it comes after the folders' own hooks, which mark tests too.
+    """
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True)

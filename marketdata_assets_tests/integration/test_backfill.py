@@ -1,4 +1,7 @@
-"""``marketdata backfill`` whole: bars, gaps, repair, matrix, and what it says of them."""
+"""``marketdata backfill`` whole: bars, gaps, repair, matrix, and what it says of them.
+
+The first test runs it as a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from marketdata_assets.simulator import Fault, FaultKind
-from marketdata_assets_tests.integration.platform import command_environment, run_command
+from marketdata_assets_tests.integration.platform import command_environment, run_command, run_in_process
 from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator
 
 if TYPE_CHECKING:
@@ -33,17 +36,20 @@ def simulator() -> Iterator[SimulatorHandle]:
 
 
 @pytest.fixture
-def backfill(tmp_path: Path, database_url: str, simulator: SimulatorHandle) -> Backfill:
-    """Runs the command with ``--json``; returns how it ended, and what it wrote."""
-    environment = command_environment(
-        tmp_path, database_url, POLYGON_API_KEY=KEY, POLYGON_BASE_URL=simulator.url
-    )
+def environment(tmp_path: Path, database_url: str, simulator: SimulatorHandle) -> dict[str, str]:
+    return command_environment(tmp_path, database_url, POLYGON_API_KEY=KEY, POLYGON_BASE_URL=simulator.url)
 
-    def run(*arguments: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-        done = run_command(environment, tmp_path, "backfill", *arguments, "--json", "results.json")
+
+@pytest.fixture
+def backfill(tmp_path: Path, environment: dict[str, str], capfd: pytest.CaptureFixture[str]) -> Backfill:
+    """Runs the command with ``--json``; returns how it ended, and what it wrote."""
+
+    def backfill(*arguments: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+        written = ("--json", "results.json")
+        done = run_in_process(environment, tmp_path, capfd, "backfill", *arguments, *written)
         return done, json.loads((tmp_path / "results.json").read_text())
 
-    return run
+    return backfill
 
 
 def lost(
@@ -63,13 +69,15 @@ def counts(results: dict[str, Any]) -> dict[str, int]:
     return {name: summary[f"gaps_{name}"] for name in ("found", "filled", "no_trades", "unfilled", "open")}
 
 
-# slow: several backfills
+# slow: a whole process
 @pytest.mark.slow
 def test_a_lost_hour_that_comes_back_is_found_and_filled_in_one_backfill(
-    backfill: Backfill, simulator: SimulatorHandle
+    environment: dict[str, str], tmp_path: Path, simulator: SimulatorHandle
 ) -> None:
     simulator.set_faults(lost(WEDNESDAY, ticker="SPY", returns_after=2))
-    done, results = backfill("--symbols", "SPY", "--timeframes", "1m,1h", *WEEKS)
+    chosen = ("--symbols", "SPY", "--timeframes", "1m,1h", *WEEKS)
+    done = run_command(environment, tmp_path, "backfill", *chosen, "--json", "results.json")
+    results = json.loads((tmp_path / "results.json").read_text())
     assert done.returncode == 0, done.stderr
     headings = [line for line in done.stderr.splitlines() if line[1:2] == "/"]
     assert [line.split(":")[0] for line in headings] == [
@@ -88,7 +96,7 @@ def test_a_lost_hour_that_comes_back_is_found_and_filled_in_one_backfill(
     assert (hours["gaps"]["filled"], hours["failure"]) == (1, None)
 
 
-# slow: whole processes, twice
+# slow: a backfill, twice
 @pytest.mark.slow
 def test_an_hour_that_never_comes_back_is_unfilled_and_not_asked_for_again(
     backfill: Backfill, simulator: SimulatorHandle
@@ -112,7 +120,7 @@ def test_an_hour_that_never_comes_back_is_unfilled_and_not_asked_for_again(
     assert len(simulator.requests) == 3
 
 
-# slow: whole processes, twice or more
+# slow: a backfill, twice or more
 @pytest.mark.slow
 def test_a_thin_fund_is_whole_until_it_loses_a_session(
     backfill: Backfill, simulator: SimulatorHandle
@@ -133,7 +141,7 @@ def test_a_thin_fund_is_whole_until_it_loses_a_session(
     assert alarm["missing_bars"] in range(390, 480)  # with the quiet minutes on both sides of the session
 
 
-# slow: whole processes, twice or more
+# slow: a backfill, twice or more
 @pytest.mark.slow
 def test_what_was_never_asked_for_is_no_gap(backfill: Backfill, database: Database) -> None:
     arguments = ("--symbols", "DBB", "--timeframes", "1m", "--no-features")
@@ -145,7 +153,7 @@ def test_what_was_never_asked_for_is_no_gap(backfill: Backfill, database: Databa
     assert first >= datetime(2023, 7, 5, 13, 30, tzinfo=UTC)
 
 
-# slow: whole processes, twice or more
+# slow: a backfill, twice or more
 @pytest.mark.slow
 def test_a_symbol_that_fails_keeps_its_attempts(
     backfill: Backfill, simulator: SimulatorHandle, database: Database
@@ -168,27 +176,32 @@ def test_a_symbol_that_fails_keeps_its_attempts(
     assert counts(results) == {"found": 1, "filled": 1, "no_trades": 0, "unfilled": 0, "open": 0}
 
 
-# slow: whole processes, twice or more
+# slow: a backfill, twice or more
 @pytest.mark.slow
 def test_features_are_computed_by_a_command_of_their_own(
-    backfill: Backfill, database: Database, tmp_path: Path, database_url: str, simulator: SimulatorHandle
+    backfill: Backfill,
+    database: Database,
+    tmp_path: Path,
+    environment: dict[str, str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run_in_process(environment, tmp_path, capfd, *arguments)
+
     arguments = ("--symbols", "SPY", "--timeframes", "1h", "--start", "2023-07-03", "--end", "2023-07-07")
     backfill(*arguments, "--no-features")
-    environment = command_environment(
-        tmp_path, database_url, POLYGON_API_KEY=KEY, POLYGON_BASE_URL=simulator.url
-    )
-    raw = run_command(environment, tmp_path, "features", "--symbols", "SPY")
+    raw = run("features", "--symbols", "SPY")
     assert raw.stdout == "features: 0 series computed, 0 rows written, 5 partitions held back\n"
     assert "the splits of 1 symbol (SPY) were never asked for" in raw.stderr
-    asked = run_command(environment, tmp_path, "actions")
+    asked = run("actions")
     assert asked.stdout.endswith("features of 1 series are out of date: run `marketdata features`\n")
+    # The one that computes is a process of its own.
     done = run_command(environment, tmp_path, "features", "--symbols", "SPY")
     assert done.returncode == 0, done.stderr
     bars = database.read_frame("select count(*) as n from ohlcv").item()
     assert done.stdout == f"features: 1 series computed, {bars} rows written, 0 partitions held back\n"
-    again = run_command(environment, tmp_path, "features")
+    again = run("features")
     assert again.stdout == "features: 0 series computed, 0 rows written, 0 partitions held back\n"
-    wrong = run_command(environment, tmp_path, "features", "--days", "3")
+    wrong = run("features", "--days", "3")
     assert wrong.returncode == 2
     assert "--force" in wrong.stderr

@@ -18,7 +18,7 @@ from marketdata_assets.cli.app import app, main
 from marketdata_assets.domain.run_tags import COMMAND_TAG
 from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets.storage.vendor import claim_store
-from marketdata_assets_tests.integration.platform import command_environment, run_command
+from marketdata_assets_tests.integration.platform import command_environment, run_command, run_in_process
 from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator
 
 if TYPE_CHECKING:
@@ -40,14 +40,36 @@ def simulator() -> Iterator[SimulatorHandle]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, database_url: str, simulator: SimulatorHandle) -> Run:
-    """Runs ``marketdata`` with arguments, and variables of the environment as keywords; None unsets one."""
+def environment_of(
+    tmp_path: Path, database_url: str, simulator: SimulatorHandle
+) -> Callable[..., dict[str, str]]:
+    """The environment of a command with the given variables; None unsets one."""
     usual = command_environment(tmp_path, database_url, POLYGON_API_KEY=KEY, POLYGON_BASE_URL=simulator.url)
 
+    def environment_of(**variables: str | None) -> dict[str, str]:
+        return {name: value for name, value in {**usual, **variables}.items() if value is not None}
+
+    return environment_of
+
+
+@pytest.fixture
+def process(tmp_path: Path, environment_of: Callable[..., dict[str, str]]) -> Run:
+    """Runs ``marketdata`` as a process, with variables of the environment as keywords."""
+
+    def process(*arguments: str, **variables: str | None) -> subprocess.CompletedProcess[str]:
+        return run_command(environment_of(**variables), tmp_path, *arguments)
+
+    return process
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, environment_of: Callable[..., dict[str, str]], capfd: pytest.CaptureFixture[str]
+) -> Run:
+    """As ``process``, in this process."""
+
     def run(*arguments: str, **variables: str | None) -> subprocess.CompletedProcess[str]:
-        merged = {**usual, **variables}
-        environment = {name: value for name, value in merged.items() if value is not None}
-        return run_command(environment, tmp_path, *arguments)
+        return run_in_process(environment_of(**variables), tmp_path, capfd, *arguments)
 
     return run
 
@@ -151,12 +173,12 @@ def test_no_command_shows_the_help(here: Run) -> None:
     assert done.stderr == ""
 
 
-def test_an_unreachable_database_is_one_line(run: Run, database_url: str) -> None:
+def test_an_unreachable_database_is_one_line(process: Run, database_url: str) -> None:
     with socket.socket() as bound:  # bound, not listening: refuses
         bound.bind(("127.0.0.1", 0))
         parts = urlsplit(database_url)
         url = parts._replace(netloc=f"me:hunter2@127.0.0.1:{bound.getsockname()[1]}").geturl()
-        done = run("backfill", *WEEK, DATABASE_URL=url)
+        done = process("backfill", *WEEK, DATABASE_URL=url)
     one_line(done, 2, "cannot connect to postgresql://me@127.0.0.1", "DATABASE_URL")
     assert "hunter2" not in done.stderr
 
@@ -193,9 +215,9 @@ def every_run_is_known(database: Database) -> None:
 ONE = ("backfill", "--symbols", "AAPL", "--timeframes", "1d", "--no-features", *WEEK)
 
 
-def test_a_wrong_key_is_one_line(run: Run, database: Database) -> None:
+def test_a_wrong_key_is_one_line(process: Run, database: Database) -> None:
     wrong = "wrong-key-0123456789"
-    done = run(*ONE, POLYGON_API_KEY=wrong)
+    done = process(*ONE, POLYGON_API_KEY=wrong)
     assert failed(done, "marketdata: ", "POLYGON_API_KEY") == 2
     assert wrong not in done.stderr + done.stdout
     nothing_stored(database)
@@ -209,7 +231,7 @@ def test_a_missing_key_is_one_line(run: Run, database: Database) -> None:
     assert history["status"].to_list() == ["failed"]
 
 
-# slow: whole processes, twice or more
+# slow: a whole pipeline of Dagster
 @pytest.mark.slow
 def test_simulated_and_real_bars_do_not_mix(run: Run, database: Database) -> None:
     assert run(*ONE).returncode == 0
@@ -220,7 +242,7 @@ def test_simulated_and_real_bars_do_not_mix(run: Run, database: Database) -> Non
     assert database.read_frame("select count(*) as n from ohlcv").item() == stored
 
 
-# slow: whole processes, twice or more
+# slow: a whole pipeline of Dagster
 @pytest.mark.slow
 def test_bars_that_are_all_broken_are_one_line(
     run: Run, database: Database, simulator: SimulatorHandle
@@ -233,12 +255,12 @@ def test_bars_that_are_all_broken_are_one_line(
     assert history["status"].to_list() == ["failed"]
 
 
-# slow: whole processes, twice or more
+# slow: a whole process
 @pytest.mark.slow
 def test_a_backfill_in_a_pipe_is_plain_and_its_json_parses(
-    run: Run, database: Database, tmp_path: Path
+    process: Run, run: Run, database: Database, tmp_path: Path
 ) -> None:
-    done = run(*ONE, "--json", "-")
+    done = process(*ONE, "--json", "-")
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)["summary"]
     assert (facts["rows_inserted"], facts["requests"], facts["failures"]) == (2, 1, {})
@@ -410,7 +432,7 @@ def test_a_matrix_nobody_looked_for_says_what_to_run(here: Run, tmp_path: Path) 
     assert "never looked through" in (tmp_path / "page.html").read_text("utf-8")
 
 
-# slow: whole processes, twice or more
+# slow: a whole pipeline of Dagster
 @pytest.mark.slow
 def test_a_matrix_is_summed_up_anew_and_printed(run: Run, here: Run, database: Database) -> None:
     here("symbols", "set-timeframes", "SPY", "1d")
@@ -456,7 +478,7 @@ def test_a_page_of_the_matrix_replaces_the_old_one_or_leaves_it(here: Run, tmp_p
     assert sorted(tmp_path.iterdir()) == before
 
 
-# slow: whole processes, twice or more
+# slow: a whole pipeline of Dagster
 @pytest.mark.slow
 def test_a_backfill_that_cannot_start_changes_nothing(run: Run, database: Database, tmp_path: Path) -> None:
     run("symbols", "list")
@@ -480,7 +502,7 @@ def test_a_demo_refuses_a_store_of_real_bars(run: Run, database: Database) -> No
     assert database.read_frame("select * from tracked_symbols order by symbol").equals(before)
 
 
-# slow: whole processes, twice or more
+# slow: a whole pipeline of Dagster
 @pytest.mark.slow
 def test_a_symbol_that_fails_is_told_and_the_others_are_counted_and_recorded(
     run: Run, database: Database, simulator: SimulatorHandle
@@ -500,12 +522,12 @@ def test_a_symbol_that_fails_is_told_and_the_others_are_counted_and_recorded(
     assert recorded["series"].to_list() == ["AAPL:1d", "NVDA:1d"]
 
 
-# slow: whole processes, twice or more
+# slow: a whole process
 @pytest.mark.slow
 def test_corporate_actions_are_counted_and_what_the_plan_lacks_is_no_failure(
-    run: Run, database: Database
+    process: Run, database: Database
 ) -> None:
-    done = run("actions")
+    done = process("actions")
     assert done.returncode == 0, done.stderr
     splits, dividends, earnings = done.stdout.splitlines()
     stored = database.read_frame("select count(*) as n from splits").item()
@@ -521,11 +543,11 @@ def test_corporate_actions_are_counted_and_what_the_plan_lacks_is_no_failure(
 
 # slow: the vendor's retries wait some six seconds of real time
 @pytest.mark.slow
-def test_an_unreachable_vendor_is_one_line(run: Run, database: Database) -> None:
+def test_an_unreachable_vendor_is_one_line(process: Run, database: Database) -> None:
     with socket.socket() as bound:  # bound, not listening: refuses
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        done = run(*ONE, "--json", "-", POLYGON_BASE_URL=url)
+        done = process(*ONE, "--json", "-", POLYGON_BASE_URL=url)
     assert done.returncode == 1
     assert list(json.loads(done.stdout)["summary"]["failures"]) == ["AAPL"]
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ import pytest
 from psycopg import sql
 from typer.main import get_command
 
-from marketdata_assets.cli.app import app, run
-from marketdata_assets_tests.integration.platform import free_port
+from marketdata_assets.cli.app import app
+from marketdata_assets_tests.integration.platform import free_port, run_in_process
 from marketdata_assets_tests.simulator import KEY, running_simulator
 
 if TYPE_CHECKING:
@@ -82,24 +81,15 @@ def arguments(path: tuple[str, ...]) -> list[str]:
 
 
 @pytest.fixture
-def execute(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Any]:
-    """Run a command in this process; whatever is not expected is raised here, as a traceback would be printed."""
-    monkeypatch.chdir(tmp_path)
+def execute(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Any]:
+    """Run a command in this process, on a simulated vendor."""
     (tmp_path / "symbols.csv").write_text("symbol,asset_class\nRIO,stock\n")
     (tmp_path / "market.dump").write_bytes(b"PGDMP")
 
     def execute(path: tuple[str, ...], *options: str) -> subprocess.CompletedProcess[str]:
-        monkeypatch.delenv("DAGSTER_HOME", raising=False)
-        # `demo` sets both for its own simulator in this process.
-        monkeypatch.setenv("POLYGON_BASE_URL", simulator.url)
-        monkeypatch.setenv("POLYGON_API_KEY", KEY)
+        environment = {**os.environ, "POLYGON_BASE_URL": simulator.url, "POLYGON_API_KEY": KEY}
         given = [*path, *options] if options else arguments(path)
-        monkeypatch.setattr(sys, "argv", ["marketdata", *given])
-        capfd.readouterr()
-        code = run()
-        return subprocess.CompletedProcess(given, code, *capfd.readouterr())
+        return run_in_process(environment, tmp_path, capfd, *given)
 
     with running_simulator() as simulator:
         yield execute

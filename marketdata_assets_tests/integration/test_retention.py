@@ -33,7 +33,12 @@ from marketdata_assets.storage.retention import Pruned, prunable, prune
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
 from marketdata_assets.storage.tables import FEATURES
 from marketdata_assets_tests.integration.frames import bar, frame
-from marketdata_assets_tests.integration.platform import command_environment, open_platform, run_command
+from marketdata_assets_tests.integration.platform import (
+    command_environment,
+    open_platform,
+    run_command,
+    run_in_process,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -390,22 +395,23 @@ def test_a_scheduled_run_carries_the_days_that_it_keeps(monkeypatch: pytest.Monk
     assert request.run_key == "2024-03-10T04:00Z"
 
 
-# slow: whole processes, twice or more
+# slow: commands, one of them a whole process
 @pytest.mark.slow
-def test_the_command_counts_first_and_then_removes(database: Database, tmp_path: Path) -> None:
+def test_the_command_counts_first_and_then_removes(
+    database: Database, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     bars = store(database, days_of(75, 12, 0))
     environment = command_environment(tmp_path, database.url)
 
-    def told(*arguments: str) -> list[dict[str, object]]:
-        done = run_command(environment, tmp_path, "prune", "--json", *arguments)
-        assert done.returncode == 0, done.stderr
-        return list(json.loads(done.stdout))
-
     minutes = bars.filter(timeframe="1m").height
-    [dry] = told("--dry-run")
+    dry_run = run_in_process(environment, tmp_path, capfd, "prune", "--json", "--dry-run")
+    assert dry_run.returncode == 0, dry_run.stderr
+    [dry] = json.loads(dry_run.stdout)
     assert (dry["timeframe"], dry["bars"], dry["dry_run"]) == ("1m", minutes, True)
     assert len(stored(database)) == bars.height
-    [done] = told("--older-than", "30")
+    ended = run_command(environment, tmp_path, "prune", "--json", "--older-than", "30")
+    assert ended.returncode == 0, ended.stderr
+    [done] = json.loads(ended.stdout)
     assert done["bars"] == done["features"] == minutes
     assert {one for _, one, _ in stored(database)} == {"5m", "1h"}
 
@@ -413,6 +419,6 @@ def test_the_command_counts_first_and_then_removes(database: Database, tmp_path:
         (["--timeframes", "1h"], "1h bars are kept for ever"),
         (["--older-than", "3"], "give 14 or more"),
     ):
-        refused = run_command(environment, tmp_path, "prune", *arguments)
+        refused = run_in_process(environment, tmp_path, capfd, "prune", *arguments)
         assert refused.returncode == 2
         assert said in refused.stderr
