@@ -659,9 +659,12 @@ _kept: dict[tuple[int, str], Database] = {}
 
 
 @contextmanager
-def _kept_database(url: str | None) -> Iterator[Database]:
+def _kept_database(url: object) -> Iterator[Database]:
     """The kept database of ``url``, for one thread at a time; one that fails is forgotten."""
     _require_pool()
+    if not isinstance(url, str | None):
+        message = f"database_url is a text such as postgresql://user:password@host:port/database, not a {type(url).__name__}"
+        raise ConfigurationError(message)
     with _lock:
         place = url
         if place is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path  # noqa: TC003  # typer reads the annotations when it runs
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from marketdata_assets.cli.session import Store
     from marketdata_assets.domain.series import AssetClass
     from marketdata_assets.storage.symbols import TrackedSymbol, WantedSymbol
+
+_NAMED: Final = 5
+"""Symbols that one line names."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -247,8 +250,10 @@ def _write(
     for one, outcome in tracked:
         if outcome is not Outcome.UNCHANGED:
             typer.echo(f"tracked: {one.symbol} ({one.asset_class})")
-    if unchanged := sum(outcome is Outcome.UNCHANGED for _, outcome in tracked):
-        typer.echo(f"{unchanged} already tracked so", err=True)
+    unchanged = [one.symbol for one, outcome in tracked if outcome is Outcome.UNCHANGED]
+    if unchanged:
+        more = f" and {len(unchanged) - _NAMED:,} more" if len(unchanged) > _NAMED else ""
+        typer.echo(f"already tracked so: {', '.join(unchanged[:_NAMED])}{more}", err=True)
 
 
 def _print_json(symbols: Iterable[TrackedSymbol]) -> None:

@@ -385,6 +385,7 @@ def test_an_empty_universe_takes_what_is_added_as_it_is_written(here: Run, tmp_p
         "tracked: BACpL (stock)\ntracked: BACPL (stock)\ntracked: NFLX (stock)\n"
     )
     assert here("symbols", "add", "BRK-B", "--yes").stdout == "tracked: BRK-B (stock)\n"
+    assert here("symbols", "add", "nflx").stderr == "already tracked so: NFLX\n"
     one_line(here("symbols", "deactivate", "bacpl"), 2, "bacpl may be BACPL or BACpL")
     assert here("symbols", "deactivate", "BACpL", "nflx").stdout == (
         "BACpL: no longer collected\nNFLX: no longer collected\n"

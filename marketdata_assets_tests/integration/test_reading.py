@@ -456,6 +456,8 @@ def test_another_database_can_be_named(
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
     assert bars("AAPL", "1m", MONDAY, MONDAY, database_url=database_url).height == 360
+    with pytest.raises(ConfigurationError, match=r"database_url is a text such as .*, not a int"):
+        bars("AAPL", "1m", MONDAY, MONDAY, database_url=5)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="cannot connect"):
         bars("AAPL", "1m", MONDAY, MONDAY)
 
