@@ -6,13 +6,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, LiteralString, NamedTuple
 
 from marketdata_assets.domain.clock import require_not_before, require_same_time
+from marketdata_assets.storage.rows import fetch
 
 if TYPE_CHECKING:
-    from psycopg import Connection
-
     from marketdata_assets.storage.connection import Database
+    from marketdata_assets.storage.rows import Session
 
-    Session = Connection[tuple[object, ...]]
+_TIMES: Final = "select clock_timestamp(), (select max(requested_at) from fetch_log)"
+
+
+class _Times(NamedTuple):
+    now: datetime
+    latest_request: datetime | None
 
 
 def require_right_clock(database: Database, *, is_repair: bool = False) -> None:
@@ -23,12 +28,11 @@ def require_right_clock(database: Database, *, is_repair: bool = False) -> None:
     Raises:
         ClockError: It does not: what a command would write by it could not be told from the truth later.
     """
-    ((stored, latest),) = database.ask("select clock_timestamp(), (select max(requested_at) from fetch_log)")
+    (stored,) = database.fetch(_TIMES, row=_Times)
     local = datetime.now(UTC)
-    if isinstance(stored, datetime):
-        require_same_time(local, stored, "the database")
-    if isinstance(latest, datetime) and not is_repair:
-        require_not_before(local, latest)
+    require_same_time(local, stored.now, "the database")
+    if not is_repair:
+        require_not_before(local, stored.latest_request)
 
 
 class Leftover(NamedTuple):
@@ -94,8 +98,8 @@ def future_rows(database: Database) -> list[Leftover]:
         found = []
         for one in _REPAIRS:
             query = f"select count(*) from {one.table} where {one.condition}"  # noqa: S608 - texts of this module
-            row = connection.execute(query.encode()).fetchone()
-            found.append(Leftover(one.table, one.what, int(str(row[0])) if row else 0))
+            (rows,) = fetch(connection, query.encode(), row=int)
+            found.append(Leftover(one.table, one.what, rows))
         return [one for one in found if one.rows]
 
     return database.transaction(count)

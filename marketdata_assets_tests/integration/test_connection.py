@@ -66,7 +66,7 @@ def test_an_unreachable_server_is_one_line_without_the_password() -> None:
         for attempt in (
             lambda: connect(url, application_name="test"),
             lambda: Database(url).transaction(lambda _: None),
-            lambda: Database(url).ask("select 1"),
+            lambda: Database(url).fetch("select 1", row=int),
             lambda: Database(url).read_frame("select 1"),
             lambda: dagster_storage_url(url),
         ):
@@ -192,12 +192,12 @@ def test_a_question_leaves_no_transaction_behind_and_survives_a_lost_connection(
 ) -> None:
     states = "select state from pg_stat_activity where application_name = 'asking'"
     with Database(database_url, application_name="asking") as asking:
-        assert asking.ask("select %s::int, current_setting('TimeZone')", [7]) == [(7, "UTC")]
+        assert asking.fetch("select %s::int", [7], row=int) == [7]
         assert database.read_frame(states)["state"].to_list() == ["idle"]
         terminate(database_url, "asking")
-        assert asking.ask("select 1") == [(1,)]
+        assert asking.fetch("select 1", row=int) == [1]
         with pytest.raises(psycopg.errors.DivisionByZero):
-            asking.ask("select 1 / 0")
+            asking.fetch("select 1 / 0", row=int)
         with pytest.raises(psycopg.errors.DivisionByZero):
             asking.transaction(
                 lambda connection: (
@@ -205,7 +205,7 @@ def test_a_question_leaves_no_transaction_behind_and_survives_a_lost_connection(
                     connection.execute("select 1 / 0"),
                 )
             )
-        assert asking.ask("select to_regclass('seen')::text") == [(None,)]
+        assert asking.fetch("select to_regclass('seen') is null", row=bool) == [True]
 
 
 def test_an_empty_answer_keeps_its_columns(database: Database) -> None:

@@ -200,9 +200,10 @@ def test_a_slow_read_of_a_frame_is_seen_as_it_was_asked(database: Database) -> N
             wait_until(lambda: bool(monitoring.slow_queries(database).queries), "a slow query")
             (found,) = monitoring.slow_queries(database).queries
         finally:
-            database.ask(
+            database.fetch(
                 "select pg_cancel_backend(pid) from pg_stat_activity where application_name = 'a notebook'"
-                " and state = 'active'"
+                " and state = 'active'",
+                row=bool,
             )
             thread.join()
     assert found.text == "select ? as word, pg_sleep(?)::text as nothing, ? as number"
