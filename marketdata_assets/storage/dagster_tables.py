@@ -11,6 +11,9 @@ from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import psycopg
+
+from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.monitoring import JobRun, NextTick, Runs
 from marketdata_assets.domain.run_tags import COMMAND_TAG, PURPOSE_TAG, Purpose
 from marketdata_assets.storage.rows import fetch, fetch_one, grouped, moment_or_none
@@ -95,6 +98,10 @@ _CHECK_FAILED: Final = "DagsterAssetCheckFailedError"
 _DAEMON_SEEN: Final = "select max(timestamp) at time zone 'UTC' from dagster.daemon_heartbeats"
 
 
+class UnknownTablesError(MarketDataError):
+    """Dagster's tables are not as this version knows them."""
+
+
 class _Tag(NamedTuple):
     run_id: str
     key: str
@@ -167,7 +174,7 @@ def runs_in_store(database: Database) -> Runs | None:
     """The latest run of each job and the daemon's last sign of life, from Dagster's own tables, without Dagster.
 
     For what cannot afford to import it (seconds, 70 MB). The ticks to come and whether a repair's gap stays are not told:
-    ``defs.runs.history`` does. None where Dagster has no tables in this database.
+    ``defs.runs.history`` does. None where Dagster has no tables in this database. Raises :class:`UnknownTablesError`.
     """
 
     def read(session: Session) -> Runs | None:
@@ -177,7 +184,10 @@ def runs_in_store(database: Database) -> Runs | None:
         seen = fetch_one(session, _DAEMON_SEEN, row=moment_or_none)
         return Runs(tuple(sorted(runs, key=lambda run: run.created, reverse=True)), daemon_seen=seen)
 
-    return database.transaction(read)
+    try:
+        return database.transaction(read)
+    except psycopg.ProgrammingError as error:
+        raise UnknownTablesError(str(error)) from error
 
 
 def are_dagsters_tables_here(settings: Settings) -> bool:
