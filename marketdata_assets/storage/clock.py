@@ -60,8 +60,10 @@ _REPAIRS: Final = (
         "coverage",
         "series with days that are recorded as answered",
         "upper(covered) > clock_timestamp()",
-        "update coverage set covered = covered - tstzmultirange(tstzrange(clock_timestamp(), null)),"
-        " updated_at = now()",
+        """
+update coverage
+set covered = covered - tstzmultirange(tstzrange(clock_timestamp(), null)), updated_at = now()
+""",
     ),
     _Repair("gap_report", "gaps", "gap_end > clock_timestamp()", "delete from gap_report"),
     _Repair("completeness_daily", "days", f"day > {_TODAY}", "delete from completeness_daily"),
@@ -78,8 +80,11 @@ _REPAIRS: Final = (
         "fetch_log",
         "requests made at a time to come, which get the present as their time",
         "window_start <= clock_timestamp() and greatest(requested_at, finished_at) > clock_timestamp()",
-        "update fetch_log set requested_at = least(requested_at, clock_timestamp()),"
-        " finished_at = case when finished_at > clock_timestamp() then clock_timestamp() else finished_at end",
+        """
+update fetch_log
+set requested_at = least(requested_at, clock_timestamp()),
+  finished_at = case when finished_at > clock_timestamp() then clock_timestamp() else finished_at end
+""",
     ),
     _Repair(
         "rate_limit",
