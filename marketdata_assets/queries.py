@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Final, SupportsIndex, TypeAlias
 
 import numpy as np
 import polars as pl
-import psycopg
 
 from marketdata_assets.config import load_settings
 from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
@@ -41,6 +40,7 @@ from marketdata_assets.pipeline.holes import find_holes
 from marketdata_assets.storage.bars import read_series
 from marketdata_assets.storage.completeness import read_matrix
 from marketdata_assets.storage.connection import Database, resolve_database_url
+from marketdata_assets.storage.failures import Refusal, find_refusal, first_line
 from marketdata_assets.storage.gaps import sorted_gaps
 from marketdata_assets.storage.symbols import (
     TrackedSymbol,
@@ -680,13 +680,12 @@ def _kept_database(url: object) -> Iterator[Database]:
         except MarketDataError:
             # Whatever was asked for was wrong, or is not there: the connection is sound, or renewed by itself.
             raise
-        except psycopg.errors.UndefinedTable as error:
+        except BaseException as error:
             _forget(key)
-            message = f"the store lacks a table ({error.diag.message_primary}): run `marketdata migrate`"
+            if find_refusal(error) is not Refusal.TABLE_LACKING:
+                raise
+            message = f"the store lacks a table ({first_line(error)}): run `marketdata migrate`"
             raise ConfigurationError(message) from None
-        except BaseException:
-            _forget(key)
-            raise
 
 
 def _forget(key: tuple[int, str]) -> None:

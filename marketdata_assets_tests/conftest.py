@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import psycopg
 import pytest
 from filelock import FileLock
 from psycopg import sql
@@ -29,6 +28,8 @@ from marketdata_assets.storage.migrations import migrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from marketdata_assets.storage.rows import Session
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -159,7 +160,7 @@ def fresh_database(server: str, *, template: str = TEMPLATE, locale: str = "") -
             connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
-def _administrator(server: str) -> psycopg.Connection[tuple[object, ...]]:
+def _administrator(server: str) -> Session:
     connection = connect(
         server, application_name="tests", timeouts=Timeouts(idle_in_transaction=timedelta(0))
     )

@@ -7,9 +7,7 @@ import traceback
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-import adbc_driver_manager
 import msgspec
-import psycopg
 from starlette.responses import Response
 
 from marketdata_assets.domain.adjust import SplitError
@@ -21,15 +19,13 @@ from marketdata_assets.domain.errors import (
     UnadjustableError,
     UnknownSeriesError,
 )
-from marketdata_assets.storage.failures import StoreError
+from marketdata_assets.storage.failures import Refusal, StoreError, find_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MEDIA_TYPE: Final = "application/problem+json"
 
-_QUERY_CANCELED: Final = "57014"
-_LOCK_NOT_AVAILABLE: Final = "55P03"
 _RETRY_SOON: Final = {"Retry-After": "5"}
 
 _log = logging.getLogger(__name__)
@@ -128,14 +124,14 @@ _OF_THE_DOMAIN: Final[tuple[tuple[type[MarketDataError], int, str], ...]] = (
 
 
 def _of_the_database(error: Exception) -> Problem | None:
-    state = getattr(error, "sqlstate", None)
-    if state == _QUERY_CANCELED:
+    refusal = find_refusal(error)
+    if refusal is Refusal.TOO_SLOW:
         detail = "the database took too long: ask for less, or try again later"
         return Problem(503, "too-slow", detail, headers=_RETRY_SOON)
-    if state == _LOCK_NOT_AVAILABLE:
+    if refusal is Refusal.LOCKED:
         detail = "what was to be changed is in use: try again later"
         return Problem(503, "locked", detail, headers=_RETRY_SOON)
-    if isinstance(error, StoreError | psycopg.OperationalError | adbc_driver_manager.OperationalError):
+    if refusal is Refusal.AWAY:
         _log.error("the database is out of reach: %s", (str(error).splitlines() or [""])[0])
         detail = "the database does not answer: try again later"
         return Problem(503, "database-away", detail, headers=_RETRY_SOON)

@@ -68,8 +68,8 @@ class Readers:
             # Each thread takes exactly one of these.
             with contextlib.suppress(threading.BrokenBarrierError):
                 together.wait(5)
-            database.read_frame("select 1")
-            database.transaction(lambda connection: connection.execute("select 1"))
+            database.open_reader()
+            database.require_answer()
 
         with contextlib.suppress(MarketDataError):  # it starts all the same, and /health says that it is away
             await asyncio.gather(*(self.run(touch) for _ in range(self._size)))

@@ -141,7 +141,7 @@ class Service:
 
 
 def _touch(database: Database) -> None:
-    database.transaction(lambda connection: connection.execute("select 1"))
+    database.require_answer()
 
 
 def service_of(request: Request) -> Service:

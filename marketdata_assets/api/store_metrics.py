@@ -11,8 +11,6 @@ from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-import adbc_driver_manager
-import psycopg
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -20,8 +18,8 @@ from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.freshness import Freshness
 from marketdata_assets.pipeline.freshness import freshness_of
 from marketdata_assets.pipeline.health import vitals
-from marketdata_assets.storage.connection import Database, Timeouts
-from marketdata_assets.storage.dagster_tables import runs_in_store
+from marketdata_assets.storage.connection import DRIVER_ERRORS, Database, Timeouts
+from marketdata_assets.storage.dagster_tables import UnknownTablesError, runs_in_store
 from marketdata_assets.storage.monitoring import database_size, table_sizes
 
 if TYPE_CHECKING:
@@ -171,7 +169,7 @@ class StoreCollector(Collector):
             if began > self._look_due:
                 try:
                     self._found = self._looked_anew()
-                except (MarketDataError, psycopg.Error, adbc_driver_manager.Error) as error:
+                except (MarketDataError, *DRIVER_ERRORS) as error:
                     self._found = None
                     _LOG.error("/metrics is without the store's gauges: %s", " ".join(str(error).split()))
                 ended = monotonic()
@@ -199,7 +197,7 @@ class StoreCollector(Collector):
 def _runs(database: Database) -> Runs | None:
     try:
         return runs_in_store(database)
-    except (psycopg.ProgrammingError, TypeError) as error:
+    except (UnknownTablesError, TypeError) as error:
         # Dagster may change its tables: the store's own gauges do not depend on them.
         _LOG.error("/metrics is without Dagster's runs: %s", " ".join(str(error).split()))
         return None

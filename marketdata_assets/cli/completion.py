@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from contextlib import closing
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, LiteralString
+from typing import TYPE_CHECKING, Final
 
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+    from marketdata_assets.storage.rows import Session
 
 _PATIENCE: Final = timedelta(seconds=2)
 
@@ -29,8 +31,9 @@ def complete_symbols(incomplete: str) -> list[str]:
 
 def complete_key(incomplete: str) -> list[str]:
     """The names of API keys that work and begin so."""
-    names = _asked("select name from api_keys where revoked_at is null order by name")
-    return [one for one in names if one.startswith(incomplete)]
+    from marketdata_assets.storage.keys import list_working_names
+
+    return [one for one in _asked(list_working_names) if one.startswith(incomplete)]
 
 
 def complete_timeframe(incomplete: str) -> list[str]:
@@ -50,15 +53,15 @@ def _continued(incomplete: str, known: Iterable[str]) -> list[str]:
 
 
 def _symbols() -> list[str]:
-    return _asked("select symbol from tracked_symbols where active order by symbol")
+    from marketdata_assets.storage.symbols import list_active_names
+
+    return _asked(list_active_names)
 
 
-def _asked(query: LiteralString) -> list[str]:
-    import psycopg
-
+def _asked(read: Callable[[Session], list[str]]) -> list[str]:
     from marketdata_assets.config import load_settings
     from marketdata_assets.domain.errors import MarketDataError
-    from marketdata_assets.storage.connection import Timeouts, connect, resolve_database_url
+    from marketdata_assets.storage.connection import DRIVER_ERRORS, Timeouts, connect, resolve_database_url
     from marketdata_assets.storage.embedded import EmbeddedServer
 
     try:
@@ -68,8 +71,7 @@ def _asked(query: LiteralString) -> list[str]:
         timeouts = Timeouts(statement=_PATIENCE, lock=_PATIENCE, connect=_PATIENCE)
         url = resolve_database_url(settings)
         with closing(connect(url, application_name="completion", timeouts=timeouts)) as session:
-            rows = session.execute(query).fetchall()
-    except (MarketDataError, psycopg.Error, OSError):
+            return read(session)
+    except (MarketDataError, *DRIVER_ERRORS, OSError):
         # A shell that waits for words has no place for a line about a server.
         return []
-    return [str(word) for (word,) in rows]

@@ -1,7 +1,7 @@
 """The vendor's rate limit, kept exactly by any number of processes.
 
-One row of Postgres per API key holds the times of the latest grants. A single statement reserves the next
-slot, which is the latest of
+One row of Postgres per API key holds the times of the latest grants (``storage.rate_limit``). A single statement
+reserves the next slot, which is the latest of
 
 - now,
 - the grant N places back, plus the period and a slack (so that no period ever holds more than N),
@@ -24,18 +24,21 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, LiteralString, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 
 import psycopg
 import stamina
 
-from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.polygon.errors import RateLimiterUnavailableError
+from marketdata_assets.storage import rate_limit
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
     from pydantic import SecretStr
+
+T = TypeVar("T")
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -45,85 +48,11 @@ PERIOD_SECONDS: Final = 60.0
 SLACK_SECONDS: Final = 0.6
 """How much longer than the vendor's period a slot stays taken."""
 
-_CHANNEL: Final = "marketdata_rate_limit"
-_LISTEN: Final = "listen marketdata_rate_limit"
 _DATABASE_TIMEOUT_SECONDS: Final = 15.0
 _LISTEN_RETRY_SECONDS: Final = 5.0
 _RECONNECT_SECONDS: Final = 30.0
 _NOTE_WAIT_SECONDS: Final = 1.0
 _NOTE_EVERY_SECONDS: Final = 10.0
-
-# One statement, evaluated under the row's lock (ON CONFLICT sees the newest row, not the snapshot's):
-#   ring   the grants with the oldest first, at least %(requests)s of them
-#   slot   the earliest time that the ring, the pace and a penalty allow
-# A ring never shrinks: a smaller limit looks fewer places back, and a larger one later still knows the past.
-_RESERVE: Final[LiteralString] = """
-insert into rate_limit as kept (bucket, grants, position, paced_until)
-values (
-    %(bucket)s,
-    array_fill('epoch'::timestamptz, array[%(requests)s::int - 1]) || clock_timestamp(),
-    %(requests)s::int,
-    clock_timestamp() + %(spacing)s::float8 * interval '1 second'
-)
-on conflict (bucket) do update set (grants, position, paced_until) = (
-    select
-        slot.ring[: slot.place - 1] || slot.granted || slot.ring[slot.place + 1 :],
-        slot.place,
-        -- A caller held by the ring or by a penalty leaves no allowance to those behind it: no burst follows.
-        case when slot.granted > slot.free
-            then slot.granted + (%(allowance)s::float8 + 1) * %(spacing)s::float8 * interval '1 second'
-            else greatest(kept.paced_until, slot.granted) + %(spacing)s::float8 * interval '1 second'
-        end
-    from (
-        select
-            turn.ring,
-            turn.latest %% cardinality(turn.ring) + 1 as place,
-            free.free,
-            greatest(
-                free.free,
-                kept.blocked_until,
-                turn.ring[turn.latest],
-                turn.ring[
-                    (turn.latest - %(requests)s::int + cardinality(turn.ring)) %% cardinality(turn.ring) + 1
-                ] + %(hold)s::float8 * interval '1 second'
-            ) as granted
-        from (
-            select
-                case when cardinality(kept.grants) >= %(requests)s::int then kept.grants
-                    else array_fill(
-                            'epoch'::timestamptz, array[%(requests)s::int - cardinality(kept.grants)]
-                        ) || kept.grants[kept.position + 1 :] || kept.grants[: kept.position]
-                end as ring,
-                case when cardinality(kept.grants) >= %(requests)s::int then kept.position
-                    else %(requests)s::int
-                end as latest
-        ) as turn,
-        lateral (
-            select greatest(
-                clock_timestamp(),
-                kept.paced_until - %(allowance)s::float8 * %(spacing)s::float8 * interval '1 second'
-            ) as free
-        ) as free
-    ) as slot
-)
-returning
-    extract(epoch from grants[position])::float8,
-    extract(epoch from grants[position] - clock_timestamp())::float8,
-    (blocked_until > clock_timestamp())::int::float8
-"""
-
-_PENALISE: Final = """
-with blocked as (
-    insert into rate_limit as kept (bucket, grants, position, paced_until, blocked_until)
-    values (%(bucket)s, array['epoch'::timestamptz], 1, 'epoch',
-            clock_timestamp() + %(seconds)s::float8 * interval '1 second')
-    on conflict (bucket) do update set blocked_until = greatest(kept.blocked_until, excluded.blocked_until)
-    returning extract(epoch from blocked_until)::float8 as until
-)
-select until, pg_notify(%(channel)s, %(bucket)s || ' ' || until) from blocked
-"""
-
-_BLOCKED: Final = "select extract(epoch from blocked_until)::float8 from rate_limit where bucket = %(bucket)s"
 
 
 def bucket_of(api_key: SecretStr) -> str:
@@ -196,13 +125,13 @@ class RateLimiter:
         self._database_url = database_url
         self._bucket = bucket
         self._requests = requests_per_minute
-        self._reservation = {
-            "bucket": bucket,
-            "requests": requests_per_minute,
-            "allowance": -(-requests_per_minute // 10),
-            "spacing": hold / requests_per_minute,
-            "hold": hold,
-        }
+        self._reservation = rate_limit.Reservation(
+            bucket,
+            requests=requests_per_minute,
+            allowance=-(-requests_per_minute // 10),
+            spacing=hold / requests_per_minute,
+            hold=hold,
+        )
         self._connection: psycopg.AsyncConnection | None = None
         self._connecting = asyncio.Lock()
         self._listener: asyncio.Task[None] | None = None
@@ -248,16 +177,14 @@ class RateLimiter:
         Sleepers whose slot lies before the end of it take a new one behind it. Raises
         :class:`RateLimiterUnavailableError`.
         """
-        until, _ = await self._ask(
-            _PENALISE, {"bucket": self._bucket, "channel": _CHANNEL, "seconds": max(0.0, retry_after)}
-        )
-        self._hear(until)
+        seconds = max(0.0, retry_after)
+        self._hear(await self._ask(lambda session: rate_limit.penalise(session, self._bucket, seconds)))
 
     async def _reserve(self) -> _Slot:
         await self._listen()
         deaf = self._deaf
-        granted, wait, penalised = await self._ask(_RESERVE, self._reservation)
-        return _Slot(granted, time.monotonic() + wait, penalised > 0, deaf)
+        grant = await self._ask(lambda session: rate_limit.reserve(session, self._reservation))
+        return _Slot(grant.granted, time.monotonic() + grant.wait, grant.is_penalised, deaf)
 
     async def _sleep_until(self, slot: _Slot) -> bool:
         """Sleep until ``slot``; whether it still holds: not after a penalty, and not when woken too late."""
@@ -272,8 +199,7 @@ class RateLimiter:
                     await self._penalty.wait()
         if slept and (self._deaf != slot.deaf or not self._listening):
             # A penalty may have fallen while nobody listened.
-            (blocked_until,) = await self._ask(_BLOCKED, {"bucket": self._bucket})
-            self._hear(blocked_until)
+            self._hear(await self._ask(lambda session: rate_limit.read_penalty(session, self._bucket)))
         return slot.granted >= self._blocked_until and time.monotonic() - slot.due < SLACK_SECONDS / 2
 
     def _note(self, wait: float, *, penalised: bool) -> None:
@@ -295,8 +221,8 @@ class RateLimiter:
             self._penalty.set()
             self._penalty = asyncio.Event()
 
-    async def _ask(self, statement: LiteralString, values: dict[str, object]) -> tuple[float, ...]:
-        """The row that ``statement`` returns. A slot may go with a lost connection.
+    async def _ask(self, work: Callable[[psycopg.AsyncConnection], Awaitable[T]]) -> T:
+        """What ``work`` returns, run on the kept connection. A slot may go with a lost one.
 
         A server that restarts or recovers is given time to come back; nothing is granted meanwhile.
         """
@@ -310,7 +236,7 @@ class RateLimiter:
                 wait_max=1.0,
             ):
                 with attempt:
-                    return await self._row(statement, values)
+                    return await self._run(work)
         except (psycopg.Error, TimeoutError) as error:
             reason = str(error).strip().partition("\n")[0] or "no answer in time"
             message = (
@@ -321,18 +247,17 @@ class RateLimiter:
         message = "stamina ended without an outcome"
         raise AssertionError(message)
 
-    async def _row(self, statement: LiteralString, values: dict[str, object]) -> tuple[float, ...]:
+    async def _run(self, work: Callable[[psycopg.AsyncConnection], Awaitable[T]]) -> T:
         async with asyncio.timeout(_DATABASE_TIMEOUT_SECONDS):
             async with self._connecting:
                 if self._connection is None or self._connection.closed:
-                    self._connection = await _connect(self._database_url)
+                    self._connection = await rate_limit.connect_limiter(self._database_url)
                 connection = self._connection
             try:
-                row = await (await connection.execute(statement, values)).fetchone()
+                return await work(connection)
             except psycopg.OperationalError:
                 await connection.close()
                 raise
-        return row or ()
 
     async def _listen(self) -> None:
         """Start to listen for penalties, once; returns when the first attempt has succeeded or failed."""
@@ -343,14 +268,12 @@ class RateLimiter:
     async def _keep_listening(self) -> None:
         while True:
             try:
-                async with await _connect(self._database_url) as connection:
-                    await connection.execute(_LISTEN)
+                async with await rate_limit.connect_limiter(self._database_url) as connection:
+                    await rate_limit.listen(connection)
                     self._listening = True
                     self._tried_to_listen.set()
-                    async for notice in connection.notifies():
-                        bucket, _, until = notice.payload.partition(" ")
-                        if bucket == self._bucket:
-                            self._hear(float(until))
+                    async for until in rate_limit.penalties(connection, self._bucket):
+                        self._hear(until)
             except psycopg.Error:
                 _LOGGER.debug("not listening for penalties: sleepers look for one when they wake")
             finally:
@@ -358,20 +281,3 @@ class RateLimiter:
                 self._deaf += 1
                 self._tried_to_listen.set()
             await asyncio.sleep(_LISTEN_RETRY_SECONDS)
-
-
-async def _connect(database_url: str) -> psycopg.AsyncConnection:
-    try:
-        return await psycopg.AsyncConnection.connect(
-            database_url,
-            autocommit=True,
-            connect_timeout=10,
-            application_name="marketdata rate limit",
-            keepalives_idle=30,
-            keepalives_interval=10,
-            keepalives_count=3,
-        )
-    except psycopg.ProgrammingError:
-        # libpq repeats the text that it could not read, password and all.
-        message = "DATABASE_URL is malformed: write postgresql://user:password@host:port/database"
-        raise ConfigurationError(message) from None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import polars as pl
 from psycopg import sql
@@ -24,19 +23,20 @@ from marketdata_assets.domain.actions import (
 )
 from marketdata_assets.domain.adjust import SPLIT_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.series import AssetClass, Series
-from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.storage.features import mark_stale, read_stale
+from marketdata_assets.storage.locks import LockSpace, lock
 from marketdata_assets.storage.merge import lock_series
+from marketdata_assets.storage.rows import by_series, fetch, moment_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
-    from datetime import date
+    from datetime import date, datetime
 
-    from psycopg import Connection
-
+    from marketdata_assets.domain.series import Series
     from marketdata_assets.storage.connection import Database
     from marketdata_assets.storage.features import Stale
+    from marketdata_assets.storage.rows import Session
 
 _EXACT: Final = frozenset({"split_from", "split_to", "cash_amount"})
 """Columns that Postgres keeps as decimal numbers: ratios must stay exact, and amounts are part of a key."""
@@ -48,9 +48,93 @@ _POSTGRES_TYPES: Final[dict[pl.DataType, str]] = {
     pl.Time(): "time",
     pl.Datetime("us", "UTC"): "timestamptz",
 }
-_LOCK: Final = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
 _ONE_ENDPOINTS_OWN: Final = frozenset({"adjustment_type", "distribution_type", "dividend_type"})
 """Columns that one of a kind's endpoints leaves out: what the other has said stays."""
+
+_MERGE: Final = sql.SQL("""
+merge into {table} t
+using (select * from unnest({arrays}) as s({names})) s on {same}
+when matched and ({old}, t.withdrawn_at) is distinct from ({said}, null)
+  then update set ({columns}) = row({said}), withdrawn_at = null, updated_at = now()
+when not matched by target
+  then insert ({names}) values ({new})
+when not matched by source and t.symbol = any(%s) and t.{date} >= %s::date and t.withdrawn_at is null
+  then update set withdrawn_at = now()
+returning merge_action(), new.withdrawn_at is not null
+""")
+_COUNT_LISTED: Final = sql.SQL("""
+select count(*)
+from {}
+where symbol = any(%s) and withdrawn_at is null
+""")
+_WRITE_CHECKS: Final = """
+insert into corporate_action_checks as c (kind, symbol, endpoint)
+select %s, symbol, %s
+from unnest(%s::text[]) as symbol
+on conflict (kind, symbol) do update set endpoint = excluded.endpoint, checked_at = now()
+"""
+_TAKES_EFFECT: Final = """
+select exists (
+  select from splits s
+  join corporate_action_checks c on c.kind = 'splits' and c.symbol = s.symbol
+  where s.symbol = any(%s) and s.withdrawn_at is null and s.split_from <> s.split_to
+    and s.execution_date > c.applied_through and s.execution_date <= %s
+)
+"""
+_APPLY_THROUGH: Final = """
+update corporate_action_checks
+set applied_through = greatest(applied_through, %s)
+where kind = 'splits' and symbol = any(%s)
+"""
+_APPLIED: Final = """
+select s.symbol, s.execution_date, s.split_from, s.split_to
+from splits s
+join corporate_action_checks c on c.kind = 'splits' and c.symbol = s.symbol
+where s.symbol = any(%s) and s.withdrawn_at is null and s.split_from <> s.split_to
+  and s.execution_date <= c.applied_through
+"""
+_FIRST_BARS: Final = """
+select c.symbol, c.timeframe, (
+  select o.time from ohlcv o
+  where o.symbol = c.symbol and o.timeframe = c.timeframe
+  order by o.time
+  limit 1
+)
+from bar_counts c
+where c.symbol = any(%s)
+"""
+_NUMBERED: Final = sql.SQL("""
+select {}
+from dividends
+where symbol = any(%s)
+""")
+_LISTED: Final = sql.SQL("""
+select {}
+from {}
+where withdrawn_at is null and symbol in (select jsonb_array_elements_text($1::jsonb))
+order by {}
+""")
+_CHECKED: Final = """
+select symbol
+from corporate_action_checks
+where kind = %s and symbol = any(%s)
+"""
+
+
+class _Merged(NamedTuple):
+    """What merging did to a row."""
+
+    action: str
+    is_withdrawn: bool
+
+
+class _Applied(NamedTuple):
+    """A split that has taken effect on features."""
+
+    symbol: str
+    day: date
+    ratio: Fraction
+    """Not 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,39 +173,32 @@ def store_actions(
     """
     merge = _merge_statement(kind)
     reach = reach_of(kind, rows, today)
-    listed = sql.SQL("select count(*) from {} where symbol = any(%s) and withdrawn_at is null").format(
-        sql.Identifier(kind.value)
-    )
+    count_listed = _COUNT_LISTED.format(sql.Identifier(kind.value))
 
-    def work(connection: Connection[tuple[object, ...]]) -> ActionCounts:
+    def work(connection: Session) -> ActionCounts:
         # Two writers of one list would insert the same keys.
-        connection.execute(_LOCK, [f"actions {kind}"])
+        _lock(connection, kind)
         before = _applied(connection, symbols) if kind is ActionKind.SPLITS else set()
         keyed = (
             number_dividends(rows, _numbered(connection, symbols)) if kind is ActionKind.DIVIDENDS else rows
         )
         arrays = [_column(keyed[name]) for name in _stored_columns(kind)]
-        merged = connection.execute(merge, [*arrays, list(symbols), reach]).fetchall()
-        (still,) = connection.execute(listed, [list(symbols)]).fetchone() or (0,)
-        connection.execute(
-            "insert into corporate_action_checks as c (kind, symbol, endpoint)"
-            " select %s, symbol, %s from unnest(%s::text[]) as symbol"
-            " on conflict (kind, symbol) do update set endpoint = excluded.endpoint, checked_at = now()",
-            [kind.value, endpoint, list(symbols)],
-        )
+        merged = fetch(connection, merge, [*arrays, list(symbols), reach], row=_Merged)
+        (listed,) = fetch(connection, count_listed, [list(symbols)], row=int)
+        connection.execute(_WRITE_CHECKS, [kind.value, endpoint, list(symbols)])
         if kind is ActionKind.SPLITS:
             _apply_through(connection, symbols, today)
             differing = before ^ _applied(connection, symbols)
-            _mark_features_stale(connection, {symbol for symbol, *_ in differing})
-        inserted = sum(action == "INSERT" for action, _ in merged)
-        withdrawn = sum(gone is True for _, gone in merged)
+            _mark_features_stale(connection, {split.symbol for split in differing})
+        inserted = sum(row.action == "INSERT" for row in merged)
+        withdrawn = sum(row.is_withdrawn for row in merged)
         changed = len(merged) - inserted - withdrawn
         return ActionCounts(
             inserted,
             changed,
             unchanged=rows.height - inserted - changed,
             withdrawn=withdrawn,
-            kept=int(str(still)) - rows.height,
+            kept=listed - rows.height,
         )
 
     return database.transaction(work)
@@ -135,12 +212,12 @@ def stale_at(database: Database, now: datetime, series: Collection[Series]) -> d
     symbols = sorted({one.symbol for one in series})
     today = calendar_of(AssetClass.STOCK).local_day(now)
 
-    def work(connection: Connection[tuple[object, ...]]) -> None:
-        connection.execute(_LOCK, [f"actions {ActionKind.SPLITS}"])
+    def work(connection: Session) -> None:
+        _lock(connection, ActionKind.SPLITS)
         before = _applied(connection, symbols)
         _apply_through(connection, symbols, today)
         executed = _applied(connection, symbols) - before
-        _mark_features_stale(connection, {symbol for symbol, *_ in executed})
+        _mark_features_stale(connection, {split.symbol for split in executed})
 
     if _takes_effect(database, symbols, today):
         database.transaction(work)
@@ -149,57 +226,31 @@ def stale_at(database: Database, now: datetime, series: Collection[Series]) -> d
 
 def _takes_effect(database: Database, symbols: Sequence[str], today: date) -> bool:
     """Whether a split of ``symbols`` was executed by ``today`` and not applied."""
-
-    def work(connection: Connection[tuple[object, ...]]) -> bool:
-        found = connection.execute(
-            "select from splits s join corporate_action_checks c on c.kind = 'splits' and c.symbol = s.symbol"
-            " where s.symbol = any(%s) and s.withdrawn_at is null and s.split_from <> s.split_to"
-            " and s.execution_date > c.applied_through and s.execution_date <= %s limit 1",
-            [list(symbols), today],
-        )
-        return found.fetchone() is not None
-
-    return database.transaction(work)
+    return database.fetch(_TAKES_EFFECT, [list(symbols), today], row=bool) == [True]
 
 
-def _apply_through(connection: Connection[tuple[object, ...]], symbols: Sequence[str], today: date) -> None:
-    connection.execute(
-        "update corporate_action_checks set applied_through = greatest(applied_through, %s)"
-        " where kind = 'splits' and symbol = any(%s)",
-        [today, list(symbols)],
-    )
+def _lock(connection: Session, kind: ActionKind) -> None:
+    """Hold the lock of the lists of ``kind``."""
+    lock(connection, f"actions {kind}", LockSpace.LISTS)
 
 
-def _applied(
-    connection: Connection[tuple[object, ...]], symbols: Sequence[str]
-) -> set[tuple[str, date, Fraction]]:
-    """The splits of ``symbols`` that have taken effect on features: symbol, day and ratio, which is not 1."""
-    rows = connection.execute(
-        "select s.symbol, s.execution_date, s.split_from, s.split_to from splits s"
-        " join corporate_action_checks c on c.kind = 'splits' and c.symbol = s.symbol"
-        " where s.symbol = any(%s) and s.withdrawn_at is null and s.execution_date <= c.applied_through",
-        [list(symbols)],
-    ).fetchall()
-    found = cast("list[tuple[str, date, Decimal, Decimal]]", rows)
-    return {
-        (symbol, day, Fraction(before) / Fraction(after))
-        for symbol, day, before, after in found
-        if before != after
-    }
+def _apply_through(connection: Session, symbols: Sequence[str], today: date) -> None:
+    connection.execute(_APPLY_THROUGH, [today, list(symbols)])
 
 
-def _mark_features_stale(connection: Connection[tuple[object, ...]], symbols: Collection[str]) -> None:
+def _applied(connection: Session, symbols: Sequence[str]) -> set[_Applied]:
+    """The splits of ``symbols`` that have taken effect on features."""
+
+    def split(symbol: str, day: date, before: Decimal, after: Decimal) -> _Applied:
+        return _Applied(symbol, day, Fraction(before) / Fraction(after))
+
+    return set(fetch(connection, _APPLIED, [list(symbols)], row=split))
+
+
+def _mark_features_stale(connection: Session, symbols: Collection[str]) -> None:
     """A split moves the prices of all that lies before it, and means remember for ever: all is out of date."""
-    rows = connection.execute(
-        "select c.symbol, c.timeframe, (select o.time from ohlcv o where o.symbol = c.symbol"
-        " and o.timeframe = c.timeframe order by o.time limit 1) from bar_counts c where c.symbol = any(%s)",
-        [sorted(symbols)],
-    ).fetchall()
-    since = {
-        Series(str(symbol), Timeframe(str(timeframe))): first
-        for symbol, timeframe, first in rows
-        if isinstance(first, datetime)
-    }
+    firsts = fetch(connection, _FIRST_BARS, [sorted(symbols)], row=by_series(moment_or_none))
+    since = {series: first for series, first in firsts if first is not None}
     lock_series(connection, since)
     mark_stale(connection, since, "a split took effect, or was corrected or withdrawn")
 
@@ -211,7 +262,7 @@ def _column(values: pl.Series) -> list[object]:
     return values.to_list()
 
 
-def _numbered(connection: Connection[tuple[object, ...]], symbols: Sequence[str]) -> pl.DataFrame:
+def _numbered(connection: Session, symbols: Sequence[str]) -> pl.DataFrame:
     """The dividends of ``symbols`` that are stored, as ``number_dividends`` takes them."""
     schema = {
         name: SCHEMAS[ActionKind.DIVIDENDS][name] for name in (*FACTS[ActionKind.DIVIDENDS], "vendor_id")
@@ -222,8 +273,7 @@ def _numbered(connection: Connection[tuple[object, ...]], symbols: Sequence[str]
         )
         for name in (*schema, NUMBER)
     )
-    query = sql.SQL("select {} from dividends where symbol = any(%s)").format(columns)
-    found = connection.execute(query, [list(symbols)]).fetchall()
+    found = connection.execute(_NUMBERED.format(columns), [list(symbols)]).fetchall()
     return pl.DataFrame(found, schema={**schema, NUMBER: pl.Int16()}, orient="row")
 
 
@@ -256,15 +306,7 @@ def _merge_statement(kind: ActionKind) -> sql.Composed:
         )
         for name in values
     )
-    return sql.SQL(
-        "merge into {table} t using (select * from unnest({arrays}) as s({names})) s on {same}"
-        " when matched and ({old}, t.withdrawn_at) is distinct from ({said}, null)"
-        " then update set ({columns}) = row({said}), withdrawn_at = null, updated_at = now()"
-        " when not matched by target then insert ({names}) values ({new})"
-        " when not matched by source and t.symbol = any(%s) and t.{date} >= %s::date and t.withdrawn_at is null"
-        " then update set withdrawn_at = now()"
-        " returning merge_action(), new.withdrawn_at is not null"
-    ).format(
+    return _MERGE.format(
         table=sql.Identifier(kind.value),
         arrays=_arrays(kind, names),
         names=_pairs(", ", "{name}", names),
@@ -295,10 +337,7 @@ def _read(database: Database, kind: ActionKind, schema: pl.Schema, symbols: Sequ
         )
         for name in schema
     )
-    query = sql.SQL(
-        "select {} from {} where withdrawn_at is null"
-        " and symbol in (select jsonb_array_elements_text($1::jsonb)) order by {}"
-    ).format(columns, sql.Identifier(kind.value), _pairs(", ", "{name}", KEYS[kind]))
+    query = _LISTED.format(columns, sql.Identifier(kind.value), _pairs(", ", "{name}", KEYS[kind]))
     rows = database.read_frame(query.as_string(None), [json.dumps(list(symbols))])
     return rows.cast(schema).select(schema.names()) if rows.width else schema.to_frame()
 
@@ -306,17 +345,9 @@ def _read(database: Database, kind: ActionKind, schema: pl.Schema, symbols: Sequ
 def unchecked(database: Database, kind: ActionKind, symbols: Iterable[str]) -> list[str]:
     """Those of ``symbols``, in their order, of which the vendor's whole list of ``kind`` was never stored."""
     wanted = list(symbols)
-
-    def work(connection: Connection[tuple[object, ...]]) -> set[object]:
-        rows = connection.execute(
-            "select symbol from corporate_action_checks where kind = %s and symbol = any(%s)",
-            [kind.value, wanted],
-        ).fetchall()
-        return {row[0] for row in rows}
-
     if not wanted:
         return []
-    checked = database.transaction(work)
+    checked = set(database.fetch(_CHECKED, [kind.value, wanted], row=str))
     return [one for one in wanted if one not in checked]
 
 

@@ -14,25 +14,129 @@ from marketdata_assets.domain.bars import KEY, QUARANTINE_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.domain.windows import Window, union
+from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.features import mark_stale
 from marketdata_assets.storage.merge import MergeCounts, lock_series, merge, read_clock
 from marketdata_assets.storage.months import ensure_months, months_between
-from marketdata_assets.storage.pruned import bring_back, multirange
+from marketdata_assets.storage.pruned import bring_back
+from marketdata_assets.storage.rows import (
+    by_series,
+    columns,
+    fetch,
+    grouped,
+    key_columns,
+    moment_or_none,
+    series_of,
+)
 from marketdata_assets.storage.tables import OHLCV, Table
+from marketdata_assets.storage.windows import multirange, span_values, spans_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import date
     from zoneinfo import ZoneInfo
 
-    from psycopg import Connection
-
     from marketdata_assets.domain.series import Instrument
     from marketdata_assets.storage.connection import Database
+    from marketdata_assets.storage.rows import Session
 
 _WEEK: Final = timedelta(days=7)
 _VENDOR_COLUMNS: Final = ("time", "open", "high", "low", "close", "volume", "vwap", "transactions")
+
+_ADD_COUNTS: Final = """
+insert into bar_counts as c (symbol, timeframe, bars)
+select *
+from unnest(%s::text[], %s::text[], %s::bigint[])
+on conflict (symbol, timeframe) do update set bars = c.bars + excluded.bars
+"""
+_WRITE_QUARANTINE: Final = """
+with kept as (
+  insert into ohlcv_quarantine as q (symbol, timeframe, time, rule, vendor_row, first_seen, last_seen)
+  select w.*, seen.at, seen.at
+  from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::json[]) as w,
+    (select %s::timestamptz as at) as seen
+  on conflict (symbol, timeframe, rule, md5(vendor_row::text)) do update set
+    last_seen = excluded.last_seen,
+    times_seen = q.times_seen + 1
+  returning symbol, timeframe, time, times_seen
+)
+select symbol, timeframe, min(time)
+from kept
+where times_seen = 1
+group by 1, 2
+"""
+_TIMEFRAMES_OF_BASE: Final = """
+select timeframe
+from bar_counts
+where symbol = %s and timeframe = any(%s)
+"""
+# An upsert that adds nothing would rewrite the row all the same.
+_ADD_COVERAGE: Final = """
+insert into coverage as c (symbol, timeframe, covered)
+select *
+from unnest(%s::text[], %s::text[], %s::tstzmultirange[])
+on conflict (symbol, timeframe) do update set covered = c.covered + excluded.covered, updated_at = now()
+where not c.covered @> excluded.covered
+"""
+_WRITE_FETCH_LOG: Final = """
+insert into fetch_log (
+  id, symbol, base, window_start, window_end, timeframes, status, pages, bars, retries, rate_limited,
+  duration_seconds, waited_seconds, request_id, error, run_id, requested_at, finished_at
+)
+values (
+  %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
+  %s, %s, %s, %s, %s, %s, case when %s then clock_timestamp() end
+)
+on conflict (id) do update set
+  status = excluded.status,
+  pages = excluded.pages,
+  bars = excluded.bars,
+  retries = excluded.retries,
+  rate_limited = excluded.rate_limited,
+  duration_seconds = excluded.duration_seconds,
+  waited_seconds = excluded.waited_seconds,
+  request_id = excluded.request_id,
+  error = excluded.error,
+  finished_at = excluded.finished_at
+"""
+_COVERAGE: Final = """
+select symbol, timeframe, lower(one), upper(one)
+from coverage, unnest(covered) as one
+where symbol = any(%s)
+order by 1, 2, 3
+"""
+_ROWS: Final = sql.SQL("""
+select bars.*
+from (values {spans}) as w(symbol, timeframe, lo, hi),
+  lateral ({rows}) as bars
+""")
+_COUNT_BY_DAY: Final = sql.SQL("""
+select w.symbol, w.timeframe, (t.time at time zone {zone})::date as day, count(*) as rows
+from (values {spans}) as w(symbol, timeframe, lo, hi)
+join {table} t
+  on t.symbol = w.symbol and t.timeframe = w.timeframe and t.time >= w.lo and t.time < w.hi
+group by 1, 2, 3
+""")
+# The values are literals: the planner prunes partitions by them.
+_ROWS_OF_SERIES: Final = sql.SQL("""
+select {columns}
+from {table}
+where symbol = {symbol} and timeframe = {timeframe}
+  and time >= {start}::timestamptz and time < {end}::timestamptz{within}
+order by time{order}{limit}
+""")
+_WITH_BARS: Final = """
+select w.symbol, w.timeframe
+from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)
+where (
+  select o.time from ohlcv o
+  where o.symbol = w.symbol and o.timeframe = w.timeframe
+  order by o.time
+  limit 1
+) is not null
+"""
+_BARS_BY_SERIES: Final = "select symbol, timeframe, bars from bar_counts"
+_COUNT: Final = "select coalesce(sum(bars), 0)::bigint as bars from bar_counts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +191,7 @@ def write_batch(database: Database, batch: BarBatch) -> MergeCounts:
         months = months_between(first, last)
         database.transaction(lambda connection: ensure_months(connection, months))
 
-    def work(connection: Connection[tuple[object, ...]]) -> MergeCounts:
+    def work(connection: Session) -> MergeCounts:
         # Locks for everything that follows, in one sorted go: the merge's own are then held already.
         lock_series(connection, {*batch.covered, *_series_of(batch.bars), *_series_of(batch.quarantined)})
         stored_at = read_clock(connection)
@@ -108,20 +212,13 @@ def _series_of(bars: pl.DataFrame) -> list[Series]:
     return [Series(symbol, Timeframe(timeframe)) for symbol, timeframe in pairs]
 
 
-def _add_counts(connection: Connection[tuple[object, ...]], inserted: Mapping[Series, int]) -> None:
+def _add_counts(connection: Session, inserted: Mapping[Series, int]) -> None:
     rows = [(one.symbol, one.timeframe.value, count) for one, count in inserted.items() if count]
     if rows:
-        connection.execute(
-            "insert into bar_counts as c (symbol, timeframe, bars)"
-            " select * from unnest(%s::text[], %s::text[], %s::bigint[])"
-            " on conflict (symbol, timeframe) do update set bars = c.bars + excluded.bars",
-            [list(column) for column in zip(*rows, strict=True)],
-        )
+        connection.execute(_ADD_COUNTS, columns(rows))
 
 
-def _write_quarantine(
-    connection: Connection[tuple[object, ...]], rows: pl.DataFrame, seen_at: datetime
-) -> dict[Series, datetime]:
+def _write_quarantine(connection: Session, rows: pl.DataFrame, seen_at: datetime) -> dict[Series, datetime]:
     """Keep ``rows``, seen at ``seen_at``; returns the time of each base series' first row that was not there yet."""
     if rows.is_empty():
         return {}
@@ -131,29 +228,13 @@ def _write_quarantine(
     ).unique(["symbol", "timeframe", "rule", "vendor_row"])
     # In one order everywhere, like every lock.
     encoded = encoded.sort("symbol", "timeframe", "rule", "vendor_row")
-    found = connection.execute(
-        "with kept as (insert into ohlcv_quarantine as q (symbol, timeframe, time, rule, vendor_row,"
-        "  first_seen, last_seen)"
-        " select w.*, seen.at, seen.at from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::json[])"
-        "  as w, (select %s::timestamptz as at) as seen"
-        " on conflict (symbol, timeframe, rule, md5(vendor_row::text))"
-        " do update set last_seen = excluded.last_seen, times_seen = q.times_seen + 1"
-        " returning symbol, timeframe, time, times_seen)"
-        " select symbol, timeframe, min(time) from kept where times_seen = 1 group by 1, 2",
-        [
-            *(encoded[name].to_list() for name in ("symbol", "timeframe", "time", "rule", "vendor_row")),
-            seen_at,
-        ],
-    ).fetchall()
-    return {
-        Series(str(symbol), Timeframe(str(timeframe))): time
-        for symbol, timeframe, time in found
-        if isinstance(time, datetime)
-    }
+    values = [encoded[name].to_list() for name in ("symbol", "timeframe", "time", "rule", "vendor_row")]
+    found = fetch(connection, _WRITE_QUARANTINE, [*values, seen_at], row=by_series(moment_or_none))
+    return {series: time for series, time in found if time is not None}
 
 
 def _mark_features_stale(
-    connection: Connection[tuple[object, ...]],
+    connection: Session,
     touched_from: Mapping[Series, datetime],
     broken_from: Mapping[Series, datetime],
 ) -> None:
@@ -161,51 +242,29 @@ def _mark_features_stale(
     since = dict(touched_from)
     for base, time in broken_from.items():
         # Longer bars of that day are made of what is left.
-        rows = connection.execute(
-            "select timeframe from bar_counts where symbol = %s and timeframe = any(%s)",
-            [base.symbol, [one.value for one in Timeframe if one.base is base.timeframe]],
-        ).fetchall()
-        for (timeframe,) in rows:
-            series = Series(base.symbol, Timeframe(str(timeframe)))
+        longer = [one.value for one in Timeframe if one.base is base.timeframe]
+        for timeframe in fetch(connection, _TIMEFRAMES_OF_BASE, [base.symbol, longer], row=Timeframe):
+            series = Series(base.symbol, timeframe)
             # A week bar opens up to a week before the day that it lacks.
             begins = time - _WEEK if series.timeframe is Timeframe.W1 else time
             since[series] = min(begins, since.get(series, begins))
     mark_stale(connection, since, "bars were added or changed")
 
 
-def _add_coverage(
-    connection: Connection[tuple[object, ...]], covered: Mapping[Series, Sequence[Window]]
-) -> None:
+def _add_coverage(connection: Session, covered: Mapping[Series, Sequence[Window]]) -> None:
     rows = [
         (one.symbol, one.timeframe.value, multirange(windows)) for one, windows in covered.items() if windows
     ]
-    if not rows:
-        return
-    connection.execute(
-        "insert into coverage as c (symbol, timeframe, covered)"
-        " select * from unnest(%s::text[], %s::text[], %s::tstzmultirange[])"
-        " on conflict (symbol, timeframe) do update set covered = c.covered + excluded.covered, updated_at = now()"
-        # An upsert that adds nothing would rewrite the row all the same.
-        " where not c.covered @> excluded.covered",
-        [list(column) for column in zip(*rows, strict=True)],
-    )
+    if rows:
+        connection.execute(_ADD_COVERAGE, columns(rows))
 
 
-def _write_fetch_log(connection: Connection[tuple[object, ...]], fetches: Sequence[FetchLogEntry]) -> None:
+def _write_fetch_log(connection: Session, fetches: Sequence[FetchLogEntry]) -> None:
     if not fetches:
         return
     with connection.cursor() as cursor:
         cursor.executemany(
-            "insert into fetch_log (id, symbol, base, window_start, window_end, timeframes, status, pages, bars,"
-            "  retries, rate_limited, duration_seconds, waited_seconds, request_id, error, run_id, requested_at,"
-            "  finished_at)"
-            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
-            "  case when %s then clock_timestamp() end)"
-            " on conflict (id) do update set status = excluded.status, pages = excluded.pages,"
-            "  bars = excluded.bars, retries = excluded.retries, rate_limited = excluded.rate_limited,"
-            "  duration_seconds = excluded.duration_seconds,"
-            "  waited_seconds = excluded.waited_seconds, request_id = excluded.request_id,"
-            "  error = excluded.error, finished_at = excluded.finished_at",
+            _WRITE_FETCH_LOG,
             [
                 (
                     one.id,
@@ -234,23 +293,7 @@ def _write_fetch_log(connection: Connection[tuple[object, ...]], fetches: Sequen
 
 def read_coverage(database: Database, symbols: Sequence[str]) -> dict[Series, list[Window]]:
     """The covered windows of every series of ``symbols``."""
-
-    def read(connection: Connection[tuple[object, ...]]) -> dict[Series, list[Window]]:
-        rows = connection.execute(
-            "select symbol, timeframe, lower(one), upper(one)"
-            " from coverage, unnest(covered) as one where symbol = any(%s) order by 1, 2, 3",
-            [list(symbols)],
-        ).fetchall()
-        covered: dict[Series, list[Window]] = {}
-        for symbol, timeframe, start, end in rows:
-            if not isinstance(start, datetime) or not isinstance(end, datetime):
-                message = f"coverage of {symbol}:{timeframe} has an unbounded range"
-                raise TypeError(message)
-            window = Window(start.astimezone(UTC), end.astimezone(UTC))
-            covered.setdefault(Series(str(symbol), Timeframe(str(timeframe))), []).append(window)
-        return covered
-
-    return database.transaction(read)
+    return grouped(database.fetch(_COVERAGE, [list(symbols)], row=by_series(Window)))
 
 
 def read_rows(
@@ -271,7 +314,7 @@ def read_rows(
         lookback_bars: How many bars before each window come with it, however long ago they opened.
     """
     selected = table.selection(columns)
-    spans = _spans(windows)
+    spans = spans_of(windows)
     if not spans:
         return table.schema.to_frame().select(selected)
     fetched = list(dict.fromkeys([*KEY, *selected]))
@@ -285,9 +328,7 @@ def read_rows(
             listed, same_series, sql.Literal(lookback_bars)
         )
         inside = sql.SQL("{} union all {}").format(inside, before)
-    query = sql.SQL(
-        "select bars.* from (values {}) as w(symbol, timeframe, lo, hi), lateral ({}) as bars"
-    ).format(_values(spans), inside)
+    query = _ROWS.format(spans=span_values(spans), rows=inside)
     frame = database.read_frame(query.as_string(None))
     if lookback_bars > 0:
         frame = frame.unique(KEY)
@@ -324,20 +365,18 @@ def read_series(
         return table.schema.to_frame()
     # The key is known: sent with every row, it would be a fifth of what is read.
     values = [name for name in table.columns if name not in ("symbol", "timeframe")]
-    query = sql.SQL(
-        "select {} from {} where symbol = {} and timeframe = {} and time >= {}::timestamptz and time < {}::timestamptz"
-        "{} order by time{}{}"
-    ).format(
-        sql.SQL(", ").join(map(sql.Identifier, values)),
-        sql.Identifier(table.name),
-        # Literals: the planner prunes partitions by them.
-        *map(
-            sql.Literal,
-            (series.symbol, series.timeframe.value, window.start.isoformat(), window.end.isoformat()),
-        ),
-        sql.SQL("") if within is None else sql.SQL(" and time <@ {}").format(sql.Literal(multirange(within))),
-        sql.SQL(" desc" if newest else ""),
-        sql.SQL("") if limit is None else sql.SQL(" limit {}").format(sql.Literal(limit)),
+    query = _ROWS_OF_SERIES.format(
+        columns=sql.SQL(", ").join(map(sql.Identifier, values)),
+        table=sql.Identifier(table.name),
+        symbol=sql.Literal(series.symbol),
+        timeframe=sql.Literal(series.timeframe.value),
+        start=sql.Literal(window.start.isoformat()),
+        end=sql.Literal(window.end.isoformat()),
+        within=sql.SQL("")
+        if within is None
+        else sql.SQL(" and time <@ {}").format(sql.Literal(multirange(within))),
+        order=sql.SQL(" desc" if newest else ""),
+        limit=sql.SQL("") if limit is None else sql.SQL(" limit {}").format(sql.Literal(limit)),
     )
     frame = database.read_frame(query.as_string(None))
     if frame.is_empty():
@@ -357,15 +396,12 @@ def count_by_day(
     database: Database, table: Table, windows: Mapping[Series, Sequence[Window]], timezone: ZoneInfo
 ) -> dict[tuple[date, Series], int]:
     """How many rows of ``table`` each series has on each local date of ``timezone``; days without are left out."""
-    spans = _spans(windows)
+    spans = spans_of(windows)
     if not spans:
         return {}
-    query = sql.SQL(
-        "select w.symbol, w.timeframe, (t.time at time zone {zone})::date as day, count(*) as rows"
-        " from (values {spans}) as w(symbol, timeframe, lo, hi) join {table} t"
-        " on t.symbol = w.symbol and t.timeframe = w.timeframe and t.time >= w.lo and t.time < w.hi"
-        " group by 1, 2, 3"
-    ).format(zone=sql.Literal(timezone.key), spans=_values(spans), table=sql.Identifier(table.name))
+    query = _COUNT_BY_DAY.format(
+        zone=sql.Literal(timezone.key), spans=span_values(spans), table=sql.Identifier(table.name)
+    )
     counts = database.read_frame(query.as_string(None))
     return {
         (day, Series(symbol, Timeframe(timeframe))): rows
@@ -375,7 +411,7 @@ def count_by_day(
 
 def bars_by_series(database: Database) -> dict[Series, int]:
     """How many bars of each series are stored; a series without one is left out or 0."""
-    rows = database.read_frame("select symbol, timeframe, bars from bar_counts")
+    rows = database.read_frame(_BARS_BY_SERIES)
     return {Series(symbol, Timeframe(timeframe)): bars for symbol, timeframe, bars in rows.iter_rows()}
 
 
@@ -407,37 +443,9 @@ def covered_without_bars(
 
 def series_with_bars(database: Database, series: Iterable[Series]) -> set[Series]:
     """Those of ``series`` of which a bar is stored."""
-    wanted = list(series)
-
-    def read(connection: Connection[tuple[object, ...]]) -> set[Series]:
-        rows = connection.execute(
-            "select w.symbol, w.timeframe from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
-            " where (select o.time from ohlcv o where o.symbol = w.symbol and o.timeframe = w.timeframe"
-            "  order by o.time limit 1) is not null",
-            [[one.symbol for one in wanted], [one.timeframe.value for one in wanted]],
-        ).fetchall()
-        return {Series(str(symbol), Timeframe(str(timeframe))) for symbol, timeframe in rows}
-
-    return database.transaction(read)
+    return set(database.fetch(_WITH_BARS, key_columns(series), row=series_of))
 
 
 def count_rows(database: Database) -> int:
     """How many bars are stored."""
-    return int(database.read_frame("select coalesce(sum(bars), 0)::bigint as bars from bar_counts").item())
-
-
-def _spans(windows: Mapping[Series, Sequence[Window]]) -> list[tuple[Series, Window]]:
-    return [(one, window) for one, series_windows in windows.items() for window in union(series_windows)]
-
-
-def _values(spans: Sequence[tuple[Series, Window]]) -> sql.Composed:
-    # Literals rather than parameters: the planner prunes partitions by them, and ADBC binds no arrays.
-    return sql.SQL(", ").join(
-        sql.SQL("({}, {}, {}::timestamptz, {}::timestamptz)").format(
-            sql.Literal(one.symbol),
-            sql.Literal(one.timeframe.value),
-            sql.Literal(window.start.isoformat()),
-            sql.Literal(window.end.isoformat()),
-        )
-        for one, window in spans
-    )
+    return int(database.read_frame(_COUNT).item())

@@ -6,13 +6,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, LiteralString, NamedTuple
 
 from marketdata_assets.domain.clock import require_not_before, require_same_time
+from marketdata_assets.storage.rows import fetch
 
 if TYPE_CHECKING:
-    from psycopg import Connection
-
     from marketdata_assets.storage.connection import Database
+    from marketdata_assets.storage.rows import Session
 
-    Session = Connection[tuple[object, ...]]
+_TIMES: Final = "select clock_timestamp(), (select max(requested_at) from fetch_log)"
+
+
+class _Times(NamedTuple):
+    now: datetime
+    latest_request: datetime | None
 
 
 def require_right_clock(database: Database, *, is_repair: bool = False) -> None:
@@ -23,12 +28,11 @@ def require_right_clock(database: Database, *, is_repair: bool = False) -> None:
     Raises:
         ClockError: It does not: what a command would write by it could not be told from the truth later.
     """
-    ((stored, latest),) = database.ask("select clock_timestamp(), (select max(requested_at) from fetch_log)")
+    (stored,) = database.fetch(_TIMES, row=_Times)
     local = datetime.now(UTC)
-    if isinstance(stored, datetime):
-        require_same_time(local, stored, "the database")
-    if isinstance(latest, datetime) and not is_repair:
-        require_not_before(local, latest)
+    require_same_time(local, stored.now, "the database")
+    if not is_repair:
+        require_not_before(local, stored.latest_request)
 
 
 class Leftover(NamedTuple):
@@ -56,8 +60,10 @@ _REPAIRS: Final = (
         "coverage",
         "series with days that are recorded as answered",
         "upper(covered) > clock_timestamp()",
-        "update coverage set covered = covered - tstzmultirange(tstzrange(clock_timestamp(), null)),"
-        " updated_at = now()",
+        """
+update coverage
+set covered = covered - tstzmultirange(tstzrange(clock_timestamp(), null)), updated_at = now()
+""",
     ),
     _Repair("gap_report", "gaps", "gap_end > clock_timestamp()", "delete from gap_report"),
     _Repair("completeness_daily", "days", f"day > {_TODAY}", "delete from completeness_daily"),
@@ -74,8 +80,11 @@ _REPAIRS: Final = (
         "fetch_log",
         "requests made at a time to come, which get the present as their time",
         "window_start <= clock_timestamp() and greatest(requested_at, finished_at) > clock_timestamp()",
-        "update fetch_log set requested_at = least(requested_at, clock_timestamp()),"
-        " finished_at = case when finished_at > clock_timestamp() then clock_timestamp() else finished_at end",
+        """
+update fetch_log
+set requested_at = least(requested_at, clock_timestamp()),
+  finished_at = case when finished_at > clock_timestamp() then clock_timestamp() else finished_at end
+""",
     ),
     _Repair(
         "rate_limit",
@@ -94,8 +103,8 @@ def future_rows(database: Database) -> list[Leftover]:
         found = []
         for one in _REPAIRS:
             query = f"select count(*) from {one.table} where {one.condition}"  # noqa: S608 - texts of this module
-            row = connection.execute(query.encode()).fetchone()
-            found.append(Leftover(one.table, one.what, int(str(row[0])) if row else 0))
+            (rows,) = fetch(connection, query.encode(), row=int)
+            found.append(Leftover(one.table, one.what, rows))
         return [one for one in found if one.rows]
 
     return database.transaction(count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import polars as pl
 
@@ -26,10 +26,9 @@ from marketdata_assets.storage.symbols import list_presets, list_symbols
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from psycopg import Connection
-
     from marketdata_assets.domain.series import AssetClass
     from marketdata_assets.storage.connection import Database
+    from marketdata_assets.storage.rows import Session
 
 MATRIX_SCHEMA: Final = pl.Schema(
     {**COMPLETENESS_SCHEMA, "as_of": pl.Date(), "first_scanned": pl.Date(), "last_scanned": pl.Date()}
@@ -46,6 +45,23 @@ RECENT_DAYS: Final = 60
 """Days that :func:`read_recent` looks back over."""
 
 _ACTIVE: Final = "(select symbol, unnest(timeframes) as timeframe from tracked_symbols where active) as s"
+_SCANNED: Final = """
+select d.symbol, d.timeframe, d.day
+from completeness_daily d
+join unnest(%s::text[], %s::text[], %s::date[], %s::date[]) as s(symbol, timeframe, first, until)
+  on d.symbol = s.symbol and d.timeframe = s.timeframe and d.day >= s.first and d.day < s.until
+"""
+_SCANNED_EDGES: Final = """
+select symbol, timeframe, min(day) as first, max(day) as last
+from completeness_daily
+group by 1, 2
+"""
+
+
+class _Scanned(NamedTuple):
+    symbol: str
+    timeframe: str
+    day: date
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +115,7 @@ def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
         f" {', '.join(f'{name} = excluded.{name}' for name in names if name not in _KEY)}"
     )
 
-    def write(connection: Connection[tuple[object, ...]]) -> None:
+    def write(connection: Session) -> None:
         # In the order of the key, so that two writers wait for each other instead of deadlocking.
         connection.cursor().executemany(statement.encode(), rows.sort("symbol", "timeframe").rows())
 
@@ -202,16 +218,8 @@ def read_unchecked(
         [end for _, end in spans.values()],
     ]
 
-    def read(connection: Connection[tuple[object, ...]]) -> list[tuple[object, ...]]:
-        return connection.execute(
-            "select d.symbol, d.timeframe, d.day from completeness_daily d"
-            " join unnest(%s::text[], %s::text[], %s::date[], %s::date[]) as s(symbol, timeframe, first, until)"
-            "  on d.symbol = s.symbol and d.timeframe = s.timeframe and d.day >= s.first and d.day < s.until",
-            edges,
-        ).fetchall()
-
     schema = {name: DAILY_COMPLETENESS_SCHEMA[name] for name in ("symbol", "timeframe", "day")}
-    checked = pl.DataFrame(database.transaction(read), schema=schema, orient="row")
+    checked = pl.DataFrame(database.fetch(_SCANNED, edges, row=_Scanned), schema=schema, orient="row")
     return _kept(database, unchecked_days(checked, spans, classes), classes)
 
 
@@ -266,9 +274,7 @@ def _kept(database: Database, days: pl.DataFrame, classes: Mapping[Series, Asset
 
 def _looked_through(database: Database, series: Iterable[Series]) -> dict[Series, tuple[date, date]]:
     """The first and last day of each of ``series`` that were looked through and expected a bar."""
-    edges = database.read_frame(
-        "select symbol, timeframe, min(day) as first, max(day) as last from completeness_daily group by 1, 2"
-    )
+    edges = database.read_frame(_SCANNED_EDGES)
     found = {(symbol, timeframe): (first, last) for symbol, timeframe, first, last in edges.iter_rows()}
     return {
         one: found[one.symbol, one.timeframe.value]

@@ -7,10 +7,9 @@ Does not belong here: the statements that run on them.
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, Final, LiteralString, Self, TypeVar
+from datetime import UTC, timedelta
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import adbc_driver_manager
@@ -19,6 +18,8 @@ import psycopg
 import stamina
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
+from psycopg.types.datetime import TimestamptzLoader
 
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.storage.embedded import EmbeddedServer
@@ -28,19 +29,28 @@ from marketdata_assets.storage.failures import (
     StoreError,
     UnreachableError,
     explain_failure,
+    explained_failures,
 )
 from marketdata_assets.storage.interruptible import call_interruptibly
+from marketdata_assets.storage.locks import LockSpace, lock
+from marketdata_assets.storage.rows import fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
     from types import TracebackType
 
     import pyarrow as pa
     from adbc_driver_postgresql import dbapi
+    from psycopg.abc import Buffer, QueryNoTemplate
 
     from marketdata_assets.config import Settings
+    from marketdata_assets.storage.rows import Session
 
 T = TypeVar("T")
+
+DRIVER_ERRORS: Final = (psycopg.Error, adbc_driver_manager.Error)
+"""What the drivers raise. Why, ``failures.find_refusal`` tells."""
 
 _SHAPE = "postgresql://user:password@host:port/database"
 _DAGSTER_SCHEMA = "dagster"
@@ -51,6 +61,14 @@ _MARKER: Final = "marketdata.session"
 """A setting that every session begins with, by which a pooler that drops such settings is noticed."""
 _REFUSED_OPTIONS: Final = "startup parameter"
 """What PgBouncer says of ``options`` that it neither knows nor has to ignore."""
+
+
+_SCHEMA_FOUND: Final = "select current_setting('search_path'), to_regnamespace(%s) is not null"
+
+
+class _SchemaFound(NamedTuple):
+    search_path: str
+    exists: bool
 
 
 @dataclass(frozen=True)
@@ -101,7 +119,7 @@ def resolve_database_url(settings: Settings) -> str:
 
 def connect(
     url: str, *, application_name: str, timeouts: Timeouts = DEFAULT_TIMEOUTS, options: str = ""
-) -> psycopg.Connection[tuple[object, ...]]:
+) -> Session:
     """A new connection: UTC, not autocommit, with `timeouts` and TCP keepalives.
 
     ``options`` in the URL come after those of `timeouts` and win; `options` come last.
@@ -116,6 +134,7 @@ def connect(
         if _REFUSED_OPTIONS in str(error):
             raise _dropped_options(url) from None
         raise _unreachable(url, error) from None
+    connection.adapters.register_loader("timestamptz", _UtcLoader)
     try:
         _require_marker(connection, url)
         connection.autocommit = False
@@ -128,8 +147,8 @@ def connect(
     return connection
 
 
-def _require_marker(connection: psycopg.Connection[tuple[object, ...]], url: str) -> None:
-    if connection.execute("select current_setting(%s, true)", [_MARKER]).fetchone() != ("on",):
+def _require_marker(connection: Session, url: str) -> None:
+    if fetch(connection, "select current_setting(%s, true)", [_MARKER], row=str) != ["on"]:
         raise _dropped_options(url)
 
 
@@ -178,16 +197,14 @@ def dagster_storage_url(url: str) -> str:
     search_path = f"-csearch_path={_DAGSTER_SCHEMA}"
     with (
         connect(url, application_name="marketdata set-up", options=search_path) as connection,
-        explained_failures(),
+        explained_failures(*DRIVER_ERRORS),
     ):
-        path, exists = connection.execute(
-            "select current_setting('search_path'), to_regnamespace(%s) is not null", [_DAGSTER_SCHEMA]
-        ).fetchone() or (None, None)
-        if path != _DAGSTER_SCHEMA:
+        (found,) = fetch(connection, _SCHEMA_FOUND, [_DAGSTER_SCHEMA], row=_SchemaFound)
+        if found.search_path != _DAGSTER_SCHEMA:
             raise _dropped_options(url)
-        if not exists:
+        if not found.exists:
             # `if not exists` does not see a schema that another process is just making.
-            connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [_DAGSTER_SCHEMA])
+            lock(connection, _DAGSTER_SCHEMA, LockSpace.LISTS)
             connection.execute(
                 sql.SQL("create schema if not exists {}").format(sql.Identifier(_DAGSTER_SCHEMA))
             )
@@ -264,18 +281,6 @@ def _has_misplaced_at(url: str) -> bool:
     return "@" in rest[len(account) :].partition("?")[0] or not {"?", "#"}.isdisjoint(user)
 
 
-@contextmanager
-def explained_failures() -> Iterator[None]:
-    """Raise a driver's report that the store cannot be used as the :class:`StoreError` of its kind."""
-    try:
-        yield
-    except (psycopg.Error, adbc_driver_manager.Error) as error:
-        failure = explain_failure(error)
-        if failure is None:
-            raise
-        raise failure from error
-
-
 def _unreachable(url: str, error: psycopg.OperationalError) -> StoreError:
     why = " ".join(str(error).split())
     password = _parse(url).get("password", "")
@@ -309,7 +314,7 @@ class Database:
         self._application_name = application_name
         self._timeouts = timeouts
         self._patience = patience
-        self._connection: psycopg.Connection[tuple[object, ...]] | None = None
+        self._connection: Session | None = None
         self._reader: dbapi.Connection | None = None
 
     def __repr__(self) -> str:
@@ -320,7 +325,7 @@ class Database:
         """The URL with its password: for handing on, not for printing."""
         return self._url
 
-    def transaction(self, work: Callable[[psycopg.Connection[tuple[object, ...]]], T]) -> T:
+    def transaction(self, work: Callable[[Session], T]) -> T:
         """What `work` returns, run in one transaction: commits when it returns, rolls back when it raises.
 
         When the connection is lost on the way, `work` runs once more, from its start, on a new connection: it
@@ -329,7 +334,7 @@ class Database:
         Raises:
             StoreError: The server is out of reach or was lost twice, has no room, or takes no writes.
         """
-        with explained_failures():
+        with explained_failures(*DRIVER_ERRORS):
             connection = self._kept()
             try:
                 with connection.transaction():
@@ -343,27 +348,41 @@ class Database:
             with connection.transaction():
                 return work(connection)
 
-    def ask(self, query: LiteralString, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
-        """The rows of one `query` that changes nothing, without a transaction around it: one round trip, not three.
+    def fetch(
+        self,
+        statement: QueryNoTemplate,
+        arguments: Sequence[object] | Mapping[str, object] | None = None,
+        *,
+        row: Callable[..., T],
+    ) -> list[T]:
+        """Return the rows of one `statement` that changes nothing, each as what `row` makes of its columns.
 
-        Otherwise as :meth:`transaction`.
+        Without a transaction around it: one round trip, not three. Otherwise as :meth:`transaction`.
         """
-        with explained_failures():
-            connection = self._kept()
+        with explained_failures(*DRIVER_ERRORS):
+            session = self._kept()
             try:
-                return _ask(connection, query, parameters)
+                return _fetch_alone(session, statement, arguments, row)
             except psycopg.OperationalError:
-                if not connection.closed:
+                if not session.closed:
                     raise
             self._drop_connection()
-            return _ask(self._reconnected(), query, parameters)
+            return _fetch_alone(self._reconnected(), statement, arguments, row)
+
+    def require_answer(self) -> None:
+        """Raise what :meth:`transaction` raises unless the database answers on its connection for transactions."""
+        self.transaction(lambda session: session.execute("select 1"))
+
+    def open_reader(self) -> None:
+        """Open the connection for columnar reads, and have it answer once."""
+        self.read_frame("select 1")
 
     def read_frame(self, query: str, parameters: Sequence[object] = ()) -> pl.DataFrame:
         """The rows of `query` as a frame; timestamptz arrives as ``Datetime("us", "UTC")``.
 
         Parameters are positional: ``$1``, ``$2`` …. After a lost connection the query runs once more.
         """
-        with explained_failures():
+        with explained_failures(*DRIVER_ERRORS):
             try:
                 return self._read(query, parameters)
             except adbc_driver_manager.Error:
@@ -401,14 +420,14 @@ class Database:
     ) -> None:
         self.close()
 
-    def _kept(self) -> psycopg.Connection[tuple[object, ...]]:
+    def _kept(self) -> Session:
         if self._connection is None or self._connection.closed:
             self._connection = connect(
                 self._url, application_name=self._application_name, timeouts=self._timeouts
             )
         return self._connection
 
-    def _reconnected(self) -> psycopg.Connection[tuple[object, ...]]:
+    def _reconnected(self) -> Session:
         """The kept connection, while a server that restarts or recovers is given time to come back."""
         for attempt in stamina.retry_context(
             on=UnreachableError, attempts=None, timeout=self._patience, wait_initial=0.05, wait_max=1.0
@@ -454,12 +473,24 @@ class Database:
             self._reader = None
 
 
-def _ask(
-    connection: psycopg.Connection[tuple[object, ...]], query: LiteralString, parameters: Sequence[object]
-) -> list[tuple[object, ...]]:
-    connection.autocommit = True
+def _fetch_alone(
+    session: Session,
+    statement: QueryNoTemplate,
+    arguments: Sequence[object] | Mapping[str, object] | None,
+    row: Callable[..., T],
+) -> list[T]:
+    if session.info.transaction_status is not TransactionStatus.IDLE:
+        return fetch(session, statement, arguments, row=row)
+    session.autocommit = True
     try:
-        return connection.execute(query, parameters).fetchall()
+        return fetch(session, statement, arguments, row=row)
     finally:
-        if not connection.closed:
-            connection.autocommit = False
+        if not session.closed:
+            session.autocommit = False
+
+
+class _UtcLoader(TimestamptzLoader):
+    """Loads a ``timestamptz`` as an aware time in UTC, whatever the session's time zone."""
+
+    def load(self, data: Buffer) -> datetime:
+        return super().load(data).astimezone(UTC)

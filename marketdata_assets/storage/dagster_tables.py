@@ -7,49 +7,120 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+import psycopg
+
+from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.monitoring import JobRun, NextTick, Runs
 from marketdata_assets.domain.run_tags import COMMAND_TAG, PURPOSE_TAG, Purpose
-from marketdata_assets.storage.values import moment, moment_or_none
+from marketdata_assets.storage.rows import fetch, fetch_one, grouped, moment_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-    from datetime import date
-
-    from psycopg import Connection
+    from datetime import date, datetime
 
     from marketdata_assets.config import Settings
     from marketdata_assets.domain.series import Series
     from marketdata_assets.storage.connection import Database
+    from marketdata_assets.storage.rows import Session
 
-_LATEST_RUNS: Final = (
-    # From one name to the next by the index on it: a run is one row of very many.
-    "with recursive jobs as (select min(pipeline_name) as job from dagster.runs union all"
-    " select (select min(r.pipeline_name) from dagster.runs r where r.pipeline_name > j.job) from jobs j"
-    "  where j.job is not null)"
-    " select r.pipeline_name, r.run_id, r.status, r.create_timestamp at time zone 'UTC',"
-    "  to_timestamp(r.start_time), to_timestamp(r.end_time) from jobs j cross join lateral ("
-    "  select * from dagster.runs where pipeline_name = j.job order by id desc limit 1) as r"
+# From one name to the next by the index on it: a run is one row of very many.
+_LATEST_RUNS: Final = """
+with recursive jobs as (
+  select min(pipeline_name) as job from dagster.runs
+  union all
+  select (select min(r.pipeline_name) from dagster.runs r where r.pipeline_name > j.job)
+  from jobs j
+  where j.job is not null
 )
-_TAGS: Final = "select run_id, key, value from dagster.run_tags where run_id = any(%s) and key = any(%s)"
-_STEP_FAILURES: Final = (
-    "select run_id, event::jsonb #>> '{dagster_event,event_specific_data,error,cls_name}'"
-    " from dagster.event_logs where run_id = any(%s) and dagster_event_type = 'STEP_FAILURE'"
+select r.pipeline_name, r.run_id, r.status, r.create_timestamp at time zone 'UTC',
+  to_timestamp(r.start_time), to_timestamp(r.end_time)
+from jobs j
+cross join lateral (
+  select * from dagster.runs where pipeline_name = j.job order by id desc limit 1
+) as r
+"""
+_TAGS: Final = """
+select run_id, key, value
+from dagster.run_tags
+where run_id = any(%s) and key = any(%s)
+"""
+_STEP_FAILURES: Final = """
+select run_id, event::jsonb #>> '{dagster_event,event_specific_data,error,cls_name}'
+from dagster.event_logs
+where run_id = any(%s) and dagster_event_type = 'STEP_FAILURE'
+"""
+_SCHEDULES: Final = """
+select name, cron
+from (
+  select coalesce(body #>> '{origin,instigator_name}', body #>> '{origin,job_name}') as name,
+    coalesce(body #> '{instigator_data,cron_schedule}', body #> '{job_specific_data,cron_schedule}') as cron
+  from (
+    select instigator_body::jsonb as body
+    from dagster.instigators
+    where instigator_type = 'SCHEDULE' and status <> 'STOPPED'
+  ) as i
+) as schedules
+"""
+_HAS_RUNS: Final = """
+select to_regclass('dagster.runs') is not null and to_regclass('dagster.daemon_heartbeats') is not null
+"""
+_HAS_TABLE: Final = "select to_regclass(%s) is not null"
+_ARE_RECORDED: Final = """
+select not exists (
+  select from unnest(%s::text[]) as a(asset), unnest(%s::text[]) as k(key)
+  where not exists (
+    select from dagster.event_logs e
+    where e.asset_key = a.asset and e.dagster_event_type = 'ASSET_MATERIALIZATION' and e.partition = k.key
+  )
 )
-_SCHEDULES: Final = (
-    "select name, cron from (select coalesce(body #>> '{origin,instigator_name}', body #>> '{origin,job_name}') as name,"
-    " coalesce(body #> '{instigator_data,cron_schedule}', body #> '{job_specific_data,cron_schedule}') as cron"
-    " from (select instigator_body::jsonb as body from dagster.instigators"
-    "  where instigator_type = 'SCHEDULE' and status <> 'STOPPED') as i) as schedules"
+"""
+_PARTITIONS: Final = """
+select partition
+from dagster.dynamic_partitions
+where partitions_def_name = %s
+order by id
+"""
+_HAS_UNFINISHED: Final = """
+select exists (
+  select from dagster.runs r
+  join dagster.run_tags t on t.run_id = r.run_id and t.key = %s
+  where r.status = any(%s)
 )
+"""
 _GAPS_JOB: Final = "gaps"
 _BY_HAND: Final = "__ASSET_JOB"
 """As ``defs`` names them, which this floor does not import; a test holds the two answers against each other."""
 _CHECK_FAILED: Final = "DagsterAssetCheckFailedError"
 _DAEMON_SEEN: Final = "select max(timestamp) at time zone 'UTC' from dagster.daemon_heartbeats"
+
+
+class UnknownTablesError(MarketDataError):
+    """Dagster's tables are not as this version knows them."""
+
+
+class _Tag(NamedTuple):
+    run_id: str
+    key: str
+    value: str
+
+
+class _StepFailure(NamedTuple):
+    run_id: str
+    error: str | None
+    """The class of the error."""
+
+
+class _Schedule(NamedTuple):
+    name: str
+    cron: str | list[str] | None
+
+    @property
+    def crons(self) -> list[str]:
+        return [self.cron] if isinstance(self.cron, str) else self.cron or []
 
 
 def runs_with_ticks(database: Database, now: datetime) -> Runs | None:
@@ -59,14 +130,12 @@ def runs_with_ticks(database: Database, now: datetime) -> Runs | None:
         return None
     ids = [run.run_id for run in found.latest]
 
-    def read(session: Connection[tuple[object, ...]]) -> Runs:
+    def read(session: Session) -> Runs:
         tags: dict[str, dict[str, str]] = {}
-        for run, key, value in session.execute(_TAGS, [ids, [PURPOSE_TAG, COMMAND_TAG]]).fetchall():
-            tags.setdefault(str(run), {})[str(key)] = str(value)
+        for tag in fetch(session, _TAGS, [ids, [PURPOSE_TAG, COMMAND_TAG]], row=_Tag):
+            tags.setdefault(tag.run_id, {})[tag.key] = tag.value
         failed = [run.run_id for run in found.latest if run.has_failed]
-        errors: dict[str, list[object]] = {}
-        for run, error in session.execute(_STEP_FAILURES, [failed]).fetchall():
-            errors.setdefault(str(run), []).append(error)
+        errors = grouped(fetch(session, _STEP_FAILURES, [failed], row=_StepFailure))
         latest = [
             replace(
                 run,
@@ -77,11 +146,9 @@ def runs_with_ticks(database: Database, now: datetime) -> Runs | None:
             for run in found.latest
         ]
         ticks = [
-            NextTick(
-                str(name), min(_next_tick(one, now) for one in ([cron] if isinstance(cron, str) else cron))
-            )
-            for name, cron in session.execute(_SCHEDULES).fetchall()
-            if isinstance(cron, str | list)
+            NextTick(schedule.name, min(_next_tick(one, now) for one in schedule.crons))
+            for schedule in fetch(session, _SCHEDULES, row=_Schedule)
+            if schedule.cron is not None
         ]
         return Runs(
             tuple(latest), tuple(sorted(ticks, key=lambda one: (one.at, one.schedule))), found.daemon_seen
@@ -90,7 +157,7 @@ def runs_with_ticks(database: Database, now: datetime) -> Runs | None:
     return database.transaction(read)
 
 
-def _gap_stays(run: JobRun, tags: Mapping[str, str], errors: Sequence[object]) -> bool:
+def _gap_stays(run: JobRun, tags: Mapping[str, str], errors: Sequence[str | None]) -> bool:
     """Whether the failed ``run`` did all it could, and only the check failed that says what is missing."""
     is_repair = tags.get(PURPOSE_TAG) == Purpose.GAP_REPAIR
     is_scan = run.job == _GAPS_JOB and COMMAND_TAG in tags
@@ -107,31 +174,20 @@ def runs_in_store(database: Database) -> Runs | None:
     """The latest run of each job and the daemon's last sign of life, from Dagster's own tables, without Dagster.
 
     For what cannot afford to import it (seconds, 70 MB). The ticks to come and whether a repair's gap stays are not told:
-    ``defs.runs.history`` does. None where Dagster has no tables in this database.
+    ``defs.runs.history`` does. None where Dagster has no tables in this database. Raises :class:`UnknownTablesError`.
     """
 
-    def read(session: Connection[tuple[object, ...]]) -> Runs | None:
-        (found,) = session.execute(
-            "select to_regclass('dagster.runs') is not null and to_regclass('dagster.daemon_heartbeats') is not null"
-        ).fetchone() or (False,)
-        if not found:
+    def read(session: Session) -> Runs | None:
+        if fetch(session, _HAS_RUNS, row=bool) == [False]:
             return None
-        runs = [
-            JobRun(
-                str(job),
-                str(run),
-                str(status),
-                moment(created),
-                moment_or_none(started),
-                moment_or_none(ended),
-            )
-            for job, run, status, created, started, ended in session.execute(_LATEST_RUNS).fetchall()
-        ]
-        (seen,) = session.execute(_DAEMON_SEEN).fetchone() or (None,)
-        latest = tuple(sorted(runs, key=lambda run: run.created, reverse=True))
-        return Runs(latest, daemon_seen=moment_or_none(seen))
+        runs = fetch(session, _LATEST_RUNS, row=JobRun)
+        seen = fetch_one(session, _DAEMON_SEEN, row=moment_or_none)
+        return Runs(tuple(sorted(runs, key=lambda run: run.created, reverse=True)), daemon_seen=seen)
 
-    return database.transaction(read)
+    try:
+        return database.transaction(read)
+    except psycopg.ProgrammingError as error:
+        raise UnknownTablesError(str(error)) from error
 
 
 def are_dagsters_tables_here(settings: Settings) -> bool:
@@ -149,16 +205,11 @@ def is_recorded(
     """
     keys = [f"{day.isoformat()}|{one.key}" for one in series for day in days]
 
-    def read(session: Connection[tuple[object, ...]]) -> bool:
+    def read(session: Session) -> bool:
         if not _has_table(session, "dagster.event_logs"):
             return False
-        (absent,) = session.execute(
-            "select exists (select from unnest(%s::text[]) as a(asset), unnest(%s::text[]) as k(key) where not exists"
-            " (select from dagster.event_logs e where e.asset_key = a.asset"
-            "  and e.dagster_event_type = 'ASSET_MATERIALIZATION' and e.partition = k.key))",
-            [[f'["{asset}"]' for asset in assets], keys],
-        ).fetchone() or (True,)
-        return not absent
+        values = [[f'["{asset}"]' for asset in assets], keys]
+        return fetch(session, _ARE_RECORDED, values, row=bool) == [True]
 
     return database.transaction(read)
 
@@ -166,31 +217,18 @@ def is_recorded(
 def series_partitions(database: Database, dimension: str) -> list[str] | None:
     """The keys of the dynamic partitions ``dimension`` in Dagster's order; None where Dagster has no tables here."""
 
-    def read(session: Connection[tuple[object, ...]]) -> list[str] | None:
+    def read(session: Session) -> list[str] | None:
         if not _has_table(session, "dagster.dynamic_partitions"):
             return None
-        rows = session.execute(
-            "select partition from dagster.dynamic_partitions where partitions_def_name = %s order by id",
-            [dimension],
-        ).fetchall()
-        return [str(key) for (key,) in rows]
+        return fetch(session, _PARTITIONS, [dimension], row=str)
 
     return database.transaction(read)
 
 
 def has_unfinished_runs(database: Database, tag: str, statuses: Collection[str]) -> bool:
     """Whether a run that carries ``tag`` is in one of ``statuses``."""
-
-    def read(session: Connection[tuple[object, ...]]) -> bool:
-        found = session.execute(
-            "select from dagster.runs r join dagster.run_tags t on t.run_id = r.run_id and t.key = %s"
-            " where r.status = any(%s) limit 1",
-            [tag, list(statuses)],
-        ).fetchone()
-        return found is not None
-
-    return database.transaction(read)
+    return database.fetch(_HAS_UNFINISHED, [tag, list(statuses)], row=bool) == [True]
 
 
-def _has_table(session: Connection[tuple[object, ...]], name: str) -> bool:
-    return session.execute("select to_regclass(%s) is not null", [name]).fetchone() == (True,)
+def _has_table(session: Session, name: str) -> bool:
+    return fetch(session, _HAS_TABLE, [name], row=bool) == [True]

@@ -24,6 +24,7 @@ from psycopg.conninfo import conninfo_to_dict
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.storage.connection import connect
 from marketdata_assets.storage.failures import DiskFullError, NotPermittedError
+from marketdata_assets.storage.rows import fetch
 from marketdata_assets.storage.unprivileged import client_program
 
 if TYPE_CHECKING:
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
 _SERVICE: Final = "marketdata"
 _NOT_INHERITED: Final = ("PGSERVICE", "PGSERVICEFILE", "PGOPTIONS")
 """Variables that no other connection of ours goes by: each sets its own options."""
-_OWN_OBJECTS: Final = (
-    "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace"
-    " where n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and c.relkind in ('r', 'p', 'v', 'm', 'S')"
-    " and not exists (select from pg_depend d where d.objid = c.oid and d.deptype = 'e'))"
+_OWN_OBJECTS: Final = """
+select exists (
+  select from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace
+  where n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and c.relkind in ('r', 'p', 'v', 'm', 'S')
+    and not exists (select from pg_depend d where d.objid = c.oid and d.deptype = 'e')
 )
+"""
 
 
 def dump_database(url: str, target: Path) -> int:
@@ -80,7 +84,7 @@ def restore_database(url: str, source: Path, *, replace: bool = False) -> None:
         message = f"{source} is not a file that can be read: give one that `marketdata db dump` made"
         raise ConfigurationError(message)
     with connect(url, application_name="marketdata restore") as connection:
-        has_objects = connection.execute(_OWN_OBJECTS).fetchone() == (True,)
+        has_objects = fetch(connection, _OWN_OBJECTS, row=bool) == [True]
     if not has_objects:
         _restore(url, source)
     elif replace:

@@ -40,7 +40,7 @@ from filelock import FileLock, Timeout
 from psycopg import sql
 
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
-from marketdata_assets.storage.failures import DiskFullError, StoreError, UnreachableError, explain_failure
+from marketdata_assets.storage.failures import DiskFullError, StoreError, UnreachableError, explained_failures
 from marketdata_assets.storage.unprivileged import Account, postgres_programs, server_account, traversable
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class EmbeddedServer:
         access = self._read_access()
         if access is not None and self._try_connect(access, DATABASE) is None:
             return access.url()
-        with _explained_failures():
+        with explained_failures(OSError):
             self._make_home()
             with self._exclusive():
                 access = self._read_access() or self._write_access(_free_port())
@@ -166,7 +166,7 @@ class EmbeddedServer:
         """Shut the server down, ending its sessions. False when it was not running."""
         if not self._home.is_dir():
             return False
-        with _explained_failures(), self._exclusive():
+        with explained_failures(OSError), self._exclusive():
             if self._server_is_gone():
                 return False
             pid = self._pid()
@@ -442,17 +442,6 @@ class EmbeddedServer:
             return True
         finally:
             os.close(alive)
-
-
-@contextmanager
-def _explained_failures() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        failure = explain_failure(error)
-        if failure is None:
-            raise
-        raise failure from None
 
 
 def _start_failure(what: str, why: str | None) -> StoreError:

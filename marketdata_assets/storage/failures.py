@@ -12,6 +12,8 @@ import errno
 import os
 import re
 import sys
+from contextlib import contextmanager
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
 from marketdata_assets.domain.errors import ConfigurationError
@@ -110,6 +112,46 @@ def explain_failure(error: BaseException) -> StoreError | None:
     return None
 
 
+@contextmanager
+def explained_failures(*kinds: type[BaseException]) -> Iterator[None]:
+    """Raise an error of ``kinds`` that reports a failure of the store as the :class:`StoreError` of its kind."""
+    try:
+        yield
+    except kinds as error:
+        failure = explain_failure(error)
+        if failure is None:
+            raise
+        raise failure from error
+
+
+class Refusal(Enum):
+    """Why a statement was not carried out, as far as a client can do something about it."""
+
+    TOO_SLOW = auto()
+    """It took longer than its session permits."""
+    LOCKED = auto()
+    """Another session holds a lock that it needs."""
+    TABLE_LACKING = auto()
+    """A table is not there: a migration was not applied."""
+    AWAY = auto()
+    """The database does not answer, or cannot work."""
+
+
+_REFUSALS: Final = {"57014": Refusal.TOO_SLOW, "55P03": Refusal.LOCKED, "42P01": Refusal.TABLE_LACKING}
+
+
+def find_refusal(error: BaseException) -> Refusal | None:
+    """Return why the database did not carry out a statement, by the error of a driver or of the store."""
+    found = _REFUSALS.get(getattr(error, "sqlstate", None) or "")
+    if found is not None:
+        return found
+    psycopg, adbc, _ = map(_imported, _DRIVERS)
+    is_away = isinstance(error, StoreError) or any(
+        isinstance(error, driver.OperationalError) for driver in (psycopg, adbc) if driver is not None
+    )
+    return Refusal.AWAY if is_away else None
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """Iterate over ``error`` and what it was raised from, newest first.
 
@@ -148,7 +190,7 @@ def _of_a_driver(error: BaseException) -> StoreError | None:
     # A server that finds no room for its own files refuses connections, or ends: that is the consequence.
     if kind is not None and os.strerror(errno.ENOSPC) in str(error):
         kind = DiskFullError
-    return None if kind is None else kind(f"{REMEDIES[kind]} ({_first_line(error)})")
+    return None if kind is None else kind(f"{REMEDIES[kind]} ({first_line(error)})")
 
 
 def is_of_a_driver(error: BaseException) -> bool:
@@ -173,7 +215,7 @@ def _imported(driver: str) -> Any:  # noqa: ANN401 - a module of a driver, two o
     return sys.modules.get(driver)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Return what the server said, without the statement, its parameters and the name of the driver."""
     diagnosis = getattr(error, "diag", None)
     if primary := getattr(diagnosis, "message_primary", None):

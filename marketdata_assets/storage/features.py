@@ -18,19 +18,86 @@ from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.merge import copy_rows, lock_series
 from marketdata_assets.storage.months import FEATURES_1M, ensure_months, months_between
+from marketdata_assets.storage.rows import by_series, columns, fetch, key_columns, series_of
 from marketdata_assets.storage.tables import FEATURES
-from marketdata_assets.storage.values import moment_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from psycopg import Connection
-
     from marketdata_assets.domain.windows import Window
     from marketdata_assets.storage.connection import Database
+    from marketdata_assets.storage.rows import Session
 
 _BEGINNING: Final = datetime(1, 1, 2, tzinfo=UTC)
 """Before every bar, and representable in every time zone."""
+
+_WRITE_CHANGES: Final = """
+insert into feature_changes as c (symbol, timeframe, version)
+select symbol, timeframe, nextval('features_stale_version')
+from unnest(%s::text[], %s::text[]) as t(symbol, timeframe)
+on conflict (symbol, timeframe) do update set version = excluded.version
+"""
+_WRITE_MARKS: Final = """
+insert into features_stale as s (symbol, timeframe, since, reason, version)
+select t.symbol, t.timeframe, t.since, t.reason, coalesce(c.version, nextval('features_stale_version'))
+from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[]) as t(symbol, timeframe, since, reason)
+left join feature_changes c on c.symbol = t.symbol and c.timeframe = t.timeframe
+on conflict (symbol, timeframe) do update set
+  reason = case when excluded.since < s.since then excluded.reason else s.reason end,
+  since = least(s.since, excluded.since),
+  version = excluded.version,
+  changed_at = now()
+"""
+_VERSIONS: Final = """
+select c.symbol, c.timeframe, c.version
+from feature_changes c
+join unnest(%s::text[], %s::text[]) as w(symbol, timeframe)
+  on w.symbol = c.symbol and w.timeframe = c.timeframe
+"""
+_STALE: Final = """
+select s.symbol, s.timeframe, s.since, s.reason, s.version, (
+  select o.time from ohlcv o
+  where o.symbol = s.symbol and o.timeframe = s.timeframe
+  order by o.time desc
+  limit 1
+)
+from features_stale s
+where %(keys)s::text[] is null or s.symbol || ':' || s.timeframe = any(%(keys)s)
+order by s.symbol, s.timeframe
+"""
+_MARKED: Final = """
+select s.symbol, s.timeframe
+from features_stale s
+join unnest(%s::text[], %s::text[]) as w(symbol, timeframe)
+  on w.symbol = s.symbol and w.timeframe = s.timeframe
+"""
+_DELETE: Final = """
+delete from features f
+using unnest(%s::text[], %s::timestamptz[], %s::timestamptz[]) as w(symbol, lo, hi)
+where f.symbol = w.symbol and f.time >= w.lo and f.time < w.hi
+  and f.timeframe = %s and f.time >= %s and f.time < %s
+"""
+_MOVE_MARKS: Final = """
+update features_stale s
+set since = w.hi
+from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[]) as w(symbol, timeframe, lo, hi)
+where s.symbol = w.symbol and s.timeframe = w.timeframe
+  and s.since < w.hi
+  and (s.since >= w.lo or not exists (
+    select from ohlcv o
+    where o.symbol = s.symbol and o.timeframe = s.timeframe and o.time >= s.since and o.time < w.lo
+  ))
+"""
+_REMOVE_MARKS: Final = """
+delete from features_stale s
+using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[]) as w(symbol, timeframe, lo, hi)
+where s.symbol = w.symbol and s.timeframe = w.timeframe
+  and s.since >= w.lo and s.since <= w.hi
+  and not exists (
+    select from ohlcv o
+    where o.symbol = s.symbol and o.timeframe = s.timeframe and o.time >= s.since
+  )
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,37 +148,20 @@ class ReplaceCounts:
         return ReplaceCounts(self.written + other.written, self.deleted + other.deleted)
 
 
-def mark_stale(
-    connection: Connection[tuple[object, ...]], since: Mapping[Series, datetime], reason: str
-) -> None:
+def mark_stale(connection: Session, since: Mapping[Series, datetime], reason: str) -> None:
     """Mark each series as changed and stale from a moment on, within a transaction that holds their locks."""
     if since:
         # In the order of the key, so that two writers wait for each other instead of deadlocking.
         keys = sorted((one.symbol, one.timeframe.value) for one in since)
-        connection.execute(
-            "insert into feature_changes as c (symbol, timeframe, version)"
-            " select symbol, timeframe, nextval('features_stale_version')"
-            " from unnest(%s::text[], %s::text[]) as t(symbol, timeframe)"
-            " on conflict (symbol, timeframe) do update set version = excluded.version",
-            [list(column) for column in zip(*keys, strict=True)],
-        )
+        connection.execute(_WRITE_CHANGES, columns(keys))
         _mark(connection, {one: (moment, reason) for one, moment in since.items()})
 
 
-def _mark(connection: Connection[tuple[object, ...]], since: Mapping[Series, tuple[datetime, str]]) -> None:
+def _mark(connection: Session, since: Mapping[Series, tuple[datetime, str]]) -> None:
     """Mark each series as stale from a moment on for a reason, as of its latest change."""
     rows = sorted((one.symbol, one.timeframe.value, *why) for one, why in since.items())
     if rows:
-        connection.execute(
-            "insert into features_stale as s (symbol, timeframe, since, reason, version)"
-            " select t.symbol, t.timeframe, t.since, t.reason, coalesce(c.version, nextval('features_stale_version'))"
-            " from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[]) as t(symbol, timeframe, since, reason)"
-            " left join feature_changes c on c.symbol = t.symbol and c.timeframe = t.timeframe"
-            " on conflict (symbol, timeframe) do update set"
-            "  reason = case when excluded.since < s.since then excluded.reason else s.reason end,"
-            "  since = least(s.since, excluded.since), version = excluded.version, changed_at = now()",
-            [list(column) for column in zip(*rows, strict=True)],
-        )
+        connection.execute(_WRITE_MARKS, columns(rows))
 
 
 def read_versions(database: Database, series: Iterable[Series]) -> dict[Series, int]:
@@ -119,54 +169,14 @@ def read_versions(database: Database, series: Iterable[Series]) -> dict[Series, 
 
     A series of which nothing has changed yet has none.
     """
-    keys = [(one.symbol, one.timeframe.value) for one in series]
-
-    def read(connection: Connection[tuple[object, ...]]) -> dict[Series, int]:
-        return _versions(connection, keys)
-
-    return database.transaction(read)
-
-
-def _versions(
-    connection: Connection[tuple[object, ...]], keys: Iterable[tuple[str, str]]
-) -> dict[Series, int]:
-    wanted = list(keys)
-    rows = connection.execute(
-        "select c.symbol, c.timeframe, c.version from feature_changes c"
-        " join unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
-        " on w.symbol = c.symbol and w.timeframe = c.timeframe",
-        [[symbol for symbol, _ in wanted], [timeframe for _, timeframe in wanted]],
-    ).fetchall()
-    return {
-        Series(str(symbol), Timeframe(str(timeframe))): int(str(version))
-        for symbol, timeframe, version in rows
-    }
+    return dict(database.fetch(_VERSIONS, key_columns(series), row=by_series(int)))
 
 
 def read_stale(database: Database, series: Iterable[Series] | None = None) -> dict[Series, Stale]:
     """The marks of ``series``, or of all; a series that is up to date has none."""
     keys = None if series is None else [one.key for one in series]
 
-    def read(connection: Connection[tuple[object, ...]]) -> dict[Series, Stale]:
-        rows = connection.execute(
-            "select s.symbol, s.timeframe, s.since, s.reason, s.version, (select o.time from ohlcv o"
-            "  where o.symbol = s.symbol and o.timeframe = s.timeframe order by o.time desc limit 1)"
-            " from features_stale s where %s::text[] is null or s.symbol || ':' || s.timeframe = any(%s)"
-            " order by s.symbol, s.timeframe",
-            [keys, keys],
-        ).fetchall()
-        return {
-            Series(str(symbol), Timeframe(str(timeframe))): Stale(
-                since.astimezone(UTC),
-                str(reason),
-                int(str(version)),
-                moment_or_none(last),
-            )
-            for symbol, timeframe, since, reason, version, last in rows
-            if isinstance(since, datetime)
-        }
-
-    return database.transaction(read)
+    return dict(database.fetch(_STALE, {"keys": keys}, row=by_series(Stale)))
 
 
 def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
@@ -190,7 +200,7 @@ def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
     if not batch.windows:
         return ReplaceCounts()
 
-    def work(connection: Connection[tuple[object, ...]]) -> ReplaceCounts:
+    def work(connection: Session) -> ReplaceCounts:
         lock_series(connection, batch.windows)
         overtaken, done = _overtaken(connection, batch)
         windows = {one: window for one, window in batch.windows.items() if one not in done}
@@ -212,34 +222,25 @@ def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
     return database.transaction(work)
 
 
-def _overtaken(
-    connection: Connection[tuple[object, ...]], batch: FeatureBatch
-) -> tuple[set[Series], set[Series]]:
+def _overtaken(connection: Session, batch: FeatureBatch) -> tuple[set[Series], set[Series]]:
     """Return the series that were changed since their bars were read, and those of them without a mark.
 
     Of the latter another process has computed features since the change.
     """
-    keys = [(one.symbol, one.timeframe.value) for one in batch.windows]
-    now = _versions(connection, keys)
+    keys = key_columns(batch.windows)
+    now = dict(fetch(connection, _VERSIONS, keys, row=by_series(int)))
     changed = {one for one in batch.windows if now.get(one) != batch.versions.get(one)}
-    marked = connection.execute(
-        "select s.symbol, s.timeframe from features_stale s join unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
-        " on w.symbol = s.symbol and w.timeframe = s.timeframe",
-        [[symbol for symbol, _ in keys], [timeframe for _, timeframe in keys]],
-    ).fetchall()
-    waiting = {Series(str(symbol), Timeframe(str(timeframe))) for symbol, timeframe in marked}
+    waiting = set(fetch(connection, _MARKED, keys, row=series_of))
     return changed & waiting, changed - waiting
 
 
-def _delete(connection: Connection[tuple[object, ...]], windows: Mapping[Series, Window]) -> int:
+def _delete(connection: Session, windows: Mapping[Series, Window]) -> int:
     deleted = 0
     # A timeframe at a time, as a constant: the planner looks into no other partition.
     for timeframe in {one.timeframe for one in windows}:
         members = {one: window for one, window in windows.items() if one.timeframe is timeframe}
         deleted += connection.execute(
-            "delete from features f using unnest(%s::text[], %s::timestamptz[], %s::timestamptz[]) as w(symbol, lo, hi)"
-            " where f.symbol = w.symbol and f.time >= w.lo and f.time < w.hi"
-            " and f.timeframe = %s and f.time >= %s and f.time < %s",
+            _DELETE,
             [
                 [one.symbol for one in members],
                 [window.start for window in members.values()],
@@ -253,9 +254,7 @@ def _delete(connection: Connection[tuple[object, ...]], windows: Mapping[Series,
     return deleted
 
 
-def _move_marks(
-    connection: Connection[tuple[object, ...]], batch: FeatureBatch, current: Collection[Series]
-) -> None:
+def _move_marks(connection: Session, batch: FeatureBatch, current: Collection[Series]) -> None:
     """Move the marks of ``current``, the series of which nothing has changed since their bars were read."""
     known = [
         (
@@ -269,19 +268,5 @@ def _move_marks(
     ]
     if not known:
         return
-    columns = [list(column) for column in zip(*known, strict=True)]
-    connection.execute(
-        "update features_stale s set since = w.hi from unnest(%s::text[], %s::text[], %s::timestamptz[],"
-        " %s::timestamptz[]) as w(symbol, timeframe, lo, hi)"
-        " where s.symbol = w.symbol and s.timeframe = w.timeframe"
-        " and s.since < w.hi and (s.since >= w.lo or not exists (select from ohlcv o where o.symbol = s.symbol"
-        "  and o.timeframe = s.timeframe and o.time >= s.since and o.time < w.lo))",
-        columns,
-    )
-    connection.execute(
-        "delete from features_stale s using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])"
-        " as w(symbol, timeframe, lo, hi) where s.symbol = w.symbol and s.timeframe = w.timeframe"
-        " and s.since >= w.lo and s.since <= w.hi and not exists"
-        " (select from ohlcv o where o.symbol = s.symbol and o.timeframe = s.timeframe and o.time >= s.since)",
-        columns,
-    )
+    connection.execute(_MOVE_MARKS, columns(known))
+    connection.execute(_REMOVE_MARKS, columns(known))

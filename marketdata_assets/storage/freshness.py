@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
-from marketdata_assets.storage.values import moment, moment_or_none
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from psycopg import Connection
-
     from marketdata_assets.domain.freshness import Due
     from marketdata_assets.domain.series import Series
     from marketdata_assets.storage.connection import Database
+
+_NEWEST: Final = """
+select newest.time, answered.requested_at is not null, failed.reason, t.updated_at
+from unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])
+  with ordinality as w(symbol, timeframe, base, opens, closes, place)
+join tracked_symbols t on t.symbol = w.symbol
+left join lateral (
+  select o.time from ohlcv o
+  where o.symbol = w.symbol and o.timeframe = w.timeframe
+  order by o.time desc
+  limit 1
+) as newest on true
+left join lateral (
+  select f.requested_at from fetch_log f
+  where f.symbol = w.symbol and f.base = w.base and w.timeframe = any(f.timeframes)
+    and f.window_start <= w.opens and f.window_end >= w.closes and f.status = 'ok'
+  order by f.window_start desc
+  limit 1
+) as answered on true
+left join lateral (
+  select coalesce(f.error, 'its answer did not arrive whole') as reason from fetch_log f
+  where f.symbol = w.symbol and f.base = w.base and w.timeframe = any(f.timeframes)
+    and f.window_start <= w.opens and f.window_end >= w.closes and f.status <> 'ok'
+  order by f.requested_at desc
+  limit 1
+) as failed on true
+order by w.place
+"""
 
 
 class Newest(NamedTuple):
@@ -41,30 +65,4 @@ def read_newest(database: Database, last: Mapping[Series, Due]) -> list[Newest]:
         [each.opens for each in last.values()],
         [each.closes for each in last.values()],
     ]
-
-    def read(connection: Connection[tuple[object, ...]]) -> list[tuple[object, ...]]:
-        of_series = (
-            "from fetch_log f where f.symbol = w.symbol and f.base = w.base and w.timeframe = any(f.timeframes)"
-            " and f.window_start <= w.opens and f.window_end >= w.closes"
-        )
-        return connection.execute(
-            "select newest.time, answered.requested_at is not null, failed.told, t.updated_at"  # noqa: S608 - text of this function
-            " from unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])"
-            "  with ordinality as w(symbol, timeframe, base, opens, closes, place)"
-            " join tracked_symbols t on t.symbol = w.symbol"
-            " left join lateral (select o.time from ohlcv o where o.symbol = w.symbol"
-            "  and o.timeframe = w.timeframe order by o.time desc limit 1) as newest on true"
-            f" left join lateral (select f.requested_at {of_series} and f.status = 'ok'"
-            "  order by f.window_start desc limit 1) as answered on true"
-            f" left join lateral (select coalesce(f.error, 'its answer did not arrive whole') as told {of_series}"
-            "  and f.status <> 'ok' order by f.requested_at desc limit 1) as failed on true"
-            " order by w.place".encode(),
-            columns,
-        ).fetchall()
-
-    return [
-        Newest(
-            moment_or_none(newest), bool(answered), None if failure is None else str(failure), moment(since)
-        )
-        for newest, answered, failure, since in database.transaction(read)
-    ]
+    return database.fetch(_NEWEST, columns, row=Newest)

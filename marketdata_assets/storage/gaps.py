@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Final
+from datetime import date
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import polars as pl
 from psycopg import sql
@@ -20,19 +20,20 @@ from marketdata_assets.domain.windows import Window, difference
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.connection import connect
 from marketdata_assets.storage.features import mark_stale
+from marketdata_assets.storage.locks import LockSpace, lock_for_session
 from marketdata_assets.storage.merge import lock_series, read_clock
 from marketdata_assets.storage.pruned import pruned_windows
+from marketdata_assets.storage.rows import by_series, columns, fetch, grouped, moment
 from marketdata_assets.storage.tables import OHLCV
+from marketdata_assets.storage.windows import span_values
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-
-    from psycopg import Connection
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from datetime import datetime
 
     from marketdata_assets.domain.gap_history import LookResult
     from marketdata_assets.storage.connection import Database
-
-_LOOK_LOCKS: Final = 0x6D67  # any constant that nobody else hashes advisory locks with
+    from marketdata_assets.storage.rows import Session
 
 _DAILY: Final = (
     "symbol",
@@ -82,6 +83,145 @@ _TYPES: Final = {
     "checked_at": "timestamptz",
 }
 
+_ZONE: Final = "case t.calendar when '24/7' then 'UTC' else 'America/New_York' end"
+"""The time zone of the days of the symbol ``t``, as ``domain.calendar`` has it."""
+
+_FIRST_BARS: Final = """
+select s.symbol, f.timeframe, b.time
+from unnest(%s::text[]) as s(symbol),
+  unnest(%s::text[]) as f(timeframe),
+  lateral (
+    select time from ohlcv o
+    where o.symbol = s.symbol and o.timeframe = f.timeframe
+    order by time
+    limit 1
+  ) as b
+"""
+_ASKED: Final = """
+with w as (
+  select *
+  from unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])
+    as w(symbol, timeframe, base, lo, hi)
+)
+select w.symbol, w.timeframe, f.window_start, f.window_end
+from w
+join fetch_log f
+  on f.symbol = w.symbol and f.base = w.base and w.timeframe = any(f.timeframes)
+  and f.window_start < w.hi and f.window_end > w.lo
+union all
+select w.symbol, w.timeframe, lower(piece), upper(piece)
+from w
+join coverage c on c.symbol = w.symbol and c.timeframe = w.timeframe,
+  unnest(c.covered * tstzmultirange(tstzrange(w.lo, w.hi))) as piece
+union all
+select scanned.symbol, scanned.timeframe, lower(piece), upper(piece)
+from (
+  select w.symbol, w.timeframe,
+    range_agg(tstzrange(
+      d.day::timestamp at time zone z.zone, (d.day + 1)::timestamp at time zone z.zone
+    )) as days
+  from w
+  join completeness_daily d
+    on d.symbol = w.symbol and d.timeframe = w.timeframe and d.day between w.lo::date - 1 and w.hi::date + 1
+  join tracked_symbols t on t.symbol = w.symbol,
+    lateral (select <zone> as zone) as z
+  group by 1, 2
+) as scanned,
+  unnest(scanned.days) as piece
+""".replace("<zone>", _ZONE)
+_SCANNED_AROUND: Final = """
+select w.symbol, w.timeframe, earlier.days, later.days
+from unnest(%s::text[], %s::text[], %s::date[], %s::date[]) as w(symbol, timeframe, first, last),
+  lateral (
+    select coalesce(array_agg(day order by day desc), '{}') as days
+    from (
+      select day from completeness_daily d
+      where d.symbol = w.symbol and d.timeframe = w.timeframe and d.day < w.first
+      order by day desc
+      limit %s
+    ) as nearest
+  ) as earlier,
+  lateral (
+    select coalesce(array_agg(day order by day), '{}') as days
+    from (
+      select day from completeness_daily d
+      where d.symbol = w.symbol and d.timeframe = w.timeframe and d.day > w.last
+      order by day
+      limit %s
+    ) as nearest
+  ) as later
+"""
+_REJECTED: Final = """
+select symbol, timeframe, time
+from ohlcv_quarantine
+where time >= $1 and time < $2
+  and symbol in (select jsonb_array_elements_text($3::jsonb))
+  and not rule in (select jsonb_array_elements_text($4::jsonb))
+"""
+_QUARANTINED_TIMES: Final = """
+select distinct time
+from ohlcv_quarantine
+where symbol = $1 and timeframe in ($2, $3) and time >= $4 and time < $5
+order by time
+"""
+_GAPS: Final = sql.SQL("""
+select {columns}
+from (values {spans}) as w(symbol, timeframe, lo, hi)
+join gap_report g
+  on g.symbol = w.symbol and g.timeframe = w.timeframe and g.gap_start < w.hi and g.gap_end > w.lo
+where {which}
+order by g.symbol, g.timeframe, g.gap_start{limit}
+""")
+_OF_LOST: Final = sql.SQL("""
+from gap_report g
+join tracked_symbols t on t.symbol = g.symbol and g.timeframe = any(t.timeframes)
+where {lost} and g.symbol in (select jsonb_array_elements_text($1::jsonb))
+""")
+_LARGEST: Final = sql.SQL("""
+select {columns}
+{of_lost}
+order by g.missing_bars desc, g.symbol, g.timeframe, g.gap_start
+limit {limit}
+""")
+_COUNT_LOST: Final = sql.SQL("""
+select count(*) as n
+{of_lost}
+""")
+_REPLACE_GAPS: Final = """
+delete from gap_report g
+using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[]) as w(symbol, timeframe, lo, hi)
+where g.symbol = w.symbol and g.timeframe = w.timeframe
+  and g.gap_start < w.hi and g.gap_end > w.lo and g.state <> 'filled'
+returning g.symbol, g.timeframe, g.gap_start, g.state, g.resolved_at, g.gap_end, g.repairs, g.repair_asked_at
+"""
+_FORGET_FILLED: Final = """
+delete from gap_report g
+using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[]) as w(symbol, timeframe, lo, hi)
+where g.symbol = w.symbol and g.timeframe = w.timeframe
+  and g.gap_start < w.hi and g.gap_end > w.lo and g.state = 'filled'
+"""
+# How whole a day was stays known when its bars are pruned.
+_DELETE_DAYS: Final = """
+delete from completeness_daily d
+using unnest(%s::text[], %s::text[], %s::date[], %s::date[]) as w(symbol, timeframe, first, last)
+where d.symbol = w.symbol and d.timeframe = w.timeframe and d.day between w.first and w.last
+  and not exists (
+    select from pruned p
+    join tracked_symbols t on t.symbol = p.symbol
+    where p.symbol = d.symbol and p.timeframe = d.timeframe
+      and p.pruned @> (
+        d.day::timestamp at time zone <zone>
+      )
+  )
+""".replace("<zone>", _ZONE)
+
+
+class _Around(NamedTuple):
+    """The scanned days before and after a series' days, the nearest first."""
+
+    earlier: list[date]
+    later: list[date]
+
 
 def database_time(database: Database) -> datetime:
     """Return the present by the database's clock, which every ``stored_at`` is of."""
@@ -101,35 +241,15 @@ def first_bars(database: Database, series: Iterable[Series]) -> dict[Series, dat
     A series without such a bar is left out.
     """
     wanted = list(series)
-
-    def read(connection: Connection[tuple[object, ...]]) -> dict[Series, datetime]:
-        symbols = sorted({one.symbol for one in wanted})
-        rows = connection.execute(
-            "select s.symbol, f.timeframe, b.time from unnest(%s::text[]) as s(symbol),"
-            " unnest(%s::text[]) as f(timeframe), lateral (select time from ohlcv o"
-            "  where o.symbol = s.symbol and o.timeframe = f.timeframe order by time limit 1) as b",
-            [
-                symbols,
-                sorted(
-                    {one.timeframe.value for one in wanted} | {one.timeframe.base.value for one in wanted}
-                ),
-            ],
-        ).fetchall()
-        found = {(str(symbol), str(timeframe)): time for symbol, timeframe, time in rows}
-        firsts: dict[Series, datetime] = {}
-        for one in wanted:
-            times = [
-                time
-                for (symbol, timeframe), time in found.items()
-                if symbol == one.symbol
-                and timeframe in (one.timeframe.value, one.timeframe.base.value)
-                and isinstance(time, datetime)
-            ]
-            if times:
-                firsts[one] = min(times)
-        return firsts
-
-    return database.transaction(read)
+    timeframes = {one.timeframe for one in wanted} | {one.timeframe.base for one in wanted}
+    values = [sorted({one.symbol for one in wanted}), sorted(one.value for one in timeframes)]
+    found = dict(database.fetch(_FIRST_BARS, values, row=by_series(moment)))
+    firsts: dict[Series, datetime] = {}
+    for one in wanted:
+        sources = (one, Series(one.symbol, one.timeframe.base))
+        if times := [found[source] for source in sources if source in found]:
+            firsts[one] = min(times)
+    return firsts
 
 
 def read_asked(database: Database, windows: Mapping[Series, Window]) -> dict[Series, list[Window]]:
@@ -137,41 +257,13 @@ def read_asked(database: Database, windows: Mapping[Series, Window]) -> dict[Ser
 
     As far as it overlaps the window of the series; what retention has removed does not count.
     """
-    wanted = list(windows.items())
+    wanted = [
+        (one.symbol, one.timeframe.value, one.timeframe.base.value, window.start, window.end)
+        for one, window in windows.items()
+    ]
 
-    def read(connection: Connection[tuple[object, ...]]) -> dict[Series, list[Window]]:
-        rows = connection.execute(
-            "with w as (select * from unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[],"
-            " %s::timestamptz[]) as w(symbol, timeframe, base, lo, hi))"
-            " select w.symbol, w.timeframe, f.window_start, f.window_end from w join fetch_log f"
-            "  on f.symbol = w.symbol and f.base = w.base and w.timeframe = any(f.timeframes)"
-            "  and f.window_start < w.hi and f.window_end > w.lo"
-            " union all select w.symbol, w.timeframe, lower(piece), upper(piece) from w join coverage c"
-            "  on c.symbol = w.symbol and c.timeframe = w.timeframe,"
-            "  unnest(c.covered * tstzmultirange(tstzrange(w.lo, w.hi))) as piece"
-            " union all select looked.symbol, looked.timeframe, lower(piece), upper(piece) from (select w.symbol,"
-            "  w.timeframe, range_agg(tstzrange(d.day::timestamp at time zone z.zone,"
-            "   (d.day + 1)::timestamp at time zone z.zone)) as days"
-            "  from w join completeness_daily d on d.symbol = w.symbol and d.timeframe = w.timeframe"
-            "   and d.day between w.lo::date - 1 and w.hi::date + 1 join tracked_symbols t on t.symbol = w.symbol,"
-            "  lateral (select case t.calendar when '24/7' then 'UTC' else 'America/New_York' end as zone) as z"
-            "  group by 1, 2) as looked, unnest(looked.days) as piece",
-            [
-                list(column)
-                for column in zip(
-                    *(
-                        (one.symbol, one.timeframe.value, one.timeframe.base.value, window.start, window.end)
-                        for one, window in wanted
-                    ),
-                    strict=True,
-                )
-            ],
-        ).fetchall()
-        asked: dict[Series, list[Window]] = {}
-        for symbol, timeframe, start, end in rows:
-            if isinstance(start, datetime) and isinstance(end, datetime):
-                series = Series(str(symbol), Timeframe(str(timeframe)))
-                asked.setdefault(series, []).append(Window(start.astimezone(UTC), end.astimezone(UTC)))
+    def read(connection: Session) -> dict[Series, list[Window]]:
+        asked = grouped(fetch(connection, _ASKED, columns(wanted), row=by_series(Window)))
         for series, removed in pruned_windows(connection, [one.key for one in asked]).items():
             asked[series] = difference(asked[series], removed)
         return asked
@@ -186,46 +278,22 @@ def scanned_around(
 
     At most ``limit`` on either side; a series without any is left out.
     """
-    wanted = list(days.items())
-
-    def read(connection: Connection[tuple[object, ...]]) -> list[tuple[object, ...]]:
-        return connection.execute(
-            "select w.symbol, w.timeframe, earlier.days, later.days"
-            " from unnest(%s::text[], %s::text[], %s::date[], %s::date[]) as w(symbol, timeframe, first, last),"
-            " lateral (select coalesce(array_agg(day order by day desc), '{}') as days from (select day"
-            "  from completeness_daily d where d.symbol = w.symbol and d.timeframe = w.timeframe and d.day < w.first"
-            "  order by day desc limit %s) as nearest) as earlier,"
-            " lateral (select coalesce(array_agg(day order by day), '{}') as days from (select day"
-            "  from completeness_daily d where d.symbol = w.symbol and d.timeframe = w.timeframe and d.day > w.last"
-            "  order by day limit %s) as nearest) as later",
-            [
-                [one.symbol for one, _ in wanted],
-                [one.timeframe.value for one, _ in wanted],
-                [first for _, (first, _) in wanted],
-                [last for _, (_, last) in wanted],
-                limit,
-                limit,
-            ],
-        ).fetchall()
-
-    found: dict[Series, tuple[tuple[date, ...], tuple[date, ...]]] = {}
-    for symbol, timeframe, earlier, later in database.transaction(read) if wanted else ():
-        before, after = (
-            tuple(day for day in side if isinstance(day, date)) if isinstance(side, list) else ()
-            for side in (earlier, later)
-        )
-        if before or after:
-            found[Series(str(symbol), Timeframe(str(timeframe)))] = (before, after)
-    return found
+    wanted = [(one.symbol, one.timeframe.value, first, last) for one, (first, last) in days.items()]
+    if not wanted:
+        return {}
+    found = database.fetch(_SCANNED_AROUND, [*columns(wanted), limit, limit], row=by_series(_Around))
+    return {
+        series: (tuple(days.earlier), tuple(days.later))
+        for series, days in found
+        if days.earlier or days.later
+    }
 
 
 def read_rejected(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
     """``symbol, timeframe, time`` of the vendor's rows that broke a rule and left no bar, around ``windows``."""
     first, last = min(one.start for one in windows.values()), max(one.end for one in windows.values())
     rows = database.read_frame(
-        "select symbol, timeframe, time from ohlcv_quarantine where time >= $1 and time < $2"
-        " and symbol in (select jsonb_array_elements_text($3::jsonb))"
-        " and not rule in (select jsonb_array_elements_text($4::jsonb))",
+        _REJECTED,
         [
             first,
             last,
@@ -240,8 +308,7 @@ def read_rejected(database: Database, windows: Mapping[Series, Window]) -> pl.Da
 def quarantined_times(database: Database, series: Series, window: Window) -> list[datetime]:
     """Return the times, each once, of the vendor's rows of ``series`` or its base that broke a rule in ``window``."""
     rows = database.read_frame(
-        "select distinct time from ohlcv_quarantine where symbol = $1 and timeframe in ($2, $3)"
-        " and time >= $4 and time < $5 order by time",
+        _QUARANTINED_TIMES,
         [series.symbol, series.timeframe.value, series.timeframe.base.value, window.start, window.end],
     )
     return rows["time"].to_list() if rows.width else []
@@ -291,19 +358,16 @@ def lost_gaps(database: Database, symbols: Collection[str], limit: int) -> tuple
 
     As ``KNOWN_SCHEMA``, largest first, of the timeframes that the symbols are tracked in.
     """
-    lost = (
-        "from gap_report g join tracked_symbols t on t.symbol = g.symbol and g.timeframe = any(t.timeframes)"
-        f" where {_state_in(LOSSES).as_string(None)}"
-        " and g.symbol in (select jsonb_array_elements_text($1::jsonb))"
-    )
-    names = ", ".join(f"g.{name}" for name in KNOWN_SCHEMA.names())
+    of_lost = _OF_LOST.format(lost=_state_in(LOSSES))
+    largest = _LARGEST.format(columns=_listed(KNOWN_SCHEMA), of_lost=of_lost, limit=sql.Literal(limit))
     wanted = json.dumps(list(symbols))
-    rows = database.read_frame(
-        f"select {names} {lost} order by g.missing_bars desc, g.symbol, g.timeframe, g.gap_start limit {limit:d}",
-        [wanted],
-    )
-    count = int(database.read_frame(f"select count(*) as n {lost}", [wanted]).item())
+    rows = database.read_frame(largest.as_string(None), [wanted])
+    count = int(database.read_frame(_COUNT_LOST.format(of_lost=of_lost).as_string(None), [wanted]).item())
     return (rows.cast(KNOWN_SCHEMA) if rows.width else KNOWN_SCHEMA.to_frame()), count
+
+
+def _listed(schema: pl.Schema) -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL("g.{}").format(sql.Identifier(name)) for name in schema.names())
 
 
 def _state_in(states: Iterable[str]) -> sql.Composed:
@@ -328,24 +392,11 @@ def _read(
 ) -> pl.DataFrame:
     if not windows:
         return schema.to_frame()
-    values = sql.SQL(", ").join(
-        sql.SQL("({}, {}, {}::timestamptz, {}::timestamptz)").format(
-            *map(
-                sql.Literal,
-                (one.symbol, one.timeframe.value, window.start.isoformat(), window.end.isoformat()),
-            )
-        )
-        for one, window in windows.items()
-    )
-    query = sql.SQL(
-        "select {} from (values {}) as w(symbol, timeframe, lo, hi)"
-        " join gap_report g on g.symbol = w.symbol and g.timeframe = w.timeframe"
-        " and g.gap_start < w.hi and g.gap_end > w.lo where {} order by g.symbol, g.timeframe, g.gap_start{}"
-    ).format(
-        sql.SQL(", ").join(sql.SQL("g.{}").format(sql.Identifier(name)) for name in schema.names()),
-        values,
-        which,
-        sql.SQL("") if limit is None else sql.SQL(" limit {}").format(sql.Literal(limit)),
+    query = _GAPS.format(
+        columns=_listed(schema),
+        spans=span_values(windows.items()),
+        which=which,
+        limit=sql.SQL("") if limit is None else sql.SQL(" limit {}").format(sql.Literal(limit)),
     )
     frame = database.read_frame(query.as_string(None))
     return frame.cast(schema).select(schema.names()) if frame.width else schema.to_frame()
@@ -357,17 +408,12 @@ def exclusive_look(database: Database, series: Iterable[Series]) -> Iterator[Non
 
     A second look at any of them waits. In a session of its own: the server frees it when this process is gone.
     """
-    keys = sorted(one.key for one in series)
     with connect(database.url, application_name="marketdata gaps") as session:
         session.autocommit = True
         # However long the vendor keeps the other one waiting.
         session.execute("set lock_timeout = 0")
         session.execute("set statement_timeout = 0")
-        session.execute(
-            "select pg_advisory_lock(hashtextextended(key, %s))"
-            " from unnest(%s::text[]) with ordinality as wanted(key, place) order by place",
-            [_LOOK_LOCKS, keys],
-        )
+        lock_for_session(session, (one.key for one in series), LockSpace.GAP_SCANS)
         yield
 
 
@@ -377,21 +423,14 @@ def write_gaps(database: Database, result: LookResult) -> None:
     ``detected_at`` that is null becomes now; filled gaps that are known stay.
     """
 
-    def work(connection: Connection[tuple[object, ...]]) -> None:
+    def work(connection: Session) -> None:
         lock_series(connection, result.spans)
         spans = [
             (one.symbol, one.timeframe.value, span.start, span.end, *result.days[one])
             for one, span in result.spans.items()
         ]
-        columns = [list(column) for column in zip(*spans, strict=True)]
-        replaced = connection.execute(
-            "delete from gap_report g using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])"
-            " as w(symbol, timeframe, lo, hi) where g.symbol = w.symbol and g.timeframe = w.timeframe"
-            " and g.gap_start < w.hi and g.gap_end > w.lo and g.state <> 'filled'"
-            " returning g.symbol, g.timeframe, g.gap_start, g.state, g.resolved_at, g.gap_end,"
-            " g.repairs, g.repair_asked_at",
-            columns[:4],
-        ).fetchall()
+        symbols, timeframes, starts, ends, firsts, lasts = columns(spans)
+        replaced = connection.execute(_REPLACE_GAPS, [symbols, timeframes, starts, ends]).fetchall()
         earlier = pl.DataFrame(replaced, schema=_REPLACED_SCHEMA, orient="row")
         mark_stale(connection, _losses_changed_from(earlier, result.gaps), "gaps were found or explained")
         _forget_filled(connection, result.gaps)
@@ -411,16 +450,7 @@ def write_gaps(database: Database, result: LookResult) -> None:
             # What was filled once may be missing again, or be filled with more.
             f"on conflict (symbol, timeframe, gap_start) do update set {others}",
         )
-        connection.execute(
-            "delete from completeness_daily d using unnest(%s::text[], %s::text[], %s::date[], %s::date[])"
-            " as w(symbol, timeframe, first, last) where d.symbol = w.symbol and d.timeframe = w.timeframe"
-            " and d.day between w.first and w.last"
-            # How whole a day was stays known when its bars are pruned.
-            " and not exists (select from pruned p join tracked_symbols t on t.symbol = p.symbol"
-            "  where p.symbol = d.symbol and p.timeframe = d.timeframe and p.pruned @> (d.day::timestamp"
-            "   at time zone case t.calendar when '24/7' then 'UTC' else 'America/New_York' end))",
-            [*columns[:2], *columns[4:]],
-        )
+        connection.execute(_DELETE_DAYS, [symbols, timeframes, firsts, lasts])
         others = ", ".join(f"{name} = excluded.{name}" for name in (*_DAILY[3:], "checked_at"))
         _insert(
             connection,
@@ -433,13 +463,11 @@ def write_gaps(database: Database, result: LookResult) -> None:
         database.transaction(work)
 
 
-def _forget_filled(connection: Connection[tuple[object, ...]], gaps: pl.DataFrame) -> None:
+def _forget_filled(connection: Session, gaps: pl.DataFrame) -> None:
     """What is missing again is not filled."""
     standing = gaps.filter(pl.col("state") != GapState.FILLED.value)
     connection.execute(
-        "delete from gap_report g using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])"
-        " as w(symbol, timeframe, lo, hi) where g.symbol = w.symbol and g.timeframe = w.timeframe"
-        " and g.gap_start < w.hi and g.gap_end > w.lo and g.state = 'filled'",
+        _FORGET_FILLED,
         [standing[name].to_list() for name in ("symbol", "timeframe", "gap_start", "gap_end")],
     )
 
@@ -466,16 +494,14 @@ _COMPUTED: Final = {
 }
 
 
-def _insert(
-    connection: Connection[tuple[object, ...]], table: str, rows: pl.DataFrame, conflict: str
-) -> None:
+def _insert(connection: Session, table: str, rows: pl.DataFrame, conflict: str) -> None:
     if rows.is_empty():
         return
-    columns: Sequence[str] = rows.columns
-    values = ", ".join(_COMPUTED.get(name, name) for name in columns)
-    arrays = ", ".join(f"%s::{_TYPES[name]}[]" for name in columns)
+    names = ", ".join(rows.columns)
+    values = ", ".join(_COMPUTED.get(name, name) for name in rows.columns)
+    arrays = ", ".join(f"%s::{_TYPES[name]}[]" for name in rows.columns)
     statement = (
-        f"insert into {table} ({', '.join(columns)}) select {values}"  # noqa: S608 - names of this module
-        f" from unnest({arrays}) as t({', '.join(columns)}) {conflict}"
+        f"insert into {table} ({names}) select {values}"  # noqa: S608 - names of this module
+        f" from unnest({arrays}) as t({names}) {conflict}"
     )
-    connection.execute(statement.encode(), [rows[name].to_list() for name in columns])
+    connection.execute(statement.encode(), [rows[name].to_list() for name in rows.columns])

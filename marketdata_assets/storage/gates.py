@@ -11,38 +11,63 @@ from psycopg import sql
 from marketdata_assets.domain.bars import RULES_WITHOUT_LOSS, UTC_TIME
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import Window
+from marketdata_assets.storage.windows import span_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
     from marketdata_assets.domain.series import Series
-    from marketdata_assets.domain.windows import Window
     from marketdata_assets.storage.connection import Database
 
 _WEEK: Final = timedelta(days=7)
 
+_LOST_SPANS: Final = sql.SQL("""
+select symbol, timeframe, min(gap_start) as lo, max(gap_end) as hi
+from gap_report
+where state = any({})
+group by symbol, timeframe
+""")
+_QUARANTINED_SPANS: Final = sql.SQL("""
+select symbol, timeframe, min(time) as lo, max(time) as hi
+from ohlcv_quarantine
+where rule <> all({})
+group by symbol, timeframe
+""")
+_BARS_BEFORE: Final = sql.SQL("""
+select w.symbol, w.timeframe, (
+  select count(*)
+  from (
+    select from ohlcv o
+    where o.symbol = w.symbol and o.timeframe = w.timeframe and o.time < w.lo
+    order by o.time desc
+    limit {limit}
+  ) as earlier
+) as before
+from (values {spans}) as w(symbol, timeframe, lo, hi)
+""")
+_QUARANTINED: Final = sql.SQL("""
+select q.symbol, q.time, q.rule
+from (values {spans}) as w(symbol, timeframe, lo, hi)
+join ohlcv_quarantine q
+  on q.symbol = w.symbol and q.timeframe = {base} and q.time >= w.lo and q.time < w.hi
+where q.rule <> all({harmless})
+  and not exists (
+    select from pruned p
+    where p.symbol = q.symbol and p.timeframe = w.timeframe and p.pruned @> q.time
+  )
+""")
+
 
 def lost_spans(database: Database) -> dict[tuple[str, str], tuple[datetime, datetime]]:
     """From the first to the last gap of each symbol and timeframe that is in a state of ``LOSSES``."""
-    return _spans(
-        database,
-        sql.SQL(
-            "select symbol, timeframe, min(gap_start) as lo, max(gap_end) as hi from gap_report where {}"
-            " group by symbol, timeframe"
-        ).format(sql.SQL("state = any({})").format(sql.Literal(list(LOSSES)))),
-    )
+    return _spans(database, _LOST_SPANS.format(sql.Literal(list(LOSSES))))
 
 
 def quarantined_spans(database: Database) -> dict[tuple[str, str], tuple[datetime, datetime]]:
     """From the first to the last row in quarantine of each symbol and base whose rule means a loss."""
-    return _spans(
-        database,
-        sql.SQL(
-            "select symbol, timeframe, min(time) as lo, max(time) as hi from ohlcv_quarantine"
-            " where rule <> all({}) group by symbol, timeframe"
-        ).format(sql.Literal(list(RULES_WITHOUT_LOSS))),
-    )
+    return _spans(database, _QUARANTINED_SPANS.format(sql.Literal(list(RULES_WITHOUT_LOSS))))
 
 
 def _spans(database: Database, query: sql.Composed) -> dict[tuple[str, str], tuple[datetime, datetime]]:
@@ -55,17 +80,7 @@ def _spans(database: Database, query: sql.Composed) -> dict[tuple[str, str], tup
 
 def bars_before(database: Database, windows: Mapping[Series, Window], limit: int) -> pl.DataFrame:
     """How many bars each series has before its window, ``limit`` at most: ``symbol, timeframe, before``."""
-    values = sql.SQL(", ").join(
-        sql.SQL("({}, {}, {}::timestamptz)").format(
-            *map(sql.Literal, (one.symbol, one.timeframe.value, window.start.isoformat()))
-        )
-        for one, window in windows.items()
-    )
-    query = sql.SQL(
-        "select w.symbol, w.timeframe, (select count(*) from (select from ohlcv o where o.symbol = w.symbol"
-        " and o.timeframe = w.timeframe and o.time < w.lo order by o.time desc limit {}) as earlier) as before"
-        " from (values {}) as w(symbol, timeframe, lo)"
-    ).format(sql.Literal(limit), values)
+    query = _BARS_BEFORE.format(limit=sql.Literal(limit), spans=span_values(windows.items()))
     return database.read_frame(query.as_string(None))
 
 
@@ -77,22 +92,11 @@ def read_quarantined(
     A day whose bars retention removed has lost none to quarantine.
     """
     beyond = _WEEK if timeframe is Timeframe.W1 else timedelta(0)
-    values = sql.SQL(", ").join(
-        sql.SQL("({}, {}::timestamptz, {}::timestamptz)").format(
-            *map(sql.Literal, (series.symbol, window.start.isoformat(), (window.end + beyond).isoformat()))
-        )
-        for series, window in windows.items()
-    )
-    query = sql.SQL(
-        "select q.symbol, q.time, q.rule from (values {}) as w(symbol, lo, hi) join ohlcv_quarantine q"
-        " on q.symbol = w.symbol and q.timeframe = {} and q.time >= w.lo and q.time < w.hi"
-        " where q.rule <> all({}) and not exists (select from pruned p"
-        "  where p.symbol = q.symbol and p.timeframe = {} and p.pruned @> q.time)"
-    ).format(
-        values,
-        sql.Literal(timeframe.base.value),
-        sql.Literal(list(RULES_WITHOUT_LOSS)),
-        sql.Literal(timeframe.value),
+    spans = [(series, Window(window.start, window.end + beyond)) for series, window in windows.items()]
+    query = _QUARANTINED.format(
+        spans=span_values(spans),
+        base=sql.Literal(timeframe.base.value),
+        harmless=sql.Literal(list(RULES_WITHOUT_LOSS)),
     )
     frame = database.read_frame(query.as_string(None))
     schema = pl.Schema({"symbol": pl.String(), "time": UTC_TIME, "rule": pl.String()})

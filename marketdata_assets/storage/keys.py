@@ -6,21 +6,44 @@ import hashlib
 import re
 import secrets
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.storage.rows import fetch
 
 if TYPE_CHECKING:
-    from psycopg import Connection
+    from datetime import datetime
 
     from marketdata_assets.storage.connection import Database
+    from marketdata_assets.storage.rows import Session
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 _PREFIX: Final = "mda_"
 """Tells people, and scanners of leaked secrets, what a key is for."""
 _RANDOM_BYTES: Final = 32
+
+_CREATE: Final = """
+insert into api_keys (name, scope, key_hash)
+values (%s, %s, %s)
+on conflict (name) do nothing
+"""
+_LIST: Final = """
+select name, scope, key_hash, created_at, revoked_at
+from api_keys
+order by created_at, name
+"""
+_WORKING_NAMES: Final = """
+select name
+from api_keys
+where revoked_at is null
+order by name
+"""
+_REVOKE: Final = """
+update api_keys
+set revoked_at = coalesce(revoked_at, now())
+where name = %s
+"""
 
 
 class Scope(StrEnum):
@@ -60,14 +83,8 @@ def create_key(database: Database, name: str, scope: Scope) -> str:
         message = f"{name!r} is no name of a key: use letters, digits, '.', '_' and '-', 64 at the most"
         raise ConfigurationError(message)
     key = _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
-
-    def write(connection: Connection[tuple[object, ...]]) -> int:
-        return connection.execute(
-            "insert into api_keys (name, scope, key_hash) values (%s, %s, %s) on conflict (name) do nothing",
-            [name, scope.value, hash_of(key)],
-        ).rowcount
-
-    if database.transaction(write) == 0:
+    row = [name, scope.value, hash_of(key)]
+    if database.transaction(lambda session: session.execute(_CREATE, row).rowcount) == 0:
         message = f"there is a key called {name}, or was: choose another name, see `marketdata keys list`"
         raise ConfigurationError(message)
     return key
@@ -75,24 +92,18 @@ def create_key(database: Database, name: str, scope: Scope) -> str:
 
 def list_keys(database: Database) -> list[ApiKey]:
     """Every key that was made, in that order."""
+    return database.fetch(_LIST, row=_key_of)
 
-    def read(connection: Connection[tuple[object, ...]]) -> list[ApiKey]:
-        rows = connection.execute(
-            "select name, scope, key_hash, created_at, revoked_at from api_keys order by created_at, name"
-        ).fetchall()
-        return [
-            ApiKey(
-                str(name),
-                Scope(str(scope)),
-                bytes(key_hash) if isinstance(key_hash, bytes | memoryview) else b"",
-                created_at,
-                revoked_at if isinstance(revoked_at, datetime) else None,
-            )
-            for name, scope, key_hash, created_at, revoked_at in rows
-            if isinstance(created_at, datetime)
-        ]
 
-    return database.transaction(read)
+def _key_of(
+    name: str, scope: str, key_hash: bytes, created_at: datetime, revoked_at: datetime | None
+) -> ApiKey:
+    return ApiKey(name, Scope(scope), key_hash, created_at, revoked_at)
+
+
+def list_working_names(session: Session) -> list[str]:
+    """Return the names of the keys that are not revoked, sorted."""
+    return fetch(session, _WORKING_NAMES, row=str)
 
 
 def revoke_key(database: Database, name: str) -> None:
@@ -101,12 +112,6 @@ def revoke_key(database: Database, name: str) -> None:
     Raises:
         ConfigurationError: There is none of that name.
     """
-
-    def write(connection: Connection[tuple[object, ...]]) -> int:
-        return connection.execute(
-            "update api_keys set revoked_at = coalesce(revoked_at, now()) where name = %s", [name]
-        ).rowcount
-
-    if database.transaction(write) == 0:
+    if database.transaction(lambda session: session.execute(_REVOKE, [name]).rowcount) == 0:
         message = f"there is no key called {name}: see `marketdata keys list`"
         raise ConfigurationError(message)

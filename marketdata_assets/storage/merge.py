@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pgpq
 import polars as pl
@@ -19,20 +18,61 @@ from psycopg import sql
 
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.storage.months import LOCK_SPACE
+from marketdata_assets.storage.locks import RETENTION, lock_all, lock_shared
+from marketdata_assets.storage.rows import by_series, fetch, moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from datetime import datetime
 
-    from psycopg import Connection, Cursor
+    from psycopg import Cursor
+    from psycopg.rows import TupleRow
 
+    from marketdata_assets.storage.rows import Session
     from marketdata_assets.storage.tables import Table
-
-RETENTION_LOCK: Final = "retention"
-"""Name of the advisory lock that every writer of a series shares, and that retention holds alone."""
 
 COPY_ROWS: Final = 65_536
 """Rows that are encoded at once: bounds the memory of a copy."""
+
+
+_OCCUPIED: Final = sql.SQL("""
+select symbol, timeframe
+from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[]) as w(symbol, timeframe, lo, hi)
+where exists (
+  select from {} t
+  where t.symbol = w.symbol and t.timeframe = w.timeframe and t.time between w.lo and w.hi
+)
+""")
+# The constants let the planner prune partitions and bound the scan of a large table.
+_MERGE: Final = sql.SQL("""
+merge into {table} t
+using pg_temp.stage s
+  on t.symbol = s.symbol and t.timeframe = s.timeframe and t.time = s.time
+  and t.symbol = any(%(symbols)s) and t.timeframe = any(%(timeframes)s)
+  and t.time between %(first)s and %(last)s
+when matched and ({old}) is distinct from ({new}){guard}
+  then update set {update}, stored_at = %(stored_at)s::timestamptz
+when not matched
+  then insert ({columns}, stored_at) values ({row}, %(stored_at)s::timestamptz)
+returning merge_action() as action, s.symbol as merged_symbol, s.timeframe as merged_timeframe,
+  s.time as merged_time, {kept}
+""")
+_REVISE: Final = sql.SQL(""",
+revised as (
+  insert into {revisions} ({kept}, replaced_at)
+  select {kept}, %(stored_at)s::timestamptz
+  from merged
+  where action = 'UPDATE'
+)""")
+_COUNT_MERGED: Final = sql.SQL("""
+with merged as ({merged}){revised}
+select merged_symbol, merged_timeframe,
+  count(*) filter (where action = 'INSERT'),
+  count(*) filter (where action = 'UPDATE'),
+  min(merged_time)
+from merged
+group by 1, 2
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,33 +97,37 @@ class MergeCounts:
         )
 
 
-def lock_series(connection: Connection[tuple[object, ...]], series: Iterable[Series]) -> None:
+class _Key(NamedTuple):
+    symbol: str
+    timeframe: str
+
+
+class _Merged(NamedTuple):
+    """What merging did to the rows of a series."""
+
+    inserted: int
+    changed: int
+    first: datetime
+    """The time of the first row that was inserted or changed."""
+
+
+def lock_series(connection: Session, series: Iterable[Series]) -> None:
     """Hold the advisory locks of ``series`` until the transaction ends, taken in the order of their keys.
 
     While it lasts, retention removes nothing.
     """
-    keys = sorted({one.key for one in series})
-    connection.execute(
-        "select pg_advisory_xact_lock_shared(hashtextextended(%s, %s))", [RETENTION_LOCK, LOCK_SPACE]
-    )
-    connection.execute(
-        "select pg_advisory_xact_lock(hashtextextended(key, %s))"
-        " from unnest(%s::text[]) with ordinality as wanted(key, place) order by place",
-        [LOCK_SPACE, keys],
-    )
+    lock_shared(connection, RETENTION)
+    lock_all(connection, (one.key for one in series))
 
 
-def read_clock(connection: Connection[tuple[object, ...]]) -> datetime:
+def read_clock(connection: Session) -> datetime:
     """Return the present by the database's clock, which moves on within a transaction."""
-    row = connection.execute("select clock_timestamp()").fetchone()
-    if row is None or not isinstance(row[0], datetime):
-        message = f"Postgres returned {row!r} as the present"
-        raise TypeError(message)
-    return row[0].astimezone(UTC)
+    (now,) = fetch(connection, "select clock_timestamp()", row=moment)
+    return now
 
 
 def merge(
-    connection: Connection[tuple[object, ...]],
+    connection: Session,
     table: Table,
     frame: pl.DataFrame,
     *,
@@ -122,9 +166,7 @@ def merge(
     return _copied(fresh) + _merge_staged(connection, table, rows, at)
 
 
-def _copy_stamped(
-    connection: Connection[tuple[object, ...]], table: Table, rows: pl.DataFrame, stored_at: datetime
-) -> None:
+def _copy_stamped(connection: Session, table: Table, rows: pl.DataFrame, stored_at: datetime) -> None:
     stamped = rows.with_columns(stored_at=pl.lit(stored_at, pl.Datetime("us", "UTC")))
     copy_rows(connection.cursor(), sql.Identifier(table.name), [*table.columns, "stored_at"], stamped)
 
@@ -142,25 +184,18 @@ def _copied(rows: pl.DataFrame) -> MergeCounts:
     )
 
 
-def _occupied(connection: Connection[tuple[object, ...]], table: Table, spans: pl.DataFrame) -> pl.DataFrame:
+def _occupied(connection: Session, table: Table, spans: pl.DataFrame) -> pl.DataFrame:
     """The series of ``spans`` that have a row between the first and the last of the frame.
 
     A series without one can be copied straight into the table: the locks keep other writers out of it.
     """
-    query = sql.SQL(
-        "select symbol, timeframe"
-        " from unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[]) as w(symbol, timeframe, lo, hi)"
-        " where exists (select from {} t where t.symbol = w.symbol and t.timeframe = w.timeframe"
-        " and t.time between w.lo and w.hi)"
-    ).format(sql.Identifier(table.name))
+    query = _OCCUPIED.format(sql.Identifier(table.name))
     columns = [spans[name].to_list() for name in ("symbol", "timeframe", "first", "last")]
-    found = connection.execute(query, columns).fetchall()
+    found = fetch(connection, query, columns, row=_Key)
     return pl.DataFrame(found, schema={"symbol": pl.String, "timeframe": pl.String}, orient="row")
 
 
-def _merge_staged(
-    connection: Connection[tuple[object, ...]], table: Table, rows: pl.DataFrame, stored_at: datetime
-) -> MergeCounts:
+def _merge_staged(connection: Session, table: Table, rows: pl.DataFrame, stored_at: datetime) -> MergeCounts:
     # Never without its schema: the user may have a table of this name.
     stage = sql.Identifier("pg_temp", "stage")
     columns = sql.SQL(", ").join(
@@ -172,7 +207,8 @@ def _merge_staged(
     connection.execute(sql.SQL("drop table if exists {}").format(stage))
     connection.execute(sql.SQL("create temporary table {} ({}) on commit drop").format(stage, columns))
     copy_rows(connection.cursor(), stage, table.columns, rows)
-    result = connection.execute(
+    merged = fetch(
+        connection,
         _merge_statement(table),
         {
             "symbols": rows["symbol"].unique().to_list(),
@@ -181,18 +217,19 @@ def _merge_staged(
             "last": rows["time"].max(),
             "stored_at": stored_at,
         },
+        row=by_series(_Merged),
         # A prepared statement could get a plan for any window, which prunes no partitions.
         prepare=False,
-    ).fetchall()
+    )
     connection.execute("set local enable_nestloop = on")
-    inserted, changed = (sum(int(str(row[place])) for row in result) for place in (2, 3))
-    series = [Series(str(symbol), Timeframe(str(timeframe))) for symbol, timeframe, *_ in result]
+    inserted = sum(counts.inserted for _, counts in merged)
+    changed = sum(counts.changed for _, counts in merged)
     return MergeCounts(
         inserted,
         changed,
         rows.height - inserted - changed,
-        {one: int(str(row[2])) for one, row in zip(series, result, strict=True)},
-        {one: row[4] for one, row in zip(series, result, strict=True) if isinstance(row[4], datetime)},
+        {series: counts.inserted for series, counts in merged},
+        {series: counts.first for series, counts in merged},
     )
 
 
@@ -203,18 +240,7 @@ def _merge_statement(table: Table) -> sql.Composed:
     kept = [*table.columns, "stored_at"]
     # What an answer leaves out is not news: a null takes the place of no stored number.
     given = listed("coalesce(s.{name}, t.{name})", table.values)
-    merged = sql.SQL(
-        "merge into {table} t using pg_temp.stage s"
-        # The constants let the planner prune partitions and bound the scan of a large table.
-        " on t.symbol = s.symbol and t.timeframe = s.timeframe and t.time = s.time"
-        " and t.symbol = any(%(symbols)s) and t.timeframe = any(%(timeframes)s)"
-        " and t.time between %(first)s and %(last)s"
-        " when matched and ({old}) is distinct from ({new}){guard} then update set {update},"
-        " stored_at = %(stored_at)s::timestamptz"
-        " when not matched then insert ({columns}, stored_at) values ({row}, %(stored_at)s::timestamptz)"
-        " returning merge_action() as action, s.symbol as merged_symbol, s.timeframe as merged_timeframe,"
-        " s.time as merged_time, {kept}"
-    ).format(
+    merged = _MERGE.format(
         table=sql.Identifier(table.name),
         old=listed("t.{name}", table.values),
         new=given,
@@ -228,19 +254,12 @@ def _merge_statement(table: Table) -> sql.Composed:
     )
     revised = sql.Composed([])
     if table.revisions is not None:
-        revised = sql.SQL(
-            ", revised as (insert into {revisions} ({kept}, replaced_at)"
-            " select {kept}, %(stored_at)s::timestamptz from merged where action = 'UPDATE')"
-        ).format(revisions=sql.Identifier(table.revisions), kept=listed("{name}", kept))
-    return sql.SQL(
-        "with merged as ({merged}){revised}"
-        " select merged_symbol, merged_timeframe, count(*) filter (where action = 'INSERT'),"
-        " count(*) filter (where action = 'UPDATE'), min(merged_time) from merged group by 1, 2"
-    ).format(merged=merged, revised=revised)
+        revised = _REVISE.format(revisions=sql.Identifier(table.revisions), kept=listed("{name}", kept))
+    return _COUNT_MERGED.format(merged=merged, revised=revised)
 
 
 def copy_rows(
-    cursor: Cursor[tuple[object, ...]], table: sql.Identifier, columns: list[str], rows: pl.DataFrame
+    cursor: Cursor[TupleRow], table: sql.Identifier, columns: list[str], rows: pl.DataFrame
 ) -> None:
     """Send ``rows``, which have exactly the types of ``columns``, by binary COPY."""
     statement = sql.SQL("copy {} ({}) from stdin with (format binary)").format(

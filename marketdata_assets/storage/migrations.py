@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -27,13 +27,49 @@ from marketdata_assets.storage.failures import (
     ReadOnlyStoreError,
     explain_failure,
 )
+from marketdata_assets.storage.locks import lock_migrations
+from marketdata_assets.storage.rows import fetch
+
+if TYPE_CHECKING:
+    from marketdata_assets.storage.rows import Session
 
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 MINIMUM_VERSION: Final = 18
 """The first Postgres whose MERGE returns the values that it replaces."""
-_LOCK = 0x6D64_6D69_6772_6174  # any constant that nobody else locks: "mdmigrat" in ASCII
+
 _TIMEOUTS = Timeouts(statement=timedelta(0), lock=timedelta(minutes=30))
 """Building an index on years of bars takes as long as it takes; so does waiting for another migrator."""
+
+_CREATE_HISTORY: Final = """
+create table if not exists public.schema_migrations (
+  version integer primary key,
+  name text not null,
+  checksum text not null,
+  applied_at timestamptz not null default now()
+)
+"""
+_APPLIED: Final = """
+select version, name, checksum
+from public.schema_migrations
+order by version
+"""
+_RECORD: Final = "insert into public.schema_migrations (version, name, checksum) values (%s, %s, %s)"
+_PERMITTED: Final = """
+select current_setting('transaction_read_only') = 'off',
+  has_schema_privilege('public', 'create')
+    and (to_regnamespace('dagster') is not null or has_database_privilege(current_database(), 'create'))
+"""
+
+
+class _Applied(NamedTuple):
+    version: int
+    name: str
+    checksum: str
+
+
+class _Permitted(NamedTuple):
+    to_write: bool
+    to_create: bool
 
 
 @dataclass(frozen=True)
@@ -102,15 +138,8 @@ def migrate(url: str, folder: Path | None = None) -> list[str]:
         _require_version(connection)
         if not _pending(connection, migrations):
             return []
-        # a session's lock: released when the session ends, however it ends
-        connection.execute("select pg_advisory_lock(%s)", [_LOCK])
-        connection.execute(
-            "create table if not exists public.schema_migrations ("
-            " version integer primary key,"
-            " name text not null,"
-            " checksum text not null,"
-            " applied_at timestamptz not null default now())"
-        )
+        lock_migrations(connection)
+        connection.execute(_CREATE_HISTORY)
         todo = _pending(connection, migrations)
         for migration in todo:
             _apply(connection, migration)
@@ -137,19 +166,15 @@ def find_obstacle(url: str) -> str | None:
             _require_version(connection)
         except ConfigurationError as error:
             return str(error)
-        takes_writes, may_create = connection.execute(
-            "select current_setting('transaction_read_only') = 'off',"
-            " has_schema_privilege('public', 'create')"
-            " and (to_regnamespace('dagster') is not null or has_database_privilege(current_database(), 'create'))"
-        ).fetchone() or (None, None)
-        if not takes_writes:
+        (permitted,) = fetch(connection, _PERMITTED, row=_Permitted)
+        if not permitted.to_write:
             return REMEDIES[ReadOnlyStoreError]
-        if not may_create:
+        if not permitted.to_create:
             return REMEDIES[NotPermittedError]
         return None
 
 
-def _require_version(connection: psycopg.Connection[Any]) -> None:
+def _require_version(connection: Session) -> None:
     if connection.info.server_version < MINIMUM_VERSION * 10_000:
         found = connection.info.server_version // 10_000
         message = (
@@ -159,11 +184,9 @@ def _require_version(connection: psycopg.Connection[Any]) -> None:
         raise ConfigurationError(message)
 
 
-def _pending(connection: psycopg.Connection[Any], migrations: list[Migration]) -> list[Migration]:
+def _pending(connection: Session, migrations: list[Migration]) -> list[Migration]:
     try:
-        rows = connection.execute(
-            "select version, name, checksum from public.schema_migrations order by version"
-        ).fetchall()
+        rows = fetch(connection, _APPLIED, row=_Applied)
     except psycopg.errors.UndefinedTable:
         rows = []
     known = {migration.version: migration for migration in migrations}
@@ -183,7 +206,7 @@ def _pending(connection: psycopg.Connection[Any], migrations: list[Migration]) -
     return list(known.values())
 
 
-def _apply(connection: psycopg.Connection[Any], migration: Migration) -> None:
+def _apply(connection: Session, migration: Migration) -> None:
     try:
         with connection.transaction():
             connection.execute(
@@ -195,10 +218,7 @@ def _apply(connection: psycopg.Connection[Any], migration: Migration) -> None:
                     "remove its COMMIT or ROLLBACK and restore the database from a backup"
                 )
                 raise MarketDataError(message)
-            connection.execute(
-                "insert into public.schema_migrations (version, name, checksum) values (%s, %s, %s)",
-                [migration.version, migration.file_name, migration.checksum],
-            )
+            connection.execute(_RECORD, [migration.version, migration.file_name, migration.checksum])
     except psycopg.Error as error:
         if (failure := explain_failure(error)) is not None:
             raise failure from error

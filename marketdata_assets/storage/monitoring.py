@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Final, LiteralString
+from datetime import UTC, timedelta
+from typing import TYPE_CHECKING, Final, LiteralString, NamedTuple
 
 import psycopg
 
@@ -25,15 +25,14 @@ from marketdata_assets.domain.monitoring import (
     TableSize,
     VendorUse,
 )
-from marketdata_assets.storage.values import moment, moment_or_none
+from marketdata_assets.storage.rows import fetch, fetch_one, moment_or_none
 
 if TYPE_CHECKING:
-    from psycopg import Connection
+    from datetime import datetime
 
     from marketdata_assets.config import Settings
     from marketdata_assets.storage.connection import Database
-
-    Session = Connection[tuple[object, ...]]
+    from marketdata_assets.storage.rows import Session
 
 _WEEK: Final = timedelta(days=7)
 _SHOWN: Final = 10
@@ -49,92 +48,159 @@ _MAINTENANCE: Final = (
 # Postgres keeps the first kilobyte of what runs: the end may be missing.
 _COPIED: Final = re.compile(r"\s*copy\s*\((.*?)(\)\s*to\s+stdout\b.*)?", re.IGNORECASE | re.DOTALL)
 
-_REQUESTS: Final = "f.pages + f.retries + (f.status = 'failed')::int"
-"""Requests behind a row of ``fetch_log``: its pages, what was repeated, and the one that failed for good."""
+# Requests behind a row of `fetch_log`: its pages, what was repeated, and the one that failed for good.
+_VENDOR: Final = """
+with counted as (
+  select f.*, f.pages + f.retries + (f.status = 'failed')::int as requests,
+    f.requested_at >= %(day)s as is_of_today,
+    f.requested_at >= %(month)s as is_of_this_month,
+    coalesce(f.finished_at, f.requested_at) > %(recent)s as is_recent
+  from fetch_log f
+  where f.requested_at >= least(%(month)s::timestamptz, %(long)s) and f.requested_at <= %(now)s
+)
+select
+  coalesce(sum(requests) filter (where is_of_today), 0)::bigint,
+  coalesce(sum(rate_limited) filter (where is_of_today), 0)::bigint,
+  count(*) filter (where is_of_today and status = 'failed'),
+  coalesce(sum(requests) filter (where is_of_this_month), 0)::bigint,
+  coalesce(sum(rate_limited) filter (where is_of_this_month), 0)::bigint,
+  coalesce(sum(requests) filter (where is_recent), 0)::bigint,
+  coalesce(sum(rate_limited) filter (where is_recent), 0)::bigint
+from counted
+"""
+_BUSIEST: Final = """
+select date_trunc('minute', f.requested_at, 'UTC'),
+  sum(f.pages + f.retries + (f.status = 'failed')::int)::bigint as requests
+from fetch_log f
+where f.requested_at >= %(day)s and f.requested_at <= %(now)s
+group by 1
+order by 2 desc, 1
+limit 1
+"""
+_BLOCKED: Final = """
+select max(blocked_until)
+from rate_limit
+where blocked_until > %s and isfinite(blocked_until)
+"""
 
-_VENDOR: Final = (
-    f"select coalesce(sum({_REQUESTS}) filter (where f.requested_at >= %(day)s), 0)::bigint,"  # noqa: S608 - text of this module
-    " coalesce(sum(f.rate_limited) filter (where f.requested_at >= %(day)s), 0)::bigint,"
-    " count(*) filter (where f.requested_at >= %(day)s and f.status = 'failed'),"
-    f" coalesce(sum({_REQUESTS}) filter (where f.requested_at >= %(month)s), 0)::bigint,"
-    " coalesce(sum(f.rate_limited) filter (where f.requested_at >= %(month)s), 0)::bigint,"
-    f" coalesce(sum({_REQUESTS}) filter (where coalesce(f.finished_at, f.requested_at) > %(recent)s), 0)::bigint,"
-    " coalesce(sum(f.rate_limited) filter (where coalesce(f.finished_at, f.requested_at) > %(recent)s), 0)::bigint"
-    " from fetch_log f where f.requested_at >= least(%(month)s::timestamptz, %(long)s) and f.requested_at <= %(now)s"
+# -1 row: not counted yet.
+_SIZES: Final = """
+select c.relname::text,
+  sum(pg_total_relation_size(l.oid))::bigint,
+  sum(l.reltuples) filter (where l.relkind = 'r' and l.reltuples >= 0)::bigint
+from pg_class c
+cross join lateral (
+  select c.oid as relid where c.relkind = 'r'
+  union all
+  select t.relid from pg_partition_tree(c.oid) t where c.relkind = 'p'
+) as part
+join pg_class l on l.oid = part.relid
+where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+group by c.relname
+"""
+_SIZE_OF_DAGSTER: Final = """
+select coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint
+from pg_class c
+where c.relnamespace = to_regnamespace('dagster') and c.relkind = 'r'
+"""
+_COUNT_BARS: Final = "select coalesce(sum(bars), 0)::bigint from bar_counts"
+_DATABASE_SIZE: Final = "select pg_database_size(current_database())"
+# Ten series of a kind tell how many rows a week brings to all of them: those with the same timeframe and calendar have
+# about as many bars. Which of them are counted is always the same.
+_SAMPLED: Final = """
+with kinds as (
+  select s.symbol, s.timeframe, t.calendar,
+    row_number() over (partition by s.timeframe, t.calendar order by md5(s.symbol)) as place,
+    count(*) over (partition by s.timeframe, t.calendar) as of_kind
+  from bar_counts s
+  left join tracked_symbols t on t.symbol = s.symbol and t.active
+  where s.bars > 0
 )
-
-_BUSIEST: Final = (
-    f"select date_trunc('minute', f.requested_at, 'UTC'), sum({_REQUESTS})::bigint as requests from fetch_log f"  # noqa: S608 - same
-    " where f.requested_at >= %(day)s and f.requested_at <= %(now)s group by 1 order by 2 desc, 1 limit 1"
-)
-
-_SIZES: Final = (
-    "select c.relname::text, sum(pg_total_relation_size(l.oid))::bigint,"
-    # -1: nobody has counted it yet
-    " sum(l.reltuples) filter (where l.relkind = 'r' and l.reltuples >= 0)::bigint"
-    " from pg_class c"
-    " cross join lateral (select c.oid as relid where c.relkind = 'r'"
-    "  union all select t.relid from pg_partition_tree(c.oid) t where c.relkind = 'p') as part"
-    " join pg_class l on l.oid = part.relid"
-    " where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition"
-    " group by c.relname"
-)
-_OTHERS: Final = (
-    "select coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint from pg_class c"
-    " where c.relnamespace = to_regnamespace('dagster') and c.relkind = 'r'"
-)
-_BARS: Final = "select coalesce(sum(bars), 0)::bigint from bar_counts"
-_SAMPLE: Final = 10
-"""So many series of a kind tell how many rows a week brings to all of them."""
-_SAMPLED: Final = (
-    # Those with the same timeframe and calendar have about as many bars; which of them are counted is always the same.
-    "with kinds as (select s.symbol, s.timeframe, t.calendar,"  # noqa: S608 - text of this module
-    "  row_number() over (partition by s.timeframe, t.calendar order by md5(s.symbol)) as place,"
-    "  count(*) over (partition by s.timeframe, t.calendar) as of_kind"
-    "  from bar_counts s left join tracked_symbols t on t.symbol = s.symbol and t.active where s.bars > 0)"
-    " select coalesce(sum(kind.rows), 0)::bigint from (select avg(found.rows) * max(k.of_kind) as rows from kinds k"
-    "  cross join lateral (select count(*) as rows from <table> o where o.symbol = k.symbol"
-    "   and o.timeframe = k.timeframe and o.time >= %s and o.time < %s) as found"
-    f"  where k.place <= {_SAMPLE} group by k.timeframe, k.calendar) as kind"
-)
+select coalesce(sum(kind.rows), 0)::bigint
+from (
+  select avg(found.rows) * max(k.of_kind) as rows
+  from kinds k
+  cross join lateral (
+    select count(*) as rows from <table> o
+    where o.symbol = k.symbol and o.timeframe = k.timeframe and o.time >= %s and o.time < %s
+  ) as found
+  where k.place <= 10
+  group by k.timeframe, k.calendar
+) as kind
+"""
 _RECENT_ROWS: Final[dict[str, LiteralString]] = {
     "ohlcv": _SAMPLED.replace("<table>", "ohlcv"),
     "features": _SAMPLED.replace("<table>", "features"),
     "fetch_log": "select count(*) from fetch_log where requested_at >= %s and requested_at < %s",
 }
 
-_STATEMENTS: Final = (
-    "select s.query, s.mean_exec_time, s.calls from pg_stat_statements s"
-    " join pg_database d on d.oid = s.dbid and d.datname = current_database()"
-    " where s.mean_exec_time > %s and s.query !~* %s order by s.mean_exec_time desc limit %s"
-)
-_ACTIVITY: Final = (
-    "select query, extract(epoch from clock_timestamp() - query_start)::float8 * 1000 as taken,"
-    " nullif(application_name, '') from pg_stat_activity"
-    " where datname = current_database() and backend_type = 'client backend' and state = 'active'"
-    " and pid <> pg_backend_pid() and query_start < clock_timestamp() - %s * interval '1 millisecond'"
-    # Who queues behind another writer of the series is no slow query.
-    " and wait_event is distinct from 'advisory' and query !~* %s order by taken desc limit %s"
-)
+_HAS_STATEMENTS: Final = "select exists (select from pg_extension where extname = 'pg_stat_statements')"
+_STATEMENTS: Final = """
+select s.query, s.mean_exec_time, s.calls
+from pg_stat_statements s
+join pg_database d on d.oid = s.dbid and d.datname = current_database()
+where s.mean_exec_time > %s and s.query !~* %s
+order by s.mean_exec_time desc
+limit %s
+"""
+# Who queues behind another writer of the series is no slow query.
+_ACTIVITY: Final = """
+select query, extract(epoch from clock_timestamp() - query_start)::float8 * 1000 as taken,
+  nullif(application_name, '')
+from pg_stat_activity
+where datname = current_database() and backend_type = 'client backend' and state = 'active'
+  and pid <> pg_backend_pid() and query_start < clock_timestamp() - %s * interval '1 millisecond'
+  and wait_event is distinct from 'advisory' and query !~* %s
+order by taken desc
+limit %s
+"""
 
-_FAILED: Final = (
-    "select distinct on (f.symbol) f.symbol, f.window_start, f.window_end,"
-    " coalesce(f.error, 'its answer did not arrive whole'), f.requested_at"
-    " from fetch_log f join tracked_symbols t on t.symbol = f.symbol and t.active"
-    " where f.base = '1m' and f.status = 'failed' and f.requested_at between %s and %s"
-    # Several later answers may make up for it together; one that only overlaps does not. What was pruned is not missed.
-    " and not coalesce((select range_agg(tstzrange(l.window_start, l.window_end)) from fetch_log l"
-    "   where l.symbol = f.symbol and l.base = f.base and l.status = 'ok' and l.requested_at > f.requested_at"
-    "   and l.window_start < f.window_end and l.window_end > f.window_start), '{}')"
-    "  + coalesce((select p.pruned from pruned p where p.symbol = f.symbol and p.timeframe = '1m'), '{}')"
-    "  @> tstzmultirange(tstzrange(f.window_start, f.window_end))"
-    " order by f.symbol, f.requested_at desc"
-)
-_LOST: Final = (
-    "select count(*), coalesce(sum(g.missing_bars), 0)::bigint, min(g.day), max(g.day) from gap_report g"
-    " join tracked_symbols t on t.symbol = g.symbol and t.active and g.timeframe = any(t.timeframes)"
-    " where g.state in ('open', 'unfilled')"
-)
+# Several later answers may make up for it together; one that only overlaps does not. What was pruned is not missed.
+_FAILED: Final = """
+select distinct on (f.symbol) f.symbol, f.window_start, f.window_end,
+  coalesce(f.error, 'its answer did not arrive whole'), f.requested_at
+from fetch_log f
+join tracked_symbols t on t.symbol = f.symbol and t.active
+where f.base = '1m' and f.status = 'failed' and f.requested_at between %s and %s
+  and not coalesce((
+      select range_agg(tstzrange(l.window_start, l.window_end)) from fetch_log l
+      where l.symbol = f.symbol and l.base = f.base and l.status = 'ok' and l.requested_at > f.requested_at
+        and l.window_start < f.window_end and l.window_end > f.window_start
+    ), '{}')
+    + coalesce((select p.pruned from pruned p where p.symbol = f.symbol and p.timeframe = '1m'), '{}')
+    @> tstzmultirange(tstzrange(f.window_start, f.window_end))
+order by f.symbol, f.requested_at desc
+"""
+_LOST: Final = """
+select count(*), coalesce(sum(g.missing_bars), 0)::bigint, min(g.day), max(g.day)
+from gap_report g
+join tracked_symbols t on t.symbol = g.symbol and t.active and g.timeframe = any(t.timeframes)
+where g.state in ('open', 'unfilled')
+having count(*) > 0
+"""
+
+
+class _Requests(NamedTuple):
+    """Requests of today, of this month and of the last minutes, and how many of them the vendor refused or failed."""
+
+    today: int
+    refused_today: int
+    failed_today: int
+    month: int
+    refused_month: int
+    recent: int
+    refused_recent: int
+
+
+class _Busiest(NamedTuple):
+    minute: datetime
+    requests: int
+
+
+class _Size(NamedTuple):
+    table: str
+    size: int
+    rows: int | None
 
 
 def vendor_use(database: Database, per_minute: int, now: datetime) -> VendorUse:
@@ -147,26 +213,21 @@ def vendor_use(database: Database, per_minute: int, now: datetime) -> VendorUse:
     when = {"now": now, "day": day, "month": day.replace(day=1), "recent": now - RECENT, "long": day - _WEEK}
 
     def read(session: Session) -> VendorUse:
-        today, refused, failed, month, refused_month, recent, refused_recent = _integers(
-            session.execute(_VENDOR.encode(), when).fetchone()
-        )
-        busiest = session.execute(_BUSIEST.encode(), when).fetchone()
-        blocked = session.execute(
-            "select max(blocked_until) from rate_limit where blocked_until > %s and isfinite(blocked_until)",
-            [now],
-        ).fetchone()
+        (requests,) = fetch(session, _VENDOR, when, row=_Requests)
+        busiest = fetch_one(session, _BUSIEST, when, row=_Busiest)
+        (blocked_until,) = fetch(session, _BLOCKED, [now], row=moment_or_none)
         return VendorUse(
             per_minute,
-            today,
-            refused,
-            failed,
-            month,
-            refused_month,
-            moment_or_none(busiest[0]) if busiest else None,
-            int(str(busiest[1])) if busiest else 0,
-            recent,
-            refused_recent,
-            moment_or_none(blocked[0]) if blocked else None,
+            requests.today,
+            requests.refused_today,
+            requests.failed_today,
+            requests.month,
+            requests.refused_month,
+            busiest.minute if busiest else None,
+            busiest.requests if busiest else 0,
+            requests.recent,
+            requests.refused_recent,
+            blocked_until,
         )
 
     return database.transaction(read)
@@ -180,19 +241,18 @@ def table_sizes(database: Database, now: datetime) -> list[TableSize]:
     """
 
     def read(session: Session) -> list[TableSize]:
-        (bars,) = _integers(session.execute(_BARS).fetchone())
-        growth = {
-            table: _integers(session.execute(query, [now - _WEEK, now]).fetchone())[0] / _WEEK.days
-            for table, query in _RECENT_ROWS.items()
-        }
-        sizes = []
-        for name, size, rows in session.execute(_SIZES).fetchall():
-            table = str(name)
-            counted = bars if table == "ohlcv" else None if rows is None else int(str(rows))
-            sizes.append(TableSize(table, int(str(size)), counted, growth.get(table)))
-        (others,) = _integers(session.execute(_OTHERS).fetchone())
-        if others:
-            sizes.append(TableSize("dagster.*", others, None))
+        (bars,) = fetch(session, _COUNT_BARS, row=int)
+        growth = {}
+        for table, query in _RECENT_ROWS.items():
+            (recent,) = fetch(session, query, [now - _WEEK, now], row=int)
+            growth[table] = recent / _WEEK.days
+        sizes = [
+            TableSize(table, size, bars if table == "ohlcv" else rows, growth.get(table))
+            for table, size, rows in fetch(session, _SIZES, row=_Size)
+        ]
+        (of_dagster,) = fetch(session, _SIZE_OF_DAGSTER, row=int)
+        if of_dagster:
+            sizes.append(TableSize("dagster.*", of_dagster, None))
         return sorted(sizes, key=lambda one: (-one.size, one.table))
 
     return database.transaction(read)
@@ -200,8 +260,8 @@ def table_sizes(database: Database, now: datetime) -> list[TableSize]:
 
 def database_size(database: Database) -> int:
     """Bytes of the whole database on disk."""
-    query = "select pg_database_size(current_database())"
-    return database.transaction(lambda session: _integers(session.execute(query).fetchone())[0])
+    (size,) = database.fetch(_DATABASE_SIZE, row=int)
+    return size
 
 
 def slow_queries(database: Database) -> SlowQueries:
@@ -209,29 +269,13 @@ def slow_queries(database: Database) -> SlowQueries:
 
     By their mean where the extension ``pg_stat_statements`` is in use, else those that run at this moment.
     """
-    least = SLOW_QUERY / timedelta(milliseconds=1)
+    slowest = [SLOW_QUERY / timedelta(milliseconds=1), _MAINTENANCE, _SHOWN]
 
     def means(session: Session) -> SlowQueries | None:
-        found = session.execute("select from pg_extension where extname = 'pg_stat_statements'").fetchone()
-        if found is None:
+        if fetch(session, _HAS_STATEMENTS, row=bool) == [False]:
             return None
-        rows = session.execute(_STATEMENTS, [least, _MAINTENANCE, _SHOWN]).fetchall()
         return SlowQueries(
-            "pg_stat_statements",
-            tuple(
-                SlowQuery(_shortened(str(text)), float(str(mean)), calls=int(str(calls)))
-                for text, mean, calls in rows
-            ),
-        )
-
-    def running(session: Session) -> SlowQueries:
-        rows = session.execute(_ACTIVITY, [least, _MAINTENANCE, _SHOWN]).fetchall()
-        return SlowQueries(
-            "pg_stat_activity",
-            tuple(
-                SlowQuery(_shortened(str(text)), float(str(taken)), None if name is None else str(name))
-                for text, taken, name in rows
-            ),
+            "pg_stat_statements", tuple(fetch(session, _STATEMENTS, slowest, row=_of_statements))
         )
 
     try:
@@ -239,7 +283,17 @@ def slow_queries(database: Database) -> SlowQueries:
     except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.UndefinedTable):
         # The extension is there, and the server does not load its library, or keeps it in another schema.
         known = None
-    return known or database.transaction(running)
+    if known:
+        return known
+    return SlowQueries("pg_stat_activity", tuple(database.fetch(_ACTIVITY, slowest, row=_running)))
+
+
+def _of_statements(text: str, mean: float, calls: int) -> SlowQuery:
+    return SlowQuery(_shortened(text), mean, calls=calls)
+
+
+def _running(text: str, taken: float, application: str | None) -> SlowQuery:
+    return SlowQuery(_shortened(text), taken, application)
 
 
 def disk_of(settings: Settings) -> Disk | None:
@@ -256,28 +310,12 @@ def failed_fetches(database: Database, now: datetime) -> list[FailedFetch]:
 
     Answered is what lies, whole, in the windows of later requests that succeeded.
     """
-
-    def read(session: Session) -> list[FailedFetch]:
-        rows = session.execute(_FAILED, [now - BACKFILL_MEMORY, now]).fetchall()
-        return [
-            FailedFetch(str(symbol), moment(first), moment(end), str(error), moment(at))
-            for symbol, first, end, error, at in rows
-        ]
-
-    return database.transaction(read)
+    return database.fetch(_FAILED, [now - BACKFILL_MEMORY, now], row=FailedFetch)
 
 
 def lost_gaps(database: Database) -> LostGaps | None:
     """Open and unfilled gaps of what is collected; None when there is none."""
-
-    def read(session: Session) -> LostGaps | None:
-        row = session.execute(_LOST).fetchone()
-        if row is None or row[0] == 0:
-            return None
-        count, bars, first, last = row
-        return LostGaps(int(str(count)), int(str(bars)), _day(first), _day(last))
-
-    return database.transaction(read)
+    return next(iter(database.fetch(_LOST, row=LostGaps)), None)
 
 
 def _shortened(text: str) -> str:
@@ -286,14 +324,3 @@ def _shortened(text: str) -> str:
     asked = copied[1] if copied else text
     without = re.sub(r"'(?:[^']|'')*'|(?<![\w$])\d+(?:\.\d+)?", "?", " ".join(asked.split()))
     return without if len(without) <= _TEXT else f"{without[: _TEXT - 1]}…"
-
-
-def _integers(row: tuple[object, ...] | None) -> tuple[int, ...]:
-    return tuple(int(str(value)) for value in row or ())
-
-
-def _day(value: object) -> date:
-    if not isinstance(value, date):
-        message = f"a day of gap_report is {value!r}"
-        raise TypeError(message)
-    return value

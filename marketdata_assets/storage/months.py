@@ -6,23 +6,35 @@ There is no default partition: Postgres refuses a new partition whose rows alrea
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from psycopg import sql
 
 from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.storage.locks import lock
+from marketdata_assets.storage.rows import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from psycopg import Connection
-
-LOCK_SPACE: Final = 0x6D64
-"""Seed of the hashes that advisory locks are made of: keeps them apart from other users of the database."""
+    from marketdata_assets.storage.rows import Session
 
 BARS_1M: Final = "ohlcv_1m"
 FEATURES_1M: Final = "features_1m"
 """The tables that are divided by month."""
+
+_UNATTACHED: Final = """
+select name, c.oid is not null
+from unnest(%s::text[]) as wanted(name)
+left join pg_class c on c.oid = to_regclass('public.' || name)
+where c.relispartition is not true
+"""
+_IS_TABLE: Final = "select to_regclass('public.' || %s) is not null"
+
+
+class _Unattached(NamedTuple):
+    name: str
+    is_table: bool
 
 
 def months_between(first: datetime, last: datetime) -> list[datetime]:
@@ -36,21 +48,14 @@ def months_between(first: datetime, last: datetime) -> list[datetime]:
     return months
 
 
-def ensure_months(
-    connection: Connection[tuple[object, ...]], months: Iterable[datetime], parent: str = BARS_1M
-) -> list[str]:
+def ensure_months(connection: Session, months: Iterable[datetime], parent: str = BARS_1M) -> list[str]:
     """Make the partitions of ``parent`` for ``months`` that are missing; returns their names.
 
     Attaching a table that was made on its own locks neither readers nor writers of the parent out.
     """
     wanted = {partition_name(month, parent): month for month in months}
-    found = connection.execute(
-        "select name, c.oid is not null as exists from unnest(%s::text[]) as wanted(name)"
-        " left join pg_class c on c.oid = to_regclass('public.' || name)"
-        " where c.relispartition is not true",
-        [list(wanted)],
-    ).fetchall()
-    if detached := sorted(str(name) for name, exists in found if exists):
+    found = fetch(connection, _UNATTACHED, [list(wanted)], row=_Unattached)
+    if detached := sorted(table.name for table in found if table.is_table):
         message = (
             f"{detached[0]} is detached from {parent}, so rows of that month have no place: attach it again,"
             " or rename it"
@@ -58,11 +63,11 @@ def ensure_months(
         raise MarketDataError(message)
     if not found:
         return []
-    connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, %s))", [parent, LOCK_SPACE])
+    lock(connection, parent)
     made = []
-    for name in sorted(str(row[0]) for row in found):
+    for name in sorted(table.name for table in found):
         # Another writer may have made it while this one waited for the lock.
-        if connection.execute("select to_regclass('public.' || %s)", [name]).fetchone() != (None,):
+        if fetch(connection, _IS_TABLE, [name], row=bool) == [True]:
             continue
         month = wanted[name]
         connection.execute(

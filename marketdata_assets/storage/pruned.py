@@ -6,66 +6,62 @@ Windows are whole local days. Whoever stores a bar in one, or an answer of the v
 from __future__ import annotations
 
 from collections import defaultdict
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import polars as pl
-from psycopg.types.multirange import TimestamptzMultirange
-from psycopg.types.range import TimestamptzRange
 
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import local_day
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, union
+from marketdata_assets.storage.rows import by_series, columns, fetch, grouped
+from marketdata_assets.storage.windows import multirange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from psycopg import Connection
-
     from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.storage.connection import Database
+    from marketdata_assets.storage.rows import Session
+
+_CLASSES: Final = "select symbol, asset_class from tracked_symbols"
+_PRUNED: Final = """
+select symbol, timeframe, lower(one), upper(one)
+from pruned, unnest(pruned) as one
+where %(keys)s::text[] is null or symbol || ':' || timeframe = any(%(keys)s)
+order by 1, 2, 3
+"""
+_BRING_BACK: Final = """
+update pruned p
+set pruned = p.pruned - w.back, updated_at = now()
+from unnest(%s::text[], %s::text[], %s::tstzmultirange[]) as w(symbol, timeframe, back)
+where p.symbol = w.symbol and p.timeframe = w.timeframe and p.pruned && w.back
+"""
 
 
-def calendars(connection: Connection[tuple[object, ...]]) -> dict[str, TradingCalendar]:
+def calendars(connection: Session) -> dict[str, TradingCalendar]:
     """The calendar of every symbol that was ever tracked; a symbol whose row is gone counts as always open."""
-    rows = connection.execute("select symbol, asset_class from tracked_symbols").fetchall()
+
+    def known(symbol: str, asset_class: str) -> tuple[str, TradingCalendar]:
+        return symbol, calendar_of(AssetClass(asset_class))
+
     always_open = calendar_of(AssetClass.CRYPTO)
-    known = {str(symbol): calendar_of(AssetClass(str(asset_class))) for symbol, asset_class in rows}
-    return defaultdict(lambda: always_open, known)
+    return defaultdict(lambda: always_open, fetch(connection, _CLASSES, row=known))
 
 
 def read_pruned(database: Database, series: Iterable[Series] | None = None) -> dict[Series, list[Window]]:
     """The pruned windows of ``series``, or of all, in order; a series without one is left out."""
     keys = None if series is None else [one.key for one in series]
-
-    def read(connection: Connection[tuple[object, ...]]) -> dict[Series, list[Window]]:
-        return pruned_windows(connection, keys)
-
-    return database.transaction(read)
+    return grouped(database.fetch(_PRUNED, {"keys": keys}, row=by_series(Window)))
 
 
-def pruned_windows(
-    connection: Connection[tuple[object, ...]], keys: Sequence[str] | None
-) -> dict[Series, list[Window]]:
+def pruned_windows(connection: Session, keys: Sequence[str] | None) -> dict[Series, list[Window]]:
     """:func:`read_pruned` within an open transaction, by series keys."""
-    rows = connection.execute(
-        "select symbol, timeframe, lower(one), upper(one) from pruned, unnest(pruned) as one"
-        " where %s::text[] is null or symbol || ':' || timeframe = any(%s) order by 1, 2, 3",
-        [keys, keys],
-    ).fetchall()
-    found: dict[Series, list[Window]] = {}
-    for symbol, timeframe, start, end in rows:
-        if isinstance(start, datetime) and isinstance(end, datetime):
-            window = Window(start.astimezone(UTC), end.astimezone(UTC))
-            found.setdefault(Series(str(symbol), Timeframe(str(timeframe))), []).append(window)
-    return found
+    return grouped(fetch(connection, _PRUNED, {"keys": keys}, row=by_series(Window)))
 
 
-def bring_back(
-    connection: Connection[tuple[object, ...]], bars: pl.DataFrame, covered: Mapping[Series, Sequence[Window]]
-) -> None:
+def bring_back(connection: Session, bars: pl.DataFrame, covered: Mapping[Series, Sequence[Window]]) -> None:
     """Take the local days of ``bars`` (symbol, timeframe, time) and the ``covered`` windows out of what is pruned."""
     pairs = bars.select("symbol", "timeframe").unique().iter_rows()
     touched = {*covered, *(Series(symbol, Timeframe(timeframe)) for symbol, timeframe in pairs)}
@@ -81,13 +77,6 @@ def bring_back(
         windows = union([*covered.get(one, ()), *map(calendar.day_window, days)])
         rows.append((one.symbol, one.timeframe.value, multirange(windows)))
     connection.execute(
-        "update pruned p set pruned = p.pruned - w.back, updated_at = now()"
-        " from unnest(%s::text[], %s::text[], %s::tstzmultirange[]) as w(symbol, timeframe, back)"
-        " where p.symbol = w.symbol and p.timeframe = w.timeframe and p.pruned && w.back",
-        [list(column) for column in zip(*rows, strict=True)],
+        _BRING_BACK,
+        columns(rows),
     )
-
-
-def multirange(windows: Iterable[Window]) -> TimestamptzMultirange:
-    """``windows`` as Postgres has them."""
-    return TimestamptzMultirange(TimestamptzRange(one.start, one.end) for one in union(windows))

@@ -28,20 +28,18 @@ from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.slots import expected_slots
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.storage.merge import RETENTION_LOCK
-from marketdata_assets.storage.months import BARS_1M, FEATURES_1M, LOCK_SPACE, months_between
+from marketdata_assets.storage.locks import RETENTION, lock
+from marketdata_assets.storage.months import BARS_1M, FEATURES_1M, months_between
 from marketdata_assets.storage.pruned import calendars
+from marketdata_assets.storage.rows import fetch, fetch_one, moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from datetime import date
 
-    from psycopg import Connection
-
     from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.storage.connection import Database
-
-    Session = Connection[tuple[object, ...]]
+    from marketdata_assets.storage.rows import Session
 
 T = TypeVar("T")
 
@@ -55,38 +53,121 @@ BATCH_ROWS: Final = 50_000
 _TABLES: Final = ("ohlcv", "features")
 _LONGEST_BAR: Final = timedelta(days=7)
 
-_FORGET: Final = (
-    (
-        "update bar_counts c set bars = c.bars - w.bars"
-        " from unnest(%(symbols)s::text[], %(bars)s::bigint[]) as w(symbol, bars)"
-        " where c.symbol = w.symbol and c.timeframe = %(timeframe)s and w.bars > 0"
-    ),
-    (
-        "insert into pruned as p (symbol, timeframe, pruned)"
-        " select w.symbol, %(timeframe)s, tstzmultirange(tstzrange(least(w.first, lower(c.covered)), w.until))"
-        " from unnest(%(symbols)s::text[], %(firsts)s::timestamptz[], %(untils)s::timestamptz[])"
-        "  as w(symbol, first, until)"
-        " left join coverage c on c.symbol = w.symbol and c.timeframe = %(timeframe)s"
-        " where least(w.first, lower(c.covered)) < w.until"
-        " on conflict (symbol, timeframe) do update set pruned = p.pruned + excluded.pruned, updated_at = now()"
-    ),
-    (
-        "update coverage c set covered = c.covered - tstzmultirange(tstzrange(null, w.until)), updated_at = now()"
-        " from unnest(%(symbols)s::text[], %(untils)s::timestamptz[]) as w(symbol, until)"
-        " where c.symbol = w.symbol and c.timeframe = %(timeframe)s and lower(c.covered) < w.until"
-    ),
-    (
-        "delete from gap_report g using unnest(%(symbols)s::text[], %(untils)s::timestamptz[]) as w(symbol, until)"
-        " where g.symbol = w.symbol and g.timeframe = %(timeframe)s and g.gap_end <= w.until"
-    ),
-    (
-        # Another version: whoever computes from the bars that were there has been overtaken.
-        "update features_stale s set since = w.until, version = nextval('features_stale_version'), changed_at = now()"
-        " from unnest(%(symbols)s::text[], %(untils)s::timestamptz[]) as w(symbol, until)"
-        " where s.symbol = w.symbol and s.timeframe = %(timeframe)s and s.since < w.until"
-    ),
-)
+_LOWER_COUNTS: Final = """
+update bar_counts c
+set bars = c.bars - w.bars
+from unnest(%(symbols)s::text[], %(bars)s::bigint[]) as w(symbol, bars)
+where c.symbol = w.symbol and c.timeframe = %(timeframe)s and w.bars > 0
+"""
+_ADD_PRUNED: Final = """
+insert into pruned as p (symbol, timeframe, pruned)
+select w.symbol, %(timeframe)s, tstzmultirange(tstzrange(least(w.first, lower(c.covered)), w.until))
+from unnest(%(symbols)s::text[], %(firsts)s::timestamptz[], %(untils)s::timestamptz[]) as w(symbol, first, until)
+left join coverage c on c.symbol = w.symbol and c.timeframe = %(timeframe)s
+where least(w.first, lower(c.covered)) < w.until
+on conflict (symbol, timeframe) do update set pruned = p.pruned + excluded.pruned, updated_at = now()
+"""
+_CUT_COVERAGE: Final = """
+update coverage c
+set covered = c.covered - tstzmultirange(tstzrange(null, w.until)), updated_at = now()
+from unnest(%(symbols)s::text[], %(untils)s::timestamptz[]) as w(symbol, until)
+where c.symbol = w.symbol and c.timeframe = %(timeframe)s and lower(c.covered) < w.until
+"""
+_DELETE_GAPS: Final = """
+delete from gap_report g
+using unnest(%(symbols)s::text[], %(untils)s::timestamptz[]) as w(symbol, until)
+where g.symbol = w.symbol and g.timeframe = %(timeframe)s and g.gap_end <= w.until
+"""
+# Another version: whoever computes from the bars that were there has been overtaken.
+_MOVE_MARKS: Final = """
+update features_stale s
+set since = w.until, version = nextval('features_stale_version'), changed_at = now()
+from unnest(%(symbols)s::text[], %(untils)s::timestamptz[]) as w(symbol, until)
+where s.symbol = w.symbol and s.timeframe = %(timeframe)s and s.since < w.until
+"""
+_FORGET: Final = (_LOWER_COUNTS, _ADD_PRUNED, _CUT_COVERAGE, _DELETE_GAPS, _MOVE_MARKS)
 """What follows from the bars of ``symbols`` being gone up to ``untils``, in the order in which it must."""
+
+_GAPS_OVER_EDGE: Final = """
+select g.symbol, g.gap_start, g.gap_end, w.until
+from gap_report g
+join unnest(%(symbols)s::text[], %(untils)s::timestamptz[]) as w(symbol, until) on w.symbol = g.symbol
+where g.timeframe = %(timeframe)s and g.gap_start < w.until and g.gap_end > w.until
+"""
+_DELETE_GAP: Final = """
+delete from gap_report
+where symbol = %s and timeframe = %s and gap_start = %s
+"""
+_SHORTEN_GAP: Final = """
+update gap_report
+set gap_start = %s, day = %s, missing_bars = %s
+where symbol = %s and timeframe = %s and gap_start = %s
+"""
+_SIZE_AND_ROWS: Final = sql.SQL(
+    "select pg_total_relation_size({name}::regclass), (select count(*) from {table})"
+)
+_SIZE: Final = "select pg_total_relation_size(%s::regclass)"
+_HOLDS_ROWS: Final = sql.SQL("select exists (select from {})")
+_COUNT_OLD: Final = sql.SQL("""
+select count(*)
+from {}
+where symbol = %s and timeframe = %s and time < %s and (%s::timestamptz is null or time >= %s)
+""")
+_DELETE_OLD: Final = sql.SQL("""
+delete from {}
+where symbol = %s and timeframe = %s and time < %s and time >= coalesce(%s::timestamptz, '-infinity')
+""")
+_OLD_TIME: Final = """
+select time
+from ohlcv
+where symbol = %s and timeframe = %s and time < %s
+order by time
+offset %s
+limit 1
+"""
+_HAS_OLD: Final = """
+select exists (
+  select from ohlcv where symbol = %s and timeframe = %s and time < %s
+)
+"""
+# Bars before their features, as readers lock them.
+_MONTHS: Final = """
+select c.relname::text
+from pg_inherits i
+join pg_class c on c.oid = i.inhrelid
+where i.inhparent in (to_regclass('public.ohlcv_1m'), to_regclass('public.features_1m'))
+order by c.relname desc
+"""
+_SYMBOLS: Final = """
+select symbol
+from bar_counts
+where timeframe = %s
+order by 1
+"""
+_COUNT_BY_SYMBOL: Final = sql.SQL("""
+select symbol, count(*), min(time)
+from {}
+group by 1
+""")
+_TRUNCATE: Final = sql.SQL("truncate {}")
+_KNOWN_SYMBOLS: Final = """
+select symbol from coverage where timeframe = %(timeframe)s
+union
+select symbol from gap_report where timeframe = %(timeframe)s
+union
+select symbol from features_stale where timeframe = %(timeframe)s
+union
+select symbol from bar_counts where timeframe = %(timeframe)s
+"""
+_COUNT_STORED: Final = """
+select coalesce(sum(bars), 0)::bigint
+from bar_counts
+where timeframe = %s
+"""
+_SIZE_OF_PARTITIONS: Final = """
+select coalesce(sum(pg_total_relation_size(relid)), 0)::bigint
+from pg_partition_tree(%s::regclass)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +250,7 @@ def _patiently(
             f"set local lock_timeout = {round(lock_timeout.total_seconds() * 1000):d}".encode()
         )
         # Alone: no writer is under way, and none begins, until this transaction ends.
-        connection.execute(
-            "select pg_advisory_xact_lock(hashtextextended(%s, %s))", [RETENTION_LOCK, LOCK_SPACE]
-        )
+        lock(connection, RETENTION)
         return step(connection)
 
     busy = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
@@ -185,6 +264,28 @@ def _patiently(
             " what was pruned stays so, run `marketdata prune` again for the rest"
         )
         raise MarketDataError(message) from None
+
+
+class _SizeAndRows(NamedTuple):
+    size: int
+    rows: int
+
+
+class _Stored(NamedTuple):
+    """What a table holds of a symbol."""
+
+    symbol: str
+    rows: int
+    first: datetime
+
+
+class _GapOverEdge(NamedTuple):
+    """A gap that reaches over the edge up to which its series is pruned."""
+
+    symbol: str
+    start: datetime
+    end: datetime
+    until: datetime
 
 
 class _Edge(NamedTuple):
@@ -221,13 +322,8 @@ class _Pruner:
         months = self._months(connection) if self.timeframe is Timeframe.M1 else {}
         for tables in months.values():
             for table in tables:
-                size, rows = _one(
-                    connection.execute(
-                        sql.SQL(
-                            "select pg_total_relation_size({}::regclass), (select count(*) from {})"
-                        ).format(sql.Literal(table), sql.Identifier(table))
-                    )
-                )
+                query = _SIZE_AND_ROWS.format(name=sql.Literal(table), table=sql.Identifier(table))
+                ((size, rows),) = fetch(connection, query, row=_SizeAndRows)
                 is_bars = table.startswith(BARS_1M)
                 found += replace(
                     Pruned(self.timeframe, self.before),
@@ -237,17 +333,12 @@ class _Pruner:
                 )
         since = _after(max(months)) if months else None
         for symbol in self._symbols(connection):
-            counts = [
-                _one(
-                    connection.execute(
-                        f"select count(*) from {table} where symbol = %s and timeframe = %s and time < %s"  # noqa: S608 - names of this module
-                        " and (%s::timestamptz is null or time >= %s)".encode(),
-                        [symbol, self.timeframe.value, self._cut(symbol), since, since],
-                    )
-                )[0]
+            values = [symbol, self.timeframe.value, self._cut(symbol), since, since]
+            (bars,), (features,) = (
+                fetch(connection, _COUNT_OLD.format(sql.Identifier(table)), values, row=int)
                 for table in _TABLES
-            ]
-            found += self._counted(connection, *counts)
+            )
+            found += self._counted(connection, bars, features)
         return found
 
     def _cut(self, symbol: str) -> datetime:
@@ -258,16 +349,11 @@ class _Pruner:
         """The tables of the months of minutes, in UTC, that are over for every market and hold a row, in order."""
         # Local midnight comes first in UTC: no other market's first kept day begins before it does there.
         end = datetime.combine(self.before, time(), UTC)
-        rows = connection.execute(
-            "select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid"
-            " where i.inhparent in (to_regclass('public.ohlcv_1m'), to_regclass('public.features_1m'))"
-            " order by c.relname desc"  # bars before their features, as readers lock them
-        ).fetchall()
         months: dict[datetime, list[str]] = defaultdict(list)
-        for (name,) in rows:
-            found = re.fullmatch(rf"(?:{BARS_1M}|{FEATURES_1M})_(\d{{4}})_(\d{{2}})", str(name))
+        for name in fetch(connection, _MONTHS, row=str):
+            found = re.fullmatch(rf"(?:{BARS_1M}|{FEATURES_1M})_(\d{{4}})_(\d{{2}})", name)
             if found is not None:
-                months[datetime(int(found[1]), int(found[2]), 1, tzinfo=UTC)].append(str(name))
+                months[datetime(int(found[1]), int(found[2]), 1, tzinfo=UTC)].append(name)
         return {
             month: months[month]
             for month in sorted(months)
@@ -275,28 +361,24 @@ class _Pruner:
         }
 
     def _symbols(self, connection: Session) -> list[str]:
-        rows = connection.execute(
-            "select symbol from bar_counts where timeframe = %s order by 1", [self.timeframe.value]
-        ).fetchall()
-        return [str(symbol) for (symbol,) in rows]
+        return fetch(connection, _SYMBOLS, [self.timeframe.value], row=str)
 
     def _empty_month(self, month: datetime, tables: list[str], connection: Session) -> Pruned | None:
         if not _hold_rows(connection, tables):
             return None
-        held: dict[str, tuple[int, datetime]] = {}
+        held: list[_Stored] = []
         features = size = 0
         for table in tables:
-            size += _one(connection.execute("select pg_total_relation_size(%s::regclass)", [table]))[0]
-            rows = connection.execute(
-                sql.SQL("select symbol, count(*), min(time) from {} group by 1").format(sql.Identifier(table))
-            ).fetchall()
+            (table_size,) = fetch(connection, _SIZE, [table], row=int)
+            size += table_size
+            rows = fetch(connection, _COUNT_BY_SYMBOL.format(sql.Identifier(table)), row=_Stored)
             if table.startswith(BARS_1M):
-                held = {str(symbol): (count, first) for symbol, count, first in rows}  # type: ignore[misc]
+                held = rows
             else:
-                features += sum(int(str(count)) for _, count, _ in rows)
+                features += sum(row.rows for row in rows)
         after = _after(month)
         edges, tail = {}, Pruned(self.timeframe, self.before)
-        for symbol, (count, first) in held.items():
+        for symbol, count, first in held:
             # The month ends in UTC, the day at local midnight: what is left of it goes, too.
             until = self.calendars[symbol].day_start(after.date())
             rest, rest_features = (self._delete(connection, table, symbol, after, until) for table in _TABLES)
@@ -304,29 +386,29 @@ class _Pruner:
             edges[symbol] = _Edge(until, count + rest, first)
         self._forget(connection, edges)
         # Last: from here on until the end of the transaction readers of this month wait.
-        connection.execute(sql.SQL("truncate {}").format(sql.SQL(", ").join(map(sql.Identifier, tables))))
-        whole = Pruned(self.timeframe, self.before, sum(count for count, _ in held.values()), features, size)
+        connection.execute(_TRUNCATE.format(sql.SQL(", ").join(map(sql.Identifier, tables))))
+        whole = Pruned(self.timeframe, self.before, sum(row.rows for row in held), features, size)
         return whole + tail
 
     def _delete_some(self, symbol: str, connection: Session) -> Pruned | None:
         cut, calendar = self._cut(symbol), self.calendars[symbol]
-        series = [symbol, self.timeframe.value]
-        query = "select time from ohlcv where symbol = %s and timeframe = %s and time < %s order by time"
-        oldest = connection.execute(f"{query} limit 1".encode(), [*series, cut], prepare=False).fetchone()
-        if oldest is None or not isinstance(oldest[0], datetime):
+        first = self._old_time(connection, symbol, cut)
+        if first is None:
             return None
-        first = oldest[0].astimezone(UTC)
-        latest = connection.execute(
-            f"{query} offset {BATCH_ROWS:d} limit 1".encode(), [*series, cut], prepare=False
-        ).fetchone()
+        latest = self._old_time(connection, symbol, cut, BATCH_ROWS)
         until = cut
-        if latest is not None and isinstance(latest[0], datetime):
+        if latest is not None:
             # Whole days only, and at least one.
-            day = max(calendar.local_day(latest[0]), calendar.local_day(first) + timedelta(days=1))
+            day = max(calendar.local_day(latest), calendar.local_day(first) + timedelta(days=1))
             until = min(cut, calendar.day_start(day))
         bars, features = (self._delete(connection, table, symbol, None, until) for table in _TABLES)
         self._forget(connection, {symbol: _Edge(until, bars, first)})
         return self._counted(connection, bars, features)
+
+    def _old_time(self, connection: Session, symbol: str, cut: datetime, offset: int = 0) -> datetime | None:
+        """The open of the first bar of ``symbol`` before ``cut``, or of the one ``offset`` bars later."""
+        values = [symbol, self.timeframe.value, cut, offset]
+        return fetch_one(connection, _OLD_TIME, values, row=moment, prepare=False)
 
     def _delete(
         self, connection: Session, table: str, symbol: str, since: datetime | None, until: datetime
@@ -334,8 +416,7 @@ class _Pruner:
         if since is not None and since >= until:
             return 0
         return connection.execute(
-            f"delete from {table} where symbol = %s and timeframe = %s and time < %s"  # noqa: S608 - names of this module
-            " and time >= coalesce(%s::timestamptz, '-infinity')".encode(),
+            _DELETE_OLD.format(sql.Identifier(table)),
             [symbol, self.timeframe.value, until, since],
             # With the values in sight the planner looks into no other partition, and locks none.
             prepare=False,
@@ -343,23 +424,14 @@ class _Pruner:
 
     def _tidy(self, connection: Session) -> Pruned | None:
         """Forget what is left of series whose bars are gone already, or never were."""
-        rows = connection.execute(
-            "select symbol from coverage where timeframe = %(timeframe)s union select symbol from gap_report"
-            " where timeframe = %(timeframe)s union select symbol from features_stale"
-            " where timeframe = %(timeframe)s union select symbol from bar_counts where timeframe = %(timeframe)s",
-            {"timeframe": self.timeframe.value},
-        ).fetchall()
-        cuts = {str(symbol): self._cut(str(symbol)) for (symbol,) in rows}
+        symbols = fetch(connection, _KNOWN_SYMBOLS, {"timeframe": self.timeframe.value}, row=str)
+        cuts = {symbol: self._cut(symbol) for symbol in symbols}
         gone = {
             symbol: cut
             for symbol, cut in cuts.items()
             # Bars that somebody has brought back since are the next call's.
-            if connection.execute(
-                "select from ohlcv where symbol = %s and timeframe = %s and time < %s limit 1",
-                [symbol, self.timeframe.value, cut],
-                prepare=False,
-            ).fetchone()
-            is None
+            if fetch(connection, _HAS_OLD, [symbol, self.timeframe.value, cut], row=bool, prepare=False)
+            == [False]
         }
         self._forget(connection, {symbol: _Edge(cut) for symbol, cut in gone.items()})
         orphans = sum(self._delete(connection, "features", symbol, None, cut) for symbol, cut in gone.items())
@@ -388,67 +460,36 @@ class _Pruner:
 
     def _cut_gaps(self, connection: Session, values: Mapping[str, object]) -> None:
         """Shorten the gaps that reach over the edge: what is pruned is not missing."""
-        rows = connection.execute(
-            "select g.symbol, g.gap_start, g.gap_end, w.until from gap_report g"
-            " join unnest(%(symbols)s::text[], %(untils)s::timestamptz[]) as w(symbol, until) on w.symbol = g.symbol"
-            " where g.timeframe = %(timeframe)s and g.gap_start < w.until and g.gap_end > w.until",
-            values,
-        ).fetchall()
-        for symbol, start, end, until in rows:
-            if not isinstance(end, datetime) or not isinstance(until, datetime):
-                continue
-            calendar = self.calendars[str(symbol)]
-            window = Window(until.astimezone(UTC), end.astimezone(UTC))
+        for symbol, start, end, until in fetch(connection, _GAPS_OVER_EDGE, values, row=_GapOverEdge):
+            calendar = self.calendars[symbol]
+            window = Window(until, end)
             left = expected_slots(self.timeframe, window, calendar, window.end + _LONGEST_BAR)
             key = [symbol, self.timeframe.value, start]
             if not len(left):
-                connection.execute(
-                    "delete from gap_report where symbol = %s and timeframe = %s and gap_start = %s", key
-                )
+                connection.execute(_DELETE_GAP, key)
                 continue
             opens = moment_of(int(left.opens[0]))
-            connection.execute(
-                "update gap_report set gap_start = %s, day = %s, missing_bars = %s"
-                " where symbol = %s and timeframe = %s and gap_start = %s",
-                [opens, calendar.local_day(opens), len(left), *key],
-            )
+            connection.execute(_SHORTEN_GAP, [opens, calendar.local_day(opens), len(left), *key])
 
     def _counted(self, connection: Session, bars: int, features: int) -> Pruned:
         """Rows that were deleted, and the space that they leave in the tables: that of a mean row each."""
-        stored = max(
-            1,
-            _one(
-                connection.execute(
-                    "select coalesce(sum(bars), 0)::bigint from bar_counts where timeframe = %s",
-                    [self.timeframe.value],
-                )
-            )[0],
-        )
+        (bars_left,) = fetch(connection, _COUNT_STORED, [self.timeframe.value], row=int)
+        stored = max(1, bars_left)
         space = 0
         for table, rows in zip(_TABLES, (bars, features), strict=True):
             if rows:
-                size = _one(
-                    connection.execute(
-                        "select coalesce(sum(pg_total_relation_size(relid)), 0)::bigint from pg_partition_tree(%s::regclass)",
-                        [f"public.{table}_{self.timeframe}"],
-                    )
-                )[0]
+                (size,) = fetch(
+                    connection, _SIZE_OF_PARTITIONS, [f"public.{table}_{self.timeframe}"], row=int
+                )
                 space += rows * size // (stored + rows)
         return Pruned(self.timeframe, self.before, bars, features, 0, space)
 
 
 def _hold_rows(connection: Session, tables: list[str]) -> bool:
     return any(
-        connection.execute(sql.SQL("select exists (select from {})").format(sql.Identifier(table))).fetchone()
-        == (True,)
-        for table in tables
+        fetch(connection, _HOLDS_ROWS.format(sql.Identifier(table)), row=bool) == [True] for table in tables
     )
 
 
 def _after(month: datetime) -> datetime:
     return months_between(month, month)[-1]
-
-
-def _one(cursor: psycopg.Cursor[tuple[object, ...]]) -> tuple[int, ...]:
-    row = cursor.fetchone() or ()
-    return tuple(int(str(value)) for value in row)

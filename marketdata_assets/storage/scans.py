@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from marketdata_assets.domain.scans import (
@@ -10,20 +10,24 @@ from marketdata_assets.domain.scans import (
     EVIDENCE,
     ScannedDay,
 )
-from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.storage.rows import by_series, grouped, series_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import date, datetime
 
-    from psycopg import Connection
-
+    from marketdata_assets.domain.series import Series
     from marketdata_assets.domain.windows import Window
     from marketdata_assets.storage.connection import Database
 
 _OVERLAP: Final = timedelta(seconds=10)
 """Bars that were stored this long before a scan began to read may not have been visible to it: they are committed later."""
 
+_SCANNED: Final = """
+select symbol, timeframe, day, expected_bars, checked_at
+from completeness_daily
+where symbol = any(%s) and day between %s and %s
+"""
 _CHANGED: Final = """
 with wanted as (
   select symbol, timeframe, base, since,
@@ -52,19 +56,15 @@ def scanned_days(
 ) -> dict[Series, dict[date, ScannedDay]]:
     """Read the scanned days of ``windows``, which lie in ``hull``, by series."""
 
-    def read(connection: Connection[tuple[object, ...]]) -> list[tuple[object, ...]]:
-        return connection.execute(
-            "select symbol, timeframe, day, expected_bars, checked_at from completeness_daily"
-            " where symbol = any(%s) and day between %s and %s",
-            [sorted({one.symbol for one in windows}), hull.start.date() - timedelta(days=1), hull.end.date()],
-        ).fetchall()
+    def scanned(day: date, expected: int, at: datetime) -> tuple[date, ScannedDay]:
+        return day, ScannedDay(expected, at)
 
-    found: dict[Series, dict[date, ScannedDay]] = {}
-    for symbol, timeframe, day, expected, at in database.transaction(read):
-        if isinstance(day, date) and isinstance(at, datetime):
-            series = Series(str(symbol), Timeframe(str(timeframe)))
-            found.setdefault(series, {})[day] = ScannedDay(int(str(expected)), at.astimezone(UTC))
-    return found
+    rows = database.fetch(
+        _SCANNED,
+        [sorted({one.symbol for one in windows}), hull.start.date() - timedelta(days=1), hull.end.date()],
+        row=by_series(scanned),
+    )
+    return {series: dict(days) for series, days in grouped(rows).items()}
 
 
 def changed_series(
@@ -83,9 +83,4 @@ def changed_series(
         "since": list(since.values()),
         "overlap": _OVERLAP,
     }
-
-    def read(connection: Connection[tuple[object, ...]]) -> set[Series]:
-        found = connection.execute(_CHANGED, rows).fetchall()
-        return {Series(str(symbol), Timeframe(str(timeframe))) for symbol, timeframe in found}
-
-    return database.transaction(read)
+    return set(database.fetch(_CHANGED, rows, row=series_of))

@@ -7,7 +7,7 @@ import io
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.resources import files
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import polars as pl
 
@@ -23,18 +23,121 @@ from marketdata_assets.domain.series import AssetClass, Series, check_name, pars
 from marketdata_assets.domain.spelling import capitalise, is_lower, match_symbol
 from marketdata_assets.domain.tickers import inferred_asset_class, question_spelling, vendor_ticker
 from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
-from marketdata_assets.storage.months import LOCK_SPACE
+from marketdata_assets.storage.locks import SYMBOLS, lock
+from marketdata_assets.storage.rows import fetch, fetch_one
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
-
-    from psycopg import Connection
+    from datetime import date
 
     from marketdata_assets.domain.windows import Window
     from marketdata_assets.storage.connection import Database
+    from marketdata_assets.storage.rows import Session
 
-_LOCK: Final = "select pg_advisory_xact_lock(hashtextextended(%s, %s))"
 DEFAULT_TIMEFRAMES = (Timeframe.H1, Timeframe.D1)
+
+_LIST: Final = """
+select symbol, asset_class, name, timeframes, active
+from tracked_symbols
+where active or not %s
+order by position
+"""
+_FIND: Final = """
+select symbol, asset_class, name, timeframes, active
+from tracked_symbols
+where lower(symbol collate "C") = lower(%s::text collate "C")
+"""
+# A row for each split; one without, where there is none.
+_FIND_WITH_SPLITS: Final = """
+select t.symbol, t.asset_class, t.name, t.timeframes, t.active,
+  c.symbol is not null,
+  exists (
+    select from gap_report g
+    where g.symbol = t.symbol and g.timeframe = %s and g.state in ('open', 'unfilled')
+      and g.gap_end > %s and g.gap_start < %s
+  ),
+  s.symbol, s.execution_date, s.split_from::float8, s.split_to::float8
+from tracked_symbols t
+left join corporate_action_checks c on c.kind = 'splits' and c.symbol = t.symbol
+left join splits s on s.symbol = t.symbol and s.withdrawn_at is null
+where lower(t.symbol collate "C") = lower(%s::text collate "C")
+order by s.execution_date
+"""
+# By the rules of ASCII on both sides, whatever the locale of the database.
+_SPELLINGS: Final = """
+select symbol
+from tracked_symbols
+where lower(symbol collate "C") in (select lower(one collate "C") from unnest(%s::text[]) one)
+"""
+_LOCK_WITH_BARS: Final = """
+select symbol, asset_class
+from tracked_symbols t
+where symbol = any(%s) and exists (select from bar_counts c where c.symbol = t.symbol)
+for update
+"""
+_NAMED: Final = """
+select symbol, asset_class, name, timeframes, active
+from tracked_symbols
+where symbol = any(%s)
+"""
+# What is left out is filled in by the statement that writes: no other change comes in between. The row's own xmax tells
+# an insertion from an update.
+_UPSERT: Final = """
+insert into tracked_symbols as t (symbol, asset_class, name, timeframes)
+values (
+  %(symbol)s,
+  coalesce(%(asset_class)s, %(guess)s),
+  %(name)s,
+  coalesce(%(timeframes)s::text[], %(default)s)
+)
+on conflict (symbol) do update set
+  timeframes = coalesce(%(timeframes)s::text[], t.timeframes),
+  active = true,
+  preset = false,
+  asset_class = coalesce(%(asset_class)s, t.asset_class),
+  name = coalesce(%(name)s, t.name),
+  updated_at = now()
+where (t.timeframes, t.active, t.preset, t.asset_class, t.name) is distinct from (
+  coalesce(%(timeframes)s::text[], t.timeframes), true, false, coalesce(%(asset_class)s, t.asset_class),
+  coalesce(%(name)s, t.name)
+)
+returning xmax = 0
+"""
+_SET_TIMEFRAMES: Final = """
+update tracked_symbols
+set timeframes = %s, preset = false, updated_at = now()
+where symbol = %s
+returning symbol, asset_class, name, timeframes, active
+"""
+_DEACTIVATE: Final = """
+update tracked_symbols
+set active = false, updated_at = now()
+where symbol = any(%s)
+returning symbol, asset_class, name, timeframes, active
+"""
+_DEACTIVATE_ALL: Final = """
+update tracked_symbols
+set active = false, updated_at = now()
+where active
+"""
+_ACTIVE_NAMES: Final = """
+select symbol
+from tracked_symbols
+where active
+order by symbol
+"""
+_IS_EVER_TRACKED: Final = "select exists (select from tracked_symbols)"
+_MAKE_PRESETS: Final = "update tracked_symbols set preset = true"
+_PRESETS: Final = "select symbol from tracked_symbols where preset"
+_UNUSED_PRESETS: Final = """
+select t.symbol
+from tracked_symbols t
+where t.preset
+  and not exists (select from fetch_log f where f.symbol = t.symbol)
+  and not exists (select from coverage c where c.symbol = t.symbol)
+  and not exists (select from bar_counts b where b.symbol = t.symbol and b.bars > 0)
+  and not exists (select from completeness_daily d where d.symbol = t.symbol)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +181,12 @@ class TrackedSymbol:
 
 def list_symbols(database: Database, *, active_only: bool = False) -> list[TrackedSymbol]:
     """The tracked symbols in the order in which they were added."""
+    return database.fetch(_LIST, [active_only], row=_symbol_of)
 
-    def read(connection: Connection[tuple[object, ...]]) -> list[TrackedSymbol]:
-        rows = connection.execute(
-            "select symbol, asset_class, name, timeframes, active from tracked_symbols"
-            " where active or not %s order by position",
-            [active_only],
-        ).fetchall()
-        return [_symbol_of(row) for row in rows]
 
-    return database.transaction(read)
+def list_active_names(session: Session) -> list[str]:
+    """Return the active symbols, sorted."""
+    return fetch(session, _ACTIVE_NAMES, row=str)
 
 
 def find_symbol(database: Database, symbol: str) -> TrackedSymbol:
@@ -96,12 +195,7 @@ def find_symbol(database: Database, symbol: str) -> TrackedSymbol:
     Raises:
         UnknownSeriesError: There is none, or small letters fit several.
     """
-    rows = database.ask(
-        "select symbol, asset_class, name, timeframes, active from tracked_symbols"
-        ' where lower(symbol collate "C") = lower(%s::text collate "C")',
-        [symbol],
-    )
-    found = {tracked.symbol: tracked for tracked in map(_symbol_of, rows)}
+    found = {tracked.symbol: tracked for tracked in database.fetch(_FIND, [symbol], row=_symbol_of)}
     return found[choose_symbol(symbol, found)]
 
 
@@ -114,27 +208,39 @@ def find_with_splits(
     In one question: all are needed whenever bars are read.
     Raises :class:`UnknownSeriesError` when the symbol is not tracked.
     """
-    # A row for each split; one without, where there is none.
-    rows = database.ask(
-        "select t.symbol, t.asset_class, t.name, t.timeframes, t.active, c.symbol is not null,"
-        " exists (select from gap_report g where g.symbol = t.symbol and g.timeframe = %s"
-        "  and g.state in ('open', 'unfilled') and g.gap_end > %s and g.gap_start < %s),"
-        " s.symbol, s.execution_date, s.split_from::float8, s.split_to::float8"
-        " from tracked_symbols t"
-        " left join corporate_action_checks c on c.kind = 'splits' and c.symbol = t.symbol"
-        " left join splits s on s.symbol = t.symbol and s.withdrawn_at is null"
-        ' where lower(t.symbol collate "C") = lower(%s::text collate "C") order by s.execution_date',
-        [timeframe.value, window.start, window.end, symbol],
+    rows = database.fetch(
+        _FIND_WITH_SPLITS, [timeframe.value, window.start, window.end, symbol], row=_with_split
     )
-    chosen = choose_symbol(symbol, {str(row[0]) for row in rows})
-    rows = [row for row in rows if row[0] == chosen]
-    width = len(SPLIT_SCHEMA)
-    *facts, is_checked, has_lost_gaps = rows[0][:-width]
-    tracked = _symbol_of(tuple(facts))
+    chosen = choose_symbol(symbol, {row.tracked.symbol for row in rows})
+    rows = [row for row in rows if row.tracked.symbol == chosen]
+    tracked, is_checked, has_lost_gaps, _ = rows[0]
     if not is_checked:
-        return tracked, None, bool(has_lost_gaps)
-    splits = [split for row in rows if (split := row[-width:])[0] is not None]
-    return tracked, pl.DataFrame(splits, schema=SPLIT_SCHEMA, orient="row"), bool(has_lost_gaps)
+        return tracked, None, has_lost_gaps
+    splits = [row.split for row in rows if row.split.symbol is not None]
+    return tracked, pl.DataFrame(splits, schema=SPLIT_SCHEMA, orient="row"), has_lost_gaps
+
+
+class _Split(NamedTuple):
+    """A split as ``SPLIT_SCHEMA`` has it; all null where a symbol has none."""
+
+    symbol: str | None
+    day: date | None
+    before: float | None
+    after: float | None
+
+
+class _WithSplit(NamedTuple):
+    """A symbol beside one of its splits."""
+
+    tracked: TrackedSymbol
+    is_checked: bool
+    has_lost_gaps: bool
+    split: _Split
+
+
+def _with_split(*columns: Any) -> _WithSplit:  # noqa: ANN401 - the columns of the symbol, the facts and the split
+    is_checked, has_lost_gaps, *split = columns[5:]
+    return _WithSplit(_symbol_of(*columns[:5]), is_checked, has_lost_gaps, _Split._make(split))
 
 
 class Outcome(StrEnum):
@@ -181,18 +287,13 @@ def add_symbols(
         if one.name is not None:
             check_name(one.symbol, one.name)
 
-    def write(connection: Connection[tuple[object, ...]]) -> list[tuple[TrackedSymbol, Outcome]]:
+    def write(connection: Session) -> list[tuple[TrackedSymbol, Outcome]]:
         # Their order is the order of the series, so rows cannot be locked in one order by all: two would deadlock.
-        connection.execute(_LOCK, ["tracked_symbols", LOCK_SPACE])
+        lock(connection, SYMBOLS)
         known = _spellings(connection, [one.symbol for one in wanted])
         # Two texts may mean one symbol: nflx, NFLX.
         named = {one.symbol: one for one in (_named(one, known, is_careful=is_careful) for one in wanted)}
-        rows = connection.execute(
-            "select symbol, asset_class from tracked_symbols t where symbol = any(%s)"
-            " and exists (select from bar_counts c where c.symbol = t.symbol) for update",
-            [list(named)],
-        ).fetchall()
-        stored = {str(symbol): AssetClass(str(asset_class)) for symbol, asset_class in rows}
+        stored = dict(fetch(connection, _LOCK_WITH_BARS, [list(named)], row=_class_of))
         outcomes = {}
         for one in named.values():
             stored_as = stored.get(one.symbol)
@@ -203,11 +304,7 @@ def add_symbols(
                 )
                 raise AnotherInstrumentError(message, symbol=one.symbol)
             outcomes[one.symbol] = _upsert(connection, one)
-        tracked = connection.execute(
-            "select symbol, asset_class, name, timeframes, active from tracked_symbols where symbol = any(%s)",
-            [list(named)],
-        ).fetchall()
-        found = {one.symbol: one for one in map(_symbol_of, tracked)}
+        found = {one.symbol: one for one in fetch(connection, _NAMED, [list(named)], row=_symbol_of)}
         return [(found[name], outcome) for name, outcome in outcomes.items()]
 
     return database.transaction(write)
@@ -219,19 +316,19 @@ def add_universe(database: Database) -> None:
     A preset is tracked like every other symbol, but the matrix leaves it out until one of its series was scanned.
     """
 
-    def write(connection: Connection[tuple[object, ...]]) -> None:
-        connection.execute(_LOCK, ["tracked_symbols", LOCK_SPACE])
-        if connection.execute("select from tracked_symbols limit 1").fetchone() is None:
+    def write(connection: Session) -> None:
+        lock(connection, SYMBOLS)
+        if fetch(connection, _IS_EVER_TRACKED, row=bool) == [False]:
             for one in packaged_universe():
                 _upsert(connection, one)
-            connection.execute("update tracked_symbols set preset = true")
+            connection.execute(_MAKE_PRESETS)
 
     database.transaction(write)
 
 
 def list_presets(database: Database) -> frozenset[str]:
     """The symbols that came with the package and that were never added, nor their timeframes set."""
-    return frozenset(str(row[0]) for row in database.ask("select symbol from tracked_symbols where preset"))
+    return frozenset(database.fetch(_PRESETS, row=str))
 
 
 def unused_presets(database: Database) -> frozenset[str]:
@@ -240,25 +337,12 @@ def unused_presets(database: Database) -> frozenset[str]:
     Monitoring and hints leave them out: without a request nothing of them can be late or missing. What the daily run
     fetches is monitored from its first request on.
     """
-    rows = database.ask(
-        "select t.symbol from tracked_symbols t where t.preset"
-        " and not exists (select from fetch_log f where f.symbol = t.symbol)"
-        " and not exists (select from coverage c where c.symbol = t.symbol)"
-        " and not exists (select from bar_counts b where b.symbol = t.symbol and b.bars > 0)"
-        " and not exists (select from completeness_daily d where d.symbol = t.symbol)"
-    )
-    return frozenset(str(row[0]) for row in rows)
+    return frozenset(database.fetch(_UNUSED_PRESETS, row=str))
 
 
-def _spellings(connection: Connection[tuple[object, ...]], symbols: Collection[str]) -> list[str]:
+def _spellings(connection: Session, symbols: Collection[str]) -> list[str]:
     """The tracked symbols that have the letters of ``symbols``, capitals or not."""
-    rows = connection.execute(
-        # By the rules of ASCII on both sides, whatever the locale of the database.
-        'select symbol from tracked_symbols where lower(symbol collate "C") in'
-        ' (select lower(one collate "C") from unnest(%s::text[]) one)',
-        [list(symbols)],
-    ).fetchall()
-    return [str(symbol) for (symbol,) in rows]
+    return fetch(connection, _SPELLINGS, [list(symbols)], row=str)
 
 
 def _named(
@@ -290,19 +374,10 @@ def _question_capitals(symbol: str, similar: Sequence[str]) -> str:
     )
 
 
-def _upsert(connection: Connection[tuple[object, ...]], wanted: WantedSymbol | TrackedSymbol) -> Outcome:
-    # What is left out is filled in by the statement that writes: no other change comes in between.
-    row = connection.execute(
-        "insert into tracked_symbols as t (symbol, asset_class, name, timeframes)"
-        " values (%(symbol)s, coalesce(%(asset_class)s, %(guess)s), %(name)s,"
-        "  coalesce(%(timeframes)s::text[], %(default)s))"
-        " on conflict (symbol) do update set timeframes = coalesce(%(timeframes)s::text[], t.timeframes),"
-        "  active = true, preset = false, asset_class = coalesce(%(asset_class)s, t.asset_class),"
-        "  name = coalesce(%(name)s, t.name), updated_at = now()"
-        " where (t.timeframes, t.active, t.preset, t.asset_class, t.name) is distinct from"
-        "  (coalesce(%(timeframes)s::text[], t.timeframes), true, false, coalesce(%(asset_class)s, t.asset_class),"
-        "   coalesce(%(name)s, t.name))"
-        " returning xmax = 0",
+def _upsert(connection: Session, wanted: WantedSymbol | TrackedSymbol) -> Outcome:
+    is_new = fetch_one(
+        connection,
+        _UPSERT,
         {
             "symbol": wanted.symbol,
             "asset_class": wanted.asset_class,
@@ -311,11 +386,11 @@ def _upsert(connection: Connection[tuple[object, ...]], wanted: WantedSymbol | T
             "timeframes": None if wanted.timeframes is None else list(wanted.timeframes),
             "default": list(DEFAULT_TIMEFRAMES),
         },
-    ).fetchone()
-    if row is None:
+        row=bool,
+    )
+    if is_new is None:
         return Outcome.UNCHANGED
-    # The row's own xmax tells an insertion from an update.
-    return Outcome.NEW if row[0] else Outcome.CHANGED
+    return Outcome.NEW if is_new else Outcome.CHANGED
 
 
 def set_timeframes(database: Database, symbol: str, timeframes: Sequence[Timeframe]) -> TrackedSymbol:
@@ -325,16 +400,13 @@ def set_timeframes(database: Database, symbol: str, timeframes: Sequence[Timefra
         UnknownSeriesError: The symbol is not tracked, or small letters fit several.
     """
 
-    def work(connection: Connection[tuple[object, ...]]) -> TrackedSymbol:
+    def work(connection: Session) -> TrackedSymbol:
         name = choose_symbol(symbol, _spellings(connection, [symbol]))
-        row = connection.execute(
-            "update tracked_symbols set timeframes = %s, preset = false, updated_at = now() where symbol = %s"
-            " returning symbol, asset_class, name, timeframes, active",
-            [[timeframe.value for timeframe in timeframes], name],
-        ).fetchone()
-        if row is None:
+        values = [[timeframe.value for timeframe in timeframes], name]
+        tracked = fetch_one(connection, _SET_TIMEFRAMES, values, row=_symbol_of)
+        if tracked is None:
             raise not_tracked(symbol)
-        return _symbol_of(row)
+        return tracked
 
     return database.transaction(work)
 
@@ -346,16 +418,11 @@ def deactivate(database: Database, *symbols: str) -> list[TrackedSymbol]:
         UnknownSeriesError: A symbol is not tracked, or small letters fit several.
     """
 
-    def work(connection: Connection[tuple[object, ...]]) -> list[TrackedSymbol]:
-        connection.execute(_LOCK, ["tracked_symbols", LOCK_SPACE])
+    def work(connection: Session) -> list[TrackedSymbol]:
+        lock(connection, SYMBOLS)
         known = _spellings(connection, symbols)
         names = list(dict.fromkeys(choose_symbol(symbol, known) for symbol in sorted(symbols)))
-        rows = connection.execute(
-            "update tracked_symbols set active = false, updated_at = now() where symbol = any(%s)"
-            " returning symbol, asset_class, name, timeframes, active",
-            [names],
-        ).fetchall()
-        found = {one.symbol: one for one in map(_symbol_of, rows)}
+        found = {one.symbol: one for one in fetch(connection, _DEACTIVATE, [names], row=_symbol_of)}
         return [found[name] for name in dict.fromkeys(choose_symbol(one, known) for one in symbols)]
 
     return database.transaction(work)
@@ -364,11 +431,9 @@ def deactivate(database: Database, *symbols: str) -> list[TrackedSymbol]:
 def deactivate_all(database: Database) -> int:
     """Stop collecting every symbol; returns how many were collected. Their bars stay."""
 
-    def work(connection: Connection[tuple[object, ...]]) -> int:
-        connection.execute(_LOCK, ["tracked_symbols", LOCK_SPACE])
-        return connection.execute(
-            "update tracked_symbols set active = false, updated_at = now() where active"
-        ).rowcount
+    def work(connection: Session) -> int:
+        lock(connection, SYMBOLS)
+        return connection.execute(_DEACTIVATE_ALL).rowcount
 
     return database.transaction(work)
 
@@ -515,15 +580,15 @@ def parse_asset_class(text: str) -> AssetClass:
         raise ConfigurationError(message) from None
 
 
-def _symbol_of(row: tuple[object, ...]) -> TrackedSymbol:
-    symbol, asset_class, name, timeframes, active = row
-    if not isinstance(timeframes, list):
-        message = "timeframes is text[]"
-        raise TypeError(message)
-    return TrackedSymbol(
-        symbol=str(symbol),
-        asset_class=AssetClass(str(asset_class)),
-        name=None if name is None else str(name),
-        timeframes=tuple(Timeframe(one) for one in timeframes),
-        active=bool(active),
-    )
+def _symbol_of(
+    symbol: str,
+    asset_class: str,
+    name: str | None,
+    timeframes: list[str],
+    active: bool,  # noqa: FBT001 - a column
+) -> TrackedSymbol:
+    return TrackedSymbol(symbol, AssetClass(asset_class), name, tuple(map(Timeframe, timeframes)), active)
+
+
+def _class_of(symbol: str, asset_class: str) -> tuple[str, AssetClass]:
+    return symbol, AssetClass(asset_class)

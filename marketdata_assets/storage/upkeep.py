@@ -3,20 +3,91 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.upkeep import CATCH_UP
-from marketdata_assets.storage.values import moment_or_none
+from marketdata_assets.storage.rows import by_series, columns, key_columns, moment_or_none, series_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from datetime import date, datetime
 
-    from psycopg import Connection
-
+    from marketdata_assets.domain.series import Series
     from marketdata_assets.storage.connection import Database
+    from marketdata_assets.storage.rows import Session
+
+_INITIAL: Final = """
+select symbol, timeframe, first_day, request, attempts, asked_at, done_at, untracked_since, given_up_at
+from initial_backfill
+"""
+_ASK_INITIAL: Final = """
+insert into initial_backfill (symbol, timeframe, first_day, request, attempts, asked_at)
+select *
+from unnest(%s::text[], %s::text[], %s::date[], %s::text[], %s::integer[], %s::timestamptz[])
+on conflict (symbol, timeframe) do update set
+  first_day = excluded.first_day,
+  request = excluded.request,
+  attempts = excluded.attempts,
+  asked_at = excluded.asked_at,
+  done_at = null,
+  untracked_since = null,
+  given_up_at = null
+"""
+_FINISH_INITIAL: Final = """
+update initial_backfill i
+set done_at = %s
+from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)
+where i.symbol = w.symbol and i.timeframe = w.timeframe
+"""
+_GIVE_UP_INITIAL: Final = """
+update initial_backfill i
+set given_up_at = %s
+from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)
+where i.symbol = w.symbol and i.timeframe = w.timeframe
+"""
+_NOTE_UNTRACKED: Final = """
+update initial_backfill i
+set untracked_since = %s
+where untracked_since is null
+  and not exists (
+    select from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)
+    where i.symbol = w.symbol and i.timeframe = w.timeframe
+  )
+"""
+_FORGET_PAUSE: Final = """
+update initial_backfill i
+set untracked_since = null
+from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)
+where i.symbol = w.symbol and i.timeframe = w.timeframe
+"""
+_ASKED_UNTIL: Final = """
+with latest as (
+  select latest.window_end
+  from unnest(%s::text[], %s::text[]) as w(symbol, base),
+    lateral (
+      select window_end from fetch_log f
+      where f.symbol = w.symbol and f.base = w.base and f.status = 'ok'
+      order by window_start desc
+      limit 1
+    ) as latest
+)
+select min(window_end)
+from latest
+where window_end >= (select max(window_end) from latest) - %s
+"""
+_OPEN_GAPS: Final = """
+select g.symbol, g.timeframe, g.day, g.gap_start, g.gap_end, g.repairs, g.repair_asked_at
+from gap_report g
+join tracked_symbols t on t.symbol = g.symbol and g.timeframe = any(t.timeframes)
+where g.state = 'open' and t.active
+order by g.symbol, g.timeframe, g.gap_start
+"""
+_ASK_REPAIRS: Final = """
+update gap_report g
+set repairs = repairs + 1, repair_asked_at = %s
+from unnest(%s::text[], %s::text[], %s::timestamptz[]) as w(symbol, timeframe, gap_start)
+where g.symbol = w.symbol and g.timeframe = w.timeframe and g.gap_start = w.gap_start and g.state = 'open'
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +116,7 @@ class OpenGap(NamedTuple):
 
 def read_initial(database: Database) -> dict[Series, InitialBackfill]:
     """Every series that was ever given its initial backfill, tracked or not."""
-
-    def read(connection: Connection[tuple[object, ...]]) -> dict[Series, InitialBackfill]:
-        rows = connection.execute(
-            "select symbol, timeframe, first_day, request, attempts, asked_at, done_at, untracked_since,"
-            "  given_up_at from initial_backfill"
-        ).fetchall()
-        return {
-            Series(str(symbol), Timeframe(str(timeframe))): InitialBackfill(
-                first,
-                str(request),
-                int(str(attempts)),
-                asked.astimezone(UTC),
-                moment_or_none(done),
-                _day(untracked),
-                moment_or_none(given_up),
-            )
-            for symbol, timeframe, first, request, attempts, asked, done, untracked, given_up in rows
-            if isinstance(first, date) and isinstance(asked, datetime)
-        }
-
-    return database.transaction(read)
+    return dict(database.fetch(_INITIAL, row=by_series(InitialBackfill)))
 
 
 def ask_initial(database: Database, asked: Mapping[Series, InitialBackfill]) -> None:
@@ -75,15 +126,8 @@ def ask_initial(database: Database, asked: Mapping[Series, InitialBackfill]) -> 
         for one, row in sorted(asked.items())
     ]
 
-    def write(connection: Connection[tuple[object, ...]]) -> None:
-        connection.execute(
-            "insert into initial_backfill (symbol, timeframe, first_day, request, attempts, asked_at)"
-            " select * from unnest(%s::text[], %s::text[], %s::date[], %s::text[], %s::integer[], %s::timestamptz[])"
-            " on conflict (symbol, timeframe) do update set first_day = excluded.first_day,"
-            "  request = excluded.request, attempts = excluded.attempts, asked_at = excluded.asked_at,"
-            "  done_at = null, untracked_since = null, given_up_at = null",
-            [list(column) for column in zip(*rows, strict=True)],
-        )
+    def write(connection: Session) -> None:
+        connection.execute(_ASK_INITIAL, columns(rows))
 
     if rows:
         database.transaction(write)
@@ -91,26 +135,14 @@ def ask_initial(database: Database, asked: Mapping[Series, InitialBackfill]) -> 
 
 def finish_initial(database: Database, series: Iterable[Series], now: datetime) -> None:
     """Write down that the initial backfill of each of ``series`` has ended well."""
-    keys = _columns(series)
-    database.transaction(
-        lambda connection: connection.execute(
-            "update initial_backfill i set done_at = %s from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
-            " where i.symbol = w.symbol and i.timeframe = w.timeframe",
-            [now, *keys],
-        )
-    )
+    values = [now, *key_columns(series)]
+    database.transaction(lambda session: session.execute(_FINISH_INITIAL, values))
 
 
 def give_up_initial(database: Database, series: Iterable[Series], now: datetime) -> None:
     """Write down that people were told that the history of each of ``series`` did not come."""
-    keys = _columns(series)
-    database.transaction(
-        lambda connection: connection.execute(
-            "update initial_backfill i set given_up_at = %s from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
-            " where i.symbol = w.symbol and i.timeframe = w.timeframe",
-            [now, *keys],
-        )
-    )
+    values = [now, *key_columns(series)]
+    database.transaction(lambda session: session.execute(_GIVE_UP_INITIAL, values))
 
 
 def note_tracked(database: Database, series: Iterable[Series], today: date) -> None:
@@ -119,26 +151,14 @@ def note_tracked(database: Database, series: Iterable[Series], today: date) -> N
     ``series`` are all that are collected. One that is collected again keeps its date until it is asked for or
     :func:`forget_pause`.
     """
-    database.transaction(
-        lambda connection: connection.execute(
-            "update initial_backfill i set untracked_since = %s where untracked_since is null"
-            " and not exists (select from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
-            " where i.symbol = w.symbol and i.timeframe = w.timeframe)",
-            [today, *_columns(series)],
-        )
-    )
+    values = [today, *key_columns(series)]
+    database.transaction(lambda session: session.execute(_NOTE_UNTRACKED, values))
 
 
 def forget_pause(database: Database, series: Iterable[Series]) -> None:
     """Write down that ``series`` are collected again and lack nothing."""
-    keys = _columns(series)
-    database.transaction(
-        lambda connection: connection.execute(
-            "update initial_backfill i set untracked_since = null from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)"
-            " where i.symbol = w.symbol and i.timeframe = w.timeframe",
-            keys,
-        )
-    )
+    keys = key_columns(series)
+    database.transaction(lambda session: session.execute(_FORGET_PAUSE, keys))
 
 
 def asked_until(database: Database, series: Iterable[Series]) -> datetime | None:
@@ -148,66 +168,26 @@ def asked_until(database: Database, series: Iterable[Series]) -> datetime | None
     by more than ``CATCH_UP`` behind the one that is furthest: no night would reach what it lacks.
     """
     bases = sorted({(one.symbol, one.timeframe.base.value) for one in series})
-
-    def read(connection: Connection[tuple[object, ...]]) -> datetime | None:
-        row = connection.execute(
-            "with latest as (select latest.window_end from unnest(%s::text[], %s::text[]) as w(symbol, base), lateral"
-            " (select window_end from fetch_log f where f.symbol = w.symbol and f.base = w.base"
-            "  and f.status = 'ok' order by window_start desc limit 1) as latest)"
-            " select min(window_end) from latest where window_end >= (select max(window_end) from latest) - %s",
-            [[symbol for symbol, _ in bases], [base for _, base in bases], CATCH_UP],
-        ).fetchone()
-        return moment_or_none(row[0]) if row else None
-
-    return database.transaction(read)
+    values = [[symbol for symbol, _ in bases], [base for _, base in bases], CATCH_UP]
+    (until,) = database.fetch(_ASKED_UNTIL, values, row=moment_or_none)
+    return until
 
 
 def open_gaps(database: Database) -> list[OpenGap]:
     """The open gaps of what is collected, in the order of their key."""
 
-    def read(connection: Connection[tuple[object, ...]]) -> list[OpenGap]:
-        rows = connection.execute(
-            "select g.symbol, g.timeframe, g.day, g.gap_start, g.gap_end, g.repairs, g.repair_asked_at"
-            " from gap_report g join tracked_symbols t on t.symbol = g.symbol and g.timeframe = any(t.timeframes)"
-            " where g.state = 'open' and t.active order by g.symbol, g.timeframe, g.gap_start"
-        ).fetchall()
-        return [
-            OpenGap(
-                Series(str(symbol), Timeframe(str(timeframe))),
-                day,
-                start.astimezone(UTC),
-                end.astimezone(UTC),
-                int(str(repairs)),
-                moment_or_none(asked),
-            )
-            for symbol, timeframe, day, start, end, repairs, asked in rows
-            if isinstance(day, date) and isinstance(start, datetime) and isinstance(end, datetime)
-        ]
+    def gap(symbol: str, timeframe: str, *others: Any) -> OpenGap:  # noqa: ANN401 - the columns in the gap's order
+        return OpenGap(series_of(symbol, timeframe), *others)
 
-    return database.transaction(read)
+    return database.fetch(_OPEN_GAPS, row=gap)
 
 
 def ask_repairs(database: Database, gaps: Iterable[OpenGap], now: datetime) -> None:
     """Write down that a repair of ``gaps`` is asked for now."""
     rows = [(gap.series.symbol, gap.series.timeframe.value, gap.start) for gap in gaps]
 
-    def write(connection: Connection[tuple[object, ...]]) -> None:
-        connection.execute(
-            "update gap_report g set repairs = repairs + 1, repair_asked_at = %s"
-            " from unnest(%s::text[], %s::text[], %s::timestamptz[]) as w(symbol, timeframe, gap_start)"
-            " where g.symbol = w.symbol and g.timeframe = w.timeframe and g.gap_start = w.gap_start"
-            " and g.state = 'open'",
-            [now, *(list(column) for column in zip(*rows, strict=True))],
-        )
+    def write(connection: Session) -> None:
+        connection.execute(_ASK_REPAIRS, [now, *columns(rows)])
 
     if rows:
         database.transaction(write)
-
-
-def _columns(series: Iterable[Series]) -> list[list[str]]:
-    wanted = list(series)
-    return [[one.symbol for one in wanted], [one.timeframe.value for one in wanted]]
-
-
-def _day(value: object) -> date | None:
-    return value if isinstance(value, date) else None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.storage.rows import fetch_one
 
 if TYPE_CHECKING:
-    from psycopg import Connection
-
     from marketdata_assets.storage.connection import Database
+    from marketdata_assets.storage.rows import Session
+
+_CLAIM: Final = "insert into vendor (simulated) values (%s) on conflict do nothing"
+_KIND: Final = "select simulated from vendor"
 
 
 def require_kind(database: Database, *, simulated: bool) -> None:
@@ -29,16 +32,15 @@ def read_kind(database: Database) -> bool | None:
 def claim_store(database: Database, *, simulated: bool) -> None:
     """Settle, when nothing has yet, that the store holds simulated, or real, bars. Raises as above."""
 
-    def work(connection: Connection[tuple[object, ...]]) -> bool | None:
-        connection.execute("insert into vendor (simulated) values (%s) on conflict do nothing", [simulated])
+    def work(connection: Session) -> bool | None:
+        connection.execute(_CLAIM, [simulated])
         return _kind(connection)
 
     _refuse_other(database.transaction(work), simulated=simulated)
 
 
-def _kind(connection: Connection[tuple[object, ...]]) -> bool | None:
-    row = connection.execute("select simulated from vendor").fetchone()
-    return None if row is None else row == (True,)
+def _kind(connection: Session) -> bool | None:
+    return fetch_one(connection, _KIND, row=bool)
 
 
 def _refuse_other(held: bool | None, *, simulated: bool) -> None:  # noqa: FBT001 - the store's answer

@@ -36,6 +36,8 @@ from marketdata_assets_tests.integration.frames import OPEN, bar, frame, joined,
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from marketdata_assets.storage.rows import Session
+
 AAPL = Series("AAPL", Timeframe.H1)
 HOUR = timedelta(hours=1)
 TABLES = ("ohlcv", "ohlcv_quarantine", "coverage", "fetch_log", "ohlcv_revision")
@@ -287,9 +289,7 @@ def test_a_connection_lost_in_the_middle_costs_one_retry(
 ) -> None:
     merged: list[int] = []
 
-    def merge_and_lose(
-        connection: psycopg.Connection[tuple[object, ...]], *arguments: object, **options: object
-    ) -> MergeCounts:
+    def merge_and_lose(connection: Session, *arguments: object, **options: object) -> MergeCounts:
         done = merge(connection, *arguments, **options)  # type: ignore[arg-type]  # handed on
         merged.append(connection.info.backend_pid)
         if len(merged) <= losses:

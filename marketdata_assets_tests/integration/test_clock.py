@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from marketdata_assets.storage.rows import Session
+
     Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -161,7 +163,7 @@ FOUND = {
 def spoil(database: Database) -> None:
     """Fill the store with rows of the past, and beside them those that a clock a year ahead leaves."""
 
-    def work(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    def work(connection: Session) -> None:
         for statement in SPOILT:
             connection.execute(statement.encode())
 

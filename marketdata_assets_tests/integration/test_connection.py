@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 import adbc_driver_manager
@@ -16,8 +17,7 @@ from psycopg import sql
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.storage.connection import Database, Timeouts, connect, dagster_storage_url, redacted
 from marketdata_assets.storage.failures import LostServerError
-
-Connection = psycopg.Connection[tuple[object, ...]]
+from marketdata_assets.storage.rows import Session, fetch, fetch_one
 
 
 def terminate(url: str, application_name: str) -> None:
@@ -31,7 +31,7 @@ def terminate(url: str, application_name: str) -> None:
     assert all(row == (True,) for row in killed)
 
 
-def make_table(connection: Connection) -> None:
+def make_table(connection: Session) -> None:
     connection.execute("create table seen (id int)")
 
 
@@ -66,7 +66,7 @@ def test_an_unreachable_server_is_one_line_without_the_password() -> None:
         for attempt in (
             lambda: connect(url, application_name="test"),
             lambda: Database(url).transaction(lambda _: None),
-            lambda: Database(url).ask("select 1"),
+            lambda: Database(url).fetch("select 1", row=int),
             lambda: Database(url).read_frame("select 1"),
             lambda: dagster_storage_url(url),
         ):
@@ -85,7 +85,7 @@ def test_a_wrong_password_is_not_repeated(database_url: str) -> None:
 
 
 def test_a_transaction_commits_what_returns_and_rolls_back_what_raises(database: Database) -> None:
-    def insert(connection: Connection, *, fail: bool) -> int:
+    def insert(connection: Session, *, fail: bool) -> int:
         connection.execute("insert into seen values (1)")
         if fail:
             raise KeyError
@@ -104,7 +104,7 @@ def test_a_lost_connection_costs_one_retry_of_the_whole_transaction(
     database.transaction(make_table)
     attempts: list[int] = []
 
-    def work(connection: Connection) -> int:
+    def work(connection: Session) -> int:
         attempts.append(connection.info.backend_pid)
         connection.execute("insert into seen values (1)")
         if len(attempts) == 1:
@@ -118,7 +118,7 @@ def test_a_lost_connection_costs_one_retry_of_the_whole_transaction(
 
 
 def test_a_connection_lost_while_idle_goes_unnoticed(database: Database, database_url: str) -> None:
-    def work(connection: Connection) -> tuple[object, ...] | None:
+    def work(connection: Session) -> tuple[object, ...] | None:
         return connection.execute("select 1").fetchone()
 
     assert database.transaction(work) == (1,)
@@ -131,7 +131,7 @@ def test_a_connection_lost_while_idle_goes_unnoticed(database: Database, databas
 def test_a_second_loss_is_an_error(database: Database, database_url: str) -> None:
     attempts = []
 
-    def work(connection: Connection) -> None:
+    def work(connection: Session) -> None:
         attempts.append(1)
         terminate(database_url, "test")
         connection.execute("select 1")
@@ -145,7 +145,7 @@ def test_a_second_loss_is_an_error(database: Database, database_url: str) -> Non
 def test_other_errors_are_not_retried(database: Database) -> None:
     attempts = []
 
-    def work(connection: Connection) -> None:
+    def work(connection: Session) -> None:
         attempts.append(1)
         connection.execute("set local statement_timeout = 50")
         connection.execute("select pg_sleep(60)")
@@ -187,17 +187,57 @@ def test_a_read_leaves_no_transaction_behind(database: Database, database_url: s
     assert states == [("idle",)]
 
 
+class Times(NamedTuple):
+    """A row whose columns are of every kind that holds times."""
+
+    at: datetime
+    never: datetime | None
+    start: datetime
+    all: list[datetime]
+
+
+def test_times_arrive_in_utc_whatever_the_zone_of_the_session(database: Database) -> None:
+    query = """
+    with known as (select '2024-07-01T09:30+09:00'::timestamptz as at)
+    select at, null::timestamptz, lower(tstzrange(at, null)), array[at] from known
+    """
+
+    def read(session: Session) -> list[Times]:
+        session.execute("set local timezone = 'Asia/Tokyo'")
+        return fetch(session, query, row=Times)
+
+    (times,) = database.transaction(read)
+    known = datetime(2024, 7, 1, 0, 30, tzinfo=UTC)
+    assert times == Times(known, None, known, [known])
+    assert {time.tzinfo for time in (times.at, times.start, *times.all)} == {UTC}
+
+
+def test_a_question_within_a_transaction_sees_what_it_has_written(database: Database) -> None:
+    def work(session: Session) -> list[int]:
+        session.execute("create temporary table seen on commit drop as select 7 as n")
+        return database.fetch("select n from seen", row=int)
+
+    assert database.transaction(work) == [7]
+    assert database.fetch("select to_regclass('seen') is null", row=bool) == [True]
+
+
+def test_one_row_or_none(database: Database) -> None:
+    query = "select n from generate_series(1, %s) as n"
+    assert database.transaction(lambda session: fetch_one(session, query, [3], row=int)) == 1
+    assert database.transaction(lambda session: fetch_one(session, query, [0], row=int)) is None
+
+
 def test_a_question_leaves_no_transaction_behind_and_survives_a_lost_connection(
     database: Database, database_url: str
 ) -> None:
     states = "select state from pg_stat_activity where application_name = 'asking'"
     with Database(database_url, application_name="asking") as asking:
-        assert asking.ask("select %s::int, current_setting('TimeZone')", [7]) == [(7, "UTC")]
+        assert asking.fetch("select %s::int", [7], row=int) == [7]
         assert database.read_frame(states)["state"].to_list() == ["idle"]
         terminate(database_url, "asking")
-        assert asking.ask("select 1") == [(1,)]
+        assert asking.fetch("select 1", row=int) == [1]
         with pytest.raises(psycopg.errors.DivisionByZero):
-            asking.ask("select 1 / 0")
+            asking.fetch("select 1 / 0", row=int)
         with pytest.raises(psycopg.errors.DivisionByZero):
             asking.transaction(
                 lambda connection: (
@@ -205,7 +245,7 @@ def test_a_question_leaves_no_transaction_behind_and_survives_a_lost_connection(
                     connection.execute("select 1 / 0"),
                 )
             )
-        assert asking.ask("select to_regclass('seen')::text") == [(None,)]
+        assert asking.fetch("select to_regclass('seen') is null", row=bool) == [True]
 
 
 def test_an_empty_answer_keeps_its_columns(database: Database) -> None:

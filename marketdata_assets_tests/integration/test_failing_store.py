@@ -112,11 +112,12 @@ def with_account(url: str, user: str, password: str) -> str:
 
 def counts(database: Database) -> list[tuple[object, ...]]:
     """The rows of each table of the platform."""
-    names = database.ask(
+    names = database.fetch(
         "select relname from pg_class where relkind in ('r', 'p') and not relispartition"
-        " and relnamespace = 'public'::regnamespace order by relname"
+        " and relnamespace = 'public'::regnamespace order by relname",
+        row=str,
     )
-    query = " union all ".join(f"select '{name}', count(*) from {name}" for (name,) in names)
+    query = " union all ".join(f"select '{name}', count(*) from {name}" for name in names)
     return database.read_frame(query).rows()
 
 

@@ -26,7 +26,7 @@ from marketdata_assets_tests.integration.platform import Platform, open_platform
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import psycopg
+    from marketdata_assets.storage.rows import Session
 
 MONDAY, HOLIDAY, WEDNESDAY = date(2023, 7, 3), date(2023, 7, 4), date(2023, 7, 5)
 EARLIER = date(2023, 5, 22)
@@ -49,7 +49,7 @@ def facts(evaluation: dg.AssetCheckEvaluation) -> dict[str, Any]:
 
 
 def execute(platform: Platform, sql: str) -> None:
-    def work(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    def work(connection: Session) -> None:
         connection.execute(sql.encode())
 
     platform.database.transaction(work)

@@ -20,7 +20,7 @@ from marketdata_assets_tests.integration.frames import OPEN, bar, frame, joined,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from psycopg import Connection
+    from marketdata_assets.storage.rows import Session
 
 COLUMNS = ", ".join(OHLCV.columns)
 
@@ -85,7 +85,7 @@ def test_a_changed_row_leaves_its_old_values_and_its_neighbours_alone(database: 
 def test_rows_are_stored_at_the_time_at_which_their_locks_are_held(database: Database) -> None:
     put(database, run_of("AAPL:1h", 2))
 
-    def late(connection: Connection[tuple[object, ...]]) -> None:
+    def late(connection: Session) -> None:
         connection.execute("select now()")
         # The transaction has begun: what it stores after waiting is of the time at which the wait ended.
         connection.execute("select pg_sleep(0.05)")
@@ -96,7 +96,7 @@ def test_rows_are_stored_at_the_time_at_which_their_locks_are_held(database: Dat
         ).fetchall()
         assert len(rows) == 7
         assert len(set(rows)) == 1
-        assert rows[0][0] >= begun  # type: ignore[operator]
+        assert rows[0][0] >= begun
 
     database.transaction(late)
 
@@ -241,12 +241,12 @@ def test_a_month_is_made_beside_an_open_write_and_an_open_read(database: Databas
     first, second = (months_between(*[datetime(year, 1, 1, tzinfo=UTC)] * 2) for year in (2024, 2025))
     database.transaction(lambda connection: ensure_months(connection, first))
 
-    def write_and_wait(connection: Connection[tuple[object, ...]]) -> list[str]:
+    def write_and_wait(connection: Session) -> list[str]:
         merge(connection, OHLCV, run_of("AAPL:1m", 2))
         connection.execute("select count(*) from ohlcv")
         with Database(database_url) as other:
 
-            def impatient(beside: Connection[tuple[object, ...]]) -> list[str]:
+            def impatient(beside: Session) -> list[str]:
                 beside.execute("set local lock_timeout = '2s'")
                 return ensure_months(beside, second)
 
@@ -338,7 +338,7 @@ _MERGES = st.lists(st.dictionaries(_CELLS, _VALUES, max_size=8), min_size=1, max
 def test_any_sequence_of_merges_equals_a_dictionary(
     database: Database, merges: list[dict[tuple[str, int], tuple[float, float | None]]]
 ) -> None:
-    def empty(connection: Connection[tuple[object, ...]]) -> None:
+    def empty(connection: Session) -> None:
         connection.execute("truncate ohlcv, ohlcv_revision")
 
     database.transaction(empty)

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from marketdata_assets.storage.rows import Session
+
 NOW = datetime(2023, 7, 6, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
@@ -185,7 +187,7 @@ def test_a_query_that_runs_for_long_is_seen_without_its_values(database: Databas
     assert query.calls is None
 
 
-def _cancelled(session: psycopg.Connection[tuple[object, ...]], query: str) -> None:
+def _cancelled(session: Session, query: str) -> None:
     with pytest.raises(psycopg.errors.QueryCanceled):
         session.execute(query.encode())
 
@@ -200,9 +202,10 @@ def test_a_slow_read_of_a_frame_is_seen_as_it_was_asked(database: Database) -> N
             wait_until(lambda: bool(monitoring.slow_queries(database).queries), "a slow query")
             (found,) = monitoring.slow_queries(database).queries
         finally:
-            database.ask(
+            database.fetch(
                 "select pg_cancel_backend(pid) from pg_stat_activity where application_name = 'a notebook'"
-                " and state = 'active'"
+                " and state = 'active'",
+                row=bool,
             )
             thread.join()
     assert found.text == "select ? as word, pg_sleep(?)::text as nothing, ? as number"

@@ -5,7 +5,6 @@ from datetime import UTC, date, datetime, timedelta
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 from dagster import AssetIn, AssetKey, DagsterInstance, asset, materialize
 from psycopg import sql
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 
     import polars as pl
     from dagster import ExecuteInProcessResult
+
+    from marketdata_assets.storage.rows import Session
 
 # A week around Independence Day: Monday is a half day, Tuesday a holiday.
 MONDAY, HOLIDAY, WEDNESDAY = date(2023, 7, 3), date(2023, 7, 4), date(2023, 7, 5)
@@ -61,7 +62,7 @@ def test_single_partitions_and_a_range_store_the_same_bars(
     ranged = platform.bars()
     assert {f"{row['symbol']}:{row['timeframe']}" for row in ranged} == set(keys)
 
-    def empty(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    def empty(connection: Session) -> None:
         connection.execute("truncate ohlcv, ohlcv_revision, coverage, fetch_log")
 
     platform.database.transaction(empty)
@@ -452,7 +453,7 @@ def test_the_api_key_is_written_nowhere(
         monkeypatch.setenv("POLYGON_API_KEY", f"{KEY}-wrong")
         platform.run_range(MONDAY, WEDNESDAY, "AAPL:1d", sound=False, force=True)
 
-        def where(connection: psycopg.Connection[tuple[object, ...]]) -> tuple[int, list[str]]:
+        def where(connection: Session) -> tuple[int, list[str]]:
             tables = connection.execute(
                 "select schemaname, tablename from pg_tables where schemaname in ('public', 'dagster')"
             ).fetchall()

@@ -123,7 +123,7 @@ def test_a_pooler_that_drops_options_is_noticed_at_connect(
     for attempt in (
         lambda: connect(url, application_name="test"),
         lambda: Database(url).transaction(lambda _: None),
-        lambda: Database(url).ask("select 1"),
+        lambda: Database(url).fetch("select 1", row=int),
         lambda: dagster_storage_url(url),
     ):
         with pytest.raises(DroppedOptionsError, match=r"pooler.*DATABASE_URL.*docs/operating\.md") as caught:
@@ -149,5 +149,5 @@ def test_a_pooler_that_passes_everything_on_is_as_good_as_the_server(
 ) -> None:
     url = pooled(lambda options: options)
     with Database(url) as database:
-        assert database.ask("select current_setting('statement_timeout')") == [("10min",)]
+        assert database.fetch("select current_setting('statement_timeout')", row=str) == ["10min"]
     assert "search_path" in dagster_storage_url(url)

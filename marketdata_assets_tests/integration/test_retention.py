@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import psycopg
+    from marketdata_assets.storage.rows import Session
 
 CUT = date(2024, 3, 11)
 """A Monday; the clocks in New York changed on the day before."""
@@ -197,7 +197,7 @@ def test_gaps_of_pruned_days_go_and_one_that_reaches_over_the_edge_is_cut(databa
         ("BTC-USD", "1m", at(CUT, 5), at(CUT, 6), 60, "no_trades"),
     ]
 
-    def write(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    def write(connection: Session) -> None:
         for symbol, timeframe, start, end, bars, state in rows:
             connection.execute(
                 "insert into gap_report (symbol, timeframe, day, gap_start, gap_end, missing_bars, state, attempts,"

@@ -64,7 +64,7 @@ def test_two_who_take_a_symbol_up_at_once_do_not_undo_each_other(database: Datab
         with ThreadPoolExecutor(1) as pool, Database(database.url) as second:
             adding = pool.submit(add, second, WantedSymbol("AAPL", name="Apple"))
             wait_until(
-                lambda: database.ask("select count(*) from pg_locks where not granted") != [(0,)],
+                lambda: database.fetch("select count(*) from pg_locks where not granted", row=int) != [0],
                 "a wait for the row",
             )
             other.commit()
@@ -130,7 +130,7 @@ def test_small_letters_find_a_symbol_in_a_turkish_database(postgres_server: str)
         with fresh_database(postgres_server, template="template0", locale="tr_TR.UTF-8") as url:
             migrate(url)
             with Database(url, application_name="test") as database:
-                assert database.ask("select lower('I') = 'i'") == [(False,)]
+                assert database.fetch("select lower('I') = 'i'", row=bool) == [False]
                 add_symbols(database, [WantedSymbol("XLI"), WantedSymbol("ISp")])
                 assert find_symbol(database, "xli").symbol == "XLI"
                 assert add(database, WantedSymbol("xli")) == (find_symbol(database, "XLI"), Outcome.UNCHANGED)

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 from marketdata_assets.config import project_root
 from marketdata_assets.defs.run_tags import unfinished_ranges
 from marketdata_assets.domain.partitions import SERIES
+from marketdata_assets.storage.locks import lock
 from marketdata_assets.storage.symbols import list_symbols
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
     from dagster import DagsterInstance
-    from psycopg import Connection
 
     from marketdata_assets.config import Settings
     from marketdata_assets.storage.connection import Database
+    from marketdata_assets.storage.rows import Session
 
-_LOCK_SPACE = 0x6D64  # any constant that nobody else hashes advisory locks with
 BATCHING = {
     # A thousand materializations in one statement instead of one each: 1.2 s instead of 60 s a thousand.
     "DAGSTER_EVENT_BATCH_SIZE": "1000",
@@ -72,8 +72,8 @@ def sync_series(instance: DagsterInstance, database: Database) -> list[str]:
     others, and none goes: the next call after their end makes up for it. Callers take turns.
     """
 
-    def sync(connection: Connection[tuple[object, ...]]) -> list[str]:
-        connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, %s))", [SERIES, _LOCK_SPACE])
+    def sync(session: Session) -> list[str]:
+        lock(session, SERIES)
         wanted = _wanted(database)
         present = list(instance.get_dynamic_partitions(SERIES))
         same = 0

@@ -25,6 +25,8 @@ from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._utils.schedules import schedule_execution_time_iterator
 
+from marketdata_assets.defs.metadata import integer_of
+
 if TYPE_CHECKING:
     import logging
     from collections.abc import Collection, Mapping, Sequence
@@ -132,7 +134,7 @@ def worker_process(instance: DagsterInstance, run: DagsterRun) -> tuple[int, dat
         event = record.dagster_event
         pid = event.engine_event_data.metadata.get("pid") if event is not None else None
         if pid is not None:
-            return int(str(pid.value)), datetime.fromtimestamp(record.timestamp, UTC)
+            return integer_of(pid), datetime.fromtimestamp(record.timestamp, UTC)
     return None
 
 

@@ -20,6 +20,7 @@ from dagster import (
 )
 
 from marketdata_assets.defs.instance.internals import add_partition_metadata, record_only
+from marketdata_assets.defs.metadata import integer_of
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.bars import KEY
@@ -120,7 +121,7 @@ class PostgresIOManager(ConfigurableIOManager):
                 table,
                 windows,
                 columns=None if columns is None else [str(name) for name in _sequence(columns)],
-                lookback_bars=int(str(metadata.get(LOOKBACK_BARS, 0))),
+                lookback_bars=integer_of(metadata.get(LOOKBACK_BARS, 0)),
             )
 
 

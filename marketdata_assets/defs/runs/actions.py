@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from marketdata_assets.defs.assets.corporate_actions import IN_PLAN
 from marketdata_assets.defs.jobs import CORPORATE_ACTIONS_JOB
+from marketdata_assets.defs.metadata import integer_of
 from marketdata_assets.defs.runs.execution import execute_job, reason_of, reasons_by_step
 from marketdata_assets.domain.actions import ActionKind
 from marketdata_assets.domain.errors import MarketDataError
@@ -53,7 +54,7 @@ def refresh_actions(
         facts = {name: value.value for name, value in event.metadata.items()}
 
         def count(name: str, facts: Mapping[str, object] = facts) -> int:
-            return int(str(facts.get(name, 0)))
+            return integer_of(facts.get(name, 0))
 
         reports.append(
             ActionsReport(

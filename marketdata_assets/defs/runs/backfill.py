@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from marketdata_assets.pipeline.idle import (
     scans_are_current,
     stale_days,
 )
+from marketdata_assets.storage.backfill_history import begin_backfill, count_requests, end_backfill
 from marketdata_assets.storage.clock import require_right_clock
 from marketdata_assets.storage.completeness import (
     MATRIX_SCHEMA,
@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     from datetime import date
 
     from dagster import DagsterInstance, Definitions
-    from psycopg import Connection
 
     from marketdata_assets.defs.runs.commands import Command
     from marketdata_assets.domain.ranges import RangeRun
     from marketdata_assets.storage.connection import Database
+    from marketdata_assets.storage.rows import Session
 
 
 class Stage(StrEnum):
@@ -381,36 +381,14 @@ def _begin_history(database: Database, outcome: Outcome) -> datetime:
         "features": request.with_features,
     }
 
-    def write(connection: Connection[tuple[object, ...]]) -> object:
-        row = connection.execute(
-            "insert into backfill_history (id, started_at, status, arguments)"
-            " values (%s, clock_timestamp(), 'running', %s::jsonb) returning started_at",
-            [outcome.backfill_id, json.dumps(arguments)],
-        ).fetchone()
-        return row and row[0]
-
-    begun = database.transaction(write)
-    if not isinstance(begun, datetime):
-        message = f"Postgres returned {begun!r} as the time at which backfill {outcome.backfill_id} began"
-        raise TypeError(message)
-    return begun
+    return begin_backfill(database, outcome.backfill_id, arguments)
 
 
 def _end_history(database: Database, outcome: Outcome, status: str) -> None:
-    def write(connection: Connection[tuple[object, ...]]) -> None:
-        row = connection.execute(
-            "select count(*), coalesce(sum(pages), 0), coalesce(sum(retries), 0), coalesce(sum(waited_seconds), 0)"
-            " from fetch_log where run_id = any(%s)",
-            [outcome.run_ids],
-        ).fetchone()
-        if row is not None:
-            outcome.requests, outcome.pages, outcome.retries = (int(str(value)) for value in row[:3])
-            outcome.seconds_waited_for_limit = float(str(row[3]))
-        connection.execute(
-            "update backfill_history set finished_at = clock_timestamp(), status = %s, summary = %s::jsonb"
-            " where id = %s",
-            [status, json.dumps(summary(outcome)), outcome.backfill_id],
-        )
+    def write(session: Session) -> None:
+        counted = count_requests(session, outcome.run_ids)
+        outcome.requests, outcome.pages, outcome.retries, outcome.seconds_waited_for_limit = counted
+        end_backfill(session, outcome.backfill_id, status, summary(outcome))
 
     database.transaction(write)
 

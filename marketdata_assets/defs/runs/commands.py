@@ -6,20 +6,19 @@ import uuid
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from marketdata_assets.domain.run_tags import COMMAND_TAG, PURPOSE_TAG, UNFINISHED
+from marketdata_assets.storage.backfill_history import fail_dead
 from marketdata_assets.storage.connection import connect
+from marketdata_assets.storage.locks import LockSpace, lock_for_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dagster import DagsterInstance, DagsterRun
-    from psycopg import Connection
 
     from marketdata_assets.storage.connection import Database
-
-_LOCK_SPACE: Final = 0x6D62  # any constant that nobody else hashes advisory locks with
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def under_way(database: Database, name: str) -> Iterator[Command]:
     command = Command(str(uuid.uuid4()), name)
     with connect(database.url, application_name="marketdata command") as session:
         session.autocommit = True
-        session.execute("select pg_advisory_lock(hashtextextended(%s, %s))", [command.id, _LOCK_SPACE])
+        lock_for_session(session, [command.id], LockSpace.COMMANDS)
         yield command
 
 
@@ -68,23 +67,7 @@ def close_orphans(instance: DagsterInstance, database: Database) -> int:
         if (command_id := run.tags.get(COMMAND_TAG)) is not None:
             runs[command_id].append(run)
 
-    def dead(connection: Connection[tuple[object, ...]]) -> list[str]:
-        rows = connection.execute("select id::text from backfill_history where status = 'running'").fetchall()
-        # Whoever runs holds the command's lock: who can take it has found nobody.
-        taken = "select pg_try_advisory_xact_lock(hashtextextended(%s, %s))"
-        gone = [
-            one
-            for one in sorted({*runs, *(str(row[0]) for row in rows)})
-            if connection.execute(taken, [one, _LOCK_SPACE]).fetchone() == (True,)
-        ]
-        connection.execute(
-            "update backfill_history set status = 'failed', finished_at = clock_timestamp()"
-            " where id::text = any(%s) and status = 'running'",
-            [gone],
-        )
-        return gone
-
-    gone = database.transaction(dead)
+    gone = fail_dead(database, runs)
     for run in [run for one in gone for run in runs[one]]:
         # It may have ended between the first look and the lock.
         now = instance.get_run_by_id(run.run_id)

@@ -20,6 +20,7 @@ from dagster import (
 
 from marketdata_assets.defs.assets.completeness_matrix import GAP_REPORT, latest_report
 from marketdata_assets.defs.jobs import matrix_job
+from marketdata_assets.defs.metadata import integer_of
 from marketdata_assets.domain.run_tags import Purpose
 
 REPORT_TAG: Final = "marketdata/gap_report"
@@ -70,4 +71,4 @@ def _summed_up(instance: DagsterInstance) -> int:
     records = instance.fetch_materializations(AssetKey("completeness_matrix"), limit=1).records
     made = records[0].asset_materialization if records else None
     told = made.metadata.get(GAP_REPORT) if made else None
-    return -1 if told is None else int(str(told.value))
+    return -1 if told is None else integer_of(told)

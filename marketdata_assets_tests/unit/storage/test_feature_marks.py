@@ -14,7 +14,7 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.features import mark_stale
 
 if TYPE_CHECKING:
-    from psycopg import Connection
+    from marketdata_assets.storage.rows import Session
 
 MOMENT = datetime(2024, 7, 1, tzinfo=UTC)
 SERIES = [Series(symbol, timeframe) for symbol in ("AAPL", "BTC-USD", "SPY") for timeframe in Timeframe]
@@ -23,9 +23,7 @@ SERIES = [Series(symbol, timeframe) for symbol in ("AAPL", "BTC-USD", "SPY") for
 @given(st.permutations(SERIES))
 def test_rows_are_locked_in_one_order_whatever_the_order_of_the_series(series: list[Series]) -> None:
     connection = Mock()
-    mark_stale(
-        cast("Connection[tuple[object, ...]]", connection), dict.fromkeys(series, MOMENT), "a bar changed"
-    )
+    mark_stale(cast("Session", connection), dict.fromkeys(series, MOMENT), "a bar changed")
     for call in connection.execute.call_args_list:
         symbols, timeframes, *_ = call.args[1]
         keys = list(zip(symbols, timeframes, strict=True))

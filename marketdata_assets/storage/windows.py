@@ -1,0 +1,43 @@
+"""Windows as Postgres has them: ranges, and rows of values that a statement joins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+from psycopg.types.multirange import TimestamptzMultirange
+from psycopg.types.range import TimestamptzRange
+
+from marketdata_assets.domain.windows import union
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from marketdata_assets.domain.series import Series
+    from marketdata_assets.domain.windows import Window
+
+
+def multirange(windows: Iterable[Window]) -> TimestamptzMultirange:
+    """Return ``windows`` as one value."""
+    return TimestamptzMultirange(TimestamptzRange(one.start, one.end) for one in union(windows))
+
+
+def spans_of(windows: Mapping[Series, Sequence[Window]]) -> list[tuple[Series, Window]]:
+    """Return each series beside each of its windows, those that touch merged."""
+    return [(one, window) for one, series_windows in windows.items() for window in union(series_windows)]
+
+
+def span_values(spans: Iterable[tuple[Series, Window]]) -> sql.Composed:
+    """Return the rows that ``(values …) as w(symbol, timeframe, lo, hi)`` is made of: one for each of ``spans``.
+
+    Literals rather than parameters: the planner prunes partitions by them, and ADBC binds no arrays.
+    """
+    return sql.SQL(", ").join(
+        sql.SQL("({}, {}, {}::timestamptz, {}::timestamptz)").format(
+            *map(
+                sql.Literal,
+                (one.symbol, one.timeframe.value, window.start.isoformat(), window.end.isoformat()),
+            )
+        )
+        for one, window in spans
+    )
