@@ -14,16 +14,16 @@ import polars as pl
 
 from benchmarks.figures import Figure
 from benchmarks.server import fresh_database, settle
-from marketdata_assets.automation.instance import prepare_environment, sync_series
-from marketdata_assets.automation.jobs import BARS_JOB
-from marketdata_assets.automation.ranges import RangeRun
 from marketdata_assets.config import load_settings
 from marketdata_assets.definitions import build_definitions
+from marketdata_assets.defs.instance.environment import prepare_environment, sync_series
+from marketdata_assets.defs.jobs import BARS_JOB
+from marketdata_assets.defs.partitions import day_by_series
 from marketdata_assets.domain.bars import BAR_SCHEMA
+from marketdata_assets.domain.ranges import RangeRun
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.partitions import day_by_series
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols

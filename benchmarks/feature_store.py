@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from benchmarks.figures import Figure, Stopwatch
 from benchmarks.server import fresh_database, settle
 from benchmarks.walks import random_walk
-from marketdata_assets.assets.feature_batches import FeatureRun
+from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.partitions import partition_key
+from marketdata_assets.pipeline.features import FeatureRun
 from marketdata_assets.storage.actions import store_actions
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets.storage.connection import Database, connect

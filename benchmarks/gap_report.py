@@ -12,12 +12,12 @@ import polars as pl
 
 from benchmarks.figures import Figure, Stopwatch
 from benchmarks.server import fresh_database, settle
-from marketdata_assets.assets.gap_report import report_gaps
 from marketdata_assets.domain.bars import BAR_SCHEMA, UTC_TIME
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
+from marketdata_assets.pipeline.gaps import report_gaps
 from marketdata_assets.storage.bars import BarBatch, read_rows, write_batch
 from marketdata_assets.storage.connection import Database, connect
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols

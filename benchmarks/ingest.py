@@ -15,14 +15,15 @@ import httpx
 from benchmarks.figures import Figure, Stopwatch
 from benchmarks.server import fresh_database, settle
 from benchmarks.vendor import recorder, simulator
-from marketdata_assets.assets.ingest import Ingest
+from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass, Instrument
 from marketdata_assets.domain.tickers import vendor_ticker
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.pipeline.ingest import Ingest
 from marketdata_assets.polygon.parser import parse_envelope, parse_page
 from marketdata_assets.polygon.planner import Plan, plan
-from marketdata_assets.polygon.resource import PageFetched, PolygonResource
+from marketdata_assets.polygon.vendor import PageFetched
 from marketdata_assets.storage.bars import write_batch
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.tables import OHLCV
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.series import Series
     from marketdata_assets.domain.windows import Window
     from marketdata_assets.polygon.request import FetchRequest
-    from marketdata_assets.polygon.resource import FetchEvent
+    from marketdata_assets.polygon.vendor import FetchEvent
 
 _INSTRUMENTS = (
     Instrument("SPY", AssetClass.ETF),

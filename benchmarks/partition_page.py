@@ -14,12 +14,12 @@ import dagster as dg
 from benchmarks.figures import Figure
 from benchmarks.platform import Served, served_platform
 from benchmarks.server import fresh_database
-from marketdata_assets.automation.instance import prepare_environment, sync_series
-from marketdata_assets.automation.ranges import RangeRun
 from marketdata_assets.config import load_settings
+from marketdata_assets.defs.instance.environment import prepare_environment, sync_series
+from marketdata_assets.defs.partitions import day_by_series
+from marketdata_assets.domain.ranges import RangeRun
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.partitions import day_by_series
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols, list_symbols
 

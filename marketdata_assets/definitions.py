@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from marketdata_assets.assets.completeness_matrix import completeness_matrix_asset
-from marketdata_assets.assets.corporate_actions import corporate_action_assets
-from marketdata_assets.assets.features import features_asset
-from marketdata_assets.assets.gap_report import gap_report_asset
-from marketdata_assets.assets.ohlcv import ohlcv_asset
-from marketdata_assets.automation.jobs import (
+from marketdata_assets.config import load_settings
+from marketdata_assets.defs.assets.completeness_matrix import completeness_matrix_asset
+from marketdata_assets.defs.assets.corporate_actions import corporate_action_assets
+from marketdata_assets.defs.assets.features import features_asset
+from marketdata_assets.defs.assets.gap_report import gap_report_asset
+from marketdata_assets.defs.assets.ohlcv import ohlcv_asset
+from marketdata_assets.defs.checks.bars import bar_checks
+from marketdata_assets.defs.checks.features import feature_checks
+from marketdata_assets.defs.checks.gaps import gap_checks
+from marketdata_assets.defs.checks.series import completeness_check, freshness_check
+from marketdata_assets.defs.jobs import (
     bars_job,
     corporate_actions_job,
     features_job,
@@ -21,18 +26,13 @@ from marketdata_assets.automation.jobs import (
     history_job,
     matrix_job,
 )
-from marketdata_assets.automation.retention import retention_job
-from marketdata_assets.automation.schedules import platform_schedules
-from marketdata_assets.automation.sensors import platform_sensors
-from marketdata_assets.checks.bars import bar_checks
-from marketdata_assets.checks.features import feature_checks
-from marketdata_assets.checks.gaps import gap_checks
-from marketdata_assets.checks.series import completeness_check, freshness_check
-from marketdata_assets.config import load_settings
-from marketdata_assets.partitions import day_by_series
-from marketdata_assets.polygon.resource import PolygonResource
-from marketdata_assets.storage.io_manager import PostgresIOManager
-from marketdata_assets.storage.resource import PostgresResource
+from marketdata_assets.defs.partitions import day_by_series
+from marketdata_assets.defs.resources.io_manager import PostgresIOManager
+from marketdata_assets.defs.resources.polygon import PolygonResource
+from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.defs.retention import retention_job
+from marketdata_assets.defs.schedules import platform_schedules
+from marketdata_assets.defs.sensors import platform_sensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from marketdata_assets.polygon.simulator import Fault, FaultKind, RunningSimulator, SimulatorConfig
+from marketdata_assets.simulator import Fault, FaultKind, RunningSimulator, SimulatorConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from marketdata_assets.polygon.simulator.log import RequestRecord
+    from marketdata_assets.simulator.log import RequestRecord
 
 KEY = "simulator-key-for-tests"
 

@@ -12,7 +12,7 @@ from marketdata_assets.api.guard import READ, GuardedRoute
 from marketdata_assets.api.parameters import CompletenessQuery, GapsQuery, given
 from marketdata_assets.api.problems import responses
 from marketdata_assets.api.service import answer
-from marketdata_assets.reading import read_completeness, read_gaps
+from marketdata_assets.queries import read_completeness, read_gaps
 from marketdata_assets.storage.completeness import MATRIX_SCHEMA
 from marketdata_assets.storage.gaps import LISTED_SCHEMA
 

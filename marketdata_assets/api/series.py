@@ -19,7 +19,7 @@ from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
 from marketdata_assets.domain.holes import LostGaps
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.reading import (
+from marketdata_assets.queries import (
     BarPage,
     BarQuestion,
     parse_edge,

@@ -18,10 +18,11 @@ from prometheus_client.registry import Collector
 
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.freshness import Freshness
+from marketdata_assets.pipeline.freshness import freshness_of
+from marketdata_assets.pipeline.health import vitals
 from marketdata_assets.storage.connection import Database, Timeouts
 from marketdata_assets.storage.dagster_tables import runs_in_store
-from marketdata_assets.storage.freshness import freshness_of
-from marketdata_assets.storage.monitoring import database_size, table_sizes, vitals
+from marketdata_assets.storage.monitoring import database_size, table_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -1,5 +1,4 @@
-"""What sets assets in motion: runs, jobs, schedules and sensors.
+"""A former address, which copies of ``dagster.yaml`` from earlier versions name: ``defs.instance`` has what they mean.
 
-Belongs here: which partitions a run takes and when it starts. Does not belong here: what an asset does
-(``assets``), how it is shown (``cli``).
+Belongs here: nothing new.
 """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from marketdata_assets.automation.actions import ActionsReport
+    from marketdata_assets.defs.runs.actions import ActionsReport
 
 
 def actions(
@@ -21,11 +21,11 @@ def actions(
 
     Adjusted prices follow at once: they are made when they are read. Features wait for `marketdata features`.
     """
-    from marketdata_assets.automation.actions import refresh_actions
-    from marketdata_assets.automation.features import stale_days
     from marketdata_assets.cli.session import open_instance, open_store, require_vendor_of
     from marketdata_assets.definitions import build_definitions
-    from marketdata_assets.storage.adjusted import SPLITTING
+    from marketdata_assets.defs.runs.actions import refresh_actions
+    from marketdata_assets.pipeline.adjusted import SPLITTING
+    from marketdata_assets.pipeline.idle import stale_days
     from marketdata_assets.storage.symbols import list_symbols
 
     with open_store() as store:
@@ -49,8 +49,8 @@ def actions(
 
 
 def _line(report: ActionsReport) -> str:
-    from marketdata_assets.assets.corporate_actions import NOT_IN_PLAN
     from marketdata_assets.cli.console import counted
+    from marketdata_assets.defs.assets.corporate_actions import NOT_IN_PLAN
 
     if not report.in_plan:
         return f"{report.kind}: {NOT_IN_PLAN}"

@@ -24,11 +24,12 @@ from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from marketdata_assets.automation.backfill import BackfillRequest, Outcome
     from marketdata_assets.cli.progress import ConsoleProgress
     from marketdata_assets.cli.session import Store
+    from marketdata_assets.defs.resources.polygon import PolygonResource
+    from marketdata_assets.defs.runs.backfill import BackfillRequest, Outcome
     from marketdata_assets.polygon.request import FetchRequest
-    from marketdata_assets.polygon.resource import PolygonResource
+    from marketdata_assets.polygon.vendor import FetchEvent
     from marketdata_assets.storage.symbols import TrackedSymbol
 
 _GAPS_SHOWN = 5
@@ -66,8 +67,8 @@ def backfill(
     stock or ETF never were: features need them. A timeframe that a symbol is not tracked in is added to the
     symbol. Exits with 1 when a symbol failed or a gap stays unfilled.
     """
-    from marketdata_assets.automation.backfill import BackfillRequest
     from marketdata_assets.cli.session import open_store, require_vendor_of
+    from marketdata_assets.defs.runs.backfill import BackfillRequest
 
     now = datetime.now(UTC)
     chosen = chosen_days(days, start, end, now)
@@ -88,16 +89,16 @@ def backfill(
 
 def run(store: Store, request: BackfillRequest, *, polygon: PolygonResource | None = None) -> Outcome:
     """Execute ``request`` in this process on the persistent instance, with progress on a terminal."""
-    from marketdata_assets.automation.backfill import execute, execute_idle
     from marketdata_assets.cli.progress import console_progress
+    from marketdata_assets.defs.runs.backfill import execute, execute_idle
 
     with console_progress() as progress:
         idle = execute_idle(store.database, request, earliest=store.settings.start, progress=progress)
     if idle is not None:
         return idle
-    from marketdata_assets.automation.instance import sync_series
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
+    from marketdata_assets.defs.instance.environment import sync_series
 
     with open_instance(store, "backfill") as (instance, command), console_progress() as progress:
         return execute(
@@ -114,7 +115,7 @@ def run(store: Store, request: BackfillRequest, *, polygon: PolygonResource | No
 
 def watched(polygon: PolygonResource | None, watcher: ConsoleProgress) -> PolygonResource:
     """``polygon`` (default: as the environment says) with ``watcher`` seeing every event of its streams."""
-    from marketdata_assets.polygon.resource import FetchEvent, PolygonResource
+    from marketdata_assets.defs.resources.polygon import PolygonResource
 
     class WatchedPolygon(PolygonResource):
         def stream(
@@ -147,7 +148,7 @@ def _tracked(
             chosen.append(symbol)
             continue
         # Nothing is widened for a backfill that cannot start.
-        from marketdata_assets.polygon.resource import PolygonResource
+        from marketdata_assets.defs.resources.polygon import PolygonResource
 
         PolygonResource().ready()
         wider = tuple(one for one in Timeframe if one in {*symbol.timeframes, *missing})
@@ -158,7 +159,7 @@ def _tracked(
 
 
 def _report(outcome: Outcome, json_path: Path | None) -> None:
-    from marketdata_assets.automation.backfill import results
+    from marketdata_assets.defs.runs.backfill import results
 
     text = json.dumps(results(outcome), indent=2)
     if is_stdout(json_path):

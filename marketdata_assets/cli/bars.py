@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.table import Table
 
-    from marketdata_assets.reading import BarPage
+    from marketdata_assets.queries import BarPage
     from marketdata_assets.storage.connection import Database
 
 _HEAD: Final = 10
@@ -98,7 +98,7 @@ def bars(  # noqa: PLR0913 - each is an option
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.domain.calendar import calendar_of
     from marketdata_assets.domain.series import parse_symbol
-    from marketdata_assets.reading import BarQuestion, read_bars
+    from marketdata_assets.queries import BarQuestion, read_bars
     from marketdata_assets.storage.symbols import find_symbol
 
     chosen = _format(form, output, as_json=as_json)
@@ -179,7 +179,7 @@ def _range(
     days: int | None, start: str | None, end: str | None, timeframe: Timeframe, today: date
 ) -> tuple[date | str, date | str]:
     """First and last day, or moments, as :func:`marketdata_assets.bars` takes them."""
-    from marketdata_assets.reading import EARLIEST, parse_edge
+    from marketdata_assets.queries import EARLIEST, parse_edge
 
     check_number_of_days(days, start)
     if start is not None:
@@ -230,7 +230,7 @@ def _with_text_times(found: pl.DataFrame) -> pl.DataFrame:
 def _draw(database: Database, page: BarPage) -> bytes | None:
     """Return the picture of ``page``, with its gaps and quarantined rows; None without a bar."""
     from marketdata_assets.cli.candles import Chart, candles
-    from marketdata_assets.storage.adjusted import SPLITTING
+    from marketdata_assets.pipeline.adjusted import SPLITTING
     from marketdata_assets.storage.gaps import list_gaps, quarantined_times
 
     if page.bars.is_empty():

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from marketdata_assets.assets.picture import INK, new_figure, png
 from marketdata_assets.cli.axis import MAX_SLOTS, TimeAxis, lay_out, session_borders
+from marketdata_assets.defs.assets.picture import INK, new_figure, png
 from marketdata_assets.domain.bars import UTC_TIME
 from marketdata_assets.domain.calendar import calendar_of, microseconds
 from marketdata_assets.domain.gaps import GapState

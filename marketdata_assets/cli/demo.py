@@ -28,11 +28,11 @@ def demo() -> None:
 
     Starts the embedded Postgres and a simulated vendor; what is stored shows in the UI (`marketdata up`).
     """
-    from marketdata_assets.automation.backfill import BackfillRequest
     from marketdata_assets.cli import backfill
     from marketdata_assets.cli.session import open_store
-    from marketdata_assets.polygon.resource import PolygonResource
-    from marketdata_assets.polygon.simulator import RunningSimulator, SimulatorConfig
+    from marketdata_assets.defs.resources.polygon import PolygonResource
+    from marketdata_assets.defs.runs.backfill import BackfillRequest
+    from marketdata_assets.simulator import RunningSimulator, SimulatorConfig
     from marketdata_assets.storage.bars import bars_by_series
     from marketdata_assets.storage.symbols import add_symbols, packaged_universe
     from marketdata_assets.storage.vendor import claim_store

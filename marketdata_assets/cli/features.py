@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from marketdata_assets.automation.features import FeaturesOutcome
     from marketdata_assets.cli.session import Store
+    from marketdata_assets.defs.runs.features import FeaturesOutcome
     from marketdata_assets.domain.series import Series
 
 _SHOWN = 5
@@ -62,7 +62,7 @@ def features(
     """
     from marketdata_assets.cli.console import counted
     from marketdata_assets.cli.session import open_store
-    from marketdata_assets.storage.gates import held_back_since
+    from marketdata_assets.pipeline.gates import held_back_since
 
     now = datetime.now(UTC)
     if not force and (days is not None or start is not None or end is not None):
@@ -95,7 +95,7 @@ def features(
 
 def _tell_unadjusted(store: Store, series: list[Series]) -> None:
     from marketdata_assets.cli.console import counted
-    from marketdata_assets.storage.adjusted import SPLITTING, unchecked_symbols
+    from marketdata_assets.pipeline.adjusted import SPLITTING, unchecked_symbols
     from marketdata_assets.storage.symbols import list_symbols
 
     splitting = {one.symbol for one in list_symbols(store.database) if one.asset_class in SPLITTING}
@@ -115,7 +115,7 @@ def held_back_lines(held_back: pl.DataFrame) -> list[str]:
     ``held_back`` has a row for each ``symbol, timeframe, day, check``.
     """
     from marketdata_assets.cli.console import counted
-    from marketdata_assets.storage.gates import NO_GAPS, VALID
+    from marketdata_assets.pipeline.gates import NO_GAPS, VALID
 
     if held_back.is_empty():
         return []
@@ -136,12 +136,13 @@ def held_back_lines(held_back: pl.DataFrame) -> list[str]:
 
 
 def _compute(store: Store, series: list[Series], forced: tuple[date, date] | None) -> FeaturesOutcome:
-    from marketdata_assets.automation.features import FeaturesOutcome, compute, feature_runs, stale_days
-    from marketdata_assets.automation.instance import sync_series
-    from marketdata_assets.automation.ranges import range_runs
     from marketdata_assets.cli.progress import console_progress
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
+    from marketdata_assets.defs.instance.environment import sync_series
+    from marketdata_assets.defs.runs.features import FeaturesOutcome, compute
+    from marketdata_assets.domain.ranges import feature_runs, range_runs
+    from marketdata_assets.pipeline.idle import stale_days
 
     outcome = FeaturesOutcome()
     with open_instance(store, "features") as (instance, command), console_progress() as progress:

@@ -86,9 +86,9 @@ def _look(
     now: datetime,
     is_named: bool,
 ) -> pl.DataFrame:
-    from marketdata_assets.automation.idle import is_instance_in_order, scans_are_current
     from marketdata_assets.cli.console import err
     from marketdata_assets.cli.matrix import unchecked_line
+    from marketdata_assets.pipeline.idle import is_instance_in_order, scans_are_current
     from marketdata_assets.storage.completeness import completeness_between, read_unchecked
     from marketdata_assets.storage.gaps import list_gaps
     from marketdata_assets.storage.partition_windows import partition_windows_of
@@ -121,12 +121,12 @@ def _look(
 
 
 def _scan(store: Store, series: list[Series], first: date, last: date, *, repair: bool) -> None:
-    from marketdata_assets.automation.gaps import look_for_gaps
-    from marketdata_assets.automation.instance import sync_series
-    from marketdata_assets.automation.ranges import range_runs
     from marketdata_assets.cli.console import err
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
+    from marketdata_assets.defs.instance.environment import sync_series
+    from marketdata_assets.defs.runs.gaps import look_for_gaps
+    from marketdata_assets.domain.ranges import range_runs
 
     with open_instance(store, "gaps") as (instance, command):
         look_for_gaps(

@@ -117,9 +117,9 @@ def ended_line(ended: pl.DataFrame | None) -> str | None:
 
 
 def _refresh(store: Store) -> None:
-    from marketdata_assets.automation.matrix import refresh_matrix
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
+    from marketdata_assets.defs.runs.matrix import refresh_matrix
 
     with open_instance(store, "matrix") as (instance, command):
         refresh_matrix(build_definitions(), instance, tags=command.tags)

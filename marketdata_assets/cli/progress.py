@@ -17,19 +17,19 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from marketdata_assets.automation.backfill import BackfillProgress, Stage
 from marketdata_assets.cli.console import err
+from marketdata_assets.defs.runs.backfill import BackfillProgress, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rich.progress import Task, TaskID
 
-    from marketdata_assets.automation.ranges import RangeRun
+    from marketdata_assets.domain.ranges import RangeRun
     from marketdata_assets.domain.series import Series
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.polygon.request import FetchRequest
-    from marketdata_assets.polygon.resource import FetchEvent
+    from marketdata_assets.polygon.vendor import FetchEvent
 
 
 _SLOTS_A_SECOND: Final = 50_000

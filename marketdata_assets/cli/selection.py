@@ -68,7 +68,7 @@ class ChosenDays:
 
 def chosen_days(days: int | None, start: str | None, end: str | None, now: datetime) -> ChosenDays:
     """The days of ``--days N`` or ``--start`` and ``--end``."""
-    from marketdata_assets.automation.ranges import day_window
+    from marketdata_assets.domain.ranges import day_window
 
     check_number_of_days(days, start)
     first_day = None if start is None else parse_day("--start", start)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dagster import DagsterInstance
 
-    from marketdata_assets.automation.commands import Command
+    from marketdata_assets.defs.runs.commands import Command
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ def open_instance(store: Store, name: str) -> Iterator[tuple[DagsterInstance, Co
     Raises:
         ClockError: This machine's clock is far off: nothing is written.
     """
-    from marketdata_assets.automation.commands import close_orphans, under_way
-    from marketdata_assets.automation.instance import prepare_environment
     from marketdata_assets.cli.console import err
-    from marketdata_assets.storage.dagster_internals import open_instance_of_commands
+    from marketdata_assets.defs.instance.environment import prepare_environment
+    from marketdata_assets.defs.instance.internals import open_instance_of_commands
+    from marketdata_assets.defs.runs.commands import close_orphans, under_way
 
     require_right_clock(store.database)
     prepare_environment(store.settings)
@@ -92,6 +92,6 @@ def open_instance(store: Store, name: str) -> Iterator[tuple[DagsterInstance, Co
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    from marketdata_assets.storage.dagster_internals import is_storage_retry
+    from marketdata_assets.defs.instance.internals import is_storage_retry
 
     return not is_storage_retry(record)

@@ -40,7 +40,7 @@ def simulate(
     active_from and active_until (seconds), status, retry_after, body, seconds, variant, returns_after (requests).
     """
     # Imported here: NumPy, Polars and the server cost a second that `marketdata --help` need not pay.
-    from marketdata_assets.polygon.simulator import (
+    from marketdata_assets.simulator import (
         RunningSimulator,
         SimulatorConfig,
         parse_fault,

@@ -55,13 +55,14 @@ def status(
 
 def _look(store: Store, now: datetime) -> Report:
     from marketdata_assets.domain.monitoring import concerns, headings
+    from marketdata_assets.pipeline.freshness import freshness_of
+    from marketdata_assets.pipeline.health import vitals as look_at_vitals
     from marketdata_assets.storage import monitoring
-    from marketdata_assets.storage.freshness import freshness_of
 
     database, settings = store.database, store.settings
     runs = _known_runs(store, now)
     freshness = freshness_of(database, now)
-    vitals = monitoring.vitals(database, settings, now, freshness=freshness, runs=runs)
+    vitals = look_at_vitals(database, settings, now, freshness=freshness, runs=runs)
     return Report(
         now=now,
         vitals=vitals,
@@ -82,8 +83,8 @@ def _known_runs(store: Store, now: datetime) -> Runs:
             return found
     from dagster import DagsterInstance
 
-    from marketdata_assets.automation.instance import prepare_environment
-    from marketdata_assets.automation.runs import runs_of
+    from marketdata_assets.defs.instance.environment import prepare_environment
+    from marketdata_assets.defs.runs.history import runs_of
 
     prepare_environment(store.settings)
     with DagsterInstance.get() as instance:

@@ -62,11 +62,11 @@ def up(
     ] = False,
 ) -> None:
     """Serve Dagster's UI on 127.0.0.1 and run its daemon; Ctrl-C stops all of it."""
-    from marketdata_assets.automation.commands import close_orphans
-    from marketdata_assets.automation.instance import prepare_environment, sync_series
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.cli.simulator_address import forget_simulator
     from marketdata_assets.config import load_settings
+    from marketdata_assets.defs.instance.environment import prepare_environment, sync_series
+    from marketdata_assets.defs.runs.commands import close_orphans
     from marketdata_assets.storage.vendor import require_kind
 
     with contextlib.suppress(_StopRequested), ExitStack() as stack:
@@ -198,7 +198,7 @@ def _check_port(port: int) -> None:
 @contextlib.contextmanager
 def _simulator(home: Path) -> Iterator[None]:
     from marketdata_assets.cli.simulator_address import published
-    from marketdata_assets.polygon.simulator import RunningSimulator, SimulatorConfig
+    from marketdata_assets.simulator import RunningSimulator, SimulatorConfig
 
     with RunningSimulator(SimulatorConfig(), port=0) as simulator, published(home, simulator.url):
         os.environ["POLYGON_API_KEY"], os.environ["POLYGON_BASE_URL"] = "demo", simulator.url

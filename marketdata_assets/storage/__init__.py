@@ -1,5 +1,6 @@
-"""Postgres: the embedded server, migrations, bulk writes and reads, and Dagster's IO manager.
+"""Postgres: the embedded server, migrations, bulk writes and reads.
 
-Belongs here: every SQL statement of the platform, except the rate limiter's.
-Does not belong here: decisions about bars, gaps or features (``domain``).
+Belongs here: SQL statements, and values that are rows of a table. It imports ``domain`` and ``config``.
+Does not belong here: decisions about bars, gaps or features (``domain``), in which order they are read, decided and
+written (``pipeline``), Dagster (``defs``); of Dagster's own tables ``dagster_tables`` reads a few.
 """

@@ -1,51 +1,19 @@
-"""Dagster's own storage: runs, events, schedules, in the Postgres that holds the bars.
-
-``dagster.yaml`` names the class here, so that every process of Dagster finds the database by the same settings
-as the platform: no URL and no password stands in a file or travels in an instance's description.
-"""
+"""Dagster's storage under the name that copies of ``dagster.yaml`` from earlier versions have for it."""
 
 from __future__ import annotations
 
-import os
-from typing import Any
+from typing import TYPE_CHECKING
 
-from dagster_postgres import DagsterPostgresStorage
+if TYPE_CHECKING:
+    from marketdata_assets.defs.instance.storage import MarketDataStorage
 
-from marketdata_assets.config import load_settings
-from marketdata_assets.storage.connection import (
-    connect,
-    dagster_storage_url,
-    psycopg2_url,
-    resolve_database_url,
-)
-from marketdata_assets.storage.dagster_internals import passing_storage
+__all__ = ["MarketDataStorage"]
 
 
-class MarketDataStorage(DagsterPostgresStorage):
-    """Dagster's Postgres storage at ``DAGSTER_POSTGRES_URL``, else in schema ``dagster`` of the market database."""
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        from marketdata_assets.defs.instance import storage  # noqa: PLC0415 - only where it is wanted
 
-    @classmethod
-    def config_type(cls) -> dict[str, Any]:
-        """Nothing to configure: the environment says where the database is."""
-        return {}
-
-    @classmethod
-    def from_config_value(cls, inst_data: Any, config_value: Any) -> Any:  # noqa: ANN401 - Dagster's signature
-        """The storage of an instance. Starts the embedded server when that is what the settings mean.
-
-        Definitions are validated without a database, on a storage that lasts as long as the validation.
-
-        Raises:
-            ConfigurationError: The database is out of reach.
-        """
-        del config_value
-        if os.environ.get("DAGSTER_IS_DEFS_VALIDATION_CLI"):
-            return passing_storage()
-        settings = load_settings()
-        if settings.dagster_postgres_url is None:
-            url = dagster_storage_url(resolve_database_url(settings))
-        else:
-            url = psycopg2_url(settings.dagster_postgres_url.get_secret_value())
-            # Dagster's own attempt would go on for a while and end in a traceback.
-            connect(url.replace("+psycopg2", "", 1), application_name="marketdata set-up").close()
-        return cls(url, inst_data=inst_data)
+        return getattr(storage, name)
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from marketdata_assets.domain.monitoring import JobRun, NextTick, Runs
+from marketdata_assets.domain.run_tags import COMMAND_TAG, PURPOSE_TAG, Purpose
 from marketdata_assets.storage.values import moment, moment_or_none
 
 if TYPE_CHECKING:
@@ -44,18 +45,15 @@ _SCHEDULES: Final = (
     " from (select instigator_body::jsonb as body from dagster.instigators"
     "  where instigator_type = 'SCHEDULE' and status <> 'STOPPED') as i) as schedules"
 )
-_PURPOSE_TAG: Final = "marketdata/purpose"
-_COMMAND_TAG: Final = "marketdata/command"
 _GAPS_JOB: Final = "gaps"
-_REPAIR: Final = "gap_repair"
 _BY_HAND: Final = "__ASSET_JOB"
-"""As ``automation`` names them, which this floor does not import; a test holds the two answers against each other."""
+"""As ``defs`` names them, which this floor does not import; a test holds the two answers against each other."""
 _CHECK_FAILED: Final = "DagsterAssetCheckFailedError"
 _DAEMON_SEEN: Final = "select max(timestamp) at time zone 'UTC' from dagster.daemon_heartbeats"
 
 
 def runs_with_ticks(database: Database, now: datetime) -> Runs | None:
-    """What ``automation.runs.runs_of`` answers, from Dagster's own tables; None where they are not in this database."""
+    """What ``defs.runs.history.runs_of`` answers, from Dagster's own tables; None where they are not in this database."""
     found = runs_in_store(database)
     if found is None:
         return None
@@ -63,7 +61,7 @@ def runs_with_ticks(database: Database, now: datetime) -> Runs | None:
 
     def read(session: Connection[tuple[object, ...]]) -> Runs:
         tags: dict[str, dict[str, str]] = {}
-        for run, key, value in session.execute(_TAGS, [ids, [_PURPOSE_TAG, _COMMAND_TAG]]).fetchall():
+        for run, key, value in session.execute(_TAGS, [ids, [PURPOSE_TAG, COMMAND_TAG]]).fetchall():
             tags.setdefault(str(run), {})[str(key)] = str(value)
         failed = [run.run_id for run in found.latest if run.has_failed]
         errors: dict[str, list[object]] = {}
@@ -72,7 +70,7 @@ def runs_with_ticks(database: Database, now: datetime) -> Runs | None:
         latest = [
             replace(
                 run,
-                purpose=tags.get(run.run_id, {}).get(_PURPOSE_TAG),
+                purpose=tags.get(run.run_id, {}).get(PURPOSE_TAG),
                 by_hand=run.job == _BY_HAND,
                 gap_stays=_gap_stays(run, tags.get(run.run_id, {}), errors.get(run.run_id, [])),
             )
@@ -94,8 +92,8 @@ def runs_with_ticks(database: Database, now: datetime) -> Runs | None:
 
 def _gap_stays(run: JobRun, tags: Mapping[str, str], errors: Sequence[object]) -> bool:
     """Whether the failed ``run`` did all it could, and only the check failed that says what is missing."""
-    is_repair = tags.get(_PURPOSE_TAG) == _REPAIR
-    is_scan = run.job == _GAPS_JOB and _COMMAND_TAG in tags
+    is_repair = tags.get(PURPOSE_TAG) == Purpose.GAP_REPAIR
+    is_scan = run.job == _GAPS_JOB and COMMAND_TAG in tags
     return (is_repair or is_scan) and bool(errors) and all(error == _CHECK_FAILED for error in errors)
 
 
@@ -109,7 +107,7 @@ def runs_in_store(database: Database) -> Runs | None:
     """The latest run of each job and the daemon's last sign of life, from Dagster's own tables, without Dagster.
 
     For what cannot afford to import it (seconds, 70 MB). The ticks to come and whether a repair's gap stays are not told:
-    ``automation.runs`` does. None where Dagster has no tables in this database.
+    ``defs.runs.history`` does. None where Dagster has no tables in this database.
     """
 
     def read(session: Connection[tuple[object, ...]]) -> Runs | None:

@@ -1,117 +1,39 @@
-"""What is stored about the newest bars of every active series, and whether they are fresh."""
+"""What freshness is judged by: the newest bar of each series, and how the vendor answered for the last that was due."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, NamedTuple
 
-import polars as pl
-
-from marketdata_assets.domain.bars import UTC_TIME
-from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.freshness import (
-    Due,
-    Freshness,
-    Known,
-    due,
-    evidence_window,
-    is_settled,
-    judge_freshness,
-    last_daily_run,
-)
-from marketdata_assets.storage.gaps import read_asked, read_held
-from marketdata_assets.storage.symbols import list_symbols, unused_presets
-from marketdata_assets.storage.values import moment_or_none
+from marketdata_assets.storage.values import moment, moment_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from psycopg import Connection
 
-    from marketdata_assets.domain.series import AssetClass, Series
-    from marketdata_assets.domain.slots import Held
-    from marketdata_assets.domain.timeframe import Timeframe
-    from marketdata_assets.domain.windows import Window
+    from marketdata_assets.domain.freshness import Due
+    from marketdata_assets.domain.series import Series
     from marketdata_assets.storage.connection import Database
 
-FRESHNESS_SCHEMA: Final = pl.Schema(
-    {
-        "symbol": pl.String(),
-        "timeframe": pl.String(),
-        "state": pl.String(),
-        "late": pl.Int64(),
-        "newest": UTC_TIME,
-        "due": UTC_TIME,
-        "reason": pl.String(),
-    }
-)
-"""One row a series: ``state`` is a :class:`~marketdata_assets.domain.freshness.Freshness`.
 
-``late`` counts the sessions, or weeks, that were due and have no bar since ``newest``, the open of the newest bar;
-both are null without a bar. ``due`` is the open of the last bar that should be stored.
-"""
+class Newest(NamedTuple):
+    """The newest bar of a series, and what is known of the last that was due."""
 
-_SERIES_AT_ONCE: Final = 100
+    opens: datetime | None
+    """The open of the newest bar; None without a bar."""
+    is_answered: bool
+    """Whether the vendor answered a request for the last bar that was due."""
+    failure: str | None
+    """Why the latest request for it failed; None when none did."""
+    changed_at: datetime
+    """When the symbol was added or last changed."""
 
 
-def freshness_of(database: Database, now: datetime) -> pl.DataFrame:
-    """How fresh each active series is at ``now``, as :data:`FRESHNESS_SCHEMA`, in the order of ``tracked_symbols``.
-
-    A series that was added, or changed, after the latest daily run began, and has no bar yet, is left out. So is a preset
-    of which nothing was ever fetched.
-    """
-    unused = unused_presets(database)
-    classes = {
-        series: symbol.asset_class
-        for symbol in list_symbols(database, active_only=True)
-        if symbol.symbol not in unused
-        for series in symbol.series
-    }
-    last = _due_by_series(classes, now)
-    known = _read_known(database, last, now)
-    windows = {
-        one: evidence_window(one.timeframe, calendar_of(classes[one]), now)
-        for one, each in known.items()
-        if not is_settled(each, last[one])
-    }
-    held = _read_in_chunks(database, windows)
-    asked = read_asked(database, windows)
-    rows = []
-    for one, each in known.items():
-        calendar = calendar_of(classes[one])
-        verdict = judge_freshness(
-            one, calendar, last[one], each, held=held.get(one), now=now, asked=asked.get(one, ())
-        )
-        rows.append(
-            (
-                *(one.symbol, one.timeframe.value, verdict.state.value, verdict.late),
-                *(each.newest, last[one].opens, verdict.reason),
-            )
-        )
-    return pl.DataFrame(rows, schema=FRESHNESS_SCHEMA, orient="row")
-
-
-def stale_rows(freshness: pl.DataFrame) -> pl.DataFrame:
-    """The rows of ``freshness`` (:data:`FRESHNESS_SCHEMA`) that are not fresh, the latest first."""
-    stale = freshness.filter(pl.col("state") != Freshness.FRESH.value)
-    return stale.sort("late", descending=True, nulls_last=False, maintain_order=True)
-
-
-def _due_by_series(classes: Mapping[Series, AssetClass], now: datetime) -> dict[Series, Due]:
-    shared: dict[tuple[Timeframe, str], Due | None] = {}
-    found = {}
-    for one, asset_class in classes.items():
-        calendar = calendar_of(asset_class)
-        key = (one.timeframe, calendar.name)
-        if key not in shared:
-            shared[key] = due(one.timeframe, calendar, now)
-        if (last := shared[key]) is not None:
-            found[one] = last
-    return found
-
-
-def _read_known(database: Database, last: Mapping[Series, Due], now: datetime) -> dict[Series, Known]:
+def read_newest(database: Database, last: Mapping[Series, Due]) -> list[Newest]:
+    """What is stored of each series of ``last``, in its order."""
+    if not last:
+        return []
     columns = [
         [one.symbol for one in last],
         [one.timeframe.value for one in last],
@@ -140,27 +62,9 @@ def _read_known(database: Database, last: Mapping[Series, Due], now: datetime) -
             columns,
         ).fetchall()
 
-    run = last_daily_run(now)
-    found = {}
-    for one, (newest, answered, failure, since) in zip(
-        last, database.transaction(read) if last else [], strict=True
-    ):
-        is_new = isinstance(since, datetime) and since > run
-        if newest is None and not answered and is_new:
-            continue
-        found[one] = Known(
-            moment_or_none(newest),
-            bool(answered),
-            None if failure is None else str(failure),
+    return [
+        Newest(
+            moment_or_none(newest), bool(answered), None if failure is None else str(failure), moment(since)
         )
-    return found
-
-
-def _read_in_chunks(database: Database, windows: Mapping[Series, Window]) -> dict[Series, Held]:
-    chunks: dict[int, dict[Series, Window]] = defaultdict(dict)
-    for place, (one, window) in enumerate(windows.items()):
-        chunks[place // _SERIES_AT_ONCE][one] = window
-    held: dict[Series, Held] = {}
-    for chunk in chunks.values():
-        held |= read_held(database, chunk)
-    return held
+        for newest, answered, failure, since in database.transaction(read)
+    ]

@@ -1,8 +1,7 @@
 """What the store knows about the vendor, its own size and its queries: the facts that ``domain.monitoring`` weighs.
 
 Every read is bounded, so that it can be repeated every half a minute: by index, from Postgres' own statistics or from
-small tables. Bars are read in two places alone: a week of a few series, by which growth is estimated, and what
-``storage.freshness`` weighs where a series is silent.
+small tables. Bars are read in one place alone: a week of a few series, by which growth is estimated.
 """
 
 from __future__ import annotations
@@ -23,20 +22,15 @@ from marketdata_assets.domain.monitoring import (
     LostGaps,
     SlowQueries,
     SlowQuery,
-    StaleSeries,
     TableSize,
     VendorUse,
-    Vitals,
 )
-from marketdata_assets.storage.freshness import freshness_of, stale_rows
 from marketdata_assets.storage.values import moment, moment_or_none
 
 if TYPE_CHECKING:
-    import polars as pl
     from psycopg import Connection
 
     from marketdata_assets.config import Settings
-    from marketdata_assets.domain.monitoring import Runs
     from marketdata_assets.storage.connection import Database
 
     Session = Connection[tuple[object, ...]]
@@ -143,29 +137,6 @@ _LOST: Final = (
 )
 
 
-def vitals(
-    database: Database,
-    settings: Settings,
-    now: datetime,
-    *,
-    freshness: pl.DataFrame | None = None,
-    runs: Runs | None = None,
-) -> Vitals:
-    """Everything here at once.
-
-    ``freshness`` is ``freshness_of(database, now)`` where the caller has read it already; ``runs`` is Dagster's to tell.
-    """
-    return Vitals(
-        vendor=vendor_use(database, settings.polygon_requests_per_minute, now),
-        stale=stale_series(freshness_of(database, now) if freshness is None else freshness),
-        slow=slow_queries(database),
-        disk=disk_of(settings),
-        failed_fetches=tuple(failed_fetches(database, now)),
-        gaps=lost_gaps(database),
-        runs=runs,
-    )
-
-
 def vendor_use(database: Database, per_minute: int, now: datetime) -> VendorUse:
     """What was asked of the vendor up to ``now``, from ``fetch_log`` and the limiter's row.
 
@@ -199,14 +170,6 @@ def vendor_use(database: Database, per_minute: int, now: datetime) -> VendorUse:
         )
 
     return database.transaction(read)
-
-
-def stale_series(freshness: pl.DataFrame) -> tuple[StaleSeries, ...]:
-    """The series of ``freshness`` (``storage.freshness.FRESHNESS_SCHEMA``) that are not fresh, the latest first."""
-    return tuple(
-        StaleSeries(f"{row['symbol']}:{row['timeframe']}", row["reason"], row["late"])
-        for row in stale_rows(freshness).iter_rows(named=True)
-    )
 
 
 def table_sizes(database: Database, now: datetime) -> list[TableSize]:

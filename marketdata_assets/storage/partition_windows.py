@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
+from marketdata_assets.domain.partitions import days_by_series
 from marketdata_assets.domain.windows import Window, union
-from marketdata_assets.partitions import days_by_series
 from marketdata_assets.storage.symbols import list_symbols, not_tracked
 
 if TYPE_CHECKING:

@@ -1,33 +1,24 @@
-"""Which series changed since they were scanned for gaps."""
+"""What was stored since series were scanned for gaps."""
 
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
-from marketdata_assets.domain.gaps import SETTLING
 from marketdata_assets.domain.scans import (
     BEYOND,
     EVIDENCE,
-    NEVER_DUE,
     ScannedDay,
-    last_scan,
 )
-from marketdata_assets.domain.series import Series, with_siblings
-from marketdata_assets.domain.slots import expected_by_series
+from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.domain.windows import Window
-from marketdata_assets.storage.gaps import first_bars, read_asked
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from psycopg import Connection
 
-    from marketdata_assets.domain.series import AssetClass
-    from marketdata_assets.domain.slots import Slots
+    from marketdata_assets.domain.windows import Window
     from marketdata_assets.storage.connection import Database
 
 _OVERLAP: Final = timedelta(seconds=10)
@@ -56,53 +47,11 @@ where since < (select max(applied_at) from schema_migrations)
 """
 
 
-def series_to_scan(
-    database: Database,
-    windows: Mapping[Series, Window],
-    classes: Mapping[str, AssetClass],
-    now: datetime,
-    *,
-    widened: Mapping[Series, Window] | None = None,
-) -> set[Series]:
-    """Those of ``windows`` that a scan can find something new of, with the others of their symbol and base.
-
-    These are series with a day that was not scanned, or was scanned before its last bar was due; and series of which bars,
-    quarantined rows or empty answers came since, in the window or in the evidence before it; and series of which older
-    history was fetched since, whose habits are evidence wherever they lie. A scan from before the
-    latest migration does not count: an earlier version may have judged otherwise.
-
-    ``widened`` holds the windows that a scan of ``windows`` covers, when they are wider. Days outside ``windows`` count as
-    far as they were asked for: a scan expects nothing of the others.
-    """
-    if not windows:
-        return set()
-    wide = widened or windows
-    hull = Window(min(one.start for one in wide.values()), max(one.end for one in wide.values()))
-    slots = expected_by_series(
-        {one: classes[one.symbol] for one in windows}, hull, now - SETTLING, first_bars(database, windows)
-    )
-    scanned = _scanned_days(database, windows, hull)
-    asked = read_asked(database, widened) if widened else {}
-    since = {
-        one: last_scan(
-            _asked_or_inside(slots[one], wide[one], window, asked.get(one, ())), scanned.get(one, {})
-        )
-        for one, window in windows.items()
-    }
-    new = {one for one, scan in since.items() if scan is None}
-    known = {one: scan for one, scan in since.items() if scan is not None and scan != NEVER_DUE}
-    return set(with_siblings(new | _changed(database, wide, known), windows))
-
-
-def _asked_or_inside(slots: Slots, wide: Window, window: Window, asked: Sequence[Window]) -> Slots:
-    """Return the ``slots`` of ``window``, and those of the ``wide`` one that were ``asked`` for."""
-    chosen = slots.within(wide.start, wide.end)
-    return chosen.asked_for([*asked, window], np.zeros(len(chosen), dtype=np.bool_))
-
-
-def _scanned_days(
+def scanned_days(
     database: Database, windows: Mapping[Series, Window], hull: Window
 ) -> dict[Series, dict[date, ScannedDay]]:
+    """Read the scanned days of ``windows``, which lie in ``hull``, by series."""
+
     def read(connection: Connection[tuple[object, ...]]) -> list[tuple[object, ...]]:
         return connection.execute(
             "select symbol, timeframe, day, expected_bars, checked_at from completeness_daily"
@@ -118,9 +67,10 @@ def _scanned_days(
     return found
 
 
-def _changed(
+def changed_series(
     database: Database, windows: Mapping[Series, Window], since: Mapping[Series, datetime]
 ) -> set[Series]:
+    """Read which series have bars, quarantined rows or answers that came ``since`` their scan, in or before ``windows``."""
     if not since:
         return set()
     rows = {

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from dagster import DagsterRun, DagsterRunStatus, build_schedule_context, build_sensor_context
 
 from marketdata_assets.definitions import build_definitions
-from marketdata_assets.polygon.resource import PolygonResource
-from marketdata_assets.storage.resource import PostgresResource
+from marketdata_assets.defs.resources.polygon import PolygonResource
+from marketdata_assets.defs.resources.postgres import PostgresResource
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 from dagster import DagsterInstance
 
-from marketdata_assets.automation.instance import BATCHING, sync_series
-from marketdata_assets.automation.jobs import BARS_JOB
-from marketdata_assets.automation.ranges import RangeRun
 from marketdata_assets.definitions import build_definitions
+from marketdata_assets.defs.instance.environment import BATCHING, sync_series
+from marketdata_assets.defs.jobs import BARS_JOB
+from marketdata_assets.defs.partitions import partition_key
+from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
+from marketdata_assets.domain.ranges import RangeRun
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.tickers import inferred_asset_class
-from marketdata_assets.partitions import partition_key
-from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.storage.actions import store_actions
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols

@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from polars.testing import assert_frame_equal
 from starlette.testclient import TestClient
 
-from marketdata_assets import bars, completeness, features, gaps, reading
+from marketdata_assets import bars, completeness, features, gaps, queries
 from marketdata_assets.api import cursors
 from marketdata_assets.api.app import _ROUTERS, create_app
 from marketdata_assets.api.formats import ARROW, CSV, JSON, MEDIA_TYPES, PARQUET
@@ -74,7 +74,7 @@ def _store(database: Database, database_url: str, monkeypatch: pytest.MonkeyPatc
     listed = pl.DataFrame([split], schema=SCHEMAS[ActionKind.SPLITS])
     store_actions(database, ActionKind.SPLITS, listed, symbols=["AAPL"], endpoint="/", today=date(2024, 3, 1))
     yield
-    reading._close_all()
+    queries._close_all()
 
 
 @contextmanager

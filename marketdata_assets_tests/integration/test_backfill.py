@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from marketdata_assets.polygon.simulator import Fault, FaultKind
+from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets_tests.integration.platform import command_environment, run_command
 from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator
 

@@ -27,8 +27,8 @@ from dagster import (
 
 from deploy.celery.definitions import defs
 from deploy.settings import FOLDER
-from marketdata_assets.automation.jobs import CORPORATE_ACTIONS_JOB
-from marketdata_assets.automation.ranges import RangeRun
+from marketdata_assets.defs.jobs import CORPORATE_ACTIONS_JOB
+from marketdata_assets.domain.ranges import RangeRun
 from marketdata_assets.domain.series import Series
 from marketdata_assets_tests.conftest import REPOSITORY
 from marketdata_assets_tests.integration.platform import free_port, open_platform, wait_until

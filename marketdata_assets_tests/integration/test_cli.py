@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 from typer.main import get_command
 
-from marketdata_assets.automation.commands import COMMAND_TAG
 from marketdata_assets.cli.app import app, main
-from marketdata_assets.polygon.simulator import Fault, FaultKind
+from marketdata_assets.domain.run_tags import COMMAND_TAG
+from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets.storage.vendor import claim_store
 from marketdata_assets_tests.integration.platform import command_environment, run_command
 from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator

@@ -13,10 +13,10 @@ import psycopg
 import pytest
 
 from marketdata_assets.cli.app import main
+from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.errors import ClockError
 from marketdata_assets.storage.clock import future_rows, remove_future_rows, require_right_clock
 from marketdata_assets.storage.connection import Database
-from marketdata_assets.storage.resource import PostgresResource
 
 if TYPE_CHECKING:
     from collections.abc import Callable

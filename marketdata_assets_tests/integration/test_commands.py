@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 
-from marketdata_assets.automation.commands import Command, close_orphans, run_ids, under_way
+from marketdata_assets.defs.runs.commands import Command, close_orphans, run_ids, under_way
 
 if TYPE_CHECKING:
     from marketdata_assets.storage.connection import Database

@@ -9,10 +9,11 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from marketdata_assets.automation.actions import refresh_actions
-from marketdata_assets.automation.jobs import CORPORATE_ACTIONS_JOB
-from marketdata_assets.automation.ranges import execute_job
 from marketdata_assets.definitions import build_definitions
+from marketdata_assets.defs.jobs import CORPORATE_ACTIONS_JOB
+from marketdata_assets.defs.resources.polygon import PolygonResource
+from marketdata_assets.defs.runs.actions import refresh_actions
+from marketdata_assets.defs.runs.execution import execute_job
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.adjust import SPLIT_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
@@ -20,8 +21,7 @@ from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.polygon.errors import EntitlementError, VendorFailureError
-from marketdata_assets.polygon.resource import PolygonResource
-from marketdata_assets.polygon.simulator import Fault, FaultKind, Split
+from marketdata_assets.simulator import Fault, FaultKind, Split
 from marketdata_assets.storage.actions import ActionCounts, read_splits, store_actions, unchecked
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols, find_with_splits
 from marketdata_assets_tests.integration.platform import Platform, open_platform, reason_of
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from dagster import Definitions, ExecuteInProcessResult
 
-    from marketdata_assets.automation.actions import ActionsReport
+    from marketdata_assets.defs.runs.actions import ActionsReport
     from marketdata_assets.storage.connection import Database
 
 NOW = datetime(2024, 7, 1, 15, tzinfo=UTC)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster._core.instance import types as instance_types
 
-from marketdata_assets.storage.dagster_internals import (
+from marketdata_assets.defs.instance.internals import (
     add_partition_metadata,
     next_tick,
     open_instance_of_commands,

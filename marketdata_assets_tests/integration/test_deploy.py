@@ -23,9 +23,9 @@ from deploy.settings import (
     helm_values,
     root_settings,
 )
-from marketdata_assets.automation.instance import BATCHING
-from marketdata_assets.automation.launcher import LocalRunLauncher
 from marketdata_assets.config import load_settings
+from marketdata_assets.defs.instance.environment import BATCHING
+from marketdata_assets.defs.instance.launcher import LocalRunLauncher
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,25 +10,26 @@ import pytest
 from dagster import AssetKey
 from polars.testing import assert_frame_equal
 
-from marketdata_assets.automation.features import FeaturesOutcome, compute, feature_runs, stale_days
-from marketdata_assets.automation.gaps import look_for_gaps
-from marketdata_assets.automation.jobs import FEATURES_JOB
-from marketdata_assets.automation.ranges import RangeRun
 from marketdata_assets.cli.features import held_back_lines
 from marketdata_assets.definitions import build_definitions
+from marketdata_assets.defs.jobs import FEATURES_JOB
+from marketdata_assets.defs.partitions import partition_key
+from marketdata_assets.defs.resources.polygon import PolygonResource
+from marketdata_assets.defs.runs.features import FeaturesOutcome, compute
+from marketdata_assets.defs.runs.gaps import look_for_gaps
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
 from marketdata_assets.domain.features.compute import compute_features
+from marketdata_assets.domain.ranges import RangeRun, feature_runs
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.partitions import partition_key
-from marketdata_assets.polygon.resource import PolygonResource
-from marketdata_assets.polygon.simulator import Fault, FaultKind
+from marketdata_assets.pipeline.gates import held_back_since
+from marketdata_assets.pipeline.idle import stale_days
+from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets.storage.actions import stale_at, store_actions
 from marketdata_assets.storage.bars import BarBatch, read_rows, write_batch
 from marketdata_assets.storage.features import FeatureBatch, mark_stale, read_stale, write_features
-from marketdata_assets.storage.gates import held_back_since
 from marketdata_assets.storage.merge import lock_series
 from marketdata_assets.storage.tables import FEATURES, OHLCV
 from marketdata_assets_tests.integration.platform import Platform, open_platform, reason_of

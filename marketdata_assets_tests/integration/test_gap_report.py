@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pytest
 
-from marketdata_assets.automation.gaps import look_for_gaps
-from marketdata_assets.automation.ranges import RangeRun
 from marketdata_assets.definitions import build_definitions
+from marketdata_assets.defs.partitions import partition_key
+from marketdata_assets.defs.resources.polygon import PolygonResource
+from marketdata_assets.defs.runs.gaps import look_for_gaps
+from marketdata_assets.domain.ranges import RangeRun
 from marketdata_assets.domain.series import Series
-from marketdata_assets.partitions import partition_key
-from marketdata_assets.polygon.resource import PolygonResource
-from marketdata_assets.polygon.simulator import Fault, FaultKind
+from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets_tests.integration.platform import Platform, open_platform
 
 if TYPE_CHECKING:

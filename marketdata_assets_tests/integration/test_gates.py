@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pytest
 
-from marketdata_assets.checks.bars import IN_LINE, ON_GRID
-from marketdata_assets.checks.series import FRESH
-from marketdata_assets.checks.verdict import ALONE_DAYS, WORST
 from marketdata_assets.definitions import build_definitions
+from marketdata_assets.defs.checks.bars import IN_LINE, ON_GRID
+from marketdata_assets.defs.checks.series import FRESH
+from marketdata_assets.defs.checks.verdict import ALONE_DAYS, WORST
+from marketdata_assets.defs.partitions import partition_key
+from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.domain.series import Series
-from marketdata_assets.partitions import partition_key
-from marketdata_assets.polygon.resource import PolygonResource
-from marketdata_assets.polygon.simulator import Fault, FaultKind
-from marketdata_assets.storage import gates
+from marketdata_assets.pipeline import gates
+from marketdata_assets.pipeline.gates import NO_GAPS, VALID, failing_partitions
+from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets.storage.bars import BarBatch, write_batch
-from marketdata_assets.storage.gates import NO_GAPS, VALID, failing_partitions
 from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets_tests.integration.frames import bar, frame
 from marketdata_assets_tests.integration.platform import Platform, open_platform

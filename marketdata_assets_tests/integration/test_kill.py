@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.polygon.resource import PolygonResource
-from marketdata_assets.polygon.simulator import FaultKind
+from marketdata_assets.simulator import FaultKind
 from marketdata_assets_tests.integration.platform import command, command_environment, run_command, wait_until
 from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator
 

@@ -20,12 +20,12 @@ from dagster import (
     build_sensor_context,
 )
 
-from marketdata_assets.assets import completeness_matrix as asset_module
-from marketdata_assets.automation.instance import sync_series
-from marketdata_assets.automation.matrix import refresh_matrix
-from marketdata_assets.automation.sensors import matrix as sensors
-from marketdata_assets.automation.sensors.matrix import REPORT_TAG
 from marketdata_assets.definitions import build_definitions
+from marketdata_assets.defs.assets import completeness_matrix as asset_module
+from marketdata_assets.defs.instance.environment import sync_series
+from marketdata_assets.defs.runs.matrix import refresh_matrix
+from marketdata_assets.defs.sensors import matrix as sensors
+from marketdata_assets.defs.sensors.matrix import REPORT_TAG
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, LookResult

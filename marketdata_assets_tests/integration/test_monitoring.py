@@ -31,18 +31,20 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 from dagster._daemon.types import DaemonHeartbeat
 from dagster_shared.error import SerializableErrorInfo
 
-from marketdata_assets.automation.alerts import Alert, AlertError
-from marketdata_assets.automation.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
-from marketdata_assets.automation.runs import runs_of
-from marketdata_assets.automation.sensors import watch as watch_module
-from marketdata_assets.automation.sensors.watch import watch_sensor
 from marketdata_assets.config import Settings, load_settings
+from marketdata_assets.defs.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
+from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.defs.runs.history import runs_of
+from marketdata_assets.defs.sensors import watch as watch_module
+from marketdata_assets.defs.sensors.watch import watch_sensor
 from marketdata_assets.domain.monitoring import Disk, Runs, Topic
+from marketdata_assets.pipeline import health
+from marketdata_assets.pipeline.alerts import Alert, AlertError
+from marketdata_assets.pipeline.health import vitals
 from marketdata_assets.storage import monitoring
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets.storage.connection import Database, dagster_storage_url
 from marketdata_assets.storage.dagster_tables import runs_in_store, runs_with_ticks
-from marketdata_assets.storage.resource import PostgresResource
 from marketdata_assets_tests.integration.frames import run_of
 from marketdata_assets_tests.integration.platform import wait_until
 
@@ -433,7 +435,7 @@ class Watch:
         monkeypatch.setattr(watch_module, "datetime", Mock(wraps=datetime, now=lambda _: self.now))
         monkeypatch.setattr(watch_module, "monotonic", lambda: self._seconds)
         monkeypatch.setattr(watch_module, "send", self._send)
-        monkeypatch.setattr(monitoring, "disk_of", lambda _: self.disk)
+        monkeypatch.setattr(health, "disk_of", lambda _: self.disk)
 
     def _send(self, alert: Alert, webhook: object, *, within: timedelta, **_: object) -> None:
         self.logged.append(alert.facts["topic"])
@@ -579,6 +581,6 @@ def test_what_a_tick_has_no_time_for_is_told_at_the_next_one(watch: Watch, datab
 def test_one_look_takes_in_everything_but_runs(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", database.url)
     track(database, *(f"S{number}" for number in range(60)))
-    seen = monitoring.vitals(database, load_settings(), NOW)
+    seen = vitals(database, load_settings(), NOW)
     assert len(seen.stale) == 120
     assert seen.runs is None

@@ -10,17 +10,17 @@ import pytest
 from dagster import AssetIn, AssetKey, DagsterInstance, asset, materialize
 from psycopg import sql
 
-from marketdata_assets.assets.ohlcv import FAILED_SYMBOLS, FAILURE_REASONS, ohlcv_asset
-from marketdata_assets.automation import idle
-from marketdata_assets.automation.ranges import failure_metadata
+from marketdata_assets.defs.assets.ohlcv import FAILED_SYMBOLS, FAILURE_REASONS, ohlcv_asset
+from marketdata_assets.defs.partitions import day_by_series, partition_key
+from marketdata_assets.defs.resources.io_manager import PostgresIOManager
+from marketdata_assets.defs.resources.polygon import PolygonResource
+from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.defs.runs.execution import failure_metadata
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.partitions import day_by_series, partition_key
+from marketdata_assets.pipeline import idle
 from marketdata_assets.polygon.planner import PAGE_BARS
-from marketdata_assets.polygon.resource import PolygonResource
-from marketdata_assets.polygon.simulator import Fault, FaultKind
-from marketdata_assets.storage.io_manager import PostgresIOManager
-from marketdata_assets.storage.resource import PostgresResource
+from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets_tests.conftest import REPOSITORY
 from marketdata_assets_tests.integration.platform import START, Platform, open_platform, reason_of
 from marketdata_assets_tests.simulator import KEY

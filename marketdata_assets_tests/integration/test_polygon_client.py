@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from dagster import Definitions, asset
 
+from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import AssetClass
@@ -17,8 +18,8 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.polygon.errors import AuthenticationError, VendorFailureError
 from marketdata_assets.polygon.request import FetchRequest
-from marketdata_assets.polygon.resource import PageFetched, PolygonResource, RequestFailed
-from marketdata_assets.polygon.simulator import Fault, FaultKind
+from marketdata_assets.polygon.vendor import PageFetched, RequestFailed
+from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets_tests.simulator import KEY, running_simulator
 
 if TYPE_CHECKING:

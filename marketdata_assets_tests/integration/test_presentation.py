@@ -11,8 +11,8 @@ from dagster._core.definitions.freshness import (  # which the public factories 
     TimeWindowFreshnessPolicy,
 )
 
-from marketdata_assets.automation.schedules import platform_schedules
 from marketdata_assets.definitions import build_definitions
+from marketdata_assets.defs.schedules import platform_schedules
 from marketdata_assets.storage.connection import Database
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from marketdata_assets import reading
+from marketdata_assets import queries
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
@@ -55,7 +55,7 @@ def _store(database: Database, database_url: str, monkeypatch: pytest.MonkeyPatc
     window = Window(days[0], datetime(2024, 1, 9, tzinfo=UTC))
     write_features(database, FeatureBatch(described, {daily: window}))
     yield
-    reading._close_all()
+    queries._close_all()
 
 
 def test_the_examples_run(capsys: pytest.CaptureFixture[str]) -> None:

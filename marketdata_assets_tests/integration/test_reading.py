@@ -15,9 +15,10 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from marketdata_assets import IncompleteHistoryWarning, bars, completeness, features, gaps, reading
-from marketdata_assets.automation.actions import refresh_actions
+from marketdata_assets import IncompleteHistoryWarning, bars, completeness, features, gaps, queries
 from marketdata_assets.definitions import build_definitions
+from marketdata_assets.defs.resources.polygon import PolygonResource
+from marketdata_assets.defs.runs.actions import refresh_actions
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.adjust import SplitError
 from marketdata_assets.domain.bars import BAR_SCHEMA
@@ -27,7 +28,6 @@ from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.polygon.resource import PolygonResource
 from marketdata_assets.storage.actions import store_actions
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
@@ -48,7 +48,7 @@ MONDAY = date(2024, 6, 10)
 def _store(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("DATABASE_URL", database_url)
     yield
-    reading._close_all()
+    queries._close_all()
 
 
 def track(

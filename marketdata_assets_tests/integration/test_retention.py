@@ -12,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from marketdata_assets.assets.gap_report import report_gaps
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.domain.bars import BAR_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of
@@ -20,12 +19,13 @@ from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
+from marketdata_assets.pipeline.gaps import report_gaps
+from marketdata_assets.pipeline.gates import failing_partitions
 from marketdata_assets.storage import retention
 from marketdata_assets.storage.bars import BarBatch, bars_by_series, read_coverage, write_batch
 from marketdata_assets.storage.completeness import read_recent, write_matrix
 from marketdata_assets.storage.connection import Database, connect
 from marketdata_assets.storage.features import FeatureBatch, write_features
-from marketdata_assets.storage.gates import failing_partitions
 from marketdata_assets.storage.merge import lock_series
 from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets.storage.pruned import read_pruned

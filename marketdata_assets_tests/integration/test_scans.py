@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 import pytest
 
-from marketdata_assets.assets.gap_report import report_gaps
 from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.pipeline.gaps import report_gaps
+from marketdata_assets.pipeline.scans import series_to_scan
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets.storage.gaps import read_held, write_gaps
 from marketdata_assets.storage.partition_windows import partition_windows_of
-from marketdata_assets.storage.scans import series_to_scan
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
 from marketdata_assets_tests.integration.frames import joined, run_of
 from marketdata_assets_tests.integration.platform import command_environment, run_command
@@ -106,7 +106,7 @@ def test_what_is_stored_while_a_scan_reads_is_seen_by_the_next(
 
     execute(scanned, "update ohlcv set stored_at = now() - interval '2 hours'")
     execute(scanned, "update schema_migrations set applied_at = now() - interval '3 hours'")
-    monkeypatch.setattr("marketdata_assets.assets.gap_report.write_gaps", write_late)
+    monkeypatch.setattr("marketdata_assets.pipeline.gaps.write_gaps", write_late)
     scan(scanned)
     assert to_scan(scanned) == {MINUTES, HOURS}
 
@@ -120,7 +120,7 @@ def test_a_scan_is_of_the_time_at_which_it_began_to_read(
         times.append(scanned.read_frame("select clock_timestamp() as t").item())
         return read_held(*arguments)
 
-    monkeypatch.setattr("marketdata_assets.assets.gap_report.read_held", read_late)
+    monkeypatch.setattr("marketdata_assets.pipeline.gaps.read_held", read_late)
     scan(scanned)
     latest = scanned.read_frame("select max(checked_at) as t from completeness_daily").item()
     assert latest < max(times)

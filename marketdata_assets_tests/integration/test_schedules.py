@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 from dagster import AssetKey, DagsterInstance, DefaultScheduleStatus, instance_for_test
 
-from marketdata_assets.automation.jobs import BARS_JOB, CORPORATE_ACTIONS_JOB, FEATURES_JOB, HISTORY_JOB
-from marketdata_assets.automation.purposes import PURPOSE_TAG
-from marketdata_assets.partitions import RANGE_END, RANGE_START
-from marketdata_assets.polygon.simulator import FaultKind
+from marketdata_assets.defs.jobs import BARS_JOB, CORPORATE_ACTIONS_JOB, FEATURES_JOB, HISTORY_JOB
+from marketdata_assets.domain.partitions import RANGE_END, RANGE_START
+from marketdata_assets.domain.run_tags import PURPOSE_TAG
+from marketdata_assets.simulator import FaultKind
 from marketdata_assets.storage.symbols import deactivate
 from marketdata_assets_tests.integration.daemon import Daemon
 from marketdata_assets_tests.integration.platform import Platform, open_platform

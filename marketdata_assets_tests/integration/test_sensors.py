@@ -9,23 +9,24 @@ from unittest.mock import Mock
 import pytest
 from dagster import DagsterRunStatus, RunRequest, RunsFilter, build_sensor_context
 
-from marketdata_assets.automation import runs as runs_module
-from marketdata_assets.automation.alerts import AlertError
-from marketdata_assets.automation.commands import COMMAND_TAG, Command
-from marketdata_assets.automation.gaps import look_for_gaps
-from marketdata_assets.automation.instance import sync_series
-from marketdata_assets.automation.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
-from marketdata_assets.automation.purposes import PURPOSE_TAG, ended_at
-from marketdata_assets.automation.ranges import RangeRun
-from marketdata_assets.automation.sensors import failures, repairs
-from marketdata_assets.automation.sensors import series as series_module
-from marketdata_assets.automation.sensors.repairs import MAX_REPAIRS
-from marketdata_assets.automation.sensors.series import MAX_ATTEMPTS
 from marketdata_assets.definitions import build_definitions
+from marketdata_assets.defs.instance.environment import sync_series
+from marketdata_assets.defs.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
+from marketdata_assets.defs.run_tags import ended_at
+from marketdata_assets.defs.runs import history as runs_module
+from marketdata_assets.defs.runs.commands import Command
+from marketdata_assets.defs.runs.gaps import look_for_gaps
+from marketdata_assets.defs.sensors import failures, repairs
+from marketdata_assets.defs.sensors import series as series_module
+from marketdata_assets.defs.sensors.repairs import MAX_REPAIRS
+from marketdata_assets.defs.sensors.series import MAX_ATTEMPTS
 from marketdata_assets.domain.monitoring import Topic, VendorUse, Vitals, concerns
+from marketdata_assets.domain.partitions import RANGE_END, RANGE_START, SERIES
+from marketdata_assets.domain.ranges import RangeRun
+from marketdata_assets.domain.run_tags import COMMAND_TAG, PURPOSE_TAG
 from marketdata_assets.domain.series import Series
-from marketdata_assets.partitions import RANGE_END, RANGE_START, SERIES
-from marketdata_assets.polygon.simulator import Fault, FaultKind
+from marketdata_assets.pipeline.alerts import AlertError
+from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets.storage.symbols import deactivate
 from marketdata_assets_tests.integration.daemon import Daemon
 from marketdata_assets_tests.integration.platform import Platform, open_platform

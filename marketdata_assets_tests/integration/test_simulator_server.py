@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from marketdata_assets.domain.errors import ConfigurationError
-from marketdata_assets.polygon.simulator import FaultKind, RunningSimulator
+from marketdata_assets.simulator import FaultKind, RunningSimulator
 from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator
 
 PATH = "/v2/aggs/ticker/SPY/range/1/minute/2024-03-07/2024-03-07"

@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 from psycopg import sql
 from psycopg2 import connect as connect_psycopg2  # type: ignore[import-untyped]
 
-from marketdata_assets.assets.feature_batches import FeatureReport, FeatureRun
+from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.adjust import SplitError
 from marketdata_assets.domain.gates import outlying
@@ -21,10 +21,10 @@ from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.partitions import partition_key
-from marketdata_assets.reading import bars
+from marketdata_assets.pipeline.adjusted import adjusted_as_far_as_known
+from marketdata_assets.pipeline.features import FeatureReport, FeatureRun
+from marketdata_assets.queries import bars
 from marketdata_assets.storage.actions import read_actions, store_actions
-from marketdata_assets.storage.adjusted import adjusted_as_far_as_known
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets.storage.features import read_stale, write_features
 from marketdata_assets.storage.migrations import load_migrations, migrate

@@ -14,7 +14,7 @@ from marketdata_assets.api import store_metrics
 from marketdata_assets.api.metrics import Metrics
 from marketdata_assets.api.store_metrics import KEPT_SECONDS, StoreCollector
 from marketdata_assets.config import load_settings
-from marketdata_assets.storage.freshness import freshness_of
+from marketdata_assets.pipeline.freshness import freshness_of
 from marketdata_assets_tests.integration.platform import open_platform
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ import psutil
 import pytest
 import yaml
 
-from marketdata_assets.automation.instance import BATCHING
-from marketdata_assets.automation.jobs import BARS_JOB
-from marketdata_assets.automation.ranges import RangeRun
+from marketdata_assets.defs.instance.environment import BATCHING
+from marketdata_assets.defs.jobs import BARS_JOB
+from marketdata_assets.domain.ranges import RangeRun
 from marketdata_assets.domain.series import Series
-from marketdata_assets.polygon.simulator import FaultKind
+from marketdata_assets.simulator import FaultKind
 from marketdata_assets.storage.embedded import EmbeddedServer
 from marketdata_assets_tests.integration.platform import command, command_environment, free_port, wait_until
 from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass
-from marketdata_assets.polygon.simulator import Fault, FaultKind
+from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets_tests.integration.platform import wait_until
 from marketdata_assets_tests.ui.browsing import photograph
 from marketdata_assets_tests.ui.running import RunningPlatform, running_platform
@@ -134,8 +134,8 @@ def test_a_day_on_which_much_goes_wrong_ends_whole(
         )
         # A worker that is killed after it asked uses up the loss: then the hour comes without a gap that is filled.
         lost_hour = f"[{lost.regular.start + timedelta(hours=2)}, {lost.regular.start + timedelta(hours=3)})"
-        bars = f"select count(*) from ohlcv where symbol = 'SPY' and timeframe = '1m' and time <@ '{lost_hour}'::tstzrange"
-        assert platform.value(bars) == 60
+        in_the_hour = f"select count(*) from ohlcv where symbol = 'SPY' and timeframe = '1m' and time <@ '{lost_hour}'::tstzrange"
+        assert platform.value(in_the_hour) == 60
         page.goto(f"{platform.url}/assets/completeness_matrix?view=events")
         expect(page.get_by_text("series_whole", exact=True)).to_be_visible()
         photograph(page, "morning")

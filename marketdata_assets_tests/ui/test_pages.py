@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass
-from marketdata_assets.polygon.simulator import FaultKind
+from marketdata_assets.simulator import FaultKind
 from marketdata_assets_tests.conftest import fresh_database
 from marketdata_assets_tests.integration.platform import wait_until
 from marketdata_assets_tests.ui.browsing import opened_page, photograph

@@ -15,6 +15,7 @@ from marketdata_assets_tests.conftest import REPOSITORY
 if TYPE_CHECKING:
     from pathlib import Path
 
+ROOTS = [REPOSITORY, REPOSITORY / "marketdata_assets", REPOSITORY / "marketdata_assets_tests"]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
 
@@ -23,6 +24,14 @@ def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
     targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)
     missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_module_that_is_named_by_its_path_is_there(page: Path) -> None:
+    spans = re.findall(r"`([^`\s]+\.py)\b[^`]*`", page.read_text("utf-8"))
+    named = [span for span in spans if "/" in span]
+    missing = [path for path in named if not any((root / path).is_file() for root in ROOTS)]
     assert not missing
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from marketdata_assets.domain.errors import ConfigurationError
-from marketdata_assets.reading import MAX_DAYS, _Edges
+from marketdata_assets.queries import MAX_DAYS, _Edges
 
 
 @pytest.mark.parametrize("days", [5, np.int64(5), np.uint8(5)], ids=repr)

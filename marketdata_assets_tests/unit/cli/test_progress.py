@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.progress import Progress
 
-from marketdata_assets.automation.ranges import RangeRun
 from marketdata_assets.cli.progress import ConsoleProgress, RemainingColumn, seconds_left
+from marketdata_assets.domain.ranges import RangeRun
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.polygon.request import FetchRecord, FetchRequest
-from marketdata_assets.polygon.resource import PageFetched
+from marketdata_assets.polygon.vendor import PageFetched
 
 DAY = datetime(2024, 7, 1, tzinfo=UTC)
 REQUEST = FetchRequest("AAPL", AssetClass.STOCK, Timeframe.M1, Window(DAY, DAY + timedelta(days=1)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from marketdata_assets.polygon.simulator import SimulatorConfig, create_app
+from marketdata_assets.simulator import SimulatorConfig, create_app
 
 from .client import Vendor
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from marketdata_assets.domain.errors import ConfigurationError
-from marketdata_assets.polygon.simulator import Fault, FaultKind, Variant, parse_fault
+from marketdata_assets.simulator import Fault, FaultKind, Variant, parse_fault
 
 from .bars import bars, page
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata_assets.domain.series import AssetClass
-from marketdata_assets.polygon.simulator.limiter import SlidingWindow
+from marketdata_assets.simulator.limiter import SlidingWindow
 
 from .bars import bars, page
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from marketdata_assets.domain.errors import ConfigurationError
-from marketdata_assets.polygon.simulator import SimulatorConfig, create_app
+from marketdata_assets.simulator import SimulatorConfig, create_app
 
 from .bars import bars, page
 

@@ -1,0 +1,100 @@
+"""The ``features`` asset: numbers that describe each bar by itself and the bars before it."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from functools import partial
+from typing import Any
+
+from dagster import (
+    AssetExecutionContext,
+    AssetsDefinition,
+    BackfillPolicy,
+    Config,
+    MetadataValue,
+    MultiPartitionsDefinition,
+    Output,
+    asset,
+)
+from pydantic import Field
+
+from marketdata_assets.defs.assets.feature_chart import feature_chart
+from marketdata_assets.defs.assets.picture import markdown_image
+from marketdata_assets.defs.assets.presentation import FEATURES as FRESHNESS
+from marketdata_assets.defs.assets.presentation import OWNERS
+from marketdata_assets.defs.resources.io_manager import PARTITIONS_HELD_BACK, table_metadata
+from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.domain.series import Series
+from marketdata_assets.pipeline.features import FeatureReport, FeatureRun
+from marketdata_assets.storage.features import FeatureBatch
+from marketdata_assets.storage.tables import FEATURES
+
+DESCRIPTION = """\
+Returns, ranges, momentum, trend, volatility and volume of each bar, on split-adjusted prices.
+
+A value depends on the bars before it, never on the partition that is computed. Computed anew is only what has become
+out of date: from the first bar, gap or split on that has changed since. A partition that `ohlcv_valid` or `no_gaps`
+holds back gets no features, and stays missing here. So does one of a stock or ETF whose splits were never asked for
+(`marketdata actions`), and one of a series without a single bar.
+"""
+
+
+class FeaturesConfig(Config):
+    """What a run of ``features`` may be told."""
+
+    force: bool = Field(default=False, description="Compute again what is up to date.")
+
+
+def features_asset(partitions: MultiPartitionsDefinition, *, earliest: date) -> AssetsDefinition:
+    """The asset over ``partitions``, whose first day is ``earliest``."""
+
+    @asset(
+        name="features",
+        partitions_def=partitions,
+        backfill_policy=BackfillPolicy.single_run(),
+        deps=["ohlcv", "gap_report", "splits"],
+        group_name="features",
+        kinds={"polars", "postgres"},
+        description=DESCRIPTION,
+        metadata=table_metadata(FEATURES),
+        owners=OWNERS,
+        tags={"domain": "features"},
+        freshness_policy=FRESHNESS,
+    )
+    def features(
+        context: AssetExecutionContext, config: FeaturesConfig, postgres: PostgresResource
+    ) -> Output[Any]:
+        # Wrapped, or Dagster would take the batches for outputs of the step.
+        return Output(_batches(context, earliest, postgres, force=config.force))
+
+    return features
+
+
+def _batches(
+    context: AssetExecutionContext, earliest: date, postgres: PostgresResource, *, force: bool
+) -> Iterator[FeatureBatch]:
+    keys = context.partition_keys
+    with postgres.database() as database:
+        run = FeatureRun(database, keys, now=datetime.now(UTC), earliest=earliest, force=force)
+        yield from run.batches()
+    report = run.report
+    for line in (*report.notices, *report.held_back_lines()):
+        context.log.warning("%s", line)
+    context.add_asset_metadata(
+        {
+            "run_bars": MetadataValue.int(report.bars),
+            "run_series_computed": MetadataValue.int(report.series_computed),
+            "run_series_up_to_date": MetadataValue.int(report.series_up_to_date),
+            PARTITIONS_HELD_BACK: MetadataValue.int(len(report.held_back)),
+        }
+    )
+    yield FeatureBatch(shown=partial(_shown, report))
+
+
+def _shown(report: FeatureReport, series: Series) -> dict[str, MetadataValue]:
+    """The columns, and a chart: of ``series`` if it was computed, else of the first that was."""
+    shown: dict[str, MetadataValue] = {"columns": MetadataValue.md(report.summary.table())}
+    charted = series if series in report.samples else next(iter(report.samples), None)
+    if charted is not None:
+        picture = feature_chart(charted, report.samples[charted])
+        shown["chart"] = markdown_image(f"Close, ATR and volatility of {charted}", picture)
+    return shown

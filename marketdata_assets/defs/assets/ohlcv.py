@@ -1,0 +1,177 @@
+"""The ``ohlcv`` asset: bars of every series, fetched or rolled up, one partition per day and series."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+from dagster import (
+    AssetExecutionContext,
+    AssetsDefinition,
+    BackfillPolicy,
+    Config,
+    Failure,
+    MetadataValue,
+    MultiPartitionsDefinition,
+    Output,
+    asset,
+)
+from pydantic import Field
+
+from marketdata_assets.defs.assets.fetching import VENDOR_POOL, request_metadata
+from marketdata_assets.defs.assets.presentation import DAILY, OWNERS
+from marketdata_assets.defs.resources.io_manager import table_metadata
+from marketdata_assets.defs.resources.polygon import PolygonResource
+from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.domain.bars import BAR_SCHEMA
+from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
+from marketdata_assets.domain.partitions import days_by_series, parse_key
+from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.windows import Window
+from marketdata_assets.pipeline.fetching import instruments_of, unknown_symbols, vendor_events
+from marketdata_assets.pipeline.ingest import Ingest, IngestReport
+from marketdata_assets.polygon.planner import plan
+from marketdata_assets.storage.bars import BarBatch, read_coverage, read_rows
+from marketdata_assets.storage.tables import OHLCV
+
+DESCRIPTION = """\
+OHLCV bars of every tracked series, **unadjusted**, keyed by `(symbol, timeframe, time)`; `time` is the open, UTC.
+
+`1m` and `1d` are fetched from Polygon.io; `5m` to `4h` are rolled up from `1m`, `1w` from `1d`. A bar belongs to
+the partition of the local date of its open. Rows that break a rule go to `ohlcv_quarantine`; old values of a
+revised bar go to `ohlcv_revision`; nothing but the job `retention` deletes a bar.
+"""
+
+FAILED_SYMBOLS = "failed_symbols"
+"""Metadata: the symbols whose requests failed, as a JSON array."""
+FAILURE_REASONS = "failure_reasons"
+"""Metadata: why, one line for each of them, as a JSON object."""
+
+
+class OhlcvConfig(Config):
+    """What a run of ``ohlcv`` may be told."""
+
+    ask_vendor: bool = Field(
+        default=True,
+        description="False rolls up and records what is stored, and makes no request.",
+    )
+    force: bool = Field(
+        default=False, description="Ask the vendor again for windows that are stored already."
+    )
+    keep_going: bool = Field(
+        default=False,
+        description="When some symbols fail, record the others and let what follows run; the partitions of the"
+        " failed ones stay missing. False fails the run. When every symbol fails, it fails either way.",
+    )
+    correction_sessions: int = Field(
+        default=CORRECTION_SESSIONS,
+        ge=0,
+        description="Latest sessions that are asked for again: late trades revise them.",
+    )
+
+
+def ohlcv_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
+    """The asset over ``partitions``."""
+
+    @asset(
+        name="ohlcv",
+        partitions_def=partitions,
+        backfill_policy=BackfillPolicy.single_run(),
+        group_name="bars",
+        pool=VENDOR_POOL,
+        kinds={"polars", "postgres"},
+        description=DESCRIPTION,
+        metadata=table_metadata(OHLCV),
+        owners=OWNERS,
+        tags={"domain": "bars", "source": "polygon"},
+        freshness_policy=DAILY,
+    )
+    def ohlcv(
+        context: AssetExecutionContext,
+        config: OhlcvConfig,
+        polygon: PolygonResource,
+        postgres: PostgresResource,
+    ) -> Output[Any]:
+        # Wrapped, or Dagster would take the batches for outputs of the step.
+        return Output(_batches(context, config, polygon, postgres))
+
+    return ohlcv
+
+
+def _batches(
+    context: AssetExecutionContext, config: OhlcvConfig, polygon: PolygonResource, postgres: PostgresResource
+) -> Iterator[BarBatch]:
+    days = days_by_series(context.partition_keys)
+    now = datetime.now(UTC)
+    with postgres.database() as database:
+        wanted, tracked = instruments_of(database, days)
+        coverage = read_coverage(database, [instrument.symbol for instrument in wanted])
+        planned = plan(
+            wanted,
+            {day for series_days in days.values() for day in series_days},
+            coverage,
+            now=now,
+            force=config.force,
+            correction_sessions=config.correction_sessions,
+            tracked=tracked,
+        )
+        context.log.info(
+            "%d series over %d days: %d requests (at most %d pages), %d windows rolled up from stored bars",
+            len(days),
+            len({day for series_days in days.values() for day in series_days}),
+            len(planned.fetches),
+            planned.pages,
+            len(planned.rollups),
+        )
+        if not config.ask_vendor:
+            planned = replace(planned, fetches=())
+        ingest = Ingest(planned, now=now, coverage=coverage, run_id=context.run.run_id)
+
+        def read_bars(series: Series, window: Window) -> pl.DataFrame:
+            return read_rows(database, OHLCV, {series: [window]})
+
+        with closing(vendor_events(polygon, planned.requests, database)) as events:
+            yield from ingest.batches(events, read_bars)
+        report = ingest.report
+        if config.ask_vendor:
+            asked = {day for series_days in days.values() for day in series_days}
+            report.failures += unknown_symbols(
+                polygon, database, report, wanted=wanted, days=asked, coverage=coverage
+            )
+    context.add_asset_metadata(request_metadata(report))
+    for notice in report.notices:
+        context.log.warning("%s", notice)
+    if not report.failures:
+        return
+    failed = set(report.failed_symbols)
+    if not config.keep_going or failed >= {one.symbol for one in days}:
+        raise _failure(report)
+    for request in report.failures:
+        context.log.error("%s", request.error)
+    context.add_asset_metadata(_failure_metadata(report))
+    yield BarBatch(
+        BAR_SCHEMA.to_frame(),
+        held_back=frozenset(key for key in context.partition_keys if parse_key(key)[1].symbol in failed),
+    )
+
+
+def _failure(report: IngestReport) -> Failure:
+    shown = "; ".join(str(failed.error) for failed in report.failures[:3])
+    more = f"; and {len(report.failures) - 3} more" if len(report.failures) > 3 else ""  # noqa: PLR2004 - as shown above
+    return Failure(
+        description=f"{', '.join(report.failed_symbols)} failed, every other symbol is stored: {shown}{more}",
+        metadata={**request_metadata(report), **_failure_metadata(report)},
+        allow_retries=False,
+    )
+
+
+def _failure_metadata(report: IngestReport) -> dict[str, MetadataValue]:
+    return {
+        FAILED_SYMBOLS: MetadataValue.json(report.failed_symbols),
+        FAILURE_REASONS: MetadataValue.json(
+            {failed.series.symbol: str(failed.error) for failed in reversed(report.failures)}
+        ),
+        "errors": MetadataValue.json([str(failed.error) for failed in report.failures]),
+    }

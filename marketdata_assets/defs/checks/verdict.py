@@ -1,0 +1,153 @@
+"""What every check shares: the partitions that it looks at, and how it says what is wrong with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import polars as pl
+from dagster import AssetCheckEvaluation, AssetCheckSeverity, MetadataValue, Output
+
+from marketdata_assets.domain.gates import stops_run
+from marketdata_assets.domain.partitions import SERIES, Rectangle, run_partitions
+from marketdata_assets.storage.partition_windows import partition_windows_of
+from marketdata_assets.storage.symbols import list_symbols
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from dagster import AssetCheckExecutionContext, AssetCheckSpec
+
+    from marketdata_assets.domain.series import Series
+    from marketdata_assets.domain.windows import Window
+    from marketdata_assets.storage.connection import Database
+
+ALONE_DAYS: Final = 30
+"""How many days a check looks at that runs without an asset, up to and including today."""
+WORST: Final = 20
+"""Rows of the table of a verdict."""
+_NAMED: Final = 3
+_PARTITION: Final = ("symbol", "timeframe", "day")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a check looks at."""
+
+    rectangle: Rectangle
+    windows: Mapping[Series, Window]
+
+    @property
+    def told(self) -> str:
+        """The scope for people: how many series, which days."""
+        series = self.rectangle.series
+        named = series[0].key if len(series) == 1 else f"{len(series):,} series"
+        days = (
+            f"{self.rectangle.first}"
+            if self.rectangle.first == self.rectangle.last
+            else f"{self.rectangle.first} to {self.rectangle.last}"
+        )
+        return f"{named}, {days}"
+
+
+def scope_of(context: AssetCheckExecutionContext, database: Database) -> Scope:
+    """The partitions of the run; when the check runs alone, the last days of every active series.
+
+    Raises:
+        ConfigurationError: A series of the run is no longer tracked.
+    """
+    rectangle = run_partitions(context.run.tags, context.instance.get_dynamic_partitions(SERIES))
+    if rectangle is None:
+        today = datetime.now(UTC).date()
+        active = (one for symbol in list_symbols(database, active_only=True) for one in symbol.series)
+        rectangle = Rectangle(today - timedelta(days=ALONE_DAYS - 1), today, tuple(active))
+    windows = partition_windows_of(database, rectangle.series, rectangle.first, rectangle.last)
+    return Scope(rectangle, windows)
+
+
+def verdict(
+    spec: AssetCheckSpec,
+    scope: Scope,
+    faults: pl.DataFrame,
+    *,
+    counts: Mapping[str, int],
+    only_warns: bool = False,
+    listed: pl.DataFrame | None = None,
+    held_back: int = 0,
+) -> Iterator[Output[None] | AssetCheckEvaluation]:
+    """The events of a check that found ``faults`` in ``scope``.
+
+    These are the two that Dagster makes of an ``AssetCheckResult``. It would also look for the materializations
+    that the check is of, and for that enumerate every partition of the asset: 3 s a run with 250,000. Without
+    them Dagster goes by the run and by the time.
+
+    Args:
+        spec: Of the check.
+        scope: What was looked at.
+        faults: ``FAULT_SCHEMA``: what is wrong.
+        counts: How much was looked at, and how much of it fails, by name.
+        only_warns: Never of severity ERROR.
+        listed: Faults to show at the end of the table that are no failure.
+        held_back: How many of the partitions that do not fail have nothing to be looked at.
+    """
+    partitions = scope.rectangle.size
+    failing = faults.select(_PARTITION).unique().height
+    worst = faults.sort("score", "rows", *_PARTITION, descending=[True, True, False, False, False])
+    shown = worst if listed is None else pl.concat([worst, listed.sort("score", descending=True)])
+    stops = stops_run(failing, partitions) and not only_warns
+    yield Output(None, output_name=spec.get_python_identifier())
+    yield AssetCheckEvaluation(
+        asset_key=spec.asset_key,
+        check_name=spec.name,
+        blocking=spec.blocking,
+        passed=failing == 0,
+        severity=AssetCheckSeverity.ERROR if stops else AssetCheckSeverity.WARN,
+        description=_sentence(scope, worst, failing, held_back),
+        metadata={
+            "looked_at": MetadataValue.text(scope.told),
+            "partitions": MetadataValue.int(partitions),
+            "failing_partitions": MetadataValue.int(failing),
+            **{noun: MetadataValue.int(count) for noun, count in counts.items()},
+            "worst": MetadataValue.md(fault_table(shown)),
+        },
+    )
+
+
+def _sentence(scope: Scope, worst: pl.DataFrame, failing: int, held_back: int) -> str:
+    partitions = scope.rectangle.size
+    beside = f", {held_back:,} held back" if held_back else ""
+    if not failing:
+        return f"{_counted(partitions - held_back)} pass{beside}."
+    named = list(
+        dict.fromkeys(
+            f"{symbol}:{timeframe} {day}" for symbol, timeframe, day in worst.select(_PARTITION).iter_rows()
+        )
+    )
+    more = f" and {failing - _NAMED:,} more" if failing > _NAMED else ""
+    return f"{failing:,} of {_counted(partitions)} fail{beside}: {', '.join(named[:_NAMED])}{more}."
+
+
+def _counted(partitions: int) -> str:
+    return f"{partitions:,} partition{'' if partitions == 1 else 's'}"
+
+
+def fault_table(faults: pl.DataFrame) -> str:
+    """The first ``faults`` as a Markdown table, and how many more there are; a sentence when there is none."""
+    if faults.is_empty():
+        return "Nothing is wrong."
+    columns = ("symbol", "timeframe", "day", "what", "rows", "time", "example")
+    lines = [
+        f"| {symbol}:{timeframe} | {day} | {what} | {rows:,} | {time:%Y-%m-%d %H:%M} | {table_cell(example)} |"
+        for symbol, timeframe, day, what, rows, time, example in faults.head(WORST)
+        .select(columns)
+        .iter_rows()
+    ]
+    head = "| series | day | what | bars | for example (UTC) | |\n|---|---|---|---:|---|---|"
+    more = [f"\n… and {faults.height - WORST:,} more."] if faults.height > WORST else []
+    return "\n".join([head, *lines, *more])
+
+
+def table_cell(text: str) -> str:
+    """``text`` as a cell of a Markdown table: one line, no bar."""
+    return " ".join(text.split()).replace("|", "\\|")

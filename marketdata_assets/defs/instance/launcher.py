@@ -1,0 +1,98 @@
+"""Runs as processes of this machine, and how it is seen that one is gone."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import psutil
+from dagster import DefaultRunLauncher, Field
+
+from marketdata_assets.defs.instance.internals import (
+    CheckRunHealthResult,
+    WorkerStatus,
+    launched_here,
+    worker_process,
+)
+
+if TYPE_CHECKING:
+    from dagster import DagsterRun
+
+_CLOCKS: Final = timedelta(seconds=2)
+"""How far a process' start, which the kernel counts in ticks since its own, may seem to lie after its first event."""
+
+_STEP: Final = timedelta(minutes=15)
+"""How far the clock may have been set forward since: the start of every process moves with it."""
+
+_FORGET_SECONDS: Final = 3600.0
+"""After so long, a run that was seen without its process has been ended by its code server."""
+
+
+class LocalRunLauncher(DefaultRunLauncher):
+    """Dagster's own launcher, and a look at the process of a run.
+
+    The code server that started a run notices its end, unless it has ended itself: after a restart of the
+    machine nobody would, and the run would count as under way, and hold its places in the queue, for ever.
+
+    Dagster tries once to start a crashed run again, in vain while no code server answers. One that has ended with
+    its runs is given ``grace_seconds`` to come back before they count as failed.
+    """
+
+    def __init__(self, inst_data: Any = None, grace_seconds: int = 60) -> None:  # noqa: ANN401 - Dagster's signature
+        super().__init__(inst_data)
+        self._grace_seconds = grace_seconds
+        self._gone_since: dict[str, float] = {}
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        """``grace_seconds``, 60 unless given."""
+        return {"grace_seconds": Field(int, is_required=False, default_value=60)}
+
+    @classmethod
+    def from_config_value(cls, inst_data: Any, config_value: Any) -> Self:  # noqa: ANN401 - Dagster's signature
+        """The launcher of an instance."""
+        return cls(inst_data=inst_data, **config_value)
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        """Run monitoring asks about each run."""
+        return True
+
+    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        """Whether the process of ``run`` lives. Of what runs elsewhere nothing is known, so nothing is said."""
+        if not launched_here(run):
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "not started by a code server of this machine")
+        told = worker_process(self._instance, run)
+        if told is None:
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "its process has not reported yet")
+        pid, since = told
+        if is_alive(pid, since):
+            return CheckRunHealthResult(WorkerStatus.RUNNING, run_worker_id=str(pid))
+        gone = f"process {pid} of this run is gone"
+        now = time.monotonic()
+        forget = now - self._grace_seconds - _FORGET_SECONDS
+        self._gone_since = {run_id: since for run_id, since in self._gone_since.items() if since > forget}
+        if now - self._gone_since.setdefault(run.run_id, now) < self._grace_seconds:
+            return CheckRunHealthResult(WorkerStatus.RUNNING, f"{gone}, which its code server may still tell")
+        del self._gone_since[run.run_id]
+        return CheckRunHealthResult(WorkerStatus.FAILED, gone, run_worker_id=str(pid))
+
+
+def _is_python(process: psutil.Process) -> bool:
+    """Whether it may be what a code server starts runs as."""
+    return any("python" in word for word in process.cmdline()[:1])
+
+
+def is_alive(pid: int, since: datetime) -> bool:
+    """Whether the process that had the id ``pid`` at ``since`` lives; another one that has it by now does not count."""
+    try:
+        process = psutil.Process(pid)
+        started = datetime.fromtimestamp(process.create_time(), UTC)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return started <= since + _CLOCKS or (started <= since + _STEP and _is_python(process))
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True

@@ -1,0 +1,233 @@
+"""Dagster's IO manager: Polars frames into Postgres tables and back, partition keys as WHERE windows."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from dagster import (
+    ConfigurableIOManager,
+    Failure,
+    InputContext,
+    MetadataValue,
+    OutputContext,
+    TableColumn,
+    TableColumnConstraints,
+    TableConstraints,
+    TableSchema,
+)
+
+from marketdata_assets.defs.instance.internals import add_partition_metadata, record_only
+from marketdata_assets.defs.partitions import partition_key
+from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.domain.bars import KEY
+from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.domain.partitions import parse_key
+from marketdata_assets.storage.bars import BarBatch, count_by_day, count_rows, read_rows, write_batch
+from marketdata_assets.storage.features import FeatureBatch, ReplaceCounts, write_features
+from marketdata_assets.storage.merge import MergeCounts
+from marketdata_assets.storage.partition_windows import (
+    calendars_of,
+    partition_windows,
+)
+from marketdata_assets.storage.tables import FEATURES, TABLES, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from marketdata_assets.domain.calendar import TradingCalendar
+    from marketdata_assets.domain.series import Series
+    from marketdata_assets.domain.windows import Window
+    from marketdata_assets.storage.connection import Database
+
+LOOKBACK_BARS = "lookback_bars"
+"""Input metadata: how many bars before each window come with it."""
+
+PARTITIONS_HELD_BACK = "run_partitions_held_back"
+"""Output metadata: how many partitions of the run get nothing: a check holds them back, or something is not there."""
+
+COLUMNS = "columns"
+"""Input metadata: which columns to read; default all."""
+
+
+class PostgresIOManager(ConfigurableIOManager):
+    """Stores what an asset returns in the table of the asset's name.
+
+    An output is a frame, a :class:`BarBatch`, or an iterable of either: each item is committed in a
+    transaction of its own, so that memory stays bounded whatever the range. An input is the frame of the
+    rows of its partitions; input metadata ``columns`` and ``lookback_bars`` narrow and widen it.
+    """
+
+    postgres: PostgresResource
+
+    def handle_output(
+        self, context: OutputContext, obj: pl.DataFrame | BarBatch | FeatureBatch | Iterable[Any]
+    ) -> None:
+        """Commit ``obj`` batch by batch and attach what was done as metadata."""
+        table = _table(context.asset_key.path[-1])
+        with self.postgres.database() as database:
+            written = _Written(database)
+            try:
+                for batch in _batches(obj):
+                    written.add(batch)
+            except Failure as failure:
+                # What was committed before the asset gave up is stored all the same.
+                raise Failure(
+                    description=failure.description,
+                    metadata={**failure.metadata, **written.metadata(table)},
+                    allow_retries=failure.allow_retries,
+                ) from failure
+            context.add_output_metadata({**table_metadata(table), **written.metadata(table)})
+            if context.has_asset_partitions:
+                self._record_partitions(context, database, table, written)
+
+    def _record_partitions(
+        self, context: OutputContext, database: Database, table: Table, written: _Written
+    ) -> None:
+        held_back = written.held_back
+        asked = context.asset_partition_keys
+        keys = [key for key in asked if key not in held_back]
+        if not keys:
+            reasons = Counter(held_back[key] for key in asked)
+            why = "; ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+            message = f"{table.name}: none of the {len(asked):,} partitions gets any: {why}"
+            held = MetadataValue.int(len(asked))
+            raise Failure(description=message, metadata={PARTITIONS_HELD_BACK: held}, allow_retries=False)
+        if len(keys) < len(asked):
+            record_only(context, keys)
+        rows = _partition_rows(database, table, keys)
+        told: dict[str, dict[str, object]] = {
+            key: {"dagster/partition_row_count": rows.get(key, 0)} for key in keys
+        }
+        if written.shown is not None:
+            # With one partition alone, since the event log keeps the metadata of each. Dagster writes their events in
+            # the order of these keys, and shows the last of them as the asset's latest materialization.
+            latest = context.asset_partition_keys[-1]
+            told[latest] |= written.shown(parse_key(latest)[1])
+        add_partition_metadata(context, told)
+
+    def load_input(self, context: InputContext) -> pl.DataFrame:
+        """The rows of the input's partitions, sorted by (symbol, timeframe, time)."""
+        table = _table(context.asset_key.path[-1])
+        metadata = context.definition_metadata or {}
+        columns = metadata.get(COLUMNS)
+        with self.postgres.database() as database:
+            windows = partition_windows(database, context.asset_partition_keys)
+            return read_rows(
+                database,
+                table,
+                windows,
+                columns=None if columns is None else [str(name) for name in _sequence(columns)],
+                lookback_bars=int(str(metadata.get(LOOKBACK_BARS, 0))),
+            )
+
+
+class _Written:
+    """What the batches of an output did."""
+
+    def __init__(self, database: Database) -> None:
+        self.held_back: dict[str, str] = {}
+        self.shown: Callable[[Series], Mapping[str, object]] | None = None
+        self._database = database
+        self._bars = MergeCounts()
+        self._quarantined = 0
+        self._features = ReplaceCounts()
+
+    def add(self, batch: BarBatch | FeatureBatch) -> None:
+        """Commit ``batch``."""
+        if isinstance(batch, BarBatch):
+            self._bars += write_batch(self._database, batch)
+            self._quarantined += batch.quarantined.height
+            self.held_back |= dict.fromkeys(batch.held_back, "of symbols that failed")
+        else:
+            self._features += write_features(self._database, batch)
+            self.held_back |= batch.held_back
+            self.shown = batch.shown or self.shown
+
+    def metadata(self, table: Table) -> dict[str, MetadataValue]:
+        """The counts, in rows: those of the run, which each of its partitions carries, begin with ``run_``."""
+        if table is FEATURES:
+            return {
+                "run_rows_written": MetadataValue.int(self._features.written),
+                "run_rows_replaced": MetadataValue.int(self._features.deleted),
+            }
+        return {
+            "dagster/row_count": MetadataValue.int(count_rows(self._database)),
+            "run_rows_inserted": MetadataValue.int(self._bars.inserted),
+            "run_rows_changed": MetadataValue.int(self._bars.changed),
+            "run_rows_unchanged": MetadataValue.int(self._bars.unchanged),
+            "run_rows_quarantined": MetadataValue.int(self._quarantined),
+        }
+
+
+def _partition_rows(database: Database, table: Table, keys: Sequence[str]) -> dict[str, int]:
+    windows = partition_windows(database, keys)
+    by_zone: dict[TradingCalendar, dict[Series, list[Window]]] = defaultdict(dict)
+    for series, calendar in calendars_of(database, windows).items():
+        by_zone[calendar][series] = windows[series]
+    return {
+        partition_key(day, series): rows
+        for calendar, zone_windows in by_zone.items()
+        for (day, series), rows in count_by_day(database, table, zone_windows, calendar.timezone).items()
+    }
+
+
+def _batches(obj: object) -> Iterator[BarBatch | FeatureBatch]:
+    if isinstance(obj, BarBatch | FeatureBatch):
+        yield obj
+    elif isinstance(obj, pl.DataFrame):
+        yield BarBatch(obj)
+    elif isinstance(obj, Iterable):
+        for item in obj:
+            yield from _batches(item)
+    else:
+        message = f"an asset returned {type(obj).__name__}: PostgresIOManager stores Polars frames, batches or iterables of them"
+        raise MarketDataError(message)
+
+
+def _table(asset_name: str) -> Table:
+    if asset_name not in TABLES:
+        message = f"asset {asset_name} has no table: PostgresIOManager stores {', '.join(TABLES)}"
+        raise MarketDataError(message)
+    return TABLES[asset_name]
+
+
+def table_metadata(table: Table) -> Mapping[str, Any]:
+    """The metadata that Dagster's UI knows about a table: its name and its columns."""
+    return {
+        "dagster/table_name": f"public.{table.name}",
+        "dagster/column_schema": MetadataValue.table_schema(
+            TableSchema(
+                columns=[
+                    TableColumn(
+                        name,
+                        type=kind,
+                        description=table.descriptions[name],
+                        constraints=TableColumnConstraints(nullable=name not in table.required),
+                    )
+                    for name, kind in table.column_types()
+                ]
+                + [
+                    TableColumn(
+                        name,
+                        type=kind,
+                        description=text,
+                        constraints=TableColumnConstraints(nullable=False),
+                    )
+                    for name, (kind, text) in table.kept.items()
+                ],
+                constraints=TableConstraints(other=[f"primary key ({', '.join(KEY)})"]),
+            )
+        ),
+    }
+
+
+def _sequence(value: object) -> Sequence[object]:
+    if isinstance(value, MetadataValue):
+        value = value.value
+    if not isinstance(value, list | tuple):
+        message = f"input metadata {COLUMNS!r} is a list of column names, not {value!r}"
+        raise MarketDataError(message)
+    return value

@@ -1,0 +1,139 @@
+"""Retention: a job that removes bars that are older than their timeframe is kept, and its weekly schedule."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from dagster import (
+    AssetObservation,
+    Config,
+    DefaultScheduleStatus,
+    JobDefinition,
+    MetadataValue,
+    OpExecutionContext,
+    Output,
+    RunConfig,
+    RunRequest,
+    ScheduleDefinition,
+    ScheduleEvaluationContext,
+    job,
+    op,
+    schedule,
+)
+from pydantic import Field
+
+from marketdata_assets.config import load_settings
+from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.domain.retention import (
+    SHORTEST_DAYS,
+    first_kept_days,
+    kept_days,
+)
+from marketdata_assets.domain.run_tags import Purpose
+from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.pipeline.retention import chosen_retention
+from marketdata_assets.storage.retention import Pruned, prunable, prune
+
+RETENTION_JOB: Final = "retention"
+WEEKLY_RETENTION: Final = "weekly_retention"
+
+
+class RetentionConfig(Config):
+    """What a run of ``retention`` may be told."""
+
+    keep_days: dict[str, int] | None = Field(
+        default=None,
+        description="Days that are kept, by timeframe, such as `{1m: 30, 5m: 365}`; others are left alone. Default:"
+        f" MARKETDATA_RETENTION, else 1m: 30. At least {SHORTEST_DAYS}.",
+    )
+    dry_run: bool = Field(
+        default=True,
+        description="Only count what would be removed; false removes it. The weekly schedule sets it to false.",
+    )
+
+
+@op(
+    name="prune",
+    description="Removes bars that are older than their timeframe is kept, with their features, in small transactions.",
+)
+def prune_op(
+    context: OpExecutionContext, config: RetentionConfig, postgres: PostgresResource
+) -> Output[None]:
+    """Prune, and tell so in the run and on ``ohlcv``."""
+    chosen = (
+        chosen_retention()
+        if config.keep_days is None
+        else {Timeframe.parse(name): kept_days(days) for name, days in config.keep_days.items()}
+    )
+    first_kept = first_kept_days(chosen, datetime.now(UTC))
+    with postgres.database() as database:
+        pruned = prunable(database, first_kept) if config.dry_run else prune(database, first_kept)
+    metadata = {
+        "dry_run": MetadataValue.bool(config.dry_run),
+        "rows_removed": MetadataValue.int(sum(one.bars for one in pruned)),
+        "feature_rows_removed": MetadataValue.int(sum(one.features for one in pruned)),
+        "bytes_returned": MetadataValue.int(sum(one.bytes_returned for one in pruned)),
+        "bytes_reusable": MetadataValue.int(sum(one.bytes_reusable for one in pruned)),
+        "pruned": MetadataValue.md(pruned_table(pruned)),
+    }
+    if not config.dry_run:
+        context.log_event(AssetObservation("ohlcv", metadata=metadata))
+    return Output(None, metadata=metadata)
+
+
+def retention_job() -> JobDefinition:
+    """The job."""
+
+    @job(
+        name=RETENTION_JOB,
+        description="Removes bars that are older than `MARKETDATA_RETENTION` keeps them (`1m` for 30 days unless it says"
+        " otherwise). Bars of other timeframes stay, those that were rolled up from the removed ones as well. The run"
+        " reports rows and bytes. Started by hand it only counts, until `dry_run` is set to false.",
+        tags=Purpose.RETENTION.tags,
+    )
+    def retention() -> None:
+        prune_op()
+
+    return retention
+
+
+def retention_schedule() -> ScheduleDefinition:
+    """Sundays at 04:00 UTC. On by itself only where ``MARKETDATA_RETENTION`` is set.
+
+    Nobody's history is deleted for want of a setting: minutes that somebody has backfilled for years may be beyond
+    what the vendor still lets them fetch. The days that are kept travel in the run: where it executes, the setting
+    may be missing.
+    """
+    is_chosen = load_settings().retention is not None
+
+    @schedule(
+        name=WEEKLY_RETENTION,
+        job_name=RETENTION_JOB,
+        cron_schedule="0 4 * * 0",
+        execution_timezone="UTC",
+        default_status=DefaultScheduleStatus.RUNNING if is_chosen else DefaultScheduleStatus.STOPPED,
+        description="Removes old bars once a week. Off until it is switched on, or MARKETDATA_RETENTION is set.",
+        tags=Purpose.RETENTION.tags,
+    )
+    def weekly_retention(context: ScheduleEvaluationContext) -> RunRequest:
+        keep_days = {timeframe.value: days for timeframe, days in chosen_retention().items()}
+        return RunRequest(
+            run_key=f"{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}",
+            run_config=RunConfig(ops={prune_op.name: RetentionConfig(keep_days=keep_days, dry_run=False)}),
+            tags=Purpose.RETENTION.tags,
+        )
+
+    return weekly_retention
+
+
+def pruned_table(pruned: list[Pruned]) -> str:
+    """What was removed, by timeframe, as a Markdown table."""
+    lines = [
+        f"| {one.timeframe} | {one.before} | {one.bars:,} | {one.features:,} | {one.bytes_returned:,} |"
+        f" {one.bytes_reusable:,} |"
+        for one in pruned
+    ]
+    head = (
+        "| timeframe | first day kept | bars | features | bytes returned | bytes reusable |\n"
+        "|---|---|---:|---:|---:|---:|"
+    )
+    return "\n".join([head, *lines])

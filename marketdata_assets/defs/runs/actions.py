@@ -1,0 +1,70 @@
+"""Bringing corporate actions up to date: a run of their three assets in this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from marketdata_assets.defs.assets.corporate_actions import IN_PLAN
+from marketdata_assets.defs.jobs import CORPORATE_ACTIONS_JOB
+from marketdata_assets.defs.runs.execution import execute_job, reason_of, reasons_by_step
+from marketdata_assets.domain.actions import ActionKind
+from marketdata_assets.domain.errors import MarketDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dagster import DagsterInstance, Definitions
+
+
+@dataclass(frozen=True, slots=True)
+class ActionsReport:
+    """What came of one kind, in rows; ``in_plan`` is False when the vendor's plan does not include it."""
+
+    kind: ActionKind
+    in_plan: bool
+    stored: int = 0
+    inserted: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    withdrawn: int = 0
+    requests: int = 0
+
+
+def refresh_actions(
+    definitions: Definitions, instance: DagsterInstance, *, tags: Mapping[str, str] | None = None
+) -> list[ActionsReport]:
+    """Execute a run of ``splits``, ``dividends`` and ``earnings`` over every active stock and ETF.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+        MarketDataError: A kind failed; the others are stored.
+    """
+    result = execute_job(definitions, instance, job=CORPORATE_ACTIONS_JOB, config={}, tags=tags or {})
+    if not result.success:
+        reasons = reasons_by_step(result)
+        # In one order, whichever failed first. Each says which kind and which symbols it is about.
+        why = [reasons[kind] for kind in ActionKind if kind in reasons] or [reason_of(result)]
+        message = f"corporate actions are not up to date: {'; and '.join(why)}"
+        raise MarketDataError(message)
+    reports = []
+    for kind in ActionKind:
+        (event,) = result.asset_materializations_for_node(kind.value)
+        facts = {name: value.value for name, value in event.metadata.items()}
+
+        def count(name: str, facts: Mapping[str, object] = facts) -> int:
+            return int(str(facts.get(name, 0)))
+
+        reports.append(
+            ActionsReport(
+                kind,
+                in_plan=facts[IN_PLAN] is True,
+                stored=count("dagster/row_count"),
+                inserted=count("rows_inserted"),
+                changed=count("rows_changed"),
+                unchanged=count("rows_unchanged"),
+                withdrawn=count("rows_withdrawn"),
+                requests=count("requests"),
+            )
+        )
+    return reports

@@ -1,0 +1,463 @@
+"""Backfills: bars, gaps, repair, features and matrix of a rectangle of days x series, one after the other in this process."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from marketdata_assets.defs.runs.bars import BarsOutcome, bring_bars
+from marketdata_assets.defs.runs.commands import run_ids
+from marketdata_assets.defs.runs.features import FeaturesOutcome, compute
+from marketdata_assets.defs.runs.gaps import look_for_gaps, repair_runs
+from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA, due_days, ended_series
+from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
+from marketdata_assets.domain.gaps import LOSSES, GapState
+from marketdata_assets.domain.ranges import feature_runs, range_runs
+from marketdata_assets.domain.scans import scan_windows
+from marketdata_assets.domain.series import Series, with_siblings
+from marketdata_assets.pipeline.adjusted import SPLITTING, unchecked_symbols
+from marketdata_assets.pipeline.idle import (
+    bars_are_current,
+    is_instance_in_order,
+    matrix_is_current,
+    scans_are_current,
+    stale_days,
+)
+from marketdata_assets.storage.clock import require_right_clock
+from marketdata_assets.storage.completeness import (
+    MATRIX_SCHEMA,
+    active_series,
+    completeness_between,
+    incomplete_series,
+    read_matrix,
+    read_unchecked,
+)
+from marketdata_assets.storage.gaps import LISTED_SCHEMA, gap_rows, list_gaps
+from marketdata_assets.storage.symbols import list_symbols
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import date
+
+    from dagster import DagsterInstance, Definitions
+    from psycopg import Connection
+
+    from marketdata_assets.defs.runs.commands import Command
+    from marketdata_assets.domain.ranges import RangeRun
+    from marketdata_assets.storage.connection import Database
+
+
+class Stage(StrEnum):
+    """What a backfill does, in this order."""
+
+    BARS = "bars"
+    GAPS = "gaps"
+    REPAIR = "repair"
+    FEATURES = "features"
+    MATRIX = "matrix"
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillRequest:
+    """What a backfill is asked for. Days are local dates, both inclusive."""
+
+    series: tuple[Series, ...]
+    first: date
+    last: date
+    force: bool = False
+    with_features: bool = True
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages in order."""
+        return [one for one in Stage if self.with_features or one is not Stage.FEATURES]
+
+
+class BackfillProgress:
+    """Is told how far a backfill is; this one keeps silent."""
+
+    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[RangeRun], *, is_idle: bool) -> None:
+        """``stage`` begins, the ``place``-th ``of`` all, with ``runs`` to execute; ``is_idle`` when it does nothing."""
+
+    def run(self, run: RangeRun) -> None:
+        """``run`` begins; the one before it has ended."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a backfill did and what it left.
+
+    ``gaps`` (``LISTED_SCHEMA``) holds the gaps of the series and of their siblings, which are stored and scanned along, in
+    the windows that were scanned (whole weeks where there are week bars): those that stand, and those that were filled
+    since the backfill began. ``completeness`` has a row
+    for each series, summed over the days of the window; ``matrix`` (``MATRIX_SCHEMA``) over all of its history.
+    ``unchecked`` (``DAILY_COMPLETENESS_SCHEMA``) holds the days of the window that expect bars and were never scanned.
+    ``ended`` holds the rows of ``matrix`` whose scanned days end before the day that is due.
+    """
+
+    backfill_id: str
+    request: BackfillRequest
+    bars: BarsOutcome = field(default_factory=BarsOutcome)
+    features: FeaturesOutcome = field(default_factory=FeaturesOutcome)
+    run_ids: list[str] = field(default_factory=list)
+    gaps: pl.DataFrame = field(default_factory=LISTED_SCHEMA.to_frame)
+    completeness: pl.DataFrame = field(default_factory=pl.DataFrame)
+    matrix: pl.DataFrame = field(default_factory=MATRIX_SCHEMA.to_frame)
+    ended: pl.DataFrame = field(default_factory=MATRIX_SCHEMA.to_frame)
+    unchecked: pl.DataFrame = field(default_factory=DAILY_COMPLETENESS_SCHEMA.to_frame)
+    requests: int = 0
+    pages: int = 0
+    retries: int = 0
+    seconds_waited_for_limit: float = 0.0
+    duration_seconds: float = 0.0
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why symbols failed, one line each."""
+        return self.bars.failures
+
+    def gaps_in(self, state: GapState) -> pl.DataFrame:
+        """The gaps of a state."""
+        return self.gaps.filter(state=state.value)
+
+    @property
+    def lost(self) -> pl.DataFrame:
+        """The gaps that are left without an explanation, the largest first."""
+        return self.gaps.filter(pl.col("state").is_in(LOSSES))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing failed and no gap is left without an explanation."""
+        return not self.failures and not self.features.failures and self.lost.is_empty()
+
+
+def execute(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    database: Database,
+    request: BackfillRequest,
+    *,
+    command: Command,
+    ordered: Sequence[str],
+    earliest: date,
+    progress: BackfillProgress,
+) -> Outcome:
+    """Carry out ``request``, stage by stage, as ``command``, whose id the backfill gets.
+
+    ``ordered`` are the series keys in Dagster's order, ``earliest`` is the first day that is a partition.
+
+    A symbol that fails does not stop the others. Its gaps stay open: to ask for them again at once would spend
+    their attempts on the same failure.
+
+    Raises:
+        ConfigurationError: A setting is wrong (the key, say): every other run would fail like this one.
+        MarketDataError: Gaps could not be looked for, or the matrix not be made.
+    """
+    outcome = Outcome(command.id, request)
+    begun = _begin_history(database, outcome)
+    started = time.monotonic()
+    status = "failed"
+    try:
+        stages = _Stages(
+            definitions, instance, database, ordered, outcome, progress, earliest, tags=command.tags
+        )
+        stages.execute(begun)
+        status = "ok" if outcome.is_whole else "failed"
+    finally:
+        outcome.duration_seconds = time.monotonic() - started
+        outcome.run_ids = run_ids(instance, command)
+        _end_history(database, outcome, status)
+    return outcome
+
+
+def execute_idle(
+    database: Database, request: BackfillRequest, *, earliest: date, progress: BackfillProgress
+) -> Outcome | None:
+    """Carry out ``request`` without Dagster when no stage has anything to do; else return None and do nothing.
+
+    The backfill is written down in ``backfill_history`` like every other. ``earliest`` is the first day that is a partition.
+
+    Raises:
+        ClockError: This machine's clock is far off: nothing is written.
+    """
+    started = time.monotonic()
+    require_right_clock(database)
+    now = datetime.now(UTC)
+    first, last = request.first, request.last
+    is_idle = (
+        not request.force
+        and is_instance_in_order(database)
+        and bars_are_current(database, request.series, first=first, last=last, now=now)
+        and scans_are_current(database, request.series, first=first, last=last, now=now)
+        and not (request.with_features and _unchecked_splits(database, request.series))
+        and not (request.with_features and stale_days(database, request.series, earliest, now=now))
+        and matrix_is_current(database, now.date())
+    )
+    if not is_idle:
+        return None
+    outcome = Outcome(str(uuid.uuid4()), request)
+    _conclude(database, outcome, now)
+    if not outcome.gaps_in(GapState.OPEN).is_empty():
+        return None
+    for position, stage in enumerate(request.stages, 1):
+        progress.stage(stage, position, len(request.stages), [], is_idle=True)
+    _begin_history(database, outcome)
+    outcome.duration_seconds = time.monotonic() - started
+    _end_history(database, outcome, "ok" if outcome.is_whole else "failed")
+    return outcome
+
+
+def _conclude(database: Database, outcome: Outcome, begun: datetime) -> None:
+    """Read into ``outcome`` what the store holds at the end of the backfill that began at ``begun``."""
+    request = outcome.request
+    outcome.gaps = _list_gaps(database, request, request.series).filter(
+        (pl.col("state") != GapState.FILLED.value) | (pl.col("resolved_at") >= begun)
+    )
+    outcome.completeness = completeness_between(database, request.series, request.first, request.last)
+    outcome.matrix = read_matrix(database, {one.symbol for one in request.series}).join(
+        outcome.completeness, on=["symbol", "timeframe"], how="semi"
+    )
+    outcome.ended = ended_series(outcome.matrix, due_days(active_series(database), datetime.now(UTC)))
+    # Of these days alone: what is missing of the others is for `status` and `matrix`.
+    outcome.unchecked = read_unchecked(
+        database,
+        incomplete_series(outcome.matrix),
+        request.first,
+        request.last + timedelta(days=1),
+        now=datetime.now(UTC),
+    )
+
+
+def _list_gaps(database: Database, request: BackfillRequest, series: Iterable[Series]) -> pl.DataFrame:
+    """List the gaps of ``series`` and of their siblings in the windows that a scan of ``request`` covers."""
+    chosen = list(series)
+    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+    days = dict.fromkeys(chosen, (request.first, request.last))
+    return list_gaps(database, scan_windows(days, with_siblings(chosen, active_series(database)), classes))
+
+
+def _unchecked_splits(database: Database, series: Iterable[Series]) -> list[str]:
+    """The symbols of ``series`` whose splits were never asked for: without them they get no features."""
+    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+    return list(
+        unchecked_symbols(database, {one.symbol for one in series if classes[one.symbol] in SPLITTING})
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Stages:
+    definitions: Definitions
+    instance: DagsterInstance
+    database: Database
+    ordered: Sequence[str]
+    outcome: Outcome
+    progress: BackfillProgress
+    earliest: date
+    tags: Mapping[str, str]
+
+    def execute(self, begun: datetime) -> None:
+        request = self.outcome.request
+        runs = range_runs(self.ordered, request.series, request.first, request.last)
+        self._bars(self._to_bring(runs))
+        self._look(Stage.GAPS, self._to_scan(runs), repair=False)
+        self._look(Stage.REPAIR, self._repairs(runs), repair=True)
+        if request.with_features:
+            self._features()
+        self._matrix()
+        _conclude(self.database, self.outcome, begun)
+
+    def _to_bring(self, runs: Sequence[RangeRun]) -> list[RangeRun]:
+        """Those of ``runs`` that have something to request, to roll up or to record."""
+        if self.outcome.request.force:
+            return list(runs)
+        return [run for run in runs if not bars_are_current(self.database, **_rectangle(run))]
+
+    def _to_scan(self, runs: Sequence[RangeRun]) -> list[RangeRun]:
+        """Those of ``runs`` whose scan can find something new; all of them once this backfill has stored a bar."""
+        bars = self.outcome.bars
+        if self.outcome.request.force or bars.rows_inserted or bars.rows_changed or bars.rows_quarantined:
+            return list(runs)
+        return [run for run in runs if not scans_are_current(self.database, **_rectangle(run))]
+
+    def _matrix(self) -> None:
+        if not self.outcome.request.force and matrix_is_current(self.database, datetime.now(UTC).date()):
+            self._begin(Stage.MATRIX, [], is_idle=True)
+            return
+        from marketdata_assets.defs.runs.matrix import refresh_matrix
+
+        self._begin(Stage.MATRIX, [], is_idle=False)
+        refresh_matrix(self.definitions, self.instance, tags=self.tags)
+
+    def _bars(self, runs: Sequence[RangeRun]) -> None:
+        self._begin(Stage.BARS, runs)
+        bring_bars(
+            self.definitions,
+            self.instance,
+            runs,
+            force=self.outcome.request.force,
+            tags=self.tags,
+            outcome=self.outcome.bars,
+            on_run=self.progress.run,
+        )
+
+    def _look(self, stage: Stage, runs: Sequence[RangeRun], *, repair: bool) -> None:
+        self._begin(stage, runs)
+        look_for_gaps(
+            self.definitions,
+            self.instance,
+            runs,
+            repair=repair,
+            tags=self.tags,
+            bars=self.outcome.bars if repair else None,
+            on_run=self.progress.run,
+        )
+
+    def _features(self) -> None:
+        # First: what it finds puts whole histories out of date.
+        self._check_splits(self.outcome.request.series)
+        days = stale_days(self.database, self.outcome.request.series, self.earliest, now=datetime.now(UTC))
+        runs = feature_runs(self.ordered, days)
+        self._begin(Stage.FEATURES, runs)
+        compute(
+            self.definitions,
+            self.instance,
+            runs,
+            tags=self.tags,
+            outcome=self.outcome.features,
+            on_run=self.progress.run,
+        )
+
+    def _check_splits(self, series: Iterable[Series]) -> None:
+        """Ask for splits when those of a symbol were never asked for: without them it gets no features."""
+        if not _unchecked_splits(self.database, series):
+            return
+        from marketdata_assets.defs.runs.actions import refresh_actions
+
+        try:
+            refresh_actions(self.definitions, self.instance, tags=self.tags)
+        except ConfigurationError:
+            raise
+        except MarketDataError as error:
+            self.outcome.features.failures.append(str(error))
+
+    def _begin(self, stage: Stage, runs: Sequence[RangeRun], *, is_idle: bool | None = None) -> None:
+        stages = self.outcome.request.stages
+        self.progress.stage(
+            stage,
+            stages.index(stage) + 1,
+            len(stages),
+            runs,
+            is_idle=not runs if is_idle is None else is_idle,
+        )
+
+    def _repairs(self, runs: Sequence[RangeRun]) -> list[RangeRun]:
+        classes = {one.symbol: one.asset_class for one in list_symbols(self.database)}
+        # A run may hold more than was asked for; what it found is repaired as well.
+        gaps = _list_gaps(self.database, self.outcome.request, (one for run in runs for one in run.series))
+        open_to_repair = gaps.filter(~pl.col("symbol").is_in(list(self.outcome.failures)))
+        request = self.outcome.request
+        return repair_runs(self.ordered, open_to_repair, classes, request.first, request.last)
+
+
+def _rectangle(run: RangeRun) -> dict[str, Any]:
+    return {"series": run.series, "first": run.first_day, "last": run.last_day, "now": datetime.now(UTC)}
+
+
+def _begin_history(database: Database, outcome: Outcome) -> datetime:
+    """Write down that the backfill began; returns when, by the database's clock."""
+    request = outcome.request
+    arguments = {
+        "series": [one.key for one in request.series],
+        "start": request.first.isoformat(),
+        "end": request.last.isoformat(),
+        "force": request.force,
+        "features": request.with_features,
+    }
+
+    def write(connection: Connection[tuple[object, ...]]) -> object:
+        row = connection.execute(
+            "insert into backfill_history (id, started_at, status, arguments)"
+            " values (%s, clock_timestamp(), 'running', %s::jsonb) returning started_at",
+            [outcome.backfill_id, json.dumps(arguments)],
+        ).fetchone()
+        return row and row[0]
+
+    begun = database.transaction(write)
+    if not isinstance(begun, datetime):
+        message = f"Postgres returned {begun!r} as the time at which backfill {outcome.backfill_id} began"
+        raise TypeError(message)
+    return begun
+
+
+def _end_history(database: Database, outcome: Outcome, status: str) -> None:
+    def write(connection: Connection[tuple[object, ...]]) -> None:
+        row = connection.execute(
+            "select count(*), coalesce(sum(pages), 0), coalesce(sum(retries), 0), coalesce(sum(waited_seconds), 0)"
+            " from fetch_log where run_id = any(%s)",
+            [outcome.run_ids],
+        ).fetchone()
+        if row is not None:
+            outcome.requests, outcome.pages, outcome.retries = (int(str(value)) for value in row[:3])
+            outcome.seconds_waited_for_limit = float(str(row[3]))
+        connection.execute(
+            "update backfill_history set finished_at = clock_timestamp(), status = %s, summary = %s::jsonb"
+            " where id = %s",
+            [status, json.dumps(summary(outcome)), outcome.backfill_id],
+        )
+
+    database.transaction(write)
+
+
+def summary(outcome: Outcome) -> dict[str, object]:
+    """The figures of ``outcome`` as JSON can hold them."""
+    symbols = {one.symbol for one in outcome.request.series}
+    return {
+        "backfill_id": outcome.backfill_id,
+        "duration_seconds": round(outcome.duration_seconds, 3),
+        "runs": outcome.run_ids,
+        "symbols": len(symbols),
+        "successes": len(symbols - set(outcome.failures)),
+        "failures": outcome.failures,
+        "rows_inserted": outcome.bars.rows_inserted,
+        "rows_changed": outcome.bars.rows_changed,
+        "rows_unchanged": outcome.bars.rows_unchanged,
+        "rows_quarantined": outcome.bars.rows_quarantined,
+        "gaps_found": outcome.gaps.height,
+        **{f"gaps_{state.value}": outcome.gaps_in(state).height for state in GapState},
+        "features_written": outcome.features.rows_written,
+        "features_held_back": outcome.features.partitions_held_back,
+        "features_failures": outcome.features.failures,
+        "requests": outcome.requests,
+        "pages": outcome.pages,
+        "retries": outcome.retries,
+        "seconds_waited_for_limit": round(outcome.seconds_waited_for_limit, 3),
+    }
+
+
+def results(outcome: Outcome) -> dict[str, object]:
+    """``outcome`` whole, as JSON can hold it: its summary, every gap, and every series."""
+    counts = {
+        (symbol, timeframe, state): gaps
+        for symbol, timeframe, state, gaps in outcome.gaps.group_by("symbol", "timeframe", "state")
+        .len()
+        .iter_rows()
+    }
+    series = [
+        {
+            **row,
+            "gaps": {
+                state.value: counts.get((row["symbol"], row["timeframe"], state.value), 0)
+                for state in GapState
+            },
+            "failure": outcome.failures.get(row["symbol"]),
+        }
+        for row in outcome.completeness.iter_rows(named=True)
+    ]
+    return {"summary": summary(outcome), "gaps_detected": gap_rows(outcome.gaps), "series": series}

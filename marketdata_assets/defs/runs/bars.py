@@ -1,0 +1,116 @@
+"""Bringing bars: range runs of ``ohlcv``, one after the other in this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from marketdata_assets.defs.runs.execution import execute_range, failure_metadata, reason_of
+from marketdata_assets.domain.ranges import range_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
+
+    from marketdata_assets.domain.ranges import RangeRun
+
+
+@dataclass(slots=True)
+class BarsOutcome:
+    """What runs of ``ohlcv`` did. Rows count bars over all series; ``failures`` holds one line per symbol."""
+
+    rows_inserted: int = 0
+    rows_changed: int = 0
+    rows_unchanged: int = 0
+    rows_quarantined: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def bring_bars(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    runs: Sequence[RangeRun],
+    *,
+    force: bool,
+    tags: Mapping[str, str],
+    outcome: BarsOutcome,
+    on_run: Callable[[RangeRun], None],
+) -> None:
+    """Execute ``runs`` in order, adding to ``outcome``. A symbol that fails does not stop the others.
+
+    When a run loses a symbol, Dagster records none of its partitions; the others are stored all the same, so
+    their partitions are recorded by a second run that asks the vendor for nothing.
+
+    Raises:
+        ConfigurationError: A setting is wrong (the key, say): every other run would fail like this one.
+    """
+    bringer = _Bringer(definitions, instance, tags, outcome)
+    for run in runs:
+        on_run(run)
+        result = bringer.execute(run, {"force": force})
+        if _is_recorded(result):
+            continue
+        named = _given_up(result)
+        if not named:
+            # The run ended before its last request did: nothing is known of any of its symbols.
+            outcome.failures |= dict.fromkeys((one.symbol for one in run.series), reason_of(result))
+            continue
+        reasons = _reasons(result)
+        outcome.failures |= {symbol: reasons.get(symbol, reason_of(result)) for symbol in named}
+        sound = [one for one in run.series if one.symbol not in named]
+        # Contiguous in the run's own order, which is a stretch of Dagster's.
+        ordered = [one.key for one in run.series]
+        for again in range_runs(ordered, sound, run.first_day, run.last_day):
+            recorded = bringer.execute(again, {"ask_vendor": False})
+            if not _is_recorded(recorded):
+                outcome.failures |= dict.fromkeys((one.symbol for one in again.series), reason_of(recorded))
+
+
+@dataclass(frozen=True, slots=True)
+class _Bringer:
+    definitions: Definitions
+    instance: DagsterInstance
+    tags: Mapping[str, str]
+    outcome: BarsOutcome
+
+    def execute(self, run: RangeRun, config: Mapping[str, object]) -> ExecuteInProcessResult:
+        from marketdata_assets.defs.jobs import BARS_JOB
+
+        result = execute_range(
+            self.definitions, self.instance, run, job=BARS_JOB, config={"ohlcv": config}, tags=self.tags
+        )
+        # Every partition of a range run carries the totals of the run; a run that gave up on a symbol tells them, too.
+        told = [event.materialization.metadata for event in result.get_asset_materialization_events()[:1]]
+        for metadata in told or [failure_metadata(result)]:
+            for name in ("rows_inserted", "rows_changed", "rows_unchanged", "rows_quarantined"):
+                if (count := metadata.get(f"run_{name}")) is not None:
+                    setattr(self.outcome, name, getattr(self.outcome, name) + int(str(count.value)))
+        return result
+
+
+def _is_recorded(result: ExecuteInProcessResult) -> bool:
+    """Whether the asset's partitions were recorded; a check that failed after that is no failure to bring bars."""
+    return bool(result.get_asset_materialization_events())
+
+
+def _given_up(result: ExecuteInProcessResult) -> list[str]:
+    """The symbols that the asset gave up on after every other symbol was stored."""
+    from dagster import JsonMetadataValue
+
+    from marketdata_assets.defs.assets.ohlcv import FAILED_SYMBOLS
+
+    said = failure_metadata(result).get(FAILED_SYMBOLS)
+    symbols = said.value if isinstance(said, JsonMetadataValue) else None
+    return [str(symbol) for symbol in symbols] if isinstance(symbols, list) else []
+
+
+def _reasons(result: ExecuteInProcessResult) -> dict[str, str]:
+    """Why the asset gave up on symbols, one line each."""
+    from dagster import JsonMetadataValue
+
+    from marketdata_assets.defs.assets.ohlcv import FAILURE_REASONS
+
+    said = failure_metadata(result).get(FAILURE_REASONS)
+    reasons = said.value if isinstance(said, JsonMetadataValue) else None
+    return {str(symbol): str(why) for symbol, why in reasons.items()} if isinstance(reasons, dict) else {}

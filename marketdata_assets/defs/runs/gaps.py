@@ -1,0 +1,95 @@
+"""Looking for gaps: range runs of ``gap_report``, one after the other in this process."""
+
+from __future__ import annotations
+
+from datetime import UTC, timedelta
+from typing import TYPE_CHECKING
+
+from marketdata_assets.defs.runs.execution import execute_range, reason_of
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.domain.gaps import GapState
+from marketdata_assets.domain.ranges import range_runs
+from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.timeframe import Timeframe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import date
+
+    import polars as pl
+    from dagster import DagsterInstance, Definitions
+
+    from marketdata_assets.defs.runs.bars import BarsOutcome
+    from marketdata_assets.domain.ranges import RangeRun
+    from marketdata_assets.domain.series import AssetClass
+
+
+def look_for_gaps(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    runs: Sequence[RangeRun],
+    *,
+    repair: bool,
+    tags: Mapping[str, str] | None = None,
+    bars: BarsOutcome | None = None,
+    on_run: Callable[[RangeRun], None] = lambda _: None,
+) -> None:
+    """Execute ``runs`` of ``gap_report`` in order, asking again for what is missing with ``repair``.
+
+    Adds the rows that came to ``bars``.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+        MarketDataError: A run failed; the runs before it are recorded.
+    """
+    from marketdata_assets.defs.jobs import GAPS_JOB
+
+    for run in runs:
+        on_run(run)
+        result = execute_range(
+            definitions,
+            instance,
+            run,
+            job=GAPS_JOB,
+            config={"gap_report": {"repair": repair}},
+            tags=tags or {},
+        )
+        # A check that failed afterwards is what the report is for.
+        if not result.get_asset_materialization_events():
+            message = (
+                f"gaps of {run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}, could not be"
+                f" looked for: {reason_of(result)}"
+            )
+            raise MarketDataError(message)
+        if bars is not None:
+            facts = result.get_asset_materialization_events()[0].materialization.metadata
+            for name in ("rows_inserted", "rows_changed", "rows_unchanged"):
+                setattr(bars, name, getattr(bars, name) + int(str(facts[f"run_{name}"].value)))
+
+
+def repair_runs(
+    ordered: Sequence[str],
+    gaps: pl.DataFrame,
+    classes: Mapping[str, AssetClass],
+    first: date,
+    last: date,
+) -> list[RangeRun]:
+    """The runs that ask again for the open ones of ``gaps`` within the days ``first`` to ``last``.
+
+    ``gaps`` has symbol, timeframe, state, day (the local date of the start) and gap_end; ``classes`` the asset
+    class by symbol. A gap outside these days is asked for by the run over the nearest of them, which scans whole weeks.
+    One rectangle over every series and day that is concerned: its runs read what lies between,
+    and ask the vendor for the gaps alone.
+    """
+    opened = gaps.filter(state=GapState.OPEN.value)
+    if opened.is_empty():
+        return []
+    series: dict[Series, None] = {}
+    days: list[date] = []
+    for symbol, timeframe, day, end in opened.select("symbol", "timeframe", "day", "gap_end").iter_rows():
+        series[Series(symbol, Timeframe(timeframe))] = None
+        closed = end.astimezone(UTC) - timedelta(microseconds=1)
+        days += [day, calendar_of(classes[symbol]).local_day(closed)]
+    inside = [min(max(day, first), last) for day in days]
+    return range_runs(ordered, list(series), min(inside), max(inside))

@@ -1,0 +1,90 @@
+"""``run_failure``: one alert for each run that has failed for good."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from dagster import (
+    DagsterRun,
+    DefaultSensorStatus,
+    RunFailureSensorContext,
+    SensorDefinition,
+    run_failure_sensor,
+)
+
+from marketdata_assets.config import load_settings
+from marketdata_assets.defs.run_tags import WILL_RETRY_TAG
+from marketdata_assets.defs.runs.history import is_a_gap_that_stays
+from marketdata_assets.domain.partitions import PARTITION, RANGE_END, RANGE_START
+from marketdata_assets.domain.run_tags import PURPOSE_TAG
+from marketdata_assets.pipeline.alerts import Alert, send
+
+_SECONDS: Final = 30
+_WITHIN: Final = timedelta(seconds=8)
+"""For each alert: a tick tells of five runs at most, is ended after a minute, and would then tell all of them again."""
+
+
+def run_failure_alerts() -> SensorDefinition:
+    """Tells people of failed runs of this platform's jobs.
+
+    Runs that a command executes in its own process are none of them: who started it reads its output. Nor is a repair
+    that only its check has turned red: the gap is still missing, which the check says. A webhook that refuses an alert
+    fails the tick, which shows in the UI; the alert is in the log, and the next failure is told.
+    """
+
+    @run_failure_sensor(
+        name="run_failure",
+        minimum_interval_seconds=_SECONDS,
+        default_status=DefaultSensorStatus.RUNNING,
+        description=(
+            "One line in the log, and one POST to MARKETDATA_WEBHOOK_URL when that is set, for each run that has failed"
+            " and is not retried."
+        ),
+    )
+    def run_failure(context: RunFailureSensorContext) -> None:
+        # Dagster tags a failed run after it has failed: as it is now, not as it was when the tick began.
+        run = context.instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
+        if run.tags.get(WILL_RETRY_TAG) == "true" or is_a_gap_that_stays(context.instance, run):
+            return
+        alert = alert_of(run, _reason(context))
+        send(alert, load_settings().webhook_url, within=_WITHIN, log=context.log)
+
+    return run_failure
+
+
+def alert_of(run: DagsterRun, reason: str) -> Alert:
+    """The alert of a failed run."""
+    where = _partitions(run)
+    purpose = run.tags.get(PURPOSE_TAG)
+    return Alert(
+        title=f"run of {run.job_name} failed" + (f" ({where})" if where else ""),
+        text=f"{reason} [run {run.run_id}]",
+        facts={
+            "run_id": run.run_id,
+            "job": run.job_name,
+            **({"purpose": purpose} if purpose else {}),
+            **({"partitions": where} if where else {}),
+        },
+    )
+
+
+def _partitions(run: DagsterRun) -> str:
+    if RANGE_START in run.tags and RANGE_END in run.tags:
+        return f"{run.tags[RANGE_START]} to {run.tags[RANGE_END]}"
+    return run.tags.get(PARTITION, "")
+
+
+def _reason(context: RunFailureSensorContext) -> str:
+    """Why the run failed, in one line: what its first failed step said, else what Dagster says of the run."""
+    for event in context.get_step_failure_events():
+        data = event.step_failure_data
+        if data.user_failure_data is not None and data.user_failure_data.description:
+            return " ".join(data.user_failure_data.description.split())
+        error = data.error
+        while error is not None and error.cause is not None:
+            error = error.cause
+        if error is not None:
+            # Dagster keeps an error as text, its class in front.
+            return " ".join(error.message.split(": ", 1)[-1].split())
+    return " ".join((context.failure_event.message or "no step says why").split())

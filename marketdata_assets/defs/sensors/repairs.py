@@ -1,0 +1,109 @@
+"""``gap_repair``: open gaps are asked for again, a few runs at a time, with pauses that double."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+from dagster import (
+    DefaultSensorStatus,
+    RunRequest,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SkipReason,
+    sensor,
+)
+
+from marketdata_assets.config import load_settings
+from marketdata_assets.defs.jobs import gaps_job
+from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.defs.run_tags import under_way
+from marketdata_assets.defs.runs.execution import ops_config
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.partitions import SERIES
+from marketdata_assets.domain.ranges import RangeRun, covering_runs, tagged_range
+from marketdata_assets.domain.run_tags import Purpose
+from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.domain.upkeep import Days, may_ask_again, stretches
+from marketdata_assets.storage.symbols import list_symbols
+from marketdata_assets.storage.upkeep import OpenGap, ask_repairs, open_gaps
+
+MAX_REPAIRS: Final = 8
+"""Runs that a gap is asked for with: it is closed after two that reached the vendor, so the others have failed."""
+
+_SECONDS: Final = 60
+_NEAR: Final = timedelta(days=7)
+"""Gaps of a series that lie as near are repaired together."""
+
+
+def repair_sensor() -> SensorDefinition:
+    """Asks for runs of ``gap_report`` that repair open gaps."""
+
+    @sensor(
+        name="gap_repair",
+        job=gaps_job,
+        minimum_interval_seconds=_SECONDS,
+        default_status=DefaultSensorStatus.RUNNING,
+        description=(
+            "Open gaps are asked for again: once after they were found, and once more after a pause. At most"
+            " MARKETDATA_REPAIR_RUNS runs at a time."
+        ),
+    )
+    def gap_repair(
+        context: SensorEvaluationContext, postgres: PostgresResource
+    ) -> list[RunRequest] | SkipReason:
+        settings = load_settings()
+        running = under_way(context.instance, Purpose.GAP_REPAIR)
+        room = settings.repair_runs - len(running)
+        if room <= 0:
+            return SkipReason(
+                f"{settings.repair_runs} repairs are under way: MARKETDATA_REPAIR_RUNS allows no more"
+            )
+        now = datetime.now(UTC)
+        ordered = context.instance.get_dynamic_partitions(SERIES)
+        taken = [one for run in running if (one := tagged_range(run.tags, ordered)) is not None]
+        with postgres.database() as database:
+            classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+            partitions = set(ordered)
+            known = [gap for gap in open_gaps(database) if gap.series.key in partitions]
+            pause = timedelta(minutes=settings.repair_pause_minutes)
+            due = {
+                gap: days
+                for gap in known
+                if may_ask_again(gap.repairs, gap.asked_at, now, pause=pause, limit=MAX_REPAIRS)
+                and (days := _days(gap, classes[gap.series.symbol])).last >= settings.start
+                # Its run may wait in the queue for longer than the pause.
+                and not _is_in(gap.series, days, taken)
+            }
+            if not due:
+                return SkipReason(
+                    f"{len(known)} gaps are open, none of them is due" if known else "no gap is open"
+                )
+            runs = covering_runs(ordered, _wanted(due, settings.start), bridge=True)[:room]
+            ask_repairs(database, [gap for gap, days in due.items() if _is_in(gap.series, days, runs)], now)
+        return [
+            RunRequest(
+                run_config=ops_config({"gap_report": {"repair": True, "attempts": 1}}),
+                tags={**Purpose.GAP_REPAIR.tags, **run.tags},
+            )
+            for run in runs
+        ]
+
+    return gap_repair
+
+
+def _days(gap: OpenGap, asset_class: AssetClass) -> Days:
+    return Days(gap.day, calendar_of(asset_class).local_day(gap.end - timedelta(microseconds=1)))
+
+
+def _wanted(due: Mapping[OpenGap, Days], start: date) -> Iterable[tuple[Series, date, date]]:
+    by_series: dict[Series, list[Days]] = {}
+    for gap, days in due.items():
+        by_series.setdefault(gap.series, []).append(Days(max(start, days.first), days.last))
+    for one, days_of_gaps in by_series.items():
+        for first, last in stretches(days_of_gaps, _NEAR):
+            yield one, first, last
+
+
+def _is_in(series: Series, days: Days, runs: Iterable[RangeRun]) -> bool:
+    """Whether one of ``runs`` takes the last of ``days`` of ``series``."""
+    return any(series in run.series and run.first_day <= days.last <= run.last_day for run in runs)

@@ -1,0 +1,98 @@
+"""Partitions: day x series. One key per local date and per active (symbol, timeframe) pair.
+
+The dimension ``day`` sorts before ``series``; that order is part of every key (``2024-01-02|AAPL:1m``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Final
+
+from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.series import Series
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+DAY: Final = "day"
+SERIES: Final = "series"
+PARTITION: Final = "dagster/partition"
+"""The tag of the run of a single partition."""
+
+RANGE_START: Final = "dagster/asset_partition_range_start"
+RANGE_END: Final = "dagster/asset_partition_range_end"
+"""The tags that make a run take every partition between two keys, in both dimensions."""
+
+
+def key_of(day: date, series: Series) -> str:
+    """The key of one partition."""
+    return f"{day.isoformat()}|{series.key}"
+
+
+def parse_key(key: str) -> tuple[date, Series]:
+    """Day and series of a partition key."""
+    day, _, series = key.partition("|")
+    return date.fromisoformat(day), Series.parse(series)
+
+
+def days_by_series(keys: Iterable[str]) -> dict[Series, list[date]]:
+    """The days of each series that partition ``keys`` name."""
+    days: dict[Series, list[date]] = {}
+    for key in keys:
+        day, series = parse_key(key)
+        days.setdefault(series, []).append(day)
+    return days
+
+
+def islands(ordered: Sequence[str], wanted: Collection[str]) -> list[tuple[str, str]]:
+    """``wanted`` series keys as the fewest ranges of ``ordered``, Dagster's own order of the dimension.
+
+    A run takes a contiguous range of a dimension; each island is one run.
+    """
+    ranges: list[tuple[str, str]] = []
+    inside = False
+    for key in ordered:
+        if key in wanted:
+            ranges = [*ranges[:-1], (ranges[-1][0], key)] if inside else [*ranges, (key, key)]
+        inside = key in wanted
+    return ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Rectangle:
+    """Every one of ``series`` on every day from ``first`` to ``last``, both inclusive."""
+
+    first: date
+    last: date
+    series: tuple[Series, ...]
+
+    @property
+    def size(self) -> int:
+        """How many partitions these are."""
+        return ((self.last - self.first).days + 1) * len(self.series)
+
+
+def run_partitions(tags: Mapping[str, str], ordered: Sequence[str]) -> Rectangle | None:
+    """The partitions that a run with ``tags`` is about, or None when it names none.
+
+    ``ordered`` are the series keys in Dagster's own order. An unpartitioned step of a partitioned run is told
+    of its partitions by the tags alone.
+
+    Raises:
+        ConfigurationError: A series at an end of the run's range is no partition any more.
+    """
+    if PARTITION in tags:
+        day, series = parse_key(tags[PARTITION])
+        return Rectangle(day, day, (series,))
+    if RANGE_START not in tags or RANGE_END not in tags:
+        return None
+    (first, begin), (last, end) = parse_key(tags[RANGE_START]), parse_key(tags[RANGE_END])
+    keys = list(ordered)
+    if gone := {begin.key, end.key}.difference(keys):
+        message = (
+            f"{min(gone)} was untracked while the run was under way: add it with `marketdata symbols add`"
+        )
+        raise ConfigurationError(message)
+    chosen = keys[keys.index(begin.key) : keys.index(end.key) + 1]
+    return Rectangle(first, last, tuple(map(Series.parse, chosen)))

@@ -1,0 +1,58 @@
+"""The health of the platform: the facts that ``domain.monitoring`` weighs, gathered.
+
+Bars are read only where a series is silent: what ``pipeline.freshness`` weighs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from marketdata_assets.domain.monitoring import StaleSeries, Vitals
+from marketdata_assets.pipeline.freshness import freshness_of, stale_rows
+from marketdata_assets.storage.monitoring import (
+    disk_of,
+    failed_fetches,
+    lost_gaps,
+    slow_queries,
+    vendor_use,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import polars as pl
+
+    from marketdata_assets.config import Settings
+    from marketdata_assets.domain.monitoring import Runs
+    from marketdata_assets.storage.connection import Database
+
+
+def vitals(
+    database: Database,
+    settings: Settings,
+    now: datetime,
+    *,
+    freshness: pl.DataFrame | None = None,
+    runs: Runs | None = None,
+) -> Vitals:
+    """Everything that ``domain.monitoring`` weighs, at once.
+
+    ``freshness`` is ``freshness_of(database, now)`` where the caller has read it already; ``runs`` is Dagster's to tell.
+    """
+    return Vitals(
+        vendor=vendor_use(database, settings.polygon_requests_per_minute, now),
+        stale=stale_series(freshness_of(database, now) if freshness is None else freshness),
+        slow=slow_queries(database),
+        disk=disk_of(settings),
+        failed_fetches=tuple(failed_fetches(database, now)),
+        gaps=lost_gaps(database),
+        runs=runs,
+    )
+
+
+def stale_series(freshness: pl.DataFrame) -> tuple[StaleSeries, ...]:
+    """The series of ``freshness`` (``pipeline.freshness.FRESHNESS_SCHEMA``) that are not fresh, the latest first."""
+    return tuple(
+        StaleSeries(f"{row['symbol']}:{row['timeframe']}", row["reason"], row["late"])
+        for row in stale_rows(freshness).iter_rows(named=True)
+    )

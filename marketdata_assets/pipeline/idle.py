@@ -1,0 +1,116 @@
+"""What is left to do of series and days, from what is stored: runs that would do nothing are not started.
+
+Nothing here imports Dagster, whose import alone takes longer than all of these questions.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from marketdata_assets.config import load_settings
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.partitions import SERIES
+from marketdata_assets.domain.run_tags import COMMAND_TAG, UNFINISHED
+from marketdata_assets.domain.scans import scan_windows
+from marketdata_assets.domain.series import Instrument, with_siblings
+from marketdata_assets.pipeline.scans import series_to_scan
+from marketdata_assets.polygon.planner import plan
+from marketdata_assets.storage.actions import stale_at
+from marketdata_assets.storage.bars import covered_without_bars, read_coverage
+from marketdata_assets.storage.completeness import MATRIX_SCHEMA, active_series, read_matrix, summed_matrix
+from marketdata_assets.storage.dagster_tables import (
+    are_dagsters_tables_here,
+    has_unfinished_runs,
+    is_recorded,
+    series_partitions,
+)
+from marketdata_assets.storage.partition_windows import partition_windows_of
+from marketdata_assets.storage.symbols import list_symbols
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from datetime import date
+
+    from marketdata_assets.domain.series import Series
+    from marketdata_assets.domain.timeframe import Timeframe
+    from marketdata_assets.storage.connection import Database
+
+
+def bars_are_current(
+    database: Database, series: Collection[Series], *, first: date, last: date, now: datetime
+) -> bool:
+    """Whether a run of ``ohlcv`` over ``series`` and the days ``first`` to ``last`` would request and record nothing new."""
+    symbols = {one.symbol: one for one in list_symbols(database)}
+    wanted: dict[Instrument, list[Timeframe]] = {}
+    for one in series:
+        if one.symbol not in symbols:
+            return False
+        wanted.setdefault(Instrument(one.symbol, symbols[one.symbol].asset_class), []).append(one.timeframe)
+    days = _days(first, last)
+    coverage = read_coverage(database, [one.symbol for one in wanted])
+    planned = plan(wanted, days, coverage, now=now)
+    return (
+        not planned.fetches
+        # The run finds out whether the vendor knows a symbol without a bar.
+        and not covered_without_bars(database, wanted, coverage, days)
+        and not planned.rollups
+        and are_dagsters_tables_here(load_settings())
+        and is_recorded(database, ["ohlcv"], series, days)
+    )
+
+
+def stale_days(
+    database: Database, series: Iterable[Series], earliest: date, *, now: datetime
+) -> dict[Series, tuple[date, date]]:
+    """The first and the last local day of each of ``series`` whose features are out of date, not before ``earliest``.
+
+    The last is that of the last bar. A series that is up to date is left out.
+    """
+    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+    days = {}
+    for one, stale in stale_at(database, now, list(series)).items():
+        calendar = calendar_of(classes[one.symbol])
+        last = calendar.local_day(max(stale.since, stale.last_bar or stale.since))
+        if last >= earliest:
+            days[one] = (max(earliest, calendar.local_day(stale.since)), last)
+    return days
+
+
+def scans_are_current(
+    database: Database, series: Collection[Series], *, first: date, last: date, now: datetime
+) -> bool:
+    """Whether a scan of ``series`` and their siblings from ``first`` to ``last`` would find what an earlier scan found."""
+    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+    if any(one.symbol not in classes for one in series):
+        return False
+    siblings = with_siblings(series, active_series(database))
+    windows = partition_windows_of(database, siblings, first, last)
+    widened = scan_windows(dict.fromkeys(series, (first, last)), siblings, classes)
+    return (
+        are_dagsters_tables_here(load_settings())
+        and not series_to_scan(database, windows, classes, now, widened=widened)
+        and is_recorded(database, ["gap_report"], series, _days(first, last))
+    )
+
+
+def matrix_is_current(database: Database, today: date) -> bool:
+    """Whether a run of ``completeness_matrix`` on ``today`` would write what is stored already."""
+    stored = read_matrix(database)
+    sums = summed_matrix(database, today)
+    columns = MATRIX_SCHEMA.names()
+    return stored.select(columns).equals(sums.select(columns))
+
+
+def is_instance_in_order(database: Database) -> bool:
+    """Whether opening Dagster's instance would change nothing: partitions follow the symbols, and no command left a run."""
+    if not are_dagsters_tables_here(load_settings()):
+        return False
+    wanted = [one.key for symbol in list_symbols(database, active_only=True) for one in symbol.series]
+    return series_partitions(database, SERIES) == wanted and not has_unfinished_runs(
+        database, COMMAND_TAG, UNFINISHED
+    )
+
+
+def _days(first: date, last: date) -> list[date]:
+    return [first + timedelta(days=offset) for offset in range((last - first).days + 1)]

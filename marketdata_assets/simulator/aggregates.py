@@ -1,0 +1,236 @@
+"""Custom bars: what a request asks for, and the page that answers it (POLYGON_API.md, "Custom bars").
+
+``limit`` counts base bars: minutes feed minute and hour timespans, days feed day, week and longer ones. A
+last bar that the limit cuts in two is dropped and begins the next page.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlencode
+
+import numpy as np
+
+from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.series import AssetClass
+from marketdata_assets.domain.windows import Window, difference
+from marketdata_assets.simulator.answers import bad_request
+from marketdata_assets.simulator.bars import (
+    MINUTE_MS,
+    Bars,
+    Grid,
+    day_number,
+    midnight_ms,
+    milliseconds,
+    moment_of,
+    roll,
+    scale_prices,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from zoneinfo import ZoneInfo
+
+    from marketdata_assets.simulator.source import BarSource
+
+DEFAULT_LIMIT, MAX_LIMIT = 5_000, 50_000
+DELAY_MS = 15 * MINUTE_MS
+_TIMESPANS = ("minute", "hour", "day", "week", "month", "quarter", "year")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+@dataclass(frozen=True, slots=True)
+class AggregatesQuery:
+    """One request for bars, read. ``start_ms``, ``end_ms``: half-open, snapped outward to the grid."""
+
+    ticker: str
+    grid: Grid
+    start_ms: int
+    end_ms: int
+    from_text: str
+    to_text: str
+    adjusted: bool
+    ascending: bool
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One answer: the bars in ascending order, base bars read, and where the next page begins or ends."""
+
+    bars: Bars
+    base_bars: int
+    next_range: tuple[str, str] | None
+
+
+def read_query(
+    path: Mapping[str, str], params: Mapping[str, str], asset_class: AssetClass | None
+) -> AggregatesQuery:
+    """The query of a request's path and parameters; raises a 400 refusal worded as the vendor's."""
+    timezone = calendar_of(asset_class or AssetClass.STOCK).timezone
+    multiplier, timespan = path["multiplier"], path["timespan"]
+    if not multiplier.isdecimal() or not 0 < int(multiplier) <= MAX_LIMIT:
+        error = f"The parameter 'multiplier' is not a positive number: '{multiplier}'"
+        raise bad_request(error)
+    if timespan not in _TIMESPANS:
+        error = f"The parameter 'timespan' is not one of {', '.join(_TIMESPANS)}: '{timespan}'"
+        raise bad_request(error)
+    grid = Grid(int(multiplier), timespan, timezone)
+    first, _ = _edges("from", path["from"], timezone)
+    to_start, last = _edges("to", path["to"], timezone)
+    if to_start < first and last < first:
+        error = "The parameter 'to' cannot be a time that occurs before 'from'"
+        raise bad_request(error)
+    paging = {**params, **decode_cursor(params["cursor"])} if "cursor" in params else params
+    sort = paging.get("sort", "asc")
+    limit = paging.get("limit", str(DEFAULT_LIMIT))
+    if sort not in ("asc", "desc"):
+        error = f"The parameter 'sort' is not asc or desc: '{sort}'"
+        raise bad_request(error)
+    if not limit.isdecimal() or int(limit) < 1:
+        error = f"The parameter 'limit' is not a positive number: '{limit}'"
+        raise bad_request(error)
+    return AggregatesQuery(
+        ticker=path["ticker"],
+        grid=grid,
+        start_ms=grid.start(first),
+        end_ms=grid.end(last),
+        from_text=path["from"],
+        to_text=path["to"],
+        adjusted=params.get("adjusted", "true").lower() != "false",
+        ascending=sort == "asc",
+        limit=min(int(limit), MAX_LIMIT),
+    )
+
+
+def read_page(
+    source: BarSource, query: AggregatesQuery, *, now_ms: int, since_ms: int | None, lost: Sequence[Window]
+) -> Page:
+    """The page that answers ``query``.
+
+    Args:
+        source: Where the base bars come from.
+        query: What is asked for.
+        now_ms: No bar opens later.
+        since_ms: No bar opens earlier: the reach of the plan. None for no bound.
+        lost: Windows whose base bars the vendor has lost.
+    """
+    grid, limit = query.grid, query.limit
+    start_ms = query.start_ms if since_ms is None else max(query.start_ms, since_ms)
+    base = _read(source, query, start_ms, query.end_ms, limit + 1, now_ms=now_ms, lost=lost)
+    if len(base) <= limit:
+        return Page(_rolled(source, query, base, now_ms), len(base), None)
+    read = limit
+    if query.ascending:
+        starts = grid.starts(base.time)
+        kept = base.take(starts < starts[-1] if starts[-1] == starts[-2] else slice(limit))
+        if not len(kept):
+            # One bar is longer than the limit: it is sent whole, since a page without it would never end.
+            kept = _read(
+                source, query, start_ms, grid.end(int(starts[0])), MAX_LIMIT, now_ms=now_ms, lost=lost
+            )
+            read = len(kept)
+        following = (str(grid.end(int(kept.time[-1]))), query.to_text)
+    else:
+        starts = grid.starts(base.time)
+        kept = base.take(starts > starts[0] if starts[0] == starts[1] else slice(1, None))
+        if not len(kept):
+            kept = _read(source, query, int(starts[0]), query.end_ms, MAX_LIMIT, now_ms=now_ms, lost=lost)
+            read = len(kept)
+        following = (query.from_text, str(grid.start(int(kept.time[0])) - 1))
+    return Page(_rolled(source, query, kept, now_ms), read, following)
+
+
+def cursor_of(query: AggregatesQuery) -> str:
+    """The opaque cursor of ``next_url``: limit and sort, as recorded, and not ``adjusted``."""
+    return encode_cursor({"limit": str(query.limit), "sort": "asc" if query.ascending else "desc"})
+
+
+def encode_cursor(state: Mapping[str, str]) -> str:
+    """URL-safe base64 of a query string, without padding."""
+    return base64.urlsafe_b64encode(urlencode(state).encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> dict[str, str]:
+    """What :func:`encode_cursor` encoded; raises a 400 refusal for anything else."""
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    except ValueError:
+        error = "The parameter 'cursor' is invalid"
+        raise bad_request(error) from None
+    return dict(parse_qsl(text, keep_blank_values=True))
+
+
+def _edges(name: str, text: str, timezone: ZoneInfo) -> tuple[int, int]:
+    """First and last millisecond that ``from`` or ``to`` means."""
+    try:
+        if text.isdecimal():
+            moment_of(int(text))
+            return int(text), int(text)
+        if _DATE.fullmatch(text):
+            day = date.fromisoformat(text)
+            number = day_number(day)
+            day_number(day + timedelta(days=1))
+            return midnight_ms(number, timezone), midnight_ms(number + 1, timezone) - 1
+    except (ValueError, OverflowError):
+        pass
+    error = f"Could not parse the time parameter: '{name}'. Use YYYY-MM-DD or Unix MS Timestamps"
+    raise bad_request(error)
+
+
+def _read(
+    source: BarSource,
+    query: AggregatesQuery,
+    start_ms: int,
+    end_ms: int,
+    at_most: int,
+    *,
+    now_ms: int,
+    lost: Sequence[Window],
+) -> Bars:
+    if start_ms >= end_ms:
+        return Bars.empty()
+    windows = difference([Window(moment_of(start_ms), moment_of(end_ms))], lost)
+    parts: list[Bars] = []
+    wanted = at_most
+    for window in windows if query.ascending else reversed(windows):
+        part = source.base_bars(
+            query.ticker,
+            query.grid.base,
+            milliseconds(window.start),
+            milliseconds(window.end),
+            wanted,
+            newest_first=not query.ascending,
+            now_ms=now_ms,
+        )
+        parts.append(part)
+        wanted -= len(part)
+        if not wanted:
+            break
+    return Bars.concatenate(parts if query.ascending else parts[::-1])
+
+
+def _rolled(source: BarSource, query: AggregatesQuery, base: Bars, now_ms: int) -> Bars:
+    grid = query.grid
+    if query.adjusted:
+        base = _adjusted(source, query.ticker, base, now_ms, grid.timezone)
+    is_base = grid.multiplier == 1 and grid.timespan in ("minute", "day")
+    return base if is_base else roll(base, grid.starts(base.time))
+
+
+def _adjusted(source: BarSource, ticker: str, bars: Bars, now_ms: int, timezone: ZoneInfo) -> Bars:
+    """Split-adjusted as of now: a bar before the execution date is restated in the new shares."""
+    effective = [
+        (midnight_ms(day_number(split.execution_date), timezone), split.split_from / split.split_to)
+        for split in source.splits()
+        if split.ticker == ticker
+    ]
+    factor = np.ones(len(bars))
+    for start, ratio in effective:
+        if start <= now_ms:
+            factor[bars.time < start] *= ratio
+    return bars if bool((factor == 1).all()) else scale_prices(bars, factor)
