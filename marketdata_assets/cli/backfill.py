@@ -188,15 +188,16 @@ def describe(outcome: Outcome) -> list[str]:
 
     symbols = {one.symbol for one in outcome.request.series}
     failed = len(symbols & set(outcome.failures))
-    bars = outcome.bars
+    bars = outcome.bars.totals
+    computed = outcome.features.totals
     gaps = ", ".join(
         f"{outcome.gaps_in(state).height:,} {state}"
         for state in (GapState.FILLED, GapState.NO_TRADES, GapState.UNFILLED, GapState.OPEN)
     )
     features = [
         (
-            f"features: {counted(outcome.features.rows_written, 'row')},"
-            f" {counted(outcome.features.partitions_held_back, 'partition')} held back"
+            f"features: {counted(computed.rows_written, 'row')},"
+            f" {counted(computed.partitions_held_back, 'partition')} held back"
         )
     ][: outcome.request.with_features]
     return [

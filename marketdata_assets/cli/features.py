@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,12 +79,19 @@ def features(
         held_back = held_back_since(store.database, series, store.settings.start)
     for line in outcome.failures:
         typer.echo(f"failed: {line}", err=True)
+    totals = outcome.totals
     if as_json:
-        typer.echo(json.dumps(asdict(outcome), indent=2))
+        facts = {
+            "rows_written": totals.rows_written,
+            "series_computed": totals.series_computed,
+            "partitions_held_back": totals.partitions_held_back,
+            "failures": outcome.failures,
+        }
+        typer.echo(json.dumps(facts, indent=2))
         raise typer.Exit(int(bool(outcome.failures)))
     typer.echo(
-        f"features: {outcome.series_computed:,} series computed, {counted(outcome.rows_written, 'row')} written,"
-        f" {counted(outcome.partitions_held_back, 'partition')} held back"
+        f"features: {totals.series_computed:,} series computed, {counted(totals.rows_written, 'row')} written,"
+        f" {counted(totals.partitions_held_back, 'partition')} held back"
     )
     for line in held_back_lines(held_back):
         typer.echo(line)

@@ -127,7 +127,7 @@ def test_every_bar_has_the_features_of_its_whole_history(platform: Platform) -> 
     platform.run_range(FIRST, LAST, *KEYS)
     outcome = computed(platform)
     expected = of_all_history(platform, *KEYS)
-    assert (outcome.series_computed, outcome.rows_written) == (2, expected.height)
+    assert (outcome.totals.series_computed, outcome.totals.rows_written) == (2, expected.height)
     same(stored(platform, *KEYS), expected)
     assert read_stale(platform.database) == {}
     event = platform.instance.fetch_materializations(AssetKey("features"), limit=500)
@@ -166,12 +166,12 @@ def test_what_is_up_to_date_is_not_computed_again(platform: Platform) -> None:
     computed(platform)
     before = platform.database.read_frame("select * from features order by symbol, timeframe, time")
     again = computed(platform)
-    assert (again.series_computed, again.rows_written) == (0, 0)
+    assert (again.totals.series_computed, again.totals.rows_written) == (0, 0)
     assert stale_days(platform.database, [Series.parse(key) for key in KEYS], FIRST, now=NOW) == {}
     assert platform.database.read_frame("select * from features order by symbol, timeframe, time").equals(
         before
     )
-    assert computed(platform, force=True).rows_written == before.height
+    assert computed(platform, force=True).totals.rows_written == before.height
 
 
 def test_a_revised_bar_recomputes_from_there_to_the_end_and_nothing_else(platform: Platform) -> None:
@@ -185,13 +185,13 @@ def test_a_revised_bar_recomputes_from_there_to_the_end_and_nothing_else(platfor
     assert days == {Series.parse("SPY:1h"): (date(2023, 7, 5), date(2023, 7, 7))}
     (run,) = feature_runs(KEYS, days)
     outcome = computed(platform, run.first_day, run.last_day, ("SPY:1h",))
-    assert outcome.series_computed == 1
+    assert outcome.totals.series_computed == 1
     same(stored(platform, *KEYS), of_all_history(platform, *KEYS))
     after = platform.database.read_frame(stamps)
     moved = after.filter(after["computed_at"] != before["computed_at"])
     assert set(moved["timeframe"]) == {"1h"}
     assert all(time >= datetime(2023, 7, 5, 4, tzinfo=UTC) for time in moved["time"])
-    assert moved.height == outcome.rows_written
+    assert moved.height == outcome.totals.rows_written
 
 
 def test_a_lost_hour_holds_its_day_back_until_it_is_filled(platform: Platform) -> None:
@@ -208,7 +208,7 @@ def test_a_lost_hour_holds_its_day_back_until_it_is_filled(platform: Platform) -
     platform.run_range(FIRST, LAST, *keys)
     look(platform, *keys, repair=False)
     outcome = computed(platform, keys=keys)
-    assert outcome.partitions_held_back == 2
+    assert outcome.totals.partitions_held_back == 2
     day = "(time at time zone 'America/New_York')::date"
     assert platform.count("features", f"{day} = '2023-07-05'") == 0
     flagged = platform.database.read_frame(
@@ -227,7 +227,7 @@ def test_a_lost_hour_holds_its_day_back_until_it_is_filled(platform: Platform) -
     assert platform.count("gap_report", "state = 'filled'") == 2
     days = stale_days(platform.database, [Series.parse(key) for key in keys], FIRST, now=NOW)
     assert {first for first, _ in days.values()} == {date(2023, 7, 5)}
-    assert computed(platform, date(2023, 7, 5), LAST, keys).partitions_held_back == 0
+    assert computed(platform, date(2023, 7, 5), LAST, keys).totals.partitions_held_back == 0
     same(stored(platform, *keys), of_all_history(platform, *keys))
     assert held <= platform.instance.get_materialized_partitions(AssetKey("features"))
 
@@ -275,8 +275,8 @@ def test_a_broken_bar_holds_its_own_partition_back_and_no_other(platform: Platfo
     platform.run_range(FIRST, LAST, *keys)
     platform.execute(f"update ohlcv set {broken} where symbol = 'SPY' and time = '2023-06-14 04:00Z'")
     outcome = computed(platform, keys=keys)
-    assert outcome.partitions_held_back == 1
-    assert outcome.rows_written == platform.count("ohlcv") - 1
+    assert outcome.totals.partitions_held_back == 1
+    assert outcome.totals.rows_written == platform.count("ohlcv") - 1
     after = platform.database.read_frame(
         "select gap_in_window from features where symbol = 'SPY' and time = '2023-06-15 04:00Z'"
     )
@@ -326,7 +326,7 @@ def test_a_split_recomputes_all_of_its_symbol_on_the_day_that_it_takes_effect(pl
     split_on(platform, "2023-06-20", known=date(2023, 7, 10))
     assert set(read_stale(platform.database)) == {Series.parse("SPY:1d")}
     outcome = computed(platform, keys=("SPY:1d", "QQQ:1d"))
-    assert (outcome.series_computed, outcome.rows_written) == (1, before.height)
+    assert (outcome.totals.series_computed, outcome.totals.rows_written) == (1, before.height)
     after = stored(platform, "SPY:1d")
     earlier = pl.col("time") < datetime(2023, 6, 20, tzinfo=UTC)
     halved = (
@@ -457,21 +457,21 @@ def test_a_stock_whose_splits_were_never_asked_for_gets_no_features_until_they_a
     platform.run_range(FIRST, LAST, *keys)
     days = (LAST - FIRST).days + 1
     outcome = computed(platform, keys=keys)
-    assert (outcome.series_computed, outcome.partitions_held_back) == (2, days)
+    assert (outcome.totals.series_computed, outcome.totals.partitions_held_back) == (2, days)
     assert platform.count("features", "symbol = 'AAPL'") == 0
     recorded = platform.instance.get_materialized_partitions(AssetKey("features"))
     assert {key.split("|")[1] for key in recorded} == {"SPY:1d", "BTC-USD:1d"}
     key, shown = latest(platform)
     assert f"volatility of {key.partition('|')[2]}]" in str(shown["chart"].value)
     assert set(read_stale(platform.database)) == {Series.parse("AAPL:1d")}
-    assert computed(platform, keys=("AAPL:1d",), force=True).rows_written == 0
+    assert computed(platform, keys=("AAPL:1d",), force=True).totals.rows_written == 0
     assert "splits were never asked for: run `marketdata actions`" in reason_of(
         one(platform, LAST, "AAPL:1d")
     )
 
     platform.never_split("AAPL")
     outcome = computed(platform, keys=keys)
-    assert (outcome.series_computed, outcome.partitions_held_back) == (1, 0)
+    assert (outcome.totals.series_computed, outcome.totals.partitions_held_back) == (1, 0)
     same(stored(platform, "AAPL:1d"), of_all_history(platform, "AAPL:1d"))
 
 
@@ -480,7 +480,10 @@ def test_a_series_without_a_bar_is_neither_computed_nor_recorded(platform: Platf
     platform.run_range(FIRST, LAST, "SPY:1d")
     weekend = date(2023, 5, 27)
     outcome = computed(platform, weekend, LAST, ("SPY:1d", "QQQ:1d"), force=True)
-    assert (outcome.series_computed, outcome.partitions_held_back) == (1, (LAST - weekend).days + 1)
+    assert (outcome.totals.series_computed, outcome.totals.partitions_held_back) == (
+        1,
+        (LAST - weekend).days + 1,
+    )
     recorded = platform.instance.get_materialized_partitions(AssetKey("features"))
     assert {key.split("|")[1] for key in recorded} == {"SPY:1d"}
     assert partition_key(weekend, Series.parse("SPY:1d")) in recorded, "a day without a session is whole"

@@ -281,7 +281,7 @@ class _Stages:
 
     def _to_scan(self, runs: Sequence[RangeRun]) -> list[RangeRun]:
         """Those of ``runs`` whose scan can find something new; all of them once this backfill has stored a bar."""
-        bars = self.outcome.bars
+        bars = self.outcome.bars.totals
         if self.outcome.request.force or bars.rows_inserted or bars.rows_changed or bars.rows_quarantined:
             return list(runs)
         return [run for run in runs if not scans_are_current(self.database, **_rectangle(run))]
@@ -425,14 +425,14 @@ def summary(outcome: Outcome) -> dict[str, object]:
         "symbols": len(symbols),
         "successes": len(symbols - set(outcome.failures)),
         "failures": outcome.failures,
-        "rows_inserted": outcome.bars.rows_inserted,
-        "rows_changed": outcome.bars.rows_changed,
-        "rows_unchanged": outcome.bars.rows_unchanged,
-        "rows_quarantined": outcome.bars.rows_quarantined,
+        "rows_inserted": outcome.bars.totals.rows_inserted,
+        "rows_changed": outcome.bars.totals.rows_changed,
+        "rows_unchanged": outcome.bars.totals.rows_unchanged,
+        "rows_quarantined": outcome.bars.totals.rows_quarantined,
         "gaps_found": outcome.gaps.height,
         **{f"gaps_{state.value}": outcome.gaps_in(state).height for state in GapState},
-        "features_written": outcome.features.rows_written,
-        "features_held_back": outcome.features.partitions_held_back,
+        "features_written": outcome.features.totals.rows_written,
+        "features_held_back": outcome.features.totals.partitions_held_back,
         "features_failures": outcome.features.failures,
         "requests": outcome.requests,
         "pages": outcome.pages,

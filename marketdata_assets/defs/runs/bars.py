@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from marketdata_assets.defs.runs.execution import execute_range, failure_metadata, reason_of
+from marketdata_assets.defs.run_totals import BarTotals
+from marketdata_assets.defs.runs.execution import execute_range, failure_metadata, reason_of, run_metadata
 from marketdata_assets.domain.ranges import range_runs
 
 if TYPE_CHECKING:
@@ -18,12 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class BarsOutcome:
-    """What runs of ``ohlcv`` did. Rows count bars over all series; ``failures`` holds one line per symbol."""
+    """The outcome of runs of ``ohlcv``. Totals count bars over all series; ``failures`` holds one line per symbol."""
 
-    rows_inserted: int = 0
-    rows_changed: int = 0
-    rows_unchanged: int = 0
-    rows_quarantined: int = 0
+    totals: BarTotals = field(default_factory=BarTotals)
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -80,12 +78,8 @@ class _Bringer:
         result = execute_range(
             self.definitions, self.instance, run, job=BARS_JOB, config={"ohlcv": config}, tags=self.tags
         )
-        # Every partition of a range run carries the totals of the run; a run that gave up on a symbol tells them, too.
-        told = [event.materialization.metadata for event in result.get_asset_materialization_events()[:1]]
-        for metadata in told or [failure_metadata(result)]:
-            for name in ("rows_inserted", "rows_changed", "rows_unchanged", "rows_quarantined"):
-                if (count := metadata.get(f"run_{name}")) is not None:
-                    setattr(self.outcome, name, getattr(self.outcome, name) + int(str(count.value)))
+        # A run that gave up on a symbol records its totals with the failure.
+        self.outcome.totals += BarTotals.from_metadata(run_metadata(result) or failure_metadata(result))
         return result
 
 

@@ -97,6 +97,11 @@ def reasons_by_step(result: ExecuteInProcessResult) -> dict[str, str]:
     }
 
 
+def run_metadata(result: ExecuteInProcessResult) -> Mapping[str, MetadataValue]:
+    """Return the metadata of a partition that the run recorded, which has the totals of the run; empty when it has none."""
+    return next((event.materialization.metadata for event in result.get_asset_materialization_events()), {})
+
+
 def failure_metadata(result: ExecuteInProcessResult) -> Mapping[str, MetadataValue]:
     """What the asset said when it gave up; empty when the run ended otherwise."""
     for event in result.all_events:

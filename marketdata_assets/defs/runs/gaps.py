@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, timedelta
 from typing import TYPE_CHECKING
 
-from marketdata_assets.defs.runs.execution import execute_range, reason_of
+from marketdata_assets.defs.run_totals import BarTotals
+from marketdata_assets.defs.runs.execution import execute_range, reason_of, run_metadata
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.gaps import GapState
@@ -56,16 +57,15 @@ def look_for_gaps(
             tags=tags or {},
         )
         # A check that failed afterwards is what the report is for.
-        if not result.get_asset_materialization_events():
+        recorded = run_metadata(result)
+        if not recorded:
             message = (
                 f"gaps of {run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}, could not be"
                 f" looked for: {reason_of(result)}"
             )
             raise MarketDataError(message)
         if bars is not None:
-            facts = result.get_asset_materialization_events()[0].materialization.metadata
-            for name in ("rows_inserted", "rows_changed", "rows_unchanged"):
-                setattr(bars, name, getattr(bars, name) + int(str(facts[f"run_{name}"].value)))
+            bars.totals += BarTotals.from_metadata(recorded)
 
 
 def repair_runs(
