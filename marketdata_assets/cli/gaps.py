@@ -136,7 +136,7 @@ def _scan(store: Store, series: list[Series], first: date, last: date, *, repair
             repair=repair,
             tags=command.tags,
             on_run=lambda run: err.print(
-                f"run: {run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}",
+                f"run: {run.series[0]} … {run.series[-1]}, {run.first} to {run.last}",
                 highlight=False,
             ),
         )

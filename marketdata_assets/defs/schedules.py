@@ -30,8 +30,8 @@ from marketdata_assets.defs.run_tags import under_way
 from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.freshness import DAILY_RUN
-from marketdata_assets.domain.partitions import SERIES
-from marketdata_assets.domain.ranges import RangeRun, feature_runs, range_runs
+from marketdata_assets.domain.partitions import SERIES, Rectangle
+from marketdata_assets.domain.ranges import feature_runs, range_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
@@ -119,7 +119,7 @@ def bars_schedule() -> ScheduleDefinition:
         days = nightly_days(collected, now, earliest=start, asked_until=lagging)
         if days is None:
             return SkipReason(f"yesterday lies before MARKETDATA_START, {start}: nothing to bring")
-        run = RangeRun(days.first, days.last, series)
+        run = Rectangle(days.first, days.last, series)
         return RunRequest(
             run_key=_key(context),
             run_config=ops_config(HISTORY_CONFIG),

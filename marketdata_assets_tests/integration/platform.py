@@ -22,7 +22,7 @@ from marketdata_assets.defs.jobs import BARS_JOB
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
-from marketdata_assets.domain.ranges import RangeRun
+from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.tickers import inferred_asset_class
 from marketdata_assets.storage.actions import store_actions
@@ -81,7 +81,7 @@ class Platform:
         self, first: date, last: date, *keys: str, sound: bool = True, **config: object
     ) -> ExecuteInProcessResult:
         """One range run over the adjacent series ``keys``, days inclusive."""
-        tags = RangeRun(first, last, tuple(map(Series.parse, keys))).tags
+        tags = Rectangle(first, last, tuple(map(Series.parse, keys))).tags
         return self._execute(sound, config, tags=tags)
 
     def run_one(self, day: date, key: str, *, sound: bool = True, **config: object) -> ExecuteInProcessResult:

@@ -21,7 +21,8 @@ from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
 from marketdata_assets.domain.features.compute import compute_features
-from marketdata_assets.domain.ranges import RangeRun, feature_runs
+from marketdata_assets.domain.partitions import Rectangle
+from marketdata_assets.domain.ranges import feature_runs
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.pipeline.gates import held_back_since
@@ -66,14 +67,14 @@ def computed(
     force: bool = False,
 ) -> FeaturesOutcome:
     outcome = FeaturesOutcome()
-    run = RangeRun(first, last, tuple(map(Series.parse, keys)))
+    run = Rectangle(first, last, tuple(map(Series.parse, keys)))
     compute(definitions(platform), platform.instance, [run], force=force, outcome=outcome)
     assert outcome.failures == []
     return outcome
 
 
 def look(platform: Platform, *keys: str, repair: bool = True) -> None:
-    run = RangeRun(FIRST, LAST, tuple(map(Series.parse, keys)))
+    run = Rectangle(FIRST, LAST, tuple(map(Series.parse, keys)))
     look_for_gaps(definitions(platform), platform.instance, [run], repair=repair)
 
 
@@ -184,7 +185,7 @@ def test_a_revised_bar_recomputes_from_there_to_the_end_and_nothing_else(platfor
     days = stale_days(platform.database, [Series.parse(key) for key in KEYS], FIRST, now=NOW)
     assert days == {Series.parse("SPY:1h"): (date(2023, 7, 5), date(2023, 7, 7))}
     (run,) = feature_runs(KEYS, days)
-    outcome = computed(platform, run.first_day, run.last_day, ("SPY:1h",))
+    outcome = computed(platform, run.first, run.last, ("SPY:1h",))
     assert outcome.totals.series_computed == 1
     same(stored(platform, *KEYS), of_all_history(platform, *KEYS))
     after = platform.database.read_frame(stamps)
@@ -371,7 +372,7 @@ def test_bars_before_the_first_partition_keep_no_mark(
 def complete(
     platform: Platform, first: date = FIRST, last: date = LAST, keys: tuple[str, ...] = KEYS
 ) -> AssetCheckEvaluation:
-    run = RangeRun(first, last, tuple(map(Series.parse, keys)))
+    run = Rectangle(first, last, tuple(map(Series.parse, keys)))
     result = (
         definitions(platform)
         .resolve_job_def(FEATURES_JOB)

@@ -13,7 +13,7 @@ from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.runs.gaps import look_for_gaps
-from marketdata_assets.domain.ranges import RangeRun
+from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import Series
 from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets_tests.integration.platform import Platform, open_platform
@@ -39,7 +39,7 @@ def look(platform: Platform, first: date, last: date, *keys: str, repair: bool =
     look_for_gaps(
         build_definitions(resources={"polygon": PolygonResource(**platform.polygon)}),
         platform.instance,
-        [RangeRun(first, last, tuple(map(Series.parse, keys)))],
+        [Rectangle(first, last, tuple(map(Series.parse, keys)))],
         repair=repair,
     )
     return len(platform.simulator.requests) - before

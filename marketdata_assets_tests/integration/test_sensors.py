@@ -21,8 +21,7 @@ from marketdata_assets.defs.sensors import series as series_module
 from marketdata_assets.defs.sensors.repairs import MAX_REPAIRS
 from marketdata_assets.defs.sensors.series import MAX_ATTEMPTS
 from marketdata_assets.domain.monitoring import Topic, VendorUse, Vitals, concerns
-from marketdata_assets.domain.partitions import RANGE_END, RANGE_START, SERIES
-from marketdata_assets.domain.ranges import RangeRun
+from marketdata_assets.domain.partitions import RANGE_END, RANGE_START, SERIES, Rectangle
 from marketdata_assets.domain.run_tags import COMMAND_TAG, PURPOSE_TAG
 from marketdata_assets.domain.series import Series
 from marketdata_assets.pipeline.alerts import AlertError
@@ -282,7 +281,7 @@ def lose_an_hour(platform: Platform, *keys: str, returns_after: int | None = Non
     look_for_gaps(
         build_definitions(),
         platform.instance,
-        [RangeRun(date(2023, 6, 29), date(2023, 7, 5), series)],
+        [Rectangle(date(2023, 6, 29), date(2023, 7, 5), series)],
         repair=False,
     )
 
@@ -471,7 +470,7 @@ def test_a_look_that_finds_gaps_is_excused_when_a_command_tells_of_them(
     platform: Platform, tags: dict[str, str], *, gap_stays: bool
 ) -> None:
     lose_an_hour(platform, "SPY:1m")
-    day = RangeRun(HOLE.date(), HOLE.date(), (Series.parse("SPY:1m"),))
+    day = Rectangle(HOLE.date(), HOLE.date(), (Series.parse("SPY:1m"),))
     look_for_gaps(build_definitions(), platform.instance, [day], repair=False, tags=tags)
     (run,) = platform.instance.get_runs(RunsFilter(job_name=GAPS_JOB), limit=1)
     assert run.status is DagsterRunStatus.FAILURE

@@ -10,7 +10,7 @@ import polars as pl
 from dagster import AssetCheckEvaluation, AssetCheckSeverity, MetadataValue, Output
 
 from marketdata_assets.domain.gates import stops_run
-from marketdata_assets.domain.partitions import SERIES, Rectangle, run_partitions
+from marketdata_assets.domain.partitions import SERIES, Rectangle
 from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets.storage.symbols import list_symbols
 
@@ -57,7 +57,7 @@ def scope_of(context: AssetCheckExecutionContext, database: Database) -> Scope:
     Raises:
         ConfigurationError: A series of the run is no longer tracked.
     """
-    rectangle = run_partitions(context.run.tags, context.instance.get_dynamic_partitions(SERIES))
+    rectangle = Rectangle.from_tags(context.run.tags, context.instance.get_dynamic_partitions(SERIES))
     if rectangle is None:
         today = datetime.now(UTC).date()
         active = (one for symbol in list_symbols(database, active_only=True) for one in symbol.series)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
     from marketdata_assets.defs.runs.commands import Command
-    from marketdata_assets.domain.ranges import RangeRun
+    from marketdata_assets.domain.partitions import Rectangle
     from marketdata_assets.storage.connection import Database
 
 
@@ -83,10 +83,10 @@ class BackfillRequest:
 class BackfillProgress:
     """Is told how far a backfill is; this one keeps silent."""
 
-    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[RangeRun], *, is_idle: bool) -> None:
+    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[Rectangle], *, is_idle: bool) -> None:
         """``stage`` begins, the ``place``-th ``of`` all, with ``runs`` to execute; ``is_idle`` when it does nothing."""
 
-    def run(self, run: RangeRun) -> None:
+    def run(self, run: Rectangle) -> None:
         """``run`` begins; the one before it has ended."""
 
 
@@ -273,13 +273,13 @@ class _Stages:
         self._matrix()
         _conclude(self.database, self.outcome, begun)
 
-    def _to_bring(self, runs: Sequence[RangeRun]) -> list[RangeRun]:
+    def _to_bring(self, runs: Sequence[Rectangle]) -> list[Rectangle]:
         """Those of ``runs`` that have something to request, to roll up or to record."""
         if self.outcome.request.force:
             return list(runs)
         return [run for run in runs if not bars_are_current(self.database, **_rectangle(run))]
 
-    def _to_scan(self, runs: Sequence[RangeRun]) -> list[RangeRun]:
+    def _to_scan(self, runs: Sequence[Rectangle]) -> list[Rectangle]:
         """Those of ``runs`` whose scan can find something new; all of them once this backfill has stored a bar."""
         bars = self.outcome.bars.totals
         if self.outcome.request.force or bars.rows_inserted or bars.rows_changed or bars.rows_quarantined:
@@ -295,7 +295,7 @@ class _Stages:
         self._begin(Stage.MATRIX, [], is_idle=False)
         refresh_matrix(self.definitions, self.instance, tags=self.tags)
 
-    def _bars(self, runs: Sequence[RangeRun]) -> None:
+    def _bars(self, runs: Sequence[Rectangle]) -> None:
         self._begin(Stage.BARS, runs)
         bring_bars(
             self.definitions,
@@ -307,7 +307,7 @@ class _Stages:
             on_run=self.progress.run,
         )
 
-    def _look(self, stage: Stage, runs: Sequence[RangeRun], *, repair: bool) -> None:
+    def _look(self, stage: Stage, runs: Sequence[Rectangle], *, repair: bool) -> None:
         self._begin(stage, runs)
         look_for_gaps(
             self.definitions,
@@ -347,7 +347,7 @@ class _Stages:
         except MarketDataError as error:
             self.outcome.features.failures.append(str(error))
 
-    def _begin(self, stage: Stage, runs: Sequence[RangeRun], *, is_idle: bool | None = None) -> None:
+    def _begin(self, stage: Stage, runs: Sequence[Rectangle], *, is_idle: bool | None = None) -> None:
         stages = self.outcome.request.stages
         self.progress.stage(
             stage,
@@ -357,7 +357,7 @@ class _Stages:
             is_idle=not runs if is_idle is None else is_idle,
         )
 
-    def _repairs(self, runs: Sequence[RangeRun]) -> list[RangeRun]:
+    def _repairs(self, runs: Sequence[Rectangle]) -> list[Rectangle]:
         classes = {one.symbol: one.asset_class for one in list_symbols(self.database)}
         # A run may hold more than was asked for; what it found is repaired as well.
         gaps = _list_gaps(self.database, self.outcome.request, (one for run in runs for one in run.series))
@@ -366,8 +366,8 @@ class _Stages:
         return repair_runs(self.ordered, open_to_repair, classes, request.first, request.last)
 
 
-def _rectangle(run: RangeRun) -> dict[str, Any]:
-    return {"series": run.series, "first": run.first_day, "last": run.last_day, "now": datetime.now(UTC)}
+def _rectangle(run: Rectangle) -> dict[str, Any]:
+    return {"series": run.series, "first": run.first, "last": run.last, "now": datetime.now(UTC)}
 
 
 def _begin_history(database: Database, outcome: Outcome) -> datetime:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
 
-    from marketdata_assets.domain.ranges import RangeRun
+    from marketdata_assets.domain.partitions import Rectangle
 
 
 @dataclass(slots=True)
@@ -28,12 +28,12 @@ class BarsOutcome:
 def bring_bars(
     definitions: Definitions,
     instance: DagsterInstance,
-    runs: Sequence[RangeRun],
+    runs: Sequence[Rectangle],
     *,
     force: bool,
     tags: Mapping[str, str],
     outcome: BarsOutcome,
-    on_run: Callable[[RangeRun], None],
+    on_run: Callable[[Rectangle], None],
 ) -> None:
     """Execute ``runs`` in order, adding to ``outcome``. A symbol that fails does not stop the others.
 
@@ -59,7 +59,7 @@ def bring_bars(
         sound = [one for one in run.series if one.symbol not in named]
         # Contiguous in the run's own order, which is a stretch of Dagster's.
         ordered = [one.key for one in run.series]
-        for again in range_runs(ordered, sound, run.first_day, run.last_day):
+        for again in range_runs(ordered, sound, run.first, run.last):
             recorded = bringer.execute(again, {"ask_vendor": False})
             if not _is_recorded(recorded):
                 outcome.failures |= dict.fromkeys((one.symbol for one in again.series), reason_of(recorded))
@@ -72,7 +72,7 @@ class _Bringer:
     tags: Mapping[str, str]
     outcome: BarsOutcome
 
-    def execute(self, run: RangeRun, config: Mapping[str, object]) -> ExecuteInProcessResult:
+    def execute(self, run: Rectangle, config: Mapping[str, object]) -> ExecuteInProcessResult:
         from marketdata_assets.defs.jobs import BARS_JOB
 
         result = execute_range(

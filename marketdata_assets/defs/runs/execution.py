@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance, Definitions, ExecuteInProcessResult, MetadataValue
     from dagster_shared.error import SerializableErrorInfo
 
-    from marketdata_assets.domain.ranges import RangeRun
+    from marketdata_assets.domain.partitions import Rectangle
 
 _ENDING: Final = {
     kind.__name__
@@ -39,7 +39,7 @@ def ops_config(config: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
 def execute_range(
     definitions: Definitions,
     instance: DagsterInstance,
-    run: RangeRun,
+    run: Rectangle,
     *,
     job: str,
     config: Mapping[str, Mapping[str, object]],

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from dagster import DagsterInstance, Definitions
 
-    from marketdata_assets.domain.ranges import RangeRun
+    from marketdata_assets.domain.partitions import Rectangle
 
 
 @dataclass(slots=True)
@@ -27,12 +27,12 @@ class FeaturesOutcome:
 def compute(
     definitions: Definitions,
     instance: DagsterInstance,
-    runs: Sequence[RangeRun],
+    runs: Sequence[Rectangle],
     *,
     force: bool = False,
     tags: Mapping[str, str] | None = None,
     outcome: FeaturesOutcome,
-    on_run: Callable[[RangeRun], None] = lambda _: None,
+    on_run: Callable[[Rectangle], None] = lambda _: None,
 ) -> None:
     """Execute ``runs`` of ``features`` in order, adding to ``outcome``. A run that fails stops no other.
 
@@ -56,5 +56,5 @@ def compute(
         outcome.totals += totals
         # A run whose every partition is held back is not a failure: the checks report why.
         if not (recorded or totals.partitions_held_back):
-            where = f"{run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}"
+            where = f"{run.series[0]} … {run.series[-1]}, {run.first} to {run.last}"
             outcome.failures.append(f"features of {where}: {reason_of(result)}")

@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance, Definitions
 
     from marketdata_assets.defs.runs.bars import BarsOutcome
-    from marketdata_assets.domain.ranges import RangeRun
+    from marketdata_assets.domain.partitions import Rectangle
     from marketdata_assets.domain.series import AssetClass
 
 
 def look_for_gaps(
     definitions: Definitions,
     instance: DagsterInstance,
-    runs: Sequence[RangeRun],
+    runs: Sequence[Rectangle],
     *,
     repair: bool,
     tags: Mapping[str, str] | None = None,
     bars: BarsOutcome | None = None,
-    on_run: Callable[[RangeRun], None] = lambda _: None,
+    on_run: Callable[[Rectangle], None] = lambda _: None,
 ) -> None:
     """Execute ``runs`` of ``gap_report`` in order, asking again for what is missing with ``repair``.
 
@@ -60,7 +60,7 @@ def look_for_gaps(
         recorded = run_metadata(result)
         if not recorded:
             message = (
-                f"gaps of {run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}, could not be"
+                f"gaps of {run.series[0]} … {run.series[-1]}, {run.first} to {run.last}, could not be"
                 f" looked for: {reason_of(result)}"
             )
             raise MarketDataError(message)
@@ -74,7 +74,7 @@ def repair_runs(
     classes: Mapping[str, AssetClass],
     first: date,
     last: date,
-) -> list[RangeRun]:
+) -> list[Rectangle]:
     """The runs that ask again for the open ones of ``gaps`` within the days ``first`` to ``last``.
 
     ``gaps`` has symbol, timeframe, state, day (the local date of the start) and gap_end; ``classes`` the asset

@@ -34,7 +34,8 @@ from marketdata_assets.defs.run_tags import REQUEST_TAG, ended_at, is_unfinished
 from marketdata_assets.defs.runs.commands import close_orphans
 from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.defs.schedules import feature_requests
-from marketdata_assets.domain.ranges import RangeRun, range_runs
+from marketdata_assets.domain.partitions import Rectangle
+from marketdata_assets.domain.ranges import range_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.upkeep import Days, initial_days, may_ask_again
@@ -272,7 +273,7 @@ def _gave_up(series: Sequence[Series]) -> str:
     )
 
 
-def _history_request(run: RangeRun, name: str) -> RunRequest:
+def _history_request(run: Rectangle, name: str) -> RunRequest:
     return RunRequest(
         run_key=name,
         job_name=history_job.name,
