@@ -24,6 +24,7 @@ def actions(
     from marketdata_assets.cli.session import open_instance, open_store, require_vendor_of
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.defs.runs.actions import refresh_actions
+    from marketdata_assets.defs.runs.execution import Runner
     from marketdata_assets.pipeline.adjusted import SPLITTING
     from marketdata_assets.pipeline.idle import stale_days
     from marketdata_assets.storage.symbols import list_symbols
@@ -31,7 +32,7 @@ def actions(
     with open_store() as store:
         require_vendor_of(store)
         with open_instance(store, "actions") as (instance, command):
-            reports = refresh_actions(build_definitions(), instance, tags=command.tags)
+            reports = refresh_actions(Runner(build_definitions(), instance, command.tags))
         series = [
             one
             for symbol in list_symbols(store.database, active_only=True)

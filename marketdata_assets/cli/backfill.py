@@ -93,7 +93,13 @@ def run(store: Store, request: BackfillRequest, *, polygon: PolygonResource | No
     from marketdata_assets.defs.runs.backfill import execute, execute_idle
 
     with console_progress() as progress:
-        idle = execute_idle(store.database, request, earliest=store.settings.start, progress=progress)
+        idle = execute_idle(
+            store.database,
+            request,
+            earliest=store.settings.start,
+            progress=progress,
+            now=datetime.now(UTC),
+        )
     if idle is not None:
         return idle
     from marketdata_assets.cli.session import open_instance

@@ -146,6 +146,7 @@ def _compute(store: Store, series: list[Series], forced: tuple[date, date] | Non
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.defs.instance.environment import sync_series
+    from marketdata_assets.defs.runs.execution import Runner
     from marketdata_assets.defs.runs.features import FeaturesOutcome, compute
     from marketdata_assets.domain.ranges import feature_runs, range_runs
     from marketdata_assets.pipeline.idle import stale_days
@@ -160,13 +161,6 @@ def _compute(store: Store, series: list[Series], forced: tuple[date, date] | Non
         else:
             runs = range_runs(ordered, series, *forced)
         progress.begin("features", runs, is_empty=not runs)
-        compute(
-            build_definitions(),
-            instance,
-            runs,
-            force=forced is not None,
-            tags=command.tags,
-            outcome=outcome,
-            on_run=progress.run,
-        )
+        runner = Runner(build_definitions(), instance, command.tags, progress.run)
+        compute(runner, runs, force=forced is not None, outcome=outcome)
     return outcome

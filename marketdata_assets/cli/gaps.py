@@ -88,6 +88,7 @@ def _look(
 ) -> pl.DataFrame:
     from marketdata_assets.cli.console import err
     from marketdata_assets.cli.matrix import unchecked_line
+    from marketdata_assets.domain.partitions import Rectangle
     from marketdata_assets.pipeline.idle import is_instance_in_order, scans_are_current
     from marketdata_assets.storage.completeness import completeness_between, read_unchecked
     from marketdata_assets.storage.gaps import list_gaps
@@ -99,7 +100,7 @@ def _look(
         repair
         or force
         or not is_instance_in_order(database)
-        or not scans_are_current(database, series, first=first, last=last, now=now)
+        or not scans_are_current(database, Rectangle(first, last, tuple(series)), now=now)
     ):
         _scan(store, series, first, last, repair=repair)
     else:
@@ -125,21 +126,21 @@ def _scan(store: Store, series: list[Series], first: date, last: date, *, repair
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.defs.instance.environment import sync_series
+    from marketdata_assets.defs.runs.execution import Runner
     from marketdata_assets.defs.runs.gaps import look_for_gaps
     from marketdata_assets.domain.ranges import range_runs
 
     with open_instance(store, "gaps") as (instance, command):
-        look_for_gaps(
+        runner = Runner(
             build_definitions(),
             instance,
-            range_runs(sync_series(instance, store.database), series, first, last),
-            repair=repair,
-            tags=command.tags,
+            command.tags,
             on_run=lambda run: err.print(
-                f"run: {run.series[0]} … {run.series[-1]}, {run.first} to {run.last}",
-                highlight=False,
+                f"run: {run.series[0]} … {run.series[-1]}, {run.first} to {run.last}", highlight=False
             ),
         )
+        runs = range_runs(sync_series(instance, store.database), series, first, last)
+        look_for_gaps(runner, runs, repair=repair)
 
 
 def _is_lost() -> pl.Expr:

@@ -119,10 +119,11 @@ def ended_line(ended: pl.DataFrame | None) -> str | None:
 def _refresh(store: Store) -> None:
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
+    from marketdata_assets.defs.runs.execution import Runner
     from marketdata_assets.defs.runs.matrix import refresh_matrix
 
     with open_instance(store, "matrix") as (instance, command):
-        refresh_matrix(build_definitions(), instance, tags=command.tags)
+        refresh_matrix(Runner(build_definitions(), instance, command.tags))
 
 
 def print_matrix(matrix: pl.DataFrame, ended: pl.DataFrame | None = None) -> None:

@@ -6,7 +6,7 @@ The dimension ``day`` sorts before ``series``; that order is part of every key (
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Final
 
 from marketdata_assets.domain.errors import ConfigurationError
@@ -101,6 +101,11 @@ class Rectangle:
             RANGE_START: key_of(self.first, self.series[0]),
             RANGE_END: key_of(self.last, self.series[-1]),
         }
+
+    @property
+    def days(self) -> list[date]:
+        """The days in order."""
+        return [self.first + timedelta(days=offset) for offset in range((self.last - self.first).days + 1)]
 
     @property
     def size(self) -> int:

@@ -13,7 +13,7 @@ from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.jobs import CORPORATE_ACTIONS_JOB
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.runs.actions import refresh_actions
-from marketdata_assets.defs.runs.execution import execute_job
+from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.adjust import SPLIT_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
@@ -63,13 +63,13 @@ def definitions(platform: Platform) -> Definitions:
 
 
 def refresh(platform: Platform) -> dict[ActionKind, ActionsReport]:
-    return {report.kind: report for report in refresh_actions(definitions(platform), platform.instance)}
+    return {
+        report.kind: report for report in refresh_actions(Runner(definitions(platform), platform.instance))
+    }
 
 
 def run(platform: Platform) -> ExecuteInProcessResult:
-    return execute_job(
-        definitions(platform), platform.instance, job=CORPORATE_ACTIONS_JOB, config={}, tags={}
-    )
+    return Runner(definitions(platform), platform.instance).execute(CORPORATE_ACTIONS_JOB)
 
 
 def rows(database: Database, table: str, columns: str = "*", where: str = "true") -> list[dict[str, Any]]:

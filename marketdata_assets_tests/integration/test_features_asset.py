@@ -15,6 +15,7 @@ from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.jobs import FEATURES_JOB
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
+from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.defs.runs.features import FeaturesOutcome, compute
 from marketdata_assets.defs.runs.gaps import look_for_gaps
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
@@ -68,14 +69,14 @@ def computed(
 ) -> FeaturesOutcome:
     outcome = FeaturesOutcome()
     run = Rectangle(first, last, tuple(map(Series.parse, keys)))
-    compute(definitions(platform), platform.instance, [run], force=force, outcome=outcome)
+    compute(Runner(definitions(platform), platform.instance), [run], force=force, outcome=outcome)
     assert outcome.failures == []
     return outcome
 
 
 def look(platform: Platform, *keys: str, repair: bool = True) -> None:
     run = Rectangle(FIRST, LAST, tuple(map(Series.parse, keys)))
-    look_for_gaps(definitions(platform), platform.instance, [run], repair=repair)
+    look_for_gaps(Runner(definitions(platform), platform.instance), [run], repair=repair)
 
 
 def one(platform: Platform, day: date, key: str) -> ExecuteInProcessResult:

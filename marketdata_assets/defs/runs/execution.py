@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from marketdata_assets.domain.errors import ClockError, ConfigurationError
@@ -9,7 +10,7 @@ from marketdata_assets.polygon.errors import AuthenticationError, RateLimiterUna
 from marketdata_assets.storage.failures import STORE_ERRORS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from dagster import DagsterInstance, Definitions, ExecuteInProcessResult, MetadataValue
     from dagster_shared.error import SerializableErrorInfo
@@ -36,48 +37,44 @@ def ops_config(config: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
     return {"ops": {name: {"config": dict(values)} for name, values in config.items()}}
 
 
-def execute_range(
-    definitions: Definitions,
-    instance: DagsterInstance,
-    run: Rectangle,
-    *,
-    job: str,
-    config: Mapping[str, Mapping[str, object]],
-    tags: Mapping[str, str],
-) -> ExecuteInProcessResult:
-    """Execute ``run`` of ``job`` in this process, as :func:`execute_job`."""
-    return execute_job(definitions, instance, job=job, config=config, tags={**run.tags, **tags})
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """What runs of one command in this process share: definitions, instance, tags, and who follows them."""
 
+    definitions: Definitions
+    instance: DagsterInstance
+    tags: Mapping[str, str] = field(default_factory=dict)
+    on_run: Callable[[Rectangle], None] = lambda _: None
+    """Called when the run of a rectangle begins."""
 
-def execute_job(
-    definitions: Definitions,
-    instance: DagsterInstance,
-    *,
-    job: str,
-    config: Mapping[str, Mapping[str, object]],
-    tags: Mapping[str, str],
-) -> ExecuteInProcessResult:
-    """Execute ``job`` in this process; ``config`` by asset.
+    def execute(
+        self,
+        job: str,
+        rectangle: Rectangle | None = None,
+        *,
+        config: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> ExecuteInProcessResult:
+        """Execute ``job``, over the partitions of ``rectangle`` if there is one; ``config`` by asset.
 
-    Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM: Dagster ends the run, and more is meant than that.
-        ConfigurationError: A setting is wrong (the key, say) or the store cannot be used: every other run would fail
-            like this one.
-    """
-    result = definitions.resolve_job_def(job).execute_in_process(
-        run_config={
-            **ops_config(config),
-            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-        },
-        instance=instance,
-        tags=dict(tags),
-        raise_on_error=False,
-    )
-    if any(error.cls_name in _INTERRUPTIONS for error in _causes(result)):
-        raise KeyboardInterrupt
-    if (problem := _configuration_problem(result)) is not None:
-        raise ConfigurationError(problem)
-    return result
+        Raises:
+            KeyboardInterrupt: Ctrl-C or SIGTERM: Dagster ends the run, and more is meant than that.
+            ConfigurationError: A setting is wrong (the key, say) or the store cannot be used: every other run would
+                fail like this one.
+        """
+        result = self.definitions.resolve_job_def(job).execute_in_process(
+            run_config={
+                **ops_config(config or {}),
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+            instance=self.instance,
+            tags={**(rectangle.tags if rectangle else {}), **self.tags},
+            raise_on_error=False,
+        )
+        if any(error.cls_name in _INTERRUPTIONS for error in _causes(result)):
+            raise KeyboardInterrupt
+        if (problem := _configuration_problem(result)) is not None:
+            raise ConfigurationError(problem)
+        return result
 
 
 def reason_of(result: ExecuteInProcessResult) -> str:

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from marketdata_assets.defs.run_totals import FeatureTotals
-from marketdata_assets.defs.runs.execution import execute_range, failure_metadata, reason_of, run_metadata
+from marketdata_assets.defs.runs.execution import failure_metadata, reason_of, run_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from dagster import DagsterInstance, Definitions
-
+    from marketdata_assets.defs.runs.execution import Runner
     from marketdata_assets.domain.partitions import Rectangle
 
 
@@ -25,14 +24,7 @@ class FeaturesOutcome:
 
 
 def compute(
-    definitions: Definitions,
-    instance: DagsterInstance,
-    runs: Sequence[Rectangle],
-    *,
-    force: bool = False,
-    tags: Mapping[str, str] | None = None,
-    outcome: FeaturesOutcome,
-    on_run: Callable[[Rectangle], None] = lambda _: None,
+    runner: Runner, runs: Sequence[Rectangle], *, force: bool = False, outcome: FeaturesOutcome
 ) -> None:
     """Execute ``runs`` of ``features`` in order, adding to ``outcome``. A run that fails stops no other.
 
@@ -42,15 +34,8 @@ def compute(
     from marketdata_assets.defs.jobs import FEATURES_JOB
 
     for run in runs:
-        on_run(run)
-        result = execute_range(
-            definitions,
-            instance,
-            run,
-            job=FEATURES_JOB,
-            config={"features": {"force": force}},
-            tags=tags or {},
-        )
+        runner.on_run(run)
+        result = runner.execute(FEATURES_JOB, run, config={"features": {"force": force}})
         recorded = run_metadata(result)
         totals = FeatureTotals.from_metadata(recorded or failure_metadata(result))
         outcome.totals += totals

@@ -6,7 +6,7 @@ from datetime import UTC, timedelta
 from typing import TYPE_CHECKING
 
 from marketdata_assets.defs.run_totals import BarTotals
-from marketdata_assets.defs.runs.execution import execute_range, reason_of, run_metadata
+from marketdata_assets.defs.runs.execution import reason_of, run_metadata
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.gaps import GapState
@@ -15,26 +15,19 @@ from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import date
 
     import polars as pl
-    from dagster import DagsterInstance, Definitions
 
     from marketdata_assets.defs.runs.bars import BarsOutcome
+    from marketdata_assets.defs.runs.execution import Runner
     from marketdata_assets.domain.partitions import Rectangle
     from marketdata_assets.domain.series import AssetClass
 
 
 def look_for_gaps(
-    definitions: Definitions,
-    instance: DagsterInstance,
-    runs: Sequence[Rectangle],
-    *,
-    repair: bool,
-    tags: Mapping[str, str] | None = None,
-    bars: BarsOutcome | None = None,
-    on_run: Callable[[Rectangle], None] = lambda _: None,
+    runner: Runner, runs: Sequence[Rectangle], *, repair: bool, bars: BarsOutcome | None = None
 ) -> None:
     """Execute ``runs`` of ``gap_report`` in order, asking again for what is missing with ``repair``.
 
@@ -47,15 +40,8 @@ def look_for_gaps(
     from marketdata_assets.defs.jobs import GAPS_JOB
 
     for run in runs:
-        on_run(run)
-        result = execute_range(
-            definitions,
-            instance,
-            run,
-            job=GAPS_JOB,
-            config={"gap_report": {"repair": repair}},
-            tags=tags or {},
-        )
+        runner.on_run(run)
+        result = runner.execute(GAPS_JOB, run, config={"gap_report": {"repair": repair}})
         # A check that failed afterwards is what the report is for.
         recorded = run_metadata(result)
         if not recorded:
