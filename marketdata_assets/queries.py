@@ -36,7 +36,7 @@ from marketdata_assets.domain.holes import Holes, regular_windows
 from marketdata_assets.domain.series import AssetClass, Series, parse_symbol
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.pipeline.adjusted import SPLITTING, scaled
+from marketdata_assets.pipeline.adjusted import scaled
 from marketdata_assets.pipeline.holes import find_holes
 from marketdata_assets.storage.bars import read_series
 from marketdata_assets.storage.completeness import read_matrix
@@ -206,7 +206,7 @@ def read_bars(
     holes = find_holes(
         database, series, tracked.asset_class, read, raw["time"], has_lost_gaps=has_lost_gaps, now=now
     )
-    if not asked.adjusted or tracked.asset_class not in SPLITTING:
+    if not asked.adjusted or not tracked.asset_class.can_split:
         return BarPage(raw, series, tracked.asset_class, window, holes)
     if splits is None:
         raise UnadjustableError(series.symbol, is_tracked=tracked.active)

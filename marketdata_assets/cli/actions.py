@@ -25,7 +25,6 @@ def actions(
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.defs.runs.actions import refresh_actions
     from marketdata_assets.defs.runs.execution import Runner
-    from marketdata_assets.pipeline.adjusted import SPLITTING
     from marketdata_assets.pipeline.idle import stale_days
     from marketdata_assets.storage.symbols import list_symbols
 
@@ -36,7 +35,7 @@ def actions(
         series = [
             one
             for symbol in list_symbols(store.database, active_only=True)
-            if symbol.asset_class in SPLITTING
+            if symbol.asset_class.can_split
             for one in symbol.series
         ]
         stale = stale_days(store.database, series, store.settings.start, now=datetime.now(UTC))

@@ -101,12 +101,9 @@ def features(
 
 def _tell_unadjusted(store: Store, series: list[Series]) -> None:
     from marketdata_assets.cli.console import counted
-    from marketdata_assets.pipeline.adjusted import SPLITTING, unchecked_symbols
-    from marketdata_assets.storage.symbols import list_symbols
+    from marketdata_assets.pipeline.adjusted import symbols_without_splits
 
-    splitting = {one.symbol for one in list_symbols(store.database) if one.asset_class in SPLITTING}
-    chosen = dict.fromkeys(one.symbol for one in series if one.symbol in splitting)
-    if unchecked := unchecked_symbols(store.database, chosen):
+    if unchecked := symbols_without_splits(store.database, series):
         shown = ", ".join(unchecked[:_SHOWN]) + (" …" if len(unchecked) > _SHOWN else "")
         typer.echo(
             f"the splits of {counted(len(unchecked), 'symbol')} ({shown}) were never asked for, so their prices cannot"

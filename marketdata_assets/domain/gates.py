@@ -51,7 +51,6 @@ FAULT_SCHEMA: Final = pl.Schema(
 
 LOST_TO_QUARANTINE: Final = "lost_to_quarantine"
 _PARTITION: Final = ("symbol", "timeframe", "day")
-_MAY_SPLIT: Final = (AssetClass.STOCK, AssetClass.ETF)
 _LONGEST_BAR: Final = timedelta(days=7)
 
 
@@ -119,7 +118,7 @@ def outlying(
         asset_class: Of ``bars``: only shares are split.
     """
     sound = bars.filter(broken_value_rule(is_adjusted=True).is_null())
-    flagged = flag_outliers(sound, timeframe, may_split=pl.lit(asset_class in _MAY_SPLIT))
+    flagged = flag_outliers(sound, timeframe, may_split=pl.lit(asset_class.can_split))
     volume = pl.col("outlier").is_in([Outlier.VOLUME_HIGH.value, Outlier.VOLUME_LOW.value])
     spread = pl.col("outlier") == Outlier.RANGE.value
     rows = within(flagged.with_columns(timeframe=pl.lit(timeframe.value)), windows).select(

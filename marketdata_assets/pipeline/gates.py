@@ -21,7 +21,7 @@ from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.gaps import list_gaps
 from marketdata_assets.storage.gates import bars_before, lost_spans, quarantined_spans, read_quarantined
-from marketdata_assets.storage.symbols import list_symbols, not_tracked
+from marketdata_assets.storage.symbols import asset_classes, not_tracked
 from marketdata_assets.storage.tables import FEATURES, OHLCV
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def incomplete_in(database: Database, stretch: Stretch) -> pl.DataFrame:
 
 
 def _classes(database: Database, series: Iterable[Series]) -> dict[str, AssetClass]:
-    known = {one.symbol: one.asset_class for one in list_symbols(database)}
+    known = asset_classes(database)
     classes = {}
     for one in series:
         if one.symbol not in known:

@@ -25,7 +25,7 @@ from marketdata_assets.storage.dagster_tables import (
     series_partitions,
 )
 from marketdata_assets.storage.partition_windows import partition_windows_of
-from marketdata_assets.storage.symbols import list_symbols
+from marketdata_assets.storage.symbols import asset_classes, list_symbols
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,7 +65,7 @@ def stale_days(
 
     The last is that of the last bar. A series that is up to date is left out.
     """
-    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+    classes = asset_classes(database)
     days = {}
     for one, stale in stale_at(database, now, list(series)).items():
         calendar = calendar_of(classes[one.symbol])
@@ -78,7 +78,7 @@ def stale_days(
 def scans_are_current(database: Database, rectangle: Rectangle, *, now: datetime) -> bool:
     """Whether a scan of the partitions of ``rectangle`` and of their siblings would find what an earlier scan found."""
     first, last, series = rectangle.first, rectangle.last, rectangle.series
-    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+    classes = asset_classes(database)
     if any(one.symbol not in classes for one in series):
         return False
     siblings = with_siblings(series, active_series(database))

@@ -90,6 +90,11 @@ def list_symbols(database: Database, *, active_only: bool = False) -> list[Track
     return database.transaction(read)
 
 
+def asset_classes(database: Database) -> dict[str, AssetClass]:
+    """Return the asset class of every tracked symbol, active or not."""
+    return {one.symbol: one.asset_class for one in list_symbols(database)}
+
+
 def find_symbol(database: Database, symbol: str) -> TrackedSymbol:
     """The row that ``symbol`` means (:func:`~marketdata_assets.domain.spelling.match_symbol`), active or not.
 

@@ -24,7 +24,7 @@ from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.ranges import feature_runs, range_runs
 from marketdata_assets.domain.scans import scan_windows
 from marketdata_assets.domain.series import Series, with_siblings
-from marketdata_assets.pipeline.adjusted import SPLITTING, unchecked_symbols
+from marketdata_assets.pipeline.adjusted import symbols_without_splits
 from marketdata_assets.pipeline.idle import (
     bars_are_current,
     is_instance_in_order,
@@ -42,7 +42,7 @@ from marketdata_assets.storage.completeness import (
     read_unchecked,
 )
 from marketdata_assets.storage.gaps import LISTED_SCHEMA, gap_rows, list_gaps
-from marketdata_assets.storage.symbols import list_symbols
+from marketdata_assets.storage.symbols import asset_classes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -198,7 +198,7 @@ def execute_idle(
         and is_instance_in_order(database)
         and bars_are_current(database, request.rectangle, now=now)
         and scans_are_current(database, request.rectangle, now=now)
-        and not (request.with_features and _unchecked_splits(database, request.series))
+        and not (request.with_features and symbols_without_splits(database, request.series))
         and not (request.with_features and stale_days(database, request.series, earliest, now=now))
         and matrix_is_current(database, now.date())
     )
@@ -240,17 +240,9 @@ def _conclude(database: Database, outcome: Outcome, *, begun: datetime, now: dat
 def _list_gaps(database: Database, request: BackfillRequest, series: Iterable[Series]) -> pl.DataFrame:
     """List the gaps of ``series`` and of their siblings in the windows that a scan of ``request`` covers."""
     chosen = list(series)
-    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+    classes = asset_classes(database)
     days = dict.fromkeys(chosen, (request.first, request.last))
     return list_gaps(database, scan_windows(days, with_siblings(chosen, active_series(database)), classes))
-
-
-def _unchecked_splits(database: Database, series: Iterable[Series]) -> list[str]:
-    """The symbols of ``series`` whose splits were never asked for: without them they get no features."""
-    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
-    return list(
-        unchecked_symbols(database, {one.symbol for one in series if classes[one.symbol] in SPLITTING})
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +307,7 @@ class _Stages:
 
     def _check_splits(self, series: Iterable[Series]) -> None:
         """Ask for splits when those of a symbol were never asked for: without them it gets no features."""
-        if not _unchecked_splits(self.database, series):
+        if not symbols_without_splits(self.database, series):
             return
         from marketdata_assets.defs.runs.actions import refresh_actions
 
@@ -337,7 +329,7 @@ class _Stages:
         )
 
     def _repairs(self, runs: Sequence[Rectangle]) -> list[Rectangle]:
-        classes = {one.symbol: one.asset_class for one in list_symbols(self.database)}
+        classes = asset_classes(self.database)
         # A run may hold more than was asked for; what it found is repaired as well.
         gaps = _list_gaps(self.database, self.outcome.request, (one for run in runs for one in run.series))
         open_to_repair = gaps.filter(~pl.col("symbol").is_in(list(self.outcome.failures)))

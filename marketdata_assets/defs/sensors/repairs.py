@@ -27,7 +27,7 @@ from marketdata_assets.domain.ranges import covering_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.upkeep import Days, may_ask_again, stretches
-from marketdata_assets.storage.symbols import list_symbols
+from marketdata_assets.storage.symbols import asset_classes
 from marketdata_assets.storage.upkeep import OpenGap, ask_repairs, open_gaps
 
 MAX_REPAIRS: Final = 8
@@ -65,7 +65,7 @@ def repair_sensor() -> SensorDefinition:
         ordered = context.instance.get_dynamic_partitions(SERIES)
         taken = list(_taken(running, ordered))
         with postgres.database() as database:
-            classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+            classes = asset_classes(database)
             partitions = set(ordered)
             known = [gap for gap in open_gaps(database) if gap.series.key in partitions]
             pause = timedelta(minutes=settings.repair_pause_minutes)

@@ -39,10 +39,9 @@ from marketdata_assets.domain.ranges import range_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.upkeep import Days, initial_days, may_ask_again
-from marketdata_assets.pipeline.adjusted import SPLITTING, unchecked_symbols
+from marketdata_assets.pipeline.adjusted import symbols_without_splits
 from marketdata_assets.pipeline.alerts import Alert, AlertError, send
 from marketdata_assets.storage.connection import Database
-from marketdata_assets.storage.symbols import list_symbols
 from marketdata_assets.storage.upkeep import (
     InitialBackfill,
     ask_initial,
@@ -254,11 +253,9 @@ class _Keeper:
 
     def _splits(self, series: Iterable[Series]) -> list[RunRequest]:
         """A run of the corporate actions when those of a new symbol were never asked for."""
-        classes = {one.symbol: one.asset_class for one in list_symbols(self.database)}
-        splitting = {one.symbol for one in series if classes[one.symbol] in SPLITTING}
-        if not unchecked_symbols(self.database, splitting) or under_way(
-            self.instance, Purpose.CORPORATE_ACTIONS
-        ):
+        if under_way(self.instance, Purpose.CORPORATE_ACTIONS):
+            return []
+        if not symbols_without_splits(self.database, series):
             return []
         return [RunRequest(job_name=corporate_actions_job.name, tags=Purpose.CORPORATE_ACTIONS.tags)]
 
