@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from marketdata_assets.domain.bars import KEY
-from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.calendar import WEEK, calendar_of
 from marketdata_assets.domain.features.columns import FIRST_ROW
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.gates import FAULT_SCHEMA, gappy, incomplete, invalid, of_buckets_within, within
@@ -40,7 +40,6 @@ NO_GAPS: Final = "no_gaps"
 
 _BARS_AT_ONCE: Final = 500_000
 """Bars of a market that never closes that are held in memory at once."""
-_WEEK: Final = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ def held_back_since(database: Database, series: Collection[Series], earliest: da
             if key not in found:
                 continue
             # The bar of a week opens up to six days before those that it is made of.
-            first = calendar.local_day(found[key][0] - _WEEK)
+            first = calendar.local_day(found[key][0] - WEEK)
             last = calendar.local_day(found[key][1])
             if last >= earliest:
                 windows[one] = Window(calendar.day_start(max(first, earliest)), calendar.day_window(last).end)

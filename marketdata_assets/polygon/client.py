@@ -29,6 +29,7 @@ import stamina
 from httpx import codes
 
 from marketdata_assets.config import is_loopback
+from marketdata_assets.domain.calendar import milliseconds
 from marketdata_assets.domain.clock import require_same_time
 from marketdata_assets.polygon import directory
 from marketdata_assets.polygon.action_pages import parse_actions
@@ -175,11 +176,7 @@ def vendor_range(window: Window, calendar: TradingCalendar) -> tuple[str, str]:
     after = calendar.local_day(window.end)
     if calendar.day_start(first) == window.start and calendar.day_start(after) == window.end:
         return first.isoformat(), (after - timedelta(days=1)).isoformat()
-    return str(_milliseconds(window.start)), str(_milliseconds(window.end) - 1)
-
-
-def _milliseconds(moment: datetime) -> int:
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    return str(milliseconds(window.start)), str(milliseconds(window.end) - 1)
 
 
 class _PassingError(Exception):
