@@ -225,7 +225,7 @@ def incomplete_header(holes: Holes) -> dict[str, str]:
     ):
         if hole is not None:
             counts = (
-                f"bars={hole.bars};gaps={hole.count}" if isinstance(hole, LostGaps) else f"days={hole.count}"
+                f"bars={hole.bars};gaps={hole.gaps}" if isinstance(hole, LostGaps) else f"days={hole.count}"
             )
             parts.append(f'{name};first="{hole.first}";last="{hole.last}";{counts}')
     if not parts:

@@ -49,8 +49,8 @@ def actions(
 
 
 def _line(report: ActionsReport) -> str:
-    from marketdata_assets.cli.console import counted
     from marketdata_assets.defs.assets.corporate_actions import NOT_IN_PLAN
+    from marketdata_assets.domain.wording import counted
 
     if not report.in_plan:
         return f"{report.kind}: {NOT_IN_PLAN}"

@@ -189,8 +189,8 @@ def show(outcome: Outcome) -> None:
 
 def describe(outcome: Outcome) -> list[str]:
     """The summary for people, a line each for what was asked, bars, gaps and the vendor."""
-    from marketdata_assets.cli.console import counted
     from marketdata_assets.domain.gaps import GapState
+    from marketdata_assets.domain.wording import counted
 
     symbols = {one.symbol for one in outcome.request.series}
     failed = len(symbols & set(outcome.failures))

@@ -269,7 +269,8 @@ _LEFT_OUT_FIRST: Final = ("transactions", "vwap", "volume", "open", "high", "low
 
 
 def _show(found: pl.DataFrame) -> None:
-    from marketdata_assets.cli.console import counted, out
+    from marketdata_assets.cli.console import out
+    from marketdata_assets.domain.wording import counted
 
     if not out.is_terminal:
         typer.echo(_lines(found), nl=False)

@@ -59,8 +59,8 @@ def features(
     Exits with 1 when a run failed. Days that a check holds back get no features: see `marketdata gaps`. Nor do stocks
     and ETFs whose splits were never asked for: see `marketdata actions`.
     """
-    from marketdata_assets.cli.console import counted
     from marketdata_assets.cli.session import open_store
+    from marketdata_assets.domain.wording import counted
     from marketdata_assets.pipeline.gates import held_back_since
 
     now = datetime.now(UTC)
@@ -100,7 +100,7 @@ def features(
 
 
 def _tell_unadjusted(store: Store, series: list[Series]) -> None:
-    from marketdata_assets.cli.console import counted
+    from marketdata_assets.domain.wording import counted
     from marketdata_assets.pipeline.adjusted import symbols_without_splits
 
     if unchecked := symbols_without_splits(store.database, series):
@@ -117,7 +117,7 @@ def held_back_lines(held_back: pl.DataFrame) -> list[str]:
 
     ``held_back`` has a row for each ``symbol, timeframe, day, check``.
     """
-    from marketdata_assets.cli.console import counted
+    from marketdata_assets.domain.wording import counted
     from marketdata_assets.pipeline.gates import NO_GAPS, VALID
 
     if held_back.is_empty():

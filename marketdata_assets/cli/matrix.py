@@ -84,7 +84,7 @@ def unchecked_line(days: pl.DataFrame) -> str | None:
     """What nobody has looked through, and how to change that; ``days`` has ``DAILY_COMPLETENESS_SCHEMA``."""
     import polars as pl
 
-    from marketdata_assets.cli.console import counted
+    from marketdata_assets.domain.wording import counted
 
     if days.is_empty():
         return None
@@ -102,7 +102,7 @@ def unchecked_line(days: pl.DataFrame) -> str | None:
 
 def ended_line(ended: pl.DataFrame | None) -> str | None:
     """Which series were not scanned up to the day that is due, and the remedy; ``ended`` is of ``ended_series``."""
-    from marketdata_assets.cli.console import counted
+    from marketdata_assets.domain.wording import counted
 
     if ended is None or ended.is_empty():
         return None

@@ -31,6 +31,7 @@ from httpx import codes
 from marketdata_assets.config import is_loopback
 from marketdata_assets.domain.calendar import milliseconds
 from marketdata_assets.domain.clock import require_same_time
+from marketdata_assets.domain.wording import counted
 from marketdata_assets.polygon import directory
 from marketdata_assets.polygon.action_pages import parse_actions
 from marketdata_assets.polygon.bodies import read_body
@@ -440,7 +441,7 @@ class PolygonClient:
                 with attempt:
                     return await self._attempt(ask)
         except _PassingError as error:
-            tries = f"{ask.attempts} attempt{'s' if ask.attempts > 1 else ''}"
+            tries = counted(ask.attempts, "attempt")
             if error.retry_after is not None:
                 what = f"still over the vendor's rate limit after {tries}"
                 raise RateLimitedError(what, retry_after=error.retry_after, **_facts(ask)) from None

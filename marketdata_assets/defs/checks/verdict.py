@@ -11,6 +11,7 @@ from dagster import AssetCheckEvaluation, AssetCheckSeverity, MetadataValue, Out
 
 from marketdata_assets.domain.gates import stops_run
 from marketdata_assets.domain.partitions import SERIES, Rectangle
+from marketdata_assets.domain.wording import counted, name_first, one_line
 from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets.storage.symbols import list_symbols
 
@@ -118,18 +119,14 @@ def _sentence(scope: Scope, worst: pl.DataFrame, failing: int, held_back: int) -
     partitions = scope.rectangle.size
     beside = f", {held_back:,} held back" if held_back else ""
     if not failing:
-        return f"{_counted(partitions - held_back)} pass{beside}."
+        return f"{counted(partitions - held_back, 'partition')} pass{beside}."
     named = list(
         dict.fromkeys(
             f"{symbol}:{timeframe} {day}" for symbol, timeframe, day in worst.select(_PARTITION).iter_rows()
         )
     )
-    more = f" and {failing - _NAMED:,} more" if failing > _NAMED else ""
-    return f"{failing:,} of {_counted(partitions)} fail{beside}: {', '.join(named[:_NAMED])}{more}."
-
-
-def _counted(partitions: int) -> str:
-    return f"{partitions:,} partition{'' if partitions == 1 else 's'}"
+    shown = name_first(named, _NAMED, total=failing)
+    return f"{failing:,} of {counted(partitions, 'partition')} fail{beside}: {shown}."
 
 
 def fault_table(faults: pl.DataFrame) -> str:
@@ -150,4 +147,4 @@ def fault_table(faults: pl.DataFrame) -> str:
 
 def table_cell(text: str) -> str:
     """``text`` as a cell of a Markdown table: one line, no bar."""
-    return " ".join(text.split()).replace("|", "\\|")
+    return one_line(text).replace("|", "\\|")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from marketdata_assets.domain.errors import ClockError, ConfigurationError
+from marketdata_assets.domain.wording import one_line
 from marketdata_assets.polygon.errors import AuthenticationError, RateLimiterUnavailableError
 from marketdata_assets.storage.failures import STORE_ERRORS
 
@@ -80,13 +81,13 @@ class Runner:
 def reason_of(result: ExecuteInProcessResult) -> str:
     """Why a run failed, in one line."""
     causes = _causes(result)
-    return _text_of(causes[-1]) if causes else f"run {result.run_id} failed: see it in the UI"
+    return error_text(causes[-1]) if causes else f"run {result.run_id} failed: see it in the UI"
 
 
 def reasons_by_step(result: ExecuteInProcessResult) -> dict[str, str]:
     """Why each step of a run failed, in one line; a step that only waited for another is left out."""
     return {
-        event.step_key: _text_of(_chain(error)[-1])
+        event.step_key: error_text(error_chain(error)[-1])
         for event in result.all_events
         if event.step_key is not None
         and event.is_step_failure
@@ -109,24 +110,25 @@ def failure_metadata(result: ExecuteInProcessResult) -> Mapping[str, MetadataVal
 
 def _configuration_problem(result: ExecuteInProcessResult) -> str | None:
     """What the user has to correct or to start, when that is why the run failed."""
-    return next((_text_of(error) for error in _causes(result) if error.cls_name in _ENDING), None)
+    return next((error_text(error) for error in _causes(result) if error.cls_name in _ENDING), None)
 
 
 def _causes(result: ExecuteInProcessResult) -> list[SerializableErrorInfo]:
     """The errors of the step that failed, each followed by its cause."""
     for event in result.all_events:
         if event.is_step_failure and (error := event.step_failure_data.error) is not None:
-            return _chain(error)
+            return error_chain(error)
     return []
 
 
-def _chain(error: SerializableErrorInfo) -> list[SerializableErrorInfo]:
+def error_chain(error: SerializableErrorInfo) -> list[SerializableErrorInfo]:
+    """Return ``error``, its cause, the cause of that and so on."""
     chain = [error]
     while (cause := chain[-1].cause) is not None:
         chain.append(cause)
     return chain
 
 
-def _text_of(error: SerializableErrorInfo) -> str:
-    # Dagster keeps an error as text, its class in front.
-    return " ".join(error.message.split(": ", 1)[-1].split())
+def error_text(error: SerializableErrorInfo) -> str:
+    """Return the message of ``error`` on one line. Dagster keeps an error as text, with its class in front."""
+    return one_line(error.message.split(": ", 1)[-1])

@@ -39,6 +39,7 @@ from marketdata_assets.domain.ranges import range_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.upkeep import Days, initial_days, may_ask_again
+from marketdata_assets.domain.wording import name_first
 from marketdata_assets.pipeline.adjusted import symbols_without_splits
 from marketdata_assets.pipeline.alerts import Alert, AlertError, send
 from marketdata_assets.storage.connection import Database
@@ -262,10 +263,9 @@ class _Keeper:
 
 def _gave_up(series: Sequence[Series]) -> str:
     """What became of ``series``, in one sentence."""
-    named = ", ".join(one.key for one in series[:_NAMED])
-    more = f" and {len(series) - _NAMED} more" if len(series) > _NAMED else ""
+    named = name_first([one.key for one in series], _NAMED)
     return (
-        f"the history of {named}{more} was given up after {MAX_ATTEMPTS} runs that did not bring it:"
+        f"the history of {named} was given up after {MAX_ATTEMPTS} runs that did not bring it:"
         " see what they say, then `marketdata backfill`, or delete its rows of initial_backfill to have it asked for again"
     )
 
