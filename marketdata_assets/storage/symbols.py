@@ -7,7 +7,7 @@ import io
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.resources import files
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import polars as pl
 
@@ -110,12 +110,19 @@ def find_symbol(database: Database, symbol: str) -> TrackedSymbol:
     return found[choose_symbol(symbol, found)]
 
 
-def find_with_splits(
-    database: Database, symbol: str, timeframe: Timeframe, window: Window
-) -> tuple[TrackedSymbol, pl.DataFrame | None, bool]:
-    """The row that ``symbol`` means, active or not, its splits, and whether ``window`` of its ``timeframe`` has a lost gap.
+class SymbolToRead(NamedTuple):
+    """A tracked symbol, with what must be known before a window of its bars is read."""
 
-    The splits are those of :func:`~marketdata_assets.storage.actions.read_splits`; None when they were never asked for.
+    tracked: TrackedSymbol
+    splits: pl.DataFrame | None
+    """As of :func:`~marketdata_assets.storage.actions.read_splits`; None when they were never fetched."""
+    has_lost_gaps: bool
+    """Whether a gap that is open or unfilled reaches into the window."""
+
+
+def find_with_splits(database: Database, symbol: str, timeframe: Timeframe, window: Window) -> SymbolToRead:
+    """Find the row that ``symbol`` means, active or not, its splits, and whether ``window`` of its ``timeframe`` has a lost gap.
+
     In one question: all are needed whenever bars are read.
     Raises :class:`UnknownSeriesError` when the symbol is not tracked.
     """
@@ -137,9 +144,9 @@ def find_with_splits(
     *facts, is_checked, has_lost_gaps = rows[0][:-width]
     tracked = _symbol_of(tuple(facts))
     if not is_checked:
-        return tracked, None, bool(has_lost_gaps)
+        return SymbolToRead(tracked, None, bool(has_lost_gaps))
     splits = [split for row in rows if (split := row[-width:])[0] is not None]
-    return tracked, pl.DataFrame(splits, schema=SPLIT_SCHEMA, orient="row"), bool(has_lost_gaps)
+    return SymbolToRead(tracked, pl.DataFrame(splits, schema=SPLIT_SCHEMA, orient="row"), bool(has_lost_gaps))
 
 
 class Outcome(StrEnum):
