@@ -17,9 +17,9 @@ from benchmarks.server import fresh_database, settle
 from marketdata_assets.config import load_settings
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.instance.environment import prepare_environment, sync_series
-from marketdata_assets.defs.jobs import BARS_JOB
 from marketdata_assets.defs.partitions import day_by_series
 from marketdata_assets.domain.bars import BAR_SCHEMA
+from marketdata_assets.domain.jobs import BARS_JOB
 from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe

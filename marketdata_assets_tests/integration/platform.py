@@ -18,10 +18,10 @@ from dagster import DagsterInstance
 
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.instance.environment import BATCHING, sync_series
-from marketdata_assets.defs.jobs import BARS_JOB
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
+from marketdata_assets.domain.jobs import BARS_JOB
 from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.tickers import inferred_asset_class

@@ -27,7 +27,7 @@ from dagster import (
 
 from deploy.celery.definitions import defs
 from deploy.settings import FOLDER
-from marketdata_assets.defs.jobs import CORPORATE_ACTIONS_JOB
+from marketdata_assets.domain.jobs import CORPORATE_ACTIONS_JOB
 from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import Series
 from marketdata_assets_tests.conftest import REPOSITORY

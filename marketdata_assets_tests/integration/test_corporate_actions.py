@@ -10,13 +10,13 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from marketdata_assets.definitions import build_definitions
-from marketdata_assets.defs.jobs import CORPORATE_ACTIONS_JOB
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.runs.actions import refresh_actions
 from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.adjust import SPLIT_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.domain.jobs import CORPORATE_ACTIONS_JOB
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window

@@ -12,7 +12,6 @@ from polars.testing import assert_frame_equal
 
 from marketdata_assets.cli.features import held_back_lines
 from marketdata_assets.definitions import build_definitions
-from marketdata_assets.defs.jobs import FEATURES_JOB
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.runs.execution import Runner
@@ -22,6 +21,7 @@ from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
 from marketdata_assets.domain.features.compute import compute_features
+from marketdata_assets.domain.jobs import FEATURES_JOB
 from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.ranges import feature_runs
 from marketdata_assets.domain.series import AssetClass, Series

@@ -11,7 +11,6 @@ from dagster import DagsterRunStatus, RunRequest, RunsFilter, build_sensor_conte
 
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.instance.environment import sync_series
-from marketdata_assets.defs.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
 from marketdata_assets.defs.run_tags import ended_at
 from marketdata_assets.defs.runs import history as runs_module
 from marketdata_assets.defs.runs.commands import Command
@@ -21,6 +20,7 @@ from marketdata_assets.defs.sensors import failures, repairs
 from marketdata_assets.defs.sensors import series as series_module
 from marketdata_assets.defs.sensors.repairs import MAX_REPAIRS
 from marketdata_assets.defs.sensors.series import MAX_ATTEMPTS
+from marketdata_assets.domain.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
 from marketdata_assets.domain.monitoring import Topic, VendorUse, Vitals, concerns
 from marketdata_assets.domain.partitions import RANGE_END, RANGE_START, SERIES, Rectangle
 from marketdata_assets.domain.run_tags import COMMAND_TAG, PURPOSE_TAG

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from marketdata_assets.defs.instance.environment import BATCHING
-from marketdata_assets.defs.jobs import BARS_JOB
+from marketdata_assets.domain.jobs import BARS_JOB
 from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import Series
 from marketdata_assets.simulator import FaultKind

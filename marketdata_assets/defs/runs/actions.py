@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from marketdata_assets.defs.assets.corporate_actions import IN_PLAN
-from marketdata_assets.defs.jobs import CORPORATE_ACTIONS_JOB
 from marketdata_assets.defs.runs.execution import reason_of, reasons_by_step
 from marketdata_assets.domain.actions import ActionKind
 from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.domain.jobs import CORPORATE_ACTIONS_JOB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

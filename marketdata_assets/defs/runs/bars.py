@@ -59,7 +59,7 @@ def bring_bars(runner: Runner, runs: Sequence[Rectangle], *, force: bool, outcom
 def _execute(
     runner: Runner, run: Rectangle, config: Mapping[str, object], outcome: BarsOutcome
 ) -> ExecuteInProcessResult:
-    from marketdata_assets.defs.jobs import BARS_JOB
+    from marketdata_assets.domain.jobs import BARS_JOB
 
     result = runner.execute(BARS_JOB, run, config={"ohlcv": config})
     # A run that gave up on a symbol records its totals with the failure.

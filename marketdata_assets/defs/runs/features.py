@@ -31,7 +31,7 @@ def compute(
     Raises:
         ConfigurationError: A setting is wrong.
     """
-    from marketdata_assets.defs.jobs import FEATURES_JOB
+    from marketdata_assets.domain.jobs import FEATURES_JOB
 
     for run in runs:
         runner.on_run(run)

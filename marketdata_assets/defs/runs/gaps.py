@@ -37,7 +37,7 @@ def look_for_gaps(
         ConfigurationError: A setting is wrong.
         MarketDataError: A run failed; the runs before it are recorded.
     """
-    from marketdata_assets.defs.jobs import GAPS_JOB
+    from marketdata_assets.domain.jobs import GAPS_JOB
 
     for run in runs:
         runner.on_run(run)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from marketdata_assets.defs.jobs import MATRIX_JOB
 from marketdata_assets.defs.runs.execution import reason_of
 from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.domain.jobs import MATRIX_JOB
 
 if TYPE_CHECKING:
     from marketdata_assets.defs.runs.execution import Runner
