@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+
+from marketdata_assets.cli.options import JsonArray
 
 if TYPE_CHECKING:
     from marketdata_assets.defs.runs.actions import ActionsReport
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 def actions(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+    as_json: JsonArray = False,
 ) -> None:
     """Bring splits and, where the plan has them, dividends and earnings of every active stock and ETF up to date.
 

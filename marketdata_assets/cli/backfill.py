@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marketdata_assets.cli.completion import complete_symbols, complete_timeframes
 from marketdata_assets.cli.files import check_writable, is_stdout, write_file
+from marketdata_assets.cli.options import Days, End, Start, Symbols, Timeframes
 from marketdata_assets.cli.selection import (
-    DEFAULT_DAYS,
     checked_days,
     chosen_days,
     chosen_series,
@@ -37,22 +36,11 @@ _GAPS_SHOWN = 5
 
 def backfill(
     *,
-    symbols: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated; default every active symbol.", autocompletion=complete_symbols),
-    ] = None,
-    timeframes: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated, from 1m 5m 15m 30m 1h 4h 1d 1w; default each symbol's own.",
-            autocompletion=complete_timeframes,
-        ),
-    ] = None,
-    days: Annotated[
-        int | None, typer.Option(help=f"The last N days, today included; default {DEFAULT_DAYS}.")
-    ] = None,
-    start: Annotated[str | None, typer.Option(help="First day, YYYY-MM-DD.")] = None,
-    end: Annotated[str | None, typer.Option(help="Last day, YYYY-MM-DD, inclusive; default today.")] = None,
+    symbols: Symbols = None,
+    timeframes: Timeframes = None,
+    days: Days = None,
+    start: Start = None,
+    end: End = None,
     with_features: Annotated[
         bool, typer.Option("--features/--no-features", help="Compute the features of what has changed.")
     ] = True,

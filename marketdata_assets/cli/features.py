@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marketdata_assets.cli.completion import complete_symbols, complete_timeframes
+from marketdata_assets.cli.options import JsonObject, Symbols, Timeframes
 from marketdata_assets.cli.selection import (
     DEFAULT_DAYS,
     checked_days,
@@ -33,14 +33,8 @@ _SHOWN = 5
 
 def features(
     *,
-    symbols: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated; default every active symbol.", autocompletion=complete_symbols),
-    ] = None,
-    timeframes: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated; default each symbol's own.", autocompletion=complete_timeframes),
-    ] = None,
+    symbols: Symbols = None,
+    timeframes: Timeframes = None,
     days: Annotated[int | None, typer.Option(help="With --force: the last N days, today included.")] = None,
     start: Annotated[str | None, typer.Option(help="With --force: first day, YYYY-MM-DD.")] = None,
     end: Annotated[
@@ -52,7 +46,7 @@ def features(
             "--force", help=f"Compute days again, out of date or not; the last {DEFAULT_DAYS} without others."
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for a machine.")] = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Compute features from the midnight before the first bar, gap or split on that has changed; nothing else.
 

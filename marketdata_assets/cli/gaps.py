@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marketdata_assets.cli.completion import complete_symbols, complete_timeframes
+from marketdata_assets.cli.options import Days, End, JsonArray, Start, Symbols, Timeframes
 from marketdata_assets.cli.selection import (
-    DEFAULT_DAYS,
     checked_days,
     chosen_days,
     chosen_series,
@@ -31,19 +30,11 @@ _SHOWN = 40
 
 def gaps(  # noqa: PLR0913 - one for each option
     *,
-    symbols: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated; default every active symbol.", autocompletion=complete_symbols),
-    ] = None,
-    timeframes: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated; default each symbol's own.", autocompletion=complete_timeframes),
-    ] = None,
-    days: Annotated[
-        int | None, typer.Option(help=f"The last N days, today included; default {DEFAULT_DAYS}.")
-    ] = None,
-    start: Annotated[str | None, typer.Option(help="First day, YYYY-MM-DD.")] = None,
-    end: Annotated[str | None, typer.Option(help="Last day, YYYY-MM-DD, inclusive; default today.")] = None,
+    symbols: Symbols = None,
+    timeframes: Timeframes = None,
+    days: Days = None,
+    start: Start = None,
+    end: End = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Ask the vendor again for what is missing, at most twice.")
     ] = False,
@@ -51,7 +42,7 @@ def gaps(  # noqa: PLR0913 - one for each option
         bool, typer.Option("--force", help="Scan days again that have not changed since their last scan.")
     ] = False,
     everything: Annotated[bool, typer.Option("--all", help="Filled and explained gaps, too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+    as_json: JsonArray = False,
 ) -> None:
     """Look through stored bars for what the trading calendar expects and is not there.
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from marketdata_assets.cli.completion import complete_symbols
 from marketdata_assets.cli.files import check_writable, is_stdout, write_file
+from marketdata_assets.cli.options import JsonArray, Symbols
 from marketdata_assets.cli.selection import chosen_symbols
 
 if TYPE_CHECKING:
@@ -27,14 +27,11 @@ _GAPS_ON_PAGE = 500
 
 def matrix(
     *,
-    symbols: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated; default every active symbol.", autocompletion=complete_symbols),
-    ] = None,
+    symbols: Symbols = None,
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Sum up anew first: a run of completeness_matrix.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+    as_json: JsonArray = False,
     html: Annotated[
         Path | None,
         typer.Option(
