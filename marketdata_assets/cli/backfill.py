@@ -167,7 +167,8 @@ def _report(outcome: Outcome, json_path: Path | None) -> None:
 
 def show(outcome: Outcome) -> None:
     """Print the matrix and the summary for people."""
-    from marketdata_assets.cli.matrix import print_table, summary_of
+    from marketdata_assets.cli.matrix import print_table
+    from marketdata_assets.cli.matrix_lines import summary_of
 
     print_table(outcome.matrix, outcome.ended)
     typer.echo(f"matrix: {summary_of(outcome.matrix)}")
@@ -214,7 +215,7 @@ def describe(outcome: Outcome) -> list[str]:
 
 def complain(outcome: Outcome) -> None:
     """Print on standard error why symbols failed, what was never fetched, and which gaps are without explanation."""
-    from marketdata_assets.cli.matrix import ended_line, unchecked_line
+    from marketdata_assets.cli.matrix_lines import ended_line, unchecked_line
 
     for symbol, reason in outcome.failures.items():
         typer.echo(f"failed: {symbol}: {reason}", err=True)

@@ -78,7 +78,7 @@ def _look(
     is_named: bool,
 ) -> pl.DataFrame:
     from marketdata_assets.cli.console import err
-    from marketdata_assets.cli.matrix import unchecked_line
+    from marketdata_assets.cli.matrix_lines import unchecked_line
     from marketdata_assets.domain.partitions import Rectangle
     from marketdata_assets.pipeline.idle import is_instance_in_order, scans_are_current
     from marketdata_assets.storage.completeness import completeness_between, read_unchecked
