@@ -79,7 +79,7 @@ def decode(text: str, kind: type[C], question: str) -> C:
         padded = text.encode("ascii") + b"=" * (-len(text) % 4)
         cursor = msgspec.json.decode(urlsafe_b64decode(padded), type=kind)
     except (binascii.Error, ValueError, msgspec.MsgspecError):
-        raise Problem(422, "invalid-cursor", "this is no cursor: begin again without one") from None
+        raise not_a_cursor() from None
     if cursor.question != question:
         raise Problem(
             422,
@@ -87,3 +87,8 @@ def decode(text: str, kind: type[C], question: str) -> C:
             "this cursor belongs to another question: ask what was asked first, with `cursor` added",
         )
     return cursor
+
+
+def not_a_cursor() -> Problem:
+    """Return the problem of a text that is not a cursor of this API."""
+    return Problem(422, "invalid-cursor", "this is no cursor: begin again without one")

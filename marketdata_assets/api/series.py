@@ -249,7 +249,7 @@ def _range(
         cursor = cursors.decode(query.cursor, cursors.SeriesCursor, question)
         start, end = moment_of(cursor.last) + _MICROSECOND, moment_of(cursor.end)
         if start >= end:
-            raise _no_cursor()
+            raise cursors.not_a_cursor()
         return start, end, cursor
     first, last = _edges(query, datetime.now(UTC))
     longest = _MOST_INTRADAY if query.timeframe.is_intraday else _MOST_DAILY
@@ -278,11 +278,7 @@ def _require_within(
     end = moment_of(cursor.end)
     asked = window_of(*_edges(query, end), calendar_of(asset_class))
     if moment_of(cursor.last) < asked.start or end > asked.end:
-        raise _no_cursor()
-
-
-def _no_cursor() -> Problem:
-    return Problem(422, "invalid-cursor", "this is no cursor: begin again without one")
+        raise cursors.not_a_cursor()
 
 
 def _before(last: date | datetime) -> date | datetime:
