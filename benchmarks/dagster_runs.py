@@ -17,10 +17,10 @@ from benchmarks.server import fresh_database, settle
 from marketdata_assets.config import load_settings
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.instance.environment import prepare_environment, sync_series
-from marketdata_assets.defs.jobs import BARS_JOB
 from marketdata_assets.defs.partitions import day_by_series
 from marketdata_assets.domain.bars import BAR_SCHEMA
-from marketdata_assets.domain.ranges import RangeRun
+from marketdata_assets.domain.jobs import BARS_JOB
+from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
@@ -114,7 +114,7 @@ def _nothing() -> dg.Definitions:
 def _seconds(
     definitions: dg.Definitions, instance: dg.DagsterInstance, job: str, series: Sequence[Series]
 ) -> float:
-    tags = RangeRun(_FIRST, _FIRST + timedelta(days=_DAYS - 1), tuple(series)).tags
+    tags = Rectangle(_FIRST, _FIRST + timedelta(days=_DAYS - 1), tuple(series)).tags
     started = time.perf_counter()
     definitions.resolve_job_def(job).execute_in_process(
         run_config={"loggers": _QUIET}, instance=instance, tags=tags

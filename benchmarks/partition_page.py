@@ -17,7 +17,7 @@ from benchmarks.server import fresh_database
 from marketdata_assets.config import load_settings
 from marketdata_assets.defs.instance.environment import prepare_environment, sync_series
 from marketdata_assets.defs.partitions import day_by_series
-from marketdata_assets.domain.ranges import RangeRun
+from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.connection import Database
@@ -113,7 +113,7 @@ def _materialize(instance: dg.DagsterInstance, database: Database, first: date, 
         job.execute_in_process(
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             instance=instance,
-            tags=RangeRun(first + timedelta(days=begin), first + timedelta(days=last), series).tags,
+            tags=Rectangle(first + timedelta(days=begin), first + timedelta(days=last), series).tags,
         )
 
 

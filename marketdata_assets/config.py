@@ -47,6 +47,11 @@ def is_loopback(url: str) -> bool:
     return is_loopback_host(urlsplit(url).hostname or "")
 
 
+def is_simulator(url: str) -> bool:
+    """Whether the vendor at ``url`` is a simulator: the real one does not run on this machine."""
+    return is_loopback(url)
+
+
 def is_loopback_host(host: str) -> bool:
     """Whether ``host``, a name or an address, is this machine's loopback."""
     try:

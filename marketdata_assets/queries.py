@@ -13,11 +13,11 @@ import re
 import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Final, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, SupportsIndex, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -35,7 +35,7 @@ from marketdata_assets.domain.holes import Holes, regular_windows
 from marketdata_assets.domain.series import AssetClass, Series, parse_symbol
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.pipeline.adjusted import SPLITTING, scaled
+from marketdata_assets.pipeline.adjusted import scaled
 from marketdata_assets.pipeline.holes import find_holes
 from marketdata_assets.storage.bars import read_series
 from marketdata_assets.storage.completeness import read_matrix
@@ -43,12 +43,13 @@ from marketdata_assets.storage.connection import Database, resolve_database_url
 from marketdata_assets.storage.failures import Refusal, find_refusal, first_line
 from marketdata_assets.storage.gaps import sorted_gaps
 from marketdata_assets.storage.symbols import (
+    SymbolToRead,
     TrackedSymbol,
     choose_symbol,
     find_with_splits,
     list_symbols,
 )
-from marketdata_assets.storage.tables import FEATURES, OHLCV
+from marketdata_assets.storage.tables import FEATURES, OHLCV, Table
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -188,38 +189,58 @@ def read_bars(
         ConfigurationError: An argument makes no sense.
         SplitError: As :func:`bars`.
     """
-    symbol, timeframe = parse_symbol(asked.symbol), Timeframe.parse(asked.timeframe)
     if asked.as_of is not None and not asked.adjusted:
         message = "as_of chooses the scale of adjusted prices: leave it out with adjusted=False"
         raise ConfigurationError(message)
     now = datetime.now(UTC)
-    edges = _Edges.of(asked.start, asked.end, asked.days)
-    tracked, splits, has_lost_gaps = find_with_splits(database, symbol, timeframe, edges.roughly(now))
-    series = Series(tracked.symbol, timeframe)
-    calendar = calendar_of(tracked.asset_class)
-    window = edges.window(calendar, now)
-    within = regular_windows(series.timeframe, window, calendar) if asked.regular_hours else None
-    raw = read_series(database, OHLCV, series, window, limit=limit, newest=newest, within=within)
-    if raw.is_empty():
-        _require_collected(series, tracked)
-    read = _window_read(window, raw, edges, limit=limit, newest=newest, now=now)
-    holes = find_holes(
-        database, series, tracked.asset_class, read, raw["time"], has_lost_gaps=has_lost_gaps, now=now
-    )
-    if not asked.adjusted or tracked.asset_class not in SPLITTING:
-        return BarPage(raw, series, tracked.asset_class, window, holes)
+    read = _read_rows(database, OHLCV, asked, now=now, limit=limit, newest=newest)
+    tracked, splits = read.symbol.tracked, read.symbol.splits
+    page = BarPage(read.rows, read.series, tracked.asset_class, read.window, read.holes)
+    if not asked.adjusted or not tracked.asset_class.can_split:
+        return page
     if splits is None:
-        raise UnadjustableError(series.symbol, is_tracked=tracked.active)
-    scale = asked.as_of or calendar.local_day(now)
-    return BarPage(
-        scaled(database, raw, tracked.asset_class, splits, as_of=scale),
-        series,
-        tracked.asset_class,
-        window,
-        holes,
-        scale,
-        splits,
+        raise UnadjustableError(tracked.symbol, is_tracked=tracked.active)
+    scale = asked.as_of or calendar_of(tracked.asset_class).local_day(now)
+    adjusted = scaled(database, read.rows, tracked.asset_class, splits, as_of=scale)
+    return replace(page, bars=adjusted, scale=scale, splits=splits)
+
+
+class _Read(NamedTuple):
+    """Rows of a table that were read, and what the question came to."""
+
+    rows: pl.DataFrame
+    symbol: SymbolToRead
+    series: Series
+    window: Window
+    holes: Holes
+
+
+def _read_rows(
+    database: Database,
+    table: Table,
+    asked: BarQuestion,
+    *,
+    now: datetime,
+    limit: int | None = None,
+    newest: bool = False,
+) -> _Read:
+    """Read the rows of ``table`` that ``asked`` is about, and what their window lacks."""
+    name, timeframe = parse_symbol(asked.symbol), Timeframe.parse(asked.timeframe)
+    edges = _Edges.of(asked.start, asked.end, asked.days)
+    symbol = find_with_splits(database, name, timeframe, edges.roughly(now))
+    series = Series(symbol.tracked.symbol, timeframe)
+    asset_class = symbol.tracked.asset_class
+    calendar = calendar_of(asset_class)
+    window = edges.window(calendar, now)
+    within = regular_windows(timeframe, window, calendar) if asked.regular_hours else None
+    rows = read_series(database, table, series, window, limit=limit, newest=newest, within=within)
+    if rows.is_empty():
+        _require_collected(series, symbol.tracked)
+    part = _window_read(window, rows, edges, limit=limit, newest=newest, now=now)
+    holes = find_holes(
+        database, series, asset_class, part, rows["time"], has_lost_gaps=symbol.has_lost_gaps, now=now
     )
+    return _Read(rows, symbol, series, window, holes)
 
 
 def _window_read(
@@ -289,22 +310,8 @@ class FeaturePage:
 
 def read_features(database: Database, asked: BarQuestion, *, limit: int | None = None) -> FeaturePage:
     """What :func:`features` returns, from ``database``: the first ``limit`` of them. Needs no scale and no splits."""
-    symbol, timeframe = parse_symbol(asked.symbol), Timeframe.parse(asked.timeframe)
-    now = datetime.now(UTC)
-    edges = _Edges.of(asked.start, asked.end, asked.days)
-    tracked, _, has_lost_gaps = find_with_splits(database, symbol, timeframe, edges.roughly(now))
-    series = Series(tracked.symbol, timeframe)
-    calendar = calendar_of(tracked.asset_class)
-    window = edges.window(calendar, now)
-    within = regular_windows(series.timeframe, window, calendar) if asked.regular_hours else None
-    rows = read_series(database, FEATURES, series, window, limit=limit, within=within)
-    if rows.is_empty():
-        _require_collected(series, tracked)
-    read = _window_read(window, rows, edges, limit=limit, newest=False, now=now)
-    holes = find_holes(
-        database, series, tracked.asset_class, read, rows["time"], has_lost_gaps=has_lost_gaps, now=now
-    )
-    return FeaturePage(rows, series, tracked.asset_class, window, holes)
+    read = _read_rows(database, FEATURES, asked, now=datetime.now(UTC), limit=limit)
+    return FeaturePage(read.rows, read.series, read.symbol.tracked.asset_class, read.window, read.holes)
 
 
 def gaps(

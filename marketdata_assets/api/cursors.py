@@ -9,20 +9,19 @@ from __future__ import annotations
 import binascii
 import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import msgspec
 
 from marketdata_assets.api.problems import Problem
+from marketdata_assets.domain.calendar import microseconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-_FIRST: Final = (datetime(1900, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
-_LAST: Final = (datetime(2200, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_FIRST: Final = microseconds(datetime(1900, 1, 1, tzinfo=UTC))
+_LAST: Final = microseconds(datetime(2200, 1, 1, tzinfo=UTC))
 
 Micros = Annotated[int, msgspec.Meta(ge=_FIRST, le=_LAST)]
 """A moment, in microseconds since 1970."""
@@ -80,7 +79,7 @@ def decode(text: str, kind: type[C], question: str) -> C:
         padded = text.encode("ascii") + b"=" * (-len(text) % 4)
         cursor = msgspec.json.decode(urlsafe_b64decode(padded), type=kind)
     except (binascii.Error, ValueError, msgspec.MsgspecError):
-        raise Problem(422, "invalid-cursor", "this is no cursor: begin again without one") from None
+        raise not_a_cursor() from None
     if cursor.question != question:
         raise Problem(
             422,
@@ -90,11 +89,6 @@ def decode(text: str, kind: type[C], question: str) -> C:
     return cursor
 
 
-def micros(moment: datetime) -> int:
-    """``moment``, aware, in microseconds since 1970."""
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def moment_of(value: int) -> datetime:
-    """The aware UTC datetime that is ``value`` microseconds since 1970."""
-    return _EPOCH + value * _MICROSECOND
+def not_a_cursor() -> Problem:
+    """Return the problem of a text that is not a cursor of this API."""
+    return Problem(422, "invalid-cursor", "this is no cursor: begin again without one")

@@ -12,6 +12,7 @@ from marketdata_assets.api.guard import READ, GuardedRoute
 from marketdata_assets.api.parameters import CompletenessQuery, GapsQuery, given
 from marketdata_assets.api.problems import responses
 from marketdata_assets.api.service import answer
+from marketdata_assets.domain.calendar import microseconds, moment_of
 from marketdata_assets.queries import read_completeness, read_gaps
 from marketdata_assets.storage.completeness import MATRIX_SCHEMA
 from marketdata_assets.storage.gaps import LISTED_SCHEMA
@@ -49,7 +50,7 @@ async def gaps(request: Request, query: Annotated[GapsQuery, Query()]) -> Respon
     after = None
     if query.cursor is not None:
         cursor = cursors.decode(query.cursor, cursors.GapCursor, question)
-        after = (cursor.symbol, cursor.timeframe, cursors.moment_of(cursor.start))
+        after = (cursor.symbol, cursor.timeframe, moment_of(cursor.start))
 
     def work(database: Database) -> Table:
         rows = read_gaps(
@@ -65,7 +66,7 @@ async def gaps(request: Request, query: Annotated[GapsQuery, Query()]) -> Respon
         following = None
         if rows.height > query.limit:
             last = rows.row(query.limit - 1, named=True)
-            key = (last["symbol"], last["timeframe"], cursors.micros(last["gap_start"]))
+            key = (last["symbol"], last["timeframe"], microseconds(last["gap_start"]))
             following = cursors.encode(cursors.GapCursor(question, *key))
         return Table(rows.head(query.limit), {}, following, _SECONDS)
 

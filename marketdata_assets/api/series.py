@@ -14,7 +14,7 @@ from marketdata_assets.api.parameters import BarsQuery, CandlesQuery, SeriesQuer
 from marketdata_assets.api.problems import Problem, responses
 from marketdata_assets.api.service import answer
 from marketdata_assets.domain.bars import BAR_SCHEMA
-from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.calendar import calendar_of, microseconds, moment_of
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
 from marketdata_assets.domain.holes import LostGaps
@@ -225,7 +225,7 @@ def incomplete_header(holes: Holes) -> dict[str, str]:
     ):
         if hole is not None:
             counts = (
-                f"bars={hole.bars};gaps={hole.count}" if isinstance(hole, LostGaps) else f"days={hole.count}"
+                f"bars={hole.bars};gaps={hole.gaps}" if isinstance(hole, LostGaps) else f"days={hole.count}"
             )
             parts.append(f'{name};first="{hole.first}";last="{hole.last}";{counts}')
     if not parts:
@@ -247,9 +247,9 @@ def _range(
     """The edges of what is left to read, and the cursor that says so; None on the first page."""
     if query.cursor is not None:
         cursor = cursors.decode(query.cursor, cursors.SeriesCursor, question)
-        start, end = cursors.moment_of(cursor.last) + _MICROSECOND, cursors.moment_of(cursor.end)
+        start, end = moment_of(cursor.last) + _MICROSECOND, moment_of(cursor.end)
         if start >= end:
-            raise _no_cursor()
+            raise cursors.not_a_cursor()
         return start, end, cursor
     first, last = _edges(query, datetime.now(UTC))
     longest = _MOST_INTRADAY if query.timeframe.is_intraday else _MOST_DAILY
@@ -275,14 +275,10 @@ def _require_within(
     if cursor is None:
         return
     # The end of the first page, which was "now" there when none was asked for.
-    end = cursors.moment_of(cursor.end)
+    end = moment_of(cursor.end)
     asked = window_of(*_edges(query, end), calendar_of(asset_class))
-    if cursors.moment_of(cursor.last) < asked.start or end > asked.end:
-        raise _no_cursor()
-
-
-def _no_cursor() -> Problem:
-    return Problem(422, "invalid-cursor", "this is no cursor: begin again without one")
+    if moment_of(cursor.last) < asked.start or end > asked.end:
+        raise cursors.not_a_cursor()
 
 
 def _before(last: date | datetime) -> date | datetime:
@@ -308,7 +304,7 @@ def _following(
     """The cursor behind the first ``limit`` of ``rows``; None when there are no more."""
     if rows.height <= limit:
         return None
-    last, end = cursors.micros(rows["time"][limit - 1]), cursors.micros(window.end)
+    last, end = microseconds(rows["time"][limit - 1]), microseconds(window.end)
     return cursors.encode(cursors.SeriesCursor(question, last, end, scale, splits))
 
 

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.freshness import Freshness
+from marketdata_assets.domain.wording import one_line
 from marketdata_assets.pipeline.freshness import freshness_of
 from marketdata_assets.pipeline.health import vitals
 from marketdata_assets.storage.connection import DRIVER_ERRORS, Database, Timeouts
@@ -171,7 +172,7 @@ class StoreCollector(Collector):
                     self._found = self._looked_anew()
                 except (MarketDataError, *DRIVER_ERRORS) as error:
                     self._found = None
-                    _LOG.error("/metrics is without the store's gauges: %s", " ".join(str(error).split()))
+                    _LOG.error("/metrics is without the store's gauges: %s", one_line(str(error)))
                 ended = monotonic()
                 cost = 0 if self._found is None else ended - began
                 self._look_due = ended + max(KEPT_SECONDS, _KEPT_COSTS * cost)
@@ -199,7 +200,7 @@ def _runs(database: Database) -> Runs | None:
         return runs_in_store(database)
     except (UnknownTablesError, TypeError) as error:
         # Dagster may change its tables: the store's own gauges do not depend on them.
-        _LOG.error("/metrics is without Dagster's runs: %s", " ".join(str(error).split()))
+        _LOG.error("/metrics is without Dagster's runs: %s", one_line(str(error)))
         return None
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+
+from marketdata_assets.cli.options import JsonArray
 
 if TYPE_CHECKING:
     from marketdata_assets.defs.runs.actions import ActionsReport
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 def actions(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+    as_json: JsonArray = False,
 ) -> None:
     """Bring splits and, where the plan has them, dividends and earnings of every active stock and ETF up to date.
 
@@ -24,18 +26,18 @@ def actions(
     from marketdata_assets.cli.session import open_instance, open_store, require_vendor_of
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.defs.runs.actions import refresh_actions
-    from marketdata_assets.pipeline.adjusted import SPLITTING
+    from marketdata_assets.defs.runs.execution import Runner
     from marketdata_assets.pipeline.idle import stale_days
     from marketdata_assets.storage.symbols import list_symbols
 
     with open_store() as store:
         require_vendor_of(store)
         with open_instance(store, "actions") as (instance, command):
-            reports = refresh_actions(build_definitions(), instance, tags=command.tags)
+            reports = refresh_actions(Runner(build_definitions(), instance, command.tags))
         series = [
             one
             for symbol in list_symbols(store.database, active_only=True)
-            if symbol.asset_class in SPLITTING
+            if symbol.asset_class.can_split
             for one in symbol.series
         ]
         stale = stale_days(store.database, series, store.settings.start, now=datetime.now(UTC))
@@ -49,8 +51,8 @@ def actions(
 
 
 def _line(report: ActionsReport) -> str:
-    from marketdata_assets.cli.console import counted
     from marketdata_assets.defs.assets.corporate_actions import NOT_IN_PLAN
+    from marketdata_assets.domain.wording import counted
 
     if not report.in_plan:
         return f"{report.kind}: {NOT_IN_PLAN}"

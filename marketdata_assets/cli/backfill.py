@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marketdata_assets.cli.completion import complete_symbols, complete_timeframes
 from marketdata_assets.cli.files import check_writable, is_stdout, write_file
+from marketdata_assets.cli.options import Days, End, Start, Symbols, Timeframes
 from marketdata_assets.cli.selection import (
-    DEFAULT_DAYS,
     checked_days,
     chosen_days,
     chosen_series,
@@ -37,22 +36,11 @@ _GAPS_SHOWN = 5
 
 def backfill(
     *,
-    symbols: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated; default every active symbol.", autocompletion=complete_symbols),
-    ] = None,
-    timeframes: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated, from 1m 5m 15m 30m 1h 4h 1d 1w; default each symbol's own.",
-            autocompletion=complete_timeframes,
-        ),
-    ] = None,
-    days: Annotated[
-        int | None, typer.Option(help=f"The last N days, today included; default {DEFAULT_DAYS}.")
-    ] = None,
-    start: Annotated[str | None, typer.Option(help="First day, YYYY-MM-DD.")] = None,
-    end: Annotated[str | None, typer.Option(help="Last day, YYYY-MM-DD, inclusive; default today.")] = None,
+    symbols: Symbols = None,
+    timeframes: Timeframes = None,
+    days: Days = None,
+    start: Start = None,
+    end: End = None,
     with_features: Annotated[
         bool, typer.Option("--features/--no-features", help="Compute the features of what has changed.")
     ] = True,
@@ -93,7 +81,13 @@ def run(store: Store, request: BackfillRequest, *, polygon: PolygonResource | No
     from marketdata_assets.defs.runs.backfill import execute, execute_idle
 
     with console_progress() as progress:
-        idle = execute_idle(store.database, request, earliest=store.settings.start, progress=progress)
+        idle = execute_idle(
+            store.database,
+            request,
+            earliest=store.settings.start,
+            progress=progress,
+            now=datetime.now(UTC),
+        )
     if idle is not None:
         return idle
     from marketdata_assets.cli.session import open_instance
@@ -173,7 +167,8 @@ def _report(outcome: Outcome, json_path: Path | None) -> None:
 
 def show(outcome: Outcome) -> None:
     """Print the matrix and the summary for people."""
-    from marketdata_assets.cli.matrix import print_table, summary_of
+    from marketdata_assets.cli.matrix import print_table
+    from marketdata_assets.cli.matrix_lines import summary_of
 
     print_table(outcome.matrix, outcome.ended)
     typer.echo(f"matrix: {summary_of(outcome.matrix)}")
@@ -183,20 +178,21 @@ def show(outcome: Outcome) -> None:
 
 def describe(outcome: Outcome) -> list[str]:
     """The summary for people, a line each for what was asked, bars, gaps and the vendor."""
-    from marketdata_assets.cli.console import counted
     from marketdata_assets.domain.gaps import GapState
+    from marketdata_assets.domain.wording import counted
 
     symbols = {one.symbol for one in outcome.request.series}
     failed = len(symbols & set(outcome.failures))
-    bars = outcome.bars
+    bars = outcome.bars.totals
+    computed = outcome.features.totals
     gaps = ", ".join(
         f"{outcome.gaps_in(state).height:,} {state}"
         for state in (GapState.FILLED, GapState.NO_TRADES, GapState.UNFILLED, GapState.OPEN)
     )
     features = [
         (
-            f"features: {counted(outcome.features.rows_written, 'row')},"
-            f" {counted(outcome.features.partitions_held_back, 'partition')} held back"
+            f"features: {counted(computed.rows_written, 'row')},"
+            f" {counted(computed.partitions_held_back, 'partition')} held back"
         )
     ][: outcome.request.with_features]
     return [
@@ -219,7 +215,7 @@ def describe(outcome: Outcome) -> list[str]:
 
 def complain(outcome: Outcome) -> None:
     """Print on standard error why symbols failed, what was never fetched, and which gaps are without explanation."""
-    from marketdata_assets.cli.matrix import ended_line, unchecked_line
+    from marketdata_assets.cli.matrix_lines import ended_line, unchecked_line
 
     for symbol, reason in outcome.failures.items():
         typer.echo(f"failed: {symbol}: {reason}", err=True)

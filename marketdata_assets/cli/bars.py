@@ -230,13 +230,12 @@ def _with_text_times(found: pl.DataFrame) -> pl.DataFrame:
 def _draw(database: Database, page: BarPage) -> bytes | None:
     """Return the picture of ``page``, with its gaps and quarantined rows; None without a bar."""
     from marketdata_assets.cli.candles import Chart, candles
-    from marketdata_assets.pipeline.adjusted import SPLITTING
     from marketdata_assets.storage.gaps import list_gaps, quarantined_times
 
     if page.bars.is_empty():
         return None
     adjustment = ", split-adjusted" if page.scale is not None else ""
-    if not adjustment and page.asset_class in SPLITTING:
+    if not adjustment and page.asset_class.can_split:
         adjustment = ", as traded"
     chart = Chart(
         page.series,
@@ -270,7 +269,8 @@ _LEFT_OUT_FIRST: Final = ("transactions", "vwap", "volume", "open", "high", "low
 
 
 def _show(found: pl.DataFrame) -> None:
-    from marketdata_assets.cli.console import counted, out
+    from marketdata_assets.cli.console import out
+    from marketdata_assets.domain.wording import counted
 
     if not out.is_terminal:
         typer.echo(_lines(found), nl=False)

@@ -23,11 +23,6 @@ class ConsoleHandler(logging.Handler):
         err.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 symbol``, ``2,000 symbols``, ``3 series``: a number with a noun that takes an s, or has one."""
-    return f"{number:,} {noun}{'' if number == 1 or noun.endswith('s') else 's'}"
-
-
 _FORGIVING: Final = "marketdata.forgiving"
 _PLAIN: Final = {
     "✓": "v",  # not "?", which the matrix shows for what was never scanned

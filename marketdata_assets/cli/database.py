@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from marketdata_assets.cli.options import JsonObject
 from marketdata_assets.config import load_settings
 from marketdata_assets.domain.errors import ConfigurationError
 
@@ -26,11 +27,8 @@ app = typer.Typer(
 )
 
 
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for a machine.")]
-
-
 @app.command(epilog="Example: marketdata db start")
-def start(*, as_json: _Json = False) -> None:
+def start(*, as_json: JsonObject = False) -> None:
     """Start the embedded server, making it on first use. Nothing happens when it runs already."""
     from marketdata_assets.storage.connection import redacted
 
@@ -40,7 +38,7 @@ def start(*, as_json: _Json = False) -> None:
 
 
 @app.command(epilog="Example: marketdata db stop")
-def stop(*, as_json: _Json = False) -> None:
+def stop(*, as_json: JsonObject = False) -> None:
     """Stop the embedded server, ending its sessions. The data stay."""
     server = _embedded(load_settings())
     was_running = server.stop()
@@ -51,7 +49,7 @@ def stop(*, as_json: _Json = False) -> None:
 
 
 @app.command(epilog="Example: marketdata db status --json")
-def status(*, as_json: _Json = False) -> None:
+def status(*, as_json: JsonObject = False) -> None:
     """Show whether the database answers and can be used; exit with 1 when it cannot."""
     from marketdata_assets.storage.connection import redacted, resolve_database_url
     from marketdata_assets.storage.embedded import EmbeddedServer
@@ -104,7 +102,7 @@ def url(
 def dump(
     file: Annotated[Path, typer.Argument(help="The file to write, replaced when it is there.")],
     *,
-    as_json: _Json = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Dump the whole database, bars and Dagster's history, to a file. Needs no Postgres programs of your own."""
     from marketdata_assets.cli.files import check_writable
@@ -125,7 +123,7 @@ def restore(
     replace: Annotated[
         bool, typer.Option("--replace", help="Put the dump in the place of a database that is not empty.")
     ] = False,
-    as_json: _Json = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Restore a dump into an empty database, completely or not at all. Stop `marketdata up` before."""
     from marketdata_assets.storage.connection import redacted, resolve_database_url
@@ -146,7 +144,7 @@ def migrate(
         bool,
         typer.Option("--check", help="Apply nothing: list what is pending, exit with 1 when anything is."),
     ] = False,
-    as_json: _Json = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Bring the database's schema up to date. Safe to repeat, and to run in several processes at once."""
     from marketdata_assets.storage import migrations

@@ -74,11 +74,11 @@ def _range(now: datetime) -> tuple[date, date]:
 
     Everything in it has closed: a second demo on the same day finds nothing new.
     """
-    from marketdata_assets.domain.calendar import calendar_of
+    from marketdata_assets.domain.calendar import calendar_of, sunday_of
 
     calendar = calendar_of(AssetClass.STOCK)
     sessions = calendar.last_sessions(calendar.local_day(now) - timedelta(days=1), _SESSIONS)
-    return sessions[0] - timedelta(days=(sessions[0].weekday() + 1) % 7), sessions[-1]
+    return sunday_of(sessions[0]), sessions[-1]
 
 
 def _show_bars(bars: Mapping[Series, int]) -> None:

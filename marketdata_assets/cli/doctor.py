@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from marketdata_assets.cli.options import JsonArray
+
 if TYPE_CHECKING:
     from marketdata_assets.storage.clock import Leftover
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 def doctor(
     *,
     repair: Annotated[bool, typer.Option("--repair", help="Remove what is found.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+    as_json: JsonArray = False,
 ) -> None:
     """List what the store holds of days that have not come, as a clock that was far ahead leaves it.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marketdata_assets.cli.completion import complete_symbols, complete_timeframes
+from marketdata_assets.cli.options import JsonObject, Symbols, Timeframes
 from marketdata_assets.cli.selection import (
     DEFAULT_DAYS,
     checked_days,
@@ -34,14 +33,8 @@ _SHOWN = 5
 
 def features(
     *,
-    symbols: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated; default every active symbol.", autocompletion=complete_symbols),
-    ] = None,
-    timeframes: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated; default each symbol's own.", autocompletion=complete_timeframes),
-    ] = None,
+    symbols: Symbols = None,
+    timeframes: Timeframes = None,
     days: Annotated[int | None, typer.Option(help="With --force: the last N days, today included.")] = None,
     start: Annotated[str | None, typer.Option(help="With --force: first day, YYYY-MM-DD.")] = None,
     end: Annotated[
@@ -53,15 +46,15 @@ def features(
             "--force", help=f"Compute days again, out of date or not; the last {DEFAULT_DAYS} without others."
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for a machine.")] = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Compute features from the midnight before the first bar, gap or split on that has changed; nothing else.
 
     Exits with 1 when a run failed. Days that a check holds back get no features: see `marketdata gaps`. Nor do stocks
     and ETFs whose splits were never asked for: see `marketdata actions`.
     """
-    from marketdata_assets.cli.console import counted
     from marketdata_assets.cli.session import open_store
+    from marketdata_assets.domain.wording import counted
     from marketdata_assets.pipeline.gates import held_back_since
 
     now = datetime.now(UTC)
@@ -80,12 +73,19 @@ def features(
         held_back = held_back_since(store.database, series, store.settings.start)
     for line in outcome.failures:
         typer.echo(f"failed: {line}", err=True)
+    totals = outcome.totals
     if as_json:
-        typer.echo(json.dumps(asdict(outcome), indent=2))
+        facts = {
+            "rows_written": totals.rows_written,
+            "series_computed": totals.series_computed,
+            "partitions_held_back": totals.partitions_held_back,
+            "failures": outcome.failures,
+        }
+        typer.echo(json.dumps(facts, indent=2))
         raise typer.Exit(int(bool(outcome.failures)))
     typer.echo(
-        f"features: {outcome.series_computed:,} series computed, {counted(outcome.rows_written, 'row')} written,"
-        f" {counted(outcome.partitions_held_back, 'partition')} held back"
+        f"features: {totals.series_computed:,} series computed, {counted(totals.rows_written, 'row')} written,"
+        f" {counted(totals.partitions_held_back, 'partition')} held back"
     )
     for line in held_back_lines(held_back):
         typer.echo(line)
@@ -94,13 +94,10 @@ def features(
 
 
 def _tell_unadjusted(store: Store, series: list[Series]) -> None:
-    from marketdata_assets.cli.console import counted
-    from marketdata_assets.pipeline.adjusted import SPLITTING, unchecked_symbols
-    from marketdata_assets.storage.symbols import list_symbols
+    from marketdata_assets.domain.wording import counted
+    from marketdata_assets.pipeline.adjusted import symbols_without_splits
 
-    splitting = {one.symbol for one in list_symbols(store.database) if one.asset_class in SPLITTING}
-    chosen = dict.fromkeys(one.symbol for one in series if one.symbol in splitting)
-    if unchecked := unchecked_symbols(store.database, chosen):
+    if unchecked := symbols_without_splits(store.database, series):
         shown = ", ".join(unchecked[:_SHOWN]) + (" …" if len(unchecked) > _SHOWN else "")
         typer.echo(
             f"the splits of {counted(len(unchecked), 'symbol')} ({shown}) were never asked for, so their prices cannot"
@@ -114,7 +111,7 @@ def held_back_lines(held_back: pl.DataFrame) -> list[str]:
 
     ``held_back`` has a row for each ``symbol, timeframe, day, check``.
     """
-    from marketdata_assets.cli.console import counted
+    from marketdata_assets.domain.wording import counted
     from marketdata_assets.pipeline.gates import NO_GAPS, VALID
 
     if held_back.is_empty():
@@ -140,6 +137,7 @@ def _compute(store: Store, series: list[Series], forced: tuple[date, date] | Non
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.defs.instance.environment import sync_series
+    from marketdata_assets.defs.runs.execution import Runner
     from marketdata_assets.defs.runs.features import FeaturesOutcome, compute
     from marketdata_assets.domain.ranges import feature_runs, range_runs
     from marketdata_assets.pipeline.idle import stale_days
@@ -154,13 +152,6 @@ def _compute(store: Store, series: list[Series], forced: tuple[date, date] | Non
         else:
             runs = range_runs(ordered, series, *forced)
         progress.begin("features", runs, is_empty=not runs)
-        compute(
-            build_definitions(),
-            instance,
-            runs,
-            force=forced is not None,
-            tags=command.tags,
-            outcome=outcome,
-            on_run=progress.run,
-        )
+        runner = Runner(build_definitions(), instance, command.tags, progress.run)
+        compute(runner, runs, force=forced is not None, outcome=outcome)
     return outcome

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from marketdata_assets.cli.completion import complete_symbols, complete_timeframes
+from marketdata_assets.cli.options import Days, End, JsonArray, Start, Symbols, Timeframes
 from marketdata_assets.cli.selection import (
-    DEFAULT_DAYS,
     checked_days,
     chosen_days,
     chosen_series,
@@ -31,19 +30,11 @@ _SHOWN = 40
 
 def gaps(  # noqa: PLR0913 - one for each option
     *,
-    symbols: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated; default every active symbol.", autocompletion=complete_symbols),
-    ] = None,
-    timeframes: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated; default each symbol's own.", autocompletion=complete_timeframes),
-    ] = None,
-    days: Annotated[
-        int | None, typer.Option(help=f"The last N days, today included; default {DEFAULT_DAYS}.")
-    ] = None,
-    start: Annotated[str | None, typer.Option(help="First day, YYYY-MM-DD.")] = None,
-    end: Annotated[str | None, typer.Option(help="Last day, YYYY-MM-DD, inclusive; default today.")] = None,
+    symbols: Symbols = None,
+    timeframes: Timeframes = None,
+    days: Days = None,
+    start: Start = None,
+    end: End = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Ask the vendor again for what is missing, at most twice.")
     ] = False,
@@ -51,7 +42,7 @@ def gaps(  # noqa: PLR0913 - one for each option
         bool, typer.Option("--force", help="Scan days again that have not changed since their last scan.")
     ] = False,
     everything: Annotated[bool, typer.Option("--all", help="Filled and explained gaps, too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+    as_json: JsonArray = False,
 ) -> None:
     """Look through stored bars for what the trading calendar expects and is not there.
 
@@ -87,7 +78,8 @@ def _look(
     is_named: bool,
 ) -> pl.DataFrame:
     from marketdata_assets.cli.console import err
-    from marketdata_assets.cli.matrix import unchecked_line
+    from marketdata_assets.cli.matrix_lines import unchecked_line
+    from marketdata_assets.domain.partitions import Rectangle
     from marketdata_assets.pipeline.idle import is_instance_in_order, scans_are_current
     from marketdata_assets.storage.completeness import completeness_between, read_unchecked
     from marketdata_assets.storage.gaps import list_gaps
@@ -99,7 +91,7 @@ def _look(
         repair
         or force
         or not is_instance_in_order(database)
-        or not scans_are_current(database, series, first=first, last=last, now=now)
+        or not scans_are_current(database, Rectangle(first, last, tuple(series)), now=now)
     ):
         _scan(store, series, first, last, repair=repair)
     else:
@@ -125,21 +117,21 @@ def _scan(store: Store, series: list[Series], first: date, last: date, *, repair
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.defs.instance.environment import sync_series
+    from marketdata_assets.defs.runs.execution import Runner
     from marketdata_assets.defs.runs.gaps import look_for_gaps
     from marketdata_assets.domain.ranges import range_runs
 
     with open_instance(store, "gaps") as (instance, command):
-        look_for_gaps(
+        runner = Runner(
             build_definitions(),
             instance,
-            range_runs(sync_series(instance, store.database), series, first, last),
-            repair=repair,
-            tags=command.tags,
+            command.tags,
             on_run=lambda run: err.print(
-                f"run: {run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}",
-                highlight=False,
+                f"run: {run.series[0]} … {run.series[-1]}, {run.first} to {run.last}", highlight=False
             ),
         )
+        runs = range_runs(sync_series(instance, store.database), series, first, last)
+        look_for_gaps(runner, runs, repair=repair)
 
 
 def _is_lost() -> pl.Expr:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from marketdata_assets.cli.completion import complete_key
+from marketdata_assets.cli.options import JsonArray, JsonObject
 from marketdata_assets.domain.errors import ConfigurationError
 
 app = typer.Typer(
@@ -22,7 +23,7 @@ def create(
     scope: Annotated[
         str, typer.Option(help="read, or admin, which also changes what is collected.")
     ] = "read",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for a machine.")] = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Make a key and print it, once: what is kept is its hash. A server that runs knows it within 5 seconds."""
     from marketdata_assets.cli.session import open_store
@@ -43,7 +44,7 @@ def create(
 @app.command("list", epilog="Example: marketdata keys list --json")
 def list_(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+    as_json: JsonArray = False,
 ) -> None:
     """List the keys that were made, revoked ones too; the keys themselves are not kept."""
     from marketdata_assets.cli.session import open_store

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path  # noqa: TC003  # typer reads the annotations when it runs
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from marketdata_assets.cli.completion import complete_symbols
 from marketdata_assets.cli.files import check_writable, is_stdout, write_file
+from marketdata_assets.cli.matrix_lines import ended_line, summary_of, unchecked_line
+from marketdata_assets.cli.options import JsonArray, Symbols
 from marketdata_assets.cli.selection import chosen_symbols
 
 if TYPE_CHECKING:
@@ -27,14 +28,11 @@ _GAPS_ON_PAGE = 500
 
 def matrix(
     *,
-    symbols: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated; default every active symbol.", autocompletion=complete_symbols),
-    ] = None,
+    symbols: Symbols = None,
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Sum up anew first: a run of completeness_matrix.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+    as_json: JsonArray = False,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -80,49 +78,14 @@ def matrix(
             typer.echo(line, err=True)
 
 
-def unchecked_line(days: pl.DataFrame) -> str | None:
-    """What nobody has looked through, and how to change that; ``days`` has ``DAILY_COMPLETENESS_SCHEMA``."""
-    import polars as pl
-
-    from marketdata_assets.cli.console import counted
-
-    if days.is_empty():
-        return None
-    by_series = days.group_by("symbol", "timeframe", maintain_order=True).agg(
-        pl.len().alias("days"), first=pl.col("day").min(), last=pl.col("day").max()
-    )
-    symbol, timeframe, _, first, last = by_series.sort("days", descending=True, maintain_order=True).row(0)
-    series = counted(by_series.height, "series")
-    return (
-        f"{counted(days.height, 'day')} of {series} {'was' if days.height == 1 else 'were'} never fetched, or never"
-        f" looked through, such as {symbol}:{timeframe} from {first} to {last}: `marketdata backfill --symbols {symbol}"
-        f" --timeframes {timeframe} --start {first} --end {last}` brings them"
-    )
-
-
-def ended_line(ended: pl.DataFrame | None) -> str | None:
-    """Which series were not scanned up to the day that is due, and the remedy; ``ended`` is of ``ended_series``."""
-    from marketdata_assets.cli.console import counted
-
-    if ended is None or ended.is_empty():
-        return None
-    oldest = ended.sort("last_scanned", maintain_order=True).row(0, named=True)
-    symbol, timeframe, last, due = (oldest[name] for name in ("symbol", "timeframe", "last_scanned", "due"))
-    ends = "ends" if ended.height == 1 else "end"
-    return (
-        f"{counted(ended.height, 'series')} {ends} before the day that is due, such as {symbol}:{timeframe}, scanned up"
-        f" to {last} where {due} is due: `marketdata backfill --symbols {symbol} --timeframes {timeframe}"
-        f" --start {last + timedelta(days=1)}` brings the rest"
-    )
-
-
 def _refresh(store: Store) -> None:
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
+    from marketdata_assets.defs.runs.execution import Runner
     from marketdata_assets.defs.runs.matrix import refresh_matrix
 
     with open_instance(store, "matrix") as (instance, command):
-        refresh_matrix(build_definitions(), instance, tags=command.tags)
+        refresh_matrix(Runner(build_definitions(), instance, command.tags))
 
 
 def print_matrix(matrix: pl.DataFrame, ended: pl.DataFrame | None = None) -> None:
@@ -204,24 +167,6 @@ def _style(status: Status, share: float | None) -> str:
     if status is Status.GAPS and share is not None:
         return "yellow" if share >= nearly_whole else "red"
     return {Status.WHOLE: "green", Status.EMPTY: "red", Status.UNCHECKED: "magenta"}.get(status, "dim")
-
-
-def summary_of(matrix: pl.DataFrame) -> str:
-    """How many series of ``matrix`` (``MATRIX_SCHEMA``) have which status, and as of which day, in a line."""
-    counts = [
-        f"{number:,} {said}"
-        for status, said in (
-            ("whole", "whole"),
-            ("gaps", "with gaps"),
-            ("empty", "empty"),
-            ("unchecked", "never looked through"),
-            ("nothing_expected", "with nothing to expect"),
-        )
-        if (number := matrix.filter(status=status).height)
-    ]
-    days = matrix["as_of"].drop_nulls()
-    as_of = f", as of {days.max()!s} (UTC)" if len(days) else ""
-    return f"{', '.join(counts) or 'no series'}{as_of}"
 
 
 def _facts(row: dict[str, object]) -> dict[str, object]:

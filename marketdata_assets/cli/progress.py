@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Task, TaskID
 
-    from marketdata_assets.domain.ranges import RangeRun
+    from marketdata_assets.domain.partitions import Rectangle
     from marketdata_assets.domain.series import Series
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.polygon.request import FetchRequest
@@ -90,11 +90,11 @@ class ConsoleProgress(BackfillProgress):
         self._pending: Counter[tuple[str, Timeframe]] = Counter()
         self._bars_fetched = 0
 
-    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[RangeRun], *, is_idle: bool) -> None:
+    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[Rectangle], *, is_idle: bool) -> None:
         """Print the heading of ``stage`` and begin its bar."""
         self.begin(f"{place}/{of} {stage}", runs, is_empty=is_idle)
 
-    def begin(self, title: str, runs: Sequence[RangeRun], *, is_empty: bool = False) -> None:
+    def begin(self, title: str, runs: Sequence[Rectangle], *, is_empty: bool = False) -> None:
         """Print ``title`` with what ``runs`` are about, and begin their bar."""
         for task in self._bars.task_ids:
             self._bars.remove_task(task)
@@ -106,13 +106,13 @@ class ConsoleProgress(BackfillProgress):
         series = sum(len(run.series) for run in runs)
         scope = ": nothing to do" if is_empty else ""
         if runs:
-            first, last = min(run.first_day for run in runs), max(run.last_day for run in runs)
+            first, last = min(run.first for run in runs), max(run.last for run in runs)
             scope = f": {series:,} series, {first} to {last}"
         err.print(f"[bold]{title}[/bold]{scope}", highlight=False)
         if runs:
             self._series = self._add("series", series)
 
-    def run(self, run: RangeRun) -> None:
+    def run(self, run: Rectangle) -> None:
         """The series of the run before are done."""
         self._done(set(self._left))
         self._left = set(run.series)
@@ -123,7 +123,7 @@ class ConsoleProgress(BackfillProgress):
         if err.is_terminal:
             self._note(label)
         else:
-            err.print(f"run: {label}, {run.first_day} to {run.last_day}", highlight=False)
+            err.print(f"run: {label}, {run.first} to {run.last}", highlight=False)
 
     def expect(self, requests: Sequence[FetchRequest]) -> None:
         """``requests`` are going to be made."""
@@ -180,9 +180,9 @@ class ConsoleProgress(BackfillProgress):
             self._bars.update(self._series, note=text)
 
 
-def _slots_of(run: RangeRun) -> dict[Series, float]:
+def _slots_of(run: Rectangle) -> dict[Series, float]:
     """About how many bars each series of ``run`` expects."""
-    length = timedelta(days=(run.last_day - run.first_day).days + 1)
+    length = timedelta(days=(run.last - run.first).days + 1)
     return {one: length / one.timeframe.duration for one in run.series}
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from marketdata_assets.cli.completion import complete_timeframes
+from marketdata_assets.cli.options import JsonArray
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.retention import DEFAULT_RETENTION, first_kept_days, kept_days
 from marketdata_assets.domain.timeframe import parse_timeframes
@@ -37,7 +38,7 @@ def prune(
         int | None,
         typer.Option("--older-than", metavar="DAYS", help="Keep so many days; default the setting's."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+    as_json: JsonArray = False,
 ) -> None:
     """Remove old bars, of every symbol, with their features; 1m bars older than 30 days unless told otherwise.
 

@@ -53,12 +53,12 @@ def require_vendor_of(store: Store) -> None:
     Without a key, the vendor is the simulator of a running ``marketdata up --simulate``.
     """
     from marketdata_assets.cli.simulator_address import use_simulator
-    from marketdata_assets.config import is_loopback
+    from marketdata_assets.config import is_simulator
     from marketdata_assets.storage.vendor import require_kind
 
     use_simulator(store)
     # The simulator's address may have become a setting just now.
-    require_kind(store.database, simulated=is_loopback(load_settings().polygon_base_url))
+    require_kind(store.database, simulated=is_simulator(load_settings().polygon_base_url))
 
 
 @contextmanager

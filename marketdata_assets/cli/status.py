@@ -6,9 +6,11 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
+
+from marketdata_assets.cli.options import JsonObject
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +38,7 @@ class Report:
 
 def status(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for a machine.")] = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Show what needs attention first; then runs, freshness, the vendor, tables, slow queries and disk.
 

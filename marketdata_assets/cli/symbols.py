@@ -10,6 +10,7 @@ import typer
 
 from marketdata_assets.cli.completion import complete_symbol, complete_timeframes
 from marketdata_assets.cli.files import decode_text
+from marketdata_assets.cli.options import JsonArray
 from marketdata_assets.domain.errors import AnotherInstrumentError, ConfigurationError, DoubtfulSymbolError
 from marketdata_assets.domain.series import parse_symbol
 from marketdata_assets.domain.tickers import is_index
@@ -47,7 +48,7 @@ _Confirmed = Annotated[
 def list_(
     *,
     everything: Annotated[bool, typer.Option("--all", help="Deactivated symbols, too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array for a machine.")] = False,
+    as_json: JsonArray = False,
 ) -> None:
     """List the tracked symbols in the order in which they were added."""
     from rich.table import Table

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from dagster import AssetCheckKey, AssetKey, AssetSelection, define_asset_job
 
 from marketdata_assets.defs.checks.series import FRESH
-
-BARS_JOB: Final = "bars"
-HISTORY_JOB: Final = "bars_and_gaps"
-GAPS_JOB: Final = "gaps"
-MATRIX_JOB: Final = "matrix"
-FEATURES_JOB: Final = "feature_update"
-CORPORATE_ACTIONS_JOB: Final = "corporate_actions"
-FRESHNESS_JOB: Final = "freshness"
+from marketdata_assets.domain.jobs import (
+    BARS_JOB,
+    CORPORATE_ACTIONS_JOB,
+    FEATURES_JOB,
+    FRESHNESS_JOB,
+    GAPS_JOB,
+    HISTORY_JOB,
+    MATRIX_JOB,
+)
 
 bars_job = define_asset_job(
     BARS_JOB,

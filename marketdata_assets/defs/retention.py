@@ -23,6 +23,7 @@ from pydantic import Field
 
 from marketdata_assets.config import load_settings
 from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.domain.jobs import RETENTION_JOB
 from marketdata_assets.domain.retention import (
     SHORTEST_DAYS,
     first_kept_days,
@@ -33,7 +34,6 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.pipeline.retention import chosen_retention
 from marketdata_assets.storage.retention import Pruned, prunable, prune
 
-RETENTION_JOB: Final = "retention"
 WEEKLY_RETENTION: Final = "weekly_retention"
 
 

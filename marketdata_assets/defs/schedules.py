@@ -30,16 +30,16 @@ from marketdata_assets.defs.run_tags import under_way
 from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.freshness import DAILY_RUN
-from marketdata_assets.domain.partitions import SERIES
-from marketdata_assets.domain.ranges import RangeRun, feature_runs, range_runs
+from marketdata_assets.domain.partitions import SERIES, Rectangle
+from marketdata_assets.domain.ranges import feature_runs, range_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.upkeep import INTRADAY, nightly_days, traded_day
-from marketdata_assets.pipeline.adjusted import SPLITTING, unchecked_symbols
+from marketdata_assets.pipeline.adjusted import symbols_without_splits
 from marketdata_assets.pipeline.idle import stale_days
 from marketdata_assets.storage.connection import Database
-from marketdata_assets.storage.symbols import TrackedSymbol, list_symbols
+from marketdata_assets.storage.symbols import TrackedSymbol, asset_classes, list_symbols
 from marketdata_assets.storage.upkeep import asked_until
 
 HISTORY_CONFIG: Final = {
@@ -85,7 +85,7 @@ def corporate_actions_schedule() -> ScheduleDefinition:
     ) -> RunRequest | SkipReason:
         with postgres.database() as database:
             symbols = list_symbols(database, active_only=True)
-        if not any(one.asset_class in SPLITTING for one in symbols):
+        if not any(one.asset_class.can_split for one in symbols):
             return SkipReason("no stock and no ETF is tracked: nothing to ask for")
         return RunRequest(run_key=_key(context), tags=Purpose.CORPORATE_ACTIONS.tags)
 
@@ -119,7 +119,7 @@ def bars_schedule() -> ScheduleDefinition:
         days = nightly_days(collected, now, earliest=start, asked_until=lagging)
         if days is None:
             return SkipReason(f"yesterday lies before MARKETDATA_START, {start}: nothing to bring")
-        run = RangeRun(days.first, days.last, series)
+        run = Rectangle(days.first, days.last, series)
         return RunRequest(
             run_key=_key(context),
             run_config=ops_config(HISTORY_CONFIG),
@@ -219,8 +219,7 @@ def feature_requests(
     ordered = instance.get_dynamic_partitions(SERIES)
     partitions = list(map(Series.parse, ordered))
     chosen = set(partitions if series is None else series)
-    splitting = {one.symbol for one in list_symbols(database) if one.asset_class in SPLITTING}
-    unadjusted = set(unchecked_symbols(database, splitting & {one.symbol for one in chosen}))
+    unadjusted = set(symbols_without_splits(database, chosen))
     wanted = [one for one in partitions if one in chosen and one.symbol not in unadjusted]
     days = stale_days(database, wanted, load_settings().start, now=now)
     return [
@@ -239,7 +238,7 @@ def _key(context: ScheduleEvaluationContext, place: int = 0) -> str:
 
 def _collected(database: Database, series: Sequence[Series]) -> dict[AssetClass, set[Timeframe]]:
     """The timeframes of ``series`` by asset class."""
-    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+    classes = asset_classes(database)
     collected: dict[AssetClass, set[Timeframe]] = {}
     for one in series:
         if one.symbol in classes:

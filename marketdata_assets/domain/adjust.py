@@ -164,15 +164,14 @@ def adjust_for_splits(
         )
         .sort("row")
     )
-    prices, volumes = (of_bars[name].fill_null(1.0) for name in ("price_factor", "volume_factor"))
-    scaled = bars.with_columns(pl.col(_PRICES) * prices, pl.col("volume") * volumes)
+    prices = of_bars["price_factor"].to_numpy()
     exact = {float(factor): factor for of_symbol in steps.values() for _, factor, _ in of_symbol}
-    columns = {name: scaled[name].to_numpy(writable=True) for name in _DECIMALS}
+    columns = {name: bars[name].cast(pl.Float64).to_numpy(writable=True) for name in _DECIMALS}
     for value, factor in exact.items():
-        rows = np.flatnonzero(prices.to_numpy() == value)
+        rows = np.flatnonzero(prices == value)
         for name, column in columns.items():
             column[rows] = _scale(bars[name].gather(rows), factor).to_numpy()
-    return scaled.with_columns(pl.Series(name, column, nan_to_null=True) for name, column in columns.items())
+    return bars.with_columns(pl.Series(name, column, nan_to_null=True) for name, column in columns.items())
 
 
 def _scale(column: pl.Series, factor: Fraction) -> pl.Series:

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -33,6 +33,9 @@ _LATE_OPENS = {
     date(2002, 9, 11): time(12),
 }
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+WEEK: Final = timedelta(days=7)
+"""From the Sunday on which a week begins to the next: the length of the longest bar."""
 
 
 def sunday_of(day: date) -> date:
@@ -67,6 +70,11 @@ class SessionTable(NamedTuple):
 def microseconds(moment: datetime) -> int:
     """``moment`` as microseconds since the epoch, exactly."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def milliseconds(moment: datetime) -> int:
+    """``moment`` as milliseconds since the epoch, rounded down."""
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 def moment_of(microseconds: int) -> datetime:

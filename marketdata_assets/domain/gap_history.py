@@ -254,10 +254,7 @@ def _trail(
     attempts, failure = np.zeros(len(slots), dtype=np.int64), np.zeros(len(slots), dtype=np.int64)
     detected, settled = np.full(len(slots), _NEVER), np.zeros(len(slots), dtype=np.bool_)
     if known is not None and known.height:
-        first, last = (
-            np.searchsorted(slots.opens, known[edge].cast(UTC_TIME).to_physical().to_numpy())
-            for edge in ("gap_start", "gap_end")
-        )
+        first, last = slots.positions(known)
         sizes = last - first
         positions = each_position(first, last)
         codes = {text: code for code, text in enumerate(failures)}
@@ -295,10 +292,7 @@ def _earliest(
     parts = []
     for (symbol, timeframe), own in gaps.partition_by(*_KEY, as_dict=True, maintain_order=True).items():
         series = Series(str(symbol), Timeframe(str(timeframe)))
-        edges = [
-            np.searchsorted(slots[series].opens, own[edge].cast(UTC_TIME).to_physical().to_numpy())
-            for edge in ("gap_start", "gap_end")
-        ]
+        edges = slots[series].positions(own)
         padded = np.append(values[series], _NEVER)
         parts.append(np.minimum.reduceat(padded, np.stack(edges, axis=1).ravel())[::2])
     found = pl.Series(name, np.concatenate(parts) if parts else [], dtype=pl.Int64())

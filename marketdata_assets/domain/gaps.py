@@ -154,7 +154,7 @@ def slots_in_gaps(gaps: pl.DataFrame, expected: Mapping[Series, Slots]) -> dict[
     by_series = _by_series(gaps)
     inside = {}
     for series, slots in expected.items():
-        runs = _positions(by_series[series], slots) if series in by_series else _Runs(_NONE, _NONE)
+        runs = _Runs(*slots.positions(by_series[series])) if series in by_series else _Runs(_NONE, _NONE)
         inside[series] = _covered(runs.starts, runs.ends, len(slots))
     return inside
 
@@ -220,7 +220,7 @@ def split_gaps(
     rows, found = [], []
     for series, own in by_series.items():
         slots = expected[series]
-        runs = _positions(own, slots)
+        runs = _Runs(*slots.positions(own))
         positions = each_position(*runs)
         mark = marks[series][positions]
         is_first = np.ones(len(positions), dtype=np.bool_)
@@ -289,14 +289,6 @@ def _covered(starts: Integers, ends: Integers, length: int) -> Flags:
     return np.cumsum(steps[:-1]) > 0
 
 
-def _positions(gaps: pl.DataFrame, slots: Slots) -> _Runs:
-    starts, ends = (
-        np.searchsorted(slots.opens, gaps[edge].cast(UTC_TIME).to_physical().to_numpy())
-        for edge in ("gap_start", "gap_end")
-    )
-    return _Runs(starts, ends)
-
-
 def _by_series(gaps: pl.DataFrame) -> dict[Series, pl.DataFrame]:
     parts = gaps.sort("symbol", "timeframe", "gap_start").partition_by(
         "symbol", "timeframe", maintain_order=True
@@ -340,7 +332,7 @@ class _Evidence(NamedTuple):
 
 
 def _judge_series(gaps: pl.DataFrame, held: Held | None, slots: Slots) -> pl.DataFrame:
-    pieces = _positions(gaps, slots)
+    pieces = _Runs(*slots.positions(gaps))
     edges = gaps.select(pl.col("gap_start", "gap_end").cast(UTC_TIME).to_physical()).to_numpy()
     missing_base = np.diff(base_slots_before(edges.ravel(), slots.timeframe, slots.calendar))[::2]
     # Gaps with nothing but days between them that were never fetched are judged as one run.

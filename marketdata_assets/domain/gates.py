@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
 
 from marketdata_assets.domain.bars import KEY, UTC_TIME, broken_value_rule, bucket_open
-from marketdata_assets.domain.calendar import calendar_of, microseconds
+from marketdata_assets.domain.calendar import WEEK, calendar_of
 from marketdata_assets.domain.features.columns import FIRST_ROW
 from marketdata_assets.domain.grid import grid_fault
 from marketdata_assets.domain.outliers import Outlier, flag_outliers
@@ -51,8 +50,6 @@ FAULT_SCHEMA: Final = pl.Schema(
 
 LOST_TO_QUARANTINE: Final = "lost_to_quarantine"
 _PARTITION: Final = ("symbol", "timeframe", "day")
-_MAY_SPLIT: Final = (AssetClass.STOCK, AssetClass.ETF)
-_LONGEST_BAR: Final = timedelta(days=7)
 
 
 def stops_run(failing: int, partitions: int) -> bool:
@@ -119,7 +116,7 @@ def outlying(
         asset_class: Of ``bars``: only shares are split.
     """
     sound = bars.filter(broken_value_rule(is_adjusted=True).is_null())
-    flagged = flag_outliers(sound, timeframe, may_split=pl.lit(asset_class in _MAY_SPLIT))
+    flagged = flag_outliers(sound, timeframe, may_split=pl.lit(asset_class.can_split))
     volume = pl.col("outlier").is_in([Outlier.VOLUME_HIGH.value, Outlier.VOLUME_LOW.value])
     spread = pl.col("outlier") == Outlier.RANGE.value
     rows = within(flagged.with_columns(timeframe=pl.lit(timeframe.value)), windows).select(
@@ -202,7 +199,7 @@ def gappy(
     faults = [FAULT_SCHEMA.to_frame()]
     for (timeframe, calendar, window), members in groups.items():
         # Gaps are of bars that have closed: no slot of the window is still to come for them.
-        slots = expected_slots(timeframe, window, calendar, window.end + _LONGEST_BAR)
+        slots = expected_slots(timeframe, window, calendar, window.end + WEEK)
         faults.append(_days_of_gaps(pl.concat(members), slots))
     return pl.concat(faults)
 
@@ -277,10 +274,7 @@ def _lost(
 
 def _days_of_gaps(gaps: pl.DataFrame, slots: Slots) -> pl.DataFrame:
     """Faults by series and day: the slots of ``gaps``, all of which are empty and like ``slots``, counted."""
-    first, last = (
-        np.searchsorted(slots.opens, [microseconds(edge) for edge in gaps[name]])
-        for name in ("gap_start", "gap_end")
-    )
+    first, last = slots.positions(gaps)
     sizes = last - first
     gap = np.repeat(np.arange(gaps.height), sizes)
     positions = each_position(first, last)

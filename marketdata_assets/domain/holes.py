@@ -18,6 +18,7 @@ from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.slots import Integers, expected_slots
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, union
+from marketdata_assets.domain.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,12 +42,12 @@ class DayHoles:
 
 @dataclass(frozen=True, slots=True)
 class LostGaps:
-    """Gaps that are open or unfilled, between the local days of the first and the last missing bar."""
+    """Gaps that are open or unfilled, their missing bars, and the local days of the first and the last of these."""
 
+    gaps: int
+    bars: int
     first: date
     last: date
-    count: int
-    bars: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +78,13 @@ class Holes:
         for hole, why in ((self.never_fetched, "never fetched"), (self.removed, "removed by retention")):
             if hole is not None:
                 unit = "week" if self.series.timeframe is Timeframe.W1 else "session"
-                what = f"{_count(hole.count, unit)} {_between(hole)} {'was' if hole.count == 1 else 'were'} {why}"
+                what = f"{counted(hole.count, unit)} {_between(hole)} {'was' if hole.count == 1 else 'were'} {why}"
                 command = f"marketdata backfill {of_series} --start {hole.first} --end {hole.last}"
                 found.append((what, command))
         if self.lost is not None:
             what = (
-                f"{_count(self.lost.bars, 'bar')} {_between(self.lost)} {'is' if self.lost.bars == 1 else 'are'} lost"
-                f" in {_count(self.lost.count, 'gap')}"
+                f"{counted(self.lost.bars, 'bar')} {_between(self.lost)} {'is' if self.lost.bars == 1 else 'are'} lost"
+                f" in {counted(self.lost.gaps, 'gap')}"
             )
             command = f"marketdata gaps {of_series} --start {self.lost.first} --end {self.lost.last} --repair"
             found.append((what, command))
@@ -93,10 +94,6 @@ class Holes:
         """Return one line that says what is lacking, and what to run."""
         parts = [f"{what}: `{command}`" for what, command in self.remedies()]
         return f"{self.series}: {'; '.join(parts)}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _between(hole: DayHoles | LostGaps) -> str:

@@ -11,8 +11,12 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from marketdata_assets.domain.wording import counted, name_first, one_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from marketdata_assets.domain.holes import LostGaps
 
 RECENT: Final = timedelta(minutes=15)
 """How far back the share of refused requests is looked at."""
@@ -165,16 +169,6 @@ class StaleSeries:
     series: str
     reason: str
     late: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LostGaps:
-    """Gaps that are open or unfilled, their missing bars, and the first and last day of them."""
-
-    gaps: int
-    bars: int
-    first: date
-    last: date
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,7 +364,7 @@ def _slow(slow: SlowQueries) -> Iterable[Concern]:
 def _gaps(gaps: LostGaps | None) -> Iterable[Concern]:
     if gaps is not None and gaps.gaps:
         span = f"from {gaps.first} to {gaps.last}"
-        bars = "1 bar is" if gaps.bars == 1 else f"{gaps.bars:,} bars are"
+        bars = f"{counted(gaps.bars, 'bar')} {'is' if gaps.bars == 1 else 'are'}"
         text = f"{bars} missing without an explanation, {span}"
         yield Concern(Topic.GAPS, "gaps", text, days=(gaps.first, gaps.last))
 
@@ -381,10 +375,10 @@ def _heading(topic: Topic, found: Sequence[Concern]) -> Heading:
         Topic.DISK: "the disk is filling up",
         Topic.RATE_LIMIT: "the vendor refuses requests",
         Topic.DAEMON: "nothing runs by itself",
-        Topic.FAILED_RUN: f"the latest run of {_number(count, 'job')} failed (the UI shows why)",
-        Topic.MINUTE_BACKFILL: f"minutes of {_number(count, 'symbol')} did not come",
-        Topic.STALE: f"{_number(count, 'series', 'series')} not fresh",
-        Topic.SLOW_QUERY: f"{_number(count, 'slow query', 'slow queries')}",
+        Topic.FAILED_RUN: f"the latest run of {counted(count, 'job')} failed (the UI shows why)",
+        Topic.MINUTE_BACKFILL: f"minutes of {counted(count, 'symbol')} did not come",
+        Topic.STALE: f"{counted(count, 'series')} not fresh",
+        Topic.SLOW_QUERY: f"{counted(count, 'slow query', 'slow queries')}",
         Topic.GAPS: "history has holes",
     }[topic]
     lines = _lines(found)
@@ -404,9 +398,8 @@ def _lines(found: Sequence[Concern]) -> list[tuple[str, int]]:
         if len(members) == 1:
             lines.append((members[0].text, 1))
             continue
-        names = ", ".join(one.subject for one in members[:_NAMED])
-        more = f" and {len(members) - _NAMED:,} more" if len(members) > _NAMED else ""
-        lines.append((f"{names}{more}: {reason}", len(members)))
+        names = name_first([one.subject for one in members], _NAMED)
+        lines.append((f"{names}: {reason}", len(members)))
     return lines
 
 
@@ -434,10 +427,6 @@ def _stale(stale: StaleSeries, today: date) -> Concern:
     return Concern(Topic.STALE, stale.series, text, reason=stale.reason, days=(today - back, today))
 
 
-def _number(count: int, one: str, many: str | None = None) -> str:
-    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
-
-
 def _cut(text: str) -> str:
-    line = " ".join(text.split())
+    line = one_line(text)
     return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"

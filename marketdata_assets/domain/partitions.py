@@ -6,7 +6,7 @@ The dimension ``day`` sorts before ``series``; that order is part of every key (
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Final
 
 from marketdata_assets.domain.errors import ConfigurationError
@@ -61,38 +61,53 @@ def islands(ordered: Sequence[str], wanted: Collection[str]) -> list[tuple[str, 
 
 @dataclass(frozen=True, slots=True)
 class Rectangle:
-    """Every one of ``series`` on every day from ``first`` to ``last``, both inclusive."""
+    """Every one of ``series`` on every day from ``first`` to ``last``, both inclusive: the partitions of one run.
+
+    A run of several partitions takes the series that lie between two others in Dagster's order.
+    """
 
     first: date
     last: date
     series: tuple[Series, ...]
 
+    @classmethod
+    def from_tags(cls, tags: Mapping[str, str], ordered: Sequence[str]) -> Rectangle | None:
+        """The partitions that a run with ``tags`` is about, or None when it names none.
+
+        ``ordered`` are the series keys in Dagster's own order. The tags alone tell an unpartitioned step of a
+        partitioned run which partitions it is about.
+
+        Raises:
+            ConfigurationError: A series at an end of the run's range is not a partition any more.
+        """
+        if PARTITION in tags:
+            day, series = parse_key(tags[PARTITION])
+            return cls(day, day, (series,))
+        if RANGE_START not in tags or RANGE_END not in tags:
+            return None
+        (first, begin), (last, end) = parse_key(tags[RANGE_START]), parse_key(tags[RANGE_END])
+        if gone := {begin.key, end.key}.difference(ordered):
+            message = (
+                f"{min(gone)} was untracked while the run was under way: add it with `marketdata symbols add`"
+            )
+            raise ConfigurationError(message)
+        chosen = ordered[ordered.index(begin.key) : ordered.index(end.key) + 1]
+        return cls(first, last, tuple(map(Series.parse, chosen)))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that make a run of a job take these partitions."""
+        return {
+            RANGE_START: key_of(self.first, self.series[0]),
+            RANGE_END: key_of(self.last, self.series[-1]),
+        }
+
+    @property
+    def days(self) -> list[date]:
+        """The days in order."""
+        return [self.first + timedelta(days=offset) for offset in range((self.last - self.first).days + 1)]
+
     @property
     def size(self) -> int:
-        """How many partitions these are."""
+        """The number of partitions."""
         return ((self.last - self.first).days + 1) * len(self.series)
-
-
-def run_partitions(tags: Mapping[str, str], ordered: Sequence[str]) -> Rectangle | None:
-    """The partitions that a run with ``tags`` is about, or None when it names none.
-
-    ``ordered`` are the series keys in Dagster's own order. An unpartitioned step of a partitioned run is told
-    of its partitions by the tags alone.
-
-    Raises:
-        ConfigurationError: A series at an end of the run's range is no partition any more.
-    """
-    if PARTITION in tags:
-        day, series = parse_key(tags[PARTITION])
-        return Rectangle(day, day, (series,))
-    if RANGE_START not in tags or RANGE_END not in tags:
-        return None
-    (first, begin), (last, end) = parse_key(tags[RANGE_START]), parse_key(tags[RANGE_END])
-    keys = list(ordered)
-    if gone := {begin.key, end.key}.difference(keys):
-        message = (
-            f"{min(gone)} was untracked while the run was under way: add it with `marketdata symbols add`"
-        )
-        raise ConfigurationError(message)
-    chosen = keys[keys.index(begin.key) : keys.index(end.key) + 1]
-    return Rectangle(first, last, tuple(map(Series.parse, chosen)))

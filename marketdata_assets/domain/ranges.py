@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from marketdata_assets.domain.errors import ConfigurationError
-from marketdata_assets.domain.partitions import RANGE_END, RANGE_START, islands, key_of, parse_key
+from marketdata_assets.domain.partitions import Rectangle, islands
 from marketdata_assets.domain.series import Series
 
 if TYPE_CHECKING:
@@ -21,38 +21,7 @@ SPARE_PARTITIONS: Final = 1_000
 """Partitions that a run may hold for nothing: recording them costs less than another run."""
 
 
-@dataclass(frozen=True, slots=True)
-class RangeRun:
-    """One run: every series from ``first_series`` to ``last_series`` in Dagster's order, over the days."""
-
-    first_day: date
-    last_day: date
-    series: tuple[Series, ...]
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """The tags that make a run of the job a range run."""
-        return {
-            RANGE_START: key_of(self.first_day, self.series[0]),
-            RANGE_END: key_of(self.last_day, self.series[-1]),
-        }
-
-
-def tagged_range(tags: Mapping[str, str], ordered: Sequence[str]) -> RangeRun | None:
-    """The range that a run with ``tags`` takes, by Dagster's order of the series; None when it is no range run.
-
-    Nor is it one any more when a series that it ends with is no partition any more.
-    """
-    if RANGE_START not in tags or RANGE_END not in tags:
-        return None
-    (first_day, begin), (last_day, end) = parse_key(tags[RANGE_START]), parse_key(tags[RANGE_END])
-    if not {begin.key, end.key} <= set(ordered):
-        return None
-    members = ordered[ordered.index(begin.key) : ordered.index(end.key) + 1]
-    return RangeRun(first_day, last_day, tuple(map(Series.parse, members)))
-
-
-def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, last: date) -> list[RangeRun]:
+def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, last: date) -> list[Rectangle]:
     """The runs for ``wanted`` series over the days ``first`` to ``last``, both inclusive.
 
     Timeframes of one symbol stay in one run, with the tracked ones in between: they share their requests. A
@@ -65,23 +34,23 @@ def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, la
         message = f"{min(absent)} is not tracked any more: add it with `marketdata symbols add`"
         raise ConfigurationError(message)
     days = (last - first).days + 1
-    runs: list[RangeRun] = []
+    runs: list[Rectangle] = []
     place = {key: position for position, key in enumerate(ordered)}
     for begin, end in islands(ordered, _without_holes(ordered, wanted)):
         members = [Series.parse(key) for key in ordered[place[begin] : place[end] + 1]]
         chunk: list[Series] = []
         for symbol_members in _by_symbol(members):
             if chunk and (len(chunk) + len(symbol_members)) * days > MAX_PARTITIONS:
-                runs.append(RangeRun(first, last, tuple(chunk)))
+                runs.append(Rectangle(first, last, tuple(chunk)))
                 chunk = []
             chunk += symbol_members
-        runs.append(RangeRun(first, last, tuple(chunk)))
+        runs.append(Rectangle(first, last, tuple(chunk)))
     return runs
 
 
 def covering_runs(
     ordered: Sequence[str], stretches: Iterable[tuple[Series, date, date]], *, bridge: bool = False
-) -> list[RangeRun]:
+) -> list[Rectangle]:
     """The runs that hold every one of ``stretches``: a series, its first and its last day, both inclusive.
 
     A run is a rectangle: stretches over much the same days share one. With ``bridge`` it also takes the series
@@ -90,9 +59,9 @@ def covering_runs(
     Raises:
         ConfigurationError: A series is no partition any more.
     """
-    groups: list[_Rectangle] = []
+    groups: list[_Group] = []
     for one, first, last in sorted(stretches, key=lambda item: (item[1], item[2], item[0].key)):
-        alone = _Rectangle(first, last, {one: None}, (last - first).days + 1)
+        alone = _Group(first, last, {one: None}, (last - first).days + 1)
         both = groups[-1].joined(alone) if groups else alone
         if groups and both.spare <= SPARE_PARTITIONS:
             groups[-1] = both
@@ -105,7 +74,7 @@ def covering_runs(
     ]
 
 
-def feature_runs(ordered: Sequence[str], days: Mapping[Series, tuple[date, date]]) -> list[RangeRun]:
+def feature_runs(ordered: Sequence[str], days: Mapping[Series, tuple[date, date]]) -> list[Rectangle]:
     """The runs that compute each series over its ``days``, first and last, both inclusive.
 
     A run is a rectangle: series that are out of date over much the same days share one.
@@ -117,7 +86,7 @@ def feature_runs(ordered: Sequence[str], days: Mapping[Series, tuple[date, date]
 
 
 @dataclass(frozen=True, slots=True)
-class _Rectangle:
+class _Group:
     first: date
     last: date
     series: Mapping[Series, None]
@@ -128,15 +97,15 @@ class _Rectangle:
     def spare(self) -> int:
         return ((self.last - self.first).days + 1) * len(self.series) - self.wanted
 
-    def joined(self, other: _Rectangle) -> _Rectangle:
-        return _Rectangle(
+    def joined(self, other: _Group) -> _Group:
+        return _Group(
             min(self.first, other.first),
             max(self.last, other.last),
             {**self.series, **other.series},
             self.wanted + other.wanted,
         )
 
-    def bridged(self, ordered: Sequence[str]) -> _Rectangle:
+    def bridged(self, ordered: Sequence[str]) -> _Group:
         """With every series between its first and its last, unless these are too many."""
         places = [place for place, key in enumerate(ordered) if Series.parse(key) in self.series]
         between = map(Series.parse, ordered[places[0] : places[-1] + 1]) if places else ()

@@ -28,6 +28,11 @@ class AssetClass(StrEnum):
     CRYPTO = "crypto"
     INDEX = "index"
 
+    @property
+    def can_split(self) -> bool:
+        """Whether its instruments are shares, which companies and funds split."""
+        return self in (AssetClass.STOCK, AssetClass.ETF)
+
 
 @dataclass(frozen=True, slots=True)
 class Instrument:

@@ -59,6 +59,14 @@ class Slots:
         last = None if end is None else np.searchsorted(self.opens, microseconds(end))
         return replace(self, opens=self.opens[first:last])
 
+    def positions(self, gaps: pl.DataFrame) -> tuple[Integers, Integers]:
+        """The positions of the first slot of each of ``gaps``, and of the first after it: of gap_start and gap_end."""
+        first, last = (
+            np.searchsorted(self.opens, gaps[edge].cast(UTC_TIME).to_physical().to_numpy())
+            for edge in ("gap_start", "gap_end")
+        )
+        return first, last
+
     def asked_for(self, asked: Iterable[Window], known: Flags) -> Slots:
         """The slots that lie in one of the ``asked`` windows or are ``known``, a flag for each slot, from elsewhere.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.calendar import WEEK, calendar_of, sunday_of
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.gaps import SETTLING
 from marketdata_assets.domain.timeframe import Timeframe
@@ -34,11 +34,6 @@ class Days(NamedTuple):
 
     first: date
     last: date
-
-
-def week_of(day: date) -> date:
-    """The Sunday that opens the week of ``day``."""
-    return day - timedelta(days=(day.weekday() + 1) % 7)
 
 
 def nightly_days(
@@ -70,7 +65,7 @@ def nightly_days(
         calendar = calendar_of(asset_class)
         corrected = calendar.local_day(calendar.settled_before(now, CORRECTION_SESSIONS))
         firsts.append(corrected)
-        sunday = week_of(calendar.local_day(now)) - timedelta(days=7)
+        sunday = sunday_of(calendar.local_day(now)) - WEEK
         sessions = calendar.sessions(sunday, sunday + timedelta(days=6))
         if Timeframe.W1 in timeframes and sessions and sessions[-1] >= corrected:
             firsts.append(sunday)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from marketdata_assets.domain.adjust import adjust_for_splits, changes_scale
+from marketdata_assets.domain.calendar import WEEK, sunday_of
 from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, union
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from marketdata_assets.domain.calendar import TradingCalendar
 
-_WEEK: Final = timedelta(days=7)
 _TO_SATURDAY: Final = timedelta(days=6)
 
 
@@ -29,10 +29,10 @@ def divided_weeks(splits: pl.DataFrame, as_of: date, calendar: TradingCalendar) 
     """
     sundays = set()
     for executed in splits.filter(changes_scale())["execution_date"]:
-        sunday = executed - timedelta(days=(executed.weekday() + 1) % 7)
+        sunday = sunday_of(executed)
         if executed <= as_of and calendar.sessions(sunday, executed - timedelta(days=1)):
             sundays.add(sunday)
-    return union(Window(calendar.day_start(sunday), calendar.day_start(sunday + _WEEK)) for sunday in sundays)
+    return union(Window(calendar.day_start(sunday), calendar.day_start(sunday + WEEK)) for sunday in sundays)
 
 
 def refusal(symbol: str, refused: Sequence[datetime], calendar: TradingCalendar) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
@@ -10,22 +10,21 @@ from marketdata_assets.domain.actions import ActionKind
 from marketdata_assets.domain.adjust import SplitError, adjust_for_splits
 from marketdata_assets.domain.bars import KEY
 from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.weeks import adjust_weeks, divided_weeks, refusal
 from marketdata_assets.storage.actions import read_splits, unchecked
 from marketdata_assets.storage.bars import read_rows
+from marketdata_assets.storage.symbols import asset_classes
 from marketdata_assets.storage.tables import OHLCV
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import date, datetime
 
+    from marketdata_assets.domain.series import AssetClass
     from marketdata_assets.domain.windows import Window
     from marketdata_assets.storage.connection import Database
-
-SPLITTING: Final = (AssetClass.STOCK, AssetClass.ETF)
-"""What can be split."""
 
 
 def read_adjusted(
@@ -63,7 +62,7 @@ def scaled(
     Raises:
         SplitError: Two splits contradict each other, or a split divides a week whose days are not stored.
     """
-    if asset_class not in SPLITTING or raw.is_empty() or splits.is_empty():
+    if not asset_class.can_split or raw.is_empty() or splits.is_empty():
         return raw
     known, refused = _scaled_as_far_as_known(database, raw, asset_class, splits, as_of=as_of)
     for symbol, weeks in refused.items():
@@ -88,7 +87,7 @@ def adjusted_as_far_as_known(
     Raises:
         SplitError: Two splits contradict each other.
     """
-    if asset_class not in SPLITTING or raw.is_empty():
+    if not asset_class.can_split or raw.is_empty():
         return KnownBars(raw, {})
     splits = read_splits(database, raw["symbol"].unique().to_list())
     return _scaled_as_far_as_known(database, raw, asset_class, splits, as_of=as_of)
@@ -116,6 +115,9 @@ def _scaled_as_far_as_known(
     return KnownBars(pl.concat(parts).sort(KEY), refused)
 
 
-def unchecked_symbols(database: Database, symbols: Iterable[str]) -> list[str]:
-    """Those of ``symbols`` whose splits were never asked for."""
-    return unchecked(database, ActionKind.SPLITS, symbols)
+def symbols_without_splits(database: Database, series: Iterable[Series]) -> list[str]:
+    """List the symbols of ``series`` that can split and whose splits were never fetched: they get no features."""
+    classes = asset_classes(database)
+    symbols = dict.fromkeys(one.symbol for one in series)
+    splitting = [one for one in symbols if one in classes and classes[one].can_split]
+    return unchecked(database, ActionKind.SPLITS, splitting)

@@ -17,6 +17,7 @@ import httpx
 import stamina
 
 from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.domain.wording import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +57,7 @@ class Alert:
     @property
     def line(self) -> str:
         """The alert in one line."""
-        return " ".join(f"{self.title}: {self.text}".split())
+        return one_line(f"{self.title}: {self.text}")
 
     @property
     def payload(self) -> dict[str, object]:

@@ -29,11 +29,7 @@ class RefreshedActions(NamedTuple):
 
 def symbols_with_actions(database: Database) -> list[str]:
     """List the active symbols that can have corporate actions: stocks and ETFs."""
-    return [
-        one.symbol
-        for one in list_symbols(database, active_only=True)
-        if one.asset_class in (AssetClass.STOCK, AssetClass.ETF)
-    ]
+    return [one.symbol for one in list_symbols(database, active_only=True) if one.asset_class.can_split]
 
 
 def refresh_corporate_actions(

@@ -22,7 +22,7 @@ from marketdata_assets.domain.slots import local_day
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.weeks import refusal
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.pipeline.adjusted import SPLITTING, read_adjusted, unchecked_symbols
+from marketdata_assets.pipeline.adjusted import read_adjusted, symbols_without_splits
 from marketdata_assets.pipeline.feature_summary import CHART_BARS, CHARTED, FeatureSummary
 from marketdata_assets.pipeline.gates import failing_partitions, whole_day_chunks
 from marketdata_assets.storage.actions import stale_at
@@ -30,7 +30,7 @@ from marketdata_assets.storage.bars import series_with_bars
 from marketdata_assets.storage.features import FeatureBatch, read_versions
 from marketdata_assets.storage.gaps import list_gaps
 from marketdata_assets.storage.partition_windows import partition_windows
-from marketdata_assets.storage.symbols import list_symbols
+from marketdata_assets.storage.symbols import asset_classes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -86,7 +86,7 @@ class FeatureRun:
         self._keys = keys
         self._now = now
         self._earliest = earliest
-        self._classes: dict[str, AssetClass] = {one.symbol: one.asset_class for one in list_symbols(database)}
+        self._classes = asset_classes(database)
         self._windows = {
             one: Window(windows[0].start, windows[-1].end)
             for one, windows in partition_windows(database, keys).items()
@@ -252,8 +252,7 @@ class FeatureRun:
 
     def _without_splits(self) -> set[str]:
         """The symbols whose splits were never asked for: raw prices must not pass for adjusted ones."""
-        splitting = sorted({one.symbol for one in self._windows if self._classes[one.symbol] in SPLITTING})
-        unchecked = unchecked_symbols(self._database, splitting)
+        unchecked = symbols_without_splits(self._database, sorted(self._windows))
         if unchecked:
             self.report.notices.append(
                 f"the splits of {', '.join(unchecked)} were never asked for, so their prices cannot be adjusted: run"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from marketdata_assets.domain.bars import KEY
-from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.calendar import WEEK, calendar_of
 from marketdata_assets.domain.features.columns import FIRST_ROW
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.gates import FAULT_SCHEMA, gappy, incomplete, invalid, of_buckets_within, within
@@ -21,7 +21,7 @@ from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.gaps import list_gaps
 from marketdata_assets.storage.gates import bars_before, lost_spans, quarantined_spans, read_quarantined
-from marketdata_assets.storage.symbols import list_symbols, not_tracked
+from marketdata_assets.storage.symbols import asset_classes, not_tracked
 from marketdata_assets.storage.tables import FEATURES, OHLCV
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ NO_GAPS: Final = "no_gaps"
 
 _BARS_AT_ONCE: Final = 500_000
 """Bars of a market that never closes that are held in memory at once."""
-_WEEK: Final = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ def held_back_since(database: Database, series: Collection[Series], earliest: da
             if key not in found:
                 continue
             # The bar of a week opens up to six days before those that it is made of.
-            first = calendar.local_day(found[key][0] - _WEEK)
+            first = calendar.local_day(found[key][0] - WEEK)
             last = calendar.local_day(found[key][1])
             if last >= earliest:
                 windows[one] = Window(calendar.day_start(max(first, earliest)), calendar.day_window(last).end)
@@ -205,7 +204,7 @@ def incomplete_in(database: Database, stretch: Stretch) -> pl.DataFrame:
 
 
 def _classes(database: Database, series: Iterable[Series]) -> dict[str, AssetClass]:
-    known = {one.symbol: one.asset_class for one in list_symbols(database)}
+    known = asset_classes(database)
     classes = {}
     for one in series:
         if one.symbol not in known:

@@ -98,8 +98,8 @@ def _find_lost_gaps(
         message = "gaps begin and end at moments"
         raise TypeError(message)
     return LostGaps(
-        calendar.local_day(first),
-        calendar.local_day(last - _MICROSECOND),
         found.height,
         int(found["missing_bars"].sum()),
+        calendar.local_day(first),
+        calendar.local_day(last - _MICROSECOND),
     )

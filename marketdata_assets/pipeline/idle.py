@@ -5,7 +5,6 @@ Nothing here imports Dagster, whose import alone takes longer than all of these 
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from marketdata_assets.config import load_settings
@@ -26,28 +25,27 @@ from marketdata_assets.storage.dagster_tables import (
     series_partitions,
 )
 from marketdata_assets.storage.partition_windows import partition_windows_of
-from marketdata_assets.storage.symbols import list_symbols
+from marketdata_assets.storage.symbols import asset_classes, list_symbols
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-    from datetime import date
+    from collections.abc import Iterable
+    from datetime import date, datetime
 
+    from marketdata_assets.domain.partitions import Rectangle
     from marketdata_assets.domain.series import Series
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.storage.connection import Database
 
 
-def bars_are_current(
-    database: Database, series: Collection[Series], *, first: date, last: date, now: datetime
-) -> bool:
-    """Whether a run of ``ohlcv`` over ``series`` and the days ``first`` to ``last`` would request and record nothing new."""
+def bars_are_current(database: Database, rectangle: Rectangle, *, now: datetime) -> bool:
+    """Whether a run of ``ohlcv`` over the partitions of ``rectangle`` would request and record nothing new."""
     symbols = {one.symbol: one for one in list_symbols(database)}
     wanted: dict[Instrument, list[Timeframe]] = {}
-    for one in series:
+    for one in rectangle.series:
         if one.symbol not in symbols:
             return False
         wanted.setdefault(Instrument(one.symbol, symbols[one.symbol].asset_class), []).append(one.timeframe)
-    days = _days(first, last)
+    days = rectangle.days
     coverage = read_coverage(database, [one.symbol for one in wanted])
     planned = plan(wanted, days, coverage, now=now)
     return (
@@ -56,7 +54,7 @@ def bars_are_current(
         and not covered_without_bars(database, wanted, coverage, days)
         and not planned.rollups
         and are_dagsters_tables_here(load_settings())
-        and is_recorded(database, ["ohlcv"], series, days)
+        and is_recorded(database, ["ohlcv"], rectangle.series, days)
     )
 
 
@@ -67,7 +65,7 @@ def stale_days(
 
     The last is that of the last bar. A series that is up to date is left out.
     """
-    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+    classes = asset_classes(database)
     days = {}
     for one, stale in stale_at(database, now, list(series)).items():
         calendar = calendar_of(classes[one.symbol])
@@ -77,11 +75,10 @@ def stale_days(
     return days
 
 
-def scans_are_current(
-    database: Database, series: Collection[Series], *, first: date, last: date, now: datetime
-) -> bool:
-    """Whether a scan of ``series`` and their siblings from ``first`` to ``last`` would find what an earlier scan found."""
-    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+def scans_are_current(database: Database, rectangle: Rectangle, *, now: datetime) -> bool:
+    """Whether a scan of the partitions of ``rectangle`` and of their siblings would find what an earlier scan found."""
+    first, last, series = rectangle.first, rectangle.last, rectangle.series
+    classes = asset_classes(database)
     if any(one.symbol not in classes for one in series):
         return False
     siblings = with_siblings(series, active_series(database))
@@ -90,7 +87,7 @@ def scans_are_current(
     return (
         are_dagsters_tables_here(load_settings())
         and not series_to_scan(database, windows, classes, now, widened=widened)
-        and is_recorded(database, ["gap_report"], series, _days(first, last))
+        and is_recorded(database, ["gap_report"], series, rectangle.days)
     )
 
 
@@ -110,7 +107,3 @@ def is_instance_in_order(database: Database) -> bool:
     return series_partitions(database, SERIES) == wanted and not has_unfinished_runs(
         database, COMMAND_TAG, UNFINISHED
     )
-
-
-def _days(first: date, last: date) -> list[date]:
-    return [first + timedelta(days=offset) for offset in range((last - first).days + 1)]

@@ -21,7 +21,7 @@ from marketdata_assets.domain.bars import (
     complete,
     screen,
 )
-from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.calendar import calendar_of, sunday_of
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS, answered_windows, history_begins
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.rollup import roll_up
@@ -373,8 +373,8 @@ def _whole_weeks(window: Window, calendar: TradingCalendar) -> Window | None:
     """The part of ``window`` from its first to its last local Sunday 00:00."""
     first = calendar.local_day(window.start - timedelta(microseconds=1)) + timedelta(days=1)
     last = calendar.local_day(window.end)
-    start = first + timedelta(days=-(first.weekday() + 1) % 7)
-    end = last - timedelta(days=(last.weekday() + 1) % 7)
+    start = sunday_of(first + timedelta(days=6))
+    end = sunday_of(last)
     return Window(calendar.day_start(start), calendar.day_start(end)) if start < end else None
 
 

@@ -29,7 +29,9 @@ import stamina
 from httpx import codes
 
 from marketdata_assets.config import is_loopback
+from marketdata_assets.domain.calendar import milliseconds
 from marketdata_assets.domain.clock import require_same_time
+from marketdata_assets.domain.wording import counted
 from marketdata_assets.polygon import directory
 from marketdata_assets.polygon.action_pages import parse_actions
 from marketdata_assets.polygon.bodies import read_body
@@ -175,11 +177,7 @@ def vendor_range(window: Window, calendar: TradingCalendar) -> tuple[str, str]:
     after = calendar.local_day(window.end)
     if calendar.day_start(first) == window.start and calendar.day_start(after) == window.end:
         return first.isoformat(), (after - timedelta(days=1)).isoformat()
-    return str(_milliseconds(window.start)), str(_milliseconds(window.end) - 1)
-
-
-def _milliseconds(moment: datetime) -> int:
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    return str(milliseconds(window.start)), str(milliseconds(window.end) - 1)
 
 
 class _PassingError(Exception):
@@ -443,7 +441,7 @@ class PolygonClient:
                 with attempt:
                     return await self._attempt(ask)
         except _PassingError as error:
-            tries = f"{ask.attempts} attempt{'s' if ask.attempts > 1 else ''}"
+            tries = counted(ask.attempts, "attempt")
             if error.retry_after is not None:
                 what = f"still over the vendor's rate limit after {tries}"
                 raise RateLimitedError(what, retry_after=error.retry_after, **_facts(ask)) from None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
+from marketdata_assets.domain.calendar import WEEK, TradingCalendar, calendar_of, sunday_of
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.series import Instrument, Series
 from marketdata_assets.domain.timeframe import BASES, Timeframe
@@ -26,7 +26,6 @@ PAGE_BARS: Final = 50_000
 """Base bars that one page holds: the vendor's largest ``limit``."""
 
 _EXTENDED_MINUTES, _DAY_MINUTES = 16 * 60, 24 * 60
-_SUNDAY = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +133,7 @@ def plan_again(
                 day
                 for window in group.get(Timeframe.W1, ())
                 for day in _days(window, calendar)
-                if day.weekday() == _SUNDAY
+                if day == sunday_of(day)
             }
             planned = plan({instrument: group}, days, {}, now=now, force=True, tracked=tracked)
             fetches += planned.fetches
@@ -195,8 +194,8 @@ class _GroupPlanner:
         """Sessions that are stored together: a week for ``1w``, a day for the others. Unfinished ones left out."""
         calendar = self._calendar
         if timeframe is Timeframe.W1:
-            for sunday in (day for day in days if day.weekday() == _SUNDAY):
-                following = sunday + timedelta(days=7)
+            for sunday in (day for day in days if day == sunday_of(day)):
+                following = sunday + WEEK
                 if calendar.day_start(following) <= self._now and (
                     sessions := calendar.sessions(sunday, following - timedelta(days=1))
                 ):
@@ -271,13 +270,9 @@ class _GroupPlanner:
             served = set().union(*(wanted.get(day, set()) for day in days))
             if Timeframe.W1 in served:
                 # A week bar needs its whole week in the request, Sunday and Saturday included.
-                start = min(start, self._calendar.day_start(_sunday(days[0])))
-                end = max(end, min(self._calendar.day_start(_sunday(days[-1]) + timedelta(days=7)), closed))
+                start = min(start, self._calendar.day_start(sunday_of(days[0])))
+                end = max(end, min(self._calendar.day_start(sunday_of(days[-1]) + WEEK), closed))
             yield days[0], days[-1], Window(start, end), tuple(t for t in Timeframe if t in served)
-
-
-def _sunday(day: date) -> date:
-    return day - timedelta(days=(day.weekday() + 1) % 7)
 
 
 def pages_of(sessions: int, base: Timeframe, calendar: TradingCalendar) -> int:

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 
-from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.calendar import calendar_of, milliseconds
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.windows import Window, difference
 from marketdata_assets.simulator.answers import bad_request
@@ -25,8 +25,7 @@ from marketdata_assets.simulator.bars import (
     Grid,
     day_number,
     midnight_ms,
-    milliseconds,
-    moment_of,
+    moment_of_ms,
     roll,
     scale_prices,
 )
@@ -169,7 +168,7 @@ def _edges(name: str, text: str, timezone: ZoneInfo) -> tuple[int, int]:
     """First and last millisecond that ``from`` or ``to`` means."""
     try:
         if text.isdecimal():
-            moment_of(int(text))
+            moment_of_ms(int(text))
             return int(text), int(text)
         if _DATE.fullmatch(text):
             day = date.fromisoformat(text)
@@ -194,7 +193,7 @@ def _read(
 ) -> Bars:
     if start_ms >= end_ms:
         return Bars.empty()
-    windows = difference([Window(moment_of(start_ms), moment_of(end_ms))], lost)
+    windows = difference([Window(moment_of_ms(start_ms), moment_of_ms(end_ms))], lost)
     parts: list[Bars] = []
     wanted = at_most
     for window in windows if query.ascending else reversed(windows):

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from marketdata_assets.domain.calendar import milliseconds
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.windows import Window
@@ -40,7 +41,7 @@ from marketdata_assets.simulator.answers import (
     too_many_requests,
     unknown_key,
 )
-from marketdata_assets.simulator.bars import encode, milliseconds
+from marketdata_assets.simulator.bars import encode
 from marketdata_assets.simulator.config import SimulatorConfig
 from marketdata_assets.simulator.faults import Asked, Fault, FaultKind, FaultPlan, fault_of
 from marketdata_assets.simulator.instruments import hashed

@@ -6,13 +6,15 @@ Times are Unix milliseconds UTC (a bar's open), prices are floats in the instrum
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+from marketdata_assets.domain.calendar import milliseconds, moment_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,19 +162,14 @@ def midnight_ms(number: int, timezone: ZoneInfo) -> int:
     return milliseconds(datetime.combine(day_of(number), time(), timezone))
 
 
-def milliseconds(moment: datetime) -> int:
-    """Unix milliseconds of an aware moment."""
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
-
-
-def moment_of(ms: int) -> datetime:
+def moment_of_ms(ms: int) -> datetime:
     """The aware UTC moment of Unix milliseconds."""
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
+    return moment_of(1000 * ms)
 
 
 def local_day_number(ms: int, timezone: ZoneInfo) -> int:
     """The number of the local day on which a moment falls."""
-    return day_number(moment_of(ms).astimezone(timezone).date())
+    return day_number(moment_of_ms(ms).astimezone(timezone).date())
 
 
 _SUNDAY = 3  # 1970-01-04

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from marketdata_assets.domain.calendar import milliseconds
 from marketdata_assets.domain.errors import ConfigurationError
-from marketdata_assets.simulator.bars import Bars, Base, milliseconds
 from marketdata_assets.simulator.instruments import fraction, hashed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from marketdata_assets.simulator.bars import Bars, Base
 
 
 class FaultKind(StrEnum):

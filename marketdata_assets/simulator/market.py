@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
+from marketdata_assets.domain.calendar import TradingCalendar, calendar_of, milliseconds
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.simulator.bars import (
     MINUTE_MS,
@@ -30,7 +30,6 @@ from marketdata_assets.simulator.bars import (
     decimals,
     local_day_number,
     midnight_ms,
-    milliseconds,
     roll,
 )
 from marketdata_assets.simulator.instruments import (

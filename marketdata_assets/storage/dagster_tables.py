@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import psycopg
 
 from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.domain.jobs import UI_JOB, is_only_a_failed_check, may_leave_gaps
 from marketdata_assets.domain.monitoring import JobRun, NextTick, Runs
-from marketdata_assets.domain.run_tags import COMMAND_TAG, PURPOSE_TAG, Purpose
+from marketdata_assets.domain.run_tags import COMMAND_TAG, PURPOSE_TAG
 from marketdata_assets.storage.rows import fetch, fetch_one, grouped, moment_or_none
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
     from datetime import date, datetime
 
     from marketdata_assets.config import Settings
@@ -91,10 +92,6 @@ select exists (
   where r.status = any(%s)
 )
 """
-_GAPS_JOB: Final = "gaps"
-_BY_HAND: Final = "__ASSET_JOB"
-"""As ``defs`` names them, which this floor does not import; a test holds the two answers against each other."""
-_CHECK_FAILED: Final = "DagsterAssetCheckFailedError"
 _DAEMON_SEEN: Final = "select max(timestamp) at time zone 'UTC' from dagster.daemon_heartbeats"
 
 
@@ -140,8 +137,9 @@ def runs_with_ticks(database: Database, now: datetime) -> Runs | None:
             replace(
                 run,
                 purpose=tags.get(run.run_id, {}).get(PURPOSE_TAG),
-                by_hand=run.job == _BY_HAND,
-                gap_stays=_gap_stays(run, tags.get(run.run_id, {}), errors.get(run.run_id, [])),
+                by_hand=run.job == UI_JOB,
+                gap_stays=may_leave_gaps(run.job, tags.get(run.run_id, {}))
+                and is_only_a_failed_check(errors.get(run.run_id, [])),
             )
             for run in found.latest
         ]
@@ -155,13 +153,6 @@ def runs_with_ticks(database: Database, now: datetime) -> Runs | None:
         )
 
     return database.transaction(read)
-
-
-def _gap_stays(run: JobRun, tags: Mapping[str, str], errors: Sequence[str | None]) -> bool:
-    """Whether the failed ``run`` did all it could, and only the check failed that says what is missing."""
-    is_repair = tags.get(PURPOSE_TAG) == Purpose.GAP_REPAIR
-    is_scan = run.job == _GAPS_JOB and COMMAND_TAG in tags
-    return (is_repair or is_scan) and bool(errors) and all(error == _CHECK_FAILED for error in errors)
 
 
 def _next_tick(cron: str, now: datetime) -> datetime:

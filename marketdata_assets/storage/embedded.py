@@ -324,8 +324,8 @@ class EmbeddedServer:
             except (subprocess.CalledProcessError, OSError) as error:
                 cause = error.strerror if isinstance(error, OSError) else self._last_log_line()
                 shutil.rmtree(scratch, ignore_errors=True)
-                msg = f"initdb failed for {self._data}"
-                raise _start_failure(msg, cause) from None
+                message = f"initdb failed for {self._data}"
+                raise _start_failure(message, cause) from None
         data.rename(self._data)
         shutil.rmtree(scratch)
 
@@ -343,8 +343,8 @@ class EmbeddedServer:
             # somebody took the port between the look and the bind; otherwise the log says why it died.
             if starting and _is_free(access.port):
                 break
-        msg = f"the server of {self._data} does not start; its log ends"
-        raise _start_failure(msg, self._last_log_line())
+        message = f"the server of {self._data} does not start; its log ends"
+        raise _start_failure(message, self._last_log_line())
 
     def _start(self, access: _Access, account: Account) -> None:
         # No process of this data directory lives, so a pid file is stale, whoever has its pid now. Should
@@ -377,8 +377,8 @@ class EmbeddedServer:
                     **_child(self._data, account),
                 )
         except OSError as error:
-            msg = f"cannot run Postgres for {self._data}"
-            raise _start_failure(msg, error.strerror) from None
+            message = f"cannot run Postgres for {self._data}"
+            raise _start_failure(message, error.strerror) from None
         finally:
             os.close(alive)
 

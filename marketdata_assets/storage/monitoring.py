@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final, LiteralString, NamedTuple
 
 import psycopg
 
+from marketdata_assets.domain.holes import LostGaps
 from marketdata_assets.domain.monitoring import (
     BACKFILL_MEMORY,
     RECENT,
     SLOW_QUERY,
     Disk,
     FailedFetch,
-    LostGaps,
     SlowQueries,
     SlowQuery,
     TableSize,

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
 from marketdata_assets.domain.partitions import days_by_series
 from marketdata_assets.domain.windows import Window, union
-from marketdata_assets.storage.symbols import list_symbols, not_tracked
+from marketdata_assets.storage.symbols import asset_classes, not_tracked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import date
 
-    from marketdata_assets.domain.series import AssetClass, Series
+    from marketdata_assets.domain.series import Series
     from marketdata_assets.storage.connection import Database
 
 
@@ -53,7 +53,7 @@ def calendars_of(database: Database, series: Iterable[Series]) -> dict[Series, T
     Raises:
         ConfigurationError: A series is not tracked, so that its calendar is unknown.
     """
-    classes: dict[str, AssetClass] = {one.symbol: one.asset_class for one in list_symbols(database)}
+    classes = asset_classes(database)
     calendars = {}
     for one in series:
         if one.symbol not in classes:

@@ -189,6 +189,11 @@ def list_active_names(session: Session) -> list[str]:
     return fetch(session, _ACTIVE_NAMES, row=str)
 
 
+def asset_classes(database: Database) -> dict[str, AssetClass]:
+    """Return the asset class of every tracked symbol, active or not."""
+    return {one.symbol: one.asset_class for one in list_symbols(database)}
+
+
 def find_symbol(database: Database, symbol: str) -> TrackedSymbol:
     """The row that ``symbol`` means (:func:`~marketdata_assets.domain.spelling.match_symbol`), active or not.
 
@@ -199,12 +204,19 @@ def find_symbol(database: Database, symbol: str) -> TrackedSymbol:
     return found[choose_symbol(symbol, found)]
 
 
-def find_with_splits(
-    database: Database, symbol: str, timeframe: Timeframe, window: Window
-) -> tuple[TrackedSymbol, pl.DataFrame | None, bool]:
-    """The row that ``symbol`` means, active or not, its splits, and whether ``window`` of its ``timeframe`` has a lost gap.
+class SymbolToRead(NamedTuple):
+    """A tracked symbol, with what must be known before a window of its bars is read."""
 
-    The splits are those of :func:`~marketdata_assets.storage.actions.read_splits`; None when they were never asked for.
+    tracked: TrackedSymbol
+    splits: pl.DataFrame | None
+    """As of :func:`~marketdata_assets.storage.actions.read_splits`; None when they were never fetched."""
+    has_lost_gaps: bool
+    """Whether a gap that is open or unfilled reaches into the window."""
+
+
+def find_with_splits(database: Database, symbol: str, timeframe: Timeframe, window: Window) -> SymbolToRead:
+    """Find the row that ``symbol`` means, active or not, its splits, and whether ``window`` of its ``timeframe`` has a lost gap.
+
     In one question: all are needed whenever bars are read.
     Raises :class:`UnknownSeriesError` when the symbol is not tracked.
     """
@@ -215,9 +227,9 @@ def find_with_splits(
     rows = [row for row in rows if row.tracked.symbol == chosen]
     tracked, is_checked, has_lost_gaps, _ = rows[0]
     if not is_checked:
-        return tracked, None, has_lost_gaps
+        return SymbolToRead(tracked, None, has_lost_gaps)
     splits = [row.split for row in rows if row.split.symbol is not None]
-    return tracked, pl.DataFrame(splits, schema=SPLIT_SCHEMA, orient="row"), has_lost_gaps
+    return SymbolToRead(tracked, pl.DataFrame(splits, schema=SPLIT_SCHEMA, orient="row"), has_lost_gaps)
 
 
 class _Split(NamedTuple):

@@ -23,11 +23,11 @@ from dagster import DagsterInstance
 from marketdata_assets.cli.app import run
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.instance.environment import BATCHING, sync_series
-from marketdata_assets.defs.jobs import BARS_JOB
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
-from marketdata_assets.domain.ranges import RangeRun
+from marketdata_assets.domain.jobs import BARS_JOB
+from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.tickers import inferred_asset_class
 from marketdata_assets.storage.actions import store_actions
@@ -86,7 +86,7 @@ class Platform:
         self, first: date, last: date, *keys: str, sound: bool = True, **config: object
     ) -> ExecuteInProcessResult:
         """One range run over the adjacent series ``keys``, days inclusive."""
-        tags = RangeRun(first, last, tuple(map(Series.parse, keys))).tags
+        tags = Rectangle(first, last, tuple(map(Series.parse, keys))).tags
         return self._execute(sound, config, tags=tags)
 
     def run_one(self, day: date, key: str, *, sound: bool = True, **config: object) -> ExecuteInProcessResult:

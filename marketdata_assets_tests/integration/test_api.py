@@ -24,6 +24,7 @@ from marketdata_assets.api.limits import RateLimiter
 from marketdata_assets.api.service import ServiceOptions
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.bars import BAR_SCHEMA
+from marketdata_assets.domain.calendar import microseconds
 from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
@@ -262,7 +263,7 @@ def test_a_cursor_leads_nowhere_outside_of_its_range(api: TestClient, database: 
         (first, end + MINUTE, False),
     ):
         text = cursors.encode(
-            cursors.SeriesCursor(question, cursors.micros(last), cursors.micros(until), scale, splits)
+            cursors.SeriesCursor(question, microseconds(last), microseconds(until), scale, splits)
         )
         if is_ours:
             assert api.get(path + text).status_code == 200

@@ -27,8 +27,8 @@ from dagster import (
 
 from deploy.celery.definitions import defs
 from deploy.settings import FOLDER
-from marketdata_assets.defs.jobs import CORPORATE_ACTIONS_JOB
-from marketdata_assets.domain.ranges import RangeRun
+from marketdata_assets.domain.jobs import CORPORATE_ACTIONS_JOB
+from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import Series
 from marketdata_assets_tests.conftest import REPOSITORY
 from marketdata_assets_tests.integration.platform import free_port, open_platform, wait_until
@@ -159,7 +159,7 @@ def test_a_range_run_and_parallel_steps_go_over_two_workers(
         assert lists.success
         assert set(workers_of(instance, lists).values()) == {"one", "two"}
 
-        run = RangeRun(FIRST, LAST, tuple(map(Series.parse, SERIES)))
+        run = Rectangle(FIRST, LAST, tuple(map(Series.parse, SERIES)))
         bars = execute(instance, pipeline, run.tags)
         assert bars.success
         taken = workers_of(instance, bars)

@@ -10,16 +10,17 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from marketdata_assets.definitions import build_definitions
-from marketdata_assets.defs.jobs import CORPORATE_ACTIONS_JOB
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.runs.actions import refresh_actions
-from marketdata_assets.defs.runs.execution import execute_job
+from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.adjust import SPLIT_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
-from marketdata_assets.domain.series import AssetClass
+from marketdata_assets.domain.jobs import CORPORATE_ACTIONS_JOB
+from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
+from marketdata_assets.pipeline.adjusted import symbols_without_splits
 from marketdata_assets.polygon.errors import EntitlementError, VendorFailureError
 from marketdata_assets.simulator import Fault, FaultKind, Split
 from marketdata_assets.storage.actions import ActionCounts, read_splits, store_actions, unchecked
@@ -63,13 +64,13 @@ def definitions(platform: Platform) -> Definitions:
 
 
 def refresh(platform: Platform) -> dict[ActionKind, ActionsReport]:
-    return {report.kind: report for report in refresh_actions(definitions(platform), platform.instance)}
+    return {
+        report.kind: report for report in refresh_actions(Runner(definitions(platform), platform.instance))
+    }
 
 
 def run(platform: Platform) -> ExecuteInProcessResult:
-    return execute_job(
-        definitions(platform), platform.instance, job=CORPORATE_ACTIONS_JOB, config={}, tags={}
-    )
+    return Runner(definitions(platform), platform.instance).execute(CORPORATE_ACTIONS_JOB)
 
 
 def rows(database: Database, table: str, columns: str = "*", where: str = "true") -> list[dict[str, Any]]:
@@ -78,7 +79,10 @@ def rows(database: Database, table: str, columns: str = "*", where: str = "true"
 
 
 def test_the_first_run_stores_and_the_second_touches_nothing(platform: Platform) -> None:
+    series = [Series.parse(key) for key in ("KO:1d", "BTC-USD:1d", "AAPL:1d", "GONE:1d")]
+    assert symbols_without_splits(platform.database, series) == ["KO", "AAPL"]
     first = refresh(platform)
+    assert symbols_without_splits(platform.database, series) == []
     splits, dividends = first[ActionKind.SPLITS], first[ActionKind.DIVIDENDS]
     # AAPL has three and KO one, each listed twice.
     assert (splits.inserted, splits.stored, splits.requests) == (4, 4, 1)

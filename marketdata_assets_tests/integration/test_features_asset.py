@@ -12,16 +12,18 @@ from polars.testing import assert_frame_equal
 
 from marketdata_assets.cli.features import held_back_lines
 from marketdata_assets.definitions import build_definitions
-from marketdata_assets.defs.jobs import FEATURES_JOB
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
+from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.defs.runs.features import FeaturesOutcome, compute
 from marketdata_assets.defs.runs.gaps import look_for_gaps
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
 from marketdata_assets.domain.features.compute import compute_features
-from marketdata_assets.domain.ranges import RangeRun, feature_runs
+from marketdata_assets.domain.jobs import FEATURES_JOB
+from marketdata_assets.domain.partitions import Rectangle
+from marketdata_assets.domain.ranges import feature_runs
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.pipeline.gates import held_back_since
@@ -66,15 +68,15 @@ def computed(
     force: bool = False,
 ) -> FeaturesOutcome:
     outcome = FeaturesOutcome()
-    run = RangeRun(first, last, tuple(map(Series.parse, keys)))
-    compute(definitions(platform), platform.instance, [run], force=force, outcome=outcome)
+    run = Rectangle(first, last, tuple(map(Series.parse, keys)))
+    compute(Runner(definitions(platform), platform.instance), [run], force=force, outcome=outcome)
     assert outcome.failures == []
     return outcome
 
 
 def look(platform: Platform, *keys: str, repair: bool = True) -> None:
-    run = RangeRun(FIRST, LAST, tuple(map(Series.parse, keys)))
-    look_for_gaps(definitions(platform), platform.instance, [run], repair=repair)
+    run = Rectangle(FIRST, LAST, tuple(map(Series.parse, keys)))
+    look_for_gaps(Runner(definitions(platform), platform.instance), [run], repair=repair)
 
 
 def one(platform: Platform, day: date, key: str) -> ExecuteInProcessResult:
@@ -127,7 +129,7 @@ def test_every_bar_has_the_features_of_its_whole_history(platform: Platform) -> 
     platform.run_range(FIRST, LAST, *KEYS)
     outcome = computed(platform)
     expected = of_all_history(platform, *KEYS)
-    assert (outcome.series_computed, outcome.rows_written) == (2, expected.height)
+    assert (outcome.totals.series_computed, outcome.totals.rows_written) == (2, expected.height)
     same(stored(platform, *KEYS), expected)
     assert read_stale(platform.database) == {}
     event = platform.instance.fetch_materializations(AssetKey("features"), limit=500)
@@ -166,12 +168,12 @@ def test_what_is_up_to_date_is_not_computed_again(platform: Platform) -> None:
     computed(platform)
     before = platform.database.read_frame("select * from features order by symbol, timeframe, time")
     again = computed(platform)
-    assert (again.series_computed, again.rows_written) == (0, 0)
+    assert (again.totals.series_computed, again.totals.rows_written) == (0, 0)
     assert stale_days(platform.database, [Series.parse(key) for key in KEYS], FIRST, now=NOW) == {}
     assert platform.database.read_frame("select * from features order by symbol, timeframe, time").equals(
         before
     )
-    assert computed(platform, force=True).rows_written == before.height
+    assert computed(platform, force=True).totals.rows_written == before.height
 
 
 def test_a_revised_bar_recomputes_from_there_to_the_end_and_nothing_else(platform: Platform) -> None:
@@ -184,14 +186,14 @@ def test_a_revised_bar_recomputes_from_there_to_the_end_and_nothing_else(platfor
     days = stale_days(platform.database, [Series.parse(key) for key in KEYS], FIRST, now=NOW)
     assert days == {Series.parse("SPY:1h"): (date(2023, 7, 5), date(2023, 7, 7))}
     (run,) = feature_runs(KEYS, days)
-    outcome = computed(platform, run.first_day, run.last_day, ("SPY:1h",))
-    assert outcome.series_computed == 1
+    outcome = computed(platform, run.first, run.last, ("SPY:1h",))
+    assert outcome.totals.series_computed == 1
     same(stored(platform, *KEYS), of_all_history(platform, *KEYS))
     after = platform.database.read_frame(stamps)
     moved = after.filter(after["computed_at"] != before["computed_at"])
     assert set(moved["timeframe"]) == {"1h"}
     assert all(time >= datetime(2023, 7, 5, 4, tzinfo=UTC) for time in moved["time"])
-    assert moved.height == outcome.rows_written
+    assert moved.height == outcome.totals.rows_written
 
 
 def test_a_lost_hour_holds_its_day_back_until_it_is_filled(platform: Platform) -> None:
@@ -208,7 +210,7 @@ def test_a_lost_hour_holds_its_day_back_until_it_is_filled(platform: Platform) -
     platform.run_range(FIRST, LAST, *keys)
     look(platform, *keys, repair=False)
     outcome = computed(platform, keys=keys)
-    assert outcome.partitions_held_back == 2
+    assert outcome.totals.partitions_held_back == 2
     day = "(time at time zone 'America/New_York')::date"
     assert platform.count("features", f"{day} = '2023-07-05'") == 0
     flagged = platform.database.read_frame(
@@ -227,7 +229,7 @@ def test_a_lost_hour_holds_its_day_back_until_it_is_filled(platform: Platform) -
     assert platform.count("gap_report", "state = 'filled'") == 2
     days = stale_days(platform.database, [Series.parse(key) for key in keys], FIRST, now=NOW)
     assert {first for first, _ in days.values()} == {date(2023, 7, 5)}
-    assert computed(platform, date(2023, 7, 5), LAST, keys).partitions_held_back == 0
+    assert computed(platform, date(2023, 7, 5), LAST, keys).totals.partitions_held_back == 0
     same(stored(platform, *keys), of_all_history(platform, *keys))
     assert held <= platform.instance.get_materialized_partitions(AssetKey("features"))
 
@@ -275,8 +277,8 @@ def test_a_broken_bar_holds_its_own_partition_back_and_no_other(platform: Platfo
     platform.run_range(FIRST, LAST, *keys)
     platform.execute(f"update ohlcv set {broken} where symbol = 'SPY' and time = '2023-06-14 04:00Z'")
     outcome = computed(platform, keys=keys)
-    assert outcome.partitions_held_back == 1
-    assert outcome.rows_written == platform.count("ohlcv") - 1
+    assert outcome.totals.partitions_held_back == 1
+    assert outcome.totals.rows_written == platform.count("ohlcv") - 1
     after = platform.database.read_frame(
         "select gap_in_window from features where symbol = 'SPY' and time = '2023-06-15 04:00Z'"
     )
@@ -326,7 +328,7 @@ def test_a_split_recomputes_all_of_its_symbol_on_the_day_that_it_takes_effect(pl
     split_on(platform, "2023-06-20", known=date(2023, 7, 10))
     assert set(read_stale(platform.database)) == {Series.parse("SPY:1d")}
     outcome = computed(platform, keys=("SPY:1d", "QQQ:1d"))
-    assert (outcome.series_computed, outcome.rows_written) == (1, before.height)
+    assert (outcome.totals.series_computed, outcome.totals.rows_written) == (1, before.height)
     after = stored(platform, "SPY:1d")
     earlier = pl.col("time") < datetime(2023, 6, 20, tzinfo=UTC)
     halved = (
@@ -371,7 +373,7 @@ def test_bars_before_the_first_partition_keep_no_mark(
 def complete(
     platform: Platform, first: date = FIRST, last: date = LAST, keys: tuple[str, ...] = KEYS
 ) -> AssetCheckEvaluation:
-    run = RangeRun(first, last, tuple(map(Series.parse, keys)))
+    run = Rectangle(first, last, tuple(map(Series.parse, keys)))
     result = (
         definitions(platform)
         .resolve_job_def(FEATURES_JOB)
@@ -457,21 +459,21 @@ def test_a_stock_whose_splits_were_never_asked_for_gets_no_features_until_they_a
     platform.run_range(FIRST, LAST, *keys)
     days = (LAST - FIRST).days + 1
     outcome = computed(platform, keys=keys)
-    assert (outcome.series_computed, outcome.partitions_held_back) == (2, days)
+    assert (outcome.totals.series_computed, outcome.totals.partitions_held_back) == (2, days)
     assert platform.count("features", "symbol = 'AAPL'") == 0
     recorded = platform.instance.get_materialized_partitions(AssetKey("features"))
     assert {key.split("|")[1] for key in recorded} == {"SPY:1d", "BTC-USD:1d"}
     key, shown = latest(platform)
     assert f"volatility of {key.partition('|')[2]}]" in str(shown["chart"].value)
     assert set(read_stale(platform.database)) == {Series.parse("AAPL:1d")}
-    assert computed(platform, keys=("AAPL:1d",), force=True).rows_written == 0
+    assert computed(platform, keys=("AAPL:1d",), force=True).totals.rows_written == 0
     assert "splits were never asked for: run `marketdata actions`" in reason_of(
         one(platform, LAST, "AAPL:1d")
     )
 
     platform.never_split("AAPL")
     outcome = computed(platform, keys=keys)
-    assert (outcome.series_computed, outcome.partitions_held_back) == (1, 0)
+    assert (outcome.totals.series_computed, outcome.totals.partitions_held_back) == (1, 0)
     same(stored(platform, "AAPL:1d"), of_all_history(platform, "AAPL:1d"))
 
 
@@ -480,7 +482,10 @@ def test_a_series_without_a_bar_is_neither_computed_nor_recorded(platform: Platf
     platform.run_range(FIRST, LAST, "SPY:1d")
     weekend = date(2023, 5, 27)
     outcome = computed(platform, weekend, LAST, ("SPY:1d", "QQQ:1d"), force=True)
-    assert (outcome.series_computed, outcome.partitions_held_back) == (1, (LAST - weekend).days + 1)
+    assert (outcome.totals.series_computed, outcome.totals.partitions_held_back) == (
+        1,
+        (LAST - weekend).days + 1,
+    )
     recorded = platform.instance.get_materialized_partitions(AssetKey("features"))
     assert {key.split("|")[1] for key in recorded} == {"SPY:1d"}
     assert partition_key(weekend, Series.parse("SPY:1d")) in recorded, "a day without a session is whole"

@@ -12,8 +12,9 @@ import pytest
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
+from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.defs.runs.gaps import look_for_gaps
-from marketdata_assets.domain.ranges import RangeRun
+from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import Series
 from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets_tests.integration.platform import Platform, open_platform
@@ -37,9 +38,10 @@ def look(platform: Platform, first: date, last: date, *keys: str, repair: bool =
     """Look for gaps; how many requests that took."""
     before = len(platform.simulator.requests)
     look_for_gaps(
-        build_definitions(resources={"polygon": PolygonResource(**platform.polygon)}),
-        platform.instance,
-        [RangeRun(first, last, tuple(map(Series.parse, keys)))],
+        Runner(
+            build_definitions(resources={"polygon": PolygonResource(**platform.polygon)}), platform.instance
+        ),
+        [Rectangle(first, last, tuple(map(Series.parse, keys)))],
         repair=repair,
     )
     return len(platform.simulator.requests) - before

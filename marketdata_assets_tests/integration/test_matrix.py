@@ -23,6 +23,7 @@ from dagster import (
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.assets import completeness_matrix as asset_module
 from marketdata_assets.defs.instance.environment import sync_series
+from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.defs.runs.matrix import refresh_matrix
 from marketdata_assets.defs.sensors import matrix as sensors
 from marketdata_assets.defs.sensors.matrix import REPORT_TAG
@@ -304,8 +305,8 @@ def test_the_asset_keeps_a_day_once_and_shows_a_table_and_two_pictures(
     found(database, "SPY:1h", MONDAY, 7, 5)
     found(database, "BTC-USD:1d", MONDAY, 1, 1)
     write_matrix(database, TODAY - timedelta(days=1))
-    refresh_matrix(build_definitions(), instance)
-    refresh_matrix(build_definitions(), instance)
+    refresh_matrix(Runner(build_definitions(), instance))
+    refresh_matrix(Runner(build_definitions(), instance))
     days = database.read_frame("select as_of, count(*) as n from completeness_history group by 1 order by 1")
     assert days.rows() == [(TODAY - timedelta(days=1), 4), (TODAY, 4)]
 
@@ -328,7 +329,7 @@ def test_the_asset_keeps_a_day_once_and_shows_a_table_and_two_pictures(
 def test_a_matrix_that_cannot_be_made_says_why(database: Database, instance: DagsterInstance) -> None:
     database.transaction(lambda connection: connection.execute("drop table completeness_history cascade"))
     with pytest.raises(MarketDataError, match=r"matrix could not be made: .*completeness_history") as caught:
-        refresh_matrix(build_definitions(), instance)
+        refresh_matrix(Runner(build_definitions(), instance))
     assert "\n" not in str(caught.value)
 
 
@@ -375,7 +376,7 @@ def test_the_matrix_follows_a_look_for_gaps_and_is_tried_again_when_it_fails(
     assert asked() == []
     instance.report_run_canceled(queued)
     assert len(asked()) == 1
-    refresh_matrix(definitions, instance)
+    refresh_matrix(Runner(definitions, instance))
     assert asked() == []
 
 
@@ -393,10 +394,10 @@ def test_a_report_that_is_written_while_the_matrix_reads_is_summed_up_again(
     report_gaps(instance, 1)
     with monkeypatch.context() as patch:
         patch.setattr(asset_module, "write_matrix", overtaken)
-        refresh_matrix(definitions, instance)
+        refresh_matrix(Runner(definitions, instance))
     with build_sensor_context(instance, definitions=definitions) as context:
         assert len(sensor.evaluate_tick(context).run_requests or ()) == 1
-    refresh_matrix(definitions, instance)
+    refresh_matrix(Runner(definitions, instance))
     with build_sensor_context(instance, definitions=definitions) as context:
         assert not sensor.evaluate_tick(context).run_requests
 
@@ -412,4 +413,4 @@ def test_a_matrix_of_many_partitions_enumerates_none(
     )
     enumerated = Mock(side_effect=AssertionError("every partition was enumerated"))
     monkeypatch.setattr(MultiPartitionsDefinition, "get_partition_keys", enumerated)
-    refresh_matrix(build_definitions(), instance)
+    refresh_matrix(Runner(build_definitions(), instance))

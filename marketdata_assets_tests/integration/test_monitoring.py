@@ -32,11 +32,11 @@ from dagster._daemon.types import DaemonHeartbeat
 from dagster_shared.error import SerializableErrorInfo
 
 from marketdata_assets.config import Settings, load_settings
-from marketdata_assets.defs.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.defs.runs.history import runs_of
 from marketdata_assets.defs.sensors import watch as watch_module
 from marketdata_assets.defs.sensors.watch import watch_sensor
+from marketdata_assets.domain.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
 from marketdata_assets.domain.monitoring import Disk, Runs, Topic
 from marketdata_assets.pipeline import health
 from marketdata_assets.pipeline.alerts import Alert, AlertError

@@ -15,6 +15,7 @@ from marketdata_assets.defs.resources.io_manager import PostgresIOManager
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.defs.runs.execution import failure_metadata
+from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.pipeline import idle
@@ -100,10 +101,8 @@ def test_a_symbol_that_the_vendor_does_not_have_fails_every_time_and_takes_no_ot
     monkeypatch.setattr(idle, "are_dagsters_tables_here", lambda _: True)
     monkeypatch.setattr(idle, "is_recorded", lambda *_: True)
     for symbol in ("AAPL", "UNKNOWN"):
-        series = [Series(symbol, Timeframe.D1)]
-        is_current = idle.bars_are_current(
-            platform.database, series, first=MONDAY, last=WEDNESDAY, now=datetime.now(UTC)
-        )
+        days = Rectangle(MONDAY, WEDNESDAY, (Series(symbol, Timeframe.D1),))
+        is_current = idle.bars_are_current(platform.database, days, now=datetime.now(UTC))
         assert is_current == (symbol == "AAPL")
     kept = platform.run_range(MONDAY, WEDNESDAY, *keys, keep_going=True)
     assert {event.partition for event in kept.get_asset_materialization_events()} == {

@@ -19,6 +19,7 @@ from marketdata_assets import IncompleteHistoryWarning, bars, completeness, feat
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.runs.actions import refresh_actions
+from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.adjust import SplitError
 from marketdata_assets.domain.bars import BAR_SCHEMA
@@ -126,7 +127,7 @@ def test_apple_across_four_splits(
     write(database, pl.concat([days, roll_up(days, Timeframe.W1, XNYS)]))
     with open_platform(database_url, monkeypatch, replay=realdata / "data") as platform:
         definitions = build_definitions(resources={"polygon": PolygonResource(**platform.polygon)})
-        refresh_actions(definitions, platform.instance)
+        refresh_actions(Runner(definitions, platform.instance))
 
     first, last = date(1998, 1, 1), date(2021, 3, 31)
     adjusted = bars("AAPL", "1d", first, last)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from dagster import AssetKey, DagsterInstance, DefaultScheduleStatus, instance_for_test
 
-from marketdata_assets.defs.jobs import BARS_JOB, CORPORATE_ACTIONS_JOB, FEATURES_JOB, HISTORY_JOB
+from marketdata_assets.domain.jobs import BARS_JOB, CORPORATE_ACTIONS_JOB, FEATURES_JOB, HISTORY_JOB
 from marketdata_assets.domain.partitions import RANGE_END, RANGE_START
 from marketdata_assets.domain.run_tags import PURPOSE_TAG
 from marketdata_assets.simulator import FaultKind

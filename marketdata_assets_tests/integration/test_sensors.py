@@ -11,18 +11,18 @@ from dagster import DagsterRunStatus, RunRequest, RunsFilter, build_sensor_conte
 
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.instance.environment import sync_series
-from marketdata_assets.defs.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
 from marketdata_assets.defs.run_tags import ended_at
 from marketdata_assets.defs.runs import history as runs_module
 from marketdata_assets.defs.runs.commands import Command
+from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.defs.runs.gaps import look_for_gaps
 from marketdata_assets.defs.sensors import failures, repairs
 from marketdata_assets.defs.sensors import series as series_module
 from marketdata_assets.defs.sensors.repairs import MAX_REPAIRS
 from marketdata_assets.defs.sensors.series import MAX_ATTEMPTS
+from marketdata_assets.domain.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
 from marketdata_assets.domain.monitoring import Topic, VendorUse, Vitals, concerns
-from marketdata_assets.domain.partitions import RANGE_END, RANGE_START, SERIES
-from marketdata_assets.domain.ranges import RangeRun
+from marketdata_assets.domain.partitions import RANGE_END, RANGE_START, SERIES, Rectangle
 from marketdata_assets.domain.run_tags import COMMAND_TAG, PURPOSE_TAG
 from marketdata_assets.domain.series import Series
 from marketdata_assets.pipeline.alerts import AlertError
@@ -280,9 +280,8 @@ def lose_an_hour(platform: Platform, *keys: str, returns_after: int | None = Non
     platform.run_range(date(2023, 6, 29), date(2023, 7, 5), keys[0], keys[-1])
     series = tuple(map(Series.parse, keys))
     look_for_gaps(
-        build_definitions(),
-        platform.instance,
-        [RangeRun(date(2023, 6, 29), date(2023, 7, 5), series)],
+        Runner(build_definitions(), platform.instance),
+        [Rectangle(date(2023, 6, 29), date(2023, 7, 5), series)],
         repair=False,
     )
 
@@ -471,8 +470,8 @@ def test_a_look_that_finds_gaps_is_excused_when_a_command_tells_of_them(
     platform: Platform, tags: dict[str, str], *, gap_stays: bool
 ) -> None:
     lose_an_hour(platform, "SPY:1m")
-    day = RangeRun(HOLE.date(), HOLE.date(), (Series.parse("SPY:1m"),))
-    look_for_gaps(build_definitions(), platform.instance, [day], repair=False, tags=tags)
+    day = Rectangle(HOLE.date(), HOLE.date(), (Series.parse("SPY:1m"),))
+    look_for_gaps(Runner(build_definitions(), platform.instance, tags), [day], repair=False)
     (run,) = platform.instance.get_runs(RunsFilter(job_name=GAPS_JOB), limit=1)
     assert run.status is DagsterRunStatus.FAILURE
     assert runs_module.is_a_gap_that_stays(platform.instance, run) is gap_stays

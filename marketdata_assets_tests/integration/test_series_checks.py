@@ -11,7 +11,7 @@ import pytest
 from marketdata_assets.config import load_settings
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.checks.series import ABOVE_THRESHOLD, FRESH
-from marketdata_assets.defs.jobs import FRESHNESS_JOB, MATRIX_JOB
+from marketdata_assets.domain.jobs import FRESHNESS_JOB, MATRIX_JOB
 from marketdata_assets.pipeline.freshness import freshness_of, stale_rows
 from marketdata_assets.pipeline.health import vitals
 from marketdata_assets.simulator import Fault, FaultKind

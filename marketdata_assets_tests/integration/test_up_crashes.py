@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from marketdata_assets.defs.instance.environment import BATCHING
-from marketdata_assets.defs.jobs import BARS_JOB
-from marketdata_assets.domain.ranges import RangeRun
+from marketdata_assets.domain.jobs import BARS_JOB
+from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import Series
 from marketdata_assets.simulator import FaultKind
 from marketdata_assets.storage.embedded import EmbeddedServer
@@ -67,7 +67,7 @@ class Up:
             return "results" in self.graphql(RUNS)["runsOrError"]
         return False
 
-    def launch(self, run: RangeRun) -> str:
+    def launch(self, run: Rectangle) -> str:
         """Launch ``run`` as the UI does; returns its id."""
         parameters = {
             "selector": {
@@ -149,7 +149,7 @@ def up(environment: dict[str, str], folder: Path, name: str) -> Iterator[Up]:
 def test_crashes_end_runs_and_processes_but_not_the_platform(
     environment: dict[str, str], tmp_path: Path, simulator: SimulatorHandle
 ) -> None:
-    one_week = RangeRun(*DAYS, tuple(map(Series.parse, ("SPY:1h", "SPY:1d"))))
+    one_week = Rectangle(*DAYS, tuple(map(Series.parse, ("SPY:1h", "SPY:1d"))))
     simulator.fail(FaultKind.TIMEOUT, seconds=300)  # a run that asks the vendor stays where it is
     with up(environment, tmp_path, "first") as first:
         # A run whose process is killed, and the code server that would have told.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from marketdata_assets import config
-from marketdata_assets.config import Settings, load_settings
+from marketdata_assets.config import Settings, is_simulator, load_settings
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.timeframe import Timeframe
 
@@ -260,3 +260,17 @@ def test_a_completeness_is_a_percentage(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("MARKETDATA_COMPLETENESS_PERCENT", "101")
     with pytest.raises(ConfigurationError, match="MARKETDATA_COMPLETENESS_PERCENT is wrong"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("url", "simulated"),
+    [
+        ("https://api.polygon.io", False),
+        ("http://127.0.0.1:8765", True),
+        ("http://localhost:8765", True),
+        ("http://[::1]:8765", True),
+        ("https://127.example.com", False),
+    ],
+)
+def test_a_vendor_on_this_machine_is_a_simulator(url: str, *, simulated: bool) -> None:
+    assert is_simulator(url) is simulated

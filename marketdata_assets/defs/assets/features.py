@@ -21,8 +21,9 @@ from marketdata_assets.defs.assets.feature_chart import feature_chart
 from marketdata_assets.defs.assets.picture import markdown_image
 from marketdata_assets.defs.assets.presentation import FEATURES as FRESHNESS
 from marketdata_assets.defs.assets.presentation import OWNERS
-from marketdata_assets.defs.resources.io_manager import PARTITIONS_HELD_BACK, table_metadata
+from marketdata_assets.defs.resources.io_manager import table_metadata
 from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.defs.run_totals import SeriesTotals
 from marketdata_assets.domain.series import Series
 from marketdata_assets.pipeline.features import FeatureReport, FeatureRun
 from marketdata_assets.storage.features import FeatureBatch
@@ -80,12 +81,12 @@ def _batches(
     for line in (*report.notices, *report.held_back_lines()):
         context.log.warning("%s", line)
     context.add_asset_metadata(
-        {
-            "run_bars": MetadataValue.int(report.bars),
-            "run_series_computed": MetadataValue.int(report.series_computed),
-            "run_series_up_to_date": MetadataValue.int(report.series_up_to_date),
-            PARTITIONS_HELD_BACK: MetadataValue.int(len(report.held_back)),
-        }
+        SeriesTotals(
+            bars=report.bars,
+            series_computed=report.series_computed,
+            series_up_to_date=report.series_up_to_date,
+            partitions_held_back=len(report.held_back),
+        ).to_metadata()
     )
     yield FeatureBatch(shown=partial(_shown, report))
 

@@ -24,6 +24,7 @@ from marketdata_assets.defs.instance.internals import add_partition_metadata
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.defs.run_totals import RowTotals
 from marketdata_assets.domain.gaps import LOSSES, MAX_ATTEMPTS, GapState
 from marketdata_assets.domain.partitions import days_by_series
 from marketdata_assets.domain.series import Series
@@ -138,9 +139,7 @@ def _metadata(outcome: GapOutcome) -> dict[str, MetadataValue]:
         )
     return {
         **counts,
-        "run_rows_inserted": MetadataValue.int(outcome.rows.inserted),
-        "run_rows_changed": MetadataValue.int(outcome.rows.changed),
-        "run_rows_unchanged": MetadataValue.int(outcome.rows.unchanged),
+        **RowTotals(outcome.rows.inserted, outcome.rows.changed, outcome.rows.unchanged).to_metadata(),
         "run_missing_bars": MetadataValue.int(int(lost["missing_bars"].sum())),
         "worst": MetadataValue.md(gap_table(lost.head(_WORST))),
         **request_metadata(total),

@@ -14,15 +14,14 @@ from dagster import (
     multi_asset_check,
 )
 
-from marketdata_assets.defs.checks.verdict import Scope, scope_of, verdict
+from marketdata_assets.defs.checks.verdict import scope_of, verdict
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.gates import FAULT_SCHEMA
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.pipeline.adjusted import SPLITTING, adjusted_as_far_as_known, unchecked_symbols
+from marketdata_assets.pipeline.adjusted import adjusted_as_far_as_known, symbols_without_splits
 from marketdata_assets.pipeline.gates import Stretch, failing_partitions, incomplete_in, stretches
 from marketdata_assets.storage.connection import Database
-from marketdata_assets.storage.symbols import list_symbols
 
 COMPLETE: Final = "features_complete"
 _DESCRIPTION: Final = """\
@@ -49,7 +48,7 @@ def feature_checks() -> AssetChecksDefinition:
         with postgres.database() as database:
             scope = scope_of(context, database)
             held = failing_partitions(database, scope.windows)
-            unadjusted = _never_asked(database, scope)
+            unadjusted = symbols_without_splits(database, scope.rectangle.series)
             refused: dict[str, list[date]] = {}
             for stretch in stretches(database, scope.windows):
                 bars += stretch.bars.height
@@ -103,10 +102,3 @@ def _divided(database: Database, stretch: Stretch) -> dict[str, list[date]]:
     today = calendar.local_day(datetime.now(UTC))
     _, refused = adjusted_as_far_as_known(database, stretch.bars, stretch.asset_class, as_of=today)
     return {symbol: [calendar.local_day(opened) for opened in opens] for symbol, opens in refused.items()}
-
-
-def _never_asked(database: Database, scope: Scope) -> list[str]:
-    """The symbols of ``scope`` whose splits were never asked for: they get no features."""
-    symbols = {one.symbol for one in scope.rectangle.series}
-    splitting = [one.symbol for one in list_symbols(database) if one.asset_class in SPLITTING]
-    return unchecked_symbols(database, [symbol for symbol in splitting if symbol in symbols])

@@ -20,6 +20,7 @@ from marketdata_assets.defs.checks.verdict import table_cell
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.completeness import Status, below_threshold
 from marketdata_assets.domain.freshness import Freshness
+from marketdata_assets.domain.wording import name_first
 from marketdata_assets.pipeline.freshness import freshness_of, stale_rows
 from marketdata_assets.storage.completeness import read_matrix
 
@@ -132,9 +133,8 @@ def _series_verdict(
     names = [
         f"{symbol}:{timeframe}" for symbol, timeframe in failing.select("symbol", "timeframe").iter_rows()
     ]
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""  # noqa: PLR2004 - as shown below
     said = (
-        f"{len(names):,} of {counts['series']:,} series are not {noun}: {', '.join(names[:3])}{more}."
+        f"{len(names):,} of {counts['series']:,} series are not {noun}: {name_first(names, 3)}."
         if names
         else f"All of {counts['series']:,} series are {noun}."
     )

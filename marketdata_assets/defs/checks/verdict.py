@@ -10,7 +10,8 @@ import polars as pl
 from dagster import AssetCheckEvaluation, AssetCheckSeverity, MetadataValue, Output
 
 from marketdata_assets.domain.gates import stops_run
-from marketdata_assets.domain.partitions import SERIES, Rectangle, run_partitions
+from marketdata_assets.domain.partitions import SERIES, Rectangle
+from marketdata_assets.domain.wording import counted, name_first, one_line
 from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets.storage.symbols import list_symbols
 
@@ -57,7 +58,7 @@ def scope_of(context: AssetCheckExecutionContext, database: Database) -> Scope:
     Raises:
         ConfigurationError: A series of the run is no longer tracked.
     """
-    rectangle = run_partitions(context.run.tags, context.instance.get_dynamic_partitions(SERIES))
+    rectangle = Rectangle.from_tags(context.run.tags, context.instance.get_dynamic_partitions(SERIES))
     if rectangle is None:
         today = datetime.now(UTC).date()
         active = (one for symbol in list_symbols(database, active_only=True) for one in symbol.series)
@@ -118,18 +119,14 @@ def _sentence(scope: Scope, worst: pl.DataFrame, failing: int, held_back: int) -
     partitions = scope.rectangle.size
     beside = f", {held_back:,} held back" if held_back else ""
     if not failing:
-        return f"{_counted(partitions - held_back)} pass{beside}."
+        return f"{counted(partitions - held_back, 'partition')} pass{beside}."
     named = list(
         dict.fromkeys(
             f"{symbol}:{timeframe} {day}" for symbol, timeframe, day in worst.select(_PARTITION).iter_rows()
         )
     )
-    more = f" and {failing - _NAMED:,} more" if failing > _NAMED else ""
-    return f"{failing:,} of {_counted(partitions)} fail{beside}: {', '.join(named[:_NAMED])}{more}."
-
-
-def _counted(partitions: int) -> str:
-    return f"{partitions:,} partition{'' if partitions == 1 else 's'}"
+    shown = name_first(named, _NAMED, total=failing)
+    return f"{failing:,} of {counted(partitions, 'partition')} fail{beside}: {shown}."
 
 
 def fault_table(faults: pl.DataFrame) -> str:
@@ -150,4 +147,4 @@ def fault_table(faults: pl.DataFrame) -> str:
 
 def table_cell(text: str) -> str:
     """``text`` as a cell of a Markdown table: one line, no bar."""
-    return " ".join(text.split()).replace("|", "\\|")
+    return one_line(text).replace("|", "\\|")

@@ -23,6 +23,7 @@ from marketdata_assets.defs.instance.internals import add_partition_metadata, re
 from marketdata_assets.defs.metadata import integer_of
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.postgres import PostgresResource
+from marketdata_assets.defs.run_totals import BarTotals, HeldBackTotals, WrittenTotals
 from marketdata_assets.domain.bars import KEY
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.partitions import parse_key
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
 
 LOOKBACK_BARS = "lookback_bars"
 """Input metadata: how many bars before each window come with it."""
-
-PARTITIONS_HELD_BACK = "run_partitions_held_back"
-"""Output metadata: how many partitions of the run get nothing: a check holds them back, or something is not there."""
 
 COLUMNS = "columns"
 """Input metadata: which columns to read; default all."""
@@ -94,8 +92,8 @@ class PostgresIOManager(ConfigurableIOManager):
             reasons = Counter(held_back[key] for key in asked)
             why = "; ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
             message = f"{table.name}: none of the {len(asked):,} partitions gets any: {why}"
-            held = MetadataValue.int(len(asked))
-            raise Failure(description=message, metadata={PARTITIONS_HELD_BACK: held}, allow_retries=False)
+            held = HeldBackTotals(len(asked)).to_metadata()
+            raise Failure(description=message, metadata=held, allow_retries=False)
         if len(keys) < len(asked):
             record_only(context, keys)
         rows = _partition_rows(database, table, keys)
@@ -148,19 +146,13 @@ class _Written:
             self.shown = batch.shown or self.shown
 
     def metadata(self, table: Table) -> dict[str, MetadataValue]:
-        """The counts, in rows: those of the run, which each of its partitions carries, begin with ``run_``."""
+        """The counts, in rows: the totals of the run, and how many bars are stored."""
         if table is FEATURES:
-            return {
-                "run_rows_written": MetadataValue.int(self._features.written),
-                "run_rows_replaced": MetadataValue.int(self._features.deleted),
-            }
-        return {
-            "dagster/row_count": MetadataValue.int(count_rows(self._database)),
-            "run_rows_inserted": MetadataValue.int(self._bars.inserted),
-            "run_rows_changed": MetadataValue.int(self._bars.changed),
-            "run_rows_unchanged": MetadataValue.int(self._bars.unchanged),
-            "run_rows_quarantined": MetadataValue.int(self._quarantined),
-        }
+            return WrittenTotals(self._features.written, self._features.deleted).to_metadata()
+        bars = BarTotals(
+            self._bars.inserted, self._bars.changed, self._bars.unchanged, rows_quarantined=self._quarantined
+        )
+        return {"dagster/row_count": MetadataValue.int(count_rows(self._database)), **bars.to_metadata()}
 
 
 def _partition_rows(database: Database, table: Table, keys: Sequence[str]) -> dict[str, int]:

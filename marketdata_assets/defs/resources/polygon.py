@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from dagster import ConfigurableResource
 from pydantic import Field, SecretStr
 
-from marketdata_assets.config import is_loopback, load_settings
+from marketdata_assets.config import is_simulator, load_settings
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.polygon import vendor
 from marketdata_assets.polygon.client import RetryPolicy, Timeouts
@@ -58,7 +58,7 @@ class PolygonResource(ConfigurableResource[None]):
     @property
     def is_simulated(self) -> bool:
         """Whether the vendor is on this machine, which only a simulator is. Raises :class:`ConfigurationError`."""
-        return is_loopback(self.base_url or load_settings().polygon_base_url)
+        return is_simulator(self.base_url or load_settings().polygon_base_url)
 
     def ready(self) -> Self:
         """This resource. Raises :class:`ConfigurationError` when the key is not set."""

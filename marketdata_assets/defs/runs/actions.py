@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from marketdata_assets.defs.assets.corporate_actions import IN_PLAN
-from marketdata_assets.defs.jobs import CORPORATE_ACTIONS_JOB
 from marketdata_assets.defs.metadata import integer_of
-from marketdata_assets.defs.runs.execution import execute_job, reason_of, reasons_by_step
+from marketdata_assets.defs.runs.execution import reason_of, reasons_by_step
 from marketdata_assets.domain.actions import ActionKind
 from marketdata_assets.domain.errors import MarketDataError
+from marketdata_assets.domain.jobs import CORPORATE_ACTIONS_JOB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dagster import DagsterInstance, Definitions
+    from marketdata_assets.defs.runs.execution import Runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +32,14 @@ class ActionsReport:
     requests: int = 0
 
 
-def refresh_actions(
-    definitions: Definitions, instance: DagsterInstance, *, tags: Mapping[str, str] | None = None
-) -> list[ActionsReport]:
+def refresh_actions(runner: Runner) -> list[ActionsReport]:
     """Execute a run of ``splits``, ``dividends`` and ``earnings`` over every active stock and ETF.
 
     Raises:
         ConfigurationError: A setting is wrong.
         MarketDataError: A kind failed; the others are stored.
     """
-    result = execute_job(definitions, instance, job=CORPORATE_ACTIONS_JOB, config={}, tags=tags or {})
+    result = runner.execute(CORPORATE_ACTIONS_JOB)
     if not result.success:
         reasons = reasons_by_step(result)
         # In one order, whichever failed first. Each says which kind and which symbols it is about.

@@ -7,21 +7,23 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from marketdata_assets.defs.runs.bars import BarsOutcome, bring_bars
 from marketdata_assets.defs.runs.commands import run_ids
+from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.defs.runs.features import FeaturesOutcome, compute
 from marketdata_assets.defs.runs.gaps import look_for_gaps, repair_runs
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA, due_days, ended_series
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.domain.gaps import LOSSES, GapState
+from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.ranges import feature_runs, range_runs
 from marketdata_assets.domain.scans import scan_windows
 from marketdata_assets.domain.series import Series, with_siblings
-from marketdata_assets.pipeline.adjusted import SPLITTING, unchecked_symbols
+from marketdata_assets.pipeline.adjusted import symbols_without_splits
 from marketdata_assets.pipeline.idle import (
     bars_are_current,
     is_instance_in_order,
@@ -40,16 +42,15 @@ from marketdata_assets.storage.completeness import (
     read_unchecked,
 )
 from marketdata_assets.storage.gaps import LISTED_SCHEMA, gap_rows, list_gaps
-from marketdata_assets.storage.symbols import list_symbols
+from marketdata_assets.storage.symbols import asset_classes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import date
 
     from dagster import DagsterInstance, Definitions
 
     from marketdata_assets.defs.runs.commands import Command
-    from marketdata_assets.domain.ranges import RangeRun
     from marketdata_assets.storage.connection import Database
     from marketdata_assets.storage.rows import Session
 
@@ -75,6 +76,11 @@ class BackfillRequest:
     with_features: bool = True
 
     @property
+    def rectangle(self) -> Rectangle:
+        """The partitions."""
+        return Rectangle(self.first, self.last, self.series)
+
+    @property
     def stages(self) -> list[Stage]:
         """The stages in order."""
         return [one for one in Stage if self.with_features or one is not Stage.FEATURES]
@@ -83,10 +89,10 @@ class BackfillRequest:
 class BackfillProgress:
     """Is told how far a backfill is; this one keeps silent."""
 
-    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[RangeRun], *, is_idle: bool) -> None:
+    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[Rectangle], *, is_idle: bool) -> None:
         """``stage`` begins, the ``place``-th ``of`` all, with ``runs`` to execute; ``is_idle`` when it does nothing."""
 
-    def run(self, run: RangeRun) -> None:
+    def run(self, run: Rectangle) -> None:
         """``run`` begins; the one before it has ended."""
 
 
@@ -165,10 +171,8 @@ def execute(
     started = time.monotonic()
     status = "failed"
     try:
-        stages = _Stages(
-            definitions, instance, database, ordered, outcome, progress, earliest, tags=command.tags
-        )
-        stages.execute(begun)
+        runner = Runner(definitions, instance, command.tags, progress.run)
+        _Stages(runner, database, ordered, outcome, progress, earliest).execute(begun)
         status = "ok" if outcome.is_whole else "failed"
     finally:
         outcome.duration_seconds = time.monotonic() - started
@@ -178,7 +182,7 @@ def execute(
 
 
 def execute_idle(
-    database: Database, request: BackfillRequest, *, earliest: date, progress: BackfillProgress
+    database: Database, request: BackfillRequest, *, earliest: date, progress: BackfillProgress, now: datetime
 ) -> Outcome | None:
     """Carry out ``request`` without Dagster when no stage has anything to do; else return None and do nothing.
 
@@ -189,21 +193,19 @@ def execute_idle(
     """
     started = time.monotonic()
     require_right_clock(database)
-    now = datetime.now(UTC)
-    first, last = request.first, request.last
     is_idle = (
         not request.force
         and is_instance_in_order(database)
-        and bars_are_current(database, request.series, first=first, last=last, now=now)
-        and scans_are_current(database, request.series, first=first, last=last, now=now)
-        and not (request.with_features and _unchecked_splits(database, request.series))
+        and bars_are_current(database, request.rectangle, now=now)
+        and scans_are_current(database, request.rectangle, now=now)
+        and not (request.with_features and symbols_without_splits(database, request.series))
         and not (request.with_features and stale_days(database, request.series, earliest, now=now))
         and matrix_is_current(database, now.date())
     )
     if not is_idle:
         return None
     outcome = Outcome(str(uuid.uuid4()), request)
-    _conclude(database, outcome, now)
+    _conclude(database, outcome, begun=now, now=now)
     if not outcome.gaps_in(GapState.OPEN).is_empty():
         return None
     for position, stage in enumerate(request.stages, 1):
@@ -214,8 +216,8 @@ def execute_idle(
     return outcome
 
 
-def _conclude(database: Database, outcome: Outcome, begun: datetime) -> None:
-    """Read into ``outcome`` what the store holds at the end of the backfill that began at ``begun``."""
+def _conclude(database: Database, outcome: Outcome, *, begun: datetime, now: datetime) -> None:
+    """Read into ``outcome`` what the store holds at ``now``, the end of the backfill that began at ``begun``."""
     request = outcome.request
     outcome.gaps = _list_gaps(database, request, request.series).filter(
         (pl.col("state") != GapState.FILLED.value) | (pl.col("resolved_at") >= begun)
@@ -224,43 +226,33 @@ def _conclude(database: Database, outcome: Outcome, begun: datetime) -> None:
     outcome.matrix = read_matrix(database, {one.symbol for one in request.series}).join(
         outcome.completeness, on=["symbol", "timeframe"], how="semi"
     )
-    outcome.ended = ended_series(outcome.matrix, due_days(active_series(database), datetime.now(UTC)))
+    outcome.ended = ended_series(outcome.matrix, due_days(active_series(database), now))
     # Of these days alone: what is missing of the others is for `status` and `matrix`.
     outcome.unchecked = read_unchecked(
         database,
         incomplete_series(outcome.matrix),
         request.first,
         request.last + timedelta(days=1),
-        now=datetime.now(UTC),
+        now=now,
     )
 
 
 def _list_gaps(database: Database, request: BackfillRequest, series: Iterable[Series]) -> pl.DataFrame:
     """List the gaps of ``series`` and of their siblings in the windows that a scan of ``request`` covers."""
     chosen = list(series)
-    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+    classes = asset_classes(database)
     days = dict.fromkeys(chosen, (request.first, request.last))
     return list_gaps(database, scan_windows(days, with_siblings(chosen, active_series(database)), classes))
 
 
-def _unchecked_splits(database: Database, series: Iterable[Series]) -> list[str]:
-    """The symbols of ``series`` whose splits were never asked for: without them they get no features."""
-    classes = {one.symbol: one.asset_class for one in list_symbols(database)}
-    return list(
-        unchecked_symbols(database, {one.symbol for one in series if classes[one.symbol] in SPLITTING})
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class _Stages:
-    definitions: Definitions
-    instance: DagsterInstance
+    runner: Runner
     database: Database
     ordered: Sequence[str]
     outcome: Outcome
     progress: BackfillProgress
     earliest: date
-    tags: Mapping[str, str]
 
     def execute(self, begun: datetime) -> None:
         request = self.outcome.request
@@ -271,20 +263,22 @@ class _Stages:
         if request.with_features:
             self._features()
         self._matrix()
-        _conclude(self.database, self.outcome, begun)
+        _conclude(self.database, self.outcome, begun=begun, now=datetime.now(UTC))
 
-    def _to_bring(self, runs: Sequence[RangeRun]) -> list[RangeRun]:
+    def _to_bring(self, runs: Sequence[Rectangle]) -> list[Rectangle]:
         """Those of ``runs`` that have something to request, to roll up or to record."""
         if self.outcome.request.force:
             return list(runs)
-        return [run for run in runs if not bars_are_current(self.database, **_rectangle(run))]
+        now = datetime.now(UTC)
+        return [run for run in runs if not bars_are_current(self.database, run, now=now)]
 
-    def _to_scan(self, runs: Sequence[RangeRun]) -> list[RangeRun]:
+    def _to_scan(self, runs: Sequence[Rectangle]) -> list[Rectangle]:
         """Those of ``runs`` whose scan can find something new; all of them once this backfill has stored a bar."""
-        bars = self.outcome.bars
+        bars = self.outcome.bars.totals
         if self.outcome.request.force or bars.rows_inserted or bars.rows_changed or bars.rows_quarantined:
             return list(runs)
-        return [run for run in runs if not scans_are_current(self.database, **_rectangle(run))]
+        now = datetime.now(UTC)
+        return [run for run in runs if not scans_are_current(self.database, run, now=now)]
 
     def _matrix(self) -> None:
         if not self.outcome.request.force and matrix_is_current(self.database, datetime.now(UTC).date()):
@@ -293,31 +287,15 @@ class _Stages:
         from marketdata_assets.defs.runs.matrix import refresh_matrix
 
         self._begin(Stage.MATRIX, [], is_idle=False)
-        refresh_matrix(self.definitions, self.instance, tags=self.tags)
+        refresh_matrix(self.runner)
 
-    def _bars(self, runs: Sequence[RangeRun]) -> None:
+    def _bars(self, runs: Sequence[Rectangle]) -> None:
         self._begin(Stage.BARS, runs)
-        bring_bars(
-            self.definitions,
-            self.instance,
-            runs,
-            force=self.outcome.request.force,
-            tags=self.tags,
-            outcome=self.outcome.bars,
-            on_run=self.progress.run,
-        )
+        bring_bars(self.runner, runs, force=self.outcome.request.force, outcome=self.outcome.bars)
 
-    def _look(self, stage: Stage, runs: Sequence[RangeRun], *, repair: bool) -> None:
+    def _look(self, stage: Stage, runs: Sequence[Rectangle], *, repair: bool) -> None:
         self._begin(stage, runs)
-        look_for_gaps(
-            self.definitions,
-            self.instance,
-            runs,
-            repair=repair,
-            tags=self.tags,
-            bars=self.outcome.bars if repair else None,
-            on_run=self.progress.run,
-        )
+        look_for_gaps(self.runner, runs, repair=repair, bars=self.outcome.bars if repair else None)
 
     def _features(self) -> None:
         # First: what it finds puts whole histories out of date.
@@ -325,29 +303,22 @@ class _Stages:
         days = stale_days(self.database, self.outcome.request.series, self.earliest, now=datetime.now(UTC))
         runs = feature_runs(self.ordered, days)
         self._begin(Stage.FEATURES, runs)
-        compute(
-            self.definitions,
-            self.instance,
-            runs,
-            tags=self.tags,
-            outcome=self.outcome.features,
-            on_run=self.progress.run,
-        )
+        compute(self.runner, runs, outcome=self.outcome.features)
 
     def _check_splits(self, series: Iterable[Series]) -> None:
         """Ask for splits when those of a symbol were never asked for: without them it gets no features."""
-        if not _unchecked_splits(self.database, series):
+        if not symbols_without_splits(self.database, series):
             return
         from marketdata_assets.defs.runs.actions import refresh_actions
 
         try:
-            refresh_actions(self.definitions, self.instance, tags=self.tags)
+            refresh_actions(self.runner)
         except ConfigurationError:
             raise
         except MarketDataError as error:
             self.outcome.features.failures.append(str(error))
 
-    def _begin(self, stage: Stage, runs: Sequence[RangeRun], *, is_idle: bool | None = None) -> None:
+    def _begin(self, stage: Stage, runs: Sequence[Rectangle], *, is_idle: bool | None = None) -> None:
         stages = self.outcome.request.stages
         self.progress.stage(
             stage,
@@ -357,17 +328,13 @@ class _Stages:
             is_idle=not runs if is_idle is None else is_idle,
         )
 
-    def _repairs(self, runs: Sequence[RangeRun]) -> list[RangeRun]:
-        classes = {one.symbol: one.asset_class for one in list_symbols(self.database)}
+    def _repairs(self, runs: Sequence[Rectangle]) -> list[Rectangle]:
+        classes = asset_classes(self.database)
         # A run may hold more than was asked for; what it found is repaired as well.
         gaps = _list_gaps(self.database, self.outcome.request, (one for run in runs for one in run.series))
         open_to_repair = gaps.filter(~pl.col("symbol").is_in(list(self.outcome.failures)))
         request = self.outcome.request
         return repair_runs(self.ordered, open_to_repair, classes, request.first, request.last)
-
-
-def _rectangle(run: RangeRun) -> dict[str, Any]:
-    return {"series": run.series, "first": run.first_day, "last": run.last_day, "now": datetime.now(UTC)}
 
 
 def _begin_history(database: Database, outcome: Outcome) -> datetime:
@@ -403,14 +370,14 @@ def summary(outcome: Outcome) -> dict[str, object]:
         "symbols": len(symbols),
         "successes": len(symbols - set(outcome.failures)),
         "failures": outcome.failures,
-        "rows_inserted": outcome.bars.rows_inserted,
-        "rows_changed": outcome.bars.rows_changed,
-        "rows_unchanged": outcome.bars.rows_unchanged,
-        "rows_quarantined": outcome.bars.rows_quarantined,
+        "rows_inserted": outcome.bars.totals.rows_inserted,
+        "rows_changed": outcome.bars.totals.rows_changed,
+        "rows_unchanged": outcome.bars.totals.rows_unchanged,
+        "rows_quarantined": outcome.bars.totals.rows_quarantined,
         "gaps_found": outcome.gaps.height,
         **{f"gaps_{state.value}": outcome.gaps_in(state).height for state in GapState},
-        "features_written": outcome.features.rows_written,
-        "features_held_back": outcome.features.partitions_held_back,
+        "features_written": outcome.features.totals.rows_written,
+        "features_held_back": outcome.features.totals.partitions_held_back,
         "features_failures": outcome.features.failures,
         "requests": outcome.requests,
         "pages": outcome.pages,

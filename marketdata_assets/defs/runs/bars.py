@@ -5,38 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from marketdata_assets.defs.runs.execution import execute_range, failure_metadata, reason_of
+from marketdata_assets.defs.run_totals import BarTotals
+from marketdata_assets.defs.runs.execution import failure_metadata, reason_of, run_metadata
 from marketdata_assets.domain.ranges import range_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
+    from dagster import ExecuteInProcessResult
 
-    from marketdata_assets.domain.ranges import RangeRun
+    from marketdata_assets.defs.runs.execution import Runner
+    from marketdata_assets.domain.partitions import Rectangle
 
 
 @dataclass(slots=True)
 class BarsOutcome:
-    """What runs of ``ohlcv`` did. Rows count bars over all series; ``failures`` holds one line per symbol."""
+    """The outcome of runs of ``ohlcv``. Totals count bars over all series; ``failures`` holds one line per symbol."""
 
-    rows_inserted: int = 0
-    rows_changed: int = 0
-    rows_unchanged: int = 0
-    rows_quarantined: int = 0
+    totals: BarTotals = field(default_factory=BarTotals)
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def bring_bars(
-    definitions: Definitions,
-    instance: DagsterInstance,
-    runs: Sequence[RangeRun],
-    *,
-    force: bool,
-    tags: Mapping[str, str],
-    outcome: BarsOutcome,
-    on_run: Callable[[RangeRun], None],
-) -> None:
+def bring_bars(runner: Runner, runs: Sequence[Rectangle], *, force: bool, outcome: BarsOutcome) -> None:
     """Execute ``runs`` in order, adding to ``outcome``. A symbol that fails does not stop the others.
 
     When a run loses a symbol, Dagster records none of its partitions; the others are stored all the same, so
@@ -45,10 +35,9 @@ def bring_bars(
     Raises:
         ConfigurationError: A setting is wrong (the key, say): every other run would fail like this one.
     """
-    bringer = _Bringer(definitions, instance, tags, outcome)
     for run in runs:
-        on_run(run)
-        result = bringer.execute(run, {"force": force})
+        runner.on_run(run)
+        result = _execute(runner, run, {"force": force}, outcome)
         if _is_recorded(result):
             continue
         named = _given_up(result)
@@ -61,32 +50,21 @@ def bring_bars(
         sound = [one for one in run.series if one.symbol not in named]
         # Contiguous in the run's own order, which is a stretch of Dagster's.
         ordered = [one.key for one in run.series]
-        for again in range_runs(ordered, sound, run.first_day, run.last_day):
-            recorded = bringer.execute(again, {"ask_vendor": False})
+        for again in range_runs(ordered, sound, run.first, run.last):
+            recorded = _execute(runner, again, {"ask_vendor": False}, outcome)
             if not _is_recorded(recorded):
                 outcome.failures |= dict.fromkeys((one.symbol for one in again.series), reason_of(recorded))
 
 
-@dataclass(frozen=True, slots=True)
-class _Bringer:
-    definitions: Definitions
-    instance: DagsterInstance
-    tags: Mapping[str, str]
-    outcome: BarsOutcome
+def _execute(
+    runner: Runner, run: Rectangle, config: Mapping[str, object], outcome: BarsOutcome
+) -> ExecuteInProcessResult:
+    from marketdata_assets.domain.jobs import BARS_JOB
 
-    def execute(self, run: RangeRun, config: Mapping[str, object]) -> ExecuteInProcessResult:
-        from marketdata_assets.defs.jobs import BARS_JOB
-
-        result = execute_range(
-            self.definitions, self.instance, run, job=BARS_JOB, config={"ohlcv": config}, tags=self.tags
-        )
-        # Every partition of a range run carries the totals of the run; a run that gave up on a symbol tells them, too.
-        told = [event.materialization.metadata for event in result.get_asset_materialization_events()[:1]]
-        for metadata in told or [failure_metadata(result)]:
-            for name in ("rows_inserted", "rows_changed", "rows_unchanged", "rows_quarantined"):
-                if (count := metadata.get(f"run_{name}")) is not None:
-                    setattr(self.outcome, name, getattr(self.outcome, name) + int(str(count.value)))
-        return result
+    result = runner.execute(BARS_JOB, run, config={"ohlcv": config})
+    # A run that gave up on a symbol records its totals with the failure.
+    outcome.totals += BarTotals.from_metadata(run_metadata(result) or failure_metadata(result))
+    return result
 
 
 def _is_recorded(result: ExecuteInProcessResult) -> bool:

@@ -5,63 +5,41 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from marketdata_assets.defs.runs.execution import execute_range, failure_metadata, reason_of
+from marketdata_assets.defs.run_totals import FeatureTotals
+from marketdata_assets.defs.runs.execution import failure_metadata, reason_of, run_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from dagster import DagsterInstance, Definitions
-
-    from marketdata_assets.domain.ranges import RangeRun
+    from marketdata_assets.defs.runs.execution import Runner
+    from marketdata_assets.domain.partitions import Rectangle
 
 
 @dataclass(slots=True)
 class FeaturesOutcome:
-    """What runs of ``features`` did. ``failures`` holds one line for each run that recorded nothing."""
+    """The outcome of runs of ``features``. ``failures`` holds one line for each run that recorded nothing."""
 
-    rows_written: int = 0
-    series_computed: int = 0
-    partitions_held_back: int = 0
+    totals: FeatureTotals = field(default_factory=FeatureTotals)
     failures: list[str] = field(default_factory=list)
 
 
 def compute(
-    definitions: Definitions,
-    instance: DagsterInstance,
-    runs: Sequence[RangeRun],
-    *,
-    force: bool = False,
-    tags: Mapping[str, str] | None = None,
-    outcome: FeaturesOutcome,
-    on_run: Callable[[RangeRun], None] = lambda _: None,
+    runner: Runner, runs: Sequence[Rectangle], *, force: bool = False, outcome: FeaturesOutcome
 ) -> None:
     """Execute ``runs`` of ``features`` in order, adding to ``outcome``. A run that fails stops no other.
 
     Raises:
         ConfigurationError: A setting is wrong.
     """
-    from marketdata_assets.defs.jobs import FEATURES_JOB
-    from marketdata_assets.defs.resources.io_manager import PARTITIONS_HELD_BACK
+    from marketdata_assets.domain.jobs import FEATURES_JOB
 
     for run in runs:
-        on_run(run)
-        result = execute_range(
-            definitions,
-            instance,
-            run,
-            job=FEATURES_JOB,
-            config={"features": {"force": force}},
-            tags=tags or {},
-        )
-        told = result.get_asset_materialization_events()[:1]
-        held_back = failure_metadata(result).get(PARTITIONS_HELD_BACK)
-        if held_back is not None:
-            # Why is told by the checks; there was nothing to compute.
-            outcome.partitions_held_back += int(str(held_back.value))
-        elif not told:
-            where = f"{run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}"
+        runner.on_run(run)
+        result = runner.execute(FEATURES_JOB, run, config={"features": {"force": force}})
+        recorded = run_metadata(result)
+        totals = FeatureTotals.from_metadata(recorded or failure_metadata(result))
+        outcome.totals += totals
+        # A run whose every partition is held back is not a failure: the checks report why.
+        if not (recorded or totals.partitions_held_back):
+            where = f"{run.series[0]} … {run.series[-1]}, {run.first} to {run.last}"
             outcome.failures.append(f"features of {where}: {reason_of(result)}")
-        for event in told:
-            facts = event.materialization.metadata
-            for name in ("rows_written", "series_computed", "partitions_held_back"):
-                setattr(outcome, name, getattr(outcome, name) + int(str(facts[f"run_{name}"].value)))

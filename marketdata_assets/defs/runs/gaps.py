@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, timedelta
 from typing import TYPE_CHECKING
 
-from marketdata_assets.defs.runs.execution import execute_range, reason_of
+from marketdata_assets.defs.run_totals import BarTotals
+from marketdata_assets.defs.runs.execution import reason_of, run_metadata
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.gaps import GapState
@@ -14,26 +15,19 @@ from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import date
 
     import polars as pl
-    from dagster import DagsterInstance, Definitions
 
     from marketdata_assets.defs.runs.bars import BarsOutcome
-    from marketdata_assets.domain.ranges import RangeRun
+    from marketdata_assets.defs.runs.execution import Runner
+    from marketdata_assets.domain.partitions import Rectangle
     from marketdata_assets.domain.series import AssetClass
 
 
 def look_for_gaps(
-    definitions: Definitions,
-    instance: DagsterInstance,
-    runs: Sequence[RangeRun],
-    *,
-    repair: bool,
-    tags: Mapping[str, str] | None = None,
-    bars: BarsOutcome | None = None,
-    on_run: Callable[[RangeRun], None] = lambda _: None,
+    runner: Runner, runs: Sequence[Rectangle], *, repair: bool, bars: BarsOutcome | None = None
 ) -> None:
     """Execute ``runs`` of ``gap_report`` in order, asking again for what is missing with ``repair``.
 
@@ -43,29 +37,21 @@ def look_for_gaps(
         ConfigurationError: A setting is wrong.
         MarketDataError: A run failed; the runs before it are recorded.
     """
-    from marketdata_assets.defs.jobs import GAPS_JOB
+    from marketdata_assets.domain.jobs import GAPS_JOB
 
     for run in runs:
-        on_run(run)
-        result = execute_range(
-            definitions,
-            instance,
-            run,
-            job=GAPS_JOB,
-            config={"gap_report": {"repair": repair}},
-            tags=tags or {},
-        )
+        runner.on_run(run)
+        result = runner.execute(GAPS_JOB, run, config={"gap_report": {"repair": repair}})
         # A check that failed afterwards is what the report is for.
-        if not result.get_asset_materialization_events():
+        recorded = run_metadata(result)
+        if not recorded:
             message = (
-                f"gaps of {run.series[0]} … {run.series[-1]}, {run.first_day} to {run.last_day}, could not be"
+                f"gaps of {run.series[0]} … {run.series[-1]}, {run.first} to {run.last}, could not be"
                 f" looked for: {reason_of(result)}"
             )
             raise MarketDataError(message)
         if bars is not None:
-            facts = result.get_asset_materialization_events()[0].materialization.metadata
-            for name in ("rows_inserted", "rows_changed", "rows_unchanged"):
-                setattr(bars, name, getattr(bars, name) + int(str(facts[f"run_{name}"].value)))
+            bars.totals += BarTotals.from_metadata(recorded)
 
 
 def repair_runs(
@@ -74,7 +60,7 @@ def repair_runs(
     classes: Mapping[str, AssetClass],
     first: date,
     last: date,
-) -> list[RangeRun]:
+) -> list[Rectangle]:
     """The runs that ask again for the open ones of ``gaps`` within the days ``first`` to ``last``.
 
     ``gaps`` has symbol, timeframe, state, day (the local date of the start) and gap_end; ``classes`` the asset

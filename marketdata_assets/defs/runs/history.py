@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from dagster import DagsterEventType, RunsFilter
 
 from marketdata_assets.defs.instance.internals import next_tick, running_schedules
-from marketdata_assets.defs.jobs import (
-    BARS_JOB,
-    CORPORATE_ACTIONS_JOB,
-    FEATURES_JOB,
-    FRESHNESS_JOB,
-    GAPS_JOB,
-    HISTORY_JOB,
-    MATRIX_JOB,
-)
-from marketdata_assets.defs.retention import RETENTION_JOB
+from marketdata_assets.domain.jobs import JOBS, UI_JOB, is_only_a_failed_check, may_leave_gaps
 from marketdata_assets.domain.monitoring import JobRun, NextTick, Runs
-from marketdata_assets.domain.run_tags import COMMAND_TAG, PURPOSE_TAG, Purpose
+from marketdata_assets.domain.run_tags import PURPOSE_TAG
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun, RunRecord
-
-_CHECK_FAILED: Final = "DagsterAssetCheckFailedError"
-"""How Dagster names the error of a step whose blocking check failed."""
-_UI_JOB: Final = "__ASSET_JOB"
-"""How Dagster names the job of assets that somebody materializes in the UI."""
-_JOBS: Final = (
-    BARS_JOB,
-    HISTORY_JOB,
-    GAPS_JOB,
-    FEATURES_JOB,
-    MATRIX_JOB,
-    CORPORATE_ACTIONS_JOB,
-    FRESHNESS_JOB,
-    RETENTION_JOB,
-    _UI_JOB,
-)
 
 
 def runs_of(instance: DagsterInstance, now: datetime) -> Runs:
@@ -50,24 +25,19 @@ def runs_of(instance: DagsterInstance, now: datetime) -> Runs:
 
 
 def is_a_gap_that_stays(instance: DagsterInstance, run: DagsterRun) -> bool:
-    """Whether the failed ``run`` did all it could, and only the check failed that says what is missing.
-
-    A repair of the daemon, or a command's look for gaps: its own output tells of them.
-    """
-    is_repair = run.tags.get(PURPOSE_TAG) == Purpose.GAP_REPAIR
-    is_look = run.job_name == GAPS_JOB and COMMAND_TAG in run.tags
-    if not (is_repair or is_look):
+    """Whether the failed ``run`` did all it could, and only the check failed that says what is missing."""
+    if not may_leave_gaps(run.job_name, run.tags):
         return False
     records = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.STEP_FAILURE).records
     events = [record.event_log_entry.dagster_event for record in records]
     errors = [event.step_failure_data.error for event in events if event is not None]
-    return bool(errors) and all(error is not None and error.cls_name == _CHECK_FAILED for error in errors)
+    return is_only_a_failed_check([error and error.cls_name for error in errors])
 
 
 def _latest_by_job(instance: DagsterInstance) -> list[JobRun]:
     """The latest run of each of this platform's jobs that ran, newest first."""
     found = []
-    for job in _JOBS:
+    for job in JOBS:
         records = instance.get_run_records(RunsFilter(job_name=job), limit=1)
         found += [_job_run(instance, record) for record in records]
     return sorted(found, key=lambda run: run.created, reverse=True)
@@ -83,7 +53,7 @@ def _job_run(instance: DagsterInstance, record: RunRecord) -> JobRun:
         started=_moment(record.start_time),
         ended=_moment(record.end_time),
         purpose=run.tags.get(PURPOSE_TAG),
-        by_hand=run.job_name == _UI_JOB,
+        by_hand=run.job_name == UI_JOB,
         gap_stays=run.is_failure and is_a_gap_that_stays(instance, run),
     )
 

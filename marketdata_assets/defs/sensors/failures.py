@@ -15,9 +15,11 @@ from dagster import (
 
 from marketdata_assets.config import load_settings
 from marketdata_assets.defs.run_tags import WILL_RETRY_TAG
+from marketdata_assets.defs.runs.execution import error_chain, error_text
 from marketdata_assets.defs.runs.history import is_a_gap_that_stays
 from marketdata_assets.domain.partitions import PARTITION, RANGE_END, RANGE_START
 from marketdata_assets.domain.run_tags import PURPOSE_TAG
+from marketdata_assets.domain.wording import one_line
 from marketdata_assets.pipeline.alerts import Alert, send
 
 _SECONDS: Final = 30
@@ -80,11 +82,7 @@ def _reason(context: RunFailureSensorContext) -> str:
     for event in context.get_step_failure_events():
         data = event.step_failure_data
         if data.user_failure_data is not None and data.user_failure_data.description:
-            return " ".join(data.user_failure_data.description.split())
-        error = data.error
-        while error is not None and error.cause is not None:
-            error = error.cause
-        if error is not None:
-            # Dagster keeps an error as text, its class in front.
-            return " ".join(error.message.split(": ", 1)[-1].split())
-    return " ".join((context.failure_event.message or "no step says why").split())
+            return one_line(data.user_failure_data.description)
+        if data.error is not None:
+            return error_text(error_chain(data.error)[-1])
+    return one_line(context.failure_event.message or "no step says why")

@@ -1,10 +1,12 @@
 """``gap_repair``: open gaps are asked for again, a few runs at a time, with pauses that double."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from dagster import (
+    DagsterRun,
     DefaultSensorStatus,
     RunRequest,
     SensorDefinition,
@@ -19,12 +21,13 @@ from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.defs.run_tags import under_way
 from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.partitions import SERIES
-from marketdata_assets.domain.ranges import RangeRun, covering_runs, tagged_range
+from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.partitions import SERIES, Rectangle
+from marketdata_assets.domain.ranges import covering_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.upkeep import Days, may_ask_again, stretches
-from marketdata_assets.storage.symbols import list_symbols
+from marketdata_assets.storage.symbols import asset_classes
 from marketdata_assets.storage.upkeep import OpenGap, ask_repairs, open_gaps
 
 MAX_REPAIRS: Final = 8
@@ -60,9 +63,9 @@ def repair_sensor() -> SensorDefinition:
             )
         now = datetime.now(UTC)
         ordered = context.instance.get_dynamic_partitions(SERIES)
-        taken = [one for run in running if (one := tagged_range(run.tags, ordered)) is not None]
+        taken = list(_taken(running, ordered))
         with postgres.database() as database:
-            classes = {one.symbol: one.asset_class for one in list_symbols(database)}
+            classes = asset_classes(database)
             partitions = set(ordered)
             known = [gap for gap in open_gaps(database) if gap.series.key in partitions]
             pause = timedelta(minutes=settings.repair_pause_minutes)
@@ -91,6 +94,14 @@ def repair_sensor() -> SensorDefinition:
     return gap_repair
 
 
+def _taken(running: Iterable[DagsterRun], ordered: Sequence[str]) -> Iterator[Rectangle]:
+    """The partitions of the runs of ``running``; a run of a series that was untracked since takes none any more."""
+    for run in running:
+        with suppress(ConfigurationError):
+            if (rectangle := Rectangle.from_tags(run.tags, ordered)) is not None:
+                yield rectangle
+
+
 def _days(gap: OpenGap, asset_class: AssetClass) -> Days:
     return Days(gap.day, calendar_of(asset_class).local_day(gap.end - timedelta(microseconds=1)))
 
@@ -104,6 +115,6 @@ def _wanted(due: Mapping[OpenGap, Days], start: date) -> Iterable[tuple[Series, 
             yield one, first, last
 
 
-def _is_in(series: Series, days: Days, runs: Iterable[RangeRun]) -> bool:
+def _is_in(series: Series, days: Days, runs: Iterable[Rectangle]) -> bool:
     """Whether one of ``runs`` takes the last of ``days`` of ``series``."""
-    return any(series in run.series and run.first_day <= days.last <= run.last_day for run in runs)
+    return any(series in run.series and run.first <= days.last <= run.last for run in runs)

@@ -34,14 +34,15 @@ from marketdata_assets.defs.run_tags import REQUEST_TAG, ended_at, is_unfinished
 from marketdata_assets.defs.runs.commands import close_orphans
 from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.defs.schedules import feature_requests
-from marketdata_assets.domain.ranges import RangeRun, range_runs
+from marketdata_assets.domain.partitions import Rectangle
+from marketdata_assets.domain.ranges import range_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.upkeep import Days, initial_days, may_ask_again
-from marketdata_assets.pipeline.adjusted import SPLITTING, unchecked_symbols
+from marketdata_assets.domain.wording import name_first
+from marketdata_assets.pipeline.adjusted import symbols_without_splits
 from marketdata_assets.pipeline.alerts import Alert, AlertError, send
 from marketdata_assets.storage.connection import Database
-from marketdata_assets.storage.symbols import list_symbols
 from marketdata_assets.storage.upkeep import (
     InitialBackfill,
     ask_initial,
@@ -253,26 +254,23 @@ class _Keeper:
 
     def _splits(self, series: Iterable[Series]) -> list[RunRequest]:
         """A run of the corporate actions when those of a new symbol were never asked for."""
-        classes = {one.symbol: one.asset_class for one in list_symbols(self.database)}
-        splitting = {one.symbol for one in series if classes[one.symbol] in SPLITTING}
-        if not unchecked_symbols(self.database, splitting) or under_way(
-            self.instance, Purpose.CORPORATE_ACTIONS
-        ):
+        if under_way(self.instance, Purpose.CORPORATE_ACTIONS):
+            return []
+        if not symbols_without_splits(self.database, series):
             return []
         return [RunRequest(job_name=corporate_actions_job.name, tags=Purpose.CORPORATE_ACTIONS.tags)]
 
 
 def _gave_up(series: Sequence[Series]) -> str:
     """What became of ``series``, in one sentence."""
-    named = ", ".join(one.key for one in series[:_NAMED])
-    more = f" and {len(series) - _NAMED} more" if len(series) > _NAMED else ""
+    named = name_first([one.key for one in series], _NAMED)
     return (
-        f"the history of {named}{more} was given up after {MAX_ATTEMPTS} runs that did not bring it:"
+        f"the history of {named} was given up after {MAX_ATTEMPTS} runs that did not bring it:"
         " see what they say, then `marketdata backfill`, or delete its rows of initial_backfill to have it asked for again"
     )
 
 
-def _history_request(run: RangeRun, name: str) -> RunRequest:
+def _history_request(run: Rectangle, name: str) -> RunRequest:
     return RunRequest(
         run_key=name,
         job_name=history_job.name,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from marketdata_assets.api import cursors
 from marketdata_assets.api.cursors import GapCursor, SeriesCursor
 from marketdata_assets.api.problems import Problem
+from marketdata_assets.domain.calendar import microseconds, moment_of
 
 MOMENTS = st.datetimes(
     datetime.fromisoformat("1900-01-01"), datetime.fromisoformat("2199-01-01"), timezones=st.just(UTC)
@@ -19,11 +20,11 @@ MOMENTS = st.datetimes(
 
 @given(MOMENTS, MOMENTS, st.none() | st.dates())
 def test_a_cursor_comes_back_as_it_went(last: datetime, end: datetime, scale: date | None) -> None:
-    cursor = SeriesCursor("q", cursors.micros(last), cursors.micros(end), scale)
+    cursor = SeriesCursor("q", microseconds(last), microseconds(end), scale)
     text = cursors.encode(cursor)
     assert text.replace("-", "").replace("_", "").isalnum()
     assert cursors.decode(text, SeriesCursor, "q") == cursor
-    assert cursors.moment_of(cursor.last) == last
+    assert moment_of(cursor.last) == last
 
 
 @pytest.mark.parametrize("symbol", ["BACpL", "BACPL", "BTC-USD"])

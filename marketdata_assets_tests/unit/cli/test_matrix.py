@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from marketdata_assets.cli import console
-from marketdata_assets.cli.matrix import print_matrix, summary_of, unchecked_line
+from marketdata_assets.cli.matrix import print_matrix
+from marketdata_assets.cli.matrix_lines import summary_of, unchecked_line
 from marketdata_assets_tests.unit.matrix import matrix_of
 
 GREEN, YELLOW, RED = "\x1b[32m", "\x1b[33m", "\x1b[31m"

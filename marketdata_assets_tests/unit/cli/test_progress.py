@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from marketdata_assets.cli.progress import ConsoleProgress, RemainingColumn, seconds_left
-from marketdata_assets.domain.ranges import RangeRun
+from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
@@ -65,7 +65,7 @@ def bars(clock: Clock) -> Progress:
 def progress(bars: Progress) -> ConsoleProgress:
     shown = ConsoleProgress(bars)
     day = date(2024, 7, 1)
-    run = RangeRun(day, day, (Series("AAPL", Timeframe.M1), Series("AAPL", Timeframe.H1)))
+    run = Rectangle(day, day, (Series("AAPL", Timeframe.M1), Series("AAPL", Timeframe.H1)))
     shown.begin("1/1 bars", [run])
     shown.run(run)
     shown.expect([REQUEST])

@@ -14,11 +14,11 @@ from typer.main import get_command
 
 import marketdata_assets
 from marketdata_assets.cli.app import app
+from marketdata_assets.domain.holes import LostGaps
 from marketdata_assets.domain.monitoring import (
     Disk,
     FailedFetch,
     JobRun,
-    LostGaps,
     Runs,
     SlowQueries,
     SlowQuery,

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
+from marketdata_assets.domain.calendar import (
+    WEEK,
+    TradingCalendar,
+    calendar_of,
+    microseconds,
+    milliseconds,
+    moment_of,
+    sunday_of,
+)
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets_tests.unit.frames import at, window
 
@@ -181,3 +189,16 @@ def test_real_sessions_agree_with_recorded_bars() -> None:
         date(2015, 12, 24),
         date(2015, 12, 28),
     ]
+
+
+@given(st.dates(date(1990, 1, 1), date(2040, 12, 31)))
+def test_a_week_begins_on_the_sunday_on_or_before_a_day(day: date) -> None:
+    sunday = sunday_of(day)
+    assert sunday.strftime("%A") == "Sunday"
+    assert sunday <= day < sunday + WEEK
+
+
+@given(st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001 - bounds
+def test_moments_come_back_from_their_microseconds(moment: datetime) -> None:
+    assert moment_of(microseconds(moment)) == moment
+    assert milliseconds(moment) == microseconds(moment) // 1000

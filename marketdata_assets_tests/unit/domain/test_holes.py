@@ -66,7 +66,7 @@ def test_weeks_are_known_by_a_part_of_them() -> None:
 def test_the_sentence_has_commands_to_paste() -> None:
     series = Series("BRK.B", Timeframe.D1)
     never = day_holes([whole_days(date(2024, 1, 3), date(2024, 1, 3))], XNYS)
-    holes = Holes(series, never, None, LostGaps(date(2024, 1, 4), date(2024, 1, 5), 1, 2))
+    holes = Holes(series, never, None, LostGaps(1, 2, date(2024, 1, 4), date(2024, 1, 5)))
     assert holes.sentence() == (
         "BRK.B:1d: 1 session on 2024-01-03 was never fetched: `marketdata backfill --symbols BRK.B --timeframes 1d"
         " --start 2024-01-03 --end 2024-01-03`; 2 bars from 2024-01-04 to 2024-01-05 are lost in 1 gap: `marketdata gaps"

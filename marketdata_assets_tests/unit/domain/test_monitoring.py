@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marketdata_assets.domain.holes import LostGaps
 from marketdata_assets.domain.monitoring import (
     QUIET,
     Concern,
     Disk,
     FailedFetch,
     JobRun,
-    LostGaps,
     Runs,
     SlowQueries,
     SlowQuery,

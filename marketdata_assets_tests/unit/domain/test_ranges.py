@@ -21,9 +21,8 @@ from marketdata_assets.domain.partitions import (
     days_by_series,
     islands,
     parse_key,
-    run_partitions,
 )
-from marketdata_assets.domain.ranges import RangeRun, range_runs
+from marketdata_assets.domain.ranges import range_runs
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets_tests.unit.frames import at
@@ -36,7 +35,7 @@ def series(*keys: str) -> tuple[Series, ...]:
     return tuple(map(Series.parse, keys))
 
 
-def members(run: RangeRun) -> list[str]:
+def members(run: Rectangle) -> list[str]:
     return [one.key for one in run.series]
 
 
@@ -107,7 +106,7 @@ def test_neighbouring_series_are_one_range_run() -> None:
 def test_series_that_are_not_neighbours_are_runs_of_their_own() -> None:
     runs = range_runs(ORDERED, series("AAPL:1m", "MSFT:1m", "BTC-USD:1m"), FIRST, LAST)
     assert list(map(members, runs)) == [["AAPL:1m"], ["MSFT:1m"], ["BTC-USD:1m"]]
-    assert {(run.first_day, run.last_day) for run in runs} == {(FIRST, LAST)}
+    assert {(run.first, run.last) for run in runs} == {(FIRST, LAST)}
 
 
 def test_nothing_wanted_is_no_run() -> None:
@@ -161,8 +160,10 @@ def test_runs_hold_every_wanted_series_once_and_what_lies_between_those_of_a_sym
 
 def test_a_run_is_about_what_its_tags_name() -> None:
     [one] = series("MSFT:1d")
-    assert run_partitions({PARTITION: partition_key(FIRST, one)}, ORDERED) == Rectangle(FIRST, FIRST, (one,))
-    assert run_partitions({"dagster/job_name": "bars"}, ORDERED) is None
+    assert Rectangle.from_tags({PARTITION: partition_key(FIRST, one)}, ORDERED) == Rectangle(
+        FIRST, FIRST, (one,)
+    )
+    assert Rectangle.from_tags({"dagster/job_name": "bars"}, ORDERED) is None
 
 
 @given(st.permutations(ORDERED), st.integers(0, 4), st.integers(0, 4))
@@ -170,16 +171,16 @@ def test_a_range_is_about_every_series_between_its_ends_in_dagsters_order(
     order: list[str], one: int, other: int
 ) -> None:
     begin, end = sorted((one, other))
-    run = RangeRun(FIRST, LAST, series(*order[begin : end + 1]))
-    found = run_partitions(run.tags, order)
+    run = Rectangle(FIRST, LAST, series(*order[begin : end + 1]))
+    found = Rectangle.from_tags(run.tags, order)
     assert found == Rectangle(FIRST, LAST, run.series)
     assert found.size == DAYS * len(run.series)
 
 
 def test_a_range_that_ends_with_an_untracked_series_is_refused() -> None:
-    tags = RangeRun(FIRST, LAST, series("AAPL:1m", "MSFT:1m")).tags
+    tags = Rectangle(FIRST, LAST, series("AAPL:1m", "MSFT:1m")).tags
     with pytest.raises(ConfigurationError, match="MSFT:1m was untracked while the run was under way"):
-        run_partitions(tags, ["AAPL:1m", "AAPL:1d"])
+        Rectangle.from_tags(tags, ["AAPL:1m", "AAPL:1d"])
 
 
 @pytest.mark.parametrize(

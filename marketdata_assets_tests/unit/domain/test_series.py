@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
-from marketdata_assets.domain.series import Series, check_name, parse_symbol
+from marketdata_assets.domain.series import AssetClass, Series, check_name, parse_symbol
 from marketdata_assets.domain.timeframe import BASES, Timeframe
 
 symbols = st.from_regex(r"[A-Z0-9][A-Za-z0-9.\-]{0,19}", fullmatch=True)
@@ -138,3 +138,11 @@ def test_an_unknown_timeframe_is_refused_by_name_with_the_known_ones(text: str) 
 def test_errors_carry_the_exit_code_of_the_command_line() -> None:
     assert (MarketDataError("x").exit_code, ConfigurationError("x").exit_code) == (1, 2)
     assert issubclass(ConfigurationError, MarketDataError)
+
+
+@pytest.mark.parametrize(
+    ("asset_class", "can_split"),
+    [("stock", True), ("etf", True), ("crypto", False), ("index", False)],
+)
+def test_shares_can_split(asset_class: str, *, can_split: bool) -> None:
+    assert AssetClass(asset_class).can_split is can_split

@@ -303,3 +303,11 @@ def test_the_days_on_which_a_bar_opens() -> None:
     late = np.array([microseconds(at("2024-07-01T23:00"))])  # after hours, still Monday in New York
     assert hours.on_days_of(late).tolist() == [True] * 7 + [False] * 7
     assert not hours.on_days_of(late[:0]).any()
+
+
+def test_positions_are_those_of_the_first_slot_of_a_gap_and_of_the_first_after_it() -> None:
+    slots = expected_slots(Timeframe.H1, XNYS.day_window(date(2024, 7, 2)), XNYS, LATER)
+    hours = times(slots)
+    gaps = pl.DataFrame({"gap_start": [hours[1], hours[6]], "gap_end": [hours[3], LATER]})
+    first, last = slots.positions(gaps)
+    assert (first.tolist(), last.tolist()) == ([1, 6], [3, 7])

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
@@ -27,7 +27,13 @@ def test_an_idle_backfill_is_refused_by_a_wrong_clock_before_it_asks_or_writes_a
     monkeypatch.setattr(backfill, "require_right_clock", refuse)
     unused = cast("Any", None)
     with pytest.raises(ClockError):
-        backfill.execute_idle(NO_DATABASE, unused, earliest=date(2023, 1, 1), progress=unused)
+        backfill.execute_idle(
+            NO_DATABASE,
+            unused,
+            earliest=date(2023, 1, 1),
+            progress=unused,
+            now=datetime(2024, 1, 2, tzinfo=UTC),
+        )
 
 
 @pytest.mark.parametrize(

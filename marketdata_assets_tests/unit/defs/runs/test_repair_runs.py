@@ -19,6 +19,6 @@ def test_a_gap_that_the_scan_found_outside_the_days_is_repaired_by_the_run_over_
         }
     )
     [run] = repair_runs(["AAPL:1d"], gap, {"AAPL": AssetClass.STOCK}, date(2026, 11, 8), date(2026, 11, 25))
-    assert (run.first_day, run.last_day) == (date(2026, 11, 25), date(2026, 11, 25))
+    assert (run.first, run.last) == (date(2026, 11, 25), date(2026, 11, 25))
     [run] = repair_runs(["AAPL:1d"], gap, {"AAPL": AssetClass.STOCK}, date(2026, 11, 30), date(2026, 12, 4))
-    assert (run.first_day, run.last_day) == (date(2026, 11, 30), date(2026, 11, 30))
+    assert (run.first, run.last) == (date(2026, 11, 30), date(2026, 11, 30))

@@ -1,0 +1,25 @@
+"""Parts of sentences: counts with their noun, the first few of many names, errors on one line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Return ``1 symbol``, ``2,000 symbols``, ``3 series``: a noun takes an s unless it ends in one or has a ``plural``."""
+    many = plural or (noun if noun.endswith("s") else f"{noun}s")
+    return f"{number:,} {noun if number == 1 else many}"
+
+
+def name_first(names: Sequence[str], limit: int, *, total: int | None = None) -> str:
+    """Return the first ``limit`` of ``names``, and how many more there are of ``total`` (default: of all names)."""
+    more = (len(names) if total is None else total) - limit
+    return ", ".join(names[:limit]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` with every stretch of blanks and line breaks as one blank."""
+    return " ".join(text.split())
