@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Self
 
 from dagster import MetadataValue
 
+from marketdata_assets.defs.metadata import integer_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -24,7 +26,7 @@ class RunTotals:
     def from_metadata(cls, metadata: Mapping[str, MetadataValue]) -> Self:
         """Read the counts from ``metadata``; one that the run did not record is 0."""
         values = {one.name: metadata.get(_key(one.name)) for one in fields(cls)}
-        return cls(**{name: int(str(value.value)) for name, value in values.items() if value is not None})
+        return cls(**{name: integer_of(value) for name, value in values.items() if value is not None})
 
     def __add__(self, other: Self) -> Self:
         """Add the counts up."""

@@ -474,6 +474,7 @@ def test_one_name_is_a_list_of_one(database: Database) -> None:
     track(database, "A", "1m,1h")
     assert completeness("AAPL", "1h").select("symbol", "timeframe").rows() == [("AAPL", "1h")]
     assert gaps("AAPL", "1h", states="open").is_empty()
+    assert gaps("AAPL", "1h", states=[]).is_empty()
     with pytest.raises(ConfigurationError, match="symbols is a list of texts, one text, or None, not 5"):
         gaps(5)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="timeframes is a list of texts"):
