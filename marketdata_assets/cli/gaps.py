@@ -44,7 +44,7 @@ def gaps(  # noqa: PLR0913 - one for each option
     everything: Annotated[bool, typer.Option("--all", help="Filled and explained gaps, too.")] = False,
     as_json: JsonArray = False,
 ) -> None:
-    """Look through stored bars for what the trading calendar expects and is not there.
+    """Scan stored bars for what the trading calendar expects and is not there.
 
     Exits with 1 when a gap is open or unfilled.
     """

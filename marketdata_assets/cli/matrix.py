@@ -40,10 +40,10 @@ def matrix(
         ),
     ] = None,
 ) -> None:
-    """Show how whole each series is, from what `marketdata gaps` looked through.
+    """Show how whole each series is, from what `marketdata gaps` scanned.
 
-    ✓ whole, a percentage (rounded down) with gaps, ✗ nothing there, ? never looked through. Three dots follow
-    where the days that were looked through end before the day that is due.
+    ✓ whole, a percentage (rounded down) with gaps, ✗ nothing there, ? never scanned. Three dots follow
+    where the days that were scanned end before the day that is due.
     """
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.domain.completeness import due_days, ended_series

@@ -36,7 +36,7 @@ gaps_job = define_asset_job(
 matrix_job = define_asset_job(
     MATRIX_JOB,
     selection=["completeness_matrix"],
-    description="Sum up how whole each series is, from the days that were looked through.",
+    description="Sum up how whole each series is, from the days that were scanned.",
 )
 
 corporate_actions_job = define_asset_job(

@@ -43,7 +43,7 @@ from marketdata_assets.storage.symbols import TrackedSymbol, asset_classes, list
 from marketdata_assets.storage.upkeep import asked_until
 
 HISTORY_CONFIG: Final = {
-    # A symbol that fails must not keep the others from being looked through.
+    # A symbol that fails must not keep the others from being scanned.
     "ohlcv": {"keep_going": True},
     # Later, by gap_repair: at once, the vendor would have the same answer.
     "gap_report": {"repair": False},

@@ -272,7 +272,7 @@ def test_a_command_that_was_killed_does_not_hold_the_partitions_up(
 
 
 def lose_an_hour(platform: Platform, *keys: str, returns_after: int | None = None) -> None:
-    """A week of bars in which each of the adjacent series ``keys`` lacks an hour, looked through."""
+    """A week of bars in which each of the adjacent series ``keys`` lacks an hour, scanned."""
     platform.track(*keys)
     platform.simulator.set_faults(
         Fault(kind=FaultKind.LOST_HOURS, start=HOLE, end=HOLE + HOUR, returns_after=returns_after)
