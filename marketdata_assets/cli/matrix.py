@@ -70,7 +70,7 @@ def matrix(
     if as_json:
         typer.echo(json.dumps([_facts(row) for row in rows.iter_rows(named=True)], indent=2))
     elif (rows["status"] == "unchecked").all():
-        message = "no bar was looked for yet: run `marketdata gaps`, then `marketdata matrix --refresh`"
+        message = "nothing was scanned yet: run `marketdata gaps`, then `marketdata matrix --refresh`"
         typer.echo(message, err=True)
     elif html is None:
         print_matrix(rows, ended)

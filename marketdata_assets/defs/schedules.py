@@ -103,7 +103,7 @@ def bars_schedule() -> ScheduleDefinition:
         default_status=DefaultScheduleStatus.RUNNING,
         description=(
             "Yesterday's bars of every series, with the sessions that late trades still revise, the week that closed,"
-            " and days that were missed; then a look for gaps. One run."
+            " and days that were missed; then a scan for gaps. One run."
         ),
     )
     def daily_bars(context: ScheduleEvaluationContext, postgres: PostgresResource) -> RunRequest | SkipReason:

@@ -338,7 +338,7 @@ def report_gaps(instance: DagsterInstance, day: int) -> None:
     instance.report_runless_asset_event(AssetMaterialization("gap_report", partition=partition))
 
 
-def test_the_matrix_follows_a_look_for_gaps_and_is_tried_again_when_it_fails(
+def test_the_matrix_follows_a_scan_for_gaps_and_is_tried_again_when_it_fails(
     database: Database, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     definitions = build_definitions()
