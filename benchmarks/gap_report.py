@@ -1,4 +1,4 @@
-"""From stored bars to gap rows: sixty stocks' minutes of two years in Postgres, looked through by ``report_gaps``."""
+"""From stored bars to gap rows: sixty stocks' minutes of two years in Postgres, scanned by ``report_gaps``."""
 
 from __future__ import annotations
 

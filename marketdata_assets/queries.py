@@ -328,7 +328,7 @@ def gaps(
 
     Columns, as in ``storage.gaps.LISTED_SCHEMA``: symbol, timeframe, day (the local date of the first missing bar),
     gap_start, gap_end (exclusive, UTC), missing_bars, state, attempts, failure, reason, detected_at, resolved_at (UTC).
-    docs/gaps.md says what the states mean. What nobody has looked through has no gap here.
+    docs/gaps.md says what the states mean. A day that was never scanned has no gap here.
 
     Args:
         symbols: Which, as a list or one alone; None for every active one.

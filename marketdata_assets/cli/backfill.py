@@ -49,7 +49,7 @@ def backfill(
         Path | None, typer.Option("--json", help="Write the summary to this file; - for stdout.")
     ] = None,
 ) -> None:
-    """Bring bars, look for gaps, ask again for what is missing, compute features, sum up how whole each series is.
+    """Bring bars, scan for gaps, ask again for what is missing, compute features, sum up how whole each series is.
 
     What is stored already is not asked for again. Splits, dividends and earnings are asked for when the splits of a
     stock or ETF never were: features need them. A timeframe that a symbol is not tracked in is added to the

@@ -44,7 +44,7 @@ def gaps(  # noqa: PLR0913 - one for each option
     everything: Annotated[bool, typer.Option("--all", help="Filled and explained gaps, too.")] = False,
     as_json: JsonArray = False,
 ) -> None:
-    """Look through stored bars for what the trading calendar expects and is not there.
+    """Scan stored bars for what the trading calendar expects and is not there.
 
     Exits with 1 when a gap is open or unfilled.
     """
@@ -58,7 +58,7 @@ def gaps(  # noqa: PLR0913 - one for each option
             require_vendor_of(store)
         first, last = checked_days(chosen, store.settings.start, now)
         series = chosen_series(chosen_symbols(store, symbols), wanted)
-        found = _look(
+        found = _find_gaps(
             store, series, first, last, repair=repair, force=force, now=now, is_named=symbols is not None
         )
     _show(found, everything=everything, as_json=as_json)
@@ -66,7 +66,7 @@ def gaps(  # noqa: PLR0913 - one for each option
         raise typer.Exit(1)
 
 
-def _look(
+def _find_gaps(
     store: Store,
     series: list[Series],
     first: date,
@@ -118,7 +118,7 @@ def _scan(store: Store, series: list[Series], first: date, last: date, *, repair
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.defs.instance.environment import sync_series
     from marketdata_assets.defs.runs.execution import Runner
-    from marketdata_assets.defs.runs.gaps import look_for_gaps
+    from marketdata_assets.defs.runs.gaps import scan_for_gaps
     from marketdata_assets.domain.ranges import range_runs
 
     with open_instance(store, "gaps") as (instance, command):
@@ -131,7 +131,7 @@ def _scan(store: Store, series: list[Series], first: date, last: date, *, repair
             ),
         )
         runs = range_runs(sync_series(instance, store.database), series, first, last)
-        look_for_gaps(runner, runs, repair=repair)
+        scan_for_gaps(runner, runs, repair=repair)
 
 
 def _is_lost() -> pl.Expr:

@@ -40,10 +40,10 @@ def matrix(
         ),
     ] = None,
 ) -> None:
-    """Show how whole each series is, from what `marketdata gaps` looked through.
+    """Show how whole each series is, from what `marketdata gaps` scanned.
 
-    ✓ whole, a percentage (rounded down) with gaps, ✗ nothing there, ? never looked through. Three dots follow
-    where the days that were looked through end before the day that is due.
+    ✓ whole, a percentage (rounded down) with gaps, ✗ nothing there, ? never scanned. Three dots follow
+    where the days that were scanned end before the day that is due.
     """
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.domain.completeness import due_days, ended_series
@@ -70,7 +70,7 @@ def matrix(
     if as_json:
         typer.echo(json.dumps([_facts(row) for row in rows.iter_rows(named=True)], indent=2))
     elif (rows["status"] == "unchecked").all():
-        message = "no bar was looked for yet: run `marketdata gaps`, then `marketdata matrix --refresh`"
+        message = "nothing was scanned yet: run `marketdata gaps`, then `marketdata matrix --refresh`"
         typer.echo(message, err=True)
     elif html is None:
         print_matrix(rows, ended)

@@ -19,7 +19,7 @@ def summary_of(matrix: pl.DataFrame) -> str:
             ("whole", "whole"),
             ("gaps", "with gaps"),
             ("empty", "empty"),
-            ("unchecked", "never looked through"),
+            ("unchecked", "never scanned"),
             ("nothing_expected", "with nothing to expect"),
         )
         if (number := matrix.filter(status=status).height)
@@ -42,7 +42,7 @@ def unchecked_line(days: pl.DataFrame) -> str | None:
     series = counted(by_series.height, "series")
     return (
         f"{counted(days.height, 'day')} of {series} {'was' if days.height == 1 else 'were'} never fetched, or never"
-        f" looked through, such as {symbol}:{timeframe} from {first} to {last}: `marketdata backfill --symbols {symbol}"
+        f" scanned, such as {symbol}:{timeframe} from {first} to {last}: `marketdata backfill --symbols {symbol}"
         f" --timeframes {timeframe} --start {first} --end {last}` brings them"
     )
 

@@ -27,7 +27,7 @@ _LEGEND: Final = {
     "g2": "half or more",
     "g3": "less than half",
     "e": "all missing",
-    "u": "never looked through",
+    "u": "never scanned",
     "n": "nothing expected",
 }
 """Class of a cell, and what it says."""

@@ -24,19 +24,19 @@ bars_job = define_asset_job(
 history_job = define_asset_job(
     HISTORY_JOB,
     selection=["ohlcv", "gap_report"],
-    description="Bring bars, then look for missing ones: what the platform does by itself every night.",
+    description="Bring bars, then scan for missing ones: what the platform does by itself every night.",
 )
 
 gaps_job = define_asset_job(
     GAPS_JOB,
     selection=["gap_report"],
-    description="Look for missing bars, ask for them again, and say why what is still missing is missing.",
+    description="Scan for missing bars, ask for them again, and say why what is still missing is missing.",
 )
 
 matrix_job = define_asset_job(
     MATRIX_JOB,
     selection=["completeness_matrix"],
-    description="Sum up how whole each series is, from the days that were looked through.",
+    description="Sum up how whole each series is, from the days that were scanned.",
 )
 
 corporate_actions_job = define_asset_job(

@@ -43,7 +43,7 @@ from marketdata_assets.storage.symbols import TrackedSymbol, asset_classes, list
 from marketdata_assets.storage.upkeep import asked_until
 
 HISTORY_CONFIG: Final = {
-    # A symbol that fails must not keep the others from being looked through.
+    # A symbol that fails must not keep the others from being scanned.
     "ohlcv": {"keep_going": True},
     # Later, by gap_repair: at once, the vendor would have the same answer.
     "gap_report": {"repair": False},
@@ -103,7 +103,7 @@ def bars_schedule() -> ScheduleDefinition:
         default_status=DefaultScheduleStatus.RUNNING,
         description=(
             "Yesterday's bars of every series, with the sessions that late trades still revise, the week that closed,"
-            " and days that were missed; then a look for gaps. One run."
+            " and days that were missed; then a scan for gaps. One run."
         ),
     )
     def daily_bars(context: ScheduleEvaluationContext, postgres: PostgresResource) -> RunRequest | SkipReason:

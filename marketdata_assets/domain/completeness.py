@@ -115,9 +115,9 @@ def unchecked_days(
     """Days of each series' span that expect bars and are not in ``checked``, as ``DAILY_COMPLETENESS_SCHEMA``.
 
     Args:
-        checked: Has symbol, timeframe and day: what was looked through. It may hold other series and days.
+        checked: Has symbol, timeframe and day: what was scanned. It may hold other series and days.
         spans: First and last local day of each series. The last is not asked about: bars of it are not due yet, or it
-            was looked through.
+            was scanned.
         classes: The asset class of each series in ``spans``; it may hold others.
 
     Returns:
@@ -223,8 +223,8 @@ def summed(daily: pl.DataFrame, series: Iterable[Series]) -> pl.DataFrame:
 def below_threshold(matrix: pl.DataFrame, threshold: float) -> pl.DataFrame:
     """The rows of ``matrix`` whose ``completeness`` is less than ``threshold`` (0 to 1), the least complete first.
 
-    Among equals, more ``missing_bars`` come first. A row without a completeness, of which nothing was looked
-    through or expected, is not below.
+    Among equals, more ``missing_bars`` come first. A row without a completeness, of which nothing was scanned or
+    expected, is not below.
     """
     return matrix.filter(pl.col("completeness") < threshold).sort(
         "completeness", "missing_bars", "symbol", "timeframe", descending=[False, True, False, False]

@@ -104,10 +104,10 @@ class LookResult(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """Some series of one base, looked through together.
+    """Some series of one base, scanned together.
 
     Attributes:
-        windows: What is looked through, whole local days: gaps outside are evidence, and never asked for.
+        windows: What is scanned, whole local days: gaps outside are evidence, and never asked for.
         slots: Expected slots of each series, of as much time around its window as there is evidence to use.
         known: ``KNOWN_SCHEMA``: gaps that are not filled.
         held: The bars of each series in its slots.

@@ -430,7 +430,7 @@ def test_a_matrix_nobody_looked_for_says_what_to_run(here: Run, tmp_path: Path) 
         ("1d", "unchecked", None),
     ]
     assert here("matrix", "--html", "page.html").returncode == 0
-    assert "never looked through" in (tmp_path / "page.html").read_text("utf-8")
+    assert "never scanned" in (tmp_path / "page.html").read_text("utf-8")
 
 
 # slow: a whole pipeline of Dagster
@@ -445,7 +445,7 @@ def test_a_matrix_is_summed_up_anew_and_printed(run: Run, here: Run, database: D
     )
     done = run("matrix", "--symbols", "AAPL,SPY", "--refresh")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("matrix: 1 whole, 1 with gaps, 1 never looked through, as of ")
+    assert done.stderr.startswith("matrix: 1 whole, 1 with gaps, 1 never scanned, as of ")
     heading, *lines = [line.split("\t") for line in done.stdout.splitlines()]
     shown = [dict(zip(heading, line, strict=True)) for line in lines]
     assert [(row["symbol"], row["timeframe"], row["completeness"]) for row in shown] == [

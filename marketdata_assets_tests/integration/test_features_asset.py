@@ -16,7 +16,7 @@ from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.defs.runs.features import FeaturesOutcome, compute
-from marketdata_assets.defs.runs.gaps import look_for_gaps
+from marketdata_assets.defs.runs.gaps import scan_for_gaps
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
@@ -76,7 +76,7 @@ def computed(
 
 def look(platform: Platform, *keys: str, repair: bool = True) -> None:
     run = Rectangle(FIRST, LAST, tuple(map(Series.parse, keys)))
-    look_for_gaps(Runner(definitions(platform), platform.instance), [run], repair=repair)
+    scan_for_gaps(Runner(definitions(platform), platform.instance), [run], repair=repair)
 
 
 def one(platform: Platform, day: date, key: str) -> ExecuteInProcessResult:

@@ -13,7 +13,7 @@ from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.runs.execution import Runner
-from marketdata_assets.defs.runs.gaps import look_for_gaps
+from marketdata_assets.defs.runs.gaps import scan_for_gaps
 from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import Series
 from marketdata_assets.simulator import Fault, FaultKind
@@ -37,7 +37,7 @@ def platform(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pla
 def look(platform: Platform, first: date, last: date, *keys: str, repair: bool = True) -> int:
     """Look for gaps; how many requests that took."""
     before = len(platform.simulator.requests)
-    look_for_gaps(
+    scan_for_gaps(
         Runner(
             build_definitions(resources={"polygon": PolygonResource(**platform.polygon)}), platform.instance
         ),

@@ -118,7 +118,7 @@ def test_days_are_summed_up_and_those_nobody_looked_at_count_as_missing(database
     assert read_matrix(database, ["BTC-USD"]).equals(matrix.tail(1))
 
 
-def test_days_that_nobody_looked_through_are_named(database: Database) -> None:
+def test_days_that_were_never_scanned_are_named(database: Database) -> None:
     spy, bitcoin = Series.parse("SPY:1h"), Series.parse("BTC-USD:1d")
     found(database, "SPY:1h", MONDAY, 7, 7)
     found(database, "SPY:1h", MONDAY + timedelta(days=4), 7, 7)
@@ -220,7 +220,7 @@ def test_what_is_no_longer_collected_leaves_the_matrix_and_stays_in_the_history(
     assert database.read_frame("select count(*) as n from completeness_history").item() == 5
 
 
-def test_a_store_that_nobody_looked_through(database: Database) -> None:
+def test_a_store_that_was_never_scanned(database: Database) -> None:
     assert read_recent(database) is None
     assert set(read_matrix(database)["status"]) == {"unchecked"}
     assert set(write_matrix(database, TODAY)["status"]) == {"unchecked"}
@@ -230,7 +230,7 @@ def test_a_store_that_nobody_looked_through(database: Database) -> None:
     assert read_matrix(database).schema == MATRIX_SCHEMA
 
 
-def test_the_last_sixty_days_end_with_the_last_that_was_looked_through(database: Database) -> None:
+def test_the_last_sixty_days_end_with_the_last_that_was_scanned(database: Database) -> None:
     found(database, "BTC-USD:1d", MONDAY - timedelta(days=90), 1, 1)
     found(database, "BTC-USD:1d", MONDAY, 1, 1)
     found(database, "SPY:1d", MONDAY - timedelta(days=5), 1, 0)
@@ -241,7 +241,7 @@ def test_the_last_sixty_days_end_with_the_last_that_was_looked_through(database:
     bitcoin = recent.days.filter(symbol="BTC-USD")
     assert bitcoin["day"].to_list() == pl.date_range(recent.first, MONDAY, eager=True).to_list()
     assert bitcoin["status"].to_list() == ["unchecked"] * 59 + ["whole"]
-    # Wednesday was looked through; Thursday and Friday were not, and on Monday nothing is due yet.
+    # Wednesday was scanned; Thursday and Friday were not, and on Monday nothing is due yet.
     spy = recent.days.filter(symbol="SPY").select("day", "status").rows()
     assert spy == [
         (date(2024, 6, 26), "gaps"),
@@ -338,7 +338,7 @@ def report_gaps(instance: DagsterInstance, day: int) -> None:
     instance.report_runless_asset_event(AssetMaterialization("gap_report", partition=partition))
 
 
-def test_the_matrix_follows_a_look_for_gaps_and_is_tried_again_when_it_fails(
+def test_the_matrix_follows_a_scan_for_gaps_and_is_tried_again_when_it_fails(
     database: Database, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     definitions = build_definitions()

@@ -285,7 +285,7 @@ def test_who_reads_other_months_does_not_hold_it_up(database: Database) -> None:
     assert stored(database) == kept(bars)
 
 
-def test_a_look_for_gaps_passes_over_what_is_pruned_and_remembers_how_whole_it_was(
+def test_a_scan_for_gaps_passes_over_what_is_pruned_and_remembers_how_whole_it_was(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, last = date(2024, 2, 26), date(2024, 3, 12)

@@ -72,7 +72,7 @@ def test_a_night_is_one_run_that_brings_every_bar_and_looks_for_gaps(
     assert later.run_key != request.run_key
 
 
-def test_a_symbol_that_fails_at_night_does_not_keep_the_others_from_being_looked_through(
+def test_a_symbol_that_fails_at_night_does_not_keep_the_others_from_being_scanned(
     platform: Platform, daemon: Daemon
 ) -> None:
     platform.track("AAPL:1d", "MSFT:1d")

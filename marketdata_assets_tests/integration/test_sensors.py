@@ -15,7 +15,7 @@ from marketdata_assets.defs.run_tags import ended_at
 from marketdata_assets.defs.runs import history as runs_module
 from marketdata_assets.defs.runs.commands import Command
 from marketdata_assets.defs.runs.execution import Runner
-from marketdata_assets.defs.runs.gaps import look_for_gaps
+from marketdata_assets.defs.runs.gaps import scan_for_gaps
 from marketdata_assets.defs.sensors import failures, repairs
 from marketdata_assets.defs.sensors import series as series_module
 from marketdata_assets.defs.sensors.repairs import MAX_REPAIRS
@@ -272,14 +272,14 @@ def test_a_command_that_was_killed_does_not_hold_the_partitions_up(
 
 
 def lose_an_hour(platform: Platform, *keys: str, returns_after: int | None = None) -> None:
-    """A week of bars in which each of the adjacent series ``keys`` lacks an hour, looked through."""
+    """A week of bars in which each of the adjacent series ``keys`` lacks an hour, scanned."""
     platform.track(*keys)
     platform.simulator.set_faults(
         Fault(kind=FaultKind.LOST_HOURS, start=HOLE, end=HOLE + HOUR, returns_after=returns_after)
     )
     platform.run_range(date(2023, 6, 29), date(2023, 7, 5), keys[0], keys[-1])
     series = tuple(map(Series.parse, keys))
-    look_for_gaps(
+    scan_for_gaps(
         Runner(build_definitions(), platform.instance),
         [Rectangle(date(2023, 6, 29), date(2023, 7, 5), series)],
         repair=False,
@@ -471,7 +471,7 @@ def test_a_look_that_finds_gaps_is_excused_when_a_command_tells_of_them(
 ) -> None:
     lose_an_hour(platform, "SPY:1m")
     day = Rectangle(HOLE.date(), HOLE.date(), (Series.parse("SPY:1m"),))
-    look_for_gaps(Runner(build_definitions(), platform.instance, tags), [day], repair=False)
+    scan_for_gaps(Runner(build_definitions(), platform.instance, tags), [day], repair=False)
     (run,) = platform.instance.get_runs(RunsFilter(job_name=GAPS_JOB), limit=1)
     assert run.status is DagsterRunStatus.FAILURE
     assert runs_module.is_a_gap_that_stays(platform.instance, run) is gap_stays

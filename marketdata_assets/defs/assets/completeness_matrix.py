@@ -26,8 +26,8 @@ from marketdata_assets.storage.completeness import Recent, read_recent, write_ma
 DESCRIPTION = """\
 Per series the bars that are expected, present, explained (`no_trades`) and missing, and the first and last bar.
 
-Sums up the days that `gap_report` looked through. Days between the first and last of them, or of the stored bars, that
-it never looked through count as missing.
+Sums up the days that `gap_report` scanned. Days between the first and last of them, or of the stored bars, that
+it never scanned count as missing.
 One row per series and day is kept in `completeness_history`; the newest are the view `completeness_matrix`.
 """
 

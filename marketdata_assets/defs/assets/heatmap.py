@@ -95,7 +95,7 @@ def _worst(counts: pl.DataFrame, key: str, every: list[str]) -> list[str]:
     if len(every) <= MAX_ROWS:
         return every
     expected, missing = pl.col("expected_bars").sum(), pl.col("missing_bars").sum()
-    # What was never looked through expects nothing: it comes after what is known to lack bars.
+    # What was never scanned expects nothing: it comes after what is known to lack bars.
     shares = counts.group_by(key).agg(share=pl.when(expected > 0).then(missing / expected))
     worst = set(shares.sort("share", key, descending=[True, False], nulls_last=True).head(MAX_ROWS)[key])
     return [one for one in every if one in worst]
@@ -124,7 +124,7 @@ def _png(figure: Figure, axes: Axes, title: str) -> bytes:
         "few missing": _GAPS[-1],
         "many missing": _GAPS[1],
         "all missing": _GAPS[0],
-        "never looked through": _UNCHECKED,
+        "never scanned": _UNCHECKED,
         "nothing expected": _NOTHING,
     }
     figure.legend(

@@ -22,7 +22,7 @@ No bar is missing without an explanation: a partition fails that an `open` gap (
 `gap_report`) or an `unfilled` one (asked for in vain) reaches into. `no_trades` and `filled` count as whole.
 **Blocking**: a failing partition gets no features.
 
-It knows what `gap_report` has found: a day that was not looked through has no gap.
+It knows what `gap_report` has found: a day that was not scanned has no gap.
 
 **What to do:** `open`: `marketdata gaps --repair` asks the vendor again. `unfilled`: the reason says whether the
 vendor failed, which may pass, or has nothing, which will not.

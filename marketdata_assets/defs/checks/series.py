@@ -39,7 +39,7 @@ taken out with `marketdata symbols deactivate`.
 """
 _COMPLETENESS_DESCRIPTION: Final = """\
 Of each active series at least 99.5 % (`MARKETDATA_COMPLETENESS_PERCENT`) of the expected bars are there or explained
-(`no_trades`), over all days that were looked through. **Only warns.** Series that nobody looked through are counted,
+(`no_trades`), over all days that were scanned. **Only warns.** Series that were never scanned are counted,
 and do not fail.
 
 **What to do:** `marketdata gaps --repair` asks for the missing bars again; `marketdata matrix --html matrix.html` shows the days.
@@ -108,7 +108,7 @@ def completeness_check() -> AssetChecksDefinition:
             counts,
             severity=AssetCheckSeverity.WARN,
             noun=f"at least {percent:g} % complete",
-            aside=f" {unchecked:,} more were never looked through." if unchecked else "",
+            aside=f" {unchecked:,} more were never scanned." if unchecked else "",
             metadata={
                 "threshold_percent": MetadataValue.float(percent),
                 "below": MetadataValue.md(_completeness_table(below)),

@@ -15,7 +15,7 @@ from marketdata_assets.defs.runs.bars import BarsOutcome, bring_bars
 from marketdata_assets.defs.runs.commands import run_ids
 from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.defs.runs.features import FeaturesOutcome, compute
-from marketdata_assets.defs.runs.gaps import look_for_gaps, repair_runs
+from marketdata_assets.defs.runs.gaps import repair_runs, scan_for_gaps
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA, due_days, ended_series
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.domain.gaps import LOSSES, GapState
@@ -164,7 +164,7 @@ def execute(
 
     Raises:
         ConfigurationError: A setting is wrong (the key, say): every other run would fail like this one.
-        MarketDataError: Gaps could not be looked for, or the matrix not be made.
+        MarketDataError: A scan for gaps failed, or the matrix not be made.
     """
     outcome = Outcome(command.id, request)
     begun = _begin_history(database, outcome)
@@ -258,8 +258,8 @@ class _Stages:
         request = self.outcome.request
         runs = range_runs(self.ordered, request.series, request.first, request.last)
         self._bars(self._to_bring(runs))
-        self._look(Stage.GAPS, self._to_scan(runs), repair=False)
-        self._look(Stage.REPAIR, self._repairs(runs), repair=True)
+        self._scan(Stage.GAPS, self._to_scan(runs), repair=False)
+        self._scan(Stage.REPAIR, self._repairs(runs), repair=True)
         if request.with_features:
             self._features()
         self._matrix()
@@ -293,9 +293,9 @@ class _Stages:
         self._begin(Stage.BARS, runs)
         bring_bars(self.runner, runs, force=self.outcome.request.force, outcome=self.outcome.bars)
 
-    def _look(self, stage: Stage, runs: Sequence[Rectangle], *, repair: bool) -> None:
+    def _scan(self, stage: Stage, runs: Sequence[Rectangle], *, repair: bool) -> None:
         self._begin(stage, runs)
-        look_for_gaps(self.runner, runs, repair=repair, bars=self.outcome.bars if repair else None)
+        scan_for_gaps(self.runner, runs, repair=repair, bars=self.outcome.bars if repair else None)
 
     def _features(self) -> None:
         # First: what it finds puts whole histories out of date.

@@ -1,4 +1,4 @@
-"""Looking for gaps: range runs of ``gap_report``, one after the other in this process."""
+"""Scans for gaps: range runs of ``gap_report``, one after the other in this process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.series import AssetClass
 
 
-def look_for_gaps(
+def scan_for_gaps(
     runner: Runner, runs: Sequence[Rectangle], *, repair: bool, bars: BarsOutcome | None = None
 ) -> None:
     """Execute ``runs`` of ``gap_report`` in order, asking again for what is missing with ``repair``.
@@ -47,7 +47,7 @@ def look_for_gaps(
         if not recorded:
             message = (
                 f"gaps of {run.series[0]} … {run.series[-1]}, {run.first} to {run.last}, could not be"
-                f" looked for: {reason_of(result)}"
+                f" scanned for: {reason_of(result)}"
             )
             raise MarketDataError(message)
         if bars is not None:

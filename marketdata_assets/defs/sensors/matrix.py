@@ -1,4 +1,4 @@
-"""``matrix_after_gaps``: the matrix follows a look for gaps."""
+"""``matrix_after_gaps``: the matrix follows a scan for gaps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def matrix_sensor() -> SensorDefinition:
         job=matrix_job,
         minimum_interval_seconds=_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
-        description="Sums up how whole each series is once gaps were looked for; several such runs are one sum.",
+        description="Sums up how whole each series is after a scan for gaps; several such runs are one sum.",
     )
     def matrix_after_gaps(context: SensorEvaluationContext) -> RunRequest | SkipReason:
         report = latest_report(context.instance)

@@ -280,7 +280,7 @@ def _history_request(run: Rectangle, name: str) -> RunRequest:
 
 
 def _symbols_brought(instance: DagsterInstance, run_id: str, wanted: set[str]) -> set[str]:
-    """Those of ``wanted`` whose bars a run has brought and looked through, whatever its checks say of them."""
+    """Those of ``wanted`` whose bars a run has brought and scanned, whatever its checks say of them."""
     ends = [
         record.asset_materialization
         for is_first in (True, False)

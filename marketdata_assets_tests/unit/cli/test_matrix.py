@@ -81,12 +81,12 @@ def test_a_pipe_gets_a_line_a_series(capsys: pytest.CaptureFixture[str]) -> None
     assert "as of 2024-07-05" in said.err
 
 
-def test_what_was_never_looked_through_is_a_line_with_its_command() -> None:
+def test_what_was_never_scanned_is_a_line_with_its_command() -> None:
     days = pl.DataFrame(
         {"symbol": ["A", "B", "B"], "timeframe": ["1d"] * 3, "day": [date(2024, 7, day) for day in (1, 3, 5)]}
     )
     assert unchecked_line(days) == (
-        "3 days of 2 series were never fetched, or never looked through, such as B:1d from 2024-07-03 to 2024-07-05:"
+        "3 days of 2 series were never fetched, or never scanned, such as B:1d from 2024-07-03 to 2024-07-05:"
         " `marketdata backfill --symbols B --timeframes 1d --start 2024-07-03 --end 2024-07-05` brings them"
     )
     assert unchecked_line(days.clear()) is None

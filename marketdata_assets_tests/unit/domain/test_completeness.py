@@ -114,7 +114,7 @@ SPAN_DAYS = [date(2024, 7, day) for day in range(2, 8)]
     st.sets(st.integers(0, LOOKED.height - 1)),
     st.lists(st.tuples(*[st.sampled_from(SPAN_DAYS)] * 2), min_size=3, max_size=3),
 )
-def test_what_was_not_looked_through_is_what_is_expected_and_not_there(
+def test_what_was_not_scanned_is_what_is_expected_and_not_there(
     skipped: set[int], edges: list[tuple[date, date]]
 ) -> None:
     checked = LOOKED.with_row_index().filter(~pl.col("index").is_in(list(skipped))).drop("index")
@@ -255,7 +255,7 @@ def test_series_are_laid_out_by_symbol_and_timeframe() -> None:
     assert ("BTC-USD", Timeframe.M5) not in laid.cells
 
 
-def test_below_the_threshold_comes_the_least_complete_first_and_what_nobody_looked_through_does_not() -> None:
+def test_below_the_threshold_comes_the_least_complete_first_and_what_was_never_scanned_does_not() -> None:
     shares = {"WHOLE": 1.0, "AT": 0.995, "NEARLY": 0.9949, "HALF": 0.5, "MORE": 0.5, "UNSEEN": None}
     matrix = pl.DataFrame(
         {
