@@ -1,4 +1,4 @@
-"""Gaps and completeness in Postgres: the bars to look through, known gaps, and what became of them."""
+"""Gaps and completeness in Postgres: the bars to scan, known gaps, and what became of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
-    from marketdata_assets.domain.gap_history import LookResult
+    from marketdata_assets.domain.gap_history import ScanResult
     from marketdata_assets.storage.connection import Database
 
 _LOOK_LOCKS: Final = 0x6D67  # any constant that nobody else hashes advisory locks with
@@ -352,10 +352,10 @@ def _read(
 
 
 @contextmanager
-def exclusive_look(database: Database, series: Iterable[Series]) -> Iterator[None]:
-    """Hold the right to look through ``series``, over all of reading, asking the vendor and writing.
+def exclusive_scan(database: Database, series: Iterable[Series]) -> Iterator[None]:
+    """Hold the right to scan ``series``, over all of reading, fetching and writing.
 
-    A second look at any of them waits. In a session of its own: the server frees it when this process is gone.
+    A second scan of any of them waits. In a session of its own: the server frees it when this process is gone.
     """
     keys = sorted(one.key for one in series)
     with connect(database.url, application_name="marketdata gaps") as session:
@@ -371,7 +371,7 @@ def exclusive_look(database: Database, series: Iterable[Series]) -> Iterator[Non
         yield
 
 
-def write_gaps(database: Database, result: LookResult) -> None:
+def write_gaps(database: Database, result: ScanResult) -> None:
     """Replace what is known in the spans of ``result`` by what it found, in one transaction.
 
     ``detected_at`` that is null becomes now; filled gaps that are known stay.
