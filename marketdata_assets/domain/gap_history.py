@@ -1,8 +1,9 @@
-"""Looking at a series again: what earlier looks left on its slots, and what is to be written down now.
+"""Scanning a series again: what earlier scans left on its slots, and what the scan writes.
 
-A look reads known gaps and bars, asks again for what is open in its own window, and ends with the rows that
-replace the known ones. Attempts are counted slot by slot, so that what was never asked for does not inherit the
-attempts of its neighbours; runs of slots with one history are one row.
+A scan begins with the known gaps and the stored bars (:class:`GapContext`), is judged again after each refetch of what
+is open in its window, and settles as the rows that replace the known ones. Attempts are counted slot by slot, so that
+a slot that was never refetched does not inherit the attempts of its neighbours; neighbouring slots with one history
+are one row.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from marketdata_assets.domain.gaps import (
     GAP_SCHEMA,
     MAX_ATTEMPTS,
     GapState,
+    SlotTraits,
     classify,
     find_gaps,
     gaps_of_flags,
@@ -35,7 +37,7 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import date, datetime
 
     from marketdata_assets.domain.slots import Flags, Held, Integers, Slots
@@ -60,8 +62,8 @@ _NEVER: Final = np.iinfo(np.int64).max
 _KEY: Final = ("symbol", "timeframe")
 
 
-class Asked(NamedTuple):
-    """A window that was asked for again, of every series of ``symbol`` on ``base``."""
+class Refetch(NamedTuple):
+    """A window that was requested because of a gap, of every series of ``symbol`` on ``base``."""
 
     symbol: str
     base: Timeframe
@@ -71,27 +73,23 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Trail:
-    """What earlier looks left on the slots of one series: a value for each."""
+class _SlotHistory:
+    """What is known of the slots of one series from earlier: a value for each slot."""
 
-    attempts: Integers
-    failure: Integers
-    """Position in the look's list of failures; 0 is none."""
+    traits: SlotTraits
+    """``failure`` is the position in the scan's list of failures."""
     detected: Integers
-    """Microseconds since the epoch, ``_NEVER`` for what was never found missing."""
-    settled: Flags
-    """Known to be empty for want of trades: an outage that begins beside it does not change that."""
-    rejected: Flags
-    """The vendor sent rows for it that broke a rule."""
+    """When each slot was first found missing: microseconds since the epoch, ``_NEVER`` when it never was."""
     missed: Flags
-    """Known to be missing when the look began, or found to be at first."""
+    """Known to be missing when the scan began, or found missing by its first reading."""
 
 
-class LookResult(NamedTuple):
-    """What is to be written down."""
+class ScanResult(NamedTuple):
+    """What a scan writes."""
 
     spans: dict[Series, Window]
-    """What stands there of each series is replaced: known gaps that overlap it, and the days that it touches."""
+    """The window of each series in which the scan replaces what is stored: known gaps that overlap it, and the days
+    that it touches."""
     gaps: pl.DataFrame
     """``KNOWN_SCHEMA``."""
     days: dict[Series, tuple[date, date]]
@@ -99,160 +97,176 @@ class LookResult(NamedTuple):
     daily: pl.DataFrame
     """``DAILY_COMPLETENESS_SCHEMA``."""
     begun: datetime | None = None
-    """When the look began to read, by the database's clock; None for the time at which the result is written."""
+    """When the scan began to read, by the database's clock; None for the time at which the result is written."""
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """Some series of one base, scanned together.
+class GapContext:
+    """What a scan of some series of one base reads: each series in its window and as much around it as is evidence.
 
     Attributes:
-        windows: What is scanned, whole local days: gaps outside are evidence, and never asked for.
-        slots: Expected slots of each series, of as much time around its window as there is evidence to use.
-        known: ``KNOWN_SCHEMA``: gaps that are not filled.
-        held: The bars of each series in its slots.
+        windows: The window of each series that is scanned, whole local days: gaps outside it are evidence, and are not
+            refetched.
+        around: The window of each series that was read: whole local days that hold its window, the evidence and every
+            known gap that reaches into them.
+        slots: The expected slots of each series in the window around.
+        known: ``KNOWN_SCHEMA``: the stored gaps that are not filled.
+        held: The stored bars of each series in the window around.
+        rejected: ``symbol``, ``timeframe`` (a base) and ``time`` (UTC) of the vendor's rows that broke a rule; None
+            when there are none.
     """
 
     windows: Mapping[Series, Window]
+    around: Mapping[Series, Window]
     slots: Mapping[Series, Slots]
     known: pl.DataFrame
     held: Mapping[Series, Held]
-    trails: Mapping[Series, _Trail]
+    rejected: pl.DataFrame | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class GapScan:
+    """The gaps of a :class:`GapContext`, as the stored bars and the refetches made so far leave them.
+
+    Attributes:
+        context: What was read; ``held`` are the bars that are stored now.
+        gaps: ``KNOWN_SCHEMA`` with ``run_start`` and ``run_end``, the gap as it was judged that a row is part of.
+        histories: What is known of the slots of each series from earlier.
+        failures: How the vendor failed, each text once; the first is None, for an answer.
+    """
+
+    context: GapContext
+    gaps: pl.DataFrame
+    histories: Mapping[Series, _SlotHistory]
     failures: tuple[str | None, ...]
 
-    @classmethod
-    def begin(
-        cls,
-        windows: Mapping[Series, Window],
-        slots: Mapping[Series, Slots],
-        known: pl.DataFrame,
-        held: Mapping[Series, Held],
-        rejected: pl.DataFrame | None = None,
-    ) -> Look:
-        """A look at ``slots``, of which ``held`` have a bar.
 
-        ``rejected`` has symbol, timeframe (a base) and time of the vendor's rows that broke a rule.
-        """
-        failures: list[str | None] = [None, *known["failure"].drop_nulls().unique(maintain_order=True)]
-        missing = missing_slots(held, slots)
-        before = slots_in_gaps(known, slots)
-        rows = known.partition_by(*_KEY, as_dict=True)
-        broken = _rejected_slots(rejected, slots)
-        trails = {
-            one: _trail(
-                rows.get((one.symbol, one.timeframe.value)),
-                each,
-                failures,
-                broken[one] & missing[one],
-                missing[one] | before[one],
-            )
-            for one, each in slots.items()
-        }
-        return cls(windows, slots, known, held, trails, tuple(failures))
-
-    def standing(self) -> pl.DataFrame:
-        """The gaps of all slots, as ``KNOWN_SCHEMA`` with ``run_start`` and ``run_end``: a run is judged as one."""
-        judged = judge(find_gaps(self.held, self.slots), self.held, self.slots)
-        count = len(self.failures)
-        marks = {
-            one: ((trail.attempts * count + trail.failure) * 2 + trail.settled) * 2 + trail.rejected
-            for one, trail in self.trails.items()
-        }
-        texts = pl.Series(self.failures, dtype=pl.String())
-        pieces = split_gaps(judged, self.slots, marks)
-        detected = _earliest(pieces, self.slots, {one: each.detected for one, each in self.trails.items()})
-        return classify(
-            pieces.with_columns(
-                detected,
-                is_loss=pl.col("is_loss") & (pl.col("mark") // 2 % 2 == 0),
-                rejected=pl.col("mark") % 2 == 1,
-                attempts=(pl.col("mark") // 4 // count).cast(pl.Int32),
-                failure=texts.gather(pieces["mark"] // 4 % count),
-            )
-        ).select(*KNOWN_SCHEMA, "run_start", "run_end")
-
-    def due(self, standing: pl.DataFrame) -> dict[Series, list[Window]]:
-        """What is open in the window of each series."""
-        due: dict[Series, list[Window]] = {}
-        opened = standing.filter(state=GapState.OPEN.value)
-        for symbol, name, start, end in opened.select(*_KEY, "gap_start", "gap_end").iter_rows():
-            series = Series(symbol, Timeframe(name))
-            gap = Window(start.astimezone(UTC), end.astimezone(UTC))
-            if (window := gap.intersection(self.windows[series])) is not None:
-                due.setdefault(series, []).append(window)
-        return due
-
-    def asked_again(
-        self, due: Mapping[Series, Sequence[Window]], asked: Iterable[Asked], held: Mapping[Series, Held]
-    ) -> Look:
-        """The look after what is ``due`` was asked for again, with the bars that are ``held`` now."""
-        failures = list(self.failures)
-        requests: dict[tuple[str, Timeframe], list[Asked]] = {}
-        for one in asked:
-            requests.setdefault((one.symbol, one.base), []).append(one)
-            if one.failure not in failures:
-                failures.append(one.failure)
-        trails = dict(self.trails)
-        for series, windows in due.items():
-            slots, trail = self.slots[series], trails[series]
-            is_due = _inside(slots, windows)
-            attempts, failure = trail.attempts.copy(), trail.failure.copy()
-            for one in requests.get((series.symbol, series.timeframe.base), ()):
-                answered = is_due & _inside(slots, [one.window])
-                attempts[answered] = np.minimum(attempts[answered] + 1, MAX_ATTEMPTS)
-                failure[answered] = failures.index(one.failure)
-                is_due &= ~answered
-            trails[series] = replace(trail, attempts=attempts, failure=failure)
-        return replace(self, held=held, trails=trails, failures=tuple(failures))
-
-    def result(self) -> LookResult:
-        """What is to be written down: gaps and days of the windows, whole gaps that reach out of them included."""
-        standing = self.standing()
-        filled = self._filled()
-        spans = _spans(self.windows, [self.known, standing, filled])
-        daily = daily_completeness(self.held, self.slots, standing)
-        days = {
-            one: (
-                self.slots[one].calendar.local_day(span.start),
-                self.slots[one].calendar.local_day(moment_of(microseconds(span.end) - 1)),
-            )
-            for one, span in spans.items()
-        }
-        rows = pl.concat([standing.select(KNOWN_SCHEMA.names()).cast(KNOWN_SCHEMA), filled])
-        return LookResult(spans, _overlapping(rows, spans), days, _of_days(daily, days))
-
-    def _filled(self) -> pl.DataFrame:
-        """The runs that were missing when the look began, or known to be, and have a bar now."""
-        missing = missing_slots(self.held, self.slots)
-        arrived = {one: trail.missed & ~missing[one] for one, trail in self.trails.items()}
-        gaps = gaps_of_flags(arrived, self.slots)
-        detected = _earliest(gaps, self.slots, {one: each.detected for one, each in self.trails.items()})
-        # Negated, so that the smallest is the largest.
-        most = _earliest(
-            gaps, self.slots, {one: -each.attempts for one, each in self.trails.items()}, "attempts"
+def scan_gaps(context: GapContext) -> GapScan:
+    """Find and judge the gaps of ``context``, with what earlier scans and refetches left on their slots."""
+    known, slots = context.known, context.slots
+    failures: list[str | None] = [None, *known["failure"].drop_nulls().unique(maintain_order=True)]
+    missing = missing_slots(context.held, slots)
+    before = slots_in_gaps(known, slots)
+    rows = known.partition_by(*_KEY, as_dict=True)
+    broken = _rejected_slots(context.rejected, slots)
+    histories = {
+        series: _read_history(
+            rows.get((series.symbol, series.timeframe.value)),
+            each,
+            failures,
+            rejected=broken[series] & missing[series],
+            missed=missing[series] | before[series],
         )
-        return (
-            gaps.with_columns(
-                detected,
-                state=pl.lit(GapState.FILLED.value),
-                attempts=-most.cast(pl.Int32),
-                failure=pl.lit(None, pl.String()),
-                reason=pl.format(
-                    "{} bar{} arrived",
-                    "missing_bars",
-                    pl.when(pl.col("missing_bars") == 1).then(pl.lit("")).otherwise(pl.lit("s")),
-                ),
-            )
-            .select(KNOWN_SCHEMA.names())
-            .cast(KNOWN_SCHEMA)
+        for series, each in slots.items()
+    }
+    return _judge_scan(context, histories, tuple(failures))
+
+
+def open_windows(scan: GapScan) -> dict[Series, list[Window]]:
+    """List what is open in the window of each series: what a refetch requests."""
+    due: dict[Series, list[Window]] = {}
+    opened = scan.gaps.filter(state=GapState.OPEN.value)
+    for symbol, name, start, end in opened.select(*_KEY, "gap_start", "gap_end").iter_rows():
+        series = Series(symbol, Timeframe(name))
+        gap = Window(start.astimezone(UTC), end.astimezone(UTC))
+        if (window := gap.intersection(scan.context.windows[series])) is not None:
+            due.setdefault(series, []).append(window)
+    return due
+
+
+def rescan(scan: GapScan, refetches: Iterable[Refetch], held: Mapping[Series, Held]) -> GapScan:
+    """Judge the gaps of ``scan`` again after ``refetches`` of what was open, with the bars that are stored now."""
+    failures = list(scan.failures)
+    requests: dict[tuple[str, Timeframe], list[Refetch]] = {}
+    for refetch in refetches:
+        requests.setdefault((refetch.symbol, refetch.base), []).append(refetch)
+        if refetch.failure not in failures:
+            failures.append(refetch.failure)
+    histories = dict(scan.histories)
+    for series, windows in open_windows(scan).items():
+        slots, history = scan.context.slots[series], histories[series]
+        is_due = _inside(slots, windows)
+        attempts, failure = history.traits.attempts.copy(), history.traits.failure.copy()
+        for refetch in requests.get((series.symbol, series.timeframe.base), ()):
+            answered = is_due & _inside(slots, [refetch.window])
+            attempts[answered] = np.minimum(attempts[answered] + 1, MAX_ATTEMPTS)
+            failure[answered] = failures.index(refetch.failure)
+            is_due &= ~answered
+        histories[series] = replace(
+            history, traits=history.traits._replace(attempts=attempts, failure=failure)
         )
+    return _judge_scan(replace(scan.context, held=held), histories, tuple(failures))
 
 
-def _trail(
-    known: pl.DataFrame | None, slots: Slots, failures: list[str | None], rejected: Flags, missed: Flags
-) -> _Trail:
+def settle(scan: GapScan) -> ScanResult:
+    """Decide what ``scan`` writes: gaps and days of the windows, with the whole of each gap that reaches beyond them."""
+    context = scan.context
+    filled = _filled(scan)
+    spans = _spans(context.windows, [context.known, scan.gaps, filled])
+    daily = daily_completeness(context.held, context.slots, scan.gaps)
+    days = {
+        series: (
+            context.slots[series].calendar.local_day(span.start),
+            context.slots[series].calendar.local_day(moment_of(microseconds(span.end) - 1)),
+        )
+        for series, span in spans.items()
+    }
+    rows = pl.concat([scan.gaps.select(KNOWN_SCHEMA.names()).cast(KNOWN_SCHEMA), filled])
+    return ScanResult(spans, _overlapping(rows, spans), days, _of_days(daily, days))
+
+
+def _judge_scan(
+    context: GapContext, histories: Mapping[Series, _SlotHistory], failures: tuple[str | None, ...]
+) -> GapScan:
+    """Judge each gap as a whole, and give each piece with a history of its own its state and reason."""
+    judged = judge(find_gaps(context.held, context.slots), context.held, context.slots)
+    pieces = split_gaps(judged, context.slots, {series: each.traits for series, each in histories.items()})
+    texts = pl.Series(failures, dtype=pl.String())
+    gaps = classify(
+        pieces.with_columns(
+            pl.col("attempts").cast(pl.Int32),
+            is_loss=pl.col("is_loss") & ~pl.col("is_explained"),
+            failure=texts.gather(pieces["failure"]),
+            detected_at=_first_detected(pieces, context.slots, histories),
+        )
+    ).select(*KNOWN_SCHEMA, "run_start", "run_end")
+    return GapScan(context, gaps, histories, failures)
+
+
+def _filled(scan: GapScan) -> pl.DataFrame:
+    """The runs that were missing when the scan began, or known to be, and have a bar now."""
+    slots = scan.context.slots
+    missing = missing_slots(scan.context.held, slots)
+    arrived = {series: history.missed & ~missing[series] for series, history in scan.histories.items()}
+    gaps = gaps_of_flags(arrived, slots)
+    return (
+        gaps.with_columns(
+            detected_at=_first_detected(gaps, slots, scan.histories),
+            state=pl.lit(GapState.FILLED.value),
+            attempts=_most_attempts(gaps, slots, scan.histories).cast(pl.Int32),
+            failure=pl.lit(None, pl.String()),
+            reason=pl.format(
+                "{} bar{} arrived",
+                "missing_bars",
+                pl.when(pl.col("missing_bars") == 1).then(pl.lit("")).otherwise(pl.lit("s")),
+            ),
+        )
+        .select(KNOWN_SCHEMA.names())
+        .cast(KNOWN_SCHEMA)
+    )
+
+
+def _read_history(
+    known: pl.DataFrame | None,
+    slots: Slots,
+    failures: list[str | None],
+    *,
+    rejected: Flags,
+    missed: Flags,
+) -> _SlotHistory:
+    """Spread what the ``known`` gaps of one series say over its slots."""
     attempts, failure = np.zeros(len(slots), dtype=np.int64), np.zeros(len(slots), dtype=np.int64)
-    detected, settled = np.full(len(slots), _NEVER), np.zeros(len(slots), dtype=np.bool_)
+    detected, is_explained = np.full(len(slots), _NEVER), np.zeros(len(slots), dtype=np.bool_)
     if known is not None and known.height:
         first, last = slots.positions(known)
         sizes = last - first
@@ -260,11 +274,11 @@ def _trail(
         codes = {text: code for code, text in enumerate(failures)}
         attempts[positions] = np.repeat(known["attempts"].to_numpy(), sizes)
         failure[positions] = np.repeat([codes[text] for text in known["failure"]], sizes)
-        is_settled = (known["state"] == GapState.NO_TRADES.value).to_numpy()
-        settled[positions] = np.repeat(is_settled, sizes)
+        no_trades = (known["state"] == GapState.NO_TRADES.value).to_numpy()
+        is_explained[positions] = np.repeat(no_trades, sizes)
         moments = known["detected_at"].cast(UTC_TIME).to_physical().fill_null(_NEVER).to_numpy()
         detected[positions] = np.repeat(moments, sizes)
-    return _Trail(attempts, failure, detected, settled, rejected, missed)
+    return _SlotHistory(SlotTraits(attempts, failure, is_explained, rejected), detected, missed)
 
 
 def _rejected_slots(rejected: pl.DataFrame | None, slots: Mapping[Series, Slots]) -> dict[Series, Flags]:
@@ -282,23 +296,38 @@ def _rejected_slots(rejected: pl.DataFrame | None, slots: Mapping[Series, Slots]
     return flags
 
 
-def _earliest(
-    gaps: pl.DataFrame,
-    slots: Mapping[Series, Slots],
-    values: Mapping[Series, Integers],
-    name: str = "detected_at",
+def _first_detected(
+    gaps: pl.DataFrame, slots: Mapping[Series, Slots], histories: Mapping[Series, _SlotHistory]
 ) -> pl.Series:
-    """The smallest value of the slots of each of ``gaps``; as a time, null where there is none."""
-    parts = []
+    """When the first slot of each of ``gaps`` was found missing, in UTC; null when none was before."""
+    firsts = [
+        np.minimum.reduceat(np.append(histories[series].detected, _NEVER), edges)[::2]
+        for series, edges in _edges_by_series(gaps, slots)
+    ]
+    found = pl.Series(np.concatenate(firsts) if firsts else [], dtype=pl.Int64())
+    return found.set(found == _NEVER, None).cast(UTC_TIME)
+
+
+def _most_attempts(
+    gaps: pl.DataFrame, slots: Mapping[Series, Slots], histories: Mapping[Series, _SlotHistory]
+) -> pl.Series:
+    """How many refetches the slot of each of ``gaps`` had that had the most."""
+    most = [
+        np.maximum.reduceat(np.append(histories[series].traits.attempts, 0), edges)[::2]
+        for series, edges in _edges_by_series(gaps, slots)
+    ]
+    return pl.Series(np.concatenate(most) if most else [], dtype=pl.Int64())
+
+
+def _edges_by_series(gaps: pl.DataFrame, slots: Mapping[Series, Slots]) -> Iterator[tuple[Series, Integers]]:
+    """The positions of the first slot of each gap and of the one behind its last, in turn, as the gaps are sorted."""
     for (symbol, timeframe), own in gaps.partition_by(*_KEY, as_dict=True, maintain_order=True).items():
         series = Series(str(symbol), Timeframe(str(timeframe)))
-        edges = slots[series].positions(own)
-        padded = np.append(values[series], _NEVER)
-        parts.append(np.minimum.reduceat(padded, np.stack(edges, axis=1).ravel())[::2])
-    found = pl.Series(name, np.concatenate(parts) if parts else [], dtype=pl.Int64())
-    if name != "detected_at":
-        return found
-    return found.to_frame().select(pl.when(pl.col(name) != _NEVER).then(pl.col(name)).cast(UTC_TIME))[name]
+        edges = [
+            np.searchsorted(slots[series].opens, own[edge].cast(UTC_TIME).to_physical().to_numpy())
+            for edge in ("gap_start", "gap_end")
+        ]
+        yield series, np.stack(edges, axis=1).ravel()
 
 
 def _inside(slots: Slots, windows: Iterable[Window]) -> Flags:

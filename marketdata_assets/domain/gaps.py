@@ -207,14 +207,41 @@ def classify(gaps: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def split_gaps(
-    gaps: pl.DataFrame, expected: Mapping[Series, Slots], marks: Mapping[Series, Integers]
-) -> pl.DataFrame:
-    """``gaps`` (:data:`JUDGED_SCHEMA`), divided where the marks of neighbouring slots differ.
+class SlotTraits(NamedTuple):
+    """What earlier scans and refetches left on the slots of one series: a value for each slot."""
 
-    ``marks`` has a number for each slot of ``expected``. Adds ``run_start`` and ``run_end``, the gap that a piece is
-    part of, and ``mark``. What was judged of the whole gap holds for its pieces.
-    """
+    attempts: Integers
+    """How many refetches were made."""
+    failure: Integers
+    """The code of how the vendor failed at the last refetch; 0 when it answered."""
+    is_explained: Flags
+    """Known to be empty because nothing traded: a loss that begins beside the slot does not change that."""
+    rejected: Flags
+    """Empty, and the vendor sent rows for the slot that broke a rule."""
+
+
+PIECE_SCHEMA: Final = pl.Schema(
+    {
+        **JUDGED_SCHEMA,
+        "run_start": UTC_TIME,
+        "run_end": UTC_TIME,
+        "attempts": pl.Int64(),
+        "failure": pl.Int64(),
+        "is_explained": pl.Boolean(),
+        "rejected": pl.Boolean(),
+    }
+)
+"""Pieces of gaps: all slots of a piece have the same :class:`SlotTraits`.
+
+``run_start`` and ``run_end`` are the edges of the gap that a piece is part of. What was judged of the whole gap holds
+for its pieces.
+"""
+
+
+def split_gaps(
+    gaps: pl.DataFrame, expected: Mapping[Series, Slots], traits: Mapping[Series, SlotTraits]
+) -> pl.DataFrame:
+    """Divide ``gaps`` (:data:`JUDGED_SCHEMA`) where the traits of neighbouring slots differ: :data:`PIECE_SCHEMA`."""
     by_series = _by_series(gaps)
     pieces: dict[Series, _Runs] = {}
     rows, found = [], []
@@ -222,9 +249,9 @@ def split_gaps(
         slots = expected[series]
         runs = _Runs(*slots.positions(own))
         positions = each_position(*runs)
-        mark = marks[series][positions]
+        of_missing = SlotTraits._make(values[positions] for values in traits[series])
         is_first = np.ones(len(positions), dtype=np.bool_)
-        is_first[1:] = np.diff(mark) != 0
+        is_first[1:] = np.any([values[1:] != values[:-1] for values in of_missing], axis=0)
         is_first[np.cumsum(runs.ends - runs.starts)[:-1]] = True
         starts = np.flatnonzero(is_first)
         sizes = np.diff(np.append(starts, len(positions)))
@@ -232,16 +259,20 @@ def split_gaps(
         of_run = np.repeat(np.arange(own.height), runs.ends - runs.starts)[starts]
         rows.append(own[of_run])
         found.append(
-            pl.DataFrame({"mark": mark[starts], "missing_base": _base_slots_in(pieces[series], slots)})
+            pl.DataFrame(
+                {
+                    **{name: values[starts] for name, values in of_missing._asdict().items()},
+                    "missing_base": _base_slots_in(pieces[series], slots),
+                }
+            )
         )
     if not rows:
-        extra = {"run_start": UTC_TIME, "run_end": UTC_TIME, "mark": pl.Int64()}
-        return pl.Schema({**JUDGED_SCHEMA, **extra}).to_frame()
+        return PIECE_SCHEMA.to_frame()
     whole = pl.concat(rows).select(
         pl.exclude(*GAP_SCHEMA, "missing_base"), run_start="gap_start", run_end="gap_end"
     )
     divided = pl.concat([_frame(pieces, expected), whole, pl.concat(found)], how="horizontal")
-    return divided.select(*JUDGED_SCHEMA, "run_start", "run_end", "mark")
+    return divided.select(PIECE_SCHEMA.names())
 
 
 def gaps_of_flags(flags: Mapping[Series, Flags], expected: Mapping[Series, Slots]) -> pl.DataFrame:

@@ -1,30 +1,44 @@
-"""Scanning for gaps and fetching what is missing again, for one chunk of series at a time."""
+"""Scanning for gaps and refetching what is missing, for one chunk of series at a time.
+
+:func:`report_gaps` is the path, in the order in which a chunk takes it: load the context, scan it (pure), plan a
+refetch (pure), fetch, settle (pure), write. Each step hands a frozen value to the next: a :class:`ScanChunk`, a
+:class:`GapContext`, a :class:`GapScan`, a :class:`Plan`, a :class:`Fetched` and a :class:`ScanResult`.
+"""
 
 from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import polars as pl
 
-from marketdata_assets.domain.calendar import calendar_of, sunday_of
-from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, Asked, Look
-from marketdata_assets.domain.gaps import MAX_ATTEMPTS, SETTLING
-from marketdata_assets.domain.scans import BEYOND, EVIDENCE, scan_windows
-from marketdata_assets.domain.series import AssetClass, Instrument, Series, with_siblings
-from marketdata_assets.domain.slots import Held, Slots, expected_by_series
-from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.domain.windows import Window
+from marketdata_assets.domain.gap_history import (
+    KNOWN_SCHEMA,
+    GapContext,
+    Refetch,
+    open_windows,
+    rescan,
+    scan_gaps,
+    settle,
+)
+from marketdata_assets.domain.gaps import MAX_ATTEMPTS
+from marketdata_assets.domain.scans import (
+    ScanChunk,
+    scan_chunks,
+    scan_windows,
+    slots_to_scan,
+    widen_to_evidence,
+    widen_to_gaps,
+)
+from marketdata_assets.domain.series import Instrument, Series, with_siblings
 from marketdata_assets.pipeline.fetching import instruments_of, vendor_events
 from marketdata_assets.pipeline.ingest import Ingest, IngestReport
 from marketdata_assets.polygon.planner import Plan, plan_again
 from marketdata_assets.storage.bars import read_coverage, read_rows, write_batch
 from marketdata_assets.storage.gaps import (
     database_time,
-    exclusive_look,
+    exclusive_scan,
     first_bars,
     read_asked,
     read_gaps,
@@ -37,13 +51,14 @@ from marketdata_assets.storage.merge import MergeCounts
 from marketdata_assets.storage.tables import OHLCV
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import date, datetime
 
+    from marketdata_assets.domain.gap_history import GapScan, ScanResult
+    from marketdata_assets.domain.timeframe import Timeframe
+    from marketdata_assets.domain.windows import Window
     from marketdata_assets.polygon.vendor import Vendor
     from marketdata_assets.storage.connection import Database
-
-_SLOTS_AT_ONCE: Final = 3_000_000
-"""Expected slots that are held in memory at once."""
 
 _RESULT_SCHEMA: Final = pl.Schema(
     {
@@ -58,7 +73,7 @@ _RESULT_SCHEMA: Final = pl.Schema(
 
 @dataclass(slots=True)
 class GapOutcome:
-    """What was found: gaps by state, as they stand in the end, how whole each day is, and what repairing cost."""
+    """What a run found: gaps by state, as they stand in the end, how whole each day is, and what repairing cost."""
 
     gaps: list[pl.DataFrame] = field(default_factory=lambda: [_RESULT_SCHEMA.to_frame()])
     days: list[pl.DataFrame] = field(default_factory=list)
@@ -70,6 +85,31 @@ class GapOutcome:
         """Every gap of the run, the worst first."""
         return pl.concat(self.gaps).sort("missing_bars", descending=True)
 
+    def add_fetched(self, fetched: Fetched) -> None:
+        """Count what a refetch cost and stored."""
+        self.reports.append(fetched.report)
+        self.rows += fetched.rows
+
+    def add_result(self, result: ScanResult) -> None:
+        """Count the gaps and days that a scan wrote."""
+        self.gaps.append(result.gaps.select(_RESULT_SCHEMA.names()))
+        self.days.append(result.daily)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a refetch requested and stored.
+
+    Attributes:
+        refetches: The requested windows, each with how the vendor failed, or without a failure.
+        report: What the requests cost.
+        rows: How many rows were inserted, changed and left unchanged.
+    """
+
+    refetches: list[Refetch]
+    report: IngestReport
+    rows: MergeCounts
+
 
 def report_gaps(
     database: Database,
@@ -80,15 +120,39 @@ def report_gaps(
     run_id: str | None,
     attempts: int = MAX_ATTEMPTS,
 ) -> GapOutcome:
-    """Find, repair (with ``polygon``) and write down the gaps of each series between its first and last day.
+    """Find, repair (with ``polygon``) and write the gaps of each series between its first and last day.
 
     The siblings of a series, the tracked timeframes of its symbol that are made of the same base bars, are scanned
     with it: a fetch stores all of them, and what a refetch shows of the base holds for each.
 
-    ``attempts`` is how often a gap is asked for here, at most.
+    ``attempts`` is the most refetches of one gap in this run.
 
-    One look at a series at a time: who comes second waits, and finds what the first has written down.
+    One scan of a series runs at a time: a second one waits, and finds what the first has written.
     """
+    outcome = GapOutcome()
+    for chunk in plan_chunks(database, days):
+        with exclusive_scan(database, chunk.windows):
+            # Before the first bar is read: the scan may miss what is stored from here on.
+            begun = database_time(database)
+            scan = scan_gaps(load_context(database, chunk, now))
+            for _ in range(attempts if polygon is not None else 0):
+                plan = plan_refetch(scan, chunk, instruments_of(database, chunk.windows)[1], now)
+                if polygon is None or not plan.requests:
+                    break
+                fetched = fetch_missing(database, polygon, plan, now=now, run_id=run_id)
+                outcome.add_fetched(fetched)
+                scan = rescan(scan, fetched.refetches, read_held(database, scan.context.around))
+                if any(refetch.failure is not None for refetch in fetched.refetches):
+                    # The next attempt is another run's: a second at once would meet the same failure.
+                    break
+            result = settle(scan)._replace(begun=begun)
+            write_gaps(database, result)
+        outcome.add_result(result)
+    return outcome
+
+
+def plan_chunks(database: Database, days: Mapping[Series, Sequence[date]]) -> Iterator[ScanChunk]:
+    """Divide the series of ``days`` and their tracked siblings into chunks that fit in memory."""
     wanted, tracked = instruments_of(database, days)
     classes = {instrument.symbol: instrument.asset_class for instrument in wanted}
     siblings = [
@@ -96,211 +160,62 @@ def report_gaps(
         for instrument, timeframes in tracked.items()
         for timeframe in timeframes
     ]
-    edges = {one: (min(chosen), max(chosen)) for one, chosen in days.items()}
-    windows = scan_windows(edges, with_siblings(days, siblings), classes)
-    outcome = GapOutcome()
-    _look_through(database, polygon, windows, classes, outcome, now=now, run_id=run_id, attempts=attempts)
-    return outcome
+    edges = {series: (min(chosen), max(chosen)) for series, chosen in days.items()}
+    return scan_chunks(scan_windows(edges, with_siblings(days, siblings), classes), classes)
 
 
-def _look_through(
-    database: Database,
-    polygon: Vendor | None,
-    windows: dict[Series, Window],
-    classes: dict[str, AssetClass],
-    outcome: GapOutcome,
-    *,
-    now: datetime,
-    run_id: str | None,
-    attempts: int = MAX_ATTEMPTS,
-) -> None:
-    for chunk in _chunks(windows):
-        looker = _Looker(database, {one: classes[one.symbol] for one in chunk}, chunk, now)
-        with exclusive_look(database, chunk):
-            # Before the first bar is read: what is stored from here on may not be in the look.
-            begun = database_time(database)
-            look = looker.look()
-            if polygon is not None:
-                look = looker.repaired(look, polygon, run_id, outcome, attempts=attempts)
-            result = look.result()._replace(begun=begun)
-            write_gaps(database, result)
-        outcome.gaps.append(result.gaps.select(_RESULT_SCHEMA.names()))
-        outcome.days.append(result.daily)
+def load_context(database: Database, chunk: ScanChunk, now: datetime) -> GapContext:
+    """Read what is known and stored of the series of ``chunk``, in their windows and as far around as is evidence."""
+    scanned = scanned_around(database, chunk.edges(), chunk.evidence.days)
+    around = widen_to_evidence(chunk, scanned, read_gaps(database, chunk.windows))
+    known = read_gaps(database, around)
+    around = widen_to_gaps(chunk, around, known)
+    held = read_held(database, around)
+    rejected = read_rejected(database, around)
+    slots = slots_to_scan(
+        chunk,
+        around,
+        held,
+        first_bars=first_bars(database, chunk.windows),
+        requested=read_asked(database, around),
+        now=now,
+    )
+    return GapContext(chunk.windows, around, slots, known, held, rejected)
 
 
-def _chunks(windows: dict[Series, Window]) -> Iterator[dict[Series, Window]]:
-    """The window of each series, as many symbols of one base at a time as fit in memory; siblings stay together."""
-    families: dict[tuple[Timeframe, str], dict[Series, Window]] = {}
-    for base in (Timeframe.M1, Timeframe.D1):
-        for series, window in windows.items():
-            if series.timeframe.base is base:
-                families.setdefault((base, series.symbol), {})[series] = window
-    chunk: dict[Series, Window] = {}
-    chunk_base, slots = Timeframe.M1, 0.0
-    for (base, _), family in families.items():
-        size = sum(
-            (window.duration + EVIDENCE[base]) / series.timeframe.duration
-            for series, window in family.items()
+def plan_refetch(
+    scan: GapScan, chunk: ScanChunk, tracked: Mapping[Instrument, Sequence[Timeframe]], now: datetime
+) -> Plan:
+    """Plan the fewest requests for what is open in the windows of ``scan``; none when nothing is."""
+    missing: dict[Instrument, dict[Timeframe, Sequence[Window]]] = {}
+    for series, windows in open_windows(scan).items():
+        instrument = Instrument(series.symbol, chunk.classes[series])
+        missing.setdefault(instrument, {})[series.timeframe] = windows
+    return plan_again(missing, now=now, tracked=tracked)
+
+
+def fetch_missing(
+    database: Database, polygon: Vendor, plan: Plan, *, now: datetime, run_id: str | None
+) -> Fetched:
+    """Make the requests of ``plan`` and store the bars that arrive."""
+    coverage = read_coverage(database, sorted({request.symbol for request in plan.requests}))
+    ingest = Ingest(plan, now=now, coverage=coverage, run_id=run_id)
+    rows = MergeCounts()
+
+    def read_bars(series: Series, window: Window) -> pl.DataFrame:
+        return read_rows(database, OHLCV, {series: [window]})
+
+    with closing(vendor_events(polygon, plan.requests, database)) as events:
+        for batch in ingest.batches(events, read_bars):
+            rows += write_batch(database, batch)
+    failures = {(failed.series, failed.window): str(failed.error) for failed in ingest.report.failures}
+    refetches = [
+        Refetch(
+            request.symbol,
+            request.base,
+            request.window,
+            failures.get((Series(request.symbol, request.base), request.window)),
         )
-        if chunk and (base is not chunk_base or slots + size > _SLOTS_AT_ONCE):
-            yield chunk
-            chunk, slots = {}, 0.0
-        chunk.update(family)
-        chunk_base, slots = base, slots + size
-    if chunk:
-        yield chunk
-
-
-class _Looker:
-    """Reads, and asks the vendor, for a look at some series of one base."""
-
-    def __init__(
-        self,
-        database: Database,
-        classes: dict[Series, AssetClass],
-        windows: dict[Series, Window],
-        now: datetime,
-    ) -> None:
-        self._database = database
-        self._classes = classes
-        self._windows = windows
-        self._now = now
-        self._evidence = EVIDENCE[next(iter(windows)).timeframe.base]
-        self._contexts: dict[Series, Window] = {}
-
-    def look(self) -> Look:
-        """What is known and held around the windows."""
-        around = self._with_evidence()
-        # A gap that reaches into its window is judged by what lies before all of it.
-        self._contexts = self._containing(around, read_gaps(self._database, self._windows), self._evidence)
-        # And none that is written down may be cut.
-        known = read_gaps(self._database, self._contexts)
-        self._contexts = self._containing(self._contexts, known, timedelta(0))
-        held = read_held(self._database, self._contexts)
-        rejected = read_rejected(self._database, self._contexts)
-        return Look.begin(self._windows, self._slots(held), known, held, rejected)
-
-    def _with_evidence(self) -> dict[Series, Window]:
-        """Each window with as many scanned days before it as there is evidence to use, wherever they lie.
-
-        Days that were never fetched are no evidence, so the scanned days beyond them are. Where a history has fewer
-        days before the window, days after it take their place.
-        """
-        local_days = {}
-        for one, window in self._windows.items():
-            local_day = calendar_of(self._classes[one]).local_day
-            local_days[one] = (local_day(window.start), local_day(window.end - timedelta(microseconds=1)))
-        most = self._evidence.days
-        scanned = scanned_around(self._database, local_days, most)
-        around = {}
-        for one, window in self._windows.items():
-            calendar = calendar_of(self._classes[one])
-            start, end = window.start - self._evidence, window.end + BEYOND
-            sessions = calendar.sessions(calendar.local_day(start), local_days[one][0] - timedelta(days=1))
-            count = len({sunday_of(day) for day in sessions} if one.timeframe is Timeframe.W1 else sessions)
-            before, after = scanned.get(one, ((), ()))
-            if before:
-                start = min(start, calendar.day_start(before[:count][-1]))
-            if after and len(before) < count:
-                end = max(end, calendar.day_window(after[:count][-1]).end)
-            around[one] = Window(start, end)
-        return around
-
-    def _containing(
-        self, contexts: dict[Series, Window], gaps: pl.DataFrame, before: timedelta
-    ) -> dict[Series, Window]:
-        """Whole days that hold each context, and each of its ``gaps`` with as much time ``before`` it."""
-        edges = {
-            Series(symbol, Timeframe(timeframe)): (first - before, last)
-            for symbol, timeframe, first, last in gaps.group_by("symbol", "timeframe")
-            .agg(pl.col("gap_start").min(), pl.col("gap_end").max())
-            .iter_rows()
-        }
-        wider = {}
-        for one, context in contexts.items():
-            calendar = calendar_of(self._classes[one])
-            first, last = edges.get(one, (context.start, context.end))
-            start = calendar.local_day(min(context.start, first).astimezone(UTC))
-            end = calendar.local_day(max(context.end, last).astimezone(UTC) - timedelta(microseconds=1))
-            wider[one] = Window(calendar.day_start(start), calendar.day_window(end).end)
-        return wider
-
-    def _slots(self, held: dict[Series, Held]) -> dict[Series, Slots]:
-        """What is expected in each context, as far as it was ever asked for.
-
-        Days with a bar count as asked for: somebody may have brought it in another way.
-        """
-        hull = Window(
-            min(context.start for context in self._contexts.values()),
-            max(context.end for context in self._contexts.values()),
-        )
-        firsts = first_bars(self._database, self._windows)
-        every = expected_by_series(self._classes, hull, self._now - SETTLING, firsts)
-        slots = {
-            one: every[one].within(context.start, context.end) for one, context in self._contexts.items()
-        }
-        asked = read_asked(self._database, self._contexts)
-        no_times = np.zeros(0, dtype=np.int64)
-        return {
-            one: each.asked_for(
-                asked.get(one, ()), each.on_days_of(held[one].times if one in held else no_times)
-            )
-            for one, each in slots.items()
-        }
-
-    def repaired(
-        self,
-        look: Look,
-        polygon: Vendor,
-        run_id: str | None,
-        outcome: GapOutcome,
-        *,
-        attempts: int,
-    ) -> Look:
-        """The look after what is open was asked for again, as often as that makes sense now."""
-        for _ in range(attempts):
-            due = look.due(look.standing())
-            planned = plan_again(self._missing(due), now=self._now, tracked=self._tracked())
-            if not planned.requests:
-                break
-            asked = self._ask(planned, polygon, run_id, outcome)
-            look = look.asked_again(due, asked, read_held(self._database, self._contexts))
-            if any(one.failure is not None for one in asked):
-                # The next attempt is another run's: a second at once would meet the same failure.
-                break
-        return look
-
-    def _ask(self, planned: Plan, polygon: Vendor, run_id: str | None, outcome: GapOutcome) -> list[Asked]:
-        symbols = sorted({request.symbol for request in planned.requests})
-        ingest = Ingest(
-            planned, now=self._now, coverage=read_coverage(self._database, symbols), run_id=run_id
-        )
-        with closing(vendor_events(polygon, planned.requests, self._database)) as events:
-            for batch in ingest.batches(events, self._read_bars):
-                outcome.rows += write_batch(self._database, batch)
-        outcome.reports.append(ingest.report)
-        failures = {(failed.series, failed.window): str(failed.error) for failed in ingest.report.failures}
-        return [
-            Asked(
-                request.symbol,
-                request.base,
-                request.window,
-                failures.get((Series(request.symbol, request.base), request.window)),
-            )
-            for request in planned.requests
-        ]
-
-    def _missing(
-        self, due: dict[Series, list[Window]]
-    ) -> dict[Instrument, dict[Timeframe, Sequence[Window]]]:
-        missing: dict[Instrument, dict[Timeframe, Sequence[Window]]] = {}
-        for series, windows in due.items():
-            instrument = Instrument(series.symbol, self._classes[series])
-            missing.setdefault(instrument, {})[series.timeframe] = windows
-        return missing
-
-    def _tracked(self) -> dict[Instrument, tuple[Timeframe, ...]]:
-        return instruments_of(self._database, self._windows)[1]
-
-    def _read_bars(self, series: Series, window: Window) -> pl.DataFrame:
-        return read_rows(self._database, OHLCV, {series: [window]})
+        for request in plan.requests
+    ]
+    return Fetched(refetches, ingest.report, rows)

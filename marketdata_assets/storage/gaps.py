@@ -1,4 +1,4 @@
-"""Gaps and completeness in Postgres: the bars to look through, known gaps, and what became of them."""
+"""Gaps and completeness in Postgres: the bars to scan, known gaps, and what became of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
     from datetime import datetime
 
-    from marketdata_assets.domain.gap_history import LookResult
+    from marketdata_assets.domain.gap_history import ScanResult
     from marketdata_assets.storage.connection import Database
     from marketdata_assets.storage.rows import Session
 
@@ -404,10 +404,10 @@ def _read(
 
 
 @contextmanager
-def exclusive_look(database: Database, series: Iterable[Series]) -> Iterator[None]:
-    """Hold the right to look through ``series``, over all of reading, asking the vendor and writing.
+def exclusive_scan(database: Database, series: Iterable[Series]) -> Iterator[None]:
+    """Hold the right to scan ``series``, over all of reading, fetching and writing.
 
-    A second look at any of them waits. In a session of its own: the server frees it when this process is gone.
+    A second scan of any of them waits. In a session of its own: the server frees it when this process is gone.
     """
     with connect(database.url, application_name="marketdata gaps") as session:
         session.autocommit = True
@@ -418,7 +418,7 @@ def exclusive_look(database: Database, series: Iterable[Series]) -> Iterator[Non
         yield
 
 
-def write_gaps(database: Database, result: LookResult) -> None:
+def write_gaps(database: Database, result: ScanResult) -> None:
     """Replace what is known in the spans of ``result`` by what it found, in one transaction.
 
     ``detected_at`` that is null becomes now; filled gaps that are known stay.

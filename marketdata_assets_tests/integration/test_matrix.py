@@ -29,7 +29,7 @@ from marketdata_assets.defs.sensors import matrix as sensors
 from marketdata_assets.defs.sensors.matrix import REPORT_TAG
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
-from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, LookResult
+from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, ScanResult
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import parse_timeframes
@@ -88,7 +88,7 @@ def found(
         "status": "gaps" if missing else "whole",
     }
     daily = pl.DataFrame([row], schema=DAILY_COMPLETENESS_SCHEMA)
-    write_gaps(database, LookResult({series: A_WEEK}, KNOWN_SCHEMA.to_frame(), {series: (day, day)}, daily))
+    write_gaps(database, ScanResult({series: A_WEEK}, KNOWN_SCHEMA.to_frame(), {series: (day, day)}, daily))
 
 
 def counts(matrix: pl.DataFrame) -> list[tuple[object, ...]]:
@@ -270,7 +270,7 @@ def test_the_largest_lost_gaps_of_what_is_collected(database: Database) -> None:
         }
         window = Window(start, start + timedelta(minutes=5 * bars))
         gaps, no_days = pl.DataFrame([row], schema=KNOWN_SCHEMA), DAILY_COMPLETENESS_SCHEMA.to_frame()
-        write_gaps(database, LookResult({series: window}, gaps, {series: (MONDAY, MONDAY)}, no_days))
+        write_gaps(database, ScanResult({series: window}, gaps, {series: (MONDAY, MONDAY)}, no_days))
 
     gap("SPY:5m", 1, 3, "open")
     gap("SPY:5m", 2, 5, "unfilled")

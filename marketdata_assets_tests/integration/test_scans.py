@@ -22,7 +22,7 @@ from marketdata_assets_tests.simulator import KEY, running_simulator
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from marketdata_assets.domain.gap_history import LookResult
+    from marketdata_assets.domain.gap_history import ScanResult
     from marketdata_assets.storage.connection import Database
 
 MINUTES, HOURS, DAYS = map(Series.parse, ("AAPL:1m", "AAPL:1h", "AAPL:1d"))
@@ -94,7 +94,7 @@ def test_a_day_that_was_not_scanned_or_not_over_is_scanned(scanned: Database) ->
 def test_what_is_stored_while_a_scan_reads_is_seen_by_the_next(
     scanned: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_late(database: Database, result: LookResult) -> None:
+    def write_late(database: Database, result: ScanResult) -> None:
         # As a scan that took an hour to read and was written now, with a writer right after it had begun.
         execute(
             scanned,

@@ -1,4 +1,4 @@
-"""Looks at a series one after the other, as a store and a vendor would see them."""
+"""Scans of a series one after the other, as a store and a vendor would see them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from marketdata_assets.domain.bars import UTC_TIME
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
-from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, Asked, Look
+from marketdata_assets.domain.gap_history import (
+    KNOWN_SCHEMA,
+    GapContext,
+    Refetch,
+    open_windows,
+    rescan,
+    scan_gaps,
+    settle,
+)
 from marketdata_assets.domain.gaps import MAX_ATTEMPTS
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import Held, Slots, expected_slots
@@ -57,16 +65,18 @@ class World:
         opens = slots_of().opens[sorted(self.stored)]
         return {BITCOIN: Held(opens, np.full(len(opens), self.minutes))}
 
-    def look(self, first: int, last: int | None = None, *, repair: bool = True) -> None:
-        """A look at the days ``first`` to ``last``, and what it writes down."""
+    def scan(self, first: int, last: int | None = None, *, repair: bool = True) -> None:
+        """Scan the days ``first`` to ``last``, and write what the scan settles."""
         window = Window(
             CRYPTO.day_start(day(first)), CRYPTO.day_start(day((first if last is None else last) + 1))
         )
         rows = [row for row in self.gaps.values() if row["state"] != "filled"]
         known = pl.DataFrame(rows, schema=KNOWN_SCHEMA)
-        look = Look.begin({BITCOIN: window}, {BITCOIN: slots_of()}, known, self.held())
+        scanned = scan_gaps(
+            GapContext({BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, self.held())
+        )
         for _ in range(MAX_ATTEMPTS if repair else 0):
-            due = look.due(look.standing())
+            due = open_windows(scanned)
             if not due:
                 break
             self.requests += 1
@@ -77,11 +87,11 @@ class World:
                         for edge in (one.start, one.end)
                     )
                     self.stored |= self.vendor & set(range(begin, end))
-            asked = Asked("BTC-USD", Timeframe.M1, window, "HTTP 500" if self.down else None)
-            look = look.asked_again(due, [asked], self.held())
+            refetch = Refetch("BTC-USD", Timeframe.M1, window, "HTTP 500" if self.down else None)
+            scanned = rescan(scanned, [refetch], self.held())
             if self.down:
                 break
-        result = look.result()
+        result = settle(scanned)
         span, (from_day, to_day) = result.spans[BITCOIN], result.days[BITCOIN]
         self.gaps = {
             start: row
@@ -113,40 +123,40 @@ def world(missing: set[int], *, vendor_has: set[int] | None = None) -> World:
 
 def test_what_lies_outside_of_the_window_stays_when_the_inside_is_filled() -> None:
     store = world(hours(5, 6))
-    store.look(0, 19, repair=False)
+    store.scan(0, 19, repair=False)
     store.vendor = set(ALL)
-    store.look(6)
+    store.scan(6)
     assert store.told() == [(120, 24, "open", 0), (144, 24, "filled", 1)]
     assert (store.days[day(5)]["missing_bars"], store.days[day(6)]["missing_bars"]) == (24, 0)
-    store.look(5)
+    store.scan(5)
     assert [state for _, _, state, _ in store.told()] == ["filled", "filled"]
 
 
 def test_what_is_found_and_filled_in_one_look_is_written_down() -> None:
     store = world(hours(5), vendor_has=hours(5))
-    store.look(0, 19)
+    store.scan(0, 19)
     assert store.told() == [(120, 24, "filled", 1)]
 
 
 def test_attempts_count_for_what_was_asked_for_alone() -> None:
     store = world(hours(5, 9))
-    store.look(0, 19, repair=False)
-    store.look(7)
+    store.scan(0, 19, repair=False)
+    store.scan(7)
     assert store.told() == [(120, 48, "open", 0), (168, 24, "unfilled", 2), (192, 48, "open", 0)]
     before = store.requests
-    store.look(0, 19)
+    store.scan(0, 19)
     assert store.told() == [(120, 120, "unfilled", 2)]
     assert store.requests - before == 2
 
 
 def test_an_outage_that_grows_is_asked_for_where_it_is_new() -> None:
     store = world(hours(5))
-    store.look(0, 5)
+    store.scan(0, 5)
     assert store.told() == [(120, 24, "unfilled", 2)]
     store.stored -= hours(6)
     store.vendor -= hours(6)
     before = store.requests
-    store.look(6)
+    store.scan(6)
     assert store.told() == [(120, 48, "unfilled", 2)]
     assert store.requests - before == 2
 
@@ -155,11 +165,11 @@ def test_a_quiet_hour_stays_quiet_when_an_outage_begins_beside_it() -> None:
     thin = {hour for hour in ALL if hour % 4 > 1}
     store = world(thin)
     store.minutes = 3
-    store.look(0, 9)
+    store.scan(0, 9)
     assert {state for _, _, state, _ in store.told()} == {"no_trades"}
     store.stored -= hours(10, 14)
     store.vendor -= hours(10, 14)
-    store.look(10, 14)
+    store.scan(10, 14)
     quiet, lost = store.told()[-2:]
     assert quiet == (238, 2, "no_trades", 1)
     assert lost == (240, 120, "unfilled", 2)
@@ -168,20 +178,24 @@ def test_a_quiet_hour_stays_quiet_when_an_outage_begins_beside_it() -> None:
 def test_a_vendor_that_is_down_costs_one_attempt_a_look() -> None:
     store = world(hours(5), vendor_has=hours(5))
     store.down = True
-    store.look(0, 19)
+    store.scan(0, 19)
     assert store.told() == [(120, 24, "open", 1)]
     store.down = False
-    store.look(0, 19)
+    store.scan(0, 19)
     assert store.told() == [(120, 24, "filled", 2)]
 
 
 def test_days_before_the_first_bar_are_forgotten() -> None:
     store = world(hours(0, 3))
-    store.look(0, 19, repair=False)
+    store.scan(0, 19, repair=False)
     assert store.days[day(2)]["status"] == "empty"
     window = Window(CRYPTO.day_start(FIRST), CRYPTO.day_start(day(DAYS)))
     known = pl.DataFrame(list(store.gaps.values()), schema=KNOWN_SCHEMA)
-    result = Look.begin({BITCOIN: window}, {BITCOIN: slots_of(4)}, known, store.held()).result()
+    result = settle(
+        scan_gaps(
+            GapContext({BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of(4)}, known, store.held())
+        )
+    )
     assert result.gaps.is_empty()
     assert result.days[BITCOIN] == (FIRST, day(DAYS - 1))
     assert result.daily["day"].min() == day(4)
@@ -197,9 +211,9 @@ missing_hours = st.sets(st.sampled_from(ALL), max_size=60).flatmap(
 @given(missing_hours, st.permutations(range(4)))
 def test_looks_at_the_parts_find_what_a_look_at_the_whole_does(missing: set[int], order: list[int]) -> None:
     whole, parts = world(missing), world(missing)
-    whole.look(0, DAYS - 1, repair=False)
+    whole.scan(0, DAYS - 1, repair=False)
     for part in order:
-        parts.look(part * 5, part * 5 + 4, repair=False)
+        parts.scan(part * 5, part * 5 + 4, repair=False)
     assert parts.told() == whole.told()
     assert parts.days == whole.days
 
@@ -211,9 +225,9 @@ def test_nothing_is_asked_for_more_than_twice_and_nothing_is_forgotten(
 ) -> None:
     store = world(missing, vendor_has=vendor_has)
     for part in [*order, *order]:
-        store.look(part * 5, part * 5 + 4)
+        store.scan(part * 5, part * 5 + 4)
     spent = store.requests
-    store.look(0, DAYS - 1)
+    store.scan(0, DAYS - 1)
     assert store.requests == spent
     left = {
         hour
@@ -234,13 +248,19 @@ def test_what_the_vendor_sent_broken_is_no_lack_of_trades() -> None:
     rows = pl.DataFrame({"symbol": "BTC-USD", "timeframe": "1m", "time": [CRYPTO.day_start(day(3))]})
     rejected = rows.with_columns(pl.col("time") + timedelta(hours=2, minutes=7)).cast({"time": UTC_TIME})
     window = Window(CRYPTO.day_start(FIRST), CRYPTO.day_start(day(DAYS)))
-    look = Look.begin(
-        {BITCOIN: window}, {BITCOIN: slots_of()}, KNOWN_SCHEMA.to_frame(), store.held(), rejected
+    scanned = scan_gaps(
+        GapContext(
+            {BITCOIN: window},
+            {BITCOIN: window},
+            {BITCOIN: slots_of()},
+            KNOWN_SCHEMA.to_frame(),
+            store.held(),
+            rejected,
+        )
     )
     for _ in range(MAX_ATTEMPTS):
-        due = look.due(look.standing())
-        look = look.asked_again(due, [Asked("BTC-USD", Timeframe.M1, window, None)], store.held())
-    (broken,) = look.result().gaps.filter(pl.col("state") != "no_trades").iter_rows(named=True)
+        scanned = rescan(scanned, [Refetch("BTC-USD", Timeframe.M1, window, None)], store.held())
+    (broken,) = settle(scanned).gaps.filter(pl.col("state") != "no_trades").iter_rows(named=True)
     assert (broken["gap_start"], broken["state"]) == (
         CRYPTO.day_start(day(3)) + timedelta(hours=2),
         "unfilled",

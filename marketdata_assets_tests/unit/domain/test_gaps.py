@@ -19,6 +19,7 @@ from marketdata_assets.domain.gaps import (
     JUDGED_SCHEMA,
     MAX_ATTEMPTS,
     GapState,
+    SlotTraits,
     classify,
     find_gaps,
     judge,
@@ -449,7 +450,8 @@ def judged_by_slot(slots: Slots, has_bar: Flags, series: Series) -> list[dict[st
     """The classified gaps, each with the positions of its slots."""
     held = {series: Held(slots.opens[has_bar], np.full(int(has_bar.sum()), 5))}
     gaps = judge(find_gaps(held, {series: slots}), held, {series: slots})
-    pieces = split_gaps(gaps, {series: slots}, {series: np.zeros(len(slots), dtype=np.int64)})
+    nothing, never = np.zeros(len(slots), dtype=np.int64), np.zeros(len(slots), dtype=np.bool_)
+    pieces = split_gaps(gaps, {series: slots}, {series: SlotTraits(nothing, nothing, never, never)})
     assert pieces.select(gaps.columns).equals(gaps)
     rows = classify(asked(pieces)).to_dicts()
     for row in rows:
