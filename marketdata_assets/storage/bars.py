@@ -110,6 +110,20 @@ select bars.*
 from (values {spans}) as w(symbol, timeframe, lo, hi),
   lateral ({rows}) as bars
 """)
+_INSIDE: Final = sql.SQL("""
+  select {columns} from {table} t
+  where t.symbol = w.symbol and t.timeframe = w.timeframe and t.time >= w.lo and t.time < w.hi
+""")
+_INSIDE_AND_BEFORE: Final = sql.SQL("""
+  {inside}
+  union all
+  (
+    select {columns} from {table} t
+    where t.symbol = w.symbol and t.timeframe = w.timeframe and t.time < w.lo
+    order by t.time desc
+    limit {limit}
+  )
+""")
 _COUNT_BY_DAY: Final = sql.SQL("""
 select w.symbol, w.timeframe, (t.time at time zone {zone})::date as day, count(*) as rows
 from (values {spans}) as w(symbol, timeframe, lo, hi)
@@ -319,16 +333,13 @@ def read_rows(
         return table.schema.to_frame().select(selected)
     fetched = list(dict.fromkeys([*KEY, *selected]))
     listed = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in fetched)
-    same_series = sql.SQL("from {} t where t.symbol = w.symbol and t.timeframe = w.timeframe").format(
-        sql.Identifier(table.name)
-    )
-    inside = sql.SQL("select {} {} and t.time >= w.lo and t.time < w.hi").format(listed, same_series)
+    name = sql.Identifier(table.name)
+    rows = _INSIDE.format(columns=listed, table=name)
     if lookback_bars > 0:
-        before = sql.SQL("(select {} {} and t.time < w.lo order by t.time desc limit {})").format(
-            listed, same_series, sql.Literal(lookback_bars)
+        rows = _INSIDE_AND_BEFORE.format(
+            inside=rows, columns=listed, table=name, limit=sql.Literal(lookback_bars)
         )
-        inside = sql.SQL("{} union all {}").format(inside, before)
-    query = _ROWS.format(spans=span_values(spans), rows=inside)
+    query = _ROWS.format(spans=span_values(spans), rows=rows)
     frame = database.read_frame(query.as_string(None))
     if lookback_bars > 0:
         frame = frame.unique(KEY)

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import polars as pl
+from psycopg import sql
 
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.completeness import (
@@ -45,6 +46,46 @@ RECENT_DAYS: Final = 60
 """Days that :func:`read_recent` looks back over."""
 
 _ACTIVE: Final = "(select symbol, unnest(timeframes) as timeframe from tracked_symbols where active) as s"
+_WRITE_HISTORY: Final = sql.SQL("""
+insert into completeness_history ({names})
+values ({values})
+on conflict (symbol, timeframe, as_of) do update set {updates}
+""").format(
+    names=sql.SQL(", ").join(map(sql.Identifier, MATRIX_SCHEMA.names())),
+    values=sql.SQL(", ").join([sql.SQL("%s")] * len(MATRIX_SCHEMA)),
+    updates=sql.SQL(", ").join(
+        sql.SQL("{name} = excluded.{name}").format(name=sql.Identifier(name))
+        for name in MATRIX_SCHEMA.names()
+        if name not in _KEY
+    ),
+)
+_MATRIX: Final = f"""
+select symbol, timeframe, {", ".join(f"m.{name}" for name in MATRIX_SCHEMA.names()[2:])}
+from {_ACTIVE}
+left join completeness_matrix m using (symbol, timeframe)
+"""  # noqa: S608 - names of this module
+_DAYS: Final = f"""
+select {", ".join(DAILY_COMPLETENESS_SCHEMA.names())}
+from completeness_daily
+join {_ACTIVE} using (symbol, timeframe)
+where day between $1 and $2
+"""  # noqa: S608 - names of this module
+_STORED_EDGES: Final = f"""
+select s.symbol, s.timeframe,
+  (
+    select time from ohlcv o
+    where o.symbol = s.symbol and o.timeframe = s.timeframe
+    order by time
+    limit 1
+  ) as first_bar,
+  (
+    select time from ohlcv o
+    where o.symbol = s.symbol and o.timeframe = s.timeframe
+    order by time desc
+    limit 1
+  ) as last_bar
+from {_ACTIVE}
+"""  # noqa: S608 - same
 _SCANNED: Final = """
 select d.symbol, d.timeframe, d.day
 from completeness_daily d
@@ -108,16 +149,10 @@ def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
     count.
     """
     rows = summed_matrix(database, as_of)
-    names = MATRIX_SCHEMA.names()
-    statement = (
-        f"insert into completeness_history ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})"  # noqa: S608 - names of this module
-        f" on conflict (symbol, timeframe, as_of) do update set"
-        f" {', '.join(f'{name} = excluded.{name}' for name in names if name not in _KEY)}"
-    )
 
     def write(connection: Session) -> None:
         # In the order of the key, so that two writers wait for each other instead of deadlocking.
-        connection.cursor().executemany(statement.encode(), rows.sort("symbol", "timeframe").rows())
+        connection.cursor().executemany(_WRITE_HISTORY, rows.sort("symbol", "timeframe").rows())
 
     database.transaction(write)
     return rows
@@ -129,14 +164,7 @@ def read_matrix(database: Database, symbols: Collection[str] | None = None) -> p
     In the order of ``tracked_symbols``, shortest timeframe first. A series without a row is unchecked. Presets of which
     no series was scanned are left out, unless ``symbols`` names them.
     """
-    names = ", ".join(f"m.{name}" for name in MATRIX_SCHEMA.names() if name not in ("symbol", "timeframe"))
-    rows = _framed(
-        database.read_frame(
-            f"select symbol, timeframe, {names} from {_ACTIVE}"  # noqa: S608 - names of this module
-            f" left join completeness_matrix m using (symbol, timeframe)"
-        ),
-        MATRIX_SCHEMA,
-    ).with_columns(
+    rows = _framed(database.read_frame(_MATRIX), MATRIX_SCHEMA).with_columns(
         pl.col("expected_bars", "present_bars", "no_trade_bars", "missing_bars").fill_null(0),
         pl.col("status").fill_null(Status.UNCHECKED.value),
     )
@@ -240,15 +268,7 @@ def active_series(database: Database) -> dict[Series, AssetClass]:
 
 def _stored_days(database: Database, first: date = date.min, last: date = date.max) -> pl.DataFrame:
     """What was found of each active series on the days from ``first`` to ``last``, as ``DAILY_COMPLETENESS_SCHEMA``."""
-    names = ", ".join(DAILY_COMPLETENESS_SCHEMA.names())
-    return _framed(
-        database.read_frame(
-            f"select {names} from completeness_daily join {_ACTIVE} using (symbol, timeframe)"  # noqa: S608 - names of this module
-            f" where day between $1 and $2",
-            [first, last],
-        ),
-        DAILY_COMPLETENESS_SCHEMA,
-    )
+    return _framed(database.read_frame(_DAYS, [first, last]), DAILY_COMPLETENESS_SCHEMA)
 
 
 def _kept(database: Database, days: pl.DataFrame, classes: Mapping[Series, AssetClass]) -> pl.DataFrame:
@@ -310,12 +330,8 @@ def _counted(
 
 def _edges(database: Database) -> pl.DataFrame:
     """The opens of the first and last stored bar of each active series: two looks into the key's index each."""
-    side = "select time from ohlcv o where o.symbol = s.symbol and o.timeframe = s.timeframe order by time"
     return _framed(
-        database.read_frame(
-            f"select s.symbol, s.timeframe, ({side} limit 1) as first_bar, ({side} desc limit 1) as last_bar"  # noqa: S608 - names of this module
-            f" from {_ACTIVE}"
-        ),
+        database.read_frame(_STORED_EDGES),
         pl.Schema({name: MATRIX_SCHEMA[name] for name in ("symbol", "timeframe", "first_bar", "last_bar")}),
     )
 
