@@ -11,10 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from marketdata_assets.cli.matrix_lines import ended_line, summary_of
 from marketdata_assets.domain.completeness import ENDED, Status, cell, grid
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.wording import minute_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import date, datetime
+    from datetime import date
 
     import polars as pl
 
@@ -63,7 +64,7 @@ def matrix_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _NUMBER, "moment": _moment}
+    environment.filters |= {"number": _NUMBER, "minute": minute_of}
     laid = grid(matrix)
     cells = _matrix_cells(matrix, ended)
     return environment.get_template("matrix.html").render(
@@ -95,7 +96,8 @@ def _matrix_cells(matrix: pl.DataFrame, ended: pl.DataFrame | None) -> dict[tupl
         symbol, timeframe = row["symbol"], Timeframe(row["timeframe"])
         title = (
             f"{row['expected_bars']:,} expected, {row['present_bars']:,} present, {row['no_trade_bars']:,} without trades,"
-            f" {row['missing_bars']:,} missing; bars from {_moment(row['first_bar'])} to {_moment(row['last_bar'])}"
+            f" {row['missing_bars']:,} missing; bars from {minute_of(row['first_bar']) or 'none'}"
+            f" to {minute_of(row['last_bar']) or 'none'}"
         )
         if row["last_scanned"] is not None:
             title += f"; scanned from {row['first_scanned']} to {row['last_scanned']}"
@@ -129,7 +131,3 @@ def _days(recent: Recent) -> Iterable[tuple[str, list[_Cell]]]:
             title = "" if name == "w" else f"{day}: {missing:,} of {expected:,} missing"
             cells[(day - recent.first).days] = _Cell(name, title)
         yield f"{symbol}:{timeframe}", cells
-
-
-def _moment(time: datetime | None) -> str:
-    return "none" if time is None else f"{time:%Y-%m-%d %H:%M}"

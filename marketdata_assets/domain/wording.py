@@ -1,4 +1,4 @@
-"""Parts of sentences: counts with their noun, the first few of many names, errors on one line."""
+"""Parts of sentences: counts with their noun, the first few of many names, errors on one line, times."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -23,3 +24,8 @@ def name_first(names: Sequence[str], limit: int, *, total: int | None = None) ->
 def one_line(text: str) -> str:
     """Return ``text`` with every stretch of blanks and line breaks as one blank."""
     return " ".join(text.split())
+
+
+def minute_of(time: datetime | None) -> str:
+    """Return ``time`` to the minute; an empty text without one."""
+    return "" if time is None else f"{time:%Y-%m-%d %H:%M}"

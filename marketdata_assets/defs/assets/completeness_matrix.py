@@ -18,9 +18,10 @@ from dagster import (
 
 from marketdata_assets.defs.assets.heatmap import MAX_ROWS, days_picture, matrix_picture
 from marketdata_assets.defs.assets.picture import markdown_image
-from marketdata_assets.defs.assets.presentation import DAILY, OWNERS, columns_of
+from marketdata_assets.defs.assets.presentation import DAILY_FRESHNESS, OWNERS, columns_of
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.completeness import Status, cell
+from marketdata_assets.domain.wording import minute_of
 from marketdata_assets.storage.completeness import Recent, read_recent, write_matrix
 
 DESCRIPTION = """\
@@ -74,7 +75,7 @@ def completeness_matrix_asset() -> AssetsDefinition:
         metadata=columns_of("completeness_matrix", _COLUMNS),
         owners=OWNERS,
         tags={"domain": "quality"},
-        freshness_policy=DAILY,
+        freshness_policy=DAILY_FRESHNESS,
     )
     def completeness_matrix(
         context: AssetExecutionContext, postgres: PostgresResource
@@ -130,7 +131,7 @@ def matrix_table(matrix: pl.DataFrame) -> str:
         return "No series was scanned yet."
     lines = [
         f"| {symbol} | {timeframe} | {cell(Status(status), share)} | {expected:,} | {present:,} | {no_trades:,}"
-        f" | {missing:,} | {_moment(first)} | {_moment(last)} | {since or ''} | {until or ''} |"
+        f" | {missing:,} | {minute_of(first)} | {minute_of(last)} | {since or ''} | {until or ''} |"
         for symbol, timeframe, status, share, expected, present, no_trades, missing, first, last, since, until in (
             matrix.sort("completeness", nulls_last=True, maintain_order=True)
             .select(*_SHOWN)
@@ -148,7 +149,3 @@ def matrix_table(matrix: pl.DataFrame) -> str:
         else []
     )
     return "\n".join([head, *lines, *more])
-
-
-def _moment(time: datetime | None) -> str:
-    return "" if time is None else f"{time:%Y-%m-%d %H:%M}"

@@ -15,7 +15,7 @@ from dagster import (
 )
 
 from marketdata_assets.defs.assets.fetching import VENDOR_POOL
-from marketdata_assets.defs.assets.presentation import ACTIONS, OWNERS, columns_of
+from marketdata_assets.defs.assets.presentation import ACTIONS_FRESHNESS, OWNERS, columns_of
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.actions import DATES, ActionKind, ScreenedActions
@@ -132,7 +132,7 @@ def _asset_of(kind: ActionKind) -> AssetsDefinition:
         metadata=columns_of(kind.value, {**_COLUMNS[kind], **_SEEN}),
         owners=OWNERS,
         tags={"domain": "corporate-actions", "source": "polygon"},
-        freshness_policy=ACTIONS,
+        freshness_policy=ACTIONS_FRESHNESS,
     )
     def corporate_actions(
         context: AssetExecutionContext, polygon: PolygonResource, postgres: PostgresResource

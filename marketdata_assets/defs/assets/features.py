@@ -19,8 +19,7 @@ from pydantic import Field
 
 from marketdata_assets.defs.assets.feature_chart import feature_chart
 from marketdata_assets.defs.assets.picture import markdown_image
-from marketdata_assets.defs.assets.presentation import FEATURES as FRESHNESS
-from marketdata_assets.defs.assets.presentation import OWNERS
+from marketdata_assets.defs.assets.presentation import FEATURES_FRESHNESS, OWNERS
 from marketdata_assets.defs.resources.io_manager import table_metadata
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.defs.run_totals import SeriesTotals
@@ -59,7 +58,7 @@ def features_asset(partitions: MultiPartitionsDefinition, *, earliest: date) -> 
         metadata=table_metadata(FEATURES),
         owners=OWNERS,
         tags={"domain": "features"},
-        freshness_policy=FRESHNESS,
+        freshness_policy=FEATURES_FRESHNESS,
     )
     def features(
         context: AssetExecutionContext, config: FeaturesConfig, postgres: PostgresResource

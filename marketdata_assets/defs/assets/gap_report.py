@@ -19,7 +19,7 @@ from dagster import (
 from pydantic import Field
 
 from marketdata_assets.defs.assets.fetching import VENDOR_POOL, request_metadata
-from marketdata_assets.defs.assets.presentation import DAILY, OWNERS, columns_of
+from marketdata_assets.defs.assets.presentation import DAILY_FRESHNESS, OWNERS, columns_of
 from marketdata_assets.defs.instance.internals import add_partition_metadata
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
@@ -84,7 +84,7 @@ def gap_report_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
         metadata=columns_of("gap_report", _COLUMNS),
         owners=OWNERS,
         tags={"domain": "quality"},
-        freshness_policy=DAILY,
+        freshness_policy=DAILY_FRESHNESS,
     )
     def gap_report(
         context: AssetExecutionContext,

@@ -21,7 +21,7 @@ from dagster import (
 from pydantic import Field
 
 from marketdata_assets.defs.assets.fetching import VENDOR_POOL, request_metadata
-from marketdata_assets.defs.assets.presentation import DAILY, OWNERS
+from marketdata_assets.defs.assets.presentation import DAILY_FRESHNESS, OWNERS
 from marketdata_assets.defs.resources.io_manager import table_metadata
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.resources.postgres import PostgresResource
@@ -86,7 +86,7 @@ def ohlcv_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
         metadata=table_metadata(OHLCV),
         owners=OWNERS,
         tags={"domain": "bars", "source": "polygon"},
-        freshness_policy=DAILY,
+        freshness_policy=DAILY_FRESHNESS,
     )
     def ohlcv(
         context: AssetExecutionContext,

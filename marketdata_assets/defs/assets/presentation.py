@@ -14,17 +14,19 @@ if TYPE_CHECKING:
 
 OWNERS: Final = ["team:market-data"]
 
-DAILY: Final = FreshnessPolicy.cron(
+DAILY_FRESHNESS: Final = FreshnessPolicy.cron(
     deadline_cron=f"{DAILY_RUN.minute} {DAILY_RUN.hour + GRACE // timedelta(hours=1)} * * *",
     lower_bound_delta=GRACE,
 )
 """Something was materialized by the daily run, between 02:00 and 08:00 UTC. It says that the machinery lives, whatever
 day it brought: ``bars_fresh`` says whether each series holds what it should."""
 
-FEATURES: Final = FreshnessPolicy.time_window(fail_window=timedelta(days=5))
+FEATURES_FRESHNESS: Final = FreshnessPolicy.time_window(fail_window=timedelta(days=5))
 """Something was computed within a long weekend: a night without new bars has nothing to compute."""
 
-ACTIONS: Final = FreshnessPolicy.time_window(fail_window=timedelta(hours=36), warn_window=timedelta(hours=28))
+ACTIONS_FRESHNESS: Final = FreshnessPolicy.time_window(
+    fail_window=timedelta(hours=36), warn_window=timedelta(hours=28)
+)
 """The lists were brought within a day."""
 
 

@@ -1,6 +1,8 @@
+from datetime import UTC, datetime
+
 import pytest
 
-from marketdata_assets.domain.wording import counted, name_first, one_line
+from marketdata_assets.domain.wording import counted, minute_of, name_first, one_line
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,8 @@ def test_the_first_names_stand_for_all() -> None:
 
 def test_an_error_of_several_lines_becomes_one() -> None:
     assert one_line(" the disk\n\tis  full \n") == "the disk is full"
+
+
+def test_a_time_is_shown_to_the_minute() -> None:
+    assert minute_of(datetime(2024, 7, 3, 9, 5, 59, tzinfo=UTC)) == "2024-07-03 09:05"
+    assert minute_of(None) == ""
