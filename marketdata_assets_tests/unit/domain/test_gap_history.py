@@ -283,23 +283,25 @@ def a_known_gap(first: int, last: int, **facts: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    "facts",
+    ("one", "other"),
     [
-        {"attempts": 1},
-        {"attempts": 2, "state": "unfilled"},
-        {"attempts": 1, "failure": "HTTP 500"},
-        {"attempts": 0, "state": "no_trades"},
+        ({"attempts": 0}, {"attempts": 1}),
+        ({"attempts": 1}, {"attempts": 1, "failure": "HTTP 500"}),
+        ({"attempts": 1, "failure": "HTTP 500"}, {"attempts": 1, "failure": "HTTP 503"}),
+        ({"attempts": 0}, {"attempts": 0, "state": "no_trades"}),
     ],
 )
-def test_a_gap_is_divided_where_what_is_known_of_its_slots_differs(facts: dict[str, object]) -> None:
+def test_a_gap_is_divided_where_what_is_known_of_its_slots_differs(
+    one: dict[str, object], other: dict[str, object]
+) -> None:
     window = Window(CRYPTO.day_start(FIRST), CRYPTO.day_start(day(DAYS)))
-    store = world(hours(5))
-    known = pl.DataFrame([a_known_gap(120, 130), a_known_gap(130, 144, **facts)], schema=KNOWN_SCHEMA)
-    context = GapContext({BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, store.held())
+    known = pl.DataFrame([a_known_gap(120, 130, **one), a_known_gap(130, 144, **other)], schema=KNOWN_SCHEMA)
+    held = world(hours(5)).held()
+    context = GapContext({BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, held)
     gaps = settle(scan_gaps(context)).gaps
     assert gaps["missing_bars"].to_list() == [10, 14]
-    assert gaps["attempts"].to_list() == [0, facts["attempts"]]
-    assert gaps["failure"].to_list() == [None, facts.get("failure")]
+    assert gaps["attempts"].to_list() == [one["attempts"], other["attempts"]]
+    assert gaps["failure"].to_list() == [one.get("failure"), other.get("failure")]
 
 
 def test_a_filled_run_has_the_most_attempts_and_the_earliest_time_of_its_slots() -> None:
