@@ -44,10 +44,10 @@ def run(server_url: str, *, quick: bool) -> list[Figure]:
         )
         slots = _load(database, series, last)
         settle(url)
-        reading, looking, again = Stopwatch(), Stopwatch(), Stopwatch()
+        reading, scanning, again = Stopwatch(), Stopwatch(), Stopwatch()
         with reading.running():
             _read(database, series, last)
-        with looking.running():
+        with scanning.running():
             outcome = report_gaps(database, None, days, now=_NOW, run_id=None)
         with again.running():
             report_gaps(database, None, days, now=_NOW, run_id=None)
@@ -58,7 +58,7 @@ def run(server_url: str, *, quick: bool) -> list[Figure]:
     floor = {"floor: reading the bars' times": reading.seconds}
     return [
         Figure(
-            what + f"to {outcome.frame.height:,} gap rows", looking.seconds, "s", "< 20.00", floor, best=min
+            what + f"to {outcome.frame.height:,} gap rows", scanning.seconds, "s", "< 20.00", floor, best=min
         ),
         Figure(what + "and again", again.seconds, "s", "", floor, best=min),
         Figure(what + "peak memory", peak, "MiB", best=max),

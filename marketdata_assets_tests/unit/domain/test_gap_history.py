@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -266,3 +267,58 @@ def test_what_the_vendor_sent_broken_is_no_lack_of_trades() -> None:
         "unfilled",
     )
     assert "ohlcv_quarantine" in broken["reason"]
+
+
+def a_known_gap(first: int, last: int, **facts: object) -> dict[str, object]:
+    """A row of ``KNOWN_SCHEMA``: the hours from ``first`` up to ``last``, open and never refetched but for ``facts``."""
+    start, end = (CRYPTO.day_start(FIRST) + timedelta(hours=hour) for hour in (first, last))
+    unknown = dict.fromkeys(KNOWN_SCHEMA.names())
+    key = {"symbol": "BTC-USD", "timeframe": "1h", "gap_start": start, "gap_end": end}
+    return (
+        unknown
+        | key
+        | {"missing_bars": last - first, "day": start.date(), "state": "open", "attempts": 0}
+        | facts
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"attempts": 0}, {"attempts": 1}),
+        ({"attempts": 1}, {"attempts": 1, "failure": "HTTP 500"}),
+        ({"attempts": 1, "failure": "HTTP 500"}, {"attempts": 1, "failure": "HTTP 503"}),
+        ({"attempts": 0}, {"attempts": 0, "state": "no_trades"}),
+    ],
+)
+def test_a_gap_is_divided_where_what_is_known_of_its_slots_differs(
+    one: dict[str, object], other: dict[str, object]
+) -> None:
+    window = Window(CRYPTO.day_start(FIRST), CRYPTO.day_start(day(DAYS)))
+    known = pl.DataFrame([a_known_gap(120, 130, **one), a_known_gap(130, 144, **other)], schema=KNOWN_SCHEMA)
+    held = world(hours(5)).held()
+    context = GapContext({BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, held)
+    gaps = settle(scan_gaps(context)).gaps
+    assert gaps["missing_bars"].to_list() == [10, 14]
+    assert gaps["attempts"].to_list() == [one["attempts"], other["attempts"]]
+    assert gaps["failure"].to_list() == [one.get("failure"), other.get("failure")]
+
+
+def test_a_filled_run_has_the_most_attempts_and_the_earliest_time_of_its_slots() -> None:
+    window = Window(CRYPTO.day_start(FIRST), CRYPTO.day_start(day(DAYS)))
+    late, early = datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC)
+    known = pl.DataFrame(
+        [
+            a_known_gap(120, 130, attempts=2, state="unfilled", detected_at=late),
+            a_known_gap(130, 144, attempts=1, detected_at=early),
+            a_known_gap(200, 201),
+        ],
+        schema=KNOWN_SCHEMA,
+    )
+    context = GapContext(
+        {BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, world(set()).held()
+    )
+    gaps = settle(scan_gaps(context)).gaps
+    assert gaps["state"].to_list() == ["filled", "filled"]
+    assert gaps["attempts"].to_list() == [2, 0]
+    assert gaps["detected_at"].to_list() == [early, None]
