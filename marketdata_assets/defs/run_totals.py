@@ -6,12 +6,12 @@ from dataclasses import dataclass, fields
 from operator import add
 from typing import TYPE_CHECKING, Self
 
-from dagster import MetadataValue
-
 from marketdata_assets.defs.metadata import integer_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from dagster import MetadataValue
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,9 @@ class RunTotals:
 
     def to_metadata(self) -> dict[str, MetadataValue]:
         """Return the counts as metadata."""
+        # Imported here: a backfill with nothing to do adds up totals, and need not wait two seconds for Dagster.
+        from dagster import MetadataValue  # noqa: PLC0415
+
         return {_key(name): MetadataValue.int(count) for name, count in vars(self).items()}
 
     @classmethod

@@ -273,6 +273,11 @@ def test_importing_the_package_does_nothing() -> None:
     assert loaded_by(f"import {NAME}") == {NAME}
 
 
+@pytest.mark.parametrize("module", ["cli.app", "cli.status", "defs.runs.backfill", "pipeline.idle"])
+def test_a_command_that_has_nothing_to_do_needs_no_dagster(module: str) -> None:
+    assert not dagster_in(loaded_by(f"import {NAME}.{module}"))
+
+
 def test_the_function_that_reads_bars_needs_no_dagster() -> None:
     loaded = {name.split(".")[0] for name in loaded_by(f"from {NAME} import bars")}
     assert "polars" in loaded
