@@ -51,7 +51,7 @@ from marketdata_assets.storage.merge import MergeCounts
 from marketdata_assets.storage.tables import OHLCV
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import date, datetime
 
     from marketdata_assets.domain.gap_history import GapScan, ScanResult
@@ -130,13 +130,14 @@ def report_gaps(
     One scan of a series runs at a time: a second one waits, and finds what the first has written.
     """
     outcome = GapOutcome()
-    for chunk in plan_chunks(database, days):
+    wanted, tracked = instruments_of(database, days)
+    for chunk in plan_chunks(days, wanted, tracked):
         with exclusive_scan(database, chunk.windows):
             # Before the first bar is read: the scan may miss what is stored from here on.
             begun = database_time(database)
             scan = scan_gaps(load_context(database, chunk, now))
             for _ in range(attempts if polygon is not None else 0):
-                plan = plan_refetch(scan, chunk, instruments_of(database, chunk.windows)[1], now)
+                plan = plan_refetch(scan, chunk, tracked, now)
                 if polygon is None or not plan.requests:
                     break
                 fetched = fetch_missing(database, polygon, plan, now=now, run_id=run_id)
@@ -151,9 +152,12 @@ def report_gaps(
     return outcome
 
 
-def plan_chunks(database: Database, days: Mapping[Series, Sequence[date]]) -> Iterator[ScanChunk]:
-    """Divide the series of ``days`` and their tracked siblings into chunks that fit in memory."""
-    wanted, tracked = instruments_of(database, days)
+def plan_chunks(
+    days: Mapping[Series, Sequence[date]],
+    wanted: Iterable[Instrument],
+    tracked: Mapping[Instrument, Sequence[Timeframe]],
+) -> Iterator[ScanChunk]:
+    """Divide the series of ``days`` and their ``tracked`` siblings into chunks that fit in memory."""
     classes = {instrument.symbol: instrument.asset_class for instrument in wanted}
     siblings = [
         Series(instrument.symbol, timeframe)
