@@ -15,6 +15,7 @@ from marketdata_assets.domain.errors import AnotherInstrumentError, Configuratio
 from marketdata_assets.domain.series import parse_symbol
 from marketdata_assets.domain.tickers import is_index
 from marketdata_assets.domain.timeframe import parse_timeframes
+from marketdata_assets.domain.wording import name_first
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -253,8 +254,7 @@ def _write(
             typer.echo(f"tracked: {one.symbol} ({one.asset_class})")
     unchanged = [one.symbol for one, outcome in tracked if outcome is Outcome.UNCHANGED]
     if unchanged:
-        more = f" and {len(unchanged) - _NAMED:,} more" if len(unchanged) > _NAMED else ""
-        typer.echo(f"already tracked so: {', '.join(unchanged[:_NAMED])}{more}", err=True)
+        typer.echo(f"already tracked so: {name_first(unchanged, _NAMED)}", err=True)
 
 
 def _print_json(symbols: Iterable[TrackedSymbol]) -> None:

@@ -323,11 +323,7 @@ def _edges_by_series(gaps: pl.DataFrame, slots: Mapping[Series, Slots]) -> Itera
     """The positions of the first slot of each gap and of the one behind its last, in turn, as the gaps are sorted."""
     for (symbol, timeframe), own in gaps.partition_by(*_KEY, as_dict=True, maintain_order=True).items():
         series = Series(str(symbol), Timeframe(str(timeframe)))
-        edges = [
-            np.searchsorted(slots[series].opens, own[edge].cast(UTC_TIME).to_physical().to_numpy())
-            for edge in ("gap_start", "gap_end")
-        ]
-        yield series, np.stack(edges, axis=1).ravel()
+        yield series, np.stack(slots[series].positions(own), axis=1).ravel()
 
 
 def _inside(slots: Slots, windows: Iterable[Window]) -> Flags:

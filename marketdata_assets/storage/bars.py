@@ -11,7 +11,7 @@ import polars as pl
 from psycopg import sql
 
 from marketdata_assets.domain.bars import KEY, QUARANTINE_SCHEMA
-from marketdata_assets.domain.calendar import calendar_of
+from marketdata_assets.domain.calendar import WEEK, calendar_of
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.connection import Database
     from marketdata_assets.storage.rows import Session
 
-_WEEK: Final = timedelta(days=7)
 _VENDOR_COLUMNS: Final = ("time", "open", "high", "low", "close", "volume", "vwap", "transactions")
 
 _ADD_COUNTS: Final = """
@@ -260,7 +259,7 @@ def _mark_features_stale(
         for timeframe in fetch(connection, _TIMEFRAMES_OF_BASE, [base.symbol, longer], row=Timeframe):
             series = Series(base.symbol, timeframe)
             # A week bar opens up to a week before the day that it lacks.
-            begins = time - _WEEK if series.timeframe is Timeframe.W1 else time
+            begins = time - WEEK if series.timeframe is Timeframe.W1 else time
             since[series] = min(begins, since.get(series, begins))
     mark_stale(connection, since, "bars were added or changed")
 

@@ -370,10 +370,11 @@ def _listed(schema: pl.Schema) -> sql.Composed:
     return sql.SQL(", ").join(sql.SQL("g.{}").format(sql.Identifier(name)) for name in schema.names())
 
 
-def _state_in(states: Iterable[str]) -> sql.Composable:
+def _state_in(states: Collection[str]) -> sql.Composable:
+    if not states:
+        return sql.SQL("false")
     # Literals, not a parameter: the planner must see that a partial index covers them.
-    listed = sql.SQL(", ").join(map(sql.Literal, states))
-    return sql.SQL("g.state in ({})").format(listed) if listed.as_string(None) else sql.SQL("false")
+    return sql.SQL("g.state in ({})").format(sql.SQL(", ").join(map(sql.Literal, states)))
 
 
 def gap_rows(gaps: pl.DataFrame) -> list[dict[str, object]]:

@@ -9,6 +9,7 @@ import polars as pl
 from psycopg import sql
 
 from marketdata_assets.domain.bars import RULES_WITHOUT_LOSS, UTC_TIME
+from marketdata_assets.domain.calendar import WEEK
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.series import Series
     from marketdata_assets.storage.connection import Database
 
-_WEEK: Final = timedelta(days=7)
 
 _LOST_SPANS: Final = sql.SQL("""
 select symbol, timeframe, min(gap_start) as lo, max(gap_end) as hi
@@ -91,7 +91,7 @@ def read_quarantined(
 
     A day whose bars retention removed has lost none to quarantine.
     """
-    beyond = _WEEK if timeframe is Timeframe.W1 else timedelta(0)
+    beyond = WEEK if timeframe is Timeframe.W1 else timedelta(0)
     spans = [(series, Window(window.start, window.end + beyond)) for series, window in windows.items()]
     query = _QUARANTINED.format(
         spans=span_values(spans),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, LiteralString, NamedTuple
 
 import psycopg
 
+from marketdata_assets.domain.calendar import WEEK
 from marketdata_assets.domain.holes import LostGaps
 from marketdata_assets.domain.monitoring import (
     BACKFILL_MEMORY,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.connection import Database
     from marketdata_assets.storage.rows import Session
 
-_WEEK: Final = timedelta(days=7)
 _SHOWN: Final = 10
 _TEXT: Final = 300
 _MAINTENANCE: Final = (
@@ -210,7 +210,7 @@ def vendor_use(database: Database, per_minute: int, now: datetime) -> VendorUse:
     """
     day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     # A long request began before the minutes that are looked at.
-    when = {"now": now, "day": day, "month": day.replace(day=1), "recent": now - RECENT, "long": day - _WEEK}
+    when = {"now": now, "day": day, "month": day.replace(day=1), "recent": now - RECENT, "long": day - WEEK}
 
     def read(session: Session) -> VendorUse:
         (requests,) = fetch(session, _VENDOR, when, row=_Requests)
@@ -244,8 +244,8 @@ def table_sizes(database: Database, now: datetime) -> list[TableSize]:
         (bars,) = fetch(session, _COUNT_BARS, row=int)
         growth = {}
         for table, query in _RECENT_ROWS.items():
-            (recent,) = fetch(session, query, [now - _WEEK, now], row=int)
-            growth[table] = recent / _WEEK.days
+            (recent,) = fetch(session, query, [now - WEEK, now], row=int)
+            growth[table] = recent / WEEK.days
         sizes = [
             TableSize(table, size, bars if table == "ohlcv" else rows, growth.get(table))
             for table, size, rows in fetch(session, _SIZES, row=_Size)

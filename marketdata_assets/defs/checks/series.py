@@ -20,7 +20,7 @@ from marketdata_assets.defs.checks.verdict import table_cell
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.completeness import Status, below_threshold
 from marketdata_assets.domain.freshness import Freshness
-from marketdata_assets.domain.wording import name_first
+from marketdata_assets.domain.wording import minute_of, name_first
 from marketdata_assets.pipeline.freshness import freshness_of, stale_rows
 from marketdata_assets.storage.completeness import read_matrix
 
@@ -154,8 +154,8 @@ def _stale_table(stale: pl.DataFrame) -> str:
             f"{symbol}:{timeframe}",
             state,
             "" if late is None else f"{late:,}",
-            "" if newest is None else f"{newest:%Y-%m-%d %H:%M}",
-            f"{opens:%Y-%m-%d %H:%M}",
+            minute_of(newest),
+            minute_of(opens),
             reason,
         )
         for symbol, timeframe, state, late, newest, opens, reason in stale.iter_rows()
