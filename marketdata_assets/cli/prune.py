@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from marketdata_assets.config import Settings
+    from marketdata_assets.domain.retention import Pruned
     from marketdata_assets.domain.timeframe import Timeframe
-    from marketdata_assets.storage.retention import Pruned
 
 
 def prune(
@@ -45,9 +45,9 @@ def prune(
     Bars of other timeframes stay, those made of the removed ones as well. Ctrl-C at any moment loses nothing else.
     """
     from marketdata_assets.cli.session import open_store
+    from marketdata_assets.pipeline.retention import prunable
+    from marketdata_assets.pipeline.retention import prune as remove
     from marketdata_assets.storage.clock import require_right_clock
-    from marketdata_assets.storage.retention import prunable
-    from marketdata_assets.storage.retention import prune as remove
 
     with open_store() as store:
         require_right_clock(store.database)

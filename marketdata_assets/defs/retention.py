@@ -26,13 +26,13 @@ from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.jobs import RETENTION_JOB
 from marketdata_assets.domain.retention import (
     SHORTEST_DAYS,
+    Pruned,
     first_kept_days,
     kept_days,
 )
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.pipeline.retention import chosen_retention
-from marketdata_assets.storage.retention import Pruned, prunable, prune
+from marketdata_assets.pipeline.retention import chosen_retention, prunable, prune
 
 WEEKLY_RETENTION: Final = "weekly_retention"
 
