@@ -5,7 +5,6 @@ The checks and whatever must leave failing partitions out ask the same functions
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -17,6 +16,7 @@ from marketdata_assets.domain.calendar import WEEK, calendar_of
 from marketdata_assets.domain.features.columns import FIRST_ROW
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.gates import FAULT_SCHEMA, gappy, incomplete, invalid, of_buckets_within, within
+from marketdata_assets.domain.series import by_market
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.gaps import list_gaps
@@ -143,10 +143,7 @@ def stretches(
     Raises:
         ConfigurationError: A series is not tracked.
     """
-    classes = _classes(database, windows)
-    groups: dict[tuple[Timeframe, AssetClass], dict[Series, Window]] = defaultdict(dict)
-    for series, window in windows.items():
-        groups[series.timeframe, classes[series.symbol]][series] = window
+    groups = by_market(windows, _classes(database, windows))
     for (timeframe, asset_class), members in groups.items():
         for chunk in whole_day_chunks(timeframe, asset_class, members, lookback_bars):
             spans = {series: [window] for series, window in chunk.items()}

@@ -7,7 +7,7 @@ base bars, and what is committed before an interruption need not be asked for ag
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -80,6 +80,11 @@ class IngestReport:
     failures: list[FailedRequest] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     empty: list[FetchRequest] = field(default_factory=list)
+
+    def __add__(self, other: IngestReport) -> IngestReport:
+        return IngestReport(
+            **{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)}
+        )
 
     @property
     def failed_symbols(self) -> list[str]:

@@ -20,6 +20,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
+from marketdata_assets.domain.wording import one_line
 from marketdata_assets.storage.connection import Timeouts, connect
 from marketdata_assets.storage.failures import (
     REMEDIES,
@@ -222,6 +223,6 @@ def _apply(connection: Session, migration: Migration) -> None:
     except psycopg.Error as error:
         if (failure := explain_failure(error)) is not None:
             raise failure from error
-        why = " ".join(str(error).split())
+        why = one_line(str(error))
         message = f"migration {migration.file_name} failed and was rolled back: {why}"
         raise MarketDataError(message) from error

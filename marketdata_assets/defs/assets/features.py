@@ -24,7 +24,7 @@ from marketdata_assets.defs.resources.io_manager import table_metadata
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.defs.run_totals import SeriesTotals
 from marketdata_assets.domain.series import Series
-from marketdata_assets.pipeline.features import FeatureReport, FeatureRun
+from marketdata_assets.pipeline.features import FeatureReport, compute, plan_features
 from marketdata_assets.storage.features import FeatureBatch
 from marketdata_assets.storage.tables import FEATURES
 
@@ -74,9 +74,9 @@ def _batches(
 ) -> Iterator[FeatureBatch]:
     keys = context.partition_keys
     with postgres.database() as database:
-        run = FeatureRun(database, keys, now=datetime.now(UTC), earliest=earliest, force=force)
-        yield from run.batches()
-    report = run.report
+        plan = plan_features(database, keys, now=datetime.now(UTC), earliest=earliest, force=force)
+        report = FeatureReport(plan)
+        yield from compute(database, plan, report)
     for line in (*report.notices, *report.held_back_lines()):
         context.log.warning("%s", line)
     context.add_asset_metadata(

@@ -1,7 +1,6 @@
 """The ``gap_report`` asset: where the bars of a partition are not whole, and why; missing bars are re-fetched."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -127,22 +126,12 @@ def _metadata(outcome: GapOutcome) -> dict[str, MetadataValue]:
         for state in GapState
     }
     lost = gaps.filter(pl.col("state").is_in(LOSSES))
-    total = IngestReport()
-    for report in outcome.reports:
-        total = replace(
-            total,
-            requests=total.requests + report.requests,
-            pages=total.pages + report.pages,
-            retries=total.retries + report.retries,
-            rows_fetched=total.rows_fetched + report.rows_fetched,
-            waited_seconds=total.waited_seconds + report.waited_seconds,
-        )
     return {
         **counts,
         **RowTotals(outcome.rows.inserted, outcome.rows.changed, outcome.rows.unchanged).to_metadata(),
         "run_missing_bars": MetadataValue.int(int(lost["missing_bars"].sum())),
         "worst": MetadataValue.md(gap_table(lost.head(_WORST))),
-        **request_metadata(total),
+        **request_metadata(sum(outcome.reports, start=IngestReport())),
     }
 
 

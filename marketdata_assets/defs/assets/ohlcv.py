@@ -30,6 +30,7 @@ from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.partitions import days_by_series, parse_key
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.windows import Window
+from marketdata_assets.domain.wording import join_first
 from marketdata_assets.pipeline.fetching import instruments_of, unknown_symbols, vendor_events
 from marketdata_assets.pipeline.ingest import Ingest, IngestReport
 from marketdata_assets.polygon.planner import plan
@@ -158,10 +159,9 @@ def _batches(
 
 
 def _failure(report: IngestReport) -> Failure:
-    shown = "; ".join(str(failed.error) for failed in report.failures[:3])
-    more = f"; and {len(report.failures) - 3} more" if len(report.failures) > 3 else ""  # noqa: PLR2004 - as shown above
+    shown = join_first([str(failed.error) for failed in report.failures], 3)
     return Failure(
-        description=f"{', '.join(report.failed_symbols)} failed, every other symbol is stored: {shown}{more}",
+        description=f"{', '.join(report.failed_symbols)} failed, every other symbol is stored: {shown}",
         metadata={**request_metadata(report), **_failure_metadata(report)},
         allow_retries=False,
     )

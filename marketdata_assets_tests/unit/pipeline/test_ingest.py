@@ -17,7 +17,7 @@ from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, union
 from marketdata_assets.pipeline import ingest as ingest_module
-from marketdata_assets.pipeline.ingest import Ingest, QuarantinedError, ReadBars
+from marketdata_assets.pipeline.ingest import FailedRequest, Ingest, IngestReport, QuarantinedError, ReadBars
 from marketdata_assets.polygon.client import HistoryNotice
 from marketdata_assets.polygon.errors import AuthenticationError, EntitlementError, VendorFailureError
 from marketdata_assets.polygon.parser import parse_page
@@ -553,3 +553,14 @@ def test_quarantined_rows_keep_the_vendors_text_whichever_page_they_came_on() ->
         time for at, time in enumerate(times) if at not in {0, 1, 5, 6}
     ]
     assert bars_of(batches)["transactions"].null_count() == 0
+
+
+def test_the_reports_of_several_requests_add_up_in_every_figure() -> None:
+    window = calendar_of(AssetClass.STOCK).day_window(date(2024, 1, 2))
+    failed = FailedRequest(Series("AAPL", Timeframe.M1), window, VendorFailureError("down"))
+    asked = FetchRequest("AAPL", AssetClass.STOCK, Timeframe.M1, window)
+    one = IngestReport(1, 2, 3, 4, 0.5, [failed], ["first"], [])
+    other = IngestReport(10, 20, 30, 40, 5.0, [], ["second"], [asked])
+    assert one + other == IngestReport(11, 22, 33, 44, 5.5, [failed], ["first", "second"], [asked])
+    assert sum([one, other], start=IngestReport()) == one + other
+    assert one == IngestReport(1, 2, 3, 4, 0.5, [failed], ["first"], [])
