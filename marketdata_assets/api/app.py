@@ -22,7 +22,7 @@ from marketdata_assets.api.connections import state_of
 from marketdata_assets.api.guard import READ, SECURITY_SCHEMES, GuardedRoute
 from marketdata_assets.api.metrics import CONTENT_TYPE
 from marketdata_assets.api.parameters import Health
-from marketdata_assets.api.problems import SCHEMA, Problem, problem_of, responses
+from marketdata_assets.api.problems import SCHEMA, Problem, invalid_arguments, problem_of, responses
 from marketdata_assets.api.service import Service, ServiceOptions, service_of
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass
@@ -300,8 +300,7 @@ async def _argument_problem(_: Request, error: Exception) -> Response:
         detail = "the body is no JSON object: send one, with Content-Type: application/json"
         return Problem(422, "invalid-argument", detail, errors=[{"in": "body", "detail": detail}]).response()
     errors = [{"in": ".".join(map(str, one["loc"][:2])), "detail": _said(one)} for one in found]
-    detail = "; ".join(f"{one['in']}: {one['detail']}" for one in errors[:3])
-    return Problem(422, "invalid-argument", detail, errors=errors[:20]).response()
+    return invalid_arguments(errors).response()
 
 
 def _said(error: Mapping[str, Any]) -> str:

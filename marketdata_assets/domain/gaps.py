@@ -42,7 +42,7 @@ from marketdata_assets.domain.slots import base_slots_before, each_position, loc
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.domain.slots import Flags, Held, Integers, Slots
@@ -137,16 +137,6 @@ def missing_slots(held: Mapping[Series, Held], expected: Mapping[Series, Slots])
         series: ~slots.held(held[series].times) if series in held else np.ones(len(slots), dtype=np.bool_)
         for series, slots in expected.items()
     }
-
-
-def merge_gaps(frames: Iterable[pl.DataFrame], expected: Mapping[Series, Slots]) -> pl.DataFrame:
-    """The maximal runs of the whole from gaps (:data:`GAP_SCHEMA`) that were found part by part.
-
-    ``expected`` covers all parts. Gaps with no expected slot between them become one; overlapping ones count
-    once; what ``expected`` does not hold is dropped.
-    """
-    inside = slots_in_gaps(pl.concat([GAP_SCHEMA.to_frame(), *frames]), expected)
-    return gaps_of_flags(inside, expected)
 
 
 def slots_in_gaps(gaps: pl.DataFrame, expected: Mapping[Series, Slots]) -> dict[Series, Flags]:

@@ -22,8 +22,9 @@ from marketdata_assets.domain.gaps import (
     SlotTraits,
     classify,
     find_gaps,
+    gaps_of_flags,
     judge,
-    merge_gaps,
+    slots_in_gaps,
     split_gaps,
 )
 from marketdata_assets.domain.series import AssetClass, Series
@@ -32,7 +33,7 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets_tests.unit.frames import at, days_window, window
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from marketdata_assets.domain.slots import Flags, Integers, Slots
@@ -146,6 +147,10 @@ def test_gaps_are_disjoint_maximal_and_cover_what_is_missing(removed: set[int]) 
     assert (ends - starts).tolist() == gaps["missing_bars"].to_list()
 
 
+def merged(parts: Iterable[pl.DataFrame], expected: Mapping[Series, Slots]) -> pl.DataFrame:
+    return gaps_of_flags(slots_in_gaps(pl.concat([GAP_SCHEMA.to_frame(), *parts]), expected), expected)
+
+
 @given(cut, st.sampled_from([Timeframe.M1, Timeframe.M30, Timeframe.H4, Timeframe.D1]))
 def test_gaps_found_by_partition_merge_into_those_of_the_whole(
     removed: set[int], timeframe: Timeframe
@@ -162,17 +167,17 @@ def test_gaps_found_by_partition_merge_into_those_of_the_whole(
         for calendar in (calendar_of(asset_class),)
         for day in (date(2024, 7, 1) + timedelta(days=n) for n in range(9))
     ]
-    assert_frame_equal(merge_gaps(reversed(by_day), whole), find_gaps(held, whole))
+    assert_frame_equal(merged(reversed(by_day), whole), find_gaps(held, whole))
 
 
 def test_merging_drops_what_is_not_expected_and_counts_overlaps_once() -> None:
     held = without(JULY, slice(100, 500))
     gaps = found(held, JULY)
-    assert merge_gaps([gaps, gaps], {AAPL: JULY}).equals(gaps)
-    assert merge_gaps([gaps], {}).is_empty()
-    assert merge_gaps([], {AAPL: JULY}).is_empty()
+    assert merged([gaps, gaps], {AAPL: JULY}).equals(gaps)
+    assert merged([gaps], {}).is_empty()
+    assert merged([], {AAPL: JULY}).is_empty()
     since = JULY.within(at("2024-07-02T13:30"))
-    assert merge_gaps([gaps], {AAPL: since})["missing_bars"].to_list() == [110]
+    assert merged([gaps], {AAPL: since})["missing_bars"].to_list() == [110]
 
 
 # Judging

@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from marketdata_assets.domain.calendar import calendar_of, next_month
@@ -22,6 +22,8 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 
 CALENDARS = {"AAPL": calendar_of(AssetClass.STOCK), "BTC-USD": calendar_of(AssetClass.CRYPTO)}
+CUT = date(2024, 3, 11)
+"""The clocks in New York changed on the day before."""
 symbols = st.sampled_from(sorted(CALENDARS))
 timeframes = st.sampled_from(list(Timeframe))
 days = st.dates(date(2020, 1, 1), date(2025, 12, 31))
@@ -95,6 +97,7 @@ def test_a_month_goes_as_a_whole_only_when_no_market_keeps_a_moment_of_it(
     first=moments,
     width=st.none() | st.timedeltas(timedelta(0), timedelta(days=60)),
 )
+@example(symbol="AAPL", before=CUT, first=datetime(2024, 3, 1, 15, tzinfo=UTC), width=timedelta(hours=1))
 def test_a_batch_removes_whole_local_days_at_least_one_and_none_that_stays(
     symbol: str, before: date, first: datetime, width: timedelta | None
 ) -> None:
