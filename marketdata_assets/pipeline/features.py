@@ -167,7 +167,7 @@ def _compute_chunk(
     unknown = slots_of(refused, timeframe)
     gaps = list_gaps(database, windows_from_first_bar(chunk, bars), LOSSES).select(_GAP)
     lost = pl.concat([gaps, *(as_gaps(slots, timeframe, calendar) for slots in (broken, unknown))])
-    features = leave_out(within(compute_features(bars, calendar, lost), chunk), plan.blocked, calendar)
+    features = leave_out(within(compute_features(bars, calendar, lost), chunk), plan.failing, calendar)
     report.add(bars, features)
     refusals = plan.refuse(within(unknown, chunk), calendar)
     report.notices += refusals.notices

@@ -42,7 +42,7 @@ class FeaturePlan:
         classes: The asset class of every symbol.
         due: What is computed, by series; of a series without a bar as well, whose rows and mark go.
         versions: The version of each series' latest change, read before its bars are.
-        blocked: ``symbol, timeframe, day`` of the partitions that a blocking check keeps from features.
+        failing: ``symbol, timeframe, day`` of the partitions that a blocking check keeps from features.
         held_back: The partitions that get no features, by key, each with the reason.
         notices: Lines for the log of the run.
         computed: The series with bars that are computed.
@@ -55,7 +55,7 @@ class FeaturePlan:
     classes: Mapping[str, AssetClass]
     due: Mapping[Series, Window]
     versions: Mapping[Series, int]
-    blocked: pl.DataFrame
+    failing: pl.DataFrame
     held_back: Mapping[str, str]
     notices: Sequence[str]
     computed: frozenset[Series]
