@@ -53,21 +53,21 @@ _LOGGED: Final = 10
 class FeatureReport:
     """What a run computed of ``plan``. ``notices`` are lines for its log.
 
-    ``held_back`` has the partitions that get no features, by key, each with the reason.
+    ``blocked`` has the partitions that get no features, by key, each with the reason.
     """
 
     plan: FeaturePlan
     bars: int = 0
     unadjustable: set[Series] = field(default_factory=set)
     """The series of which some bars have splits that contradict each other."""
-    held_back: dict[str, str] = field(default_factory=dict)
+    blocked: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     summary: FeatureSummary = field(default_factory=FeatureSummary)
     samples: dict[Series, pl.DataFrame] = field(default_factory=dict)
     """The latest rows of each series that was computed, as ``CHARTED``, as many as fit in a chart."""
 
     def __post_init__(self) -> None:
-        self.held_back |= self.plan.held_back
+        self.blocked |= self.plan.blocked
         self.notices += self.plan.notices
 
     @property
@@ -80,9 +80,9 @@ class FeatureReport:
         """How many series with bars had nothing to compute."""
         return self.plan.up_to_date
 
-    def held_back_lines(self) -> list[str]:
+    def blocked_lines(self) -> list[str]:
         """Which partitions get no features, a line each for the first, and how many more there are."""
-        lines = [f"{key} gets no features: {reason}" for key, reason in sorted(self.held_back.items())]
+        lines = [f"{key} gets no features: {reason}" for key, reason in sorted(self.blocked.items())]
         more = [f"and {len(lines) - _LOGGED:,} more get none"] if len(lines) > _LOGGED else []
         return [*lines[:_LOGGED], *more]
 
@@ -131,7 +131,7 @@ def plan_features(
 def compute(database: Database, plan: FeaturePlan, report: FeatureReport) -> Iterator[FeatureBatch]:
     """Compute what is to stand in place of what is stored, some whole partitions at a time, and report it."""
     # What is held back must not be recorded, whether it is computed now or not.
-    yield FeatureBatch(held_back=plan.held_back)
+    yield FeatureBatch(blocked=plan.blocked)
     for (timeframe, asset_class), members in by_market(plan.due, plan.classes).items():
         lookback = lookback_size(next(iter(members.values())), timeframe, calendar_of(asset_class))
         for chunk in whole_day_chunks(timeframe, asset_class, members, lookback):
@@ -171,13 +171,13 @@ def _compute_chunk(
     report.add(bars, features)
     refusals = plan.refuse(within(unknown, chunk), calendar)
     report.notices += refusals.notices
-    report.held_back |= refusals.held_back
+    report.blocked |= refusals.blocked
     yield FeatureBatch(
         features,
         chunk,
         {one: plan.versions[one] for one in chunk if one in plan.versions},
         refused=refusals.first,
-        held_back=refusals.held_back,
+        blocked=refusals.blocked,
         from_the_first={
             one for one, window in chunk.items() if plan.begins_with_first_partition(window, calendar)
         },
@@ -188,6 +188,6 @@ def _pass_over(plan: FeaturePlan, report: FeatureReport, series: Series, error: 
     """Give the partitions of ``series`` no features, because its bars cannot be adjusted. The mark stays."""
     report.notices.append(f"{error}; no features until then")
     report.unadjustable.add(series)
-    held_back = dict.fromkeys(plan.keys_of([series]), f"without adjusted prices: {error}")
-    report.held_back |= held_back
-    return FeatureBatch(held_back=held_back)
+    blocked = dict.fromkeys(plan.keys_of([series]), f"without adjusted prices: {error}")
+    report.blocked |= blocked
+    return FeatureBatch(blocked=blocked)

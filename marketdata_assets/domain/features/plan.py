@@ -43,7 +43,7 @@ class FeaturePlan:
         due: What is computed, by series; of a series without a bar as well, whose rows and mark go.
         versions: The version of each series' latest change, read before its bars are.
         failing: ``symbol, timeframe, day`` of the partitions that a blocking check keeps from features.
-        held_back: The partitions that get no features, by key, each with the reason.
+        blocked: The partitions that get no features, by key, each with the reason.
         notices: Lines for the log of the run.
         computed: The series with bars that are computed.
         up_to_date: How many series with bars are not.
@@ -56,7 +56,7 @@ class FeaturePlan:
     due: Mapping[Series, Window]
     versions: Mapping[Series, int]
     failing: pl.DataFrame
-    held_back: Mapping[str, str]
+    blocked: Mapping[str, str]
     notices: Sequence[str]
     computed: frozenset[Series]
     up_to_date: int
@@ -113,7 +113,7 @@ class FeaturePlan:
     def refuse(self, weeks: pl.DataFrame, calendar: TradingCalendar) -> Refusals:
         """Refuse ``weeks`` (``symbol, timeframe, time``), whose prices cannot be adjusted."""
         first: dict[Series, tuple[datetime, str]] = {}
-        held_back: dict[str, str] = {}
+        blocked: dict[str, str] = {}
         notices = []
         for (symbol, timeframe), own in weeks.group_by("symbol", "timeframe", maintain_order=True):
             series = Series(str(symbol), Timeframe(str(timeframe)))
@@ -121,9 +121,9 @@ class FeaturePlan:
             why = refusal(series.symbol, opens, calendar)
             notices.append(f"{why}; {series} has no features there until then")
             keys = {key_of(calendar.local_day(opened), series) for opened in opens}
-            held_back |= dict.fromkeys(keys & set(self.keys), f"without adjusted prices: {why}")
+            blocked |= dict.fromkeys(keys & set(self.keys), f"without adjusted prices: {why}")
             first[series] = (opens[0].astimezone(UTC), why)
-        return Refusals(first, held_back, notices)
+        return Refusals(first, blocked, notices)
 
     def begins_with_first_partition(self, window: Window, calendar: TradingCalendar) -> bool:
         """Whether no partition lies before ``window``."""
@@ -153,12 +153,12 @@ class Refusals(NamedTuple):
 
     Attributes:
         first: The first open of each series with the reason.
-        held_back: The partitions of the run, each with the reason.
+        blocked: The partitions of the run, each with the reason.
         notices: A line for each series.
     """
 
     first: Mapping[Series, tuple[datetime, str]]
-    held_back: Mapping[str, str]
+    blocked: Mapping[str, str]
     notices: Sequence[str]
 
 

@@ -558,9 +558,9 @@ def test_quarantined_rows_keep_the_vendors_text_whichever_page_they_came_on() ->
 def test_the_reports_of_several_requests_add_up_in_every_figure() -> None:
     window = calendar_of(AssetClass.STOCK).day_window(date(2024, 1, 2))
     failed = FailedRequest(Series("AAPL", Timeframe.M1), window, VendorFailureError("down"))
-    asked = FetchRequest("AAPL", AssetClass.STOCK, Timeframe.M1, window)
+    requested = FetchRequest("AAPL", AssetClass.STOCK, Timeframe.M1, window)
     one = IngestReport(1, 2, 3, 4, 0.5, [failed], ["first"], [])
-    other = IngestReport(10, 20, 30, 40, 5.0, [], ["second"], [asked])
-    assert one + other == IngestReport(11, 22, 33, 44, 5.5, [failed], ["first", "second"], [asked])
+    other = IngestReport(10, 20, 30, 40, 5.0, [], ["second"], [requested])
+    assert one + other == IngestReport(11, 22, 33, 44, 5.5, [failed], ["first", "second"], [requested])
     assert sum([one, other], start=IngestReport()) == one + other
     assert one == IngestReport(1, 2, 3, 4, 0.5, [failed], ["first"], [])

@@ -84,14 +84,14 @@ def test_every_series_with_adjusted_bars_is_computed_or_up_to_date(
     assert not {one.symbol for one in plan.due} & without_splits
     assert bool(plan.notices) == bool(without_splits)
     # Of a series without a bar what is stored goes, so it is computed as well; it gets no features.
-    assert {key for key in KEYS if any(key.endswith(one.key) for one in without_bars)} <= set(plan.held_back)
+    assert {key for key in KEYS if any(key.endswith(one.key) for one in without_bars)} <= set(plan.blocked)
 
 
 @pytest.mark.parametrize("force", [True, False])
 def test_a_partition_that_fails_a_check_is_held_back_whether_it_is_computed_or_not(*, force: bool) -> None:
     failing = [("AAPL", "1h", DAYS[1], check) for check in ("ohlcv_valid", "no_gaps", "no_gaps")]
     plan = decide(None if force else {}, failing=failing)
-    [(key, reason)] = plan.held_back.items()
+    [(key, reason)] = plan.blocked.items()
     assert key == key_of(DAYS[1], AAPL)
     assert reason.startswith("held back by no_gaps and ohlcv_valid: mend the bars")
     assert plan.failing.rows() == [("AAPL", "1h", DAYS[1])]
@@ -106,7 +106,7 @@ def test_a_week_that_cannot_be_adjusted_blocks_its_partition_and_those_of_no_oth
         orient="row",
     )
     refusals = decide(None).refuse(weeks, calendar_of(AssetClass.STOCK))
-    assert list(refusals.held_back) == [key_of(DAYS[2], AAPL)]
+    assert list(refusals.blocked) == [key_of(DAYS[2], AAPL)]
     assert refusals.first[AAPL][0] == opened
     assert len(refusals.notices) == 1
 
