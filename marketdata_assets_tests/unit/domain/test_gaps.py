@@ -22,8 +22,9 @@ from marketdata_assets.domain.gaps import (
     SlotTraits,
     classify,
     find_gaps,
+    gaps_of_flags,
     judge,
-    merge_gaps,
+    slots_in_gaps,
     split_gaps,
 )
 from marketdata_assets.domain.series import AssetClass, Series
@@ -32,7 +33,7 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets_tests.unit.frames import at, days_window, window
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from marketdata_assets.domain.slots import Flags, Integers, Slots
@@ -61,6 +62,11 @@ def rows(gaps: pl.DataFrame) -> list[tuple[datetime, datetime, int]]:
 
 def found(held: Held, slots: Slots, series: Series = AAPL) -> pl.DataFrame:
     return find_gaps({series: held}, {series: slots})
+
+
+def together(frames: Iterable[pl.DataFrame], expected: Mapping[Series, Slots]) -> pl.DataFrame:
+    """The gaps of the whole, from gaps that were found part by part."""
+    return gaps_of_flags(slots_in_gaps(pl.concat([GAP_SCHEMA.to_frame(), *frames]), expected), expected)
 
 
 def judged(held: Held, slots: Slots, series: Series = AAPL) -> pl.DataFrame:
@@ -162,17 +168,17 @@ def test_gaps_found_by_partition_merge_into_those_of_the_whole(
         for calendar in (calendar_of(asset_class),)
         for day in (date(2024, 7, 1) + timedelta(days=n) for n in range(9))
     ]
-    assert_frame_equal(merge_gaps(reversed(by_day), whole), find_gaps(held, whole))
+    assert_frame_equal(together(reversed(by_day), whole), find_gaps(held, whole))
 
 
 def test_merging_drops_what_is_not_expected_and_counts_overlaps_once() -> None:
     held = without(JULY, slice(100, 500))
     gaps = found(held, JULY)
-    assert merge_gaps([gaps, gaps], {AAPL: JULY}).equals(gaps)
-    assert merge_gaps([gaps], {}).is_empty()
-    assert merge_gaps([], {AAPL: JULY}).is_empty()
+    assert together([gaps, gaps], {AAPL: JULY}).equals(gaps)
+    assert together([gaps], {}).is_empty()
+    assert together([], {AAPL: JULY}).is_empty()
     since = JULY.within(at("2024-07-02T13:30"))
-    assert merge_gaps([gaps], {AAPL: since})["missing_bars"].to_list() == [110]
+    assert together([gaps], {AAPL: since})["missing_bars"].to_list() == [110]
 
 
 # Judging
