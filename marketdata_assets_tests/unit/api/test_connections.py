@@ -56,7 +56,7 @@ class Served:
     async def body(self, request: Request) -> PlainTextResponse:
         return PlainTextResponse(str(len(await request.body())))
 
-    async def stored(self, _: Request) -> PlainTextResponse:
+    async def held(self, _: Request) -> PlainTextResponse:
         await asyncio.to_thread(self.release.wait, WAIT)
         return PlainTextResponse("held")
 
@@ -213,7 +213,7 @@ def test_of_connections_that_wait_since_one_reading_of_the_clock_the_oldest_is_c
 def test_requests_that_are_being_answered_are_kept_and_the_newest_connection_refused() -> None:
     with serving(ConnectionLimits(receive_seconds=WAIT, per_address=2)) as served:
         request = b"GET /held HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
-        stored = [served.connect(request) for _ in range(2)]
+        held = [served.connect(request) for _ in range(2)]
         deadline = time.monotonic() + WAIT
         while (
             sum(
@@ -228,7 +228,7 @@ def test_requests_that_are_being_answered_are_kept_and_the_newest_connection_ref
         with served.connect() as client:
             assert read_all(client).startswith(b"HTTP/1.1 503")
         served.release.set()
-        for client in stored:
+        for client in held:
             assert read_all(client).endswith(b"held")
             client.close()
 

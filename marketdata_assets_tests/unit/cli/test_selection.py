@@ -27,7 +27,7 @@ def test_days_that_nobody_asked_for_begin_with_the_first_partition() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("requested", "said"),
     [
         ({"start": "2024-06-30"}, "--start 2024-06-30 lies before the first partition, 2024-07-01: set MARKETDATA_START"),
         ({"number": 6}, "--days 6 begins on 2024-06-30, before the first partition, 2024-07-01: set MARKETDATA_START"),
