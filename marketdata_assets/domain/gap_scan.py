@@ -23,13 +23,10 @@ from marketdata_assets.domain.gaps import (
     MAX_ATTEMPTS,
     GapState,
     SlotTraits,
-    classify,
-    find_gaps,
     gaps_of_flags,
-    judge,
+    judge_pieces,
     missing_slots,
     slots_in_gaps,
-    split_gaps,
 )
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.slots import each_position
@@ -130,12 +127,14 @@ class GapScan:
 
     Attributes:
         context: What was read; ``stored`` are the bars that are stored now.
+        missing: Whether each slot of each series has no bar now.
         gaps: ``KNOWN_GAP_SCHEMA`` with ``stretch_start`` and ``stretch_end``, the gap as it was judged that a row is part of.
         histories: What is known of the slots of each series from earlier.
         failures: How the vendor failed, each text once; the first is None, for an answer.
     """
 
     context: GapContext
+    missing: Mapping[Series, Flags]
     gaps: pl.DataFrame
     histories: Mapping[Series, _SlotHistory]
     failures: tuple[str | None, ...]
@@ -159,7 +158,7 @@ def scan_gaps(context: GapContext) -> GapScan:
         )
         for series, each in slots.items()
     }
-    return _judge_scan(context, histories, tuple(failures))
+    return _judge_scan(context, missing, histories, tuple(failures))
 
 
 def open_windows(scan: GapScan) -> dict[Series, list[Window]]:
@@ -195,7 +194,8 @@ def rescan(scan: GapScan, refetches: Iterable[Refetch], stored: Mapping[Series, 
         histories[series] = replace(
             history, traits=history.traits._replace(attempts=attempts, failure=failure)
         )
-    return _judge_scan(replace(scan.context, stored=stored), histories, tuple(failures))
+    missing = missing_slots(stored, scan.context.slots)
+    return _judge_scan(replace(scan.context, stored=stored), missing, histories, tuple(failures))
 
 
 def settle(scan: GapScan) -> ScanResult:
@@ -216,28 +216,24 @@ def settle(scan: GapScan) -> ScanResult:
 
 
 def _judge_scan(
-    context: GapContext, histories: Mapping[Series, _SlotHistory], failures: tuple[str | None, ...]
+    context: GapContext,
+    missing: Mapping[Series, Flags],
+    histories: Mapping[Series, _SlotHistory],
+    failures: tuple[str | None, ...],
 ) -> GapScan:
-    """Judge each gap as a whole, and give each piece with a history of its own its state and reason."""
-    judged = judge(find_gaps(context.stored, context.slots), context.stored, context.slots)
-    pieces = split_gaps(judged, context.slots, {series: each.traits for series, each in histories.items()})
-    texts = pl.Series(failures, dtype=pl.String())
-    gaps = classify(
-        pieces.with_columns(
-            pl.col("attempts").cast(pl.Int32),
-            is_loss=pl.col("is_loss") & ~pl.col("is_explained"),
-            failure=texts.gather(pieces["failure"]),
-            detected_at=_first_detected(pieces, context.slots, histories),
-        )
+    """Judge the ``missing`` slots, with what is known of them from earlier."""
+    traits = {series: history.traits for series, history in histories.items()}
+    pieces = judge_pieces(missing, context.stored, context.slots, traits, failures)
+    gaps = pieces.with_columns(
+        pl.col("attempts").cast(pl.Int32), detected_at=_first_detected(pieces, context.slots, histories)
     ).select(*KNOWN_GAP_SCHEMA, "stretch_start", "stretch_end")
-    return GapScan(context, gaps, histories, failures)
+    return GapScan(context, missing, gaps, histories, failures)
 
 
 def _filled(scan: GapScan) -> pl.DataFrame:
     """The runs that were missing when the scan began, or known to be, and have a bar now."""
     slots = scan.context.slots
-    missing = missing_slots(scan.context.stored, slots)
-    arrived = {series: history.missed & ~missing[series] for series, history in scan.histories.items()}
+    arrived = {series: history.missed & ~scan.missing[series] for series, history in scan.histories.items()}
     gaps = gaps_of_flags(arrived, slots)
     return (
         gaps.with_columns(

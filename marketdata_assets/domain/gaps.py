@@ -42,7 +42,7 @@ from marketdata_assets.domain.slots import base_slots_before, each_position, loc
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.domain.slots import Flags, Integers, Slots, StoredBars
@@ -218,6 +218,29 @@ class SlotTraits(NamedTuple):
     """Known to be empty because nothing traded: a loss that begins beside the slot does not change that."""
     rejected: Flags
     """Empty, and the vendor sent rows for the slot that broke a rule."""
+
+
+def judge_pieces(
+    missing: Mapping[Series, Flags],
+    stored: Mapping[Series, StoredBars],
+    expected: Mapping[Series, Slots],
+    traits: Mapping[Series, SlotTraits],
+    failures: Sequence[str | None],
+) -> pl.DataFrame:
+    """Judge each gap of the ``missing`` slots as a whole, and give each of its pieces a state and a reason.
+
+    ``failures`` are the texts that the codes of :attr:`SlotTraits.failure` stand for; see :func:`judge` for the rest.
+
+    Returns:
+        :data:`PIECE_SCHEMA` with ``failure`` as its text, ``state`` and ``reason``.
+    """
+    pieces = split_gaps(judge(gaps_of_flags(missing, expected), stored, expected), expected, traits)
+    return classify(
+        pieces.with_columns(
+            is_loss=pl.col("is_loss") & ~pl.col("is_explained"),
+            failure=pl.Series(failures, dtype=pl.String()).gather(pieces["failure"]),
+        )
+    )
 
 
 PIECE_SCHEMA: Final = pl.Schema(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -99,8 +100,9 @@ class ScanChunk:
         """How far before its windows a scan reads the habits of the series."""
         return EVIDENCE[next(iter(self.windows)).timeframe.base]
 
-    def edges(self) -> dict[Series, tuple[date, date]]:
-        """Return the first and the last local day of each window."""
+    @cached_property
+    def days(self) -> dict[Series, tuple[date, date]]:
+        """The first and the last local day of each window."""
         days = {}
         for series, window in self.windows.items():
             local_day = calendar_of(self.classes[series]).local_day
@@ -146,12 +148,11 @@ def widen_to_evidence(
     Days that were never fetched are no evidence, so the scanned days beyond them are. Where a history has fewer days
     before the window, days after it take their place.
     """
-    edges = chunk.edges()
     around = {}
     for series, window in chunk.windows.items():
         calendar = calendar_of(chunk.classes[series])
         start, end = window.start - chunk.evidence, window.end + BEYOND
-        sessions = calendar.sessions(calendar.local_day(start), edges[series][0] - timedelta(days=1))
+        sessions = calendar.sessions(calendar.local_day(start), chunk.days[series][0] - timedelta(days=1))
         count = len({sunday_of(day) for day in sessions} if series.timeframe is Timeframe.W1 else sessions)
         before, after = scanned.get(series, ((), ()))
         if before:

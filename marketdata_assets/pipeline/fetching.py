@@ -10,19 +10,23 @@ from marketdata_assets.domain.series import Instrument, Series
 from marketdata_assets.domain.tickers import vendor_ticker
 from marketdata_assets.pipeline.ingest import FailedRequest
 from marketdata_assets.polygon.vendor import PageFetched
-from marketdata_assets.storage.bars import covered_without_bars, symbols_with_bars
+from marketdata_assets.storage.bars import covered_without_bars, read_rows, symbols_with_bars
 from marketdata_assets.storage.symbols import list_symbols, not_tracked
+from marketdata_assets.storage.tables import OHLCV
 from marketdata_assets.storage.vendor import claim_store, require_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
     from datetime import date
+
+    import polars as pl
 
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.domain.windows import Window
-    from marketdata_assets.pipeline.ingest import IngestReport
+    from marketdata_assets.pipeline.ingest import Ingest, IngestReport
     from marketdata_assets.polygon.request import FetchRequest
     from marketdata_assets.polygon.vendor import FetchEvent, Vendor
+    from marketdata_assets.storage.bars import BarBatch
     from marketdata_assets.storage.connection import Database
 
 
@@ -40,6 +44,16 @@ def vendor_events(
                 claim_store(database, simulated=polygon.is_simulated)
                 claimed = True
             yield event
+
+
+def ingest_batches(database: Database, polygon: Vendor, ingest: Ingest) -> Iterator[BarBatch]:
+    """Make the requests of ``ingest`` and yield its batches, which are to be written in their order."""
+
+    def read_bars(series: Series, window: Window) -> pl.DataFrame:
+        return read_rows(database, OHLCV, {series: [window]})
+
+    with closing(vendor_events(polygon, ingest.requests, database)) as events:
+        yield from ingest.batches(events, read_bars)
 
 
 def instruments_of(

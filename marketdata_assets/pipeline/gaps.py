@@ -7,7 +7,6 @@ refetch (pure), fetch, settle (pure), write. Each step hands a frozen value to t
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -32,10 +31,10 @@ from marketdata_assets.domain.scans import (
     widen_to_gaps,
 )
 from marketdata_assets.domain.series import Instrument, Series, with_siblings
-from marketdata_assets.pipeline.fetching import instruments_of, vendor_events
+from marketdata_assets.pipeline.fetching import ingest_batches, instruments_of
 from marketdata_assets.pipeline.ingest import Ingest, IngestReport
 from marketdata_assets.polygon.planner import Plan, plan_again
-from marketdata_assets.storage.bars import read_coverage, read_rows, write_batch
+from marketdata_assets.storage.bars import read_coverage, write_batch
 from marketdata_assets.storage.gaps import (
     database_time,
     exclusive_scan,
@@ -48,7 +47,6 @@ from marketdata_assets.storage.gaps import (
     write_gaps,
 )
 from marketdata_assets.storage.merge import MergeCounts
-from marketdata_assets.storage.tables import OHLCV
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -170,7 +168,7 @@ def plan_chunks(
 
 def load_context(database: Database, chunk: ScanChunk, now: datetime) -> GapContext:
     """Read what is known and stored of the series of ``chunk``, in their windows and as far around as is evidence."""
-    scanned = scanned_around(database, chunk.edges(), chunk.evidence.days)
+    scanned = scanned_around(database, chunk.days, chunk.evidence.days)
     around = widen_to_evidence(chunk, scanned, read_gaps(database, chunk.windows))
     known = read_gaps(database, around)
     around = widen_to_gaps(chunk, around, known)
@@ -204,14 +202,9 @@ def fetch_missing(
     """Make the requests of ``plan`` and store the bars that arrive."""
     coverage = read_coverage(database, sorted({request.symbol for request in plan.requests}))
     ingest = Ingest(plan, now=now, coverage=coverage, run_id=run_id)
-    rows = MergeCounts()
-
-    def read_bars(series: Series, window: Window) -> pl.DataFrame:
-        return read_rows(database, OHLCV, {series: [window]})
-
-    with closing(vendor_events(polygon, plan.requests, database)) as events:
-        for batch in ingest.batches(events, read_bars):
-            rows += write_batch(database, batch)
+    rows = sum(
+        (write_batch(database, batch) for batch in ingest_batches(database, polygon, ingest)), MergeCounts()
+    )
     failures = {(failed.series, failed.window): str(failed.error) for failed in ingest.report.failures}
     refetches = [
         Refetch(

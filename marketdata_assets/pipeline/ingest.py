@@ -140,6 +140,11 @@ class Ingest:
         self._progress: dict[FetchRequest, _Progress] = {}
         self._pending = _Pending()
 
+    @property
+    def requests(self) -> Sequence[FetchRequest]:
+        """The requests whose events :meth:`batches` takes."""
+        return self._plan.requests
+
     def batches(self, events: Iterable[FetchEvent], read_bars: ReadBars) -> Iterator[BarBatch]:
         """Batches in the order in which pages arrive, then those that are rolled up from the store.
 

@@ -1,12 +1,10 @@
 """The ``ohlcv`` asset: bars of every series, fetched or rolled up, one partition per day and series."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import polars as pl
 from dagster import (
     AssetExecutionContext,
     AssetsDefinition,
@@ -28,13 +26,11 @@ from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.bars import BAR_SCHEMA
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.partitions import days_by_series, parse_key
-from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.windows import Window
 from marketdata_assets.domain.wording import join_first
-from marketdata_assets.pipeline.fetching import instruments_of, unknown_symbols, vendor_events
+from marketdata_assets.pipeline.fetching import ingest_batches, instruments_of, unknown_symbols
 from marketdata_assets.pipeline.ingest import Ingest, IngestReport
 from marketdata_assets.polygon.planner import plan
-from marketdata_assets.storage.bars import BarBatch, read_coverage, read_rows
+from marketdata_assets.storage.bars import BarBatch, read_coverage
 from marketdata_assets.storage.tables import OHLCV
 
 DESCRIPTION = """\
@@ -129,12 +125,7 @@ def _batches(
         if not config.ask_vendor:
             planned = replace(planned, fetches=())
         ingest = Ingest(planned, now=now, coverage=coverage, run_id=context.run.run_id)
-
-        def read_bars(series: Series, window: Window) -> pl.DataFrame:
-            return read_rows(database, OHLCV, {series: [window]})
-
-        with closing(vendor_events(polygon, planned.requests, database)) as events:
-            yield from ingest.batches(events, read_bars)
+        yield from ingest_batches(database, polygon, ingest)
         report = ingest.report
         if config.ask_vendor:
             requested = {day for series_days in days.values() for day in series_days}

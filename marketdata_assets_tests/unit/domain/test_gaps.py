@@ -64,6 +64,11 @@ def found(stored: StoredBars, slots: Slots, series: Series = AAPL) -> pl.DataFra
     return find_gaps({series: stored}, {series: slots})
 
 
+def together(frames: Iterable[pl.DataFrame], expected: Mapping[Series, Slots]) -> pl.DataFrame:
+    """The gaps of the whole, from gaps that were found part by part."""
+    return gaps_of_flags(slots_in_gaps(pl.concat([GAP_SCHEMA.to_frame(), *frames]), expected), expected)
+
+
 def judged(stored: StoredBars, slots: Slots, series: Series = AAPL) -> pl.DataFrame:
     return judge(found(stored, slots, series), {series: stored}, {series: slots})
 
@@ -149,10 +154,6 @@ def test_gaps_are_disjoint_maximal_and_cover_what_is_missing(removed: set[int]) 
     assert (ends - starts).tolist() == gaps["missing_bars"].to_list()
 
 
-def merged(parts: Iterable[pl.DataFrame], expected: Mapping[Series, Slots]) -> pl.DataFrame:
-    return gaps_of_flags(slots_in_gaps(pl.concat([GAP_SCHEMA.to_frame(), *parts]), expected), expected)
-
-
 @given(cut, st.sampled_from([Timeframe.M1, Timeframe.M30, Timeframe.H4, Timeframe.D1]))
 def test_gaps_found_by_partition_merge_into_those_of_the_whole(
     removed: set[int], timeframe: Timeframe
@@ -169,17 +170,17 @@ def test_gaps_found_by_partition_merge_into_those_of_the_whole(
         for calendar in (calendar_of(asset_class),)
         for day in (date(2024, 7, 1) + timedelta(days=n) for n in range(9))
     ]
-    assert_frame_equal(merged(reversed(by_day), whole), find_gaps(stored, whole))
+    assert_frame_equal(together(reversed(by_day), whole), find_gaps(stored, whole))
 
 
 def test_merging_drops_what_is_not_expected_and_counts_overlaps_once() -> None:
     stored = without(JULY, slice(100, 500))
     gaps = found(stored, JULY)
-    assert merged([gaps, gaps], {AAPL: JULY}).equals(gaps)
-    assert merged([gaps], {}).is_empty()
-    assert merged([], {AAPL: JULY}).is_empty()
+    assert together([gaps, gaps], {AAPL: JULY}).equals(gaps)
+    assert together([gaps], {}).is_empty()
+    assert together([], {AAPL: JULY}).is_empty()
     since = JULY.within(at("2024-07-02T13:30"))
-    assert merged([gaps], {AAPL: since})["missing_bars"].to_list() == [110]
+    assert together([gaps], {AAPL: since})["missing_bars"].to_list() == [110]
 
 
 # Judging
