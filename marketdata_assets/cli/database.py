@@ -120,9 +120,7 @@ def dump(
 def restore(
     file: Annotated[Path, typer.Argument(help="A file written by `marketdata db dump`.")],
     *,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace a database that is not empty.")
-    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a database that is not empty.")] = False,
     as_json: JsonObject = False,
 ) -> None:
     """Restore a dump into an empty database, completely or not at all. Stop `marketdata up` first."""
@@ -142,7 +140,9 @@ def migrate(
     *,
     check: Annotated[
         bool,
-        typer.Option("--check", help="List pending migrations without applying them; exit with 1 if there are any."),
+        typer.Option(
+            "--check", help="List pending migrations without applying them; exit with 1 if there are any."
+        ),
     ] = False,
     as_json: JsonObject = False,
 ) -> None:

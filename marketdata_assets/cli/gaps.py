@@ -35,9 +35,7 @@ def gaps(  # noqa: PLR0913 - one for each option
     days: Days = None,
     start: Start = None,
     end: End = None,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Refetch what is missing, at most twice.")
-    ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Refetch what is missing, at most twice.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Also scan days that have not changed since their last scan.")
     ] = False,

@@ -12,7 +12,9 @@ from marketdata_assets.cli.options import JsonArray, JsonObject
 from marketdata_assets.domain.errors import ConfigurationError
 
 app = typer.Typer(
-    no_args_is_help=True, help="Manage keys of the HTTP API.", epilog="Example: marketdata keys create notebook"
+    no_args_is_help=True,
+    help="Manage keys of the HTTP API.",
+    epilog="Example: marketdata keys create notebook",
 )
 
 

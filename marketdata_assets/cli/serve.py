@@ -14,18 +14,20 @@ from marketdata_assets.domain.errors import ConfigurationError
 def serve(
     *,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; unless it is loopback, everything but /health needs a key.")
+        str,
+        typer.Option(help="Address to listen on; unless it is loopback, everything but /health needs a key."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1,
     requests_per_second: Annotated[
-        float, typer.Option(min=0.1, help="Limit per client and process; every 1,000 rows count as one more request.")
+        float,
+        typer.Option(
+            min=0.1, help="Limit per client and process; every 1,000 rows count as one more request."
+        ),
     ] = 100.0,
     require_key: Annotated[
         bool,
-        typer.Option(
-            "--require-key", help="Require a key from local programs too; needed behind any proxy."
-        ),
+        typer.Option("--require-key", help="Require a key from local programs too; needed behind any proxy."),
     ] = False,
 ) -> None:
     """Serve bars, features, gaps and completeness over HTTP; the page /docs describes every route.

@@ -91,7 +91,9 @@ def add(
     *,
     asset_class: Annotated[
         str | None,
-        typer.Option("--class", help="stock, etf, crypto or index. Default: crypto for BASE-QUOTE, otherwise stock."),
+        typer.Option(
+            "--class", help="stock, etf, crypto or index. Default: crypto for BASE-QUOTE, otherwise stock."
+        ),
     ] = None,
     timeframes: Annotated[
         str | None,
@@ -152,7 +154,9 @@ def set_timeframes(
 def deactivate(
     symbol: Annotated[
         list[str],
-        typer.Argument(help="Tracked symbols, separated by spaces or commas.", autocompletion=complete_symbol),
+        typer.Argument(
+            help="Tracked symbols, separated by spaces or commas.", autocompletion=complete_symbol
+        ),
     ],
     *,
     as_json: _Json = False,
