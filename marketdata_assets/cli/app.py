@@ -49,7 +49,7 @@ app = typer.Typer(
     ),
     epilog=(
         "Example: marketdata symbols add NFLX --timeframes 1m,1d && marketdata backfill --symbols NFLX --days 30\n\n"
-        "Every command says more: marketdata backfill --help. Completion for your shell: marketdata --install-completion"
+        "Details of a command: marketdata backfill --help. Shell completion: marketdata --install-completion"
     ),
 )
 
