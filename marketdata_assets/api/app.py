@@ -44,7 +44,7 @@ _METHOD_NOT_ALLOWED: Final = 405
 _TOO_LARGE: Final = 413
 _ABOUT: Final = (
     "Bars, features, gaps and completeness of the series that this platform collects. Tables come as JSON, CSV, Arrow or"
-    " Parquet, whatever `Accept` prefers; errors are problem documents (RFC 9457)."
+    " Parquet, as `Accept` prefers; errors are problem documents (RFC 9457)."
 )
 
 router = APIRouter(route_class=GuardedRoute)
@@ -58,14 +58,14 @@ _open_router = APIRouter()
     responses={one: said for one, said in responses().items() if one in (500, 503)},
 )
 async def health(request: Request) -> Health:
-    """200 while the database answers, 503 while it does not. Open to all, and not counted against any limit."""
+    """200 while the database answers, 503 while it does not. Needs no key, and counts towards no limit."""
     await service_of(request).check()
     return Health(status="ok")
 
 
 @router.get(
     "/metrics",
-    summary="What Prometheus reads",
+    summary="Prometheus metrics",
     response_model=None,
     responses={
         200: {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}},

@@ -100,19 +100,19 @@ _GAUGES: Final[dict[str, tuple[str, Callable[[Vitals, datetime], float]]]] = {
         lambda found, _: found.vendor.per_minute,
     ),
     "marketdata_vendor_plan_used_ratio": (
-        "Today's requests, of those that the plan allowed since midnight UTC.",
+        "Today's requests as a share of those that the plan allowed since midnight UTC.",
         lambda found, now: found.vendor.share_of_plan(now),
     ),
     "marketdata_vendor_blocked_until_timestamp_seconds": (
-        "Until when a 429 holds every request back; 0 when none does.",
+        "Until when a 429 blocks all requests; 0 when none does.",
         lambda found, _: found.vendor.blocked_until.timestamp() if found.vendor.blocked_until else 0,
     ),
     "marketdata_failed_minute_fetches": (
-        "Symbols whose latest failed request for minutes was not answered since.",
+        "Symbols whose latest failed request for minutes has not been answered later.",
         lambda found, _: len(found.failed_fetches),
     ),
     "marketdata_slow_queries": (
-        "Queries over 500 ms, by what Postgres keeps of them.",
+        "Queries over 500 ms, as Postgres records them.",
         lambda found, _: len(found.slow.queries),
     ),
 }
@@ -146,7 +146,9 @@ class StoreCollector(Collector):
         """The gauges; ``marketdata_store_up 0`` alone, and a line in the log, when the store cannot be asked."""
         look = self._look()
         yield GaugeMetricFamily(
-            "marketdata_store_up", "Whether the database told the gauges of the store.", look is not None
+            "marketdata_store_up",
+            "Whether the database answered; 0 without the gauges of the store.",
+            look is not None,
         )
         if look is None:
             return
@@ -154,7 +156,7 @@ class StoreCollector(Collector):
             yield GaugeMetricFamily(name, text, value(look.vitals, look.now))
         if (disk := look.vitals.disk) is not None:
             yield GaugeMetricFamily(
-                "marketdata_disk_used_ratio", "Of the embedded server's disk.", disk.share
+                "marketdata_disk_used_ratio", "Share of the embedded server's disk in use.", disk.share
             )
         yield GaugeMetricFamily(
             "marketdata_database_bytes", "The whole database on disk.", look.database_bytes

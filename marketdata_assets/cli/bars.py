@@ -61,28 +61,28 @@ def bars(  # noqa: PLR0913 - each is an option
     ] = "1d",
     *,
     days: Annotated[
-        int | None, typer.Option(help="The last N days, today included; by default enough for a look.")
+        int | None, typer.Option(help="The last N days, today included. Default: enough to show recent bars.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="First local day, YYYY-MM-DD, or a time as 2024-01-02T14:30:00Z.")
+        str | None, typer.Option(help="First local day, YYYY-MM-DD, or a time such as 2024-01-02T14:30:00Z.")
     ] = None,
     end: Annotated[
-        str | None, typer.Option(help="Last local day, inclusive, or a time, exclusive; default today.")
+        str | None, typer.Option(help="Last local day, inclusive, or a time, exclusive. Default: today.")
     ] = None,
     as_of: Annotated[
         str | None,
-        typer.Option("--as-of", help="Adjust for the splits up to this day; default today.", metavar="DAY"),
+        typer.Option("--as-of", help="Adjust for the splits up to this day. Default: today.", metavar="DAY"),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Prices as they were traded, not adjusted.")] = False,
     regular_hours: Annotated[
         bool,
-        typer.Option("--regular-hours", help="Only intraday bars of 09:30 to 16:00 in New York."),
+        typer.Option("--regular-hours", help="Only intraday bars from 09:30 to 16:00 in New York."),
     ] = False,
     form: Annotated[
         Format | None,
-        typer.Option("--format", help="Default: what the ending of the file says, else table."),
+        typer.Option("--format", help="Default: by the file extension, otherwise table."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to this file instead (- for stdout).")
     ] = None,
@@ -90,10 +90,10 @@ def bars(  # noqa: PLR0913 - each is an option
         Path | None, typer.Option(help="Draw candles and volume to this PNG, and print nothing.")
     ] = None,
 ) -> None:
-    """Show stored bars, split-adjusted; fetches nothing. Times are the opens, in UTC.
+    """Show stored bars, split-adjusted, without fetching any. Times are the opens, in UTC.
 
-    A table shows both ends of what is long; in a pipe it is every bar, a line each, apart by tabs. What the range lacks,
-    and the command that fetches it, goes to standard error.
+    A long table shows only its beginning and end; in a pipe, every bar is a tab-separated line. What is missing from the
+    range, and the command that fetches it, goes to standard error.
     """
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.domain.calendar import calendar_of

@@ -25,24 +25,28 @@ if TYPE_CHECKING:
 def prune(
     *,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count what would go, and remove nothing.")
+        bool, typer.Option("--dry-run", help="Count what would be removed, but remove nothing.")
     ] = False,
     timeframes: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated; default those of MARKETDATA_RETENTION, else 1m.",
+            help="Comma-separated. Default: those of MARKETDATA_RETENTION, otherwise 1m.",
             autocompletion=complete_timeframes,
         ),
     ] = None,
     older_than: Annotated[
         int | None,
-        typer.Option("--older-than", metavar="DAYS", help="Keep so many days; default the setting's."),
+        typer.Option(
+            "--older-than",
+            metavar="DAYS",
+            help="Days to keep. Default: as in MARKETDATA_RETENTION, otherwise 30 for 1m.",
+        ),
     ] = None,
     as_json: JsonArray = False,
 ) -> None:
-    """Remove old bars, of every symbol, with their features; 1m bars older than 30 days unless told otherwise.
+    """Remove old bars of every symbol, with their features. Default: 1m bars older than 30 days.
 
-    Bars of other timeframes stay, those made of the removed ones as well. Ctrl-C at any moment loses nothing else.
+    Bars of other timeframes stay, even those rolled up from removed bars. Ctrl-C at any moment is safe.
     """
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.pipeline.retention import prunable

@@ -42,8 +42,8 @@ def status(
 ) -> None:
     """Show what needs attention first; then runs, freshness, the vendor, tables, slow queries and disk.
 
-    Starts no run and fetches nothing: it reads what is stored, whether the daemon runs or not. Like every command it
-    starts the embedded server when that is down. Exits with 0 whatever it finds; scripts look at `attention` in --json.
+    Starts no run and fetches nothing, and works without the daemon. Like every command it starts the embedded server
+    when that is down. Always exits with 0; scripts should read `attention` in --json.
     """
     from marketdata_assets.cli.session import open_store
 

@@ -25,11 +25,11 @@ from marketdata_assets.domain.wording import minute_of
 from marketdata_assets.storage.completeness import Recent, read_recent, write_matrix
 
 DESCRIPTION = """\
-Per series the bars that are expected, present, explained (`no_trades`) and missing, and the first and last bar.
+For each series, how many bars are expected, present, explained (`no_trades`) and missing, and the first and last bar.
 
-Sums up the days that `gap_report` scanned. Days between the first and last of them, or of the stored bars, that
-it never scanned count as missing.
-One row per series and day is kept in `completeness_history`; the newest are the view `completeness_matrix`.
+It sums up the days that `gap_report` scanned. Unscanned days between the first and the last day that was scanned or has
+a stored bar count as missing. `completeness_history` keeps one row per series and day; the view `completeness_matrix`
+has the newest ones.
 """
 
 GAP_REPORT: Final = "gap_report"
@@ -45,20 +45,20 @@ _SHOWN: Final = (
 _COLUMNS: Final = {
     "symbol": ("text", "AAPL, BRK.B, BTC-USD"),
     "timeframe": ("text", "1m 5m 15m 30m 1h 4h 1d 1w"),
-    "expected_bars": ("bigint", "Bars that the trading calendar lets expect"),
-    "present_bars": ("bigint", "Those that are stored"),
-    "no_trade_bars": ("bigint", "Those that are missing and explained"),
-    "missing_bars": ("bigint", "The rest"),
+    "expected_bars": ("bigint", "Bars that the trading calendar expects"),
+    "present_bars": ("bigint", "Expected bars that are stored"),
+    "no_trade_bars": ("bigint", "Expected bars that are missing and explained"),
+    "missing_bars": ("bigint", "Expected bars that are missing without an explanation"),
     "completeness": (
         "double precision",
-        "Share that is present or explained, 0 to 1; null when nothing is expected",
+        "Share of expected bars that are present or explained, 0 to 1; null when none are expected",
     ),
     "status": ("text", "whole, gaps, empty, nothing_expected or unchecked"),
     "first_bar": ("timestamptz", "Open of the first stored bar, UTC"),
     "last_bar": ("timestamptz", "Open of the last stored bar, UTC"),
     "as_of": ("date", "The day, in UTC, on which the row was written"),
-    "first_scanned": ("date", "The first local day that was scanned for gaps and expected a bar"),
-    "last_scanned": ("date", "The last such day: nothing is claimed of the days after it"),
+    "first_scanned": ("date", "The first scanned local day with an expected bar"),
+    "last_scanned": ("date", "The last such day; later days are not counted"),
 }
 
 

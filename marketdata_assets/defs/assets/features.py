@@ -31,17 +31,17 @@ from marketdata_assets.storage.tables import FEATURES
 DESCRIPTION = """\
 Returns, ranges, momentum, trend, volatility and volume of each bar, on split-adjusted prices.
 
-A value depends on the bars before it, never on the partition that is computed. Computed anew is only what has become
-out of date: from the first bar, gap or split on that has changed since. A partition that `ohlcv_valid` or `no_gaps`
-holds back gets no features, and stays missing here. So does one of a stock or ETF whose splits were never asked for
-(`marketdata actions`), and one of a series without a single bar.
+A value depends on the bars before it, never on the partition that is computed. Only stale features are recomputed:
+those from the first bar, gap or split on that has changed. A partition blocked by `ohlcv_valid` or `no_gaps` gets no
+features and stays missing here. So does a partition of a stock or ETF whose splits were never fetched
+(`marketdata actions`), or of a series without any bar.
 """
 
 
 class FeaturesConfig(Config):
     """What a run of ``features`` may be told."""
 
-    force: bool = Field(default=False, description="Compute again what is up to date.")
+    force: bool = Field(default=False, description="Also recompute features that are not stale.")
 
 
 def features_asset(partitions: MultiPartitionsDefinition, *, earliest: date) -> AssetsDefinition:

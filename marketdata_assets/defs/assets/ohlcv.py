@@ -38,7 +38,7 @@ OHLCV bars of every tracked series, **unadjusted**, keyed by `(symbol, timeframe
 
 `1m` and `1d` are fetched from Polygon.io; `5m` to `4h` are rolled up from `1m`, `1w` from `1d`. A bar belongs to
 the partition of the local date of its open. Rows that break a rule go to `ohlcv_quarantine`; old values of a
-revised bar go to `ohlcv_revision`; nothing but the job `retention` deletes a bar.
+revised bar go to `ohlcv_revision`; only retention deletes bars.
 """
 
 FAILED_SYMBOLS = "failed_symbols"
@@ -52,20 +52,18 @@ class OhlcvConfig(Config):
 
     ask_vendor: bool = Field(
         default=True,
-        description="False rolls up and records what is stored, and makes no request.",
+        description="False makes no requests: it rolls up and records what is stored.",
     )
-    force: bool = Field(
-        default=False, description="Ask the vendor again for windows that are stored already."
-    )
+    force: bool = Field(default=False, description="Fetch windows again that are already stored.")
     keep_going: bool = Field(
         default=False,
-        description="When some symbols fail, record the others and let what follows run; the partitions of the"
-        " failed ones stay missing. False fails the run. When every symbol fails, it fails either way.",
+        description="When some symbols fail, record the others and run the downstream steps; the partitions of the"
+        " failed ones stay missing. False fails the run. If every symbol fails, the run fails either way.",
     )
     correction_sessions: int = Field(
         default=CORRECTION_SESSIONS,
         ge=0,
-        description="Latest sessions that are asked for again: late trades revise them.",
+        description="Latest sessions that are fetched again, because late trades revise them.",
     )
 
 

@@ -28,28 +28,28 @@ IN_LINE: Final = "prices_in_line"
 _DESCRIPTIONS: Final = {
     VALID: """\
 Stored bars obey the rules: prices finite and above 0, `high` and `low` around `open` and `close`, `volume` not
-negative, none for an index. A partition of whose base bars more went to `ohlcv_quarantine` than are left
-(`lost_to_quarantine`) fails, too. **Blocking**: a failing partition gets no features.
+negative, none for an index. A partition also fails when more of its base bars were quarantined than stored
+(`lost_to_quarantine`). **Blocking**: a failing partition gets no features.
 
-**What to do:** `marketdata backfill --force` for the series and day asks the vendor again; rows that are still broken
-stand in `ohlcv_quarantine` with the vendor's values.
+**What to do:** `marketdata backfill --force` for the series and day fetches the bars again. Rows that still break a rule
+are in `ohlcv_quarantine` with the vendor's values.
 """,
     ON_GRID: """\
 Bars open where their timeframe has a bar (`off_grid`), on days with a session (`no_session`), and are made of as
 many base bars as they can hold (`too_few_base_bars`, `too_many_base_bars`).
 
-**What to do:** nothing that comes from the vendor gets past the grid, so look for what wrote to `ohlcv` by hand. A
-`no_session` bar is the vendor's own; nothing expects it.
+**What to do:** for `no_session`, nothing: the vendor has such bars, and nothing expects them. The other faults cannot come
+from the vendor, so find out what else wrote to `ohlcv`.
 """,
     IN_LINE: """\
-Bars that obey every rule and still look wrong: a range over 500 %, a day or week with over 10 times or under a tenth
-of the usual volume (median of the bars before), a jump far beyond the habits of the series. **Only warns.**
+Bars that break no rule but look wrong: a range over 500 %, a day or week with over 10 times or under a tenth
+of the usual volume (median of the bars before), a jump far larger than usual for the series. **Only warns.**
 
-Bars are compared on one scale: a split that the vendor lists is neither a jump nor a change of volume. A week that it
-divides is judged when its days are stored.
+Bars are compared on one scale: a split that the vendor lists causes neither a jump nor a change of volume. A week with a
+split inside it is checked only when its days are stored.
 
-**What to do:** compare with another source. A jump by the ratio of a split that is not listed, `split_like`, is shown and
-is not a warning.
+**What to do:** compare with another source. A jump by a common split ratio without a listed split, `split_like`, is shown
+but is not a warning.
 """,
 }
 

@@ -41,7 +41,7 @@ def matrix_sensor() -> SensorDefinition:
         job=matrix_job,
         minimum_interval_seconds=_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
-        description="Sums up how whole each series is after a scan for gaps; several such runs are one sum.",
+        description="Updates the completeness matrix after a scan for gaps; several scans lead to one update.",
     )
     def matrix_after_gaps(context: SensorEvaluationContext) -> RunRequest | SkipReason:
         report = latest_report(context.instance)

@@ -47,7 +47,7 @@ def repair_sensor() -> SensorDefinition:
         minimum_interval_seconds=_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
         description=(
-            "Open gaps are asked for again: once after they were found, and once more after a pause. At most"
+            "Refetches open gaps: once after they were found, and once more after a pause. At most"
             " MARKETDATA_REPAIR_RUNS runs at a time."
         ),
     )

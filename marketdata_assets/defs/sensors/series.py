@@ -81,8 +81,8 @@ def series_sensor() -> SensorDefinition:
         # A new store tracks 62 symbols: whoever only looks around must not fetch a year of each.
         default_status=DefaultSensorStatus.STOPPED,
         description=(
-            "Partitions follow tracked_symbols, both ways; a new series gets its history: bars, gaps, features."
-            " Off by default: the first tick asks for the history of everything that is tracked."
+            "Adds and removes partitions to match tracked_symbols, and fetches the history of new series: bars, gaps,"
+            " features. Off by default: the first tick requests the history of every tracked series."
         ),
     )
     def series_sync(

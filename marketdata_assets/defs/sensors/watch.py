@@ -31,8 +31,8 @@ def watch_sensor() -> SensorDefinition:
         minimum_interval_seconds=_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
         description=(
-            "Tells once, in the log and at MARKETDATA_WEBHOOK_URL, when the disk fills up, the vendor refuses requests,"
-            " minutes do not come, series go stale or queries are slow; and again after an hour without it."
+            "Sends one alert, to the log and to MARKETDATA_WEBHOOK_URL, when the disk fills up, the vendor refuses requests,"
+            " minutes are missing, series go stale or queries are slow; again only after an hour without the problem."
         ),
     )
     def watch(context: SensorEvaluationContext, postgres: PostgresResource) -> SkipReason:
