@@ -6,7 +6,6 @@ import threading
 from datetime import UTC, datetime, timedelta
 from hashlib import md5
 from typing import TYPE_CHECKING, Any
-from unittest.mock import Mock
 
 import adbc_driver_manager
 import psycopg
@@ -433,10 +432,8 @@ class Watch:
         self._cursor: str | None = None
         self._told: list[Alert] = []
         self._seconds = 0.0
-        self._definition = watch_sensor()
+        self._definition = watch_sensor(lambda: self.now, monotonic=lambda: self._seconds)
         self._instance = DagsterInstance.ephemeral()
-        monkeypatch.setattr(watch_module, "datetime", Mock(wraps=datetime, now=lambda _: self.now))
-        monkeypatch.setattr(watch_module, "monotonic", lambda: self._seconds)
         monkeypatch.setattr(watch_module, "send", self._send)
         monkeypatch.setattr(health, "disk_of", lambda _: self.disk)
 

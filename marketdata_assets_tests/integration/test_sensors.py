@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from unittest.mock import Mock
 
 import pytest
 from dagster import DagsterRunStatus, RunRequest, RunsFilter, build_sensor_context
@@ -16,7 +15,7 @@ from marketdata_assets.defs.runs import history as runs_module
 from marketdata_assets.defs.runs.commands import Command
 from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.defs.runs.gaps import scan_for_gaps
-from marketdata_assets.defs.sensors import failures, repairs
+from marketdata_assets.defs.sensors import failures
 from marketdata_assets.defs.sensors import series as series_module
 from marketdata_assets.defs.sensors.repairs import MAX_REPAIRS
 from marketdata_assets.defs.sensors.series import MAX_ATTEMPTS
@@ -28,45 +27,19 @@ from marketdata_assets.domain.series import Series
 from marketdata_assets.pipeline.alerts import AlertError
 from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets.storage.symbols import deactivate
-from marketdata_assets_tests.integration.daemon import Daemon
+from marketdata_assets_tests.integration.daemon import Clock, Daemon
 from marketdata_assets_tests.integration.platform import Platform, open_platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from dagster import RunRecord
 
 THURSDAY = datetime(2023, 7, 6, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 HOLE = datetime(2023, 7, 5, 15, tzinfo=UTC)
 
 
-class Clock:
-    """The present, as sensors see it."""
-
-    def __init__(self, now: datetime) -> None:
-        self.now = now
-        self.ends: dict[str, datetime] = {}
-
-    def ended_at(self, record: RunRecord) -> datetime | None:
-        """When a run ended, as this clock has it: Dagster goes by its own."""
-        return self.ends.get(record.dagster_run.run_id)
-
-    def advance(self, **duration: float) -> None:
-        self.now += timedelta(**duration)
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock(THURSDAY)
-    for module in (series_module, repairs):
-        monkeypatch.setattr(module, "datetime", Mock(wraps=datetime, now=lambda _: clock.now))
-    monkeypatch.setattr(series_module, "ended_at", clock.ended_at)
-    return clock
-
-
-@pytest.fixture
-def platform(database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
+def platform(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
     with open_platform(database_url, monkeypatch) as opened:
         monkeypatch.setenv("MARKETDATA_INITIAL_DAYS", "30")
         monkeypatch.setenv("MARKETDATA_INITIAL_MINUTE_DAYS", "3")
@@ -75,7 +48,12 @@ def platform(database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def daemon(platform: Platform) -> Daemon:
-    return Daemon(platform)
+    return Daemon(platform, THURSDAY)
+
+
+@pytest.fixture
+def clock(daemon: Daemon) -> Clock:
+    return daemon.clock
 
 
 def ranges(requests: list[RunRequest], job: str = HISTORY_JOB) -> list[tuple[str, str]]:
@@ -162,6 +140,7 @@ def test_a_history_that_did_not_come_is_asked_for_again_and_not_for_ever(
         assert daemon.sensed("series_sync") == []
         assert run.run_id in (daemon.told or "")
         daemon.cancel(run)
+        clock.advance(hours=1)  # the pause doubles
         (request,) = histories(daemon.sensed("series_sync"))
     run = daemon.begin(request, HISTORY_JOB)
     clock.advance(days=1)
@@ -185,17 +164,16 @@ def test_the_pause_begins_with_the_end_of_the_run_and_its_retry_is_waited_for(
     platform.track("AAPL:1d")
     (request,) = histories(daemon.sensed("series_sync"))
     crashed = daemon.begin(request, HISTORY_JOB)
-    platform.instance.report_run_failed(crashed)
+    daemon.fail(crashed)
     (record,) = platform.instance.get_run_records(RunsFilter(run_ids=[crashed.run_id]))
-    assert ended_at(record) is not None
+    assert ended_at(record) == clock.now
     platform.instance.add_run_tags(crashed.run_id, {"dagster/will_retry": "true"})
     clock.advance(hours=2)
     assert daemon.sensed("series_sync") == []
     assert crashed.run_id in (daemon.told or "")
     again = daemon.begin(request, HISTORY_JOB)
     platform.instance.add_run_tags(crashed.run_id, {"dagster/auto_retry_run_id": again.run_id})
-    platform.instance.report_run_failed(again)
-    clock.ends[again.run_id] = clock.now
+    daemon.fail(again)
     clock.advance(minutes=9)
     assert daemon.sensed("series_sync") == []
     clock.advance(minutes=1)
