@@ -7,7 +7,6 @@ import psycopg
 import pytest
 
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
-from marketdata_assets.storage import migrations
 from marketdata_assets.storage.migrations import load_migrations, migrate, pending, sql_folder
 
 if TYPE_CHECKING:
@@ -123,7 +122,6 @@ def test_the_platforms_own_files_are_well_numbered_and_applied_to_the_template(d
     assert pending(database_url) == []
 
 
-def test_an_older_server_is_refused(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrations, "MINIMUM_VERSION", 99)
+def test_an_older_server_is_refused(empty_database_url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"Postgres 18: 99 or newer"):
-        migrate(empty_database_url)
+        migrate(empty_database_url, minimum_version=99)
