@@ -25,6 +25,7 @@ from marketdata_assets import config
 from marketdata_assets.storage.connection import Timeouts, connect
 from marketdata_assets.storage.embedded import EmbeddedServer
 from marketdata_assets.storage.migrations import migrate
+from marketdata_assets_tests.examples import register_profiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,10 @@ _SERVER_SETTINGS = {
     "autovacuum": "off",
     "shared_buffers": "128MB",
 }
+
+
+# before Hypothesis loads the profile that the command line names
+register_profiles()
 
 
 def pytest_configure(config: pytest.Config) -> None:

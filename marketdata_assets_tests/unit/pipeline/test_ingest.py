@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -23,6 +23,7 @@ from marketdata_assets.polygon.parser import parse_page
 from marketdata_assets.polygon.planner import Fetch, Plan, StoredRollup
 from marketdata_assets.polygon.request import FetchRecord, FetchRequest
 from marketdata_assets.polygon.vendor import FetchEvent, PageFetched, RequestFailed
+from marketdata_assets_tests.examples import examples
 from marketdata_assets_tests.unit.frames import as_bars, at, days_window, joined, minutes, vendor_bars
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def test_a_timeframe_that_nobody_wants_is_not_stored() -> None:
     assert {series.key for batch in batches for series in batch.covered} == {"AAPL:1h"}
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.lists(st.integers(0, VENDOR.height), max_size=8).map(sorted), st.sampled_from([1, 150, 100_000]))
 def test_pages_cut_anywhere_bring_the_same_bars_and_no_batch_splits_a_day(
     cuts: list[int], batch_rows: int

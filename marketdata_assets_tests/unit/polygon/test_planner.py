@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
@@ -19,6 +19,7 @@ from marketdata_assets.polygon.planner import (
     pages_of,
     plan,
 )
+from marketdata_assets_tests.examples import examples
 from marketdata_assets_tests.unit.frames import at, days_window
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def expected_windows(
     return found
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(situations(), st.booleans())
 def test_a_plan_leaves_no_wanted_slot_unanswered(
     situation: tuple[Instrument, list[Timeframe], list[date], dict[Series, list[Window]], datetime],
@@ -309,7 +310,7 @@ def test_the_current_week_is_asked_for_up_to_the_last_day_that_is_due(now: str, 
         assert window.covers(XNYS.day_window(day)) == (day <= last)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(situations(), st.booleans(), st.integers(0, 9 * 24 * 60))
 def test_day_bars_are_asked_for_by_whole_days_that_are_due(
     situation: tuple[Instrument, list[Timeframe], list[date], dict[Series, list[Window]], datetime],
@@ -326,7 +327,7 @@ def test_day_bars_are_asked_for_by_whole_days_that_are_due(
             assert request.window.end - calendar.idle_before_midnight <= now
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(situations())
 def test_a_plan_asks_for_nothing_in_vain(
     situation: tuple[Instrument, list[Timeframe], list[date], dict[Series, list[Window]], datetime],
@@ -392,7 +393,7 @@ def _runs(places: list[int]) -> list[list[int]]:
     return runs
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(situations())
 def test_what_a_plan_brought_is_not_planned_again(
     situation: tuple[Instrument, list[Timeframe], list[date], dict[Series, list[Window]], datetime],
