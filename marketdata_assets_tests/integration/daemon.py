@@ -61,7 +61,7 @@ class Daemon:
     now: InitVar[datetime | None] = None
     definitions: Definitions = field(init=False)
     clock: Clock = field(init=False)
-    told: str | None = None
+    skip_reason: str | None = None
     """Why the latest tick asked for nothing."""
 
     def __post_init__(self, now: datetime | None) -> None:
@@ -78,7 +78,7 @@ class Daemon:
             repository_def=self.definitions.get_repository_def(),
         ) as context:
             tick = schedule.evaluate_tick(context)
-        self.told = tick.skip_message
+        self.skip_reason = tick.skip_message
         return list(tick.run_requests or ())
 
     def sensed(self, name: str) -> list[RunRequest]:
@@ -90,7 +90,7 @@ class Daemon:
             repository_def=self.definitions.get_repository_def(),
         ) as context:
             tick = sensor.evaluate_tick(context)
-        self.told = tick.skip_message
+        self.skip_reason = tick.skip_message
         return list(tick.run_requests or ())
 
     def execute(self, request: RunRequest, job: str, *, sound: bool | None = True) -> ExecuteInProcessResult:

@@ -341,37 +341,37 @@ def test_the_matrix_follows_a_scan_for_gaps_and_is_tried_again_when_it_fails(
     definitions = build_definitions(clock=lambda: datetime.now(UTC) + later)
     sensor = definitions.get_sensor_def("matrix_after_gaps")
 
-    def asked() -> list[dict[str, str]]:
+    def requested() -> list[dict[str, str]]:
         with build_sensor_context(instance, definitions=definitions) as context:
             requests = sensor.evaluate_tick(context).run_requests or ()
         assert all(one.run_key is None for one in requests)  # Dagster runs a key once, though it failed
         return [{REPORT_TAG: one.tags[REPORT_TAG]} for one in requests]
 
-    assert asked() == []
+    assert requested() == []
     for day in (1, 2):
         report_gaps(instance, day)
-    [first] = asked()
-    assert asked() == [first]
+    [first] = requested()
+    assert requested() == [first]
     # What Dagster makes of the request is under way, and then fails.
     run = instance.add_run(DagsterRun("matrix", status=DagsterRunStatus.STARTED, tags=first))
-    assert asked() == []
+    assert requested() == []
     instance.report_run_failed(run)
-    assert asked() == []
+    assert requested() == []
     later = timedelta(minutes=11)
-    assert asked() == [first]
+    assert requested() == [first]
     # A newer report does not wait.
     later = timedelta(0)
     report_gaps(instance, 3)
-    [second] = asked()
+    [second] = requested()
     assert second != first
     # A run that has not begun will read what came since, too.
     queued = instance.add_run(DagsterRun("matrix", status=DagsterRunStatus.NOT_STARTED, tags=second))
     report_gaps(instance, 4)
-    assert asked() == []
+    assert requested() == []
     instance.report_run_canceled(queued)
-    assert len(asked()) == 1
+    assert len(requested()) == 1
     refresh_matrix(Runner(definitions, instance))
-    assert asked() == []
+    assert requested() == []
 
 
 def test_a_report_that_is_written_while_the_matrix_reads_is_summed_up_again(
