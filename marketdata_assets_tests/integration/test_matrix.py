@@ -28,7 +28,7 @@ from marketdata_assets.defs.runs.matrix import refresh_matrix
 from marketdata_assets.defs.sensors.matrix import REPORT_TAG
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
-from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, ScanResult
+from marketdata_assets.domain.gap_scan import KNOWN_GAP_SCHEMA, ScanResult
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import parse_timeframes
@@ -87,7 +87,9 @@ def found(
         "status": "gaps" if missing else "whole",
     }
     daily = pl.DataFrame([row], schema=DAILY_COMPLETENESS_SCHEMA)
-    write_gaps(database, ScanResult({series: A_WEEK}, KNOWN_SCHEMA.to_frame(), {series: (day, day)}, daily))
+    write_gaps(
+        database, ScanResult({series: A_WEEK}, KNOWN_GAP_SCHEMA.to_frame(), {series: (day, day)}, daily)
+    )
 
 
 def counts(matrix: pl.DataFrame) -> list[tuple[object, ...]]:
@@ -268,7 +270,7 @@ def test_the_largest_lost_gaps_of_what_is_collected(database: Database) -> None:
             "reason": "told",
         }
         window = Window(start, start + timedelta(minutes=5 * bars))
-        gaps, no_days = pl.DataFrame([row], schema=KNOWN_SCHEMA), DAILY_COMPLETENESS_SCHEMA.to_frame()
+        gaps, no_days = pl.DataFrame([row], schema=KNOWN_GAP_SCHEMA), DAILY_COMPLETENESS_SCHEMA.to_frame()
         write_gaps(database, ScanResult({series: window}, gaps, {series: (MONDAY, MONDAY)}, no_days))
 
     gap("SPY:5m", 1, 3, "open")
@@ -278,14 +280,14 @@ def test_the_largest_lost_gaps_of_what_is_collected(database: Database) -> None:
     gap("SPY:30m", 1, 7, "open")  # not tracked
     gap("BTC-USD:1d", 1, 4, "open")
     rows, count = lost_gaps(database, ["SPY", "BTC-USD"], 2)
-    assert rows.schema == KNOWN_SCHEMA
+    assert rows.schema == KNOWN_GAP_SCHEMA
     assert (rows["missing_bars"].to_list(), count) == ([5, 4], 3)
     assert lost_gaps(database, ["SPY"], 9)[0]["missing_bars"].to_list() == [5, 3]
     windows = {Series.parse("SPY:5m"): A_WEEK}
     assert list_gaps(database, windows)["missing_bars"].to_list() == [9, 8, 5, 3]
     assert list_gaps(database, windows, LOSSES)["state"].to_list() == ["unfilled", "open"]
     none, count = lost_gaps(database, ["QQQ"], 9)
-    assert (none.schema, none.height, count) == (KNOWN_SCHEMA, 0, 0)
+    assert (none.schema, none.height, count) == (KNOWN_GAP_SCHEMA, 0, 0)
 
 
 @pytest.fixture
