@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Lock
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import GaugeMetricFamily
@@ -119,9 +119,10 @@ _GAUGES: Final[dict[str, tuple[str, Callable[[Vitals, datetime], float]]]] = {
 
 
 class StoreCollector(Collector):
-    """Looks at the store when it is scraped, at most every :data:`KEPT_SECONDS`. ``clock`` tells the time, UTC.
+    """Looks at the store when it is scraped, at most every :data:`KEPT_SECONDS`.
 
-    What it found is told again until then, by this process to whoever asks.
+    What it found is told again until then, by this process to whoever asks. ``clock`` gives the time, UTC;
+    ``monotonic`` counts seconds.
     """
 
     def __init__(
@@ -130,10 +131,12 @@ class StoreCollector(Collector):
         settings: Settings,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = database_url
         self._settings = settings
         self._clock = clock
+        self._monotonic = monotonic
         self._lock = Lock()
         self._look_due = -math.inf
         self._found: _Look | None = None
@@ -168,14 +171,14 @@ class StoreCollector(Collector):
 
     def _look(self) -> _Look | None:
         with self._lock:
-            began = monotonic()
+            began = self._monotonic()
             if began > self._look_due:
                 try:
                     self._found = self._looked_anew()
                 except (MarketDataError, *DRIVER_ERRORS) as error:
                     self._found = None
                     _LOG.error("/metrics is without the store's gauges: %s", one_line(str(error)))
-                ended = monotonic()
+                ended = self._monotonic()
                 cost = 0 if self._found is None else ended - began
                 self._look_due = ended + max(KEPT_SECONDS, _KEPT_COSTS * cost)
             return self._found

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.table import Table
 
+    from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.queries import BarPage
     from marketdata_assets.storage.connection import Database
 
@@ -119,7 +120,7 @@ def bars(  # noqa: PLR0913 - each is an option
     with open_store() as store:
         tracked = find_symbol(store.database, name)
         name, calendar = tracked.symbol, calendar_of(tracked.asset_class)
-        first, last = _range(days, start, end, given, calendar.local_day(datetime.now(UTC)))
+        first, last = choose_range(days, start, end, given, calendar=calendar, now=datetime.now(UTC))
         question = BarQuestion(
             name, given, first, last, adjusted=not raw, as_of=scale, regular_hours=regular_hours
         )
@@ -138,7 +139,7 @@ def bars(  # noqa: PLR0913 - each is an option
     elif output is not None and not is_stdout(output):
         write_bytes("--output", output, _lines(found).encode())
     else:
-        _show(found)
+        show_bars(found)
 
 
 def _report(page: BarPage, asked: str) -> None:
@@ -175,12 +176,22 @@ def _check_plot(path: Path, *, is_alone: bool) -> None:
     raise ConfigurationError(message)
 
 
-def _range(
-    days: int | None, start: str | None, end: str | None, timeframe: Timeframe, today: date
+def choose_range(
+    days: int | None,
+    start: str | None,
+    end: str | None,
+    timeframe: Timeframe,
+    *,
+    calendar: TradingCalendar,
+    now: datetime,
 ) -> tuple[date | str, date | str]:
-    """First and last day, or moments, as :func:`marketdata_assets.bars` takes them."""
+    """Return the first and last day, or moments, as :func:`marketdata_assets.bars` takes them.
+
+    Without an end the last day is the market's own at ``now``.
+    """
     from marketdata_assets.queries import EARLIEST, parse_edge
 
+    today = calendar.local_day(now)
     check_number_of_days(days, start)
     if start is not None:
         for option, text in (("--start", start), ("--end", end)):
@@ -268,7 +279,8 @@ _LEFT_OUT_FIRST: Final = ("transactions", "vwap", "volume", "open", "high", "low
 """What a narrow terminal does without, in this order. Time and close are always there, and never shortened."""
 
 
-def _show(found: pl.DataFrame) -> None:
+def show_bars(found: pl.DataFrame) -> None:
+    """Print ``found`` as a table; to a pipe, as lines."""
     from marketdata_assets.cli.console import out
     from marketdata_assets.domain.wording import counted
 

@@ -9,7 +9,6 @@ import pytest
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.domain.series import AssetClass
-from marketdata_assets.storage import migrations
 from marketdata_assets.storage.migrations import load_migrations, migrate, pending, sql_folder
 
 if TYPE_CHECKING:
@@ -157,7 +156,6 @@ def test_a_store_of_the_schema_before_gets_the_time_zone_of_each_symbol(
     assert rows(empty_database_url, zones) == [(symbol, "UTC") for symbol in sorted(symbols)]
 
 
-def test_an_older_server_is_refused(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrations, "MINIMUM_VERSION", 99)
+def test_an_older_server_is_refused(empty_database_url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"Postgres 18: 99 or newer"):
-        migrate(empty_database_url)
+        migrate(empty_database_url, minimum_version=99)

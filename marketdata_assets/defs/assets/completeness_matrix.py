@@ -1,6 +1,5 @@
 """The ``completeness_matrix`` asset: how whole each series is, one row per series, kept for every day."""
 
-from datetime import UTC, datetime
 from typing import Final
 
 import polars as pl
@@ -19,6 +18,7 @@ from dagster import (
 from marketdata_assets.defs.assets.heatmap import MAX_ROWS, days_picture, matrix_picture
 from marketdata_assets.defs.assets.picture import markdown_image
 from marketdata_assets.defs.assets.presentation import DAILY_FRESHNESS, OWNERS, columns_of
+from marketdata_assets.defs.clock import Clock, read_utc_now
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.completeness import Status, cell
 from marketdata_assets.domain.wording import minute_of
@@ -62,7 +62,7 @@ _COLUMNS: Final = {
 }
 
 
-def completeness_matrix_asset() -> AssetsDefinition:
+def completeness_matrix_asset(clock: Clock = read_utc_now) -> AssetsDefinition:
     """The asset. It has no partitions: it sums up all of them."""
 
     @asset(
@@ -83,7 +83,7 @@ def completeness_matrix_asset() -> AssetsDefinition:
         # Before anything is read: a report that is written meanwhile may not be in the sums.
         report = latest_report(context.instance)
         with postgres.database() as database:
-            matrix = write_matrix(database, datetime.now(UTC).date())
+            matrix = write_matrix(database, clock().date())
             recent = read_recent(database)
         return MaterializeResult(
             metadata={**_metadata(matrix, recent), GAP_REPORT: MetadataValue.int(report)}
