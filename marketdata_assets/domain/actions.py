@@ -220,7 +220,7 @@ def _may_be(new: tuple[str | None, str | None], old: tuple[str | None, str | Non
 
 
 def _required(kind: ActionKind) -> tuple[str, ...]:
-    """The columns that :func:`_is_sound` looks at, besides the symbol."""
+    """Return the columns that :func:`_is_sound` looks at, besides the symbol."""
     return {
         ActionKind.SPLITS: ("execution_date", "split_from", "split_to"),
         ActionKind.DIVIDENDS: ("ex_dividend_date", "cash_amount"),
@@ -248,7 +248,7 @@ def _contradictions(splits: pl.DataFrame) -> dict[str, str]:
 
 
 def reach_of(kind: ActionKind, listed: pl.DataFrame, today: date) -> date | None:
-    """The first date that a list surely goes back to: what lies later and is not in it is withdrawn.
+    """Return the first date that a list surely goes back to: what lies later and is not in it is withdrawn.
 
     A plan with a shorter history lists less, and that withdraws nothing: a list reaches to its own earliest row,
     and no plan to less than two years before ``today``. None when nothing at all is listed: then it proves

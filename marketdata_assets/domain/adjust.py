@@ -65,7 +65,7 @@ class SplitError(MarketDataError):
 
 
 def split_factors(splits: pl.DataFrame, as_of: date, calendar: TradingCalendar) -> pl.DataFrame:
-    """The factors that ``splits`` (:data:`SPLIT_SCHEMA`) make as of ``as_of``, as :data:`FACTOR_SCHEMA`, sorted.
+    """Return the factors that ``splits`` (:data:`SPLIT_SCHEMA`) make as of ``as_of``, as :data:`FACTOR_SCHEMA`, sorted.
 
     The factor of a day is the product of split_from / split_to over the splits executed after it and up to
     ``as_of``, a local date, itself included. Rows that repeat a symbol's execution date with the same ratio
@@ -215,7 +215,7 @@ def changes_scale() -> pl.Expr:
 
 
 def _edges(times: pl.Series) -> tuple[datetime, datetime]:
-    """The first and the last of ``times``; there is one."""
+    """Return the first and the last of ``times``; there is one."""
     first, last = times.min(), times.max()
     if not isinstance(first, datetime) or not isinstance(last, datetime):
         message = f"times are datetimes, not {times.dtype}"

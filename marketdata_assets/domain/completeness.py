@@ -162,7 +162,7 @@ def counted_days(
     calendar: TradingCalendar,
     now: datetime,
 ) -> tuple[date, date]:
-    """The span over which completeness is counted, as :func:`unchecked_days` takes it.
+    """Return the span over which completeness is counted, as :func:`unchecked_days` takes it.
 
     It holds the ``scanned`` days, the first and the last, and the days of the first and the last of ``bars``: the days
     in between that were not scanned count as missing, so that no series counts as whole because nothing was looked at.
@@ -177,7 +177,7 @@ def counted_days(
 
 
 def due_days(classes: Mapping[Series, AssetClass], now: datetime) -> dict[Series, date]:
-    """The local day of the last bar of each series that should be stored at ``now``; see :func:`~.freshness.due`."""
+    """Return the local day of the last bar of each series that should be stored at ``now``; see :func:`~.freshness.due`."""
     days: dict[tuple[Timeframe, TradingCalendar], Due | None] = {}
     found = {}
     for one, asset_class in classes.items():
@@ -190,7 +190,7 @@ def due_days(classes: Mapping[Series, AssetClass], now: datetime) -> dict[Series
 
 
 def ended_series(matrix: pl.DataFrame, due_by_series: Mapping[Series, date]) -> pl.DataFrame:
-    """The rows of ``matrix`` whose scanned days end before the day that is due of the series, with it as ``due``.
+    """Return the rows of ``matrix`` whose scanned days end before the day that is due of the series, with it as ``due``.
 
     ``matrix`` has symbol, timeframe and last_scanned. A series without scanned days is not listed: it is unchecked.
     """
@@ -223,7 +223,7 @@ def summed(daily: pl.DataFrame, series: Iterable[Series]) -> pl.DataFrame:
 
 
 def below_threshold(matrix: pl.DataFrame, threshold: float) -> pl.DataFrame:
-    """The rows of ``matrix`` whose ``completeness`` is less than ``threshold`` (0 to 1), the least complete first.
+    """Return the rows of ``matrix`` whose ``completeness`` is less than ``threshold`` (0 to 1), the least complete first.
 
     Among equals, more ``missing_bars`` come first. A row without a completeness, of which nothing was scanned or
     expected, is not below.

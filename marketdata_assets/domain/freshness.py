@@ -103,7 +103,7 @@ def last_daily_run(now: datetime) -> datetime:
 
 
 def due(timeframe: Timeframe, calendar: TradingCalendar, now: datetime) -> Due | None:
-    """The last bar of ``timeframe`` on ``calendar`` that should be stored at ``now``; None when there never was one."""
+    """Return the last bar of ``timeframe`` on ``calendar`` that should be stored at ``now``; None when there never was one."""
     slots = _due_slots(timeframe, calendar, now, _LONGEST_CLOSURE)
     if not len(slots):
         return None
@@ -178,7 +178,7 @@ def _due_end(timeframe: Timeframe, calendar: TradingCalendar, now: datetime) -> 
 
 
 def _due_slots(timeframe: Timeframe, calendar: TradingCalendar, now: datetime, length: timedelta) -> Slots:
-    """The slots that should have a bar by now, of the latest ``length`` of time."""
+    """Return the slots that should have a bar by now, of the latest ``length`` of time."""
     end = _due_end(timeframe, calendar, now)
     return expected_slots(timeframe, Window(end - length, end), calendar, end)
 

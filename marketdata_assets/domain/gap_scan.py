@@ -231,7 +231,7 @@ def _judge_scan(
 
 
 def _filled(scan: GapScan) -> pl.DataFrame:
-    """The runs that were missing when the scan began, or known to be, and have a bar now."""
+    """Return the runs that were missing when the scan began, or known to be, and have a bar now."""
     slots = scan.context.slots
     arrived = {series: history.missed & ~scan.missing[series] for series, history in scan.histories.items()}
     gaps = gaps_of_flags(arrived, slots)
@@ -316,7 +316,7 @@ def _most_attempts(
 
 
 def _edges_by_series(gaps: pl.DataFrame, slots: Mapping[Series, Slots]) -> Iterator[tuple[Series, Integers]]:
-    """The positions of the first slot of each gap and of the one behind its last, in turn, as the gaps are sorted."""
+    """Return the positions of the first slot of each gap and of the one behind its last, in turn, as the gaps are sorted."""
     for (symbol, timeframe), own in gaps.partition_by(*_KEY, as_dict=True, maintain_order=True).items():
         series = Series(str(symbol), Timeframe(str(timeframe)))
         yield series, np.stack(slots[series].positions(own), axis=1).ravel()

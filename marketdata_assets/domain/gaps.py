@@ -122,7 +122,7 @@ _FEWEST_SESSIONS: Final = 3
 
 
 def find_gaps(stored: Mapping[Series, StoredBars], expected: Mapping[Series, Slots]) -> pl.DataFrame:
-    """The gaps of each series of ``expected``, as :data:`GAP_SCHEMA`.
+    """Return the gaps of each series of ``expected``, as :data:`GAP_SCHEMA`.
 
     Two missing slots are neighbours when no slot of the calendar lies between them: a run goes on over closed hours,
     weekends and holidays, and ends at days that ``expected`` leaves out. Bars outside the expected slots are ignored;
@@ -316,7 +316,7 @@ _NONE: Final = np.zeros(0, dtype=np.int64)
 
 
 def _runs(positions: Integers, slots: Slots) -> _Stretches:
-    """The maximal runs of ``positions``, ascending, without a slot and without a hole in between."""
+    """Return the maximal runs of ``positions``, ascending, without a slot and without a hole in between."""
     is_break = np.diff(positions) > 1
     beside = np.flatnonzero(~is_break)
     is_break[beside] = slots.ends_before_a_hole(positions[beside])
@@ -461,7 +461,7 @@ def _expected_bars(total: Integers, stored: Integers, seen: Integers) -> tuple[F
 
 
 def _most_in(runs: _Stretches, values: Integers) -> Integers:
-    """The largest of ``values`` (one per slot) in each of ``runs``."""
+    """Return the largest of ``values`` (one per slot) in each of ``runs``."""
     if not len(runs.starts):
         return runs.starts
     edges = np.stack([runs.starts, runs.ends], axis=1).ravel()
@@ -523,7 +523,7 @@ def _longest_usual_stretch(evidence: _Evidence, timeframe: Timeframe, wanted: in
 
 
 def _incidents(runs: _Stretches, evidence: _Evidence) -> Integers:
-    """The position of the first gap of each incident."""
+    """Return the position of the first gap of each incident."""
     share = 1 - evidence.bars / np.maximum(evidence.seen, 1)
     stray = runs.starts[1:] - runs.ends[:-1]
     # An empty slot lies among so few others by chance with this probability at most.
@@ -554,7 +554,7 @@ def _habit() -> pl.Expr:
 
 
 def _missing(adjective: str = "") -> pl.Expr:
-    """The gap's own size: its bars and, where these are rolled up, the base slots that they hold."""
+    """Return the gap's own size: its bars and, where these are rolled up, the base slots that they hold."""
     minutes = _count("missing_base", _base())
     bars = pl.format("{} ({})", _count("missing_bars", f"{adjective}bar"), minutes)
     is_base = pl.col("timeframe").is_in([timeframe.value for timeframe in Timeframe if timeframe.is_base])

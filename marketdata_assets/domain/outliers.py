@@ -60,7 +60,7 @@ class Outlier(StrEnum):
 
 
 def flag_outliers(bars: pl.DataFrame, timeframe: Timeframe, *, may_split: pl.Expr) -> pl.DataFrame:
-    """The flagged rows of ``bars``, with ``outlier``, ``size`` and ``score``; a bar may be flagged twice.
+    """Return the flagged rows of ``bars``, with ``outlier``, ``size`` and ``score``; a bar may be flagged twice.
 
     Args:
         bars: ``symbol, time, open, high, low, close, volume`` of one timeframe, sorted by symbol and time, with
@@ -117,7 +117,7 @@ def flag_outliers(bars: pl.DataFrame, timeframe: Timeframe, *, may_split: pl.Exp
 
 
 def _trailing_median(values: pl.Expr, bars: int) -> pl.Expr:
-    """The median of the ``bars`` values before each; null where there are too few."""
+    """Return the median of the ``bars`` values before each; null where there are too few."""
     return values.shift().rolling_median(bars, min_samples=_ENOUGH).over("symbol")
 
 

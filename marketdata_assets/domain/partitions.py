@@ -26,7 +26,7 @@ RANGE_END: Final = "dagster/asset_partition_range_end"
 
 
 def key_of(day: date, series: Series) -> str:
-    """The key of one partition."""
+    """Return the key of one partition."""
     return f"{day.isoformat()}|{series.key}"
 
 
@@ -37,7 +37,7 @@ def parse_key(key: str) -> tuple[date, Series]:
 
 
 def days_by_series(keys: Iterable[str]) -> dict[Series, list[date]]:
-    """The days of each series that partition ``keys`` name."""
+    """Return the days of each series that partition ``keys`` name."""
     days: dict[Series, list[date]] = {}
     for key in keys:
         day, series = parse_key(key)
@@ -72,7 +72,7 @@ class Rectangle:
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str], ordered: Sequence[str]) -> Rectangle | None:
-        """The partitions that a run with ``tags`` is about, or None when it names none.
+        """Return the partitions that a run with ``tags`` is about, or None when it names none.
 
         ``ordered`` are the series keys in Dagster's own order. The tags alone tell an unpartitioned step of a
         partitioned run which partitions it is about.

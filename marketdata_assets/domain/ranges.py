@@ -22,7 +22,7 @@ SPARE_PARTITIONS: Final = 1_000
 
 
 def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, last: date) -> list[Rectangle]:
-    """The runs for ``wanted`` series over the days ``first`` to ``last``, both inclusive.
+    """Return the runs for ``wanted`` series over the days ``first`` to ``last``, both inclusive.
 
     Timeframes of one symbol stay in one run, with the tracked ones in between: they share their requests. A
     run takes all the days, so that a page of the vendor is as full as it can be.
@@ -51,7 +51,7 @@ def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, la
 def covering_runs(
     ordered: Sequence[str], stretches: Iterable[tuple[Series, date, date]], *, bridge: bool = False
 ) -> list[Rectangle]:
-    """The runs that hold every one of ``stretches``: a series, its first and its last day, both inclusive.
+    """Return the runs that hold every one of ``stretches``: a series, its first and its last day, both inclusive.
 
     A run is a rectangle: stretches over much the same days share one. With ``bridge`` it also takes the series
     that lie between, when they are few: for runs that do nothing with a series that needs nothing.
@@ -75,7 +75,7 @@ def covering_runs(
 
 
 def feature_runs(ordered: Sequence[str], days: Mapping[Series, tuple[date, date]]) -> list[Rectangle]:
-    """The runs that compute each series over its ``days``, first and last, both inclusive.
+    """Return the runs that compute each series over its ``days``, first and last, both inclusive.
 
     A run is a rectangle: series that are out of date over much the same days share one.
 

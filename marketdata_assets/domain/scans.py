@@ -42,7 +42,7 @@ class ScannedDay(NamedTuple):
 
 
 def last_scan(slots: Slots, scanned: Mapping[date, ScannedDay]) -> datetime | None:
-    """The time before which every day of ``slots`` was scanned; None when a day was not, or not with these slots.
+    """Return the time before which every day of ``slots`` was scanned; None when a day was not, or not with these slots.
 
     ``slots`` are those that are expected now: a day that was scanned before its last bar was due does not count.
     :data:`NEVER_DUE` when nothing is expected.

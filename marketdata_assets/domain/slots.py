@@ -54,13 +54,13 @@ class Slots:
         return len(self.opens)
 
     def within(self, start: datetime | None = None, end: datetime | None = None) -> Slots:
-        """The slots that open in ``[start, end)``; None leaves that side as it is. A view, not a copy."""
+        """Return the slots that open in ``[start, end)``; None leaves that side as it is. A view, not a copy."""
         first = 0 if start is None else np.searchsorted(self.opens, microseconds(start))
         last = None if end is None else np.searchsorted(self.opens, microseconds(end))
         return replace(self, opens=self.opens[first:last])
 
     def positions(self, gaps: pl.DataFrame) -> tuple[Integers, Integers]:
-        """The positions of the first slot of each of ``gaps``, and of the first after it: of gap_start and gap_end."""
+        """Return the positions of the first slot of each of ``gaps``, and of the first after it: of gap_start and gap_end."""
         first, last = (
             np.searchsorted(self.opens, gaps[edge].cast(UTC_TIME).to_physical().to_numpy())
             for edge in ("gap_start", "gap_end")
@@ -68,7 +68,7 @@ class Slots:
         return first, last
 
     def requested_in(self, requested: Iterable[Window], known: Flags) -> Slots:
-        """The slots that lie in one of the ``requested`` windows or are ``known``, a flag for each slot, from elsewhere.
+        """Return the slots that lie in one of the ``requested`` windows or are ``known``, a flag for each slot, from elsewhere.
 
         The others belong to days that were never fetched: they are neither missing nor evidence of anything.
         """
@@ -77,7 +77,7 @@ class Slots:
         return self if is_requested.all() else replace(self, opens=self.opens[is_requested])
 
     def closes(self, positions: Integers | None = None) -> Integers:
-        """The closes of the slots at ``positions`` (default: of all)."""
+        """Return the closes of the slots at ``positions`` (default: of all)."""
         opens = self.opens if positions is None else self.opens[positions]
         closes = pl.DataFrame({"opened": opens}).select(
             bucket_close(pl.col("opened").cast(UTC_TIME), self.timeframe, self.calendar).to_physical()
@@ -105,7 +105,7 @@ class Slots:
         return self.days().is_in(days.implode()).to_numpy()
 
     def days(self) -> pl.Series:
-        """The local date of each slot, its partition, as ``pl.Date`` named ``day``."""
+        """Return the local date of each slot, its partition, as ``pl.Date`` named ``day``."""
         opens = pl.DataFrame({"time": self.opens}).select(pl.col("time").cast(UTC_TIME))
         return opens.select(day=local_day(pl.col("time"), self.calendar))["day"]
 
@@ -138,7 +138,7 @@ def each_position(first: Integers, last: Integers) -> Integers:
 
 
 def local_day(time: pl.Expr, calendar: TradingCalendar) -> pl.Expr:
-    """The local date of each ``time``: the partition of a bar that opens then."""
+    """Return the local date of each ``time``: the partition of a bar that opens then."""
     return time.dt.convert_time_zone(calendar.timezone.key).dt.date()
 
 
@@ -149,7 +149,7 @@ def expected_slots(
     now: datetime,
     first_bar: datetime | None = None,
 ) -> Slots:
-    """The slots in ``window``: the opens of the bars that touch regular hours and have closed at ``now``.
+    """Return the slots in ``window``: the opens of the bars that touch regular hours and have closed at ``now``.
 
     A slot lies in the window when it opens there. Slots sit on the grid of
     :func:`~marketdata_assets.domain.bars.bucket_open`, so an hour slot that opens at 09:00 is expected for a
@@ -191,7 +191,7 @@ def expected_by_series(
 
 
 def stored_by_series(bars: pl.DataFrame) -> dict[Series, StoredBars]:
-    """The bars of each series in ``bars``: columns symbol, timeframe, time and, where read, base_bars."""
+    """Return the bars of each series in ``bars``: columns symbol, timeframe, time and, where read, base_bars."""
     stored: dict[Series, StoredBars] = {}
     for part in bars.partition_by("symbol", "timeframe", maintain_order=True):
         ordered = part if part["time"].is_sorted() else part.sort("time")

@@ -80,13 +80,13 @@ def capitalise(text: str) -> str:
 
 
 def split_pair(text: str) -> str | None:
-    """The crypto pair that ``text`` writes in one word: ``BTC-USD`` for ``BTCUSD``; None when it is not one."""
+    """Return the crypto pair that ``text`` writes in one word: ``BTC-USD`` for ``BTCUSD``; None when it is not one."""
     joined = _JOINED_PAIR.fullmatch(text)
     return f"{joined[1]}-{joined[2]}" if joined else None
 
 
 def suggest_share(text: str) -> str | None:
-    """The vendor's spelling of a share that others write with a dash or a slash; None when that is not known.
+    """Return the vendor's spelling of a share that others write with a dash or a slash; None when that is not known.
 
     ``BRK.B`` for ``BRK-B``, ``BACpL`` for ``BAC-PL`` and ``BAC-PRL``, ``ACHR.WS`` for ``ACHR-WT``.
     """
@@ -102,7 +102,7 @@ def suggest_share(text: str) -> str | None:
 
 
 def suggest_symbol(text: str) -> str | None:
-    """The symbol that ``text``, which is not one, probably means, with its class where that is needed; else None.
+    """Return the symbol that ``text``, which is not one, probably means, with its class where that is needed; else None.
 
     ``BTC-USD`` for ``X:BTCUSD`` and ``BTC/USD``, ``BRK.B`` for ``BRK/B``, ``VIX`` of the class index for ``^VIX``.
     """

@@ -42,7 +42,7 @@ _INDICES: Final = frozenset(
 
 
 def vendor_ticker(symbol: str, asset_class: AssetClass) -> str:
-    """The vendor's ticker: ``X:BTCUSD`` for BTC-USD, ``I:VIX`` for the index VIX, a stock's symbol.
+    """Return the vendor's ticker: ``X:BTCUSD`` for BTC-USD, ``I:VIX`` for the index VIX, a stock's symbol.
 
     Raises :class:`ConfigurationError` when a crypto symbol is not BASE-QUOTE.
     """

@@ -75,7 +75,7 @@ def nightly_days(
 
 
 def traded_day(calendar: TradingCalendar, now: datetime) -> date | None:
-    """The local day whose regular session is open at ``now`` or whose last bars may just have come; else None."""
+    """Return the local day whose regular session is open at ``now`` or whose last bars may just have come; else None."""
     today = calendar.local_day(now)
     session = calendar.session(today)
     if session is None or not session.regular.start <= now < session.regular.end + SETTLING + INTRADAY:
@@ -86,7 +86,7 @@ def traded_day(calendar: TradingCalendar, now: datetime) -> date | None:
 def initial_days(
     series: Iterable[Series], today: date, *, days: int, minute_days: int, earliest: date
 ) -> dict[Series, Days]:
-    """The days of the initial backfill of each of ``series``: the last ``days``, ``minute_days`` of 1m, up to today.
+    """Return the days of the initial backfill of each of ``series``: the last ``days``, ``minute_days`` of 1m, up to today.
 
     1m takes as many days as the longest timeframe of the same symbol that is rolled up from it: its minutes are
     fetched anyway. Nothing before ``earliest``.

@@ -22,7 +22,7 @@ _TO_SATURDAY: Final = timedelta(days=6)
 
 
 def divided_weeks(splits: pl.DataFrame, as_of: date, calendar: TradingCalendar) -> list[Window]:
-    """The weeks, from Sunday to Sunday, in which a session comes before a split: their day bars are needed.
+    """Return the weeks, from Sunday to Sunday, in which a session comes before a split: their day bars are needed.
 
     ``splits`` has the columns of :data:`~marketdata_assets.domain.adjust.SPLIT_SCHEMA`; those executed after ``as_of``,
     and those from as many shares to as many, divide nothing.

@@ -15,7 +15,7 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.features.columns import LOOKBACK_BARS, lookback_start
 from marketdata_assets.domain.features.compute import compute_features
 from marketdata_assets.domain.gaps import LOSSES
-from marketdata_assets.domain.gates import within
+from marketdata_assets.domain.gates import select_within
 from marketdata_assets.domain.partitions import key_of, parse_key
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import local_day
@@ -168,7 +168,7 @@ class FeatureRun:
         lost = pl.concat(
             [gaps, *(_as_gaps(slots, timeframe, calendar) for slots in (stored.filter(broken), unknown))]
         )
-        features = within(compute_features(bars, calendar, lost), chunk)
+        features = select_within(compute_features(bars, calendar, lost), chunk)
         sound = (
             features.with_columns(day=local_day(pl.col("time"), calendar))
             .join(held, on=list(_PARTITION), how="anti", maintain_order="left")
@@ -178,7 +178,7 @@ class FeatureRun:
         self.report.summary.add(sound)
         self._sample(bars, sound)
         opening = calendar.day_start(self._earliest)
-        waiting, reasons = self._refused(within(unknown, chunk), calendar)
+        waiting, reasons = self._refused(select_within(unknown, chunk), calendar)
         yield FeatureBatch(
             sound,
             chunk,

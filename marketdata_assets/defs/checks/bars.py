@@ -17,7 +17,7 @@ from dagster import (
 from marketdata_assets.defs.checks.verdict import scope_of, verdict
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.gates import FAULT_SCHEMA, LOST_TO_QUARANTINE, off_grid, outlying
+from marketdata_assets.domain.gates import FAULT_SCHEMA, LOST_TO_QUARANTINE, find_off_grid, find_outlying
 from marketdata_assets.domain.outliers import LOOKBACK, Outlier
 from marketdata_assets.pipeline.adjusted import adjusted_as_far_as_known
 from marketdata_assets.pipeline.gates import VALID, invalid_in, stretches
@@ -78,13 +78,13 @@ def bar_checks() -> AssetChecksDefinition:
                 if VALID in chosen:
                     faults[VALID].append(invalid_in(stretch))
                 if ON_GRID in chosen:
-                    faults[ON_GRID].append(off_grid(stretch.bars, timeframe, calendar_of(asset_class)))
+                    faults[ON_GRID].append(find_off_grid(stretch.bars, timeframe, calendar_of(asset_class)))
                 if IN_LINE in chosen:
                     today = calendar_of(asset_class).local_day(datetime.now(UTC))
                     bars_alike, _ = adjusted_as_far_as_known(
                         database, stretch.context, asset_class, as_of=today
                     )
-                    faults[IN_LINE].append(outlying(bars_alike, stretch.windows, timeframe, asset_class))
+                    faults[IN_LINE].append(find_outlying(bars_alike, stretch.windows, timeframe, asset_class))
         for name, spec in specs.items():
             if name not in chosen:
                 continue

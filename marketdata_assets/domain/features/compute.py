@@ -40,7 +40,7 @@ def compute_features(
     *,
     bars_at_once: int = BARS_AT_ONCE,
 ) -> pl.DataFrame:
-    """The features of each of ``bars``, as :data:`~marketdata_assets.domain.features.columns.FEATURES_SCHEMA`.
+    """Return the features of each of ``bars``, as :data:`~marketdata_assets.domain.features.columns.FEATURES_SCHEMA`.
 
     A value depends on no more than the bars from
     :func:`~marketdata_assets.domain.features.columns.lookback_start` on and the
@@ -98,7 +98,7 @@ def _some_series(bars: pl.DataFrame, bars_at_once: int) -> Iterator[pl.DataFrame
 
 
 def _ordered(bars: pl.DataFrame) -> pl.DataFrame:
-    """The columns that are needed, in the order of the key."""
+    """Return the columns that are needed, in the order of the key."""
     needed = bars.select(
         "symbol", "timeframe", pl.col("time").cast(UTC_TIME), pl.col(_VALUES).cast(pl.Float64())
     )
@@ -223,7 +223,7 @@ def _features(bars: _Bars, layout: Layout, losses: Losses) -> dict[str, Floats |
 
 
 def _volatilities(bars: _Bars, log_return: Floats, layout: Layout, begins: Flags) -> dict[str, Floats]:
-    """The five annualised volatilities over 20 bars without a gap between them."""
+    """Return the five annualised volatilities over 20 bars without a gap between them."""
     age = layout.since(begins)
     periods = periods_per_year(layout.timeframe, layout.calendar)
     inside_day = ~layout.opens_day if layout.breaks_overnight else None

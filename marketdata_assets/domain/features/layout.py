@@ -81,7 +81,7 @@ class Layout:
         return local.dt.convert_time_zone("UTC").to_physical().to_numpy()
 
     def days_of(self, moments: Integers) -> Integers:
-        """The local date of each moment, counted from that of the earliest bar; none is before or after the bars."""
+        """Return the local date of each moment, counted from that of the earliest bar; none is before or after the bars."""
         return np.searchsorted(self._midnights, moments, side="right") - 1
 
     @cached_property
@@ -118,7 +118,7 @@ class Layout:
         return inside
 
     def clock(self, moments: Integers, days: Integers) -> Integers:
-        """The slot of the local day that opens at each moment: 0 at midnight."""
+        """Return the slot of the local day that opens at each moment: 0 at midnight."""
         step = min(self.timeframe.duration, _DAY) // _MICROSECOND
         return (moments - self._midnights[days]) // step
 

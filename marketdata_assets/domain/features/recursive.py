@@ -32,7 +32,7 @@ class Recursive(NamedTuple):
 
 
 def recursive_indicators(high: Floats, low: Floats, close: Floats, edges: Integers) -> Recursive:
-    """The indicators of the series whose bars lie between neighbouring ``edges``, in order of time.
+    """Return the indicators of the series whose bars lie between neighbouring ``edges``, in order of time.
 
     All arrays are contiguous float64 and finite. RSI is 0.0 in a series that never moved, as in TA-Lib.
     """

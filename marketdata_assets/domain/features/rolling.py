@@ -39,7 +39,7 @@ class Moments(NamedTuple):
         return np.divide(self.squares, freedom, out=np.full_like(freedom, np.nan), where=freedom > 0)
 
     def population_deviation(self) -> Floats:
-        """The square root of the variance with ddof 0; NaN where no row is counted."""
+        """Return the square root of the variance with ddof 0; NaN where no row is counted."""
         known = self.counted > 0
         return np.sqrt(
             np.divide(self.squares, self.counted, out=np.full_like(self.mean, np.nan), where=known)
@@ -47,7 +47,7 @@ class Moments(NamedTuple):
 
 
 def rolling_sum(values: Floats, n: int, stride: int = 1, *, block: int = BLOCK) -> Floats:
-    """The sum of each value and the n - 1 before it that are ``stride`` apart; NaN where there are fewer."""
+    """Return the sum of each value and the n - 1 before it that are ``stride`` apart; NaN where there are fewer."""
     reach = (n - 1) * stride
     out = np.full(len(values), np.nan)
     # A block shorter than its reach would mostly repeat its neighbour's work.
@@ -59,7 +59,7 @@ def rolling_sum(values: Floats, n: int, stride: int = 1, *, block: int = BLOCK) 
 
 
 def rolling_moments(values: Floats, n: int, counted: Flags | None = None, *, block: int = BLOCK) -> Moments:
-    """The moments of each value and the n - 1 before it, of those that are ``counted`` (all of them by default).
+    """Return the moments of each value and the n - 1 before it, of those that are ``counted`` (all of them by default).
 
     Two sets are merged by the difference of their means (Chan, Golub & LeVeque 1983, American Statistician 37):
     equal values have a variance of exactly 0, and a large mean costs no digits. A value that does not count may

@@ -19,7 +19,7 @@ _SESSIONS: Final = LOOKBACK_SESSIONS["relative_volume_20"]
 
 
 def session_vwap(price: Floats, volume: Floats, layout: Layout) -> Floats:
-    """The volume-weighted mean of ``price`` from each bar's anchor to the bar; NaN before any volume.
+    """Return the volume-weighted mean of ``price`` from each bar's anchor to the bar; NaN before any volume.
 
     A bar whose ``volume`` is NaN has no weight, and its own value is NaN.
     """

@@ -19,8 +19,8 @@ from marketdata_assets.domain.bars import (
     VENDOR_SCHEMA,
     bucket_close,
     bucket_open,
-    complete,
     empty_bars,
+    keep_closed,
     screen,
 )
 from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
@@ -333,14 +333,14 @@ def test_buckets_tile_time(time: datetime, timeframe: Timeframe, calendar: Tradi
 def test_a_bar_is_complete_when_its_interval_has_closed(now: str, timeframe: str, kept: int) -> None:
     series = Series("AAPL", Timeframe(timeframe))
     bars = as_bars(vendor_bars(minutes(HOUR, int(series.timeframe.duration / timedelta(minutes=1)))), series)
-    assert_frame_equal(complete(bars, series.timeframe, XNYS, at(now)), bars.head(kept))
+    assert_frame_equal(keep_closed(bars, series.timeframe, XNYS, at(now)), bars.head(kept))
 
 
 @pytest.mark.parametrize(("now", "is_complete"), [("2024-11-04T00:59:59", False), ("2024-11-04T01:00", True)])
 def test_a_day_bar_is_complete_when_its_trading_has_ended(now: str, *, is_complete: bool) -> None:
     day = XNYS.day_window(date(2024, 11, 3))
     bars = as_bars(vendor_bars([day.start]), Series("AAPL", Timeframe.D1))
-    assert complete(bars, Timeframe.D1, XNYS, at(now)).height == is_complete
+    assert keep_closed(bars, Timeframe.D1, XNYS, at(now)).height == is_complete
 
 
 def test_the_key_is_part_of_a_bar() -> None:
