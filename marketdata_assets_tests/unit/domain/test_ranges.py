@@ -179,7 +179,7 @@ def test_a_range_is_about_every_series_between_its_ends_in_dagsters_order(
 
 def test_a_range_that_ends_with_an_untracked_series_is_refused() -> None:
     tags = Rectangle(FIRST, LAST, series("AAPL:1m", "MSFT:1m")).tags
-    with pytest.raises(ConfigurationError, match="MSFT:1m was untracked while the run was under way"):
+    with pytest.raises(ConfigurationError, match="MSFT:1m was untracked during the run"):
         Rectangle.from_tags(tags, ["AAPL:1m", "AAPL:1d"])
 
 

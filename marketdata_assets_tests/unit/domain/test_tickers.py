@@ -4,7 +4,7 @@ import pytest
 
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import AssetClass
-from marketdata_assets.domain.tickers import inferred_asset_class, question_spelling, vendor_ticker
+from marketdata_assets.domain.tickers import infer_asset_class, question_spelling, vendor_ticker
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_crypto_symbol_that_is_no_pair_is_refused(symbol: str) -> None:
     ],
 )
 def test_inferred_asset_class(symbol: str, asset_class: AssetClass) -> None:
-    assert inferred_asset_class(symbol) is asset_class
+    assert infer_asset_class(symbol) is asset_class
 
 
 @pytest.mark.parametrize(
