@@ -23,7 +23,7 @@ CATCH_UP: Final = timedelta(days=31)
 """How far back a daily run reaches for days that were missed: longer absences need a backfill."""
 
 INTRADAY: Final = timedelta(minutes=15)
-"""The time between two runs of an open market."""
+"""The time between two runs during an open session."""
 
 LONGEST_PAUSE: Final = timedelta(hours=24)
 """The longest time between two requests for the same data."""

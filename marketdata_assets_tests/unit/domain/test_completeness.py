@@ -19,7 +19,7 @@ from marketdata_assets.domain.completeness import (
     due_days,
     ended_series,
     grid,
-    summed,
+    sum_days,
     unchecked_days,
 )
 from marketdata_assets.domain.gaps import GAP_SCHEMA, find_gaps
@@ -47,7 +47,7 @@ def gaps(stored: dict[Series, StoredBars], *states: str) -> pl.DataFrame:
 
 def of_apple(stored: dict[Series, StoredBars], known: pl.DataFrame) -> tuple[object, ...]:
     """The counts of AAPL, summed over the days of the span."""
-    return summed(daily_completeness(stored, {AAPL: EXPECTED[AAPL]}, known), [AAPL]).select(COUNTS).row(0)
+    return sum_days(daily_completeness(stored, {AAPL: EXPECTED[AAPL]}, known), [AAPL]).select(COUNTS).row(0)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_series_with_a_bar_outside_its_scanned_days_is_not_whole(
     long_after = calendar.day_start(origin + timedelta(days=100))
     span = counted_days(timeframe, (first, last), (bars[0], bars[1]), calendar, long_after)
     holes = unchecked_days(looked, {series: span}, {series: asset_class})
-    status = summed(pl.concat([looked, holes]), [series])["status"].item()
+    status = sum_days(pl.concat([looked, holes]), [series])["status"].item()
     bar_days = [calendar.local_day(bar) for bar in bars]
     assert (status == "whole") == (first <= bar_days[0] and bar_days[1] <= last)
     # Bars of today are not due yet, up to the last moment of the local day.
@@ -197,7 +197,7 @@ def test_a_series_that_was_scanned_to_an_earlier_day_than_is_due_has_ended() -> 
 @given(st.sets(st.integers(0, LOOKED.height - 1)), st.permutations(SERIES))
 def test_days_are_summed_by_series_in_their_order(skipped: set[int], wanted: list[Series]) -> None:
     daily = LOOKED.with_row_index().filter(~pl.col("index").is_in(list(skipped))).drop("index")
-    table = summed(daily, wanted)
+    table = sum_days(daily, wanted)
     assert table["symbol"].to_list() == [one.symbol for one in wanted]
     for row in table.rows(named=True):
         own = daily.filter(symbol=row["symbol"])

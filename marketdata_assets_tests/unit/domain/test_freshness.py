@@ -229,6 +229,6 @@ def test_a_series_without_any_bar() -> None:
     assert verdict("NEW:1h", NOW, Known(None, answered=False, failure=None)) == (
         Freshness.NOT_ASKED,
         None,
-        "no bar is stored; nobody has asked the vendor since 2024-05-14 20:00 UTC",
+        "no bar is stored; no request to the vendor since 2024-05-14 20:00 UTC",
     )
     assert verdict("NEW:1h", NOW, Known(None, answered=True, failure=None)).state is Freshness.SILENT
