@@ -145,9 +145,7 @@ def judge_freshness(
     since = "no bar is stored" if known.newest is None else f"newest bar {known.newest:%Y-%m-%d %H:%M} UTC"
     if not known.answered:
         if known.failure is not None:
-            return Verdict(
-                Freshness.FAILED, late, f"{since}; the request for the next bars failed: {known.failure}"
-            )
+            return Verdict(Freshness.FAILED, late, f"{since}; the latest request failed: {known.failure}")
         reason = f"{since}; no request to the vendor since {last.closes:%Y-%m-%d %H:%M} UTC"
         return Verdict(Freshness.NOT_ASKED, late, reason)
     slots = _due_slots(series.timeframe, calendar, now, EVIDENCE[series.timeframe.base])
