@@ -201,8 +201,8 @@ def slots_to_scan(
 ) -> dict[Series, Slots]:
     """Return the slots expected of each series in its window of ``around``, as far as the window was ever ``requested``.
 
-    Days with a bar count as requested, since bars may be stored in other ways. No slot is expected before the first bar of the series
-    in ``first_bars``, nor while its bar may still arrive at ``now``.
+    Days with a bar count as requested, since bars may be stored in other ways. No slot is expected before the first bar
+    of the series in ``first_bars``, nor while its bar may still arrive at ``now``.
     """
     hull = Window(
         min(window.start for window in around.values()), max(window.end for window in around.values())

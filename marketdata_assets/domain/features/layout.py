@@ -81,7 +81,7 @@ class Layout:
         return local.dt.convert_time_zone("UTC").to_physical().to_numpy()
 
     def days_of(self, moments: Integers) -> Integers:
-        """Return the local date of each moment, counted from that of the earliest bar; no moment lies outside the days of the bars."""
+        """Return the local date of each moment, all on days of the bars, counted from that of the earliest bar."""
         return np.searchsorted(self._midnights, moments, side="right") - 1
 
     @cached_property

@@ -247,7 +247,7 @@ def test_what_the_vendor_sent_broken_is_no_lack_of_trades() -> None:
     store = world({hour for hour in ALL if hour % 4 > 1})
     store.minutes = 3
     rows = pl.DataFrame({"symbol": "BTC-USD", "timeframe": "1m", "time": [CRYPTO.day_start(day(3))]})
-    rejected = rows.with_columns(pl.col("time") + timedelta(hours=2, minutes=7)).cast({"time": UTC_TIME})
+    quarantined = rows.with_columns(pl.col("time") + timedelta(hours=2, minutes=7)).cast({"time": UTC_TIME})
     window = Window(CRYPTO.day_start(FIRST), CRYPTO.day_start(day(DAYS)))
     scanned = scan_gaps(
         GapContext(
@@ -256,7 +256,7 @@ def test_what_the_vendor_sent_broken_is_no_lack_of_trades() -> None:
             {BITCOIN: slots_of()},
             KNOWN_GAP_SCHEMA.to_frame(),
             store.held(),
-            rejected,
+            quarantined,
         )
     )
     for _ in range(MAX_ATTEMPTS):

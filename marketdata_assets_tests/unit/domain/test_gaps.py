@@ -337,7 +337,7 @@ def test_a_gap_may_begin_before_the_evidence() -> None:
 
 def requested(gaps: pl.DataFrame, attempts: int = MAX_ATTEMPTS, failure: str | None = None) -> pl.DataFrame:
     return gaps.with_columns(
-        attempts=pl.lit(attempts), failure=pl.lit(failure, pl.String), rejected=pl.lit(value=False)
+        attempts=pl.lit(attempts), failure=pl.lit(failure, pl.String), quarantined=pl.lit(value=False)
     )
 
 
@@ -347,7 +347,7 @@ QUIET = (
     " series that trades in 100 % of its minutes"
 )
 LOSS = (
-    "90 minutes missing from a series that has 100 % of its minutes, where quiet runs last up to 18 minutes: an"
+    "90 minutes missing from a series that has 100 % of its minutes, where quiet stretches last up to 18 minutes: an"
     " outage at the vendor or the exchange"
 )
 
@@ -355,13 +355,13 @@ LOSS = (
 @pytest.mark.parametrize(
     ("attempts", "failure", "quiet", "loss"),
     [
-        (0, None, ("open", "not re-fetched yet"), ("open", "not re-fetched yet")),
-        (1, None, ("no_trades", QUIET), ("open", f"re-fetch 1 of 2 brought nothing: {LOSS}")),
+        (0, None, ("open", "not refetched yet"), ("open", "not refetched yet")),
+        (1, None, ("no_trades", QUIET), ("open", f"refetch 1 of 2 returned no bar: {LOSS}")),
         (2, None, ("no_trades", QUIET), ("unfilled", LOSS)),
         *(
             (attempts, "HTTP 500", (state, said), (state, said))
             for attempts, state in ((1, "open"), (2, "unfilled"))
-            for said in [f"the vendor failed at re-fetch {attempts} of 2: HTTP 500"]
+            for said in [f"the vendor failed at refetch {attempts} of 2: HTTP 500"]
         ),
     ],
 )
@@ -378,7 +378,7 @@ def test_the_reason_of_a_thin_series_says_how_thin_it_is() -> None:
     assert row["state"] == GapState.NO_TRADES
     percent = round(100 * row["density"])
     assert row["reason"] == (
-        f"the vendor has no bar here; the series trades in {percent} % of its minutes, so a run of 7 empty"
+        f"the vendor has no bar here; the series trades in {percent} % of its minutes, so a stretch of 7 empty"
         f" minutes is usual (up to {row['usual']})"
     )
 
@@ -548,7 +548,7 @@ def test_the_first_number_of_a_reason_is_the_number_of_missing_bars(
     stored = StoredBars(slots.opens[keep], np.ones(int(keep.sum()), dtype=np.int64))
     noun = {"1m": "minute", "1d": "session"}.get(timeframe.value, "bar")
     for row in classify(requested(judged(stored, slots, series), attempts)).iter_rows(named=True):
-        said = re.sub("^re-fetch 1 of 2 brought nothing: ", "", row["reason"])
+        said = re.sub("^refetch 1 of 2 returned no bar: ", "", row["reason"])
         own = re.search(r"(\d+) (?:empty )?(bar|minute|session)s?\b", said)
         assert own is not None
         assert (int(own[1]), own[2]) == (row["missing_bars"], noun)
