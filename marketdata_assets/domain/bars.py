@@ -159,7 +159,7 @@ def _first_broken_rule(
 def broken_value_rule(*, has_volume: bool = False, is_adjusted: bool = False) -> pl.Expr:
     """Return the first rule that a bar's own values break, or null: those of :func:`screen` that do not depend on time.
 
-    With ``has_volume``, which holds for all but indices, a bar without a volume breaks one. With ``is_adjusted``, prices
+    With ``has_volume``, which is right for all but indices, a bar without a volume breaks a rule. With ``is_adjusted``, prices
     and volumes may be as large as splits make them.
     """
     return _name_first_broken(
@@ -168,7 +168,7 @@ def broken_value_rule(*, has_volume: bool = False, is_adjusted: bool = False) ->
 
 
 def _value_rules(*, has_volume: bool = False, adjustment: float = 1.0) -> list[tuple[str, pl.Expr]]:
-    """Return the rules of values; with ``has_volume``, a bar without a volume breaks one.
+    """Return the rules of values; with ``has_volume``, a bar without a volume breaks a rule.
 
     ``adjustment`` is the largest factor by which splits multiply the vendor's prices and volumes.
     """

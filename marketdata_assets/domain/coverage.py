@@ -49,12 +49,12 @@ def answered_windows(
     if history_start is None or max(window.start, history_start) >= min(window.end, final_before):
         return []
     known = Window(max(window.start, history_start), min(window.end, final_before))
-    lost = screened.quarantined.filter(
+    absent = screened.quarantined.filter(
         ~pl.col("rule").is_in(RULES_WITHOUT_LOSS),
         ~pl.col("time").is_in(screened.bars["time"].implode()).fill_null(value=False),
     )["time"]
-    if lost.null_count():
+    if absent.null_count():
         # A row without a time may have been any of the bars.
         return []
-    days = {calendar.local_day(moment) for moment in lost}
+    days = {calendar.local_day(moment) for moment in absent}
     return difference([known], [calendar.day_window(day) for day in days])

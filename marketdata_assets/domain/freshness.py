@@ -46,7 +46,7 @@ _LONGEST_CLOSURE: Final = timedelta(days=21)
 
 
 class Freshness(StrEnum):
-    """What is known about the newest bars of a series."""
+    """The state of the newest bars of a series."""
 
     FRESH = "fresh"
     """The last due bar is stored, or the vendor answered and the silence is usual for the series."""

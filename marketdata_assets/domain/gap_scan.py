@@ -306,11 +306,11 @@ def _most_attempts(
     gaps: pl.DataFrame, slots: Mapping[Series, Slots], histories: Mapping[Series, _SlotHistory]
 ) -> pl.Series:
     """Return the largest number of refetches of a slot of each of ``gaps``."""
-    most = [
+    largest = [
         np.maximum.reduceat(np.append(histories[series].traits.attempts, 0), edges)[::2]
         for series, edges in _edges_by_series(gaps, slots)
     ]
-    return pl.Series(np.concatenate(most) if most else [], dtype=pl.Int64())
+    return pl.Series(np.concatenate(largest) if largest else [], dtype=pl.Int64())
 
 
 def _edges_by_series(gaps: pl.DataFrame, slots: Mapping[Series, Slots]) -> Iterator[tuple[Series, Integers]]:

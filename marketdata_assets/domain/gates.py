@@ -207,7 +207,7 @@ def find_gappy(
             groups[series.timeframe, calendar_of(classes[series.symbol]), window].append(own)
     faults = [FAULT_SCHEMA.to_frame()]
     for (timeframe, calendar, window), members in groups.items():
-        # Gaps hold bars that have closed: a slot of theirs is due, even at the end of the window.
+        # Gaps hold bars that have closed, so even the last slots of the window have to be expected.
         slots = expected_slots(timeframe, window, calendar, window.end + WEEK)
         faults.append(_count_gap_days(pl.concat(members), slots))
     return pl.concat(faults)

@@ -42,5 +42,5 @@ def may_leave_gaps(job: str, tags: Mapping[str, str]) -> bool:
 
 
 def is_only_a_failed_check(errors: Collection[object]) -> bool:
-    """Whether only checks failed in a run whose failed steps had ``errors`` (class names), so that its work is done."""
+    """Whether only checks failed in a run whose failed steps had ``errors`` (class names), so that the run did its work."""
     return bool(errors) and all(error == _CHECK_FAILED for error in errors)

@@ -1,8 +1,8 @@
 """Outliers: bars that obey every rule and still look wrong. They are flagged, never quarantined.
 
 A jump is judged against the habits of its own series, so that one rule fits a calm index and a volatile coin. The
-volume of a bar shorter than a day follows the clock (open, lunch, close, night), and in a thinly traded series it is
-mostly noise: compared with the median of its neighbours, half a session would be flagged. So volume is judged in day
+volume of a bar shorter than a day follows the clock (open, lunch, close, night), and of a thin bar it is mostly
+noise: compared with the median of its neighbours, half a session would be flagged. So volume is judged in day
 and week bars alone, where a tenth of the usual volume means lost trades and ten times means news, or a doubled print.
 """
 

@@ -85,7 +85,7 @@ def with_siblings(series: Iterable[Series], tracked: Iterable[Series]) -> list[S
 def parse_symbol(text: str) -> str:
     """Read ``text`` as a symbol, in its own spelling: letters, digits, dots and dashes, at most 20 characters.
 
-    Capitals and small letters tell the vendor's securities apart (BACpL, BACPL): the tracked symbol that ``aapl`` means
+    Capitals and small letters distinguish the vendor's securities (BACpL, BACPL): the tracked symbol that ``aapl`` means
     is found by :func:`~marketdata_assets.domain.spelling.match_symbol`. Dagster forbids ``| , [ ]`` in a partition key,
     and ``:`` separates symbol and timeframe.
 

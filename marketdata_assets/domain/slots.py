@@ -110,7 +110,7 @@ class Slots:
         return opens.select(day=local_day(pl.col("time"), self.calendar))["day"]
 
     def stored(self, times: Integers) -> Flags:
-        """Whether each slot has a bar among the bar opens ``times``, sorted; opens that are no slots are ignored."""
+        """Whether each slot has a bar among the bar opens ``times``, sorted; opens that are not slots are ignored."""
         found = np.zeros(len(self.opens), dtype=np.bool_)
         if len(self.opens):
             inside = times[
@@ -153,7 +153,7 @@ def expected_slots(
 
     Slots lie on the grid of :func:`~marketdata_assets.domain.bars.bucket_open`, so an hour slot that opens at 09:00 is
     expected for a session that opens at 09:30. A day slot opens at the local midnight of each session, a week slot on the
-    Sunday of each week with a session. Nothing is expected before ``first_bar``, the open of the series'
+    Sunday of each week with a session. No slot is expected before ``first_bar``, the open of the series'
     first bar; None when it is unknown.
     """
     last = calendar.local_day(window.end - _MICROSECOND)

@@ -56,7 +56,7 @@ def match_symbol(text: str, known: Iterable[str]) -> Match:
     """Find the symbol of ``known`` that ``text`` means.
 
     A known symbol means itself. A text in small letters alone (``aapl``) means the only symbol with these letters; a
-    text with a capital means only itself, because capitals tell the vendor's securities apart.
+    text with a capital means only itself, because capitals distinguish the vendor's securities.
     """
     similar = []
     for symbol in known:

@@ -235,16 +235,16 @@ def test_bars_and_quarantined_rows_partition_the_input_save_identical_duplicates
     vendor = pl.DataFrame(rows, schema=VENDOR_SCHEMA)
     result = screen(vendor, AAPL, HOUR, XNYS, asset_class=AssetClass.STOCK)
     columns = VENDOR_SCHEMA.names()
-    told = pl.concat([result.bars.select(columns), result.quarantined.select(columns)])
+    divided = pl.concat([result.bars.select(columns), result.quarantined.select(columns)])
     # Nothing is lost and nothing is made up.
-    assert set(map(str, told.rows())) == set(map(str, vendor.rows()))
+    assert set(map(str, divided.rows())) == set(map(str, vendor.rows()))
     assert result.bars["time"].is_unique().all()
     assert result.bars["time"].is_sorted()
     assert result.quarantined["rule"].null_count() == 0
     # Only a row that repeats the bar of its time is in neither.
     kept = set(result.bars.select(columns).rows())
     repeats = sum(row in kept for row in vendor.rows()) - result.bars.height
-    assert told.height == vendor.height - repeats
+    assert divided.height == vendor.height - repeats
     # A bar breaks no rule.
     again = screen(result.bars.select(columns), AAPL, HOUR, XNYS, asset_class=AssetClass.STOCK)
     assert again.quarantined.is_empty()

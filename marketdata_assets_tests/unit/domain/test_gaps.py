@@ -159,14 +159,14 @@ def test_gaps_found_by_partition_merge_into_those_of_the_whole(
     removed: set[int], timeframe: Timeframe
 ) -> None:
     series = {Series("AAPL", timeframe): AssetClass.STOCK, Series("BTC-USD", timeframe): AssetClass.CRYPTO}
-    whole = {one: slots_of(one, date(2024, 7, 1), date(2024, 7, 9)) for one in series}
+    whole = {member: slots_of(member, date(2024, 7, 1), date(2024, 7, 9)) for member in series}
     stored = {
-        one: without(slots, np.array(sorted(removed), dtype=np.int64) % max(len(slots), 1))
-        for one, slots in whole.items()
+        member: without(slots, np.array(sorted(removed), dtype=np.int64) % max(len(slots), 1))
+        for member, slots in whole.items()
     }
     by_day = [
-        find_gaps(stored, expected_by_series({one: asset_class}, calendar.day_window(day), LATER))
-        for one, asset_class in series.items()
+        find_gaps(stored, expected_by_series({member: asset_class}, calendar.day_window(day), LATER))
+        for member, asset_class in series.items()
         for calendar in (calendar_of(asset_class),)
         for day in (date(2024, 7, 1) + timedelta(days=n) for n in range(9))
     ]
@@ -359,9 +359,9 @@ LOSS = (
         (1, None, ("no_trades", QUIET), ("open", f"refetch 1 of 2 returned no bar: {LOSS}")),
         (2, None, ("no_trades", QUIET), ("unfilled", LOSS)),
         *(
-            (attempts, "HTTP 500", (state, said), (state, said))
+            (attempts, "HTTP 500", (state, text), (state, text))
             for attempts, state in ((1, "open"), (2, "unfilled"))
-            for said in [f"the vendor failed at refetch {attempts} of 2: HTTP 500"]
+            for text in [f"the vendor failed at refetch {attempts} of 2: HTTP 500"]
         ),
     ],
 )
@@ -403,7 +403,7 @@ def test_no_gaps_are_no_states() -> None:
     ("symbol", "runs"), [("BTC-USD", [(1006, 1), (1008, 432)]), ("ETH-USD", [(1008, 4), (1013, 427)])]
 )
 def test_the_shape_of_the_coinbase_outage(symbol: str, runs: list[tuple[int, int]]) -> None:
-    """2018-04-04: minutes lost from 16:46 to midnight, one stray bar in between; whole before and after."""
+    """2018-04-04: minutes lost from 16:46 to midnight, one stray bar in between; complete before and after."""
     series = Series(symbol, Timeframe.M1)
     slots = slots_of(series, date(2018, 4, 3), date(2018, 4, 5))
     bars = emptied(np.ones(len(slots), dtype=np.bool_), *((1440 + start, size) for start, size in runs))
@@ -435,7 +435,7 @@ class Blocks(NamedTuple):
         days, day = [], date(2024, 1, 1)
         for size, before in zip(self.sizes, self.before, strict=True):
             day += timedelta(days=before)
-            days += [day + timedelta(days=one) for one in range(size)]
+            days += [day + timedelta(days=offset) for offset in range(size)]
             day += timedelta(days=size)
         return days
 
@@ -548,11 +548,11 @@ def test_the_first_number_of_a_reason_is_the_number_of_missing_bars(
     stored = StoredBars(slots.opens[keep], np.ones(int(keep.sum()), dtype=np.int64))
     noun = {"1m": "minute", "1d": "session"}.get(timeframe.value, "bar")
     for row in classify(requested(judged(stored, slots, series), attempts)).iter_rows(named=True):
-        said = re.sub("^refetch 1 of 2 returned no bar: ", "", row["reason"])
-        own = re.search(r"(\d+) (?:empty )?(bar|minute|session)s?\b", said)
+        text = re.sub("^refetch 1 of 2 returned no bar: ", "", row["reason"])
+        own = re.search(r"(\d+) (?:empty )?(bar|minute|session)s?\b", text)
         assert own is not None
         assert (int(own[1]), own[2]) == (row["missing_bars"], noun)
-        assert "up to 0" not in said
+        assert "up to 0" not in text
 
 
 # Real bars
@@ -607,7 +607,7 @@ def test_coinbase_as_it_was(
     series = Series(symbol, Timeframe.M1)
     stored, slots = real(realdata, name, series)[series], slots_of(series, first, last)
     result = classify(requested(judged(stored, slots, series)))
-    # A run over midnight is one gap here and two in a list by day.
+    # A stretch over midnight is one gap here and two in a list by day.
     by_day = [
         find_gaps(
             {series: stored},

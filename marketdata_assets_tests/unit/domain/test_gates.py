@@ -86,7 +86,9 @@ def test_a_stored_bar_is_judged_by_the_rules_of_screening(
         assert fault["example"].startswith("open ")
 
 
-@pytest.mark.parametrize("timeframe", [one for one in Timeframe if one is not one.base])
+@pytest.mark.parametrize(
+    "timeframe", [timeframe for timeframe in Timeframe if timeframe is not timeframe.base]
+)
 @pytest.mark.parametrize("name", ["volume", "transactions"])
 def test_a_rolled_up_bar_may_count_as_much_as_its_base_bars_may(name: str, timeframe: Timeframe) -> None:
     base = bars_of(minutes(MORNING)[:1], **{name: 5e14})
@@ -196,7 +198,7 @@ def test_bars_off_the_grid_are_faults_of_their_day() -> None:
     assert find_off_grid(BAR_SCHEMA.to_frame(), Timeframe.M1, XNYS).is_empty()
 
 
-def test_outliers_before_the_window_are_only_context_and_broken_bars_are_left_aside() -> None:
+def test_outliers_before_the_window_are_only_context_and_broken_bars_are_ignored() -> None:
     times = minutes(window("2024-07-02T12:00", "2024-07-02T15:00"))
     price = pl.when(pl.col("time") == times[90]).then(150.0).otherwise(100.0)
     prices = dict.fromkeys(("open", "high", "low", "close"), price)
@@ -225,7 +227,7 @@ def holes(draw: st.DrawFn) -> tuple[Series, set[int]]:
     series = Series(draw(st.sampled_from(sorted(CLASSES))), timeframe)
     count = len(slots_of(series))
     runs = draw(st.lists(st.tuples(st.integers(0, count - 1), st.integers(1, count)), max_size=5))
-    return series, {place for start, size in runs for place in range(start, min(start + size, count))}
+    return series, {index for start, size in runs for index in range(start, min(start + size, count))}
 
 
 @given(hole=holes(), ends=st.tuples(st.integers(0, 11), st.integers(0, 11)))
@@ -234,14 +236,14 @@ def test_a_gap_is_a_fault_of_each_day_by_the_bars_that_it_lacks(
 ) -> None:
     series, missing = hole
     slots = slots_of(series)
-    kept = [place for place in range(len(slots)) if place not in missing]
+    kept = [index for index in range(len(slots)) if index not in missing]
     found = find_gaps({series: StoredBars(slots.opens[kept], None)}, {series: slots})
     gaps = found.with_columns(
         state=pl.lit("unfilled"), attempts=2, failure=None, reason=pl.lit("an outage"), detected_at=None
     ).select(KNOWN_GAP_SCHEMA.names())
     first, last = (FIRST + timedelta(days=days) for days in sorted(ends))
     days = slots.days().to_list()
-    expected = Counter(day for place in missing if first <= (day := days[place]) <= last)
+    expected = Counter(day for index in missing if first <= (day := days[index]) <= last)
     calendar = calendar_of(CLASSES[series.symbol])
     faults = find_gappy(gaps.cast(KNOWN_GAP_SCHEMA), {series: days_window(calendar, first, last)}, CLASSES)
     assert dict(faults.select("day", "rows").iter_rows()) == expected
@@ -255,13 +257,13 @@ def test_gaps_of_many_series_are_told_apart() -> None:
         Series("AAPL", Timeframe.D1),
         Series("AAPL", Timeframe.H1),
     )
-    empty = {one: slots_of(one) for one in (apple, bitcoin)}
+    empty = {member: slots_of(member) for member in (apple, bitcoin)}
     gaps = find_gaps({}, empty).with_columns(
-        state=pl.lit("open"), attempts=0, failure=None, reason=pl.lit("told"), detected_at=None
+        state=pl.lit("open"), attempts=0, failure=None, reason=pl.lit("known"), detected_at=None
     )
     spans = {
-        one: days_window(calendar_of(CLASSES[one.symbol]), first, LAST)
-        for one, first in ((apple, LAST), (without, FIRST), (bitcoin, LAST - timedelta(days=2)))
+        member: days_window(calendar_of(CLASSES[member.symbol]), first, LAST)
+        for member, first in ((apple, LAST), (without, FIRST), (bitcoin, LAST - timedelta(days=2)))
     }
     faults = find_gappy(gaps.select(KNOWN_GAP_SCHEMA.names()).cast(KNOWN_GAP_SCHEMA), spans, CLASSES)
     assert faults.select("symbol", "timeframe", "day").sort("symbol", "day").rows() == [

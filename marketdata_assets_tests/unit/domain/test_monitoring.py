@@ -105,7 +105,7 @@ def test_failed_minutes_are_forgotten_after_a_day() -> None:
         ({"ended": NOW - timedelta(days=8)}, [Topic.FAILED_RUN]),
     ],
 )
-def test_a_failed_run_is_a_concern_unless_it_did_what_it_could_or_nobody_repeats_it(
+def test_a_failed_run_is_a_concern_unless_it_did_what_it_could_or_is_not_repeated(
     failed: dict[str, Any], reported: list[Topic]
 ) -> None:
     run = JobRun("gaps", "0123456789", "FAILURE", NOW - timedelta(days=8), **{"ended": NOW, **failed})
@@ -140,7 +140,7 @@ def test_an_episode_is_reported_once_and_again_after_it_was_over() -> None:
     reported, known = episodes(known, [], NOW + timedelta(minutes=20))
     reported, known = episodes(known, [concern], NOW + timedelta(minutes=50))
     assert reported == []
-    # Nobody looked for a day: it may have been there all the time.
+    # Nothing was read for a day: it may have been there all the time.
     reported, known = episodes(known, [concern], NOW + timedelta(days=1))
     assert reported == []
     _, known = episodes(known, [], NOW + timedelta(days=1, minutes=10))
@@ -152,16 +152,18 @@ def test_an_episode_is_reported_once_and_again_after_it_was_over() -> None:
 
 @given(st.lists(st.sets(st.sampled_from("ABC")), max_size=30), st.integers(1, 90))
 def test_a_concern_is_reported_if_and_only_if_it_was_gone_for_long(
-    looks: list[set[str]], minutes: int
+    readings: list[set[str]], minutes: int
 ) -> None:
     known: dict[str, datetime | None] = {}
     gone: dict[str, datetime] = dict.fromkeys("ABC", NOW - QUIET)
-    for place, subjects in enumerate(looks):
-        now = NOW + place * timedelta(minutes=minutes)
-        reported, known = episodes(known, [Concern(Topic.STALE, one, "") for one in sorted(subjects)], now)
-        due = {one for one in subjects if one in gone and now - gone[one] >= QUIET}
-        assert {one.subject for one in reported} == due
-        gone = {one: gone.get(one, now) for one in sorted(set("ABC") - subjects)}
+    for index, subjects in enumerate(readings):
+        now = NOW + index * timedelta(minutes=minutes)
+        reported, known = episodes(
+            known, [Concern(Topic.STALE, subject, "") for subject in sorted(subjects)], now
+        )
+        due = {subject for subject in subjects if subject in gone and now - gone[subject] >= QUIET}
+        assert {concern.subject for concern in reported} == due
+        gone = {subject: gone.get(subject, now) for subject in sorted(set("ABC") - subjects)}
 
 
 def test_the_share_of_the_plan_is_of_the_day_so_far() -> None:

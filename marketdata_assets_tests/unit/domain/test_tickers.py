@@ -52,13 +52,13 @@ def test_inferred_asset_class(symbol: str, asset_class: AssetClass) -> None:
 @pytest.mark.parametrize(
     ("symbol", "asset_class"),
     [
-        *((one, None) for one in ("AAPL", "BRK.B", "BACpL", "ACHR.WS", "ABCr", "ABCw", "ABCpAw", "V")),
-        *((one, AssetClass.ETF) for one in ("SPY", "VTI")),
+        *((symbol, None) for symbol in ("AAPL", "BRK.B", "BACpL", "ACHR.WS", "ABCr", "ABCw", "ABCpAw", "V")),
+        *((symbol, AssetClass.ETF) for symbol in ("SPY", "VTI")),
         *(
-            (one, None)
-            for one in ("BTC-USD", "ETH-BTC", "BTC-BRL", "BTC-USDT", "1INCH-USD", "USDT-USD", "T-USD")
+            (symbol, None)
+            for symbol in ("BTC-USD", "ETH-BTC", "BTC-BRL", "BTC-USDT", "1INCH-USD", "USDT-USD", "T-USD")
         ),
-        *((one, AssetClass.INDEX) for one in ("VIX", "SPX", "VIX1D")),
+        *((symbol, AssetClass.INDEX) for symbol in ("VIX", "SPX", "VIX1D")),
         ("VIX", AssetClass.STOCK),
     ],
 )

@@ -32,7 +32,7 @@ def at(day: str, hour: int = 2, minute: int = 0) -> datetime:
     )
 
 
-def test_a_night_takes_yesterday_and_the_sessions_that_are_still_revised() -> None:
+def test_a_daily_run_takes_yesterday_and_the_sessions_that_are_still_revised() -> None:
     # At 02:00 UTC on Friday it is Thursday evening in New York: Tuesday, Wednesday and Thursday are corrected.
     assert daily_run_days({STOCK: MINUTES}, at("2024-06-14"), earliest=START) == Days(
         date(2024, 6, 11), date(2024, 6, 13)
@@ -48,7 +48,7 @@ def test_a_night_takes_yesterday_and_the_sessions_that_are_still_revised() -> No
 
 
 @pytest.mark.parametrize(
-    ("asset_class", "night", "first"),
+    ("asset_class", "started", "first"),
     [
         (STOCK, "2024-06-16", "2024-06-12"),  # Saturday evening in New York: the week has not closed
         (STOCK, "2024-06-17", "2024-06-09"),
@@ -58,24 +58,24 @@ def test_a_night_takes_yesterday_and_the_sessions_that_are_still_revised() -> No
         (CRYPTO, "2024-06-16", "2024-06-09"),  # Sunday, UTC: the week closed two hours ago
     ],
 )
-def test_a_week_bar_is_asked_for_by_its_sunday(asset_class: AssetClass, night: str, first: str) -> None:
-    days = daily_run_days({asset_class: {Timeframe.W1}}, at(night), earliest=START)
+def test_a_week_bar_is_requested_by_its_sunday(asset_class: AssetClass, started: str, first: str) -> None:
+    days = daily_run_days({asset_class: {Timeframe.W1}}, at(started), earliest=START)
     assert days is not None
     assert days.first == date.fromisoformat(first)
 
 
 def test_days_that_were_missed_are_made_up_for_as_far_as_a_month() -> None:
-    night = at("2024-06-14")
+    started = at("2024-06-14")
     for requested, first in (
         ("2024-06-13", date(2024, 6, 11)),
         ("2024-06-03", date(2024, 6, 3)),
         ("2021-01-01", date(2024, 6, 13) - CATCH_UP),
     ):
-        days = daily_run_days({STOCK: MINUTES}, night, earliest=START, requested_until=at(requested))
+        days = daily_run_days({STOCK: MINUTES}, started, earliest=START, requested_until=at(requested))
         assert days == Days(first, date(2024, 6, 13))
 
 
-def test_a_night_begins_with_the_first_partition_and_may_have_nothing() -> None:
+def test_a_daily_run_begins_with_the_first_partition_and_may_have_nothing() -> None:
     collected = {STOCK: MINUTES, CRYPTO: MINUTES}
     assert daily_run_days(collected, at("2024-06-14"), earliest=date(2024, 6, 13)) == Days(
         date(2024, 6, 13), date(2024, 6, 13)
@@ -89,7 +89,7 @@ def test_a_night_begins_with_the_first_partition_and_may_have_nothing() -> None:
     st.integers(0, 60_000).map(lambda hours: at("2020-03-01") + timedelta(hours=hours)),
     st.none() | st.integers(0, 60_000).map(lambda hours: at("2020-03-01") + timedelta(hours=hours)),
 )
-def test_a_night_holds_the_correction_window_and_ends_yesterday(
+def test_a_daily_run_holds_the_correction_window_and_ends_yesterday(
     collected: dict[AssetClass, set[Timeframe]], now: datetime, requested: datetime | None
 ) -> None:
     days = daily_run_days(collected, now, earliest=START, requested_until=requested)
@@ -123,7 +123,7 @@ def test_a_new_series_gets_a_year_and_of_minutes_two_weeks() -> None:
     days = initial_days(series, today, days=365, minute_days=14, earliest=START)
     year, two_weeks = Days(date(2023, 6, 16), today), Days(date(2024, 6, 1), today)
     # The minutes of MSFT are fetched for its hours anyway.
-    assert [days[one] for one in series] == [year, two_weeks, year, year]
+    assert [days[member] for member in series] == [year, two_weeks, year, year]
     clipped = initial_days(series, today, days=365, minute_days=14, earliest=date(2024, 6, 10))
     assert set(clipped.values()) == {Days(date(2024, 6, 10), today)}
 
@@ -152,8 +152,8 @@ def test_stretches_hold_every_day_and_lie_apart(spans: list[tuple[int, int]], br
     days = [Days(START + timedelta(days=n), START + timedelta(days=n + length)) for n, length in spans]
     merged = merge_days(days, timedelta(days=bridge))
     for first, last in days:
-        assert sum(one.first <= first and last <= one.last for one in merged) == 1
-    for one, other in pairwise(merged):
-        assert other.first - one.last > timedelta(days=bridge)
-    assert {one.first for one in merged} <= {one.first for one in days}
-    assert {one.last for one in merged} <= {one.last for one in days}
+        assert sum(stretch.first <= first and last <= stretch.last for stretch in merged) == 1
+    for stretch, other in pairwise(merged):
+        assert other.first - stretch.last > timedelta(days=bridge)
+    assert {stretch.first for stretch in merged} <= {stretch.first for stretch in days}
+    assert {stretch.last for stretch in merged} <= {stretch.last for stretch in days}
