@@ -15,7 +15,7 @@ from marketdata_assets.domain.completeness import (
     DAILY_COMPLETENESS_SCHEMA,
     Status,
     counted_days,
-    summed,
+    sum_days,
     unchecked_days,
 )
 from marketdata_assets.domain.series import Series
@@ -131,7 +131,7 @@ def summed_matrix(database: Database, as_of: date) -> pl.DataFrame:
         orient="row",
     )
     return (
-        _scanned_or_chosen(summed(known, classes), list_presets(database))
+        _scanned_or_chosen(sum_days(known, classes), list_presets(database))
         .join(edges, on=["symbol", "timeframe"], how="left", maintain_order="left")
         .join(scanned_days, on=["symbol", "timeframe"], how="left", maintain_order="left")
         .with_columns(as_of=pl.lit(as_of))
@@ -205,9 +205,9 @@ def completeness_between(
 ) -> pl.DataFrame:
     """How whole each of ``series`` is over the local days ``first`` to ``last``, both inclusive; in their order.
 
-    Columns of :func:`~marketdata_assets.domain.completeness.summed`. Days that were not looked through do not count.
+    Columns of :func:`~marketdata_assets.domain.completeness.sum_days`. Days that were not looked through do not count.
     """
-    return summed(_stored_days(database, first, last), series)
+    return sum_days(_stored_days(database, first, last), series)
 
 
 def read_unchecked(

@@ -21,7 +21,7 @@ from marketdata_assets.domain.errors import (
 )
 from marketdata_assets.domain.series import AssetClass, Series, check_name, parse_symbol
 from marketdata_assets.domain.spelling import capitalise, is_lower, match_symbol
-from marketdata_assets.domain.tickers import inferred_asset_class, question_spelling, vendor_ticker
+from marketdata_assets.domain.tickers import infer_asset_class, question_spelling, vendor_ticker
 from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
 from marketdata_assets.storage.locks import SYMBOLS, lock
 from marketdata_assets.storage.rows import fetch, fetch_one
@@ -398,7 +398,7 @@ def _upsert(connection: Session, wanted: WantedSymbol | TrackedSymbol) -> Outcom
         {
             "symbol": wanted.symbol,
             "asset_class": wanted.asset_class,
-            "guess": inferred_asset_class(wanted.symbol),
+            "guess": infer_asset_class(wanted.symbol),
             "name": wanted.name,
             "timeframes": None if wanted.timeframes is None else list(wanted.timeframes),
             "default": list(DEFAULT_TIMEFRAMES),

@@ -258,7 +258,7 @@ def test_the_status_begins_with_what_needs_attention(
     attention = [line.strip() for line in shown.partition("Runs\n")[0].splitlines()]
     assert attention[1].startswith("1. the vendor refuses requests: 5 of 5")
     assert attention[3].startswith("2. nothing runs by itself")
-    assert attention[5].startswith("3. minutes of 1 symbol did not come: AAPL:1m from 2023-07-03")
+    assert attention[5].startswith("3. minutes of 1 symbol did not arrive: AAPL:1m from 2023-07-03")
     assert attention[7].startswith("4. 1 series not fresh: AAPL:1m: newest bar 2024-01-02 14:59 UTC")
     assert "today 5 requests, 5 refused with 429, 1 windows failed" in shown
     assert f"{30 + 5:,} rows" in shown

@@ -403,7 +403,7 @@ def test_a_range_without_bounds_and_a_scale_of_any_day(database: Database, timef
 def test_nothing_is_called_adjusted_whose_splits_nobody_asked_for(database: Database) -> None:
     track(database, "KO", "1d")
     write(database, days_of("KO", MONDAY, MONDAY))
-    with pytest.raises(ConfigurationError, match=r"splits of KO were never asked for.*marketdata actions"):
+    with pytest.raises(ConfigurationError, match=r"splits of KO were never fetched.*marketdata actions"):
         bars("KO", "1d", MONDAY, MONDAY)
     assert bars("KO", "1d", MONDAY, MONDAY, adjusted=False).height == 1
 
