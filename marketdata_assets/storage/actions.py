@@ -175,21 +175,19 @@ def store_actions(
     reach = reach_of(kind, rows, today)
     count_listed = _COUNT_LISTED.format(sql.Identifier(kind.value))
 
-    def work(connection: Session) -> ActionCounts:
+    def work(session: Session) -> ActionCounts:
         # Two writers of one list would insert the same keys.
-        _lock(connection, kind)
-        before = _applied(connection, symbols) if kind is ActionKind.SPLITS else set()
-        keyed = (
-            number_dividends(rows, _numbered(connection, symbols)) if kind is ActionKind.DIVIDENDS else rows
-        )
+        _lock(session, kind)
+        before = _applied(session, symbols) if kind is ActionKind.SPLITS else set()
+        keyed = number_dividends(rows, _numbered(session, symbols)) if kind is ActionKind.DIVIDENDS else rows
         arrays = [_column(keyed[name]) for name in _stored_columns(kind)]
-        merged = fetch(connection, merge, [*arrays, list(symbols), reach], row=_Merged)
-        (listed,) = fetch(connection, count_listed, [list(symbols)], row=int)
-        connection.execute(_WRITE_CHECKS, [kind.value, endpoint, list(symbols)])
+        merged = fetch(session, merge, [*arrays, list(symbols), reach], row=_Merged)
+        (listed,) = fetch(session, count_listed, [list(symbols)], row=int)
+        session.execute(_WRITE_CHECKS, [kind.value, endpoint, list(symbols)])
         if kind is ActionKind.SPLITS:
-            _apply_through(connection, symbols, today)
-            differing = before ^ _applied(connection, symbols)
-            _mark_features_stale(connection, {split.symbol for split in differing})
+            _apply_through(session, symbols, today)
+            differing = before ^ _applied(session, symbols)
+            _mark_features_stale(session, {split.symbol for split in differing})
         inserted = sum(row.action == "INSERT" for row in merged)
         withdrawn = sum(row.is_withdrawn for row in merged)
         changed = len(merged) - inserted - withdrawn
@@ -209,15 +207,15 @@ def stale_at(database: Database, now: datetime, series: Collection[Series]) -> d
 
     A split is listed before its day, and the day itself brings no row: nobody but the reader would notice it.
     """
-    symbols = sorted({one.symbol for one in series})
+    symbols = sorted({item.symbol for item in series})
     today = calendar_of(AssetClass.STOCK).local_day(now)
 
-    def work(connection: Session) -> None:
-        _lock(connection, ActionKind.SPLITS)
-        before = _applied(connection, symbols)
-        _apply_through(connection, symbols, today)
-        executed = _applied(connection, symbols) - before
-        _mark_features_stale(connection, {split.symbol for split in executed})
+    def work(session: Session) -> None:
+        _lock(session, ActionKind.SPLITS)
+        before = _applied(session, symbols)
+        _apply_through(session, symbols, today)
+        executed = _applied(session, symbols) - before
+        _mark_features_stale(session, {split.symbol for split in executed})
 
     if _takes_effect(database, symbols, today):
         database.transaction(work)
@@ -229,30 +227,30 @@ def _takes_effect(database: Database, symbols: Sequence[str], today: date) -> bo
     return database.fetch(_TAKES_EFFECT, [list(symbols), today], row=bool) == [True]
 
 
-def _lock(connection: Session, kind: ActionKind) -> None:
+def _lock(session: Session, kind: ActionKind) -> None:
     """Hold the lock of the lists of ``kind``."""
-    lock(connection, f"actions {kind}", LockSpace.LISTS)
+    lock(session, f"actions {kind}", LockSpace.LISTS)
 
 
-def _apply_through(connection: Session, symbols: Sequence[str], today: date) -> None:
-    connection.execute(_APPLY_THROUGH, [today, list(symbols)])
+def _apply_through(session: Session, symbols: Sequence[str], today: date) -> None:
+    session.execute(_APPLY_THROUGH, [today, list(symbols)])
 
 
-def _applied(connection: Session, symbols: Sequence[str]) -> set[_Applied]:
+def _applied(session: Session, symbols: Sequence[str]) -> set[_Applied]:
     """The splits of ``symbols`` that have taken effect on features."""
 
     def split(symbol: str, day: date, before: Decimal, after: Decimal) -> _Applied:
         return _Applied(symbol, day, Fraction(before) / Fraction(after))
 
-    return set(fetch(connection, _APPLIED, [list(symbols)], row=split))
+    return set(fetch(session, _APPLIED, [list(symbols)], row=split))
 
 
-def _mark_features_stale(connection: Session, symbols: Collection[str]) -> None:
+def _mark_features_stale(session: Session, symbols: Collection[str]) -> None:
     """A split moves the prices of all that lies before it, and means remember for ever: all is out of date."""
-    firsts = fetch(connection, _FIRST_BARS, [sorted(symbols)], row=by_series(moment_or_none))
+    firsts = fetch(session, _FIRST_BARS, [sorted(symbols)], row=by_series(moment_or_none))
     since = {series: first for series, first in firsts if first is not None}
-    lock_series(connection, since)
-    mark_stale(connection, since, "a split took effect, or was corrected or withdrawn")
+    lock_series(session, since)
+    mark_stale(session, since, "a split took effect, or was corrected or withdrawn")
 
 
 def _column(values: pl.Series) -> list[object]:
@@ -262,7 +260,7 @@ def _column(values: pl.Series) -> list[object]:
     return values.to_list()
 
 
-def _numbered(connection: Session, symbols: Sequence[str]) -> pl.DataFrame:
+def _numbered(session: Session, symbols: Sequence[str]) -> pl.DataFrame:
     """The dividends of ``symbols`` that are stored, as ``number_dividends`` takes them."""
     schema = {
         name: SCHEMAS[ActionKind.DIVIDENDS][name] for name in (*FACTS[ActionKind.DIVIDENDS], "vendor_id")
@@ -273,7 +271,7 @@ def _numbered(connection: Session, symbols: Sequence[str]) -> pl.DataFrame:
         )
         for name in (*schema, NUMBER)
     )
-    found = connection.execute(_NUMBERED.format(columns), [list(symbols)]).fetchall()
+    found = session.execute(_NUMBERED.format(columns), [list(symbols)]).fetchall()
     return pl.DataFrame(found, schema={**schema, NUMBER: pl.Int16()}, orient="row")
 
 
@@ -348,7 +346,7 @@ def unchecked(database: Database, kind: ActionKind, symbols: Iterable[str]) -> l
     if not wanted:
         return []
     checked = set(database.fetch(_CHECKED, [kind.value, wanted], row=str))
-    return [one for one in wanted if one not in checked]
+    return [symbol for symbol in wanted if symbol not in checked]
 
 
 def count_actions(database: Database, kind: ActionKind) -> int:

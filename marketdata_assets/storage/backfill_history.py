@@ -80,7 +80,7 @@ def fail_dead(database: Database, command_ids: Iterable[str]) -> list[str]:
 
     def work(session: Session) -> list[str]:
         known = sorted({*command_ids, *fetch(session, _RUNNING, row=str)})
-        gone = [one for one in known if try_lock(session, one, LockSpace.COMMANDS)]
+        gone = [command_id for command_id in known if try_lock(session, command_id, LockSpace.COMMANDS)]
         session.execute(_FAIL, [gone])
         return gone
 

@@ -202,19 +202,19 @@ def write_batch(database: Database, batch: BarBatch) -> MergeCounts:
     first, last = minutes.min(), minutes.max()
     if isinstance(first, datetime) and isinstance(last, datetime):
         months = months_between(first, last)
-        database.transaction(lambda connection: ensure_months(connection, months))
+        database.transaction(lambda session: ensure_months(session, months))
 
-    def work(connection: Session) -> MergeCounts:
+    def work(session: Session) -> MergeCounts:
         # Locks for everything that follows, in one sorted go: the merge's own are then held already.
-        lock_series(connection, {*batch.covered, *_series_of(batch.bars), *_series_of(batch.quarantined)})
-        stored_at = read_clock(connection)
-        counts = merge(connection, OHLCV, batch.bars, stored_at=stored_at)
-        _add_counts(connection, counts.inserted_by_series)
-        broken_from = _write_quarantine(connection, batch.quarantined, stored_at)
-        _mark_features_stale(connection, counts.touched_from, broken_from)
-        _add_coverage(connection, batch.covered)
-        bring_back(connection, batch.bars, batch.covered)
-        _write_fetch_log(connection, batch.fetches)
+        lock_series(session, {*batch.covered, *_series_of(batch.bars), *_series_of(batch.quarantined)})
+        stored_at = read_clock(session)
+        counts = merge(session, OHLCV, batch.bars, stored_at=stored_at)
+        _add_counts(session, counts.inserted_by_series)
+        broken_from = _write_quarantine(session, batch.quarantined, stored_at)
+        _mark_features_stale(session, counts.touched_from, broken_from)
+        _add_coverage(session, batch.covered)
+        bring_back(session, batch.bars, batch.covered)
+        _write_fetch_log(session, batch.fetches)
         return counts
 
     return database.transaction(work)
@@ -225,13 +225,13 @@ def _series_of(bars: pl.DataFrame) -> list[Series]:
     return [Series(symbol, Timeframe(timeframe)) for symbol, timeframe in pairs]
 
 
-def _add_counts(connection: Session, inserted: Mapping[Series, int]) -> None:
-    rows = [(one.symbol, one.timeframe.value, count) for one, count in inserted.items() if count]
+def _add_counts(session: Session, inserted: Mapping[Series, int]) -> None:
+    rows = [(series.symbol, series.timeframe.value, count) for series, count in inserted.items() if count]
     if rows:
-        connection.execute(_ADD_COUNTS, columns(rows))
+        session.execute(_ADD_COUNTS, columns(rows))
 
 
-def _write_quarantine(connection: Session, rows: pl.DataFrame, seen_at: datetime) -> dict[Series, datetime]:
+def _write_quarantine(session: Session, rows: pl.DataFrame, seen_at: datetime) -> dict[Series, datetime]:
     """Keep ``rows``, seen at ``seen_at``; returns the time of each base series' first row that was not there yet."""
     if rows.is_empty():
         return {}
@@ -242,12 +242,12 @@ def _write_quarantine(connection: Session, rows: pl.DataFrame, seen_at: datetime
     # In one order everywhere, like every lock.
     encoded = encoded.sort("symbol", "timeframe", "rule", "vendor_row")
     values = [encoded[name].to_list() for name in ("symbol", "timeframe", "time", "rule", "vendor_row")]
-    found = fetch(connection, _WRITE_QUARANTINE, [*values, seen_at], row=by_series(moment_or_none))
+    found = fetch(session, _WRITE_QUARANTINE, [*values, seen_at], row=by_series(moment_or_none))
     return {series: time for series, time in found if time is not None}
 
 
 def _mark_features_stale(
-    connection: Session,
+    session: Session,
     touched_from: Mapping[Series, datetime],
     broken_from: Mapping[Series, datetime],
 ) -> None:
@@ -255,51 +255,53 @@ def _mark_features_stale(
     since = dict(touched_from)
     for base, time in broken_from.items():
         # Longer bars of that day are made of what is left.
-        longer = [one.value for one in Timeframe if one.base is base.timeframe]
-        for timeframe in fetch(connection, _TIMEFRAMES_OF_BASE, [base.symbol, longer], row=Timeframe):
+        longer = [timeframe.value for timeframe in Timeframe if timeframe.base is base.timeframe]
+        for timeframe in fetch(session, _TIMEFRAMES_OF_BASE, [base.symbol, longer], row=Timeframe):
             series = Series(base.symbol, timeframe)
             # A week bar opens up to a week before the day that it lacks.
             begins = time - WEEK if series.timeframe is Timeframe.W1 else time
             since[series] = min(begins, since.get(series, begins))
-    mark_stale(connection, since, "bars were added or changed")
+    mark_stale(session, since, "bars were added or changed")
 
 
-def _add_coverage(connection: Session, covered: Mapping[Series, Sequence[Window]]) -> None:
+def _add_coverage(session: Session, covered: Mapping[Series, Sequence[Window]]) -> None:
     rows = [
-        (one.symbol, one.timeframe.value, multirange(windows)) for one, windows in covered.items() if windows
+        (series.symbol, series.timeframe.value, multirange(windows))
+        for series, windows in covered.items()
+        if windows
     ]
     if rows:
-        connection.execute(_ADD_COVERAGE, columns(rows))
+        session.execute(_ADD_COVERAGE, columns(rows))
 
 
-def _write_fetch_log(connection: Session, fetches: Sequence[FetchLogEntry]) -> None:
+def _write_fetch_log(session: Session, fetches: Sequence[FetchLogEntry]) -> None:
     if not fetches:
         return
-    with connection.cursor() as cursor:
+    with session.cursor() as cursor:
         cursor.executemany(
             _WRITE_FETCH_LOG,
             [
                 (
-                    one.id,
-                    one.symbol,
-                    one.base.value,
-                    one.window.start,
-                    one.window.end,
-                    [timeframe.value for timeframe in one.timeframes],
-                    one.status,
-                    one.pages,
-                    one.bars,
-                    one.retries,
-                    one.rate_limited,
-                    one.duration_seconds,
-                    one.waited_seconds,
-                    one.request_id,
-                    one.error,
-                    one.run_id,
-                    one.requested_at,
-                    one.status != "partial",
+                    entry.id,
+                    entry.symbol,
+                    entry.base.value,
+                    entry.window.start,
+                    entry.window.end,
+                    [timeframe.value for timeframe in entry.timeframes],
+                    entry.status,
+                    entry.pages,
+                    entry.bars,
+                    entry.retries,
+                    entry.rate_limited,
+                    entry.duration_seconds,
+                    entry.waited_seconds,
+                    entry.request_id,
+                    entry.error,
+                    entry.run_id,
+                    entry.requested_at,
+                    entry.status != "partial",
                 )
-                for one in fetches
+                for entry in fetches
             ],
         )
 
@@ -446,7 +448,7 @@ def covered_without_bars(
             calendar.day_start(max(days) + timedelta(days=1)).astimezone(UTC),
         )
         for series, windows in coverage.items():
-            if series.symbol == instrument.symbol and any(wanted.intersection(one) for one in windows):
+            if series.symbol == instrument.symbol and any(wanted.intersection(window) for window in windows):
                 found[instrument] = wanted
     return found
 

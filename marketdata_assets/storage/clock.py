@@ -99,13 +99,13 @@ set requested_at = least(requested_at, clock_timestamp()),
 def future_rows(database: Database) -> list[Leftover]:
     """What the store holds of days that have not come, by table; tables without any are left out."""
 
-    def count(connection: Session) -> list[Leftover]:
+    def count(session: Session) -> list[Leftover]:
         found = []
-        for one in _REPAIRS:
-            query = f"select count(*) from {one.table} where {one.condition}"  # noqa: S608 - texts of this module
-            (rows,) = fetch(connection, query.encode(), row=int)
-            found.append(Leftover(one.table, one.what, rows))
-        return [one for one in found if one.rows]
+        for repair in _REPAIRS:
+            query = f"select count(*) from {repair.table} where {repair.condition}"  # noqa: S608 - texts of this module
+            (rows,) = fetch(session, query.encode(), row=int)
+            found.append(Leftover(repair.table, repair.what, rows))
+        return [leftover for leftover in found if leftover.rows]
 
     return database.transaction(count)
 
@@ -113,17 +113,17 @@ def future_rows(database: Database) -> list[Leftover]:
 def remove_future_rows(database: Database) -> list[Leftover]:
     """Take out of the store, in one transaction, what :func:`future_rows` counts; what was taken out."""
 
-    def work(connection: Session) -> list[Leftover]:
+    def work(session: Session) -> list[Leftover]:
         found = [
             Leftover(
-                one.table,
-                one.what,
-                connection.execute(f"{one.statement} where {one.condition}".encode()).rowcount,
+                repair.table,
+                repair.what,
+                session.execute(f"{repair.statement} where {repair.condition}".encode()).rowcount,
             )
-            for one in _REPAIRS
+            for repair in _REPAIRS
         ]
         # Days of which nothing is recorded as answered have no row.
-        connection.execute("delete from coverage where isempty(covered)")
-        return [one for one in found if one.rows]
+        session.execute("delete from coverage where isempty(covered)")
+        return [leftover for leftover in found if leftover.rows]
 
     return database.transaction(work)

@@ -124,7 +124,7 @@ def summed_matrix(database: Database, as_of: date) -> pl.DataFrame:
     holes = unchecked_days(daily, _counted(database, scanned, edges, classes), classes)
     known = _kept(database, pl.concat([daily, holes]), classes)
     scanned_days = pl.DataFrame(
-        [(one.symbol, one.timeframe.value, *days) for one, days in scanned.items()],
+        [(series.symbol, series.timeframe.value, *days) for series, days in scanned.items()],
         schema={
             name: MATRIX_SCHEMA[name] for name in ("symbol", "timeframe", "first_scanned", "last_scanned")
         },
@@ -150,9 +150,9 @@ def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
     """
     rows = summed_matrix(database, as_of)
 
-    def write(connection: Session) -> None:
+    def write(session: Session) -> None:
         # In the order of the key, so that two writers wait for each other instead of deadlocking.
-        connection.cursor().executemany(_WRITE_HISTORY, rows.sort("symbol", "timeframe").rows())
+        session.cursor().executemany(_WRITE_HISTORY, rows.sort("symbol", "timeframe").rows())
 
     database.transaction(write)
     return rows
@@ -192,9 +192,11 @@ def read_recent(database: Database, symbols: Collection[str] | None = None) -> R
         return None
     counted = _counted(database, looked, _edges(database), classes)
     # A day behind the last scanned one is the end of a span, exclusive.
-    last = max(end if end == looked[one][1] else end - timedelta(days=1) for one, (_, end) in counted.items())
+    last = max(
+        end if end == looked[series][1] else end - timedelta(days=1) for series, (_, end) in counted.items()
+    )
     first = last - timedelta(days=RECENT_DAYS - 1)
-    spans = {one: (max(first, start), max(last, end)) for one, (start, end) in counted.items()}
+    spans = {series: (max(first, start), max(last, end)) for series, (start, end) in counted.items()}
     daily = _stored_days(database, first)
     days = _kept(database, pl.concat([daily, unchecked_days(daily, spans, classes)]), classes).sort("day")
     return Recent(first, last, _chosen(_ordered(days, classes), symbols))
@@ -227,21 +229,21 @@ def read_unchecked(
     looked through: ask about few series, or few days.
     """
     wanted = set(series)
-    classes = {one: each for one, each in active_series(database).items() if one in wanted}
+    classes = {item: asset_class for item, asset_class in active_series(database).items() if item in wanted}
     at = now or database.transaction(read_clock)
     counted = _counted(database, _looked_through(database, classes), _edges(database), classes, at)
     spans = {
-        one: (
+        item: (
             max(first or start, start),
-            end if until is None else min(until, calendar_of(classes[one]).local_day(at)),
+            end if until is None else min(until, calendar_of(classes[item]).local_day(at)),
         )
-        for one, (start, end) in counted.items()
+        for item, (start, end) in counted.items()
     }
     if not spans:
         return DAILY_COMPLETENESS_SCHEMA.to_frame()
     edges = [
-        [one.symbol for one in spans],
-        [one.timeframe.value for one in spans],
+        [item.symbol for item in spans],
+        [item.timeframe.value for item in spans],
         [start for start, _ in spans.values()],
         [end for _, end in spans.values()],
     ]
@@ -274,9 +276,14 @@ def _stored_days(database: Database, first: date = date.min, last: date = date.m
 def _kept(database: Database, days: pl.DataFrame, classes: Mapping[Series, AssetClass]) -> pl.DataFrame:
     """``days`` (symbol, timeframe and day of series in ``classes``) without those that retention has removed."""
     removed = [
-        (one.symbol, one.timeframe.value, calendar.local_day(window.start), calendar.local_day(window.end))
-        for one, windows in read_pruned(database, classes).items()
-        for calendar in (calendar_of(classes[one]),)
+        (
+            series.symbol,
+            series.timeframe.value,
+            calendar.local_day(window.start),
+            calendar.local_day(window.end),
+        )
+        for series, windows in read_pruned(database, classes).items()
+        for calendar in (calendar_of(classes[series]),)
         for window in windows
     ]
     spans = pl.DataFrame(
@@ -297,9 +304,9 @@ def _looked_through(database: Database, series: Iterable[Series]) -> dict[Series
     edges = database.read_frame(_SCANNED_EDGES)
     found = {(symbol, timeframe): (first, last) for symbol, timeframe, first, last in edges.iter_rows()}
     return {
-        one: found[one.symbol, one.timeframe.value]
-        for one in series
-        if (one.symbol, one.timeframe.value) in found
+        item: found[item.symbol, item.timeframe.value]
+        for item in series
+        if (item.symbol, item.timeframe.value) in found
     }
 
 
@@ -317,14 +324,14 @@ def _counted(
         for symbol, timeframe, first, last in edges.drop_nulls().iter_rows()
     }
     return {
-        one: counted_days(
-            one.timeframe,
+        series: counted_days(
+            series.timeframe,
             days,
-            bars.get((one.symbol, one.timeframe.value)),
-            calendar_of(classes[one]),
+            bars.get((series.symbol, series.timeframe.value)),
+            calendar_of(classes[series]),
             at,
         )
-        for one, days in scanned.items()
+        for series, days in scanned.items()
     }
 
 
@@ -343,7 +350,7 @@ def _chosen(rows: pl.DataFrame, symbols: Collection[str] | None) -> pl.DataFrame
 def _ordered(rows: pl.DataFrame, series: Collection[Series]) -> pl.DataFrame:
     """``rows`` in the order of ``series``; the order within a series stays."""
     places = pl.DataFrame(
-        [(one.symbol, one.timeframe.value, place) for place, one in enumerate(series)],
+        [(item.symbol, item.timeframe.value, place) for place, item in enumerate(series)],
         schema={"symbol": pl.String(), "timeframe": pl.String(), "place": pl.Int64()},
         orient="row",
     )

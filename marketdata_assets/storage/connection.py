@@ -129,26 +129,26 @@ def connect(
         DroppedOptionsError: A pooler in between drops what the session begins with.
     """
     try:
-        connection = psycopg.connect(_session(url, application_name, timeouts, options), autocommit=True)
+        session = psycopg.connect(_conninfo(url, application_name, timeouts, options), autocommit=True)
     except psycopg.OperationalError as error:
         if _REFUSED_OPTIONS in str(error):
             raise _dropped_options(url) from None
         raise _unreachable(url, error) from None
-    connection.adapters.register_loader("timestamptz", _UtcLoader)
+    session.adapters.register_loader("timestamptz", _UtcLoader)
     try:
-        _require_marker(connection, url)
-        connection.autocommit = False
+        _require_marker(session, url)
+        session.autocommit = False
     except psycopg.OperationalError as error:
-        connection.close()
+        session.close()
         raise _unreachable(url, error) from None
     except BaseException:
-        connection.close()
+        session.close()
         raise
-    return connection
+    return session
 
 
-def _require_marker(connection: Session, url: str) -> None:
-    if fetch(connection, "select current_setting(%s, true)", [_MARKER], row=str) != ["on"]:
+def _require_marker(session: Session, url: str) -> None:
+    if fetch(session, "select current_setting(%s, true)", [_MARKER], row=str) != ["on"]:
         raise _dropped_options(url)
 
 
@@ -159,7 +159,7 @@ def _dropped_options(url: str) -> DroppedOptionsError:
     )
 
 
-def _session(url: str, application_name: str, timeouts: Timeouts, options: str = "") -> str:
+def _conninfo(url: str, application_name: str, timeouts: Timeouts, options: str = "") -> str:
     """What libpq needs to open a session as this project wants it. Holds the password."""
     parameters = _parse(url)
     settings = {
@@ -196,18 +196,16 @@ def dagster_storage_url(url: str) -> str:
     """
     search_path = f"-csearch_path={_DAGSTER_SCHEMA}"
     with (
-        connect(url, application_name="marketdata set-up", options=search_path) as connection,
+        connect(url, application_name="marketdata set-up", options=search_path) as session,
         explained_failures(*DRIVER_ERRORS),
     ):
-        (found,) = fetch(connection, _SCHEMA_FOUND, [_DAGSTER_SCHEMA], row=_SchemaFound)
+        (found,) = fetch(session, _SCHEMA_FOUND, [_DAGSTER_SCHEMA], row=_SchemaFound)
         if found.search_path != _DAGSTER_SCHEMA:
             raise _dropped_options(url)
         if not found.exists:
             # `if not exists` does not see a schema that another process is just making.
-            lock(connection, _DAGSTER_SCHEMA, LockSpace.LISTS)
-            connection.execute(
-                sql.SQL("create schema if not exists {}").format(sql.Identifier(_DAGSTER_SCHEMA))
-            )
+            lock(session, _DAGSTER_SCHEMA, LockSpace.LISTS)
+            session.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(_DAGSTER_SCHEMA)))
     parameters = _parse(url)
     kept = {key: value for key, value in parameters.items() if key not in {"user", "password", "dbname"}}
     kept["options"] = f"{kept.get('options', '')} {search_path}".strip()
@@ -335,18 +333,18 @@ class Database:
             StoreError: The server is out of reach or was lost twice, has no room, or takes no writes.
         """
         with explained_failures(*DRIVER_ERRORS):
-            connection = self._kept()
+            session = self._kept()
             try:
-                with connection.transaction():
-                    return work(connection)
+                with session.transaction():
+                    return work(session)
             except psycopg.OperationalError:
                 # closed includes broken: on an open connection the server has answered, so this is no loss
-                if not connection.closed:
+                if not session.closed:
                     raise
             self._drop_connection()
-            connection = self._reconnected()
-            with connection.transaction():
-                return work(connection)
+            session = self._reconnected()
+            with session.transaction():
+                return work(session)
 
     def fetch(
         self,
@@ -398,10 +396,10 @@ class Database:
             # Imports pyarrow's data sets, a second that what reads no frame need not wait for.
             from adbc_driver_postgresql import dbapi  # noqa: PLC0415
 
-            session = _session(self._url, self._application_name, self._timeouts)
+            conninfo = _conninfo(self._url, self._application_name, self._timeouts)
             try:
                 self._reader = call_interruptibly(
-                    lambda: dbapi.connect(session, autocommit=True), cancel=lambda: None
+                    lambda: dbapi.connect(conninfo, autocommit=True), cancel=lambda: None
                 )
             except adbc_driver_manager.Error as error:
                 raise _unreachable(self._url, psycopg.OperationalError(str(error))) from None

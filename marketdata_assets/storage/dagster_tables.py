@@ -144,12 +144,12 @@ def runs_with_ticks(database: Database, now: datetime) -> Runs | None:
             for run in found.latest
         ]
         ticks = [
-            NextTick(schedule.name, min(_next_tick(one, now) for one in schedule.crons))
+            NextTick(schedule.name, min(_next_tick(cron, now) for cron in schedule.crons))
             for schedule in fetch(session, _SCHEDULES, row=_Schedule)
             if schedule.cron is not None
         ]
         return Runs(
-            tuple(latest), tuple(sorted(ticks, key=lambda one: (one.at, one.schedule))), found.daemon_seen
+            tuple(latest), tuple(sorted(ticks, key=lambda tick: (tick.at, tick.schedule))), found.daemon_seen
         )
 
     return database.transaction(read)
@@ -194,7 +194,7 @@ def is_recorded(
 
     False where Dagster has no tables in this database.
     """
-    keys = [f"{day.isoformat()}|{one.key}" for one in series for day in days]
+    keys = [f"{day.isoformat()}|{item.key}" for item in series for day in days]
 
     def read(session: Session) -> bool:
         if not _has_table(session, "dagster.event_logs"):

@@ -83,8 +83,8 @@ def restore_database(url: str, source: Path, *, replace: bool = False) -> None:
     if not source.is_file() or not os.access(source, os.R_OK):
         message = f"{source} is not a file that can be read: give one that `marketdata db dump` made"
         raise ConfigurationError(message)
-    with connect(url, application_name="marketdata restore") as connection:
-        has_objects = fetch(connection, _OWN_OBJECTS, row=bool) == [True]
+    with connect(url, application_name="marketdata restore") as session:
+        has_objects = fetch(session, _OWN_OBJECTS, row=bool) == [True]
     if not has_objects:
         _restore(url, source)
     elif replace:

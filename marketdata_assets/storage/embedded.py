@@ -268,7 +268,7 @@ class EmbeddedServer:
     def _last_log_line(self) -> str:
         logs = [*self._data.glob("log/*.log"), self._start_log]
         for log in sorted(
-            (each for each in logs if each.is_file()), key=lambda each: -each.stat().st_mtime_ns
+            (path for path in logs if path.is_file()), key=lambda path: -path.stat().st_mtime_ns
         ):
             lines = log.read_text(errors="replace").strip().splitlines()
             # What follows from a full disk (a failed checkpoint, say) stands behind it.
@@ -277,7 +277,9 @@ class EmbeddedServer:
                 return full[-1]
             # the last complaint is worth more than the "shut down" after it and the callers turned away since
             complaints = [line for line in lines if "FATAL" in line or "PANIC" in line]
-            telling = [line for line in complaints if not any(each in line for each in _RECOVERING)] or lines
+            telling = [
+                line for line in complaints if not any(fragment in line for fragment in _RECOVERING)
+            ] or lines
             if telling:
                 return telling[-1]
         return "(empty)"

@@ -148,20 +148,20 @@ class ReplaceCounts:
         return ReplaceCounts(self.written + other.written, self.deleted + other.deleted)
 
 
-def mark_stale(connection: Session, since: Mapping[Series, datetime], reason: str) -> None:
+def mark_stale(session: Session, since: Mapping[Series, datetime], reason: str) -> None:
     """Mark each series as changed and stale from a moment on, within a transaction that holds their locks."""
     if since:
         # In the order of the key, so that two writers wait for each other instead of deadlocking.
-        keys = sorted((one.symbol, one.timeframe.value) for one in since)
-        connection.execute(_WRITE_CHANGES, columns(keys))
-        _mark(connection, {one: (moment, reason) for one, moment in since.items()})
+        keys = sorted((series.symbol, series.timeframe.value) for series in since)
+        session.execute(_WRITE_CHANGES, columns(keys))
+        _mark(session, {series: (moment, reason) for series, moment in since.items()})
 
 
-def _mark(connection: Session, since: Mapping[Series, tuple[datetime, str]]) -> None:
+def _mark(session: Session, since: Mapping[Series, tuple[datetime, str]]) -> None:
     """Mark each series as stale from a moment on for a reason, as of its latest change."""
-    rows = sorted((one.symbol, one.timeframe.value, *why) for one, why in since.items())
+    rows = sorted((series.symbol, series.timeframe.value, *why) for series, why in since.items())
     if rows:
-        connection.execute(_WRITE_MARKS, columns(rows))
+        session.execute(_WRITE_MARKS, columns(rows))
 
 
 def read_versions(database: Database, series: Iterable[Series]) -> dict[Series, int]:
@@ -174,7 +174,7 @@ def read_versions(database: Database, series: Iterable[Series]) -> dict[Series, 
 
 def read_stale(database: Database, series: Iterable[Series] | None = None) -> dict[Series, Stale]:
     """The marks of ``series``, or of all; a series that is up to date has none."""
-    keys = None if series is None else [one.key for one in series]
+    keys = None if series is None else [item.key for item in series]
 
     return dict(database.fetch(_STALE, {"keys": keys}, row=by_series(Stale)))
 
@@ -195,54 +195,58 @@ def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
     first, last = minutes.min(), minutes.max()
     if isinstance(first, datetime) and isinstance(last, datetime):
         months = months_between(first, last)
-        database.transaction(lambda connection: ensure_months(connection, months, FEATURES_1M))
+        database.transaction(lambda session: ensure_months(session, months, FEATURES_1M))
 
     if not batch.windows:
         return ReplaceCounts()
 
-    def work(connection: Session) -> ReplaceCounts:
-        lock_series(connection, batch.windows)
-        overtaken, done = _overtaken(connection, batch)
-        windows = {one: window for one, window in batch.windows.items() if one not in done}
-        written = rows.filter(~pl.format("{}:{}", "symbol", "timeframe").is_in([one.key for one in done]))
-        deleted = _delete(connection, windows)
+    def work(session: Session) -> ReplaceCounts:
+        lock_series(session, batch.windows)
+        overtaken, done = _overtaken(session, batch)
+        windows = {series: window for series, window in batch.windows.items() if series not in done}
+        written = rows.filter(
+            ~pl.format("{}:{}", "symbol", "timeframe").is_in([series.key for series in done])
+        )
+        deleted = _delete(session, windows)
         if written.height:
-            copy_rows(connection.cursor(), sql.Identifier(FEATURES.name), FEATURES.columns, written)
-        current = {one: version for one, version in batch.versions.items() if one not in overtaken | done}
-        _move_marks(connection, batch, current)
+            copy_rows(session.cursor(), sql.Identifier(FEATURES.name), FEATURES.columns, written)
+        current = {
+            series: version for series, version in batch.versions.items() if series not in overtaken | done
+        }
+        _move_marks(session, batch, current)
         why = "bars changed while features were computed"
         computed = {
             Series(symbol, Timeframe(timeframe))
             for symbol, timeframe in written.select("symbol", "timeframe").unique().iter_rows()
         }
-        _mark(connection, {one: (windows[one].start, why) for one in overtaken & computed})
-        _mark(connection, {one: found for one, found in batch.refused.items() if one in windows})
+        _mark(session, {series: (windows[series].start, why) for series in overtaken & computed})
+        _mark(session, {series: found for series, found in batch.refused.items() if series in windows})
         return ReplaceCounts(written.height, deleted)
 
     return database.transaction(work)
 
 
-def _overtaken(connection: Session, batch: FeatureBatch) -> tuple[set[Series], set[Series]]:
+def _overtaken(session: Session, batch: FeatureBatch) -> tuple[set[Series], set[Series]]:
     """Return the series that were changed since their bars were read, and those of them without a mark.
 
     Of the latter another process has computed features since the change.
     """
     keys = key_columns(batch.windows)
-    now = dict(fetch(connection, _VERSIONS, keys, row=by_series(int)))
-    changed = {one for one in batch.windows if now.get(one) != batch.versions.get(one)}
-    waiting = set(fetch(connection, _MARKED, keys, row=series_of))
+    now = dict(fetch(session, _VERSIONS, keys, row=by_series(int)))
+    changed = {series for series in batch.windows if now.get(series) != batch.versions.get(series)}
+    waiting = set(fetch(session, _MARKED, keys, row=series_of))
     return changed & waiting, changed - waiting
 
 
-def _delete(connection: Session, windows: Mapping[Series, Window]) -> int:
+def _delete(session: Session, windows: Mapping[Series, Window]) -> int:
     deleted = 0
     # A timeframe at a time, as a constant: the planner looks into no other partition.
-    for timeframe in {one.timeframe for one in windows}:
-        members = {one: window for one, window in windows.items() if one.timeframe is timeframe}
-        deleted += connection.execute(
+    for timeframe in {series.timeframe for series in windows}:
+        members = {series: window for series, window in windows.items() if series.timeframe is timeframe}
+        deleted += session.execute(
             _DELETE,
             [
-                [one.symbol for one in members],
+                [series.symbol for series in members],
                 [window.start for window in members.values()],
                 [window.end for window in members.values()],
                 timeframe.value,
@@ -254,19 +258,19 @@ def _delete(connection: Session, windows: Mapping[Series, Window]) -> int:
     return deleted
 
 
-def _move_marks(connection: Session, batch: FeatureBatch, current: Collection[Series]) -> None:
+def _move_marks(session: Session, batch: FeatureBatch, current: Collection[Series]) -> None:
     """Move the marks of ``current``, the series of which nothing has changed since their bars were read."""
     known = [
         (
-            one.symbol,
-            one.timeframe.value,
-            _BEGINNING if one in batch.from_the_first else window.start,
+            series.symbol,
+            series.timeframe.value,
+            _BEGINNING if series in batch.from_the_first else window.start,
             window.end,
         )
-        for one, window in batch.windows.items()
-        if one in current
+        for series, window in batch.windows.items()
+        if series in current
     ]
     if not known:
         return
-    connection.execute(_MOVE_MARKS, columns(known))
-    connection.execute(_REMOVE_MARKS, columns(known))
+    session.execute(_MOVE_MARKS, columns(known))
+    session.execute(_REMOVE_MARKS, columns(known))

@@ -59,10 +59,10 @@ def read_newest(database: Database, last: Mapping[Series, Due]) -> list[Newest]:
     if not last:
         return []
     columns = [
-        [one.symbol for one in last],
-        [one.timeframe.value for one in last],
-        [one.timeframe.base.value for one in last],
-        [each.opens for each in last.values()],
-        [each.closes for each in last.values()],
+        [series.symbol for series in last],
+        [series.timeframe.value for series in last],
+        [series.timeframe.base.value for series in last],
+        [due.opens for due in last.values()],
+        [due.closes for due in last.values()],
     ]
     return database.fetch(_NEWEST, columns, row=Newest)

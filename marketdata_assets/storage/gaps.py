@@ -241,14 +241,14 @@ def first_bars(database: Database, series: Iterable[Series]) -> dict[Series, dat
     A series without such a bar is left out.
     """
     wanted = list(series)
-    timeframes = {one.timeframe for one in wanted} | {one.timeframe.base for one in wanted}
-    values = [sorted({one.symbol for one in wanted}), sorted(one.value for one in timeframes)]
+    timeframes = {item.timeframe for item in wanted} | {item.timeframe.base for item in wanted}
+    values = [sorted({item.symbol for item in wanted}), sorted(timeframe.value for timeframe in timeframes)]
     found = dict(database.fetch(_FIRST_BARS, values, row=by_series(moment)))
     firsts: dict[Series, datetime] = {}
-    for one in wanted:
-        sources = (one, Series(one.symbol, one.timeframe.base))
+    for item in wanted:
+        sources = (item, Series(item.symbol, item.timeframe.base))
         if times := [found[source] for source in sources if source in found]:
-            firsts[one] = min(times)
+            firsts[item] = min(times)
     return firsts
 
 
@@ -258,13 +258,13 @@ def read_requested(database: Database, windows: Mapping[Series, Window]) -> dict
     As far as it overlaps the window of the series; what retention has removed does not count.
     """
     wanted = [
-        (one.symbol, one.timeframe.value, one.timeframe.base.value, window.start, window.end)
-        for one, window in windows.items()
+        (item.symbol, item.timeframe.value, item.timeframe.base.value, window.start, window.end)
+        for item, window in windows.items()
     ]
 
-    def read(connection: Session) -> dict[Series, list[Window]]:
-        requested = grouped(fetch(connection, _ASKED, columns(wanted), row=by_series(Window)))
-        for series, removed in pruned_windows(connection, [one.key for one in requested]).items():
+    def read(session: Session) -> dict[Series, list[Window]]:
+        requested = grouped(fetch(session, _ASKED, columns(wanted), row=by_series(Window)))
+        for series, removed in pruned_windows(session, [item.key for item in requested]).items():
             requested[series] = difference(requested[series], removed)
         return requested
 
@@ -278,7 +278,7 @@ def scanned_around(
 
     At most ``limit`` on either side; a series without any is left out.
     """
-    wanted = [(one.symbol, one.timeframe.value, first, last) for one, (first, last) in days.items()]
+    wanted = [(item.symbol, item.timeframe.value, first, last) for item, (first, last) in days.items()]
     if not wanted:
         return {}
     found = database.fetch(_SCANNED_AROUND, [*columns(wanted), limit, limit], row=by_series(_Around))
@@ -291,13 +291,16 @@ def scanned_around(
 
 def read_rejected(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
     """``symbol, timeframe, time`` of the vendor's rows that broke a rule and left no bar, around ``windows``."""
-    first, last = min(one.start for one in windows.values()), max(one.end for one in windows.values())
+    first, last = (
+        min(window.start for window in windows.values()),
+        max(window.end for window in windows.values()),
+    )
     rows = database.read_frame(
         _REJECTED,
         [
             first,
             last,
-            json.dumps(sorted({one.symbol for one in windows})),
+            json.dumps(sorted({series.symbol for series in windows})),
             json.dumps(sorted(RULES_WITHOUT_LOSS)),
         ],
     )
@@ -417,7 +420,7 @@ def exclusive_scan(database: Database, series: Iterable[Series]) -> Iterator[Non
         # However long the vendor keeps the other one waiting.
         session.execute("set lock_timeout = 0")
         session.execute("set statement_timeout = 0")
-        lock_for_session(session, (one.key for one in series), LockSpace.GAP_SCANS)
+        lock_for_session(session, (item.key for item in series), LockSpace.GAP_SCANS)
         yield
 
 
@@ -427,17 +430,17 @@ def write_gaps(database: Database, result: ScanResult) -> None:
     ``detected_at`` that is null becomes now; filled gaps that are known stay.
     """
 
-    def work(connection: Session) -> None:
-        lock_series(connection, result.spans)
+    def work(session: Session) -> None:
+        lock_series(session, result.spans)
         spans = [
-            (one.symbol, one.timeframe.value, span.start, span.end, *result.days[one])
-            for one, span in result.spans.items()
+            (series.symbol, series.timeframe.value, span.start, span.end, *result.days[series])
+            for series, span in result.spans.items()
         ]
         symbols, timeframes, starts, ends, firsts, lasts = columns(spans)
-        replaced = connection.execute(_REPLACE_GAPS, [symbols, timeframes, starts, ends]).fetchall()
+        replaced = session.execute(_REPLACE_GAPS, [symbols, timeframes, starts, ends]).fetchall()
         earlier = pl.DataFrame(replaced, schema=_REPLACED_SCHEMA, orient="row")
-        mark_stale(connection, _losses_changed_from(earlier, result.gaps), "gaps were found or explained")
-        _forget_filled(connection, result.gaps)
+        mark_stale(session, _losses_changed_from(earlier, result.gaps), "gaps were found or explained")
+        _forget_filled(session, result.gaps)
         start = ["symbol", "timeframe", "gap_start"]
         gaps = (
             result.gaps.select(KNOWN_GAP_SCHEMA.names())
@@ -448,16 +451,16 @@ def write_gaps(database: Database, result: ScanResult) -> None:
         written = [*LISTED_SCHEMA, *_ASKED_SCHEMA]
         others = ", ".join(f"{name} = excluded.{name}" for name in written[3:])
         _insert(
-            connection,
+            session,
             "gap_report",
             gaps.select(written),
             # What was filled once may be missing again, or be filled with more.
             f"on conflict (symbol, timeframe, gap_start) do update set {others}",
         )
-        connection.execute(_DELETE_DAYS, [symbols, timeframes, firsts, lasts])
+        session.execute(_DELETE_DAYS, [symbols, timeframes, firsts, lasts])
         others = ", ".join(f"{name} = excluded.{name}" for name in (*_DAILY[3:], "checked_at"))
         _insert(
-            connection,
+            session,
             "completeness_daily",
             result.daily.select(_DAILY).with_columns(checked_at=pl.lit(result.begun, UTC_TIME)),
             f"on conflict (symbol, timeframe, day) do update set {others}",
@@ -467,10 +470,10 @@ def write_gaps(database: Database, result: ScanResult) -> None:
         database.transaction(work)
 
 
-def _forget_filled(connection: Session, gaps: pl.DataFrame) -> None:
+def _forget_filled(session: Session, gaps: pl.DataFrame) -> None:
     """What is missing again is not filled."""
     standing = gaps.filter(pl.col("state") != GapState.FILLED.value)
-    connection.execute(
+    session.execute(
         _FORGET_FILLED,
         [standing[name].to_list() for name in ("symbol", "timeframe", "gap_start", "gap_end")],
     )
@@ -498,7 +501,7 @@ _COMPUTED: Final = {
 }
 
 
-def _insert(connection: Session, table: str, rows: pl.DataFrame, conflict: str) -> None:
+def _insert(session: Session, table: str, rows: pl.DataFrame, conflict: str) -> None:
     if rows.is_empty():
         return
     names = ", ".join(rows.columns)
@@ -508,4 +511,4 @@ def _insert(connection: Session, table: str, rows: pl.DataFrame, conflict: str) 
         f"insert into {table} ({names}) select {values}"  # noqa: S608 - names of this module
         f" from unnest({arrays}) as t({names}) {conflict}"
     )
-    connection.execute(statement.encode(), [rows[name].to_list() for name in rows.columns])
+    session.execute(statement.encode(), [rows[name].to_list() for name in rows.columns])

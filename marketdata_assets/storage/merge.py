@@ -93,7 +93,10 @@ class MergeCounts:
             self.changed + other.changed,
             self.unchanged + other.unchanged,
             Counter(self.inserted_by_series) + Counter(other.inserted_by_series),
-            {one: min(times[one] for times in both if one in times) for one in {*both[0], *both[1]}},
+            {
+                series: min(times[series] for times in both if series in times)
+                for series in {*both[0], *both[1]}
+            },
         )
 
 
@@ -111,23 +114,23 @@ class _Merged(NamedTuple):
     """The time of the first row that was inserted or changed."""
 
 
-def lock_series(connection: Session, series: Iterable[Series]) -> None:
+def lock_series(session: Session, series: Iterable[Series]) -> None:
     """Hold the advisory locks of ``series`` until the transaction ends, taken in the order of their keys.
 
     While it lasts, retention removes nothing.
     """
-    lock_shared(connection, RETENTION)
-    lock_all(connection, (one.key for one in series))
+    lock_shared(session, RETENTION)
+    lock_all(session, (item.key for item in series))
 
 
-def read_clock(connection: Session) -> datetime:
+def read_clock(session: Session) -> datetime:
     """Return the present by the database's clock, which moves on within a transaction."""
-    (now,) = fetch(connection, "select clock_timestamp()", row=moment)
+    (now,) = fetch(session, "select clock_timestamp()", row=moment)
     return now
 
 
 def merge(
-    connection: Session,
+    session: Session,
     table: Table,
     frame: pl.DataFrame,
     *,
@@ -148,27 +151,27 @@ def merge(
         first=pl.col("time").min(), last=pl.col("time").max(), rows=pl.len()
     )
     lock_series(
-        connection,
+        session,
         (
             Series(symbol, Timeframe(timeframe))
             for symbol, timeframe in spans.select("symbol", "timeframe").iter_rows()
         ),
     )
-    at = stored_at or read_clock(connection)
-    occupied = _occupied(connection, table, spans)
+    at = stored_at or read_clock(session)
+    occupied = _occupied(session, table, spans)
     if occupied.is_empty():
-        _copy_stamped(connection, table, rows, at)
+        _copy_stamped(session, table, rows, at)
         return _copied(rows)
     fresh = rows.join(occupied, on=["symbol", "timeframe"], how="anti")
     if fresh.height:
-        _copy_stamped(connection, table, fresh, at)
+        _copy_stamped(session, table, fresh, at)
         rows = rows.join(occupied, on=["symbol", "timeframe"], how="semi")
-    return _copied(fresh) + _merge_staged(connection, table, rows, at)
+    return _copied(fresh) + _merge_staged(session, table, rows, at)
 
 
-def _copy_stamped(connection: Session, table: Table, rows: pl.DataFrame, stored_at: datetime) -> None:
+def _copy_stamped(session: Session, table: Table, rows: pl.DataFrame, stored_at: datetime) -> None:
     stamped = rows.with_columns(stored_at=pl.lit(stored_at, pl.Datetime("us", "UTC")))
-    copy_rows(connection.cursor(), sql.Identifier(table.name), [*table.columns, "stored_at"], stamped)
+    copy_rows(session.cursor(), sql.Identifier(table.name), [*table.columns, "stored_at"], stamped)
 
 
 def _copied(rows: pl.DataFrame) -> MergeCounts:
@@ -179,23 +182,23 @@ def _copied(rows: pl.DataFrame) -> MergeCounts:
     }
     return MergeCounts(
         inserted=rows.height,
-        inserted_by_series={one: count for one, (count, _) in by_series.items()},
-        touched_from={one: first for one, (_, first) in by_series.items()},
+        inserted_by_series={series: count for series, (count, _) in by_series.items()},
+        touched_from={series: first for series, (_, first) in by_series.items()},
     )
 
 
-def _occupied(connection: Session, table: Table, spans: pl.DataFrame) -> pl.DataFrame:
+def _occupied(session: Session, table: Table, spans: pl.DataFrame) -> pl.DataFrame:
     """The series of ``spans`` that have a row between the first and the last of the frame.
 
     A series without one can be copied straight into the table: the locks keep other writers out of it.
     """
     query = _OCCUPIED.format(sql.Identifier(table.name))
     columns = [spans[name].to_list() for name in ("symbol", "timeframe", "first", "last")]
-    found = fetch(connection, query, columns, row=_Key)
+    found = fetch(session, query, columns, row=_Key)
     return pl.DataFrame(found, schema={"symbol": pl.String, "timeframe": pl.String}, orient="row")
 
 
-def _merge_staged(connection: Session, table: Table, rows: pl.DataFrame, stored_at: datetime) -> MergeCounts:
+def _merge_staged(session: Session, table: Table, rows: pl.DataFrame, stored_at: datetime) -> MergeCounts:
     # Never without its schema: the user may have a table of this name.
     stage = sql.Identifier("pg_temp", "stage")
     columns = sql.SQL(", ").join(
@@ -203,12 +206,12 @@ def _merge_staged(connection: Session, table: Table, rows: pl.DataFrame, stored_
     )
     # A nested loop over a stale estimate is quadratic; hash and merge joins are not, and their sorts fit in
     # memory. So the stage needs no statistics: collecting them would cost nearly as much as the merge.
-    connection.execute("set local enable_nestloop = off; set local work_mem = '256MB'")
-    connection.execute(sql.SQL("drop table if exists {}").format(stage))
-    connection.execute(sql.SQL("create temporary table {} ({}) on commit drop").format(stage, columns))
-    copy_rows(connection.cursor(), stage, table.columns, rows)
+    session.execute("set local enable_nestloop = off; set local work_mem = '256MB'")
+    session.execute(sql.SQL("drop table if exists {}").format(stage))
+    session.execute(sql.SQL("create temporary table {} ({}) on commit drop").format(stage, columns))
+    copy_rows(session.cursor(), stage, table.columns, rows)
     merged = fetch(
-        connection,
+        session,
         _merge_statement(table),
         {
             "symbols": rows["symbol"].unique().to_list(),
@@ -221,7 +224,7 @@ def _merge_staged(connection: Session, table: Table, rows: pl.DataFrame, stored_
         # A prepared statement could get a plan for any window, which prunes no partitions.
         prepare=False,
     )
-    connection.execute("set local enable_nestloop = on")
+    session.execute("set local enable_nestloop = on")
     inserted = sum(counts.inserted for _, counts in merged)
     changed = sum(counts.changed for _, counts in merged)
     return MergeCounts(

@@ -133,26 +133,26 @@ def migrate(url: str, folder: Path | None = None) -> list[str]:
         MarketDataError: a migration failed; nothing of it was kept, the ones before it were.
     """
     migrations = load_migrations(folder)
-    with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as connection:
-        connection.autocommit = True
-        _require_version(connection)
-        if not _pending(connection, migrations):
+    with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as session:
+        session.autocommit = True
+        _require_version(session)
+        if not _pending(session, migrations):
             return []
-        lock_migrations(connection)
-        connection.execute(_CREATE_HISTORY)
-        todo = _pending(connection, migrations)
+        lock_migrations(session)
+        session.execute(_CREATE_HISTORY)
+        todo = _pending(session, migrations)
         for migration in todo:
-            _apply(connection, migration)
+            _apply(session, migration)
         return [migration.file_name for migration in todo]
 
 
 def pending(url: str, folder: Path | None = None) -> list[str]:
     """The file names that :func:`migrate` would apply. Raises what it raises before it applies anything."""
     migrations = load_migrations(folder)
-    with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as connection:
-        connection.autocommit = True
-        _require_version(connection)
-        return [migration.file_name for migration in _pending(connection, migrations)]
+    with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as session:
+        session.autocommit = True
+        _require_version(session)
+        return [migration.file_name for migration in _pending(session, migrations)]
 
 
 def find_obstacle(url: str) -> str | None:
@@ -161,12 +161,12 @@ def find_obstacle(url: str) -> str | None:
     Raises:
         StoreError: It does not answer, or a pooler in between is unfit.
     """
-    with connect(url, application_name="marketdata status") as connection:
+    with connect(url, application_name="marketdata status") as session:
         try:
-            _require_version(connection)
+            _require_version(session)
         except ConfigurationError as error:
             return str(error)
-        (permitted,) = fetch(connection, _PERMITTED, row=_Permitted)
+        (permitted,) = fetch(session, _PERMITTED, row=_Permitted)
         if not permitted.to_write:
             return REMEDIES[ReadOnlyStoreError]
         if not permitted.to_create:
@@ -174,9 +174,9 @@ def find_obstacle(url: str) -> str | None:
         return None
 
 
-def _require_version(connection: Session) -> None:
-    if connection.info.server_version < MINIMUM_VERSION * 10_000:
-        found = connection.info.server_version // 10_000
+def _require_version(session: Session) -> None:
+    if session.info.server_version < MINIMUM_VERSION * 10_000:
+        found = session.info.server_version // 10_000
         message = (
             f"the server of DATABASE_URL is Postgres {found}: {MINIMUM_VERSION} or newer is needed;"
             " unset DATABASE_URL to use the embedded server"
@@ -184,9 +184,9 @@ def _require_version(connection: Session) -> None:
         raise ConfigurationError(message)
 
 
-def _pending(connection: Session, migrations: list[Migration]) -> list[Migration]:
+def _pending(session: Session, migrations: list[Migration]) -> list[Migration]:
     try:
-        rows = fetch(connection, _APPLIED, row=_Applied)
+        rows = fetch(session, _APPLIED, row=_Applied)
     except psycopg.errors.UndefinedTable:
         rows = []
     known = {migration.version: migration for migration in migrations}
@@ -206,19 +206,19 @@ def _pending(connection: Session, migrations: list[Migration]) -> list[Migration
     return list(known.values())
 
 
-def _apply(connection: Session, migration: Migration) -> None:
+def _apply(session: Session, migration: Migration) -> None:
     try:
-        with connection.transaction():
-            connection.execute(
+        with session.transaction():
+            session.execute(
                 migration.text.encode()
             )  # without parameters: several statements, % is a plain sign
-            if connection.info.transaction_status != TransactionStatus.INTRANS:
+            if session.info.transaction_status != TransactionStatus.INTRANS:
                 message = (
                     f"migration {migration.file_name} ends its own transaction: "
                     "remove its COMMIT or ROLLBACK and restore the database from a backup"
                 )
                 raise MarketDataError(message)
-            connection.execute(_RECORD, [migration.version, migration.file_name, migration.checksum])
+            session.execute(_RECORD, [migration.version, migration.file_name, migration.checksum])
     except psycopg.Error as error:
         if (failure := explain_failure(error)) is not None:
             raise failure from error

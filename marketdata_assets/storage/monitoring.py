@@ -253,7 +253,7 @@ def table_sizes(database: Database, now: datetime) -> list[TableSize]:
         (of_dagster,) = fetch(session, _SIZE_OF_DAGSTER, row=int)
         if of_dagster:
             sizes.append(TableSize("dagster.*", of_dagster, None))
-        return sorted(sizes, key=lambda one: (-one.size, one.table))
+        return sorted(sizes, key=lambda entry: (-entry.size, entry.table))
 
     return database.transaction(read)
 

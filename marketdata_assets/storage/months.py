@@ -48,13 +48,13 @@ def months_between(first: datetime, last: datetime) -> list[datetime]:
     return months
 
 
-def ensure_months(connection: Session, months: Iterable[datetime], parent: str = BARS_1M) -> list[str]:
+def ensure_months(session: Session, months: Iterable[datetime], parent: str = BARS_1M) -> list[str]:
     """Make the partitions of ``parent`` for ``months`` that are missing; returns their names.
 
     Attaching a table that was made on its own locks neither readers nor writers of the parent out.
     """
     wanted = {partition_name(month, parent): month for month in months}
-    found = fetch(connection, _UNATTACHED, [list(wanted)], row=_Unattached)
+    found = fetch(session, _UNATTACHED, [list(wanted)], row=_Unattached)
     if detached := sorted(table.name for table in found if table.is_table):
         message = (
             f"{detached[0]} is detached from {parent}, so rows of that month have no place: attach it again,"
@@ -63,19 +63,19 @@ def ensure_months(connection: Session, months: Iterable[datetime], parent: str =
         raise MarketDataError(message)
     if not found:
         return []
-    lock(connection, parent)
+    lock(session, parent)
     made = []
     for name in sorted(table.name for table in found):
         # Another writer may have made it while this one waited for the lock.
-        if fetch(connection, _IS_TABLE, [name], row=bool) == [True]:
+        if fetch(session, _IS_TABLE, [name], row=bool) == [True]:
             continue
         month = wanted[name]
-        connection.execute(
+        session.execute(
             sql.SQL("create table {} (like {} including all)").format(
                 sql.Identifier(name), sql.Identifier(parent)
             )
         )
-        connection.execute(
+        session.execute(
             sql.SQL("alter table {} attach partition {} for values from ({}) to ({})").format(
                 sql.Identifier(parent),
                 sql.Identifier(name),

@@ -42,8 +42,8 @@ def partition_windows_of(
 ) -> dict[Series, Window]:
     """The window of UTC time that the days ``first`` to ``last``, both inclusive, are for each of ``series``."""
     return {
-        one: Window(calendar.day_start(first), calendar.day_window(last).end)
-        for one, calendar in calendars_of(database, series).items()
+        item: Window(calendar.day_start(first), calendar.day_window(last).end)
+        for item, calendar in calendars_of(database, series).items()
     }
 
 
@@ -55,8 +55,8 @@ def calendars_of(database: Database, series: Iterable[Series]) -> dict[Series, T
     """
     classes = asset_classes(database)
     calendars = {}
-    for one in series:
-        if one.symbol not in classes:
-            raise not_tracked(one.symbol)
-        calendars[one] = calendar_of(classes[one.symbol])
+    for item in series:
+        if item.symbol not in classes:
+            raise not_tracked(item.symbol)
+        calendars[item] = calendar_of(classes[item.symbol])
     return calendars

@@ -91,7 +91,7 @@ def moment_or_none(value: datetime | None) -> datetime | None:
 def key_columns(series: Iterable[Series]) -> list[list[str]]:
     """Return the symbols and the timeframes of ``series``, as two arrays that a statement unnests."""
     wanted = list(series)
-    return [[one.symbol for one in wanted], [one.timeframe.value for one in wanted]]
+    return [[item.symbol for item in wanted], [item.timeframe.value for item in wanted]]
 
 
 def columns(rows: Iterable[Iterable[object]]) -> list[list[object]]:

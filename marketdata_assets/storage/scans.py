@@ -61,7 +61,7 @@ def scanned_days(
 
     rows = database.fetch(
         _SCANNED,
-        [sorted({one.symbol for one in windows}), hull.start.date() - timedelta(days=1), hull.end.date()],
+        [sorted({item.symbol for item in windows}), hull.start.date() - timedelta(days=1), hull.end.date()],
         row=by_series(scanned),
     )
     return {series: dict(days) for series, days in grouped(rows).items()}
@@ -74,12 +74,12 @@ def changed_series(
     if not since:
         return set()
     rows = {
-        "symbol": [one.symbol for one in since],
-        "timeframe": [one.timeframe.value for one in since],
-        "base": [one.timeframe.base.value for one in since],
-        "lo": [windows[one].start for one in since],
-        "hi": [windows[one].end + BEYOND for one in since],
-        "evidence": [EVIDENCE[one.timeframe.base] for one in since],
+        "symbol": [series.symbol for series in since],
+        "timeframe": [series.timeframe.value for series in since],
+        "base": [series.timeframe.base.value for series in since],
+        "lo": [windows[series].start for series in since],
+        "hi": [windows[series].end + BEYOND for series in since],
+        "evidence": [EVIDENCE[series.timeframe.base] for series in since],
         "since": list(since.values()),
         "overlap": _OVERLAP,
     }

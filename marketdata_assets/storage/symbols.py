@@ -191,7 +191,7 @@ def list_active_names(session: Session) -> list[str]:
 
 def asset_classes(database: Database) -> dict[str, AssetClass]:
     """Return the asset class of every tracked symbol, active or not."""
-    return {one.symbol: one.asset_class for one in list_symbols(database)}
+    return {tracked.symbol: tracked.asset_class for tracked in list_symbols(database)}
 
 
 def find_symbol(database: Database, symbol: str) -> TrackedSymbol:
@@ -295,28 +295,29 @@ def add_symbols(
         UnknownSeriesError: Small letters fit several tracked symbols.
     """
     wanted = list(symbols)
-    for one in wanted:
-        if one.name is not None:
-            check_name(one.symbol, one.name)
+    for symbol in wanted:
+        if symbol.name is not None:
+            check_name(symbol.symbol, symbol.name)
 
-    def write(connection: Session) -> list[tuple[TrackedSymbol, Outcome]]:
+    def write(session: Session) -> list[tuple[TrackedSymbol, Outcome]]:
         # Their order is the order of the series, so rows cannot be locked in one order by all: two would deadlock.
-        lock(connection, SYMBOLS)
-        known = _spellings(connection, [one.symbol for one in wanted])
+        lock(session, SYMBOLS)
+        known = _spellings(session, [symbol.symbol for symbol in wanted])
         # Two texts may mean one symbol: nflx, NFLX.
-        named = {one.symbol: one for one in (_named(one, known, is_careful=is_careful) for one in wanted)}
-        stored = dict(fetch(connection, _LOCK_WITH_BARS, [list(named)], row=_class_of))
+        resolved = [_resolve_symbol(symbol, known, is_careful=is_careful) for symbol in wanted]
+        named = {symbol.symbol: symbol for symbol in resolved}
+        stored = dict(fetch(session, _LOCK_WITH_BARS, [list(named)], row=_class_of))
         outcomes = {}
-        for one in named.values():
-            stored_as = stored.get(one.symbol)
-            if stored_as is not None and one.asset_class not in (None, stored_as):
+        for symbol in named.values():
+            stored_as = stored.get(symbol.symbol)
+            if stored_as is not None and symbol.asset_class not in (None, stored_as):
                 message = (
-                    f"bars of {one.symbol} are stored as {stored_as}, not {one.asset_class}: its history would mix"
+                    f"bars of {symbol.symbol} are stored as {stored_as}, not {symbol.asset_class}: its history would mix"
                     " two instruments; nothing was added"
                 )
-                raise AnotherInstrumentError(message, symbol=one.symbol)
-            outcomes[one.symbol] = _upsert(connection, one)
-        found = {one.symbol: one for one in fetch(connection, _NAMED, [list(named)], row=_symbol_of)}
+                raise AnotherInstrumentError(message, symbol=symbol.symbol)
+            outcomes[symbol.symbol] = _upsert(session, symbol)
+        found = {tracked.symbol: tracked for tracked in fetch(session, _NAMED, [list(named)], row=_symbol_of)}
         return [(found[name], outcome) for name, outcome in outcomes.items()]
 
     return database.transaction(write)
@@ -328,12 +329,12 @@ def add_universe(database: Database) -> None:
     A preset is tracked like every other symbol, but the matrix leaves it out until one of its series was scanned.
     """
 
-    def write(connection: Session) -> None:
-        lock(connection, SYMBOLS)
-        if fetch(connection, _IS_EVER_TRACKED, row=bool) == [False]:
-            for one in packaged_universe():
-                _upsert(connection, one)
-            connection.execute(_MAKE_PRESETS)
+    def write(session: Session) -> None:
+        lock(session, SYMBOLS)
+        if fetch(session, _IS_EVER_TRACKED, row=bool) == [False]:
+            for preset in packaged_universe():
+                _upsert(session, preset)
+            session.execute(_MAKE_PRESETS)
 
     database.transaction(write)
 
@@ -352,12 +353,12 @@ def unused_presets(database: Database) -> frozenset[str]:
     return frozenset(database.fetch(_UNUSED_PRESETS, row=str))
 
 
-def _spellings(connection: Session, symbols: Collection[str]) -> list[str]:
+def _spellings(session: Session, symbols: Collection[str]) -> list[str]:
     """The tracked symbols that have the letters of ``symbols``, capitals or not."""
-    return fetch(connection, _SPELLINGS, [list(symbols)], row=str)
+    return fetch(session, _SPELLINGS, [list(symbols)], row=str)
 
 
-def _named(
+def _resolve_symbol(
     wanted: WantedSymbol | TrackedSymbol, known: Collection[str], *, is_careful: bool
 ) -> WantedSymbol | TrackedSymbol:
     """``wanted`` with the symbol that its text means, known or new."""
@@ -386,9 +387,9 @@ def _question_capitals(symbol: str, similar: Sequence[str]) -> str:
     )
 
 
-def _upsert(connection: Session, wanted: WantedSymbol | TrackedSymbol) -> Outcome:
+def _upsert(session: Session, wanted: WantedSymbol | TrackedSymbol) -> Outcome:
     is_new = fetch_one(
-        connection,
+        session,
         _UPSERT,
         {
             "symbol": wanted.symbol,
@@ -412,10 +413,10 @@ def set_timeframes(database: Database, symbol: str, timeframes: Sequence[Timefra
         UnknownSeriesError: The symbol is not tracked, or small letters fit several.
     """
 
-    def work(connection: Session) -> TrackedSymbol:
-        name = choose_symbol(symbol, _spellings(connection, [symbol]))
+    def work(session: Session) -> TrackedSymbol:
+        name = choose_symbol(symbol, _spellings(session, [symbol]))
         values = [[timeframe.value for timeframe in timeframes], name]
-        tracked = fetch_one(connection, _SET_TIMEFRAMES, values, row=_symbol_of)
+        tracked = fetch_one(session, _SET_TIMEFRAMES, values, row=_symbol_of)
         if tracked is None:
             raise not_tracked(symbol)
         return tracked
@@ -430,12 +431,12 @@ def deactivate(database: Database, *symbols: str) -> list[TrackedSymbol]:
         UnknownSeriesError: A symbol is not tracked, or small letters fit several.
     """
 
-    def work(connection: Session) -> list[TrackedSymbol]:
-        lock(connection, SYMBOLS)
-        known = _spellings(connection, symbols)
+    def work(session: Session) -> list[TrackedSymbol]:
+        lock(session, SYMBOLS)
+        known = _spellings(session, symbols)
         names = list(dict.fromkeys(choose_symbol(symbol, known) for symbol in sorted(symbols)))
-        found = {one.symbol: one for one in fetch(connection, _DEACTIVATE, [names], row=_symbol_of)}
-        return [found[name] for name in dict.fromkeys(choose_symbol(one, known) for one in symbols)]
+        found = {tracked.symbol: tracked for tracked in fetch(session, _DEACTIVATE, [names], row=_symbol_of)}
+        return [found[name] for name in dict.fromkeys(choose_symbol(symbol, known) for symbol in symbols)]
 
     return database.transaction(work)
 
@@ -443,9 +444,9 @@ def deactivate(database: Database, *symbols: str) -> list[TrackedSymbol]:
 def deactivate_all(database: Database) -> int:
     """Stop collecting every symbol; returns how many were collected. Their bars stay."""
 
-    def work(connection: Session) -> int:
-        lock(connection, SYMBOLS)
-        return connection.execute(_DEACTIVATE_ALL).rowcount
+    def work(session: Session) -> int:
+        lock(session, SYMBOLS)
+        return session.execute(_DEACTIVATE_ALL).rowcount
 
     return database.transaction(work)
 
@@ -530,7 +531,7 @@ def _headings(names: Sequence[str], source: str) -> dict[str, str]:
     if {"symbol", "asset_class"} <= headings.keys():
         return headings
     missing = next(name for name in _COLUMNS if name not in headings)
-    separator = next((one for one in ";\t|" if any(one in name for name in names)), None)
+    separator = next((character for character in ";\t|" if any(character in name for name in names)), None)
     if separator is not None:
         what = f"its columns are apart by {separator!r}: write commas between them"
     elif not names:

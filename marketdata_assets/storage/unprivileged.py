@@ -108,7 +108,7 @@ def reachable(path: Path, account: Account) -> bool:
 def traversable(folder: Path, account: Account) -> bool:
     """Whether `account` may pass through `folder` and every folder above it."""
     real = folder.resolve()
-    return all(_allowed(each.stat(), account, 0o1) for each in (real, *real.parents))
+    return all(_allowed(path.stat(), account, 0o1) for path in (real, *real.parents))
 
 
 def _allowed(found: os.stat_result, account: Account, wanted: int) -> bool:

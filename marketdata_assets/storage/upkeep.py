@@ -122,12 +122,12 @@ def read_initial(database: Database) -> dict[Series, InitialBackfill]:
 def ask_initial(database: Database, requested: Mapping[Series, InitialBackfill]) -> None:
     """Write down the initial backfills that are asked for now."""
     rows = [
-        (one.symbol, one.timeframe.value, row.first_day, row.request, row.attempts, row.asked_at)
-        for one, row in sorted(requested.items())
+        (series.symbol, series.timeframe.value, row.first_day, row.request, row.attempts, row.asked_at)
+        for series, row in sorted(requested.items())
     ]
 
-    def write(connection: Session) -> None:
-        connection.execute(_ASK_INITIAL, columns(rows))
+    def write(session: Session) -> None:
+        session.execute(_ASK_INITIAL, columns(rows))
 
     if rows:
         database.transaction(write)
@@ -167,7 +167,7 @@ def requested_until(database: Database, series: Iterable[Series]) -> datetime | 
     A base that the vendor never answered about does not count; None when there is no other. Nor does one that lags
     by more than ``CATCH_UP`` behind the one that is furthest: no night would reach what it lacks.
     """
-    bases = sorted({(one.symbol, one.timeframe.base.value) for one in series})
+    bases = sorted({(item.symbol, item.timeframe.base.value) for item in series})
     values = [[symbol for symbol, _ in bases], [base for _, base in bases], CATCH_UP]
     (until,) = database.fetch(_ASKED_UNTIL, values, row=moment_or_none)
     return until
@@ -186,8 +186,8 @@ def ask_repairs(database: Database, gaps: Iterable[OpenGap], now: datetime) -> N
     """Write down that a repair of ``gaps`` is asked for now."""
     rows = [(gap.series.symbol, gap.series.timeframe.value, gap.start) for gap in gaps]
 
-    def write(connection: Session) -> None:
-        connection.execute(_ASK_REPAIRS, [now, *columns(rows)])
+    def write(session: Session) -> None:
+        session.execute(_ASK_REPAIRS, [now, *columns(rows)])
 
     if rows:
         database.transaction(write)

@@ -32,15 +32,15 @@ def read_kind(database: Database) -> bool | None:
 def claim_store(database: Database, *, simulated: bool) -> None:
     """Settle, when nothing has yet, that the store holds simulated, or real, bars. Raises as above."""
 
-    def work(connection: Session) -> bool | None:
-        connection.execute(_CLAIM, [simulated])
-        return _kind(connection)
+    def work(session: Session) -> bool | None:
+        session.execute(_CLAIM, [simulated])
+        return _kind(session)
 
     _refuse_other(database.transaction(work), simulated=simulated)
 
 
-def _kind(connection: Session) -> bool | None:
-    return fetch_one(connection, _KIND, row=bool)
+def _kind(session: Session) -> bool | None:
+    return fetch_one(session, _KIND, row=bool)
 
 
 def _refuse_other(held: bool | None, *, simulated: bool) -> None:  # noqa: FBT001 - the store's answer

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 def multirange(windows: Iterable[Window]) -> TimestamptzMultirange:
     """Return ``windows`` as one value."""
-    return TimestamptzMultirange(TimestamptzRange(one.start, one.end) for one in union(windows))
+    return TimestamptzMultirange(TimestamptzRange(window.start, window.end) for window in union(windows))
 
 
 def spans_of(windows: Mapping[Series, Sequence[Window]]) -> list[tuple[Series, Window]]:
     """Return each series beside each of its windows, those that touch merged."""
-    return [(one, window) for one, series_windows in windows.items() for window in union(series_windows)]
+    return [
+        (series, window) for series, series_windows in windows.items() for window in union(series_windows)
+    ]
 
 
 def span_values(spans: Iterable[tuple[Series, Window]]) -> sql.Composed:
@@ -36,8 +38,8 @@ def span_values(spans: Iterable[tuple[Series, Window]]) -> sql.Composed:
         sql.SQL("({}, {}, {}::timestamptz, {}::timestamptz)").format(
             *map(
                 sql.Literal,
-                (one.symbol, one.timeframe.value, window.start.isoformat(), window.end.isoformat()),
+                (series.symbol, series.timeframe.value, window.start.isoformat(), window.end.isoformat()),
             )
         )
-        for one, window in spans
+        for series, window in spans
     )
