@@ -48,14 +48,14 @@ _POSTGRES_TYPES: Final[dict[pl.DataType, str]] = {
     pl.Time(): "time",
     pl.Datetime("us", "UTC"): "timestamptz",
 }
-_ONE_ENDPOINTS_OWN: Final = frozenset({"adjustment_type", "distribution_type", "dividend_type"})
-"""Columns that one of a kind's endpoints leaves out: what the other has said stays."""
+_OF_ONE_ENDPOINT: Final = frozenset({"adjustment_type", "distribution_type", "dividend_type"})
+"""Columns that one of a kind's endpoints leaves out: what the other has given stays."""
 
 _MERGE: Final = sql.SQL("""
 merge into {table} t
 using (select * from unnest({arrays}) as s({names})) s on {same}
-when matched and ({old}, t.withdrawn_at) is distinct from ({said}, null)
-  then update set ({columns}) = row({said}), withdrawn_at = null, updated_at = now()
+when matched and ({old}, t.withdrawn_at) is distinct from ({given}, null)
+  then update set ({columns}) = row({given}), withdrawn_at = null, updated_at = now()
 when not matched by target
   then insert ({names}) values ({new})
 when not matched by source and t.symbol = any(%s) and t.{date} >= %s::date and t.withdrawn_at is null
@@ -73,7 +73,7 @@ select %s, symbol, %s
 from unnest(%s::text[]) as symbol
 on conflict (kind, symbol) do update set endpoint = excluded.endpoint, checked_at = now()
 """
-_TAKES_EFFECT: Final = """
+_HAS_UNAPPLIED: Final = """
 select exists (
   select from splits s
   join corporate_action_checks c on c.kind = 'splits' and c.symbol = s.symbol
@@ -177,16 +177,18 @@ def store_actions(
 
     def work(session: Session) -> ActionCounts:
         # Two writers of one list would insert the same keys.
-        _lock(session, kind)
-        before = _applied(session, symbols) if kind is ActionKind.SPLITS else set()
-        keyed = number_dividends(rows, _numbered(session, symbols)) if kind is ActionKind.DIVIDENDS else rows
+        _lock_lists(session, kind)
+        before = _read_applied(session, symbols) if kind is ActionKind.SPLITS else set()
+        keyed = (
+            number_dividends(rows, _read_numbered(session, symbols)) if kind is ActionKind.DIVIDENDS else rows
+        )
         arrays = [_column(keyed[name]) for name in _stored_columns(kind)]
         merged = fetch(session, merge, [*arrays, list(symbols), reach], row=_Merged)
         (listed,) = fetch(session, count_listed, [list(symbols)], row=int)
         session.execute(_WRITE_CHECKS, [kind.value, endpoint, list(symbols)])
         if kind is ActionKind.SPLITS:
             _apply_through(session, symbols, today)
-            differing = before ^ _applied(session, symbols)
+            differing = before ^ _read_applied(session, symbols)
             _mark_features_stale(session, {split.symbol for split in differing})
         inserted = sum(row.action == "INSERT" for row in merged)
         withdrawn = sum(row.is_withdrawn for row in merged)
@@ -211,23 +213,23 @@ def stale_at(database: Database, now: datetime, series: Collection[Series]) -> d
     today = calendar_of(AssetClass.STOCK).local_day(now)
 
     def work(session: Session) -> None:
-        _lock(session, ActionKind.SPLITS)
-        before = _applied(session, symbols)
+        _lock_lists(session, ActionKind.SPLITS)
+        before = _read_applied(session, symbols)
         _apply_through(session, symbols, today)
-        executed = _applied(session, symbols) - before
+        executed = _read_applied(session, symbols) - before
         _mark_features_stale(session, {split.symbol for split in executed})
 
-    if _takes_effect(database, symbols, today):
+    if _has_unapplied_split(database, symbols, today):
         database.transaction(work)
     return read_stale(database, series)
 
 
-def _takes_effect(database: Database, symbols: Sequence[str], today: date) -> bool:
+def _has_unapplied_split(database: Database, symbols: Sequence[str], today: date) -> bool:
     """Whether a split of ``symbols`` was executed by ``today`` and not applied."""
-    return database.fetch(_TAKES_EFFECT, [list(symbols), today], row=bool) == [True]
+    return database.fetch(_HAS_UNAPPLIED, [list(symbols), today], row=bool) == [True]
 
 
-def _lock(session: Session, kind: ActionKind) -> None:
+def _lock_lists(session: Session, kind: ActionKind) -> None:
     """Hold the lock of the lists of ``kind``."""
     lock(session, f"actions {kind}", LockSpace.LISTS)
 
@@ -236,7 +238,7 @@ def _apply_through(session: Session, symbols: Sequence[str], today: date) -> Non
     session.execute(_APPLY_THROUGH, [today, list(symbols)])
 
 
-def _applied(session: Session, symbols: Sequence[str]) -> set[_Applied]:
+def _read_applied(session: Session, symbols: Sequence[str]) -> set[_Applied]:
     """The splits of ``symbols`` that have taken effect on features."""
 
     def split(symbol: str, day: date, before: Decimal, after: Decimal) -> _Applied:
@@ -260,7 +262,7 @@ def _column(values: pl.Series) -> list[object]:
     return values.to_list()
 
 
-def _numbered(session: Session, symbols: Sequence[str]) -> pl.DataFrame:
+def _read_numbered(session: Session, symbols: Sequence[str]) -> pl.DataFrame:
     """The dividends of ``symbols`` that are stored, as ``number_dividends`` takes them."""
     schema = {
         name: SCHEMAS[ActionKind.DIVIDENDS][name] for name in (*FACTS[ActionKind.DIVIDENDS], "vendor_id")
@@ -280,14 +282,14 @@ def _stored_columns(kind: ActionKind) -> list[str]:
     return list(dict.fromkeys([*SCHEMAS[kind].names(), *KEYS[kind]]))
 
 
-def _type(kind: ActionKind, name: str) -> sql.SQL:
+def _postgres_type(kind: ActionKind, name: str) -> sql.SQL:
     if name == NUMBER:
         return sql.SQL("smallint")
     return sql.SQL("numeric" if name in _EXACT else _POSTGRES_TYPES[SCHEMAS[kind][name]])
 
 
 def _arrays(kind: ActionKind, names: Sequence[str]) -> sql.Composed:
-    return sql.SQL(", ").join(sql.SQL("%s::{}[]").format(_type(kind, name)) for name in names)
+    return sql.SQL(", ").join(sql.SQL("%s::{}[]").format(_postgres_type(kind, name)) for name in names)
 
 
 def _pairs(separator: str, template: str, names: Sequence[str]) -> sql.Composed:
@@ -297,8 +299,8 @@ def _pairs(separator: str, template: str, names: Sequence[str]) -> sql.Composed:
 def _merge_statement(kind: ActionKind) -> sql.Composed:
     names = _stored_columns(kind)
     values = [name for name in names if name not in KEYS[kind]]
-    own = [name for name in values if name in _ONE_ENDPOINTS_OWN]
-    said = sql.SQL(", ").join(
+    own = [name for name in values if name in _OF_ONE_ENDPOINT]
+    given = sql.SQL(", ").join(
         sql.SQL("coalesce(s.{name}, t.{name})" if name in own else "s.{name}").format(
             name=sql.Identifier(name)
         )
@@ -310,7 +312,7 @@ def _merge_statement(kind: ActionKind) -> sql.Composed:
         names=_pairs(", ", "{name}", names),
         same=_pairs(" and ", "t.{name} = s.{name}", KEYS[kind]),
         old=_pairs(", ", "t.{name}", values),
-        said=said,
+        given=given,
         columns=_pairs(", ", "{name}", values),
         new=_pairs(", ", "s.{name}", names),
         date=sql.Identifier(DATES[kind]),
@@ -319,15 +321,17 @@ def _merge_statement(kind: ActionKind) -> sql.Composed:
 
 def read_splits(database: Database, symbols: Sequence[str]) -> pl.DataFrame:
     """The splits of ``symbols`` that the vendor lists, future ones included, as ``SPLIT_SCHEMA``, sorted."""
-    return _read(database, ActionKind.SPLITS, SPLIT_SCHEMA, symbols)
+    return _read_listed(database, ActionKind.SPLITS, SPLIT_SCHEMA, symbols)
 
 
 def read_actions(database: Database, kind: ActionKind, symbols: Sequence[str]) -> pl.DataFrame:
     """What the vendor lists of ``symbols``, in the schema of ``kind``, sorted by key; withdrawn rows left out."""
-    return _read(database, kind, SCHEMAS[kind], symbols)
+    return _read_listed(database, kind, SCHEMAS[kind], symbols)
 
 
-def _read(database: Database, kind: ActionKind, schema: pl.Schema, symbols: Sequence[str]) -> pl.DataFrame:
+def _read_listed(
+    database: Database, kind: ActionKind, schema: pl.Schema, symbols: Sequence[str]
+) -> pl.DataFrame:
     columns = sql.SQL(", ").join(
         # A numeric would arrive as text.
         sql.SQL("{name}::double precision as {name}" if name in _EXACT else "{name}").format(

@@ -18,7 +18,7 @@ from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.features import mark_stale
 from marketdata_assets.storage.merge import MergeCounts, lock_series, merge, read_clock
 from marketdata_assets.storage.months import ensure_months, months_between
-from marketdata_assets.storage.pruned import bring_back
+from marketdata_assets.storage.pruned import forget_pruned
 from marketdata_assets.storage.rows import (
     by_series,
     columns,
@@ -29,7 +29,7 @@ from marketdata_assets.storage.rows import (
     series_of,
 )
 from marketdata_assets.storage.tables import OHLCV, Table
-from marketdata_assets.storage.windows import multirange, span_values, spans_of
+from marketdata_assets.storage.windows import merged_windows, multirange, window_values
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -210,10 +210,10 @@ def write_batch(database: Database, batch: BarBatch) -> MergeCounts:
         stored_at = read_clock(session)
         counts = merge(session, OHLCV, batch.bars, stored_at=stored_at)
         _add_counts(session, counts.inserted_by_series)
-        broken_from = _write_quarantine(session, batch.quarantined, stored_at)
-        _mark_features_stale(session, counts.touched_from, broken_from)
+        quarantined_from = _write_quarantine(session, batch.quarantined, stored_at)
+        _mark_features_stale(session, counts.touched_from, quarantined_from)
         _add_coverage(session, batch.covered)
-        bring_back(session, batch.bars, batch.covered)
+        forget_pruned(session, batch.bars, batch.covered)
         _write_fetch_log(session, batch.fetches)
         return counts
 
@@ -249,11 +249,11 @@ def _write_quarantine(session: Session, rows: pl.DataFrame, seen_at: datetime) -
 def _mark_features_stale(
     session: Session,
     touched_from: Mapping[Series, datetime],
-    broken_from: Mapping[Series, datetime],
+    quarantined_from: Mapping[Series, datetime],
 ) -> None:
     """Bars have changed, or a day is held back now that was not: features are out of date from there on."""
     since = dict(touched_from)
-    for base, time in broken_from.items():
+    for base, time in quarantined_from.items():
         # Longer bars of that day are made of what is left.
         longer = [timeframe.value for timeframe in Timeframe if timeframe.base is base.timeframe]
         for timeframe in fetch(session, _TIMEFRAMES_OF_BASE, [base.symbol, longer], row=Timeframe):
@@ -329,7 +329,7 @@ def read_rows(
         lookback_bars: How many bars before each window come with it, however long ago they opened.
     """
     selected = table.selection(columns)
-    spans = spans_of(windows)
+    spans = merged_windows(windows)
     if not spans:
         return table.schema.to_frame().select(selected)
     fetched = list(dict.fromkeys([*KEY, *selected]))
@@ -340,7 +340,7 @@ def read_rows(
         rows = _INSIDE_AND_BEFORE.format(
             inside=rows, columns=listed, table=name, limit=sql.Literal(lookback_bars)
         )
-    query = _ROWS.format(spans=span_values(spans), rows=rows)
+    query = _ROWS.format(spans=window_values(spans), rows=rows)
     frame = database.read_frame(query.as_string(None))
     if lookback_bars > 0:
         frame = frame.unique(KEY)
@@ -408,11 +408,11 @@ def count_by_day(
     database: Database, table: Table, windows: Mapping[Series, Sequence[Window]], timezone: ZoneInfo
 ) -> dict[tuple[date, Series], int]:
     """How many rows of ``table`` each series has on each local date of ``timezone``; days without are left out."""
-    spans = spans_of(windows)
+    spans = merged_windows(windows)
     if not spans:
         return {}
     query = _COUNT_BY_DAY.format(
-        zone=sql.Literal(timezone.key), spans=span_values(spans), table=sql.Identifier(table.name)
+        zone=sql.Literal(timezone.key), spans=window_values(spans), table=sql.Identifier(table.name)
     )
     counts = database.read_frame(query.as_string(None))
     return {

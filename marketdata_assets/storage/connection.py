@@ -29,7 +29,7 @@ from marketdata_assets.storage.failures import (
     StoreError,
     UnreachableError,
     explain_failure,
-    explained_failures,
+    raise_store_errors,
 )
 from marketdata_assets.storage.interruptible import call_interruptibly
 from marketdata_assets.storage.locks import LockSpace, lock
@@ -132,15 +132,15 @@ def connect(
         session = psycopg.connect(_conninfo(url, application_name, timeouts, options), autocommit=True)
     except psycopg.OperationalError as error:
         if _REFUSED_OPTIONS in str(error):
-            raise _dropped_options(url) from None
-        raise _unreachable(url, error) from None
+            raise _dropped_options_error(url) from None
+        raise _unreachable_error(url, error) from None
     session.adapters.register_loader("timestamptz", _UtcLoader)
     try:
         _require_marker(session, url)
         session.autocommit = False
     except psycopg.OperationalError as error:
         session.close()
-        raise _unreachable(url, error) from None
+        raise _unreachable_error(url, error) from None
     except BaseException:
         session.close()
         raise
@@ -149,10 +149,10 @@ def connect(
 
 def _require_marker(session: Session, url: str) -> None:
     if fetch(session, "select current_setting(%s, true)", [_MARKER], row=str) != ["on"]:
-        raise _dropped_options(url)
+        raise _dropped_options_error(url)
 
 
-def _dropped_options(url: str) -> DroppedOptionsError:
+def _dropped_options_error(url: str) -> DroppedOptionsError:
     return DroppedOptionsError(
         f"{redacted(url)} drops the settings that a session begins with (libpq's `options`), as some connection"
         " poolers do: set DATABASE_URL to the server itself, or let the pooler pass them on (docs/operating.md)"
@@ -197,11 +197,11 @@ def dagster_storage_url(url: str) -> str:
     search_path = f"-csearch_path={_DAGSTER_SCHEMA}"
     with (
         connect(url, application_name="marketdata set-up", options=search_path) as session,
-        explained_failures(*DRIVER_ERRORS),
+        raise_store_errors(*DRIVER_ERRORS),
     ):
         (found,) = fetch(session, _SCHEMA_FOUND, [_DAGSTER_SCHEMA], row=_SchemaFound)
         if found.search_path != _DAGSTER_SCHEMA:
-            raise _dropped_options(url)
+            raise _dropped_options_error(url)
         if not found.exists:
             # `if not exists` does not see a schema that another process is just making.
             lock(session, _DAGSTER_SCHEMA, LockSpace.LISTS)
@@ -246,8 +246,8 @@ def _parse(url: str) -> dict[str, str]:
     """The libpq parameters of `url`. Errors never quote it: any part of it may be the password."""
     if not url.startswith(("postgresql://", "postgres://")):
         scheme = urlsplit(url).scheme if "://" in url else ""
-        said = f"starts with {scheme}://" if scheme.replace("+", "").isalnum() else "has no scheme"
-        message = f"DATABASE_URL {said}: write it as {_SHAPE}"
+        fault = f"starts with {scheme}://" if scheme.replace("+", "").isalnum() else "has no scheme"
+        message = f"DATABASE_URL {fault}: write it as {_SHAPE}"
         raise ConfigurationError(message)
     try:
         parameters = {key: str(value) for key, value in conninfo_to_dict(url).items() if value is not None}
@@ -279,7 +279,7 @@ def _has_misplaced_at(url: str) -> bool:
     return "@" in rest[len(account) :].partition("?")[0] or not {"?", "#"}.isdisjoint(user)
 
 
-def _unreachable(url: str, error: psycopg.OperationalError) -> StoreError:
+def _unreachable_error(url: str, error: psycopg.OperationalError) -> StoreError:
     why = " ".join(str(error).split())
     password = _parse(url).get("password", "")
     if password:
@@ -332,8 +332,8 @@ class Database:
         Raises:
             StoreError: The server is out of reach or was lost twice, has no room, or takes no writes.
         """
-        with explained_failures(*DRIVER_ERRORS):
-            session = self._kept()
+        with raise_store_errors(*DRIVER_ERRORS):
+            session = self._open_session()
             try:
                 with session.transaction():
                     return work(session)
@@ -342,7 +342,7 @@ class Database:
                 if not session.closed:
                     raise
             self._drop_connection()
-            session = self._reconnected()
+            session = self._reconnect()
             with session.transaction():
                 return work(session)
 
@@ -357,15 +357,15 @@ class Database:
 
         Without a transaction around it: one round trip, not three. Otherwise as :meth:`transaction`.
         """
-        with explained_failures(*DRIVER_ERRORS):
-            session = self._kept()
+        with raise_store_errors(*DRIVER_ERRORS):
+            session = self._open_session()
             try:
                 return _fetch_alone(session, statement, arguments, row)
             except psycopg.OperationalError:
                 if not session.closed:
                     raise
             self._drop_connection()
-            return _fetch_alone(self._reconnected(), statement, arguments, row)
+            return _fetch_alone(self._reconnect(), statement, arguments, row)
 
     def require_answer(self) -> None:
         """Raise what :meth:`transaction` raises unless the database answers on its connection for transactions."""
@@ -380,15 +380,15 @@ class Database:
 
         Parameters are positional: ``$1``, ``$2`` …. After a lost connection the query runs once more.
         """
-        with explained_failures(*DRIVER_ERRORS):
+        with raise_store_errors(*DRIVER_ERRORS):
             try:
-                return self._read(query, parameters)
+                return self._read_once(query, parameters)
             except adbc_driver_manager.Error:
-                if self._answers():
+                if self._reader_answers():
                     raise
             self._drop_reader()
-            self._reconnected()
-            return self._read(query, parameters)
+            self._reconnect()
+            return self._read_once(query, parameters)
 
     def adbc(self) -> dbapi.Connection:
         """The kept ADBC connection, in autocommit: a read leaves no transaction behind."""
@@ -402,7 +402,7 @@ class Database:
                     lambda: dbapi.connect(conninfo, autocommit=True), cancel=lambda: None
                 )
             except adbc_driver_manager.Error as error:
-                raise _unreachable(self._url, psycopg.OperationalError(str(error))) from None
+                raise _unreachable_error(self._url, psycopg.OperationalError(str(error))) from None
         return self._reader
 
     def close(self) -> None:
@@ -418,23 +418,23 @@ class Database:
     ) -> None:
         self.close()
 
-    def _kept(self) -> Session:
+    def _open_session(self) -> Session:
         if self._connection is None or self._connection.closed:
             self._connection = connect(
                 self._url, application_name=self._application_name, timeouts=self._timeouts
             )
         return self._connection
 
-    def _reconnected(self) -> Session:
+    def _reconnect(self) -> Session:
         """The kept connection, while a server that restarts or recovers is given time to come back."""
         for attempt in stamina.retry_context(
             on=UnreachableError, attempts=None, timeout=self._patience, wait_initial=0.05, wait_max=1.0
         ):
             with attempt:
-                self._kept()
-        return self._kept()
+                self._open_session()
+        return self._open_session()
 
-    def _read(self, query: str, parameters: Sequence[object]) -> pl.DataFrame:
+    def _read_once(self, query: str, parameters: Sequence[object]) -> pl.DataFrame:
         cursor = self.adbc().cursor()
 
         def fetch() -> pa.Table:
@@ -453,9 +453,9 @@ class Database:
         cursor.close()
         return pl.DataFrame(rows)
 
-    def _answers(self) -> bool:
+    def _reader_answers(self) -> bool:
         try:
-            self._read("select 1", ())
+            self._read_once("select 1", ())
         except adbc_driver_manager.Error:
             return False
         return True

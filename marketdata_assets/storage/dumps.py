@@ -152,7 +152,7 @@ def _run(program: str, url: str, *arguments: str) -> None:
                     f"service={_SERVICE}",
                     *arguments,
                 ],
-                env={**_inherited(), "PGSERVICEFILE": str(service), "PGAPPNAME": "marketdata"},
+                env={**_inherited_environment(), "PGSERVICEFILE": str(service), "PGAPPNAME": "marketdata"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -165,19 +165,19 @@ def _run(program: str, url: str, *arguments: str) -> None:
             raise MarketDataError(message) from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error:" in line] or done.stderr.splitlines()
-        said = " ".join((lines or ["(no message)"])[0].removeprefix(f"{program}: ").split())
-        message = f"{program} failed: {said}; nothing was changed"
+        reported = " ".join((lines or ["(no message)"])[0].removeprefix(f"{program}: ").split())
+        message = f"{program} failed: {reported}; nothing was changed"
         # The programs report no SQLSTATE.
-        if "permission denied" in said:
-            message = f"the database does not permit what {program} needs ({said}): use an account that may read all of it"
+        if "permission denied" in reported:
+            message = f"the database does not permit what {program} needs ({reported}): use an account that may read all of it"
             raise NotPermittedError(message)
-        if "No space left" in said:
+        if "No space left" in reported:
             message = f"{message}: make room, then run the same command again"
             raise DiskFullError(message)
         raise MarketDataError(message)
 
 
-def _inherited() -> Mapping[str, str]:
+def _inherited_environment() -> Mapping[str, str]:
     # From the other variables libpq takes what the URL leaves out, as it does for every connection.
     return {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
 

@@ -40,8 +40,8 @@ from filelock import FileLock, Timeout
 from psycopg import sql
 
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
-from marketdata_assets.storage.failures import DiskFullError, StoreError, UnreachableError, explained_failures
-from marketdata_assets.storage.unprivileged import Account, postgres_programs, server_account, traversable
+from marketdata_assets.storage.failures import DiskFullError, StoreError, UnreachableError, raise_store_errors
+from marketdata_assets.storage.unprivileged import Account, is_traversable, postgres_programs, server_account
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -152,22 +152,22 @@ class EmbeddedServer:
         access = self._read_access()
         if access is not None and self._try_connect(access, DATABASE) is None:
             return access.url()
-        with explained_failures(OSError):
+        with raise_store_errors(OSError):
             self._make_home()
-            with self._exclusive():
+            with self._hold_lock():
                 access = self._read_access() or self._write_access(_free_port())
                 account = server_account(self._data)
                 if not self._data.exists():
                     self._initialise(access, account)
-                access = self._bring_up(access, account)
+                access = self._start_and_wait(access, account)
                 return access.url()
 
     def stop(self) -> bool:
         """Shut the server down, ending its sessions. False when it was not running."""
         if not self._home.is_dir():
             return False
-        with explained_failures(OSError), self._exclusive():
-            if self._server_is_gone():
+        with raise_store_errors(OSError), self._hold_lock():
+            if self._is_gone():
                 return False
             pid = self._pid()
             if pid is None:
@@ -181,7 +181,7 @@ class EmbeddedServer:
                 message = f"the server of {self._data} belongs to another user: stop it as that user or root"
                 raise ConfigurationError(message) from None
             deadline = time.monotonic() + _STOP_SECONDS
-            while not self._server_is_gone():
+            while not self._is_gone():
                 if time.monotonic() > deadline:
                     message = (
                         f"the server of {self._data} (pid {pid}) did not stop in {_STOP_SECONDS:.0f} s; "
@@ -212,7 +212,7 @@ class EmbeddedServer:
             raise ConfigurationError(message)
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _hold_lock(self) -> Iterator[None]:
         lock = FileLock(self._home / "postgres.lock", mode=0o600)
         try:
             with lock.acquire(timeout=_RECOVERY_SECONDS):
@@ -277,11 +277,11 @@ class EmbeddedServer:
                 return full[-1]
             # the last complaint is worth more than the "shut down" after it and the callers turned away since
             complaints = [line for line in lines if "FATAL" in line or "PANIC" in line]
-            telling = [
+            causes = [
                 line for line in complaints if not any(fragment in line for fragment in _RECOVERING)
             ] or lines
-            if telling:
-                return telling[-1]
+            if causes:
+                return causes[-1]
         return "(empty)"
 
     # ------------------------------------------------------------------ life
@@ -321,7 +321,7 @@ class EmbeddedServer:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    **_child(data, account),
+                    **_process_options(data, account),
                 )
             except (subprocess.CalledProcessError, OSError) as error:
                 cause = error.strerror if isinstance(error, OSError) else self._last_log_line()
@@ -331,10 +331,10 @@ class EmbeddedServer:
         data.rename(self._data)
         shutil.rmtree(scratch)
 
-    def _bring_up(self, access: _Access, account: Account) -> _Access:
+    def _start_and_wait(self, access: _Access, account: Account) -> _Access:
         """Start the server unless it lives, and wait until it takes connections."""
         for _ in range(_MAX_START_ATTEMPTS):
-            starting = self._server_is_gone()
+            starting = self._is_gone()
             if starting:
                 if not _is_free(access.port):
                     access = self._write_access(_free_port(), access.password)
@@ -376,7 +376,7 @@ class EmbeddedServer:
                     stderr=log,
                     pass_fds=[alive],
                     start_new_session=True,
-                    **_child(self._data, account),
+                    **_process_options(self._data, account),
                 )
         except OSError as error:
             message = f"cannot run Postgres for {self._data}"
@@ -393,7 +393,7 @@ class EmbeddedServer:
             if refusal is None:
                 return True
             recovering = any(fragment in refusal for fragment in _RECOVERING)
-            if self._server_is_gone():
+            if self._is_gone():
                 return False
             if not recovering and self._try_connect(access, "postgres") is None:
                 _create_missing_database(access)
@@ -434,7 +434,7 @@ class EmbeddedServer:
     def _open_alive(self) -> int:
         return os.open(self._alive_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def _server_is_gone(self) -> bool:
+    def _is_gone(self) -> bool:
         alive = self._open_alive()
         try:
             fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -454,7 +454,7 @@ def _start_failure(what: str, why: str | None) -> StoreError:
 
 def _data_argument(data: Path, account: Account) -> str:
     """How the server's user names `data`, which is its working directory."""
-    if not account.switch or traversable(data.parent, account):
+    if not account.switch or is_traversable(data.parent, account):
         return str(data)
     if not sys.platform.startswith("linux"):
         message = (
@@ -465,7 +465,7 @@ def _data_argument(data: Path, account: Account) -> str:
     return "/proc/self/cwd"
 
 
-def _child(data: Path, account: Account) -> dict[str, Any]:
+def _process_options(data: Path, account: Account) -> dict[str, Any]:
     """Arguments of :func:`subprocess.run`. The working directory is entered before the user changes."""
     arguments: dict[str, Any] = {
         "cwd": data,

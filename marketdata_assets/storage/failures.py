@@ -106,14 +106,14 @@ def explain_failure(error: BaseException) -> StoreError | None:
     for link in _chain(error):
         if isinstance(link, StoreError):
             return link
-        found = _of_a_file(link) if isinstance(link, OSError) else _of_a_driver(link)
+        found = _explain_os_error(link) if isinstance(link, OSError) else _explain_driver_error(link)
         if found is not None:
             return found
     return None
 
 
 @contextmanager
-def explained_failures(*kinds: type[BaseException]) -> Iterator[None]:
+def raise_store_errors(*kinds: type[BaseException]) -> Iterator[None]:
     """Raise an error of ``kinds`` that reports a failure of the store as the :class:`StoreError` of its kind."""
     try:
         yield
@@ -145,7 +145,7 @@ def find_refusal(error: BaseException) -> Refusal | None:
     found = _REFUSALS.get(getattr(error, "sqlstate", None) or "")
     if found is not None:
         return found
-    psycopg, adbc, _ = map(_imported, _DRIVERS)
+    psycopg, adbc, _ = map(_find_module, _DRIVERS)
     is_away = isinstance(error, StoreError) or any(
         isinstance(error, driver.OperationalError) for driver in (psycopg, adbc) if driver is not None
     )
@@ -163,15 +163,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
-        during = link.__context__ if _is_of_a_wrapper(link) and not link.__suppress_context__ else None
+        during = link.__context__ if _is_wrapper_error(link) and not link.__suppress_context__ else None
         link = link.__cause__ or during
 
 
-def _is_of_a_wrapper(error: BaseException) -> bool:
+def _is_wrapper_error(error: BaseException) -> bool:
     return any(kind.__module__.partition(".")[0] in _WRAPPERS for kind in type(error).__mro__)
 
 
-def _of_a_file(error: OSError) -> StoreError | None:
+def _explain_os_error(error: OSError) -> StoreError | None:
     remedy = _BY_ERRNO.get(error.errno or 0)
     where = error.filename2 or error.filename
     if remedy is None:
@@ -182,8 +182,8 @@ def _of_a_file(error: OSError) -> StoreError | None:
     return NotPermittedError(f"cannot use {where} ({error.strerror}): {remedy}") if where else None
 
 
-def _of_a_driver(error: BaseException) -> StoreError | None:
-    state, is_of_the_connection = _reported(error)
+def _explain_driver_error(error: BaseException) -> StoreError | None:
+    state, is_of_the_connection = _read_state(error)
     kind = _BY_STATE.get(state or "")
     if kind is None and (is_of_the_connection if state is None else state.startswith(_CONNECTION_STATES)):
         kind = LostServerError
@@ -193,14 +193,16 @@ def _of_a_driver(error: BaseException) -> StoreError | None:
     return None if kind is None else kind(f"{REMEDIES[kind]} ({first_line(error)})")
 
 
-def is_of_a_driver(error: BaseException) -> bool:
+def is_driver_error(error: BaseException) -> bool:
     """Whether ``error`` is one that a driver of Postgres raises."""
-    return any(isinstance(error, driver.Error) for driver in map(_imported, _DRIVERS) if driver is not None)
+    return any(
+        isinstance(error, driver.Error) for driver in map(_find_module, _DRIVERS) if driver is not None
+    )
 
 
-def _reported(error: BaseException) -> tuple[str | None, bool]:
+def _read_state(error: BaseException) -> tuple[str | None, bool]:
     """Return the SQLSTATE that the driver reports, and whether an error without one is of the connection."""
-    psycopg, adbc, psycopg2 = map(_imported, _DRIVERS)
+    psycopg, adbc, psycopg2 = map(_find_module, _DRIVERS)
     if psycopg is not None and isinstance(error, psycopg.Error):
         return error.sqlstate, isinstance(error, psycopg.OperationalError)
     if adbc is not None and isinstance(error, adbc.Error):
@@ -210,7 +212,7 @@ def _reported(error: BaseException) -> tuple[str | None, bool]:
     return None, False
 
 
-def _imported(driver: str) -> Any:  # noqa: ANN401 - a module of a driver, two of which have no types
+def _find_module(driver: str) -> Any:  # noqa: ANN401 - a module of a driver, two of which have no types
     """Return the module ``driver``, None when this process never imported it: no error can be one of its."""
     return sys.modules.get(driver)
 

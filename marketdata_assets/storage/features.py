@@ -154,10 +154,10 @@ def mark_stale(session: Session, since: Mapping[Series, datetime], reason: str) 
         # In the order of the key, so that two writers wait for each other instead of deadlocking.
         keys = sorted((series.symbol, series.timeframe.value) for series in since)
         session.execute(_WRITE_CHANGES, columns(keys))
-        _mark(session, {series: (moment, reason) for series, moment in since.items()})
+        _write_marks(session, {series: (moment, reason) for series, moment in since.items()})
 
 
-def _mark(session: Session, since: Mapping[Series, tuple[datetime, str]]) -> None:
+def _write_marks(session: Session, since: Mapping[Series, tuple[datetime, str]]) -> None:
     """Mark each series as stale from a moment on for a reason, as of its latest change."""
     rows = sorted((series.symbol, series.timeframe.value, *why) for series, why in since.items())
     if rows:
@@ -202,7 +202,7 @@ def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
 
     def work(session: Session) -> ReplaceCounts:
         lock_series(session, batch.windows)
-        overtaken, done = _overtaken(session, batch)
+        overtaken, done = _find_overtaken(session, batch)
         windows = {series: window for series, window in batch.windows.items() if series not in done}
         written = rows.filter(
             ~pl.format("{}:{}", "symbol", "timeframe").is_in([series.key for series in done])
@@ -219,14 +219,14 @@ def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
             Series(symbol, Timeframe(timeframe))
             for symbol, timeframe in written.select("symbol", "timeframe").unique().iter_rows()
         }
-        _mark(session, {series: (windows[series].start, why) for series in overtaken & computed})
-        _mark(session, {series: found for series, found in batch.refused.items() if series in windows})
+        _write_marks(session, {series: (windows[series].start, why) for series in overtaken & computed})
+        _write_marks(session, {series: found for series, found in batch.refused.items() if series in windows})
         return ReplaceCounts(written.height, deleted)
 
     return database.transaction(work)
 
 
-def _overtaken(session: Session, batch: FeatureBatch) -> tuple[set[Series], set[Series]]:
+def _find_overtaken(session: Session, batch: FeatureBatch) -> tuple[set[Series], set[Series]]:
     """Return the series that were changed since their bars were read, and those of them without a mark.
 
     Of the latter another process has computed features since the change.

@@ -25,7 +25,7 @@ from marketdata_assets.storage.merge import lock_series, read_clock
 from marketdata_assets.storage.pruned import pruned_windows
 from marketdata_assets.storage.rows import by_series, columns, fetch, grouped, moment
 from marketdata_assets.storage.tables import OHLCV
-from marketdata_assets.storage.windows import span_values
+from marketdata_assets.storage.windows import window_values
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -49,14 +49,14 @@ _DAILY: Final = (
 LISTED_SCHEMA: Final = pl.Schema({**KNOWN_GAP_SCHEMA, "resolved_at": KNOWN_GAP_SCHEMA["gap_start"]})
 """Gaps as people and machines read them: ``resolved_at`` is when a gap left the state open."""
 
-_ASKED_SCHEMA: Final = pl.Schema({"repairs": pl.Int32(), "repair_asked_at": LISTED_SCHEMA["gap_start"]})
+_REPAIRS_SCHEMA: Final = pl.Schema({"repairs": pl.Int32(), "repair_asked_at": LISTED_SCHEMA["gap_start"]})
 _REPLACED_SCHEMA: Final = pl.Schema(
     {
         **{
             name: LISTED_SCHEMA[name]
             for name in ("symbol", "timeframe", "gap_start", "state", "resolved_at", "gap_end")
         },
-        **_ASKED_SCHEMA,
+        **_REPAIRS_SCHEMA,
     }
 )
 
@@ -97,7 +97,7 @@ from unnest(%s::text[]) as s(symbol),
     limit 1
   ) as b
 """
-_ASKED: Final = """
+_REQUESTED: Final = """
 with w as (
   select *
   from unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])
@@ -151,7 +151,7 @@ from unnest(%s::text[], %s::text[], %s::date[], %s::date[]) as w(symbol, timefra
     ) as nearest
   ) as later
 """
-_REJECTED: Final = """
+_QUARANTINED_ROWS: Final = """
 select symbol, timeframe, time
 from ohlcv_quarantine
 where time >= $1 and time < $2
@@ -172,20 +172,20 @@ join gap_report g
 where {which}
 order by g.symbol, g.timeframe, g.gap_start{limit}
 """)
-_OF_LOST: Final = sql.SQL("""
+_OF_LOSSES: Final = sql.SQL("""
 from gap_report g
 join tracked_symbols t on t.symbol = g.symbol and g.timeframe = any(t.timeframes)
 where {lost} and g.symbol in (select jsonb_array_elements_text($1::jsonb))
 """)
 _LARGEST: Final = sql.SQL("""
 select {columns}
-{of_lost}
+{of_losses}
 order by g.missing_bars desc, g.symbol, g.timeframe, g.gap_start
 limit {limit}
 """)
-_COUNT_LOST: Final = sql.SQL("""
+_COUNT_LOSSES: Final = sql.SQL("""
 select count(*) as n
-{of_lost}
+{of_losses}
 """)
 _REPLACE_GAPS: Final = """
 delete from gap_report g
@@ -263,7 +263,7 @@ def read_requested(database: Database, windows: Mapping[Series, Window]) -> dict
     ]
 
     def read(session: Session) -> dict[Series, list[Window]]:
-        requested = grouped(fetch(session, _ASKED, columns(wanted), row=by_series(Window)))
+        requested = grouped(fetch(session, _REQUESTED, columns(wanted), row=by_series(Window)))
         for series, removed in pruned_windows(session, [item.key for item in requested]).items():
             requested[series] = difference(requested[series], removed)
         return requested
@@ -271,7 +271,7 @@ def read_requested(database: Database, windows: Mapping[Series, Window]) -> dict
     return database.transaction(read) if wanted else {}
 
 
-def scanned_around(
+def nearest_scanned_days(
     database: Database, days: Mapping[Series, tuple[date, date]], limit: int
 ) -> dict[Series, tuple[tuple[date, ...], tuple[date, ...]]]:
     """Read the scanned days of each series before and after its first and last of ``days``, the nearest first.
@@ -289,14 +289,14 @@ def scanned_around(
     }
 
 
-def read_rejected(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
+def read_quarantined_rows(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
     """``symbol, timeframe, time`` of the vendor's rows that broke a rule and left no bar, around ``windows``."""
     first, last = (
         min(window.start for window in windows.values()),
         max(window.end for window in windows.values()),
     )
     rows = database.read_frame(
-        _REJECTED,
+        _QUARANTINED_ROWS,
         [
             first,
             last,
@@ -322,7 +322,7 @@ def quarantined_times(database: Database, series: Series, window: Window) -> lis
 def read_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
     """The known gaps of each series that reach into its window and are not filled, as ``KNOWN_GAP_SCHEMA``."""
     standing = sql.SQL("g.state <> {}").format(sql.Literal(GapState.FILLED.value))
-    return _read(database, windows, KNOWN_GAP_SCHEMA, standing)
+    return _read_gaps_where(database, windows, KNOWN_GAP_SCHEMA, standing)
 
 
 def list_gaps(
@@ -333,7 +333,7 @@ def list_gaps(
     As ``LISTED_SCHEMA``.
     """
     which = sql.SQL("true") if states is None else _state_in(states)
-    return _read(database, windows, LISTED_SCHEMA, which).sort("missing_bars", descending=True)
+    return _read_gaps_where(database, windows, LISTED_SCHEMA, which).sort("missing_bars", descending=True)
 
 
 def sorted_gaps(
@@ -355,23 +355,27 @@ def sorted_gaps(
         which = sql.SQL(
             "{} and (g.symbol, g.timeframe, g.gap_start) > ({}::text, {}::text, {}::timestamptz)"
         ).format(which, *map(sql.Literal, (symbol, timeframe, start.isoformat())))
-    return _read(database, windows, LISTED_SCHEMA, which, limit)
+    return _read_gaps_where(database, windows, LISTED_SCHEMA, which, limit)
 
 
-def lost_gaps(database: Database, symbols: Collection[str], limit: int) -> tuple[pl.DataFrame, int]:
+def list_losses(database: Database, symbols: Collection[str], limit: int) -> tuple[pl.DataFrame, int]:
     """The largest ``limit`` gaps of the series of ``symbols`` that are open or unfilled, and how many there are.
 
     As ``KNOWN_GAP_SCHEMA``, largest first, of the timeframes that the symbols are tracked in.
     """
-    of_lost = _OF_LOST.format(lost=_state_in(LOSSES))
-    largest = _LARGEST.format(columns=_listed(KNOWN_GAP_SCHEMA), of_lost=of_lost, limit=sql.Literal(limit))
+    of_losses = _OF_LOSSES.format(lost=_state_in(LOSSES))
+    largest = _LARGEST.format(
+        columns=_gap_columns(KNOWN_GAP_SCHEMA), of_losses=of_losses, limit=sql.Literal(limit)
+    )
     wanted = json.dumps(list(symbols))
     rows = database.read_frame(largest.as_string(None), [wanted])
-    count = int(database.read_frame(_COUNT_LOST.format(of_lost=of_lost).as_string(None), [wanted]).item())
+    count = int(
+        database.read_frame(_COUNT_LOSSES.format(of_losses=of_losses).as_string(None), [wanted]).item()
+    )
     return (rows.cast(KNOWN_GAP_SCHEMA) if rows.width else KNOWN_GAP_SCHEMA.to_frame()), count
 
 
-def _listed(schema: pl.Schema) -> sql.Composed:
+def _gap_columns(schema: pl.Schema) -> sql.Composed:
     return sql.SQL(", ").join(sql.SQL("g.{}").format(sql.Identifier(name)) for name in schema.names())
 
 
@@ -390,7 +394,7 @@ def gap_rows(gaps: pl.DataFrame) -> list[dict[str, object]]:
     ]
 
 
-def _read(
+def _read_gaps_where(
     database: Database,
     windows: Mapping[Series, Window],
     schema: pl.Schema,
@@ -400,8 +404,8 @@ def _read(
     if not windows:
         return schema.to_frame()
     query = _GAPS.format(
-        columns=_listed(schema),
-        spans=span_values(windows.items()),
+        columns=_gap_columns(schema),
+        spans=window_values(windows.items()),
         which=which,
         limit=sql.SQL("") if limit is None else sql.SQL(" limit {}").format(sql.Literal(limit)),
     )
@@ -445,10 +449,10 @@ def write_gaps(database: Database, result: ScanResult) -> None:
         gaps = (
             result.gaps.select(KNOWN_GAP_SCHEMA.names())
             .join(earlier.select(*start, "state", "resolved_at"), on=[*start, "state"], how="left")
-            .join(earlier.select(*start, *_ASKED_SCHEMA), on=start, how="left")
+            .join(earlier.select(*start, *_REPAIRS_SCHEMA), on=start, how="left")
             .with_columns(pl.col("repairs").fill_null(0))
         )
-        written = [*LISTED_SCHEMA, *_ASKED_SCHEMA]
+        written = [*LISTED_SCHEMA, *_REPAIRS_SCHEMA]
         others = ", ".join(f"{name} = excluded.{name}" for name in written[3:])
         _insert(
             session,

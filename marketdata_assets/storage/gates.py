@@ -13,7 +13,7 @@ from marketdata_assets.domain.calendar import WEEK
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.storage.windows import span_values
+from marketdata_assets.storage.windows import window_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +80,7 @@ def _spans(database: Database, query: sql.Composed) -> dict[tuple[str, str], tup
 
 def bars_before(database: Database, windows: Mapping[Series, Window], limit: int) -> pl.DataFrame:
     """How many bars each series has before its window, ``limit`` at most: ``symbol, timeframe, before``."""
-    query = _BARS_BEFORE.format(limit=sql.Literal(limit), spans=span_values(windows.items()))
+    query = _BARS_BEFORE.format(limit=sql.Literal(limit), spans=window_values(windows.items()))
     return database.read_frame(query.as_string(None))
 
 
@@ -94,7 +94,7 @@ def read_quarantined(
     beyond = WEEK if timeframe is Timeframe.W1 else timedelta(0)
     spans = [(series, Window(window.start, window.end + beyond)) for series, window in windows.items()]
     query = _QUARANTINED.format(
-        spans=span_values(spans),
+        spans=window_values(spans),
         base=sql.Literal(timeframe.base.value),
         harmless=sql.Literal(list(RULES_WITHOUT_LOSS)),
     )

@@ -158,15 +158,15 @@ def merge(
         ),
     )
     at = stored_at or read_clock(session)
-    occupied = _occupied(session, table, spans)
+    occupied = _read_occupied(session, table, spans)
     if occupied.is_empty():
         _copy_stamped(session, table, rows, at)
-        return _copied(rows)
+        return _count_copied(rows)
     fresh = rows.join(occupied, on=["symbol", "timeframe"], how="anti")
     if fresh.height:
         _copy_stamped(session, table, fresh, at)
         rows = rows.join(occupied, on=["symbol", "timeframe"], how="semi")
-    return _copied(fresh) + _merge_staged(session, table, rows, at)
+    return _count_copied(fresh) + _merge_staged(session, table, rows, at)
 
 
 def _copy_stamped(session: Session, table: Table, rows: pl.DataFrame, stored_at: datetime) -> None:
@@ -174,7 +174,7 @@ def _copy_stamped(session: Session, table: Table, rows: pl.DataFrame, stored_at:
     copy_rows(session.cursor(), sql.Identifier(table.name), [*table.columns, "stored_at"], stamped)
 
 
-def _copied(rows: pl.DataFrame) -> MergeCounts:
+def _count_copied(rows: pl.DataFrame) -> MergeCounts:
     found = rows.group_by("symbol", "timeframe").agg(pl.len(), pl.col("time").min())
     by_series = {
         Series(symbol, Timeframe(timeframe)): (count, first)
@@ -187,7 +187,7 @@ def _copied(rows: pl.DataFrame) -> MergeCounts:
     )
 
 
-def _occupied(session: Session, table: Table, spans: pl.DataFrame) -> pl.DataFrame:
+def _read_occupied(session: Session, table: Table, spans: pl.DataFrame) -> pl.DataFrame:
     """The series of ``spans`` that have a row between the first and the last of the frame.
 
     A series without one can be copied straight into the table: the locks keep other writers out of it.
@@ -237,27 +237,27 @@ def _merge_staged(session: Session, table: Table, rows: pl.DataFrame, stored_at:
 
 
 def _merge_statement(table: Table) -> sql.Composed:
-    def listed(template: str, names: list[str]) -> sql.Composed:
+    def join_names(template: str, names: list[str]) -> sql.Composed:
         return sql.SQL(", ").join(sql.SQL(template).format(name=sql.Identifier(name)) for name in names)
 
     kept = [*table.columns, "stored_at"]
     # What an answer leaves out is not news: a null takes the place of no stored number.
-    given = listed("coalesce(s.{name}, t.{name})", table.values)
+    given = join_names("coalesce(s.{name}, t.{name})", table.values)
     merged = _MERGE.format(
         table=sql.Identifier(table.name),
-        old=listed("t.{name}", table.values),
+        old=join_names("t.{name}", table.values),
         new=given,
         guard=sql.SQL(" and s.{name} >= t.{name}").format(name=sql.Identifier(table.weight))
         if table.weight
         else sql.SQL(""),
-        update=sql.SQL("({}) = row({})").format(listed("{name}", table.values), given),
-        columns=listed("{name}", table.columns),
-        row=listed("s.{name}", table.columns),
-        kept=listed("old.{name}", kept),
+        update=sql.SQL("({}) = row({})").format(join_names("{name}", table.values), given),
+        columns=join_names("{name}", table.columns),
+        row=join_names("s.{name}", table.columns),
+        kept=join_names("old.{name}", kept),
     )
     revised = sql.Composed([])
     if table.revisions is not None:
-        revised = _REVISE.format(revisions=sql.Identifier(table.revisions), kept=listed("{name}", kept))
+        revised = _REVISE.format(revisions=sql.Identifier(table.revisions), kept=join_names("{name}", kept))
     return _COUNT_MERGED.format(merged=merged, revised=revised)
 
 

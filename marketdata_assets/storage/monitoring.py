@@ -171,7 +171,7 @@ where f.base = '1m' and f.status = 'failed' and f.requested_at between %s and %s
     @> tstzmultirange(tstzrange(f.window_start, f.window_end))
 order by f.symbol, f.requested_at desc
 """
-_LOST: Final = """
+_LOSSES: Final = """
 select count(*), coalesce(sum(g.missing_bars), 0)::bigint, min(g.day), max(g.day)
 from gap_report g
 join tracked_symbols t on t.symbol = g.symbol and t.active and g.timeframe = any(t.timeframes)
@@ -275,7 +275,7 @@ def slow_queries(database: Database) -> SlowQueries:
         if fetch(session, _HAS_STATEMENTS, row=bool) == [False]:
             return None
         return SlowQueries(
-            "pg_stat_statements", tuple(fetch(session, _STATEMENTS, slowest, row=_of_statements))
+            "pg_stat_statements", tuple(fetch(session, _STATEMENTS, slowest, row=_slow_statement))
         )
 
     try:
@@ -285,15 +285,15 @@ def slow_queries(database: Database) -> SlowQueries:
         known = None
     if known:
         return known
-    return SlowQueries("pg_stat_activity", tuple(database.fetch(_ACTIVITY, slowest, row=_running)))
+    return SlowQueries("pg_stat_activity", tuple(database.fetch(_ACTIVITY, slowest, row=_running_statement)))
 
 
-def _of_statements(text: str, mean: float, calls: int) -> SlowQuery:
-    return SlowQuery(_shortened(text), mean, calls=calls)
+def _slow_statement(text: str, mean: float, calls: int) -> SlowQuery:
+    return SlowQuery(_shorten(text), mean, calls=calls)
 
 
-def _running(text: str, taken: float, application: str | None) -> SlowQuery:
-    return SlowQuery(_shortened(text), taken, application)
+def _running_statement(text: str, taken: float, application: str | None) -> SlowQuery:
+    return SlowQuery(_shorten(text), taken, application)
 
 
 def disk_of(settings: Settings) -> Disk | None:
@@ -313,12 +313,12 @@ def failed_fetches(database: Database, now: datetime) -> list[FailedFetch]:
     return database.fetch(_FAILED, [now - BACKFILL_MEMORY, now], row=FailedFetch)
 
 
-def lost_gaps(database: Database) -> LostGaps | None:
+def count_losses(database: Database) -> LostGaps | None:
     """Open and unfilled gaps of what is collected; None when there is none."""
-    return next(iter(database.fetch(_LOST, row=LostGaps)), None)
+    return next(iter(database.fetch(_LOSSES, row=LostGaps)), None)
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     """A statement on one line, its values left out, so that two of a kind are the same."""
     copied = _COPIED.fullmatch(text)
     requested = copied[1] if copied else text

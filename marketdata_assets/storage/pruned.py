@@ -32,7 +32,7 @@ from pruned, unnest(pruned) as one
 where %(keys)s::text[] is null or symbol || ':' || timeframe = any(%(keys)s)
 order by 1, 2, 3
 """
-_BRING_BACK: Final = """
+_FORGET_PRUNED: Final = """
 update pruned p
 set pruned = p.pruned - w.back, updated_at = now()
 from unnest(%s::text[], %s::text[], %s::tstzmultirange[]) as w(symbol, timeframe, back)
@@ -61,7 +61,7 @@ def pruned_windows(session: Session, keys: Sequence[str] | None) -> dict[Series,
     return grouped(fetch(session, _PRUNED, {"keys": keys}, row=by_series(Window)))
 
 
-def bring_back(session: Session, bars: pl.DataFrame, covered: Mapping[Series, Sequence[Window]]) -> None:
+def forget_pruned(session: Session, bars: pl.DataFrame, covered: Mapping[Series, Sequence[Window]]) -> None:
     """Take the local days of ``bars`` (symbol, timeframe, time) and the ``covered`` windows out of what is pruned."""
     pairs = bars.select("symbol", "timeframe").unique().iter_rows()
     touched = {*covered, *(Series(symbol, Timeframe(timeframe)) for symbol, timeframe in pairs)}
@@ -77,6 +77,6 @@ def bring_back(session: Session, bars: pl.DataFrame, covered: Mapping[Series, Se
         windows = union([*covered.get(series, ()), *map(calendar.day_window, days)])
         rows.append((series.symbol, series.timeframe.value, multirange(windows)))
     session.execute(
-        _BRING_BACK,
+        _FORGET_PRUNED,
         columns(rows),
     )

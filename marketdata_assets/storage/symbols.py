@@ -505,12 +505,12 @@ def read_lines(text: str, source: str) -> list[tuple[int, TrackedSymbol]]:
     try:
         headings = _headings(reader.fieldnames or (), source)
         for row in reader:
-            place = f"{source}, line {reader.line_num}"
-            symbol = _listed_symbol(row, headings, place)
+            where = f"{source}, line {reader.line_num}"
+            symbol = _parse_row(row, headings, where)
             key = capitalise(symbol.symbol)
             if key in found:
                 message = (
-                    f"{place}, {headings['symbol']}: {key} is there twice, first on line {found[key][0]};"
+                    f"{where}, {headings['symbol']}: {key} is there twice, first on line {found[key][0]};"
                     " nothing was imported"
                 )
                 raise ConfigurationError(message)
@@ -549,10 +549,10 @@ def _headings(names: Sequence[str], source: str) -> dict[str, str]:
     raise ConfigurationError(message)
 
 
-def _listed_symbol(
-    row: Mapping[str | None, str | list[str] | None], headings: Mapping[str, str], place: str
+def _parse_row(
+    row: Mapping[str | None, str | list[str] | None], headings: Mapping[str, str], where: str
 ) -> TrackedSymbol:
-    """The symbol of a row. Raises :class:`ConfigurationError` with ``place`` and the column that is wrong."""
+    """The symbol of a row. Raises :class:`ConfigurationError` with ``where`` and the column that is wrong."""
 
     def cell(name: str) -> str:
         value = row.get(name)
@@ -565,7 +565,7 @@ def _listed_symbol(
                 f"the heading has {len(headings)} columns: put quotes around a text with a comma,"
                 ' as in "1h,1d"'
             )
-            raise ConfigurationError(message)  # noqa: TRY301 - reported with the place, below
+            raise ConfigurationError(message)  # noqa: TRY301 - reported with the line, below
         column = headings["symbol"]
         symbol = parse_symbol(cell("symbol"))
         column = headings["asset_class"]
@@ -579,7 +579,7 @@ def _listed_symbol(
         column = headings.get("timeframes", "")
         timeframes = parse_timeframes(given) if (given := cell("timeframes")) else DEFAULT_TIMEFRAMES
     except ConfigurationError as error:
-        message = f"{place}, {column}: {error}; nothing was imported"
+        message = f"{where}, {column}: {error}; nothing was imported"
         raise ConfigurationError(message) from None
     return TrackedSymbol(symbol, asset_class, name, timeframes)
 

@@ -89,7 +89,7 @@ def _name(uid: int) -> str:
         return str(uid)
 
 
-def reachable(path: Path, account: Account) -> bool:
+def is_reachable(path: Path, account: Account) -> bool:
     """Whether `account` may pass every folder above `path`, and read (and enter or run) `path` itself.
 
     Judged by the permission bits, without supplementary groups and access lists: it may say no where the
@@ -100,18 +100,18 @@ def reachable(path: Path, account: Account) -> bool:
         return False
     target = real.stat()
     read_and_enter = stat.S_ISDIR(target.st_mode) or bool(target.st_mode & 0o111)
-    return _allowed(target, account, 0o5 if read_and_enter else 0o4) and all(
-        _allowed(folder.stat(), account, 0o1) for folder in real.parents
+    return _is_allowed(target, account, 0o5 if read_and_enter else 0o4) and all(
+        _is_allowed(folder.stat(), account, 0o1) for folder in real.parents
     )
 
 
-def traversable(folder: Path, account: Account) -> bool:
+def is_traversable(folder: Path, account: Account) -> bool:
     """Whether `account` may pass through `folder` and every folder above it."""
     real = folder.resolve()
-    return all(_allowed(path.stat(), account, 0o1) for path in (real, *real.parents))
+    return all(_is_allowed(path.stat(), account, 0o1) for path in (real, *real.parents))
 
 
-def _allowed(found: os.stat_result, account: Account, wanted: int) -> bool:
+def _is_allowed(found: os.stat_result, account: Account, wanted: int) -> bool:
     if found.st_uid == account.uid:
         granted = found.st_mode >> 6
     elif found.st_gid == account.gid:
@@ -127,13 +127,13 @@ def postgres_programs(home: Path, account: Account) -> Path:
     Those of the installed wheel, or else of a copy: in `home`, or in ``/var/lib`` where it cannot be reached.
     Raises :class:`ConfigurationError` when the wheel is not installed or no place is in reach.
     """
-    installed = _installed_wheel()
-    if _usable(installed, account):
+    installed = _find_wheel()
+    if _is_usable(installed, account):
         return installed / _INSTALL / "bin"
     version = importlib.metadata.version(_WHEEL)
-    parent = home if traversable(home, account) else _SHARED_COPIES
+    parent = home if is_traversable(home, account) else _SHARED_COPIES
     copy = parent / f"postgres-programs-{version}"
-    if _usable(copy, account):
+    if _is_usable(copy, account):
         return copy / _INSTALL / "bin"
     try:
         parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def postgres_programs(home: Path, account: Account) -> Path:
             f"failed ({error.strerror}): set MARKETDATA_HOME to a folder that every user may enter"
         )
         raise ConfigurationError(message) from None
-    if not _usable(copy, account):
+    if not _is_usable(copy, account):
         message = (
             f"user {_name(account.uid)} can reach neither {installed} nor {copy}: "
             "set MARKETDATA_HOME to a folder that every user may enter"
@@ -160,10 +160,10 @@ def client_program(name: str) -> Path:
 
     Raises :class:`ConfigurationError` when the wheel is not installed.
     """
-    return _installed_wheel() / _INSTALL / "bin" / name
+    return _find_wheel() / _INSTALL / "bin" / name
 
 
-def _installed_wheel() -> Path:
+def _find_wheel() -> Path:
     spec = importlib.util.find_spec(_PACKAGE)  # located, not imported: its import is not needed
     if spec is None or spec.origin is None:
         message = (
@@ -173,9 +173,9 @@ def _installed_wheel() -> Path:
     return Path(spec.origin).parent.parent
 
 
-def _usable(site: Path, account: Account) -> bool:
+def _is_usable(site: Path, account: Account) -> bool:
     programs = site / _INSTALL
-    return all(reachable(programs / part, account) for part in _NEEDED)
+    return all(is_reachable(programs / part, account) for part in _NEEDED)
 
 
 def _copy(site: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ _INITIAL: Final = """
 select symbol, timeframe, first_day, request, attempts, asked_at, done_at, untracked_since, given_up_at
 from initial_backfill
 """
-_ASK_INITIAL: Final = """
+_RECORD_INITIAL: Final = """
 insert into initial_backfill (symbol, timeframe, first_day, request, attempts, asked_at)
 select *
 from unnest(%s::text[], %s::text[], %s::date[], %s::text[], %s::integer[], %s::timestamptz[])
@@ -60,7 +60,7 @@ set untracked_since = null
 from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)
 where i.symbol = w.symbol and i.timeframe = w.timeframe
 """
-_ASKED_UNTIL: Final = """
+_REQUESTED_UNTIL: Final = """
 with latest as (
   select latest.window_end
   from unnest(%s::text[], %s::text[]) as w(symbol, base),
@@ -82,7 +82,7 @@ join tracked_symbols t on t.symbol = g.symbol and g.timeframe = any(t.timeframes
 where g.state = 'open' and t.active
 order by g.symbol, g.timeframe, g.gap_start
 """
-_ASK_REPAIRS: Final = """
+_RECORD_REPAIRS: Final = """
 update gap_report g
 set repairs = repairs + 1, repair_asked_at = %s
 from unnest(%s::text[], %s::text[], %s::timestamptz[]) as w(symbol, timeframe, gap_start)
@@ -119,7 +119,7 @@ def read_initial(database: Database) -> dict[Series, InitialBackfill]:
     return dict(database.fetch(_INITIAL, row=by_series(InitialBackfill)))
 
 
-def ask_initial(database: Database, requested: Mapping[Series, InitialBackfill]) -> None:
+def record_initial(database: Database, requested: Mapping[Series, InitialBackfill]) -> None:
     """Write down the initial backfills that are asked for now."""
     rows = [
         (series.symbol, series.timeframe.value, row.first_day, row.request, row.attempts, row.asked_at)
@@ -127,7 +127,7 @@ def ask_initial(database: Database, requested: Mapping[Series, InitialBackfill])
     ]
 
     def write(session: Session) -> None:
-        session.execute(_ASK_INITIAL, columns(rows))
+        session.execute(_RECORD_INITIAL, columns(rows))
 
     if rows:
         database.transaction(write)
@@ -169,7 +169,7 @@ def requested_until(database: Database, series: Iterable[Series]) -> datetime | 
     """
     bases = sorted({(item.symbol, item.timeframe.base.value) for item in series})
     values = [[symbol for symbol, _ in bases], [base for _, base in bases], CATCH_UP]
-    (until,) = database.fetch(_ASKED_UNTIL, values, row=moment_or_none)
+    (until,) = database.fetch(_REQUESTED_UNTIL, values, row=moment_or_none)
     return until
 
 
@@ -182,12 +182,12 @@ def open_gaps(database: Database) -> list[OpenGap]:
     return database.fetch(_OPEN_GAPS, row=gap)
 
 
-def ask_repairs(database: Database, gaps: Iterable[OpenGap], now: datetime) -> None:
+def record_repairs(database: Database, gaps: Iterable[OpenGap], now: datetime) -> None:
     """Write down that a repair of ``gaps`` is asked for now."""
     rows = [(gap.series.symbol, gap.series.timeframe.value, gap.start) for gap in gaps]
 
     def write(session: Session) -> None:
-        session.execute(_ASK_REPAIRS, [now, *columns(rows)])
+        session.execute(_RECORD_REPAIRS, [now, *columns(rows)])
 
     if rows:
         database.transaction(write)

@@ -21,12 +21,12 @@ def require_kind(database: Database, *, simulated: bool) -> None:
     Raises:
         ConfigurationError: The store holds bars of the other kind: they would stand side by side in a series.
     """
-    _refuse_other(database.transaction(_kind), simulated=simulated)
+    _refuse_other(database.transaction(_fetch_kind), simulated=simulated)
 
 
 def read_kind(database: Database) -> bool | None:
     """Whether the store holds simulated bars; None while it holds neither these nor real ones."""
-    return database.transaction(_kind)
+    return database.transaction(_fetch_kind)
 
 
 def claim_store(database: Database, *, simulated: bool) -> None:
@@ -34,23 +34,23 @@ def claim_store(database: Database, *, simulated: bool) -> None:
 
     def work(session: Session) -> bool | None:
         session.execute(_CLAIM, [simulated])
-        return _kind(session)
+        return _fetch_kind(session)
 
     _refuse_other(database.transaction(work), simulated=simulated)
 
 
-def _kind(session: Session) -> bool | None:
+def _fetch_kind(session: Session) -> bool | None:
     return fetch_one(session, _KIND, row=bool)
 
 
-def _refuse_other(held: bool | None, *, simulated: bool) -> None:  # noqa: FBT001 - the store's answer
-    if held is None or held is simulated:
+def _refuse_other(is_simulated: bool | None, *, simulated: bool) -> None:  # noqa: FBT001 - the store's answer
+    if is_simulated is None or is_simulated is simulated:
         return
-    stored, asked = ("simulated", "the real") if held else ("real", "a simulated")
+    stored, asked = ("simulated", "the real") if is_simulated else ("real", "a simulated")
     message = (
         f"this store holds {stored} bars and {asked} vendor's would mix with them:"
         " set another MARKETDATA_HOME or DATABASE_URL, or correct POLYGON_BASE_URL"
     )
-    if held:
+    if is_simulated:
         message += "; beside a running `marketdata up --simulate`, commands without a key ask its simulator"
     raise ConfigurationError(message)

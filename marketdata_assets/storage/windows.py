@@ -22,14 +22,14 @@ def multirange(windows: Iterable[Window]) -> TimestamptzMultirange:
     return TimestamptzMultirange(TimestamptzRange(window.start, window.end) for window in union(windows))
 
 
-def spans_of(windows: Mapping[Series, Sequence[Window]]) -> list[tuple[Series, Window]]:
+def merged_windows(windows: Mapping[Series, Sequence[Window]]) -> list[tuple[Series, Window]]:
     """Return each series beside each of its windows, those that touch merged."""
     return [
         (series, window) for series, series_windows in windows.items() for window in union(series_windows)
     ]
 
 
-def span_values(spans: Iterable[tuple[Series, Window]]) -> sql.Composed:
+def window_values(spans: Iterable[tuple[Series, Window]]) -> sql.Composed:
     """Return the rows that ``(values …) as w(symbol, timeframe, lo, hi)`` is made of: one for each of ``spans``.
 
     Literals rather than parameters: the planner prunes partitions by them, and ADBC binds no arrays.
