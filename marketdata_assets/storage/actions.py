@@ -1,4 +1,4 @@
-"""Corporate actions in and out of Postgres."""
+"""Writing corporate actions to Postgres, and reading them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.rows import Session
 
 _EXACT: Final = frozenset({"split_from", "split_to", "cash_amount"})
-"""Columns that Postgres keeps as decimal numbers: ratios must stay exact, and amounts are part of a key."""
+"""The columns that Postgres keeps as decimal numbers: ratios must stay exact, and amounts are part of a key."""
 _POSTGRES_TYPES: Final[dict[pl.DataType, str]] = {
     pl.String(): "text",
     pl.Float64(): "double precision",
@@ -49,7 +49,7 @@ _POSTGRES_TYPES: Final[dict[pl.DataType, str]] = {
     pl.Datetime("us", "UTC"): "timestamptz",
 }
 _OF_ONE_ENDPOINT: Final = frozenset({"adjustment_type", "distribution_type", "dividend_type"})
-"""Columns that one of a kind's endpoints leaves out: what the other has given stays."""
+"""The columns that one of the two endpoints of a kind leaves out: the value that the other one gave stays."""
 
 _MERGE: Final = sql.SQL("""
 merge into {table} t
@@ -122,7 +122,7 @@ where kind = %s and symbol = any(%s)
 
 
 class _Merged(NamedTuple):
-    """What merging did to a row."""
+    """The effect of a merge on a row."""
 
     action: str
     is_withdrawn: bool
@@ -139,14 +139,14 @@ class _Applied(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ActionCounts:
-    """What storing a list did, in rows.
+    """The effect of storing a list, in rows.
 
     Attributes:
-        inserted: New ones.
-        changed: Those with another value, and those that are listed again after they were withdrawn.
-        unchanged: Those that were not touched.
-        withdrawn: Those that the vendor lists no more, marked now.
-        kept: Those that the list lacks but does not reach back to: not touched either.
+        inserted: New rows.
+        changed: Rows with another value, and rows that are listed again after they were withdrawn.
+        unchanged: Listed rows that were already stored with the same values.
+        withdrawn: Rows that the vendor no longer lists, now marked as withdrawn.
+        kept: Rows from before the first day that the list covers, which is why it lacks them: not touched.
     """
 
     inserted: int = 0
@@ -165,11 +165,11 @@ def store_actions(
     endpoint: str,
     today: date,
 ) -> ActionCounts:
-    """Make ``rows`` (the schema of ``kind``, one per ``FACTS``) what is stored of ``symbols``, in one transaction.
+    """Store ``rows`` (the schema of ``kind``, one per ``FACTS``) as the list of ``symbols``, in one transaction.
 
-    ``rows`` is the whole list of ``symbols`` that ``endpoint`` gave. What is stored and not in it is marked as
-    withdrawn as far back as the list reaches (:func:`~marketdata_assets.domain.actions.reach_of`); nothing is
-    deleted. Safe to repeat.
+    ``rows`` is the complete list that ``endpoint`` gave for ``symbols``. Stored rows that are not in it are marked as
+    withdrawn, as far back as the list reaches (:func:`~marketdata_assets.domain.actions.reach_of`); nothing is
+    deleted. The call is safe to repeat.
     """
     merge = _merge_statement(kind)
     reach = reach_of(kind, rows, today)
@@ -205,9 +205,9 @@ def store_actions(
 
 
 def stale_at(database: Database, now: datetime, series: Collection[Series]) -> dict[Series, Stale]:
-    """What is out of date of ``series``, splits that were executed by ``now`` included.
+    """Return the stale marks of ``series``, after marking what the splits executed by ``now`` make stale.
 
-    A split is listed before its day, and the day itself brings no row: nobody but the reader would notice it.
+    A split is listed before its day, and no row arrives on the day itself: only a reader can notice that it has come.
     """
     symbols = sorted({item.symbol for item in series})
     today = calendar_of(AssetClass.STOCK).local_day(now)
@@ -225,7 +225,7 @@ def stale_at(database: Database, now: datetime, series: Collection[Series]) -> d
 
 
 def _has_unapplied_split(database: Database, symbols: Sequence[str], today: date) -> bool:
-    """Whether a split of ``symbols`` was executed by ``today`` and not applied."""
+    """Whether a split of ``symbols`` was executed by ``today`` and is not yet applied to features."""
     return database.fetch(_HAS_UNAPPLIED, [list(symbols), today], row=bool) == [True]
 
 
@@ -239,7 +239,7 @@ def _apply_through(session: Session, symbols: Sequence[str], today: date) -> Non
 
 
 def _read_applied(session: Session, symbols: Sequence[str]) -> set[_Applied]:
-    """The splits of ``symbols`` that have taken effect on features."""
+    """Read the splits of ``symbols`` that have taken effect on features."""
 
     def split(symbol: str, day: date, before: Decimal, after: Decimal) -> _Applied:
         return _Applied(symbol, day, Fraction(before) / Fraction(after))
@@ -248,7 +248,10 @@ def _read_applied(session: Session, symbols: Sequence[str]) -> set[_Applied]:
 
 
 def _mark_features_stale(session: Session, symbols: Collection[str]) -> None:
-    """A split moves the prices of all that lies before it, and means remember for ever: all is out of date."""
+    """Mark all features of ``symbols`` as stale.
+
+    A split moves every price before it, and an exponential mean depends on all of them.
+    """
     firsts = fetch(session, _FIRST_BARS, [sorted(symbols)], row=by_series(moment_or_none))
     since = {series: first for series, first in firsts if first is not None}
     lock_series(session, since)
@@ -256,14 +259,14 @@ def _mark_features_stale(session: Session, symbols: Collection[str]) -> None:
 
 
 def _column(values: pl.Series) -> list[object]:
-    """The values of a column as psycopg sends them; what Postgres keeps exactly goes there by its digits."""
+    """Return the values of a column as psycopg sends them, decimal numbers by their digits."""
     if values.name in _EXACT:
         return [None if value is None else Decimal(str(value)) for value in values]
     return values.to_list()
 
 
 def _read_numbered(session: Session, symbols: Sequence[str]) -> pl.DataFrame:
-    """The dividends of ``symbols`` that are stored, as ``number_dividends`` takes them."""
+    """Read the stored dividends of ``symbols``, as ``number_dividends`` takes them."""
     schema = {
         name: SCHEMAS[ActionKind.DIVIDENDS][name] for name in (*FACTS[ActionKind.DIVIDENDS], "vendor_id")
     }
@@ -278,7 +281,7 @@ def _read_numbered(session: Session, symbols: Sequence[str]) -> pl.DataFrame:
 
 
 def _stored_columns(kind: ActionKind) -> list[str]:
-    """The columns that storing a list of ``kind`` writes."""
+    """Return the columns that storing a list of ``kind`` writes."""
     return list(dict.fromkeys([*SCHEMAS[kind].names(), *KEYS[kind]]))
 
 
@@ -320,12 +323,12 @@ def _merge_statement(kind: ActionKind) -> sql.Composed:
 
 
 def read_splits(database: Database, symbols: Sequence[str]) -> pl.DataFrame:
-    """The splits of ``symbols`` that the vendor lists, future ones included, as ``SPLIT_SCHEMA``, sorted."""
+    """Read the splits that the vendor lists for ``symbols``, future ones included, as ``SPLIT_SCHEMA``, sorted."""
     return _read_listed(database, ActionKind.SPLITS, SPLIT_SCHEMA, symbols)
 
 
 def read_actions(database: Database, kind: ActionKind, symbols: Sequence[str]) -> pl.DataFrame:
-    """What the vendor lists of ``symbols``, in the schema of ``kind``, sorted by key; withdrawn rows left out."""
+    """Read the vendor's list for ``symbols``, without withdrawn rows, in the schema of ``kind``, sorted by key."""
     return _read_listed(database, kind, SCHEMAS[kind], symbols)
 
 
@@ -345,7 +348,7 @@ def _read_listed(
 
 
 def unchecked(database: Database, kind: ActionKind, symbols: Iterable[str]) -> list[str]:
-    """Those of ``symbols``, in their order, of which the vendor's whole list of ``kind`` was never stored."""
+    """Return the ``symbols``, in their order, whose list of ``kind`` was never fetched and stored."""
     wanted = list(symbols)
     if not wanted:
         return []
@@ -354,6 +357,6 @@ def unchecked(database: Database, kind: ActionKind, symbols: Iterable[str]) -> l
 
 
 def count_actions(database: Database, kind: ActionKind) -> int:
-    """How many rows of ``kind`` the vendor lists, of every symbol that was ever tracked."""
-    query = f"select count(*) as n from {kind.value} where withdrawn_at is null"  # noqa: S608 - a table of this project
+    """Count the rows of ``kind`` that the vendor lists, of every symbol that was ever tracked."""
+    query = f"select count(*) as n from {kind.value} where withdrawn_at is null"  # noqa: S608 - a table of this package
     return int(database.read_frame(query).item())

@@ -1,4 +1,4 @@
-"""Completeness in Postgres: what was found day by day, summed up per series, with one row kept per day."""
+"""Completeness in Postgres: the results of scans by day, their sums by series, and the history of those sums."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 MATRIX_SCHEMA: Final = pl.Schema(
     {**COMPLETENESS_SCHEMA, "as_of": pl.Date(), "first_scanned": pl.Date(), "last_scanned": pl.Date()}
 )
-"""``COMPLETENESS_SCHEMA``, the day on which the row was written, and the first and last day that were scanned.
+"""``COMPLETENESS_SCHEMA``, the day on which the row was written, and the first and last scanned day.
 
-``as_of`` is null when the matrix never saw the series, the scanned days when there is none or an older version wrote
-the row.
+``as_of`` is null when the matrix was never written for the series. The scanned days are null when no day was scanned, or
+when an older version wrote the row.
 """
 
 _KEY: Final = ("symbol", "timeframe", "as_of")
 
 RECENT_DAYS: Final = 60
-"""Days that :func:`read_recent` looks back over."""
+"""The number of days that :func:`read_recent` covers."""
 
 _ACTIVE: Final = "(select symbol, unnest(timeframes) as timeframe from tracked_symbols where active) as s"
 _WRITE_HISTORY: Final = sql.SQL("""
@@ -107,7 +107,7 @@ class _Scanned(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """Completeness by day from ``first`` to ``last``, both inclusive."""
+    """The completeness of each day from ``first`` to ``last``, both inclusive."""
 
     first: date
     last: date
@@ -116,7 +116,7 @@ class Recent:
 
 
 def sum_matrix(database: Database, as_of: date) -> pl.DataFrame:
-    """Every active series summed up, as :func:`write_matrix` keeps it; writes nothing."""
+    """Sum up every active series as :func:`write_matrix` stores it, and write nothing."""
     classes = active_series(database)
     daily = _read_days(database)
     edges = _read_edges(database)
@@ -141,10 +141,10 @@ def sum_matrix(database: Database, as_of: date) -> pl.DataFrame:
 
 
 def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
-    """Sum up every active series, keep that as the history's rows of ``as_of``, and return it as ``MATRIX_SCHEMA``.
+    """Sum up every active series, write the sums to the history as of ``as_of``, and return them as ``MATRIX_SCHEMA``.
 
-    In the order of ``tracked_symbols``, shortest timeframe first. A second call for the same day replaces its
-    rows. Presets of which no series was scanned have none. Days that were not scanned count as missing when they lie
+    The rows are in the order of ``tracked_symbols``, shortest timeframe first. A second call for the same day replaces
+    its rows. Presets without a scanned series are left out. Days that were not scanned count as missing when they lie
     between the first and the last scanned day or stored bar of their series. Days that retention has removed do not
     count.
     """
@@ -159,10 +159,10 @@ def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
 
 
 def read_matrix(database: Database, symbols: Collection[str] | None = None) -> pl.DataFrame:
-    """The newest row of each active series (of ``symbols``, when given), as ``MATRIX_SCHEMA``.
+    """Read the newest row of each active series (of ``symbols``, when given), as ``MATRIX_SCHEMA``.
 
-    In the order of ``tracked_symbols``, shortest timeframe first. A series without a row is unchecked. Presets of which
-    no series was scanned are left out, unless ``symbols`` names them.
+    The rows are in the order of ``tracked_symbols``, shortest timeframe first. A series without a row is unchecked.
+    Presets without a scanned series are left out, unless ``symbols`` names them.
     """
     rows = _conform(database.read_frame(_MATRIX), MATRIX_SCHEMA).with_columns(
         pl.col("expected_bars", "present_bars", "no_trade_bars", "missing_bars").fill_null(0),
@@ -174,24 +174,24 @@ def read_matrix(database: Database, symbols: Collection[str] | None = None) -> p
 
 
 def _drop_unscanned_presets(rows: pl.DataFrame, presets: Collection[str]) -> pl.DataFrame:
-    """``rows`` without the symbols of ``presets`` of which every series is unchecked."""
+    """Return ``rows`` without the symbols of ``presets`` whose every series is unchecked."""
     is_unscanned = (pl.col("status") == Status.UNCHECKED.value).all().over("symbol")
     return rows.filter(~(pl.col("symbol").is_in(list(presets)) & is_unscanned))
 
 
 def read_recent(database: Database, symbols: Collection[str] | None = None) -> Recent | None:
-    """Completeness by day over the 60 days up to the last one that was scanned through, or has a bar, of any active series.
+    """Read the completeness of each of the 60 days up to the last one, of any active series, that was scanned or has a bar.
 
-    None before any was scanned through. A day without an expected bar has no row; one that was not scanned through,
-    from the first day of its series that was or has a bar, has the status unchecked. A series of which no day was scanned
-    through has no row at all, and neither has a day that retention has removed.
+    None before the first scan. A day without expected bars has no row. A day that was not scanned has the status
+    unchecked, from the first day of its series that was scanned or has a bar. A series that was never scanned has no
+    rows; nor has a day that retention has removed.
     """
     classes = active_series(database)
     scanned = _read_scanned_days(database, classes)
     if not scanned:
         return None
     counted = _days_to_count(database, scanned, _read_edges(database), classes)
-    # A day behind the last scanned one is the end of a span, exclusive.
+    # A range that ends after the last scanned day ends exclusively.
     last = max(
         end if end == scanned[series][1] else end - timedelta(days=1) for series, (_, end) in counted.items()
     )
@@ -207,9 +207,10 @@ def read_recent(database: Database, symbols: Collection[str] | None = None) -> R
 def completeness_between(
     database: Database, series: Collection[Series], first: date, last: date
 ) -> pl.DataFrame:
-    """How whole each of ``series`` is over the local days ``first`` to ``last``, both inclusive; in their order.
+    """Sum up each of ``series`` over the local days ``first`` to ``last``, both inclusive, in the order of ``series``.
 
-    Columns of :func:`~marketdata_assets.domain.completeness.summed`. Days that were not scanned through do not count.
+    The columns are those of :func:`~marketdata_assets.domain.completeness.summed`. Days that were not scanned do not
+    count.
     """
     return summed(_read_days(database, first, last), series)
 
@@ -222,13 +223,13 @@ def read_unchecked(
     *,
     now: datetime | None = None,
 ) -> pl.DataFrame:
-    """The local days of ``series`` that expect bars and were never scanned through, as ``DAILY_COMPLETENESS_SCHEMA``.
+    """Read the local days of ``series`` that expect bars and were never scanned, as ``DAILY_COMPLETENESS_SCHEMA``.
 
-    Of each series from its first day that was or has a bar, or from ``first`` when that is later, to ``until``,
-    exclusive; without it to its last such day, as the matrix counts. Never the local day of ``now`` (default: the present,
-    by the database's clock), whose bars are not due yet, or later ones. Without the days that retention has removed, and
-    without series nothing of which was scanned through, or that are not collected. Reads a row for every day that was
-    scanned through: ask about few series, or few days.
+    The days of a series begin with its first one that was scanned or has a bar, or with ``first`` when that is later.
+    They end before ``until``; without it, with the last day that was scanned or has a bar, as in the matrix. The local
+    day of ``now`` (default: the present, by the database's clock) and later ones are left out, as their bars are not yet
+    due. Days that retention has removed, series that were never scanned and inactive series are left out. The query reads
+    a row for every scanned day: call it for few series or few days.
     """
     wanted = set(series)
     classes = {item: asset_class for item, asset_class in active_series(database).items() if item in wanted}
@@ -258,13 +259,13 @@ def read_unchecked(
 
 
 def incomplete_series(matrix: pl.DataFrame) -> list[Series]:
-    """The series of ``matrix`` (``MATRIX_SCHEMA``) that lack bars: of the others every day was scanned through."""
+    """Return the series of ``matrix`` (``MATRIX_SCHEMA``) that lack bars: every day of the others was scanned."""
     lacking = matrix.filter(pl.col("missing_bars") > 0).select("symbol", "timeframe")
     return [Series(symbol, Timeframe(timeframe)) for symbol, timeframe in lacking.iter_rows()]
 
 
 def active_series(database: Database) -> dict[Series, AssetClass]:
-    """The asset class of every series that is collected, in the order of ``tracked_symbols``."""
+    """Return the asset class of every active series, in the order of ``tracked_symbols``."""
     return {
         series: symbol.asset_class
         for symbol in list_symbols(database, active_only=True)
@@ -273,14 +274,14 @@ def active_series(database: Database) -> dict[Series, AssetClass]:
 
 
 def _read_days(database: Database, first: date = date.min, last: date = date.max) -> pl.DataFrame:
-    """What was found of each active series on the days from ``first`` to ``last``, as ``DAILY_COMPLETENESS_SCHEMA``."""
+    """Read the scanned days of each active series from ``first`` to ``last``, as ``DAILY_COMPLETENESS_SCHEMA``."""
     return _conform(database.read_frame(_DAYS, [first, last]), DAILY_COMPLETENESS_SCHEMA)
 
 
 def _drop_pruned_days(
     database: Database, days: pl.DataFrame, classes: Mapping[Series, AssetClass]
 ) -> pl.DataFrame:
-    """``days`` (symbol, timeframe and day of series in ``classes``) without those that retention has removed."""
+    """Return ``days`` (symbol, timeframe and day of series in ``classes``) without those that retention has removed."""
     removed = [
         (
             series.symbol,
@@ -306,7 +307,7 @@ def _drop_pruned_days(
 
 
 def _read_scanned_days(database: Database, series: Iterable[Series]) -> dict[Series, tuple[date, date]]:
-    """The first and last day of each of ``series`` that were scanned through and expected a bar."""
+    """Read the first and last scanned day of each of ``series`` that expected a bar."""
     edges = database.read_frame(_SCANNED_EDGES)
     found = {(symbol, timeframe): (first, last) for symbol, timeframe, first, last in edges.iter_rows()}
     return {
@@ -323,7 +324,10 @@ def _days_to_count(
     classes: Mapping[Series, AssetClass],
     now: datetime | None = None,
 ) -> dict[Series, tuple[date, date]]:
-    """The span over which the completeness of each ``scanned`` series is counted; ``edges`` is of :func:`_read_edges`."""
+    """Return the local days, the end exclusive, over which the completeness of each ``scanned`` series is counted.
+
+    ``edges`` is the result of :func:`_read_edges`.
+    """
     at = now or database.transaction(read_clock)
     bars = {
         (symbol, timeframe): (first.astimezone(UTC), last.astimezone(UTC))
@@ -342,7 +346,7 @@ def _days_to_count(
 
 
 def _read_edges(database: Database) -> pl.DataFrame:
-    """The opens of the first and last stored bar of each active series: two looks into the key's index each."""
+    """Read the opens of the first and last stored bar of each active series: two index lookups for each."""
     return _conform(
         database.read_frame(_STORED_EDGES),
         pl.Schema({name: MATRIX_SCHEMA[name] for name in ("symbol", "timeframe", "first_bar", "last_bar")}),
@@ -354,7 +358,7 @@ def _select_symbols(rows: pl.DataFrame, symbols: Collection[str] | None) -> pl.D
 
 
 def _sort_by_series(rows: pl.DataFrame, series: Collection[Series]) -> pl.DataFrame:
-    """``rows`` in the order of ``series``; the order within a series stays."""
+    """Sort ``rows`` in the order of ``series``; the order within a series stays."""
     positions = pl.DataFrame(
         [(item.symbol, item.timeframe.value, position) for position, item in enumerate(series)],
         schema={"symbol": pl.String(), "timeframe": pl.String(), "position": pl.Int64()},
@@ -365,5 +369,5 @@ def _sort_by_series(rows: pl.DataFrame, series: Collection[Series]) -> pl.DataFr
 
 
 def _conform(rows: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
-    """``rows`` with exactly ``schema``: an empty answer arrives without types."""
+    """Return ``rows`` with exactly ``schema``: an empty result arrives without types."""
     return rows.select(schema.names()).cast(schema) if rows.width else schema.to_frame()
