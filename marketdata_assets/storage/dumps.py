@@ -1,9 +1,9 @@
-"""Dumps of the whole database, made and restored by the Postgres programs that come with the embedded server.
+"""Dumps of the whole database, written and restored by the Postgres programs that come with the embedded server.
 
-Belongs here: running pg_dump and pg_restore. Does not belong here: migrations, which bring a restored database up to date.
+Belongs here: running pg_dump and pg_restore. Does not belong here: migrations, which update a restored database.
 
-A password reaches the programs in a file of mode 0600, never as an argument. A dump gets its name when it is complete; a
-restore is one transaction, or a database of its own that takes the place of the old one when it is complete.
+A password is passed to the programs in a file of mode 0600, never as an argument. A dump gets its name when it is
+complete. A restore is one transaction, or a new database that replaces the old one when it is complete.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _SERVICE: Final = "marketdata"
 _NOT_INHERITED: Final = ("PGSERVICE", "PGSERVICEFILE", "PGOPTIONS")
-"""Variables that no other connection of ours goes by: each sets its own options."""
+"""Environment variables that the programs must not inherit: every other connection sets these options itself."""
 _OWN_OBJECTS: Final = """
 select exists (
   select from pg_class c
@@ -44,14 +44,14 @@ select exists (
 
 
 def dump_database(url: str, target: Path) -> int:
-    """Dump the database of ``url`` to the file ``target``, which appears when the dump is complete; return its bytes.
+    """Dump the database of ``url`` to the file ``target``, which appears when the dump is complete; return its size in bytes.
 
     Raises:
         ConfigurationError: ``target`` cannot be written.
-        StoreError: The server is out of reach, or does not permit to read everything; the disk is full.
-        MarketDataError: pg_dump failed otherwise, for example because the server is newer.
+        StoreError: The server is out of reach, the role may not read everything, or the disk is full.
+        MarketDataError: pg_dump failed for another reason, for example because the server is newer.
     """
-    # Names the reason better than pg_dump does.
+    # The error of a failed connection gives a better reason than pg_dump's.
     connect(url, application_name="marketdata dump").close()
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -73,12 +73,12 @@ def dump_database(url: str, target: Path) -> int:
 def restore_database(url: str, source: Path, *, replace: bool = False) -> None:
     """Restore the dump ``source`` into the database of ``url``, completely or not at all.
 
-    The database must be empty. With ``replace`` it need not be: the dump is restored into a new database beside it,
-    which takes its name in the end; sessions on the old one are ended.
+    The database must be empty unless ``replace`` is set. With ``replace``, the dump is restored into a new database
+    beside the old one; then the sessions of the old database end, and the new one takes its name.
 
     Raises:
-        ConfigurationError: ``source`` is not a readable file, or the database holds something.
-        MarketDataError: pg_restore failed; the database is what it was.
+        ConfigurationError: ``source`` is not a readable file, or the database is not empty.
+        MarketDataError: pg_restore failed; the database is unchanged.
     """
     if not source.is_file() or not os.access(source, os.R_OK):
         message = f"{source} is not a file that can be read: give one that `marketdata db dump` made"
@@ -90,7 +90,7 @@ def restore_database(url: str, source: Path, *, replace: bool = False) -> None:
     elif replace:
         _restore_beside(url, source)
     else:
-        message = "the database is not empty: `marketdata db restore --replace` puts the dump in the place of all it holds"
+        message = "the database is not empty: `marketdata db restore --replace` replaces all that it contains with the dump"
         raise ConfigurationError(message)
 
 
@@ -141,7 +141,7 @@ def _with_database(url: str, name: str) -> str:
 
 
 def _run(program: str, url: str, *arguments: str) -> None:
-    """Run ``program`` on the database of ``url``. Raises :class:`MarketDataError` with what it says when it fails."""
+    """Run ``program`` on the database of ``url``; raise :class:`MarketDataError` with its message when it fails."""
     with _service_file(url) as service:
         try:
             done = subprocess.run(
@@ -161,7 +161,7 @@ def _run(program: str, url: str, *arguments: str) -> None:
                 check=False,
             )
         except OSError as error:
-            message = f"{program} does not run ({error.strerror}): install marketdata_assets again"
+            message = f"{program} does not run ({error.strerror}): reinstall marketdata_assets"
             raise MarketDataError(message) from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error:" in line] or done.stderr.splitlines()
@@ -178,13 +178,13 @@ def _run(program: str, url: str, *arguments: str) -> None:
 
 
 def _inherited_environment() -> Mapping[str, str]:
-    # From the other variables libpq takes what the URL leaves out, as it does for every connection.
+    # libpq takes the parameters that the URL leaves out from the other variables, as for every connection.
     return {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
 
 
 @contextmanager
 def _service_file(url: str) -> Iterator[Path]:
-    """A connection service file with every parameter of ``url``, the password included, readable by us alone."""
+    """Write a connection service file with every parameter of ``url``, the password included, readable only by this user."""
     with tempfile.TemporaryDirectory(prefix="marketdata-service-") as folder:
         path = Path(folder) / "service.conf"
         path.touch(mode=0o600)

@@ -1,19 +1,19 @@
-"""The embedded Postgres: one server per home folder, shared by every process that asks for it.
+"""The embedded Postgres: one server per home folder, shared by every process that needs it.
 
 Files under the home folder:
 
 * ``postgres/``: the data directory, owned by the user the server runs as, logs in ``postgres/log``.
-* ``postgres.json``: port and password, mode 0600. The port is chosen once and kept unless somebody takes it.
+* ``postgres.json``: port and password, mode 0600. The port is chosen once and kept unless another program takes it.
 * ``postgres.lock``: held by the one process that initialises, starts or stops the server.
 * ``postgres.alive``: an flock that the server's own processes inherit and hold. The kernel releases it when
-  the last of them is gone, so it says whether the server lives where a pid file cannot (pids are reused,
-  zombies answer signals, containers number their own).
-* ``postgres-start.log``: what the server says before its own log files are open.
+  the last of them is gone. So the flock shows whether the server lives, which a pid file cannot (pids are
+  reused, zombies answer signals, containers number their own).
+* ``postgres-start.log``: the output of the server before its own log files are open.
 
-The server runs in a session of its own and hears nothing from the process that started it. It listens on
-loopback TCP only. Root hands it to an unprivileged user; where that user may not pass the folders above the
-data directory, the server addresses it as its own working directory (``/proc/self/cwd``), which needs no
-permission on them, so none is widened and the data stay where the user wants them.
+The server runs in a session of its own and receives no signal from the process that started it. It listens on
+loopback TCP only. Root runs it as an unprivileged user. Where that user may not pass the folders above the
+data directory, the server addresses the directory as its own working directory (``/proc/self/cwd``). That needs
+no permission on the folders, so none is widened and the data stay where the user wants them.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ if sys.platform != "win32":
     import fcntl
 
 DATABASE = "marketdata"
-"""Name of the database, and of the role that owns it."""
+"""The name of the database, and of the role that owns it."""
 
 _HOST = "127.0.0.1"
 _PORTS = range(20_000, 32_000)
-"""Below every system's ephemeral range, so that no outgoing connection sits on the kept port."""
+"""Ports below every system's ephemeral range, so that no outgoing connection occupies the chosen one."""
 
 _READY_SECONDS = 60.0
 _RECOVERY_SECONDS = 1800.0
@@ -62,31 +62,31 @@ _STOP_SECONDS = 120.0
 _MAX_START_ATTEMPTS = 3
 _POLL_SECONDS = 0.02
 _LAST_LINES = 20
-"""How far back in the log the cause of what stands at its end is looked for."""
+"""The number of lines at the end of the log that are searched for the cause of a failure."""
 _LONGEST_PAUSE_SECONDS = 0.5
 _RECOVERING = ("starting up", "recovery", "shutting down", "not yet accepting")
-"""Fragments of the server's messages (English: lc_messages is C) while it is busy and will answer later."""
+"""Fragments of the messages (English: lc_messages is C) of a server that is busy and will answer later."""
 
 _DEFAULTS = {
-    # room for Dagster's short-lived connections beside the platform's own
+    # Dagster opens many short-lived connections beside the platform's own.
     "max_connections": "200",
     "shared_buffers": "256MB",
     "work_mem": "32MB",
     "maintenance_work_mem": "128MB",
     "effective_cache_size": "1GB",
-    # bulk loads: few checkpoints, compressed full-page images; fsync and synchronous_commit stay on
+    # For bulk loads: few checkpoints, compressed full-page images. fsync and synchronous_commit stay on.
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
     "wal_compression": "pglz",
     "random_page_cost": "1.1",
-    # one query per core is already there; parallel hash joins overrun the 64 MB /dev/shm of a container
+    # Queries already run one per core, and parallel hash joins overrun the 64 MB /dev/shm of a container.
     "max_parallel_workers_per_gather": "0",
-    # a query over every month of every timeframe locks each partition and its index
+    # A query over every month of every timeframe locks each partition and its index.
     "max_locks_per_transaction": "256",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "lc_messages": "C",
-    # seven files, one per weekday, each overwritten after a week; one-line errors keep them short
+    # Seven files, one per weekday, each overwritten after a week; one-line errors keep them short.
     "logging_collector": "on",
     "log_directory": "log",
     "log_filename": "server-%a.log",
@@ -97,12 +97,12 @@ _DEFAULTS = {
     "log_checkpoints": "off",
     "log_autovacuum_min_duration": "-1",
 }
-"""Written to postgresql.conf when the data directory is made; the user may change them there."""
+"""The settings that initdb writes to postgresql.conf; the user may change them there."""
 
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """What is known about the server. `port` is None before the first start, `pid` while it is down."""
+    """The state of the server. ``port`` is None before the first start, ``pid`` while the server is down."""
 
     running: bool
     port: int | None
@@ -112,7 +112,7 @@ class ServerStatus:
 
 @dataclass(frozen=True)
 class _Access:
-    """The kept port and password."""
+    """The stored port and password of the server."""
 
     port: int
     password: str
@@ -121,7 +121,7 @@ class _Access:
         return f"_Access(port={self.port})"
 
     def url(self, database: str = DATABASE) -> str:
-        """`sslmode` is said so that a PGSSLMODE meant for other servers does not reach this one."""
+        """Return the URL of ``database``. It sets ``sslmode``, as a PGSSLMODE of the environment is meant for other servers."""
         return f"postgresql://{DATABASE}:{self.password}@{_HOST}:{self.port}/{database}?sslmode=disable"
 
 
@@ -129,9 +129,9 @@ class EmbeddedServer:
     """The server of one home folder.
 
     Args:
-        home: the folder that holds the server's files; made when missing.
-        settings: extra settings for a server that this object starts, e.g. ``{"fsync": "off"}`` for tests.
-            They do not reach a server that is already running.
+        home: The folder of the server's files; created when missing.
+        settings: Extra settings for a server that this object starts, for example ``{"fsync": "off"}`` in tests.
+            They do not apply to a server that is already running.
     """
 
     def __init__(self, home: Path, settings: Mapping[str, str] | None = None) -> None:
@@ -143,11 +143,11 @@ class EmbeddedServer:
         self._start_log = self._home / "postgres-start.log"
 
     def ensure_running(self) -> str:
-        """The URL of the running server's database, after initialising, recovering or starting it as needed.
+        """Return the URL of the running server's database, after initialising, recovering or starting the server as needed.
 
         Raises:
-            ConfigurationError: the home folder cannot hold a server for this user.
-            StoreError: the server does not start, or its files cannot be written; the message quotes its last log line.
+            ConfigurationError: The home folder is not fit for a server of this user.
+            StoreError: The server does not start, or its files cannot be written; the message quotes its last log line.
         """
         access = self._read_access()
         if access is not None and self._try_connect(access, DATABASE) is None:
@@ -163,7 +163,7 @@ class EmbeddedServer:
                 return access.url()
 
     def stop(self) -> bool:
-        """Shut the server down, ending its sessions. False when it was not running."""
+        """Shut the server down, ending its sessions; return whether it was running."""
         if not self._home.is_dir():
             return False
         with raise_store_errors(OSError), self._hold_lock():
@@ -192,7 +192,7 @@ class EmbeddedServer:
             return True
 
     def status(self) -> ServerStatus:
-        """Whether the server answers, without starting it or waiting for anyone."""
+        """Return the state of the server, without starting it or waiting for another process."""
         access = self._read_access()
         running = access is not None and self._try_connect(access, "postgres") is None
         return ServerStatus(
@@ -205,7 +205,7 @@ class EmbeddedServer:
         try:
             self._home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            message = f"cannot make {self._home} ({error.strerror}): set MARKETDATA_HOME to another folder"
+            message = f"cannot create {self._home} ({error.strerror}): set MARKETDATA_HOME to another folder"
             raise ConfigurationError(message) from None
         if not os.access(self._home, os.W_OK | os.X_OK):
             message = f"cannot write to {self._home}: set MARKETDATA_HOME to a folder you can write to"
@@ -241,7 +241,9 @@ class EmbeddedServer:
             message = f"{self._home} is not a folder: set MARKETDATA_HOME to another one"
             raise ConfigurationError(message) from None
         except PermissionError:
-            message = f"cannot read {self._access_file}: run as the user that made it, or set MARKETDATA_HOME"
+            message = (
+                f"cannot read {self._access_file}: run as the user that created it, or set MARKETDATA_HOME"
+            )
             raise ConfigurationError(message) from None
         except (ValueError, KeyError, TypeError):
             message = f"{self._access_file} is damaged: restore it from a backup"
@@ -249,7 +251,7 @@ class EmbeddedServer:
 
     def _write_access(self, port: int, password: str | None = None) -> _Access:
         access = _Access(port, password or secrets.token_urlsafe(32))
-        # NamedTemporaryFile makes the file with mode 0600, so the password is never readable by others
+        # NamedTemporaryFile creates the file with mode 0600, so the password is never readable by others.
         with tempfile.NamedTemporaryFile(
             "w", dir=self._home, prefix=".postgres.json-", delete=False
         ) as draft:
@@ -271,11 +273,11 @@ class EmbeddedServer:
             (path for path in logs if path.is_file()), key=lambda path: -path.stat().st_mtime_ns
         ):
             lines = log.read_text(errors="replace").strip().splitlines()
-            # What follows from a full disk (a failed checkpoint, say) stands behind it.
+            # The consequences of a full disk (a failed checkpoint, for example) come after its own line.
             full = [line for line in lines[-_LAST_LINES:] if os.strerror(errno.ENOSPC) in line]
             if full:
                 return full[-1]
-            # the last complaint is worth more than the "shut down" after it and the callers turned away since
+            # The last error is more useful than the "shut down" and the rejected connections after it.
             complaints = [line for line in lines if "FATAL" in line or "PANIC" in line]
             causes = [
                 line for line in complaints if not any(fragment in line for fragment in _RECOVERING)
@@ -284,12 +286,12 @@ class EmbeddedServer:
                 return causes[-1]
         return "(empty)"
 
-    # ------------------------------------------------------------------ life
+    # ------------------------------------------------------------------ starting
 
     def _initialise(self, access: _Access, account: Account) -> None:
-        """Make the data directory beside its final name, so that a killed initdb leaves nothing half-made."""
+        """Create the data directory under a temporary name and rename it, so that a killed initdb leaves no part of one."""
         for leftover in self._home.glob("postgres-init-*"):
-            # an initdb whose starter was killed may still be writing there: the next start clears the rest
+            # An initdb whose starter was killed may still be writing there: the next start removes the rest.
             shutil.rmtree(leftover, ignore_errors=True)
         scratch = Path(tempfile.mkdtemp(dir=self._home, prefix="postgres-init-"))
         data = scratch / "data"
@@ -332,7 +334,7 @@ class EmbeddedServer:
         shutil.rmtree(scratch)
 
     def _start_and_wait(self, access: _Access, account: Account) -> _Access:
-        """Start the server unless it lives, and wait until it takes connections."""
+        """Start the server unless it is running, and wait until it accepts connections."""
         for _ in range(_MAX_START_ATTEMPTS):
             starting = self._is_gone()
             if starting:
@@ -341,16 +343,16 @@ class EmbeddedServer:
                 self._start(access, account)
             if self._wait_until_ready(access):
                 return access
-            # Gone. Worth another try when these were the last processes of an earlier server, or when
-            # somebody took the port between the look and the bind; otherwise the log says why it died.
+            # The server is gone. Another attempt helps when its processes were the last of an earlier server, or
+            # when another program took the port before the server bound it. Otherwise the log has the cause.
             if starting and _is_free(access.port):
                 break
         message = f"the server of {self._data} does not start; its log ends"
         raise _start_failure(message, self._last_log_line())
 
     def _start(self, access: _Access, account: Account) -> None:
-        # No process of this data directory lives, so a pid file is stale, whoever has its pid now. Should
-        # that ever be wrong, Postgres still refuses to start on the shared memory of a living server.
+        # No process of this data directory lives, so its pid file is stale, even if another process has the pid
+        # now. Should that ever be wrong, Postgres refuses to start on the shared memory of a living server.
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         options = {
             "listen_addresses": _HOST,
@@ -362,7 +364,7 @@ class EmbeddedServer:
         postgres = str(postgres_programs(self._home, account) / "postgres")
         command = [postgres, "-D", _data_argument(self._data, account)]
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        # the shell leaves at once, so the server is nobody's child and no zombie of a long-lived starter
+        # The shell exits at once, so the server is not a child, and never a zombie, of a long-lived starter.
         detached = ["/bin/sh", "-c", '"$@" &', "sh", *command]
         alive = self._open_alive()
         try:
@@ -385,7 +387,7 @@ class EmbeddedServer:
             os.close(alive)
 
     def _wait_until_ready(self, access: _Access) -> bool:
-        """True when it takes connections, False when it died. Patient as long as it says that it recovers."""
+        """Return True when the server accepts connections, False when it died. While it recovers, wait for longer."""
         began = time.monotonic()
         pause = _POLL_SECONDS
         while True:
@@ -404,13 +406,13 @@ class EmbeddedServer:
                 )
                 raise MarketDataError(message)
             time.sleep(pause)
-            pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)  # the server logs every attempt it turns away
+            pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)  # the server logs every rejected attempt
 
     def _try_connect(self, access: _Access, database: str) -> str | None:
-        """None when our server answers on `database`; else why not.
+        """Return None when this home's server answers on ``database``; otherwise the reason why it does not.
 
-        A foreign server on the port neither learns the password (scram is required) nor passes for ours
-        (the marker is compared, which also tells a copied home folder from its original).
+        Another server on the port cannot learn the password (scram is required), nor is it mistaken for this home's:
+        the marker is compared, which also distinguishes a copied home folder from its original.
         """
         try:
             with psycopg.connect(
@@ -453,7 +455,7 @@ def _start_failure(what: str, why: str | None) -> StoreError:
 
 
 def _data_argument(data: Path, account: Account) -> str:
-    """How the server's user names `data`, which is its working directory."""
+    """Return the path by which the server's user reaches ``data``, which is its working directory."""
     if not account.switch or is_traversable(data.parent, account):
         return str(data)
     if not sys.platform.startswith("linux"):
@@ -466,7 +468,7 @@ def _data_argument(data: Path, account: Account) -> str:
 
 
 def _process_options(data: Path, account: Account) -> dict[str, Any]:
-    """Arguments of :func:`subprocess.run`. The working directory is entered before the user changes."""
+    """Return arguments for :func:`subprocess.run`. The working directory is entered before the user changes."""
     arguments: dict[str, Any] = {
         "cwd": data,
         "env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},  # no PG* setting meant for other servers
@@ -483,7 +485,7 @@ def _create_missing_database(access: _Access) -> None:
             connection.execute("select from pg_database where datname = %s", [DATABASE]).fetchone()
             is not None
         ):
-            return  # the server came up between the two looks
+            return  # the server came up after the last attempt
         connection.execute(sql.SQL("create database {}").format(sql.Identifier(DATABASE)))
 
 

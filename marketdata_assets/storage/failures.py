@@ -1,7 +1,7 @@
-"""Failures of the store as a whole: no room, no permission, no server; and how drivers report them.
+"""Failures of the store as a whole (no room, no permission, no server), and how drivers report them.
 
-Three drivers reach Postgres (psycopg, ADBC, and psycopg2 under Dagster's SQLAlchemy), and files are written beside
-it. Whatever reports such a failure, :func:`explain_failure` finds its kind, by type, ``SQLSTATE`` and ``errno``.
+Three drivers connect to Postgres (psycopg, ADBC, and psycopg2 under Dagster's SQLAlchemy), and files are written beside
+it. :func:`explain_failure` finds the kind of a failure, whatever reports it, by type, ``SQLSTATE`` and ``errno``.
 
 Belongs here: kinds of failures and their remedies. Does not belong here: errors of a statement or of a bar.
 """
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 class StoreError(ConfigurationError):
-    """The store cannot be used as it is: every other command or run would fail like this one."""
+    """The store cannot be used: every other command or run would fail for the same reason."""
 
 
 class UnreachableError(StoreError):
-    """The database does not answer, or does not let this program in."""
+    """The database does not answer, or rejects the connection."""
 
 
 class LostServerError(UnreachableError):
-    """The database ended its connections, and no new one could be opened or was lost, too."""
+    """The database ended its connections, and a new connection failed or was lost, too."""
 
 
 class DiskFullError(StoreError):
@@ -43,7 +43,7 @@ class ReadOnlyStoreError(StoreError):
 
 
 class NotPermittedError(StoreError):
-    """The role, or the user, may not do what the platform needs."""
+    """The database role or the operating system user lacks a permission that the platform needs."""
 
 
 class DroppedOptionsError(StoreError):
@@ -59,7 +59,7 @@ STORE_ERRORS: Final = (
     NotPermittedError,
     DroppedOptionsError,
 )
-"""Every kind, for what knows an error by the name of its class."""
+"""Every kind, for code that has only the name of an error's class."""
 
 _AGAIN: Final = "then run the same command again; what is stored stays"
 REMEDIES: Final[dict[type[StoreError], str]] = {
@@ -84,12 +84,12 @@ _BY_STATE: Final[dict[str, type[StoreError]]] = {
     "57P03": LostServerError,
 }
 _CONNECTION_STATES: Final = "08"
-"""The class of SQLSTATE whose members are failures of the connection."""
+"""The class of the SQLSTATEs of failed connections."""
 
 _DRIVERS: Final = ("psycopg", "adbc_driver_manager", "psycopg2")
 
 _WRAPPERS: Final = frozenset({*_DRIVERS, "sqlalchemy", "dagster", "dagster_postgres", "dagster_shared"})
-"""The packages whose errors may be raised while the failure that explains them is handled, without naming it."""
+"""The packages that raise errors while they handle the failure that explains them, without naming it as the cause."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BY_ERRNO: Final[dict[int, str]] = {
@@ -102,7 +102,7 @@ _BY_ERRNO: Final[dict[int, str]] = {
 
 
 def explain_failure(error: BaseException) -> StoreError | None:
-    """Return the failure of the store that ``error`` reports, itself or by a cause of it; None when it is another."""
+    """Return the failure of the store that ``error`` or one of its causes reports; None when it is another error."""
     for link in _chain(error):
         if isinstance(link, StoreError):
             return link
@@ -114,7 +114,7 @@ def explain_failure(error: BaseException) -> StoreError | None:
 
 @contextmanager
 def raise_store_errors(*kinds: type[BaseException]) -> Iterator[None]:
-    """Raise an error of ``kinds`` that reports a failure of the store as the :class:`StoreError` of its kind."""
+    """Turn each error of ``kinds`` that reports a failure of the store into the :class:`StoreError` of its kind."""
     try:
         yield
     except kinds as error:
@@ -125,23 +125,23 @@ def raise_store_errors(*kinds: type[BaseException]) -> Iterator[None]:
 
 
 class Refusal(Enum):
-    """Why a statement was not carried out, as far as a client can do something about it."""
+    """The reason why a statement was not executed, where a client can do something about it."""
 
     TOO_SLOW = auto()
-    """It took longer than its session permits."""
+    """The statement took longer than its session permits."""
     LOCKED = auto()
-    """Another session holds a lock that it needs."""
+    """Another session holds a lock that the statement needs."""
     TABLE_LACKING = auto()
-    """A table is not there: a migration was not applied."""
+    """A table does not exist: a migration was not applied."""
     AWAY = auto()
-    """The database does not answer, or cannot work."""
+    """The database does not answer, or is out of order."""
 
 
 _REFUSALS: Final = {"57014": Refusal.TOO_SLOW, "55P03": Refusal.LOCKED, "42P01": Refusal.TABLE_LACKING}
 
 
 def find_refusal(error: BaseException) -> Refusal | None:
-    """Return why the database did not carry out a statement, by the error of a driver or of the store."""
+    """Return why the database did not execute a statement, by the error of a driver or of the store."""
     found = _REFUSALS.get(getattr(error, "sqlstate", None) or "")
     if found is not None:
         return found
@@ -153,10 +153,10 @@ def find_refusal(error: BaseException) -> Refusal | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Iterate over ``error`` and what it was raised from, newest first.
+    """Iterate over ``error`` and its causes, newest first.
 
-    What an error was merely raised during does not explain it: a fault of this code stays one. Drivers and Dagster
-    are the exception.
+    An error that was merely being handled when another was raised does not explain it: a fault of this code is still
+    reported as one. Errors of drivers and of Dagster are the exception.
     """
     seen: set[int] = set()
     link: BaseException | None = error
@@ -178,7 +178,7 @@ def _explain_os_error(error: OSError) -> StoreError | None:
         return None
     if error.errno in _FULL:
         return DiskFullError(f"cannot write {where or 'a file'} ({error.strerror}): {remedy}")
-    # Without a file it is a connection that a firewall refuses, or a signal.
+    # Without a file, the error is of a connection that a firewall blocks, or of a signal.
     return NotPermittedError(f"cannot use {where} ({error.strerror}): {remedy}") if where else None
 
 
@@ -187,21 +187,21 @@ def _explain_driver_error(error: BaseException) -> StoreError | None:
     kind = _BY_STATE.get(state or "")
     if kind is None and (is_of_the_connection if state is None else state.startswith(_CONNECTION_STATES)):
         kind = LostServerError
-    # A server that finds no room for its own files refuses connections, or ends: that is the consequence.
+    # A server without room for its own files refuses connections or ends: the full disk is the cause.
     if kind is not None and os.strerror(errno.ENOSPC) in str(error):
         kind = DiskFullError
     return None if kind is None else kind(f"{REMEDIES[kind]} ({first_line(error)})")
 
 
 def is_driver_error(error: BaseException) -> bool:
-    """Whether ``error`` is one that a driver of Postgres raises."""
+    """Whether a driver of Postgres raised ``error``."""
     return any(
         isinstance(error, driver.Error) for driver in map(_find_module, _DRIVERS) if driver is not None
     )
 
 
 def _read_state(error: BaseException) -> tuple[str | None, bool]:
-    """Return the SQLSTATE that the driver reports, and whether an error without one is of the connection."""
+    """Return the SQLSTATE that the driver reports, and whether an error without one means a failed connection."""
     psycopg, adbc, psycopg2 = map(_find_module, _DRIVERS)
     if psycopg is not None and isinstance(error, psycopg.Error):
         return error.sqlstate, isinstance(error, psycopg.OperationalError)
@@ -213,12 +213,12 @@ def _read_state(error: BaseException) -> tuple[str | None, bool]:
 
 
 def _find_module(driver: str) -> Any:  # noqa: ANN401 - a module of a driver, two of which have no types
-    """Return the module ``driver``, None when this process never imported it: no error can be one of its."""
+    """Return the module ``driver``; None when this process never imported it, so that no error can come from it."""
     return sys.modules.get(driver)
 
 
 def first_line(error: BaseException) -> str:
-    """Return what the server said, without the statement, its parameters and the name of the driver."""
+    """Return the server's message, without the statement, its parameters and the name of the driver."""
     diagnosis = getattr(error, "diag", None)
     if primary := getattr(diagnosis, "message_primary", None):
         return str(primary)

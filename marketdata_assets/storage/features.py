@@ -1,8 +1,8 @@
-"""Features in Postgres, and from where on those of a series no longer belong to its bars.
+"""Features in Postgres, and the marks of series whose features are stale.
 
-Whoever changes what features are made of (bars, gaps, splits) marks the series as stale from the first bar that is
-concerned, in the transaction of the change. Every change has a version, which outlives the mark: a computation that
-was overtaken by another change does not clear a mark, and does not take the place of a newer computation.
+Every change to the inputs of features (bars, gaps, splits) marks its series as stale from the first affected bar on, in
+the transaction of the change. Every change has a version, which outlives the mark: a computation that was overtaken by
+another change does not clear a mark, and does not replace a newer computation.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.rows import Session
 
 _BEGINNING: Final = datetime(1, 1, 2, tzinfo=UTC)
-"""Before every bar, and representable in every time zone."""
+"""A time before every bar that every time zone can represent."""
 
 _WRITE_CHANGES: Final = """
 insert into feature_changes as c (symbol, timeframe, version)
@@ -102,9 +102,9 @@ where s.symbol = w.symbol and s.timeframe = w.timeframe
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """From which bar on the features of a series are out of date, and why.
+    """The mark of a series whose features are stale from the bar that opens at ``since`` on, with the reason.
 
-    ``last_bar`` is the open of the last bar that is stored; None when there is none.
+    ``last_bar`` is the open of the last stored bar; None when the series has no bar.
     """
 
     since: datetime
@@ -115,17 +115,17 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class FeatureBatch:
-    """What is committed together.
+    """A batch of features that is committed in one transaction.
 
     Attributes:
-        features: ``FEATURES_SCHEMA``: all that is to stand in the windows.
-        windows: By series: the features in it are replaced.
-        versions: The version of each series' latest change (:func:`read_versions`), read before its bars were.
-        refused: By series: the open of the first bar in its window whose price is unknown, and why: the series stays
-            stale from there on.
-        blocked: Partitions that are not recorded, by key, whatever their windows; each with the reason.
-        from_the_first: Those of ``windows`` that begin with the first partition: what lies before gets no features.
-        shown: What the partition shows that stands for the whole run, given its series, as Dagster's metadata.
+        features: All features of the windows, as ``FEATURES_SCHEMA``.
+        windows: The window of each series in which features are replaced.
+        versions: The version of each series' latest change (:func:`read_versions`), read before its bars.
+        refused: By series, the open of the first bar in its window whose price is unknown, and the reason: the series
+            stays stale from that bar on.
+        blocked: Keys of partitions that are not recorded, whatever their windows, each with the reason.
+        from_the_first: The series of ``windows`` that begin with the first partition: earlier bars get no features.
+        shown: Returns, for the series of the partition that represents the run, the Dagster metadata to show there.
     """
 
     features: pl.DataFrame = field(default_factory=FEATURES.schema.to_frame)
@@ -139,7 +139,7 @@ class FeatureBatch:
 
 @dataclass(frozen=True, slots=True)
 class ReplaceCounts:
-    """What replacing did, in rows."""
+    """The effect of replacing features, in rows."""
 
     written: int = 0
     deleted: int = 0
@@ -149,7 +149,7 @@ class ReplaceCounts:
 
 
 def mark_stale(session: Session, since: Mapping[Series, datetime], reason: str) -> None:
-    """Mark each series as changed and stale from a moment on, within a transaction that holds their locks."""
+    """Mark each series as changed, and as stale from its time on, within a transaction that holds the series' locks."""
     if since:
         # In the order of the key, so that two writers wait for each other instead of deadlocking.
         keys = sorted((series.symbol, series.timeframe.value) for series in since)
@@ -158,34 +158,34 @@ def mark_stale(session: Session, since: Mapping[Series, datetime], reason: str) 
 
 
 def _write_marks(session: Session, since: Mapping[Series, tuple[datetime, str]]) -> None:
-    """Mark each series as stale from a moment on for a reason, as of its latest change."""
+    """Mark each series as stale from its time on with its reason, as of the series' latest change."""
     rows = sorted((series.symbol, series.timeframe.value, *why) for series, why in since.items())
     if rows:
         session.execute(_WRITE_MARKS, columns(rows))
 
 
 def read_versions(database: Database, series: Iterable[Series]) -> dict[Series, int]:
-    """Return the version of the latest change of what the features of each of ``series`` are computed from.
+    """Return the version of the latest change to the inputs of each series' features.
 
-    A series of which nothing has changed yet has none.
+    A series whose inputs have never changed is left out.
     """
     return dict(database.fetch(_VERSIONS, key_columns(series), row=by_series(int)))
 
 
 def read_stale(database: Database, series: Iterable[Series] | None = None) -> dict[Series, Stale]:
-    """The marks of ``series``, or of all; a series that is up to date has none."""
+    """Read the stale marks of ``series``, or of all; a series that is up to date has none."""
     keys = None if series is None else [item.key for item in series]
 
     return dict(database.fetch(_STALE, {"keys": keys}, row=by_series(Stale)))
 
 
 def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
-    """Replace the features in the windows of ``batch`` in one transaction, or nothing of them.
+    """Replace the features in the windows of ``batch`` in one transaction.
 
-    A series that was changed since its bars were read is marked from the window's start on: what was written is old.
-    One that was changed and computed by another process since is left as that process wrote it.
-    The mark of a series moves behind its window when no bar lies between them and nothing has changed since the
-    bars were read; it goes when no bar is left behind it.
+    A series that has changed since its bars were read is marked from the window's start on, as its features are
+    already stale. One that has changed and that another process has computed since keeps that process's features.
+    The mark of a series moves to the end of its window when no bar lies between the mark and the window and nothing has
+    changed since the bars were read. The mark is removed when no bar follows it.
 
     Raises:
         FrameError: The frame does not fit the table; nothing was sent.
@@ -227,9 +227,9 @@ def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
 
 
 def _find_overtaken(session: Session, batch: FeatureBatch) -> tuple[set[Series], set[Series]]:
-    """Return the series that were changed since their bars were read, and those of them without a mark.
+    """Return the series that have changed since their bars were read: those with a stale mark, and those without.
 
-    Of the latter another process has computed features since the change.
+    Another process has computed the features of the latter since the change.
     """
     keys = key_columns(batch.windows)
     now = dict(fetch(session, _VERSIONS, keys, row=by_series(int)))
@@ -240,7 +240,7 @@ def _find_overtaken(session: Session, batch: FeatureBatch) -> tuple[set[Series],
 
 def _delete(session: Session, windows: Mapping[Series, Window]) -> int:
     deleted = 0
-    # A timeframe at a time, as a constant: the planner looks into no other partition.
+    # One timeframe at a time, as a constant, so that the planner prunes the partitions of the others.
     for timeframe in {series.timeframe for series in windows}:
         members = {series: window for series, window in windows.items() if series.timeframe is timeframe}
         deleted += session.execute(
@@ -259,7 +259,7 @@ def _delete(session: Session, windows: Mapping[Series, Window]) -> int:
 
 
 def _move_marks(session: Session, batch: FeatureBatch, current: Collection[Series]) -> None:
-    """Move the marks of ``current``, the series of which nothing has changed since their bars were read."""
+    """Move or remove the marks of ``current``, the series that have not changed since their bars were read."""
     known = [
         (
             series.symbol,

@@ -1,4 +1,4 @@
-"""What gates are judged by: quarantined bars, the spans of losses, how many bars lie before a window."""
+"""The facts for judging gates: quarantined rows, the extent of losses, and the number of bars before a window."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ where q.rule <> all({harmless})
 
 
 def lost_spans(database: Database) -> dict[tuple[str, str], tuple[datetime, datetime]]:
-    """From the first to the last gap of each symbol and timeframe that is in a state of ``LOSSES``."""
+    """Read the start of the first and the end of the last gap in a state of ``LOSSES``, by symbol and timeframe."""
     return _spans(database, _LOST_SPANS.format(sql.Literal(list(LOSSES))))
 
 
 def quarantined_spans(database: Database) -> dict[tuple[str, str], tuple[datetime, datetime]]:
-    """From the first to the last row in quarantine of each symbol and base whose rule means a loss."""
+    """Read the times of the first and the last quarantined row whose rule means a loss, by symbol and base."""
     return _spans(database, _QUARANTINED_SPANS.format(sql.Literal(list(RULES_WITHOUT_LOSS))))
 
 
@@ -79,7 +79,7 @@ def _spans(database: Database, query: sql.Composed) -> dict[tuple[str, str], tup
 
 
 def bars_before(database: Database, windows: Mapping[Series, Window], limit: int) -> pl.DataFrame:
-    """How many bars each series has before its window, ``limit`` at most: ``symbol, timeframe, before``."""
+    """Count the bars of each series before its window, up to ``limit``, as ``symbol, timeframe, before``."""
     query = _BARS_BEFORE.format(limit=sql.Literal(limit), spans=window_values(windows.items()))
     return database.read_frame(query.as_string(None))
 
@@ -87,9 +87,9 @@ def bars_before(database: Database, windows: Mapping[Series, Window], limit: int
 def read_quarantined(
     database: Database, timeframe: Timeframe, windows: Mapping[Series, Window]
 ) -> pl.DataFrame:
-    """``symbol, time, rule`` of base bars in the windows; for weeks of those up to a week behind them, too.
+    """Read ``symbol, time, rule`` of quarantined base bars in the windows, for week bars up to a week after them, too.
 
-    A day whose bars retention removed has lost none to quarantine.
+    Days that retention has removed are left out: no bar is missing there.
     """
     beyond = WEEK if timeframe is Timeframe.W1 else timedelta(0)
     spans = [(series, Window(window.start, window.end + beyond)) for series, window in windows.items()]
