@@ -1,4 +1,4 @@
-"""Gaps and completeness in Postgres: the bars to scan, known gaps, and what became of them."""
+"""Gaps and completeness in Postgres: the bars to scan, the known gaps, and the results of scans."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _DAILY: Final = (
     "status",
 )
 LISTED_SCHEMA: Final = pl.Schema({**KNOWN_GAP_SCHEMA, "resolved_at": KNOWN_GAP_SCHEMA["gap_start"]})
-"""Gaps as people and machines read them: ``resolved_at`` is when a gap left the state open."""
+"""The columns of listed gaps: ``resolved_at`` is the time at which a gap left the state open."""
 
 _REPAIRS_SCHEMA: Final = pl.Schema({"repairs": pl.Int32(), "repair_asked_at": LISTED_SCHEMA["gap_start"]})
 _REPLACED_SCHEMA: Final = pl.Schema(
@@ -200,7 +200,7 @@ using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[]) as w(
 where g.symbol = w.symbol and g.timeframe = w.timeframe
   and g.gap_start < w.hi and g.gap_end > w.lo and g.state = 'filled'
 """
-# How whole a day was stays known when its bars are pruned.
+# The completeness of a day stays known after its bars are pruned.
 _DELETE_DAYS: Final = """
 delete from completeness_daily d
 using unnest(%s::text[], %s::text[], %s::date[], %s::date[]) as w(symbol, timeframe, first, last)
@@ -217,26 +217,26 @@ where d.symbol = w.symbol and d.timeframe = w.timeframe and d.day between w.firs
 
 
 class _Around(NamedTuple):
-    """The scanned days before and after a series' days, the nearest first."""
+    """The scanned days before and after the days of a series, the nearest first."""
 
     earlier: list[date]
     later: list[date]
 
 
 def database_time(database: Database) -> datetime:
-    """Return the present by the database's clock, which every ``stored_at`` is of."""
+    """Return the present by the database's clock, which sets every ``stored_at``."""
     return database.transaction(read_clock)
 
 
 def read_stored_bars(database: Database, windows: Mapping[Series, Window]) -> dict[Series, StoredBars]:
-    """The stored bars of each series in its window."""
+    """Read the stored bars of each series in its window."""
     columns = ["symbol", "timeframe", "time", "base_bars"]
     spans = {series: [window] for series, window in windows.items()}
     return stored_by_series(read_rows(database, OHLCV, spans, columns=columns))
 
 
 def first_bars(database: Database, series: Iterable[Series]) -> dict[Series, datetime]:
-    """The open of the first stored bar of each series' symbol in any timeframe of the same base.
+    """Read the open of the first stored bar of each series or of its base, whichever is earlier.
 
     A series without such a bar is left out.
     """
@@ -253,9 +253,9 @@ def first_bars(database: Database, series: Iterable[Series]) -> dict[Series, dat
 
 
 def read_requested(database: Database, windows: Mapping[Series, Window]) -> dict[Series, list[Window]]:
-    """What of each series was asked of the vendor, whatever came of it, is stored whole or was looked through before.
+    """Read the windows of each series that were requested, with any result, are covered, or were scanned before.
 
-    As far as it overlaps the window of the series; what retention has removed does not count.
+    Only windows that overlap the window of the series count, and nothing that retention has removed.
     """
     wanted = [
         (item.symbol, item.timeframe.value, item.timeframe.base.value, window.start, window.end)
@@ -274,9 +274,9 @@ def read_requested(database: Database, windows: Mapping[Series, Window]) -> dict
 def nearest_scanned_days(
     database: Database, days: Mapping[Series, tuple[date, date]], limit: int
 ) -> dict[Series, tuple[tuple[date, ...], tuple[date, ...]]]:
-    """Read the scanned days of each series before and after its first and last of ``days``, the nearest first.
+    """Read the scanned days of each series before the first and after the last of its ``days``, the nearest first.
 
-    At most ``limit`` on either side; a series without any is left out.
+    There are at most ``limit`` days on either side; a series without any is left out.
     """
     wanted = [(item.symbol, item.timeframe.value, first, last) for item, (first, last) in days.items()]
     if not wanted:
@@ -290,7 +290,7 @@ def nearest_scanned_days(
 
 
 def read_quarantined_rows(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
-    """``symbol, timeframe, time`` of the vendor's rows that broke a rule and left no bar, around ``windows``."""
+    """Read ``symbol, timeframe, time`` of the quarantined rows that left no bar, from the first to the last of ``windows``."""
     first, last = (
         min(window.start for window in windows.values()),
         max(window.end for window in windows.values()),
@@ -311,7 +311,7 @@ def read_quarantined_rows(database: Database, windows: Mapping[Series, Window]) 
 
 
 def quarantined_times(database: Database, series: Series, window: Window) -> list[datetime]:
-    """Return the times, each once, of the vendor's rows of ``series`` or its base that broke a rule in ``window``."""
+    """Read the times, each once, of the quarantined rows of ``series`` or its base in ``window``."""
     rows = database.read_frame(
         _QUARANTINED_TIMES,
         [series.symbol, series.timeframe.value, series.timeframe.base.value, window.start, window.end],
@@ -320,7 +320,7 @@ def quarantined_times(database: Database, series: Series, window: Window) -> lis
 
 
 def read_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
-    """The known gaps of each series that reach into its window and are not filled, as ``KNOWN_GAP_SCHEMA``."""
+    """Read the known gaps of each series that overlap its window and are not filled, as ``KNOWN_GAP_SCHEMA``."""
     standing = sql.SQL("g.state <> {}").format(sql.Literal(GapState.FILLED.value))
     return _read_gaps_where(database, windows, KNOWN_GAP_SCHEMA, standing)
 
@@ -328,9 +328,9 @@ def read_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFr
 def list_gaps(
     database: Database, windows: Mapping[Series, Window], states: Collection[str] | None = None
 ) -> pl.DataFrame:
-    """Every gap in one of ``states`` (default: any) that reaches into the window of its series, the largest first.
+    """List the gaps in ``states`` (default: all) that overlap the window of their series, as ``LISTED_SCHEMA``.
 
-    As ``LISTED_SCHEMA``.
+    The largest come first.
     """
     which = sql.SQL("true") if states is None else _state_in(states)
     return _read_gaps_where(database, windows, LISTED_SCHEMA, which).sort("missing_bars", descending=True)
@@ -344,10 +344,10 @@ def sorted_gaps(
     after: tuple[str, str, datetime] | None = None,
     limit: int | None = None,
 ) -> pl.DataFrame:
-    """What :func:`list_gaps` lists, in the order of the key (symbol, timeframe, gap_start): a page at a time.
+    """List the gaps of :func:`list_gaps` in the order of their key (symbol, timeframe, gap_start), one page per call.
 
-    Only keys behind ``after``, and at most ``limit`` rows. A gap that is found or split meanwhile moves no other one
-    to another page.
+    A page has only keys after ``after``, and at most ``limit`` rows. A gap that is found or split between two calls
+    does not move another gap to another page.
     """
     which = sql.SQL("true") if states is None else _state_in(states)
     if after is not None:
@@ -359,9 +359,9 @@ def sorted_gaps(
 
 
 def list_losses(database: Database, symbols: Collection[str], limit: int) -> tuple[pl.DataFrame, int]:
-    """The largest ``limit`` gaps of the series of ``symbols`` that are open or unfilled, and how many there are.
+    """List the largest ``limit`` gaps of ``symbols`` that are open or unfilled, and count all of them.
 
-    As ``KNOWN_GAP_SCHEMA``, largest first, of the timeframes that the symbols are tracked in.
+    The gaps are of the timeframes in which the symbols are tracked, as ``KNOWN_GAP_SCHEMA``, the largest first.
     """
     of_losses = _OF_LOSSES.format(lost=_state_in(LOSSES))
     largest = _LARGEST.format(
@@ -387,7 +387,7 @@ def _state_in(states: Collection[str]) -> sql.Composable:
 
 
 def gap_rows(gaps: pl.DataFrame) -> list[dict[str, object]]:
-    """``gaps`` as JSON can hold them: dates and times in ISO 8601."""
+    """Return ``gaps`` as rows of JSON values: dates and times in ISO 8601."""
     return [
         {name: value.isoformat() if isinstance(value, date) else value for name, value in row.items()}
         for row in gaps.iter_rows(named=True)
@@ -415,13 +415,14 @@ def _read_gaps_where(
 
 @contextmanager
 def exclusive_scan(database: Database, series: Iterable[Series]) -> Iterator[None]:
-    """Hold the right to scan ``series``, over all of reading, fetching and writing.
+    """Hold the right to scan ``series``, from reading through fetching to writing.
 
-    A second scan of any of them waits. In a session of its own: the server frees it when this process is gone.
+    A second scan of any of the series waits. The locks are held by a session of their own, so that the server frees
+    them when this process is gone.
     """
     with connect(database.url, application_name="marketdata gaps") as session:
         session.autocommit = True
-        # However long the vendor keeps the other one waiting.
+        # Wait for another scan however long its requests to the vendor take.
         session.execute("set lock_timeout = 0")
         session.execute("set statement_timeout = 0")
         lock_for_session(session, (item.key for item in series), LockSpace.GAP_SCANS)
@@ -429,9 +430,9 @@ def exclusive_scan(database: Database, series: Iterable[Series]) -> Iterator[Non
 
 
 def write_gaps(database: Database, result: ScanResult) -> None:
-    """Replace what is known in the spans of ``result`` by what it found, in one transaction.
+    """Replace the known gaps and days in the windows of ``result`` with the scan's, in one transaction.
 
-    ``detected_at`` that is null becomes now; filled gaps that are known stay.
+    A null ``detected_at`` becomes the present. Known gaps that are filled stay.
     """
 
     def work(session: Session) -> None:
@@ -458,7 +459,7 @@ def write_gaps(database: Database, result: ScanResult) -> None:
             session,
             "gap_report",
             gaps.select(written),
-            # What was filled once may be missing again, or be filled with more.
+            # Slots that were filled once may be missing again, and a filled gap may grow.
             f"on conflict (symbol, timeframe, gap_start) do update set {others}",
         )
         session.execute(_DELETE_DAYS, [symbols, timeframes, firsts, lasts])
@@ -475,7 +476,7 @@ def write_gaps(database: Database, result: ScanResult) -> None:
 
 
 def _forget_filled(session: Session, gaps: pl.DataFrame) -> None:
-    """What is missing again is not filled."""
+    """Delete the filled gaps that overlap gaps which are not filled: their slots are missing again."""
     standing = gaps.filter(pl.col("state") != GapState.FILLED.value)
     session.execute(
         _FORGET_FILLED,
@@ -484,7 +485,7 @@ def _forget_filled(session: Session, gaps: pl.DataFrame) -> None:
 
 
 def _losses_changed_from(earlier: pl.DataFrame, gaps: pl.DataFrame) -> dict[Series, datetime]:
-    """The start of each series' first gap that counts as lost in one of the frames and not in the other."""
+    """Return the start of each series' first gap that is a loss in one of the frames and not in the other."""
     key = ["symbol", "timeframe", "gap_start", "gap_end"]
     before, after = (frame.filter(pl.col("state").is_in(LOSSES)).select(key) for frame in (earlier, gaps))
     changed = pl.concat(

@@ -1,8 +1,8 @@
-"""Bulk writes: a frame into a keyed table, idempotent, in one transaction of the caller's.
+"""Bulk writes of a frame into a keyed table, idempotent, in a transaction of the caller.
 
-Rows that are already there with the same values are not touched; changed rows leave their old values in the
-table's revisions; a null replaces no stored number; nothing is ever deleted. Every writer takes the advisory
-locks of its series first, in sorted order, so that no two transactions deadlock or insert the same key.
+Rows that are already stored with the same values are not touched. Changed rows leave their old values in the table's
+revisions, and a null does not replace a stored number. Nothing is ever deleted. Every writer first takes the advisory
+locks of its series, in sorted order, so that no two transactions deadlock or insert the same key.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.tables import Table
 
 COPY_ROWS: Final = 65_536
-"""Rows that are encoded at once: bounds the memory of a copy."""
+"""The number of rows that are encoded at once, which bounds the memory of a copy."""
 
 
 _OCCUPIED: Final = sql.SQL("""
@@ -77,7 +77,7 @@ group by 1, 2
 
 @dataclass(frozen=True, slots=True)
 class MergeCounts:
-    """What a merge did, in rows."""
+    """The effect of a merge, in rows."""
 
     inserted: int = 0
     changed: int = 0
@@ -106,7 +106,7 @@ class _Key(NamedTuple):
 
 
 class _Merged(NamedTuple):
-    """What merging did to the rows of a series."""
+    """The effect of a merge on the rows of a series."""
 
     inserted: int
     changed: int
@@ -115,16 +115,16 @@ class _Merged(NamedTuple):
 
 
 def lock_series(session: Session, series: Iterable[Series]) -> None:
-    """Hold the advisory locks of ``series`` until the transaction ends, taken in the order of their keys.
+    """Take the advisory locks of ``series`` until the transaction ends, in the order of their keys.
 
-    While it lasts, retention removes nothing.
+    Until then retention removes nothing.
     """
     lock_shared(session, RETENTION)
     lock_all(session, (item.key for item in series))
 
 
 def read_clock(session: Session) -> datetime:
-    """Return the present by the database's clock, which moves on within a transaction."""
+    """Return the present by the database's clock, which advances within a transaction."""
     (now,) = fetch(session, "select clock_timestamp()", row=moment)
     return now
 
@@ -138,7 +138,7 @@ def merge(
 ) -> MergeCounts:
     """Merge ``frame`` into ``table`` within the open transaction.
 
-    ``stored_at`` is the time that is written down for every row, None for the present once the locks are held: the
+    ``stored_at`` is the time to store with every row. None stands for the present after the locks are taken, as the
     transaction may have waited for them since it began.
 
     Raises:
@@ -188,9 +188,9 @@ def _count_copied(rows: pl.DataFrame) -> MergeCounts:
 
 
 def _read_occupied(session: Session, table: Table, spans: pl.DataFrame) -> pl.DataFrame:
-    """The series of ``spans`` that have a row between the first and the last of the frame.
+    """Read which series of ``spans`` have stored rows between the first and the last row of the frame.
 
-    A series without one can be copied straight into the table: the locks keep other writers out of it.
+    A series without such rows can be copied straight into the table: the locks keep other writers out of it.
     """
     query = _OCCUPIED.format(sql.Identifier(table.name))
     columns = [spans[name].to_list() for name in ("symbol", "timeframe", "first", "last")]
@@ -199,7 +199,7 @@ def _read_occupied(session: Session, table: Table, spans: pl.DataFrame) -> pl.Da
 
 
 def _merge_staged(session: Session, table: Table, rows: pl.DataFrame, stored_at: datetime) -> MergeCounts:
-    # Never without its schema: the user may have a table of this name.
+    # Always with its schema, as the user may have a table of this name.
     stage = sql.Identifier("pg_temp", "stage")
     columns = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in table.column_types()
@@ -241,7 +241,7 @@ def _merge_statement(table: Table) -> sql.Composed:
         return sql.SQL(", ").join(sql.SQL(template).format(name=sql.Identifier(name)) for name in names)
 
     kept = [*table.columns, "stored_at"]
-    # What an answer leaves out is not news: a null takes the place of no stored number.
+    # A value that is missing in an answer has not changed: a null does not replace a stored number.
     given = join_names("coalesce(s.{name}, t.{name})", table.values)
     merged = _MERGE.format(
         table=sql.Identifier(table.name),
@@ -264,7 +264,7 @@ def _merge_statement(table: Table) -> sql.Composed:
 def copy_rows(
     cursor: Cursor[TupleRow], table: sql.Identifier, columns: list[str], rows: pl.DataFrame
 ) -> None:
-    """Send ``rows``, which have exactly the types of ``columns``, by binary COPY."""
+    """Copy ``rows``, which have exactly the types of ``columns``, into ``table`` by binary COPY."""
     statement = sql.SQL("copy {} ({}) from stdin with (format binary)").format(
         table, sql.SQL(", ").join(map(sql.Identifier, columns))
     )

@@ -1,9 +1,9 @@
 """The schema of the market database, as numbered SQL files that are applied once, in order.
 
 A file is named ``NNNN_name.sql``, numbered from 0001 without gaps, and never edited once applied: its
-checksum is kept in ``schema_migrations``. Each file is one transaction. Concurrent migrators queue on a lock.
+checksum is stored in ``schema_migrations``. Each file is one transaction. Concurrent migrators queue for a lock.
 
-Belongs here: the bookkeeping. Does not belong here: tables (they are in ``sql/``).
+Belongs here: applying and recording migrations. Does not belong here: definitions of tables (``sql/``).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MINIMUM_VERSION: Final = 18
 """The first Postgres whose MERGE returns the values that it replaces."""
 
 _TIMEOUTS = Timeouts(statement=timedelta(0), lock=timedelta(minutes=30))
-"""Building an index on years of bars takes as long as it takes; so does waiting for another migrator."""
+"""The limits of a migration: building an index on years of bars, or waiting for another migrator that does, takes long."""
 
 _CREATE_HISTORY: Final = """
 create table if not exists public.schema_migrations (
@@ -74,7 +74,7 @@ class _Permitted(NamedTuple):
 
 @dataclass(frozen=True)
 class Migration:
-    """One numbered file. `checksum` is the SHA-256 of its text with Unix line ends."""
+    """One numbered file. ``checksum`` is the SHA-256 of its text with Unix line ends."""
 
     version: int
     file_name: str
@@ -83,16 +83,17 @@ class Migration:
 
 
 def sql_folder() -> Path:
-    """Where the numbered files are: inside the installed package, or at the root of the checkout."""
+    """Return the folder of the numbered files: inside the installed package, or at the root of the checkout."""
     package = Path(str(files("marketdata_assets")))
     packaged = package / "sql"
     return packaged if packaged.is_dir() else package.parent / "sql"
 
 
 def load_migrations(folder: Path | None = None) -> list[Migration]:
-    """The migrations of `folder` (default: the platform's own) in order.
+    """Load the migrations of ``folder`` (default: the platform's own) in order.
 
-    Raises :class:`ConfigurationError` on a file that is misnamed, a number used twice, and a number left out.
+    Raises:
+        ConfigurationError: A file is misnamed, or a number is used twice or left out.
     """
     folder = sql_folder() if folder is None else folder
     if not folder.is_dir():
@@ -125,12 +126,12 @@ def load_migrations(folder: Path | None = None) -> list[Migration]:
 
 
 def migrate(url: str, folder: Path | None = None) -> list[str]:
-    """Apply what is pending and return the file names in order; empty when the schema is up to date.
+    """Apply the pending migrations and return their file names in order; none when the schema is up to date.
 
     Raises:
-        ConfigurationError: an applied file was edited or renamed, the database is ahead of this version, the
+        ConfigurationError: An applied file was edited or renamed, the database is ahead of this version, the
             files are misnumbered, or the server is out of reach or older than Postgres 18.
-        MarketDataError: a migration failed; nothing of it was kept, the ones before it were.
+        MarketDataError: A migration failed and was rolled back; the ones before it stay applied.
     """
     migrations = load_migrations(folder)
     with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as session:
@@ -147,7 +148,11 @@ def migrate(url: str, folder: Path | None = None) -> list[str]:
 
 
 def pending(url: str, folder: Path | None = None) -> list[str]:
-    """The file names that :func:`migrate` would apply. Raises what it raises before it applies anything."""
+    """Return the names of the files that :func:`migrate` would apply.
+
+    Raises:
+        ConfigurationError: As :func:`migrate` does.
+    """
     migrations = load_migrations(folder)
     with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as session:
         session.autocommit = True
@@ -159,7 +164,7 @@ def find_obstacle(url: str) -> str | None:
     """Return why the platform cannot work with the database that answers at ``url``; None when it can.
 
     Raises:
-        StoreError: It does not answer, or a pooler in between is unfit.
+        StoreError: The database does not answer, or a pooler in between drops the settings of sessions.
     """
     with connect(url, application_name="marketdata status") as session:
         try:
