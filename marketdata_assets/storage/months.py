@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BARS_1M: Final = "ohlcv_1m"
 FEATURES_1M: Final = "features_1m"
-"""The second of the two tables, beside ``BARS_1M``, that are partitioned by month."""
+"""``BARS_1M`` and ``FEATURES_1M`` are the tables that are partitioned by month."""
 
 _UNATTACHED: Final = """
 select name, c.oid is not null

@@ -1,4 +1,4 @@
-"""Which kind of vendor a store's bars come from: a simulated one or the real one, never both."""
+"""The kind of vendor that a store's bars come from: the simulated one or the real one, never both."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ _KIND: Final = "select simulated from vendor"
 
 
 def require_kind(database: Database, *, simulated: bool) -> None:
-    """Nothing, when the store holds bars of this kind or none.
+    """Raise when the store has bars of the other kind of vendor.
 
     Raises:
-        ConfigurationError: The store holds bars of the other kind: they would stand side by side in a series.
+        ConfigurationError: The store has bars of the other kind: a series would mix both.
     """
     _refuse_other(database.transaction(_fetch_kind), simulated=simulated)
 
 
 def read_kind(database: Database) -> bool | None:
-    """Whether the store holds simulated bars; None while it holds neither these nor real ones."""
+    """Return whether the store's bars are simulated; None while it has neither simulated nor real ones."""
     return database.transaction(_fetch_kind)
 
 
 def claim_store(database: Database, *, simulated: bool) -> None:
-    """Settle, when nothing has yet, that the store holds simulated, or real, bars. Raises as above."""
+    """Record the kind of the store's bars, simulated or real, unless it is recorded already.
+
+    Raises:
+        ConfigurationError: As :func:`require_kind` does.
+    """
 
     def work(session: Session) -> bool | None:
         session.execute(_CLAIM, [simulated])
