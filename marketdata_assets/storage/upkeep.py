@@ -146,7 +146,7 @@ def give_up_initial(database: Database, series: Iterable[Series], now: datetime)
 
 
 def note_tracked(database: Database, series: Iterable[Series], today: date) -> None:
-    """Record today as the date on which the series with an initial backfill that are not in ``series`` were dropped.
+    """Record ``today`` as the date on which the series with an initial backfill that are not in ``series`` were dropped.
 
     ``series`` are all series that are collected. A series that is collected again keeps its date until its initial
     backfill is requested again or :func:`forget_pause` is called for it.

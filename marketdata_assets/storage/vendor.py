@@ -47,14 +47,14 @@ def _fetch_kind(session: Session) -> bool | None:
     return fetch_one(session, _KIND, row=bool)
 
 
-def _refuse_other(is_simulated: bool | None, *, simulated: bool) -> None:  # noqa: FBT001 - the store's answer
-    if is_simulated is None or is_simulated is simulated:
+def _refuse_other(has_simulated: bool | None, *, simulated: bool) -> None:  # noqa: FBT001 - the store's answer
+    if has_simulated is None or has_simulated is simulated:
         return
-    stored, asked = ("simulated", "the real") if is_simulated else ("real", "a simulated")
+    stored, requested = ("simulated", "the real") if has_simulated else ("real", "a simulated")
     message = (
-        f"this store holds {stored} bars and {asked} vendor's would mix with them:"
+        f"this store holds {stored} bars and {requested} vendor's would mix with them:"
         " set another MARKETDATA_HOME or DATABASE_URL, or correct POLYGON_BASE_URL"
     )
-    if is_simulated:
-        message += "; beside a running `marketdata up --simulate`, commands without a key ask its simulator"
+    if has_simulated:
+        message += "; beside a running `marketdata up --simulate`, commands without a key use its simulator"
     raise ConfigurationError(message)
