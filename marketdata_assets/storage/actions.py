@@ -347,7 +347,7 @@ def _read_listed(
     return rows.cast(schema).select(schema.names()) if rows.width else schema.to_frame()
 
 
-def unchecked(database: Database, kind: ActionKind, symbols: Iterable[str]) -> list[str]:
+def find_unfetched(database: Database, kind: ActionKind, symbols: Iterable[str]) -> list[str]:
     """Return the ``symbols``, in their order, whose list of ``kind`` was never fetched and stored."""
     wanted = list(symbols)
     if not wanted:

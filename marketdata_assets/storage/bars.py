@@ -106,7 +106,7 @@ order by 1, 2, 3
 """
 _ROWS: Final = sql.SQL("""
 select bars.*
-from (values {spans}) as w(symbol, timeframe, lo, hi),
+from (values {windows}) as w(symbol, timeframe, lo, hi),
   lateral ({rows}) as bars
 """)
 _INSIDE: Final = sql.SQL("""
@@ -125,7 +125,7 @@ _INSIDE_AND_BEFORE: Final = sql.SQL("""
 """)
 _COUNT_BY_DAY: Final = sql.SQL("""
 select w.symbol, w.timeframe, (t.time at time zone {zone})::date as day, count(*) as rows
-from (values {spans}) as w(symbol, timeframe, lo, hi)
+from (values {windows}) as w(symbol, timeframe, lo, hi)
 join {table} t
   on t.symbol = w.symbol and t.timeframe = w.timeframe and t.time >= w.lo and t.time < w.hi
 group by 1, 2, 3
@@ -329,8 +329,8 @@ def read_rows(
         lookback_bars: The number of bars before each window to read as well, however long ago they opened.
     """
     selected = table.selection(columns)
-    spans = merged_windows(windows)
-    if not spans:
+    merged = merged_windows(windows)
+    if not merged:
         return table.schema.to_frame().select(selected)
     fetched = list(dict.fromkeys([*KEY, *selected]))
     listed = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in fetched)
@@ -340,7 +340,7 @@ def read_rows(
         rows = _INSIDE_AND_BEFORE.format(
             inside=rows, columns=listed, table=name, limit=sql.Literal(lookback_bars)
         )
-    query = _ROWS.format(spans=window_values(spans), rows=rows)
+    query = _ROWS.format(windows=window_values(merged), rows=rows)
     frame = database.read_frame(query.as_string(None))
     if lookback_bars > 0:
         frame = frame.unique(KEY)
@@ -408,11 +408,11 @@ def count_by_day(
     database: Database, table: Table, windows: Mapping[Series, Sequence[Window]], timezone: ZoneInfo
 ) -> dict[tuple[date, Series], int]:
     """Count the rows of ``table`` that each series has on each local date of ``timezone``; days without rows are left out."""
-    spans = merged_windows(windows)
-    if not spans:
+    merged = merged_windows(windows)
+    if not merged:
         return {}
     query = _COUNT_BY_DAY.format(
-        zone=sql.Literal(timezone.key), spans=window_values(spans), table=sql.Identifier(table.name)
+        zone=sql.Literal(timezone.key), windows=window_values(merged), table=sql.Identifier(table.name)
     )
     counts = database.read_frame(query.as_string(None))
     return {

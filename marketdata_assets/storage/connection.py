@@ -287,8 +287,8 @@ def _unreachable_error(url: str, error: psycopg.OperationalError) -> StoreError:
     if isinstance(full := explain_failure(error), DiskFullError):
         return full
     return UnreachableError(
-        f"cannot connect to {redacted(url)}: {why}; is the server up (`marketdata db status`) and, when it is"
-        " your own, DATABASE_URL right?"
+        f"cannot connect to {redacted(url)}: {why}; see whether the server is up (`marketdata db status`) and, for a"
+        " server of your own, whether DATABASE_URL is right"
     )
 
 

@@ -81,7 +81,7 @@ def restore_database(url: str, source: Path, *, replace: bool = False) -> None:
         MarketDataError: pg_restore failed; the database is unchanged.
     """
     if not source.is_file() or not os.access(source, os.R_OK):
-        message = f"{source} is not a file that can be read: give one that `marketdata db dump` made"
+        message = f"{source} is not a readable file: give one that `marketdata db dump` wrote"
         raise ConfigurationError(message)
     with connect(url, application_name="marketdata restore") as session:
         has_objects = fetch(session, _OWN_OBJECTS, row=bool) == [True]

@@ -199,8 +199,6 @@ class EmbeddedServer:
             running, access.port if access else None, self._pid() if running else None, self._data
         )
 
-    # ------------------------------------------------------------------ files
-
     def _make_home(self) -> None:
         try:
             self._home.mkdir(parents=True, exist_ok=True)
@@ -285,8 +283,6 @@ class EmbeddedServer:
             if causes:
                 return causes[-1]
         return "(empty)"
-
-    # ------------------------------------------------------------------ starting
 
     def _initialise(self, access: _Access, account: Account) -> None:
         """Create the data directory under a temporary name and rename it, so that a killed initdb leaves no part of one."""
@@ -430,8 +426,6 @@ class EmbeddedServer:
         if row != (str(self._home),):
             return f"port {access.port} belongs to another server"
         return None
-
-    # ------------------------------------------------------------------ the lock that the server holds
 
     def _open_alive(self) -> int:
         return os.open(self._alive_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -166,7 +166,7 @@ order by time
 """
 _GAPS: Final = sql.SQL("""
 select {columns}
-from (values {spans}) as w(symbol, timeframe, lo, hi)
+from (values {windows}) as w(symbol, timeframe, lo, hi)
 join gap_report g
   on g.symbol = w.symbol and g.timeframe = w.timeframe and g.gap_start < w.hi and g.gap_end > w.lo
 where {which}
@@ -175,7 +175,7 @@ order by g.symbol, g.timeframe, g.gap_start{limit}
 _OF_LOSSES: Final = sql.SQL("""
 from gap_report g
 join tracked_symbols t on t.symbol = g.symbol and g.timeframe = any(t.timeframes)
-where {lost} and g.symbol in (select jsonb_array_elements_text($1::jsonb))
+where {is_loss} and g.symbol in (select jsonb_array_elements_text($1::jsonb))
 """)
 _LARGEST: Final = sql.SQL("""
 select {columns}
@@ -231,8 +231,8 @@ def database_time(database: Database) -> datetime:
 def read_stored_bars(database: Database, windows: Mapping[Series, Window]) -> dict[Series, StoredBars]:
     """Read the stored bars of each series in its window."""
     columns = ["symbol", "timeframe", "time", "base_bars"]
-    spans = {series: [window] for series, window in windows.items()}
-    return stored_by_series(read_rows(database, OHLCV, spans, columns=columns))
+    windows_of_series = {series: [window] for series, window in windows.items()}
+    return stored_by_series(read_rows(database, OHLCV, windows_of_series, columns=columns))
 
 
 def first_bars(database: Database, series: Iterable[Series]) -> dict[Series, datetime]:
@@ -321,8 +321,8 @@ def quarantined_times(database: Database, series: Series, window: Window) -> lis
 
 def read_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
     """Read the known gaps of each series that overlap its window and are not filled, as ``KNOWN_GAP_SCHEMA``."""
-    standing = sql.SQL("g.state <> {}").format(sql.Literal(GapState.FILLED.value))
-    return _read_gaps_where(database, windows, KNOWN_GAP_SCHEMA, standing)
+    not_filled = sql.SQL("g.state <> {}").format(sql.Literal(GapState.FILLED.value))
+    return _read_gaps_where(database, windows, KNOWN_GAP_SCHEMA, not_filled)
 
 
 def list_gaps(
@@ -363,7 +363,7 @@ def list_losses(database: Database, symbols: Collection[str], limit: int) -> tup
 
     The gaps are of the timeframes in which the symbols are tracked, as ``KNOWN_GAP_SCHEMA``, the largest first.
     """
-    of_losses = _OF_LOSSES.format(lost=_state_in(LOSSES))
+    of_losses = _OF_LOSSES.format(is_loss=_state_in(LOSSES))
     largest = _LARGEST.format(
         columns=_gap_columns(KNOWN_GAP_SCHEMA), of_losses=of_losses, limit=sql.Literal(limit)
     )
@@ -405,7 +405,7 @@ def _read_gaps_where(
         return schema.to_frame()
     query = _GAPS.format(
         columns=_gap_columns(schema),
-        spans=window_values(windows.items()),
+        windows=window_values(windows.items()),
         which=which,
         limit=sql.SQL("") if limit is None else sql.SQL(" limit {}").format(sql.Literal(limit)),
     )
@@ -437,11 +437,11 @@ def write_gaps(database: Database, result: ScanResult) -> None:
 
     def work(session: Session) -> None:
         lock_series(session, result.spans)
-        spans = [
-            (series.symbol, series.timeframe.value, span.start, span.end, *result.days[series])
-            for series, span in result.spans.items()
+        keys_and_days = [
+            (series.symbol, series.timeframe.value, window.start, window.end, *result.days[series])
+            for series, window in result.spans.items()
         ]
-        symbols, timeframes, starts, ends, firsts, lasts = columns(spans)
+        symbols, timeframes, starts, ends, firsts, lasts = columns(keys_and_days)
         replaced = session.execute(_REPLACE_GAPS, [symbols, timeframes, starts, ends]).fetchall()
         earlier = pl.DataFrame(replaced, schema=_REPLACED_SCHEMA, orient="row")
         mark_stale(session, _losses_changed_from(earlier, result.gaps), "gaps were found or explained")
@@ -477,10 +477,10 @@ def write_gaps(database: Database, result: ScanResult) -> None:
 
 def _forget_filled(session: Session, gaps: pl.DataFrame) -> None:
     """Delete the filled gaps that overlap gaps which are not filled: their slots are missing again."""
-    standing = gaps.filter(pl.col("state") != GapState.FILLED.value)
+    not_filled = gaps.filter(pl.col("state") != GapState.FILLED.value)
     session.execute(
         _FORGET_FILLED,
-        [standing[name].to_list() for name in ("symbol", "timeframe", "gap_start", "gap_end")],
+        [not_filled[name].to_list() for name in ("symbol", "timeframe", "gap_start", "gap_end")],
     )
 
 

@@ -45,11 +45,11 @@ select w.symbol, w.timeframe, (
     limit {limit}
   ) as earlier
 ) as before
-from (values {spans}) as w(symbol, timeframe, lo, hi)
+from (values {windows}) as w(symbol, timeframe, lo, hi)
 """)
 _QUARANTINED: Final = sql.SQL("""
 select q.symbol, q.time, q.rule
-from (values {spans}) as w(symbol, timeframe, lo, hi)
+from (values {windows}) as w(symbol, timeframe, lo, hi)
 join ohlcv_quarantine q
   on q.symbol = w.symbol and q.timeframe = {base} and q.time >= w.lo and q.time < w.hi
 where q.rule <> all({harmless})
@@ -80,7 +80,7 @@ def _spans(database: Database, query: sql.Composed) -> dict[tuple[str, str], tup
 
 def bars_before(database: Database, windows: Mapping[Series, Window], limit: int) -> pl.DataFrame:
     """Count the bars of each series before its window, up to ``limit``, as ``symbol, timeframe, before``."""
-    query = _BARS_BEFORE.format(limit=sql.Literal(limit), spans=window_values(windows.items()))
+    query = _BARS_BEFORE.format(limit=sql.Literal(limit), windows=window_values(windows.items()))
     return database.read_frame(query.as_string(None))
 
 
@@ -92,9 +92,9 @@ def read_quarantined(
     Days that retention has removed are left out: no bar is missing there.
     """
     beyond = WEEK if timeframe is Timeframe.W1 else timedelta(0)
-    spans = [(series, Window(window.start, window.end + beyond)) for series, window in windows.items()]
+    widened = [(series, Window(window.start, window.end + beyond)) for series, window in windows.items()]
     query = _QUARANTINED.format(
-        spans=window_values(spans),
+        windows=window_values(widened),
         base=sql.Literal(timeframe.base.value),
         harmless=sql.Literal(list(RULES_WITHOUT_LOSS)),
     )

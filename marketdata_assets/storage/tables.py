@@ -82,7 +82,7 @@ class Table:
         """
         missing = [name for name in self.columns if name not in frame.columns]
         if missing:
-            message = f"a frame for {self.name} lacks {', '.join(missing)}: nothing of it was written"
+            message = f"a frame for {self.name} lacks {', '.join(missing)}: nothing was written"
             raise FrameError(message)
         unfit = [
             f"{name} is {frame.schema[name]}, not {dtype}"
@@ -92,25 +92,23 @@ class Table:
         if unfit:
             message = (
                 f"a frame for {self.name} does not cast to the table's types ({'; '.join(unfit)}):"
-                " nothing of it was written"
+                " nothing was written"
             )
             raise FrameError(message)
         try:
             conformed = frame.select(self.columns).cast(self.schema, strict=True)
         except pl.exceptions.PolarsError as error:
             reason = str(error).splitlines()[0]
-            message = f"a frame for {self.name} does not cast to the table's types ({reason}): nothing of it was written"
+            message = (
+                f"a frame for {self.name} does not cast to the table's types ({reason}): nothing was written"
+            )
             raise FrameError(message) from error
         if conformed.select(pl.any_horizontal(pl.col(KEY).is_null().any())).item():
-            message = (
-                f"a frame for {self.name} has a null in its key ({', '.join(KEY)}): nothing of it was written"
-            )
+            message = f"a frame for {self.name} has a null in its key ({', '.join(KEY)}): nothing was written"
             raise FrameError(message)
         conformed = conformed.sort(KEY)
         if conformed.height > 1 and conformed.select(_repeats_previous_key()).item():
-            message = (
-                f"a frame for {self.name} has two rows for one ({', '.join(KEY)}): nothing of it was written"
-            )
+            message = f"a frame for {self.name} has two rows for one ({', '.join(KEY)}): nothing was written"
             raise FrameError(message)
         return conformed
 
@@ -185,11 +183,11 @@ FEATURES: Final = Table(
         "bb_upper_20": "sma_20 and two standard deviations",
         "bb_lower_20": "sma_20 less two standard deviations",
         "slope_14": "Least-squares slope of the close over 14 bars, currency per bar",
-        "volatility_20": "Standard deviation of 20 log returns, annualised; intraday without the night",
+        "volatility_20": "Standard deviation of 20 log returns, annualised; intraday without overnight moves",
         "parkinson_20": "Parkinson's volatility of 20 bars, annualised",
         "garman_klass_20": "Garman and Klass's volatility of 20 bars, annualised",
         "rogers_satchell_20": "Rogers and Satchell's volatility of 20 bars, annualised",
-        "yang_zhang_20": "Yang and Zhang's volatility of 20 bars, annualised; intraday without the night",
+        "yang_zhang_20": "Yang and Zhang's volatility of 20 bars, annualised; intraday without overnight moves",
         "vwap_session": "Volume-weighted mean price since the session's first bar",
         "dollar_volume": "Close times volume, in currency",
         "relative_volume_20": "Volume over the mean of the 20 days before, at the same time of day",
