@@ -153,7 +153,7 @@ class EmbeddedServer:
         if access is not None and self._try_connect(access, DATABASE) is None:
             return access.url()
         with raise_store_errors(OSError):
-            self._make_home()
+            self._create_home()
             with self._hold_lock():
                 access = self._read_access() or self._write_access(_free_port())
                 account = server_account(self._data)
@@ -199,7 +199,7 @@ class EmbeddedServer:
             running, access.port if access else None, self._pid() if running else None, self._data
         )
 
-    def _make_home(self) -> None:
+    def _create_home(self) -> None:
         try:
             self._home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -295,7 +295,7 @@ class EmbeddedServer:
         password_file = scratch / "password"
         password_file.touch(mode=0o600)
         password_file.write_text(access.password)
-        if account.switch:
+        if account.must_switch:
             for path in (scratch, data, password_file):
                 os.chown(path, account.uid, account.gid)
         command = [
@@ -450,7 +450,7 @@ def _start_failure(what: str, why: str | None) -> StoreError:
 
 def _data_argument(data: Path, account: Account) -> str:
     """Return the path by which the server's user reaches ``data``, which is its working directory."""
-    if not account.switch or is_traversable(data.parent, account):
+    if not account.must_switch or is_traversable(data.parent, account):
         return str(data)
     if not sys.platform.startswith("linux"):
         message = (
@@ -468,7 +468,7 @@ def _process_options(data: Path, account: Account) -> dict[str, Any]:
         "env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},  # no PG* setting meant for other servers
         "umask": 0o077,
     }
-    if account.switch:
+    if account.must_switch:
         arguments |= {"user": account.uid, "group": account.gid, "extra_groups": []}
     return arguments
 

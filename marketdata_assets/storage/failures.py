@@ -103,7 +103,7 @@ _BY_ERRNO: Final[dict[int, str]] = {
 
 def explain_failure(error: BaseException) -> StoreError | None:
     """Return the failure of the store that ``error`` or one of its causes reports; None when it is another error."""
-    for link in _chain(error):
+    for link in _iterate_causes(error):
         if isinstance(link, StoreError):
             return link
         found = _explain_os_error(link) if isinstance(link, OSError) else _explain_driver_error(link)
@@ -152,7 +152,7 @@ def find_refusal(error: BaseException) -> Refusal | None:
     return Refusal.AWAY if is_away else None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _iterate_causes(error: BaseException) -> Iterator[BaseException]:
     """Iterate over ``error`` and its causes, newest first.
 
     An error that was merely being handled when another was raised does not explain it: a fault of this code is still

@@ -444,7 +444,7 @@ def write_gaps(database: Database, result: ScanResult) -> None:
         symbols, timeframes, starts, ends, firsts, lasts = columns(keys_and_days)
         replaced = session.execute(_REPLACE_GAPS, [symbols, timeframes, starts, ends]).fetchall()
         earlier = pl.DataFrame(replaced, schema=_REPLACED_SCHEMA, orient="row")
-        mark_stale(session, _losses_changed_from(earlier, result.gaps), "gaps were found or explained")
+        mark_stale(session, _first_changed_losses(earlier, result.gaps), "gaps were found or explained")
         _forget_filled(session, result.gaps)
         start = ["symbol", "timeframe", "gap_start"]
         gaps = (
@@ -484,7 +484,7 @@ def _forget_filled(session: Session, gaps: pl.DataFrame) -> None:
     )
 
 
-def _losses_changed_from(earlier: pl.DataFrame, gaps: pl.DataFrame) -> dict[Series, datetime]:
+def _first_changed_losses(earlier: pl.DataFrame, gaps: pl.DataFrame) -> dict[Series, datetime]:
     """Return the start of each series' first gap that is a loss in one of the frames and not in the other."""
     key = ["symbol", "timeframe", "gap_start", "gap_end"]
     before, after = (frame.filter(pl.col("state").is_in(LOSSES)).select(key) for frame in (earlier, gaps))

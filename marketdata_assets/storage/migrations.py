@@ -137,11 +137,11 @@ def migrate(url: str, folder: Path | None = None) -> list[str]:
     with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as session:
         session.autocommit = True
         _require_version(session)
-        if not _pending(session, migrations):
+        if not _find_pending(session, migrations):
             return []
         lock_migrations(session)
         session.execute(_CREATE_HISTORY)
-        todo = _pending(session, migrations)
+        todo = _find_pending(session, migrations)
         for migration in todo:
             _apply(session, migration)
         return [migration.file_name for migration in todo]
@@ -157,7 +157,7 @@ def pending(url: str, folder: Path | None = None) -> list[str]:
     with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as session:
         session.autocommit = True
         _require_version(session)
-        return [migration.file_name for migration in _pending(session, migrations)]
+        return [migration.file_name for migration in _find_pending(session, migrations)]
 
 
 def find_obstacle(url: str) -> str | None:
@@ -189,7 +189,7 @@ def _require_version(session: Session) -> None:
         raise ConfigurationError(message)
 
 
-def _pending(session: Session, migrations: list[Migration]) -> list[Migration]:
+def _find_pending(session: Session, migrations: list[Migration]) -> list[Migration]:
     try:
         rows = fetch(session, _APPLIED, row=_Applied)
     except psycopg.errors.UndefinedTable:

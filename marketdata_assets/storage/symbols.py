@@ -385,7 +385,7 @@ def _question_capitals(symbol: str, similar: Sequence[str]) -> str:
     """Return the question whether the new ``symbol`` means one of ``similar``, known symbols that differ only in case."""
     names = " and ".join(similar)
     return (
-        f"{symbol} differs from {names} in capitals and small letters alone, which tell securities apart: do you mean"
+        f"{symbol} differs from {names} only in upper and lower case, which distinguishes securities: do you mean"
         f" {similar[0]}?"
     )
 
@@ -470,12 +470,12 @@ def not_tracked(symbol: str, similar: Sequence[str] = ()) -> UnknownSeriesError:
     """Return the error for a symbol that is not tracked; ``similar`` are tracked symbols that differ only in case."""
     if similar and is_lower(symbol):
         return UnknownSeriesError(
-            f"{symbol} may be {' or '.join(similar)}: write it with the capitals and small letters of the vendor"
+            f"{symbol} may be {' or '.join(similar)}: write it in the vendor's upper and lower case"
         )
     if similar:
         return UnknownSeriesError(
-            f"{symbol} is not tracked, but {' and '.join(similar)} {'is' if len(similar) == 1 else 'are'}: capitals and"
-            f" small letters tell securities apart; write {similar[0]}, or add {symbol} with `marketdata symbols add"
+            f"{symbol} is not tracked, but {' and '.join(similar)} {'is' if len(similar) == 1 else 'are'}: upper and"
+            f" lower case distinguish securities; write {similar[0]}, or add {symbol} with `marketdata symbols add"
             f" {symbol} --yes`"
         )
     return UnknownSeriesError(

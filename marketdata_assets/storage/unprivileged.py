@@ -42,7 +42,7 @@ class Account:
     gid: int
 
     @property
-    def switch(self) -> bool:
+    def must_switch(self) -> bool:
         """Whether a child must change its user to run as this account."""
         return os.geteuid() != self.uid
 
@@ -60,11 +60,11 @@ def server_account(data: Path) -> Account:
     if os.geteuid() != 0:
         if owner is not None and owner.st_uid != os.geteuid():
             message = (
-                f"{data} belongs to user {_name(owner.st_uid)}: run as that user or root, "
+                f"{data} belongs to user {_user_name(owner.st_uid)}: run as that user or root, "
                 "or set MARKETDATA_HOME to a folder of your own"
             )
             raise ConfigurationError(message)
-        if owner is None and _name(os.geteuid()).isdigit():
+        if owner is None and _user_name(os.geteuid()).isdigit():
             message = f"user {os.geteuid()} has no name, which initdb needs: add it to /etc/passwd or set DATABASE_URL"
             raise ConfigurationError(message)
         return Account(os.geteuid(), os.getegid())
@@ -83,7 +83,7 @@ def server_account(data: Path) -> Account:
     return Account(nobody.pw_uid, nobody.pw_gid)
 
 
-def _name(uid: int) -> str:
+def _user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -146,13 +146,13 @@ def postgres_programs(home: Path, account: Account) -> Path:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # permissions are not at fault
         message = (
-            f"user {_name(account.uid)} cannot run Postgres from {installed}, and copying it to {parent} "
+            f"user {_user_name(account.uid)} cannot run Postgres from {installed}, and copying it to {parent} "
             f"failed ({error.strerror}): set MARKETDATA_HOME to a folder that every user may enter"
         )
         raise ConfigurationError(message) from None
     if not _is_usable(copy, account):
         message = (
-            f"user {_name(account.uid)} can reach neither {installed} nor {copy}: "
+            f"user {_user_name(account.uid)} can reach neither {installed} nor {copy}: "
             "set MARKETDATA_HOME to a folder that every user may enter"
         )
         raise ConfigurationError(message)

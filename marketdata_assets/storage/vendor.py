@@ -21,7 +21,7 @@ def require_kind(database: Database, *, simulated: bool) -> None:
     Raises:
         ConfigurationError: The store has bars of the other kind: a series would mix both.
     """
-    _refuse_other(database.transaction(_fetch_kind), simulated=simulated)
+    _raise_for_other(database.transaction(_fetch_kind), simulated=simulated)
 
 
 def read_kind(database: Database) -> bool | None:
@@ -40,14 +40,14 @@ def claim_store(database: Database, *, simulated: bool) -> None:
         session.execute(_CLAIM, [simulated])
         return _fetch_kind(session)
 
-    _refuse_other(database.transaction(work), simulated=simulated)
+    _raise_for_other(database.transaction(work), simulated=simulated)
 
 
 def _fetch_kind(session: Session) -> bool | None:
     return fetch_one(session, _KIND, row=bool)
 
 
-def _refuse_other(has_simulated: bool | None, *, simulated: bool) -> None:  # noqa: FBT001 - the store's answer
+def _raise_for_other(has_simulated: bool | None, *, simulated: bool) -> None:  # noqa: FBT001 - the store's answer
     if has_simulated is None or has_simulated is simulated:
         return
     stored, requested = ("simulated", "the real") if has_simulated else ("real", "a simulated")

@@ -102,7 +102,7 @@ def test_programs_out_of_reach_are_copied_once_for_everybody(site: Path, folder:
 def test_an_account_is_never_root(tmp_path: Path) -> None:
     account = server_account(tmp_path / "absent")
     assert account.uid != 0
-    assert account.switch == (os.geteuid() == 0)
+    assert account.must_switch == (os.geteuid() == 0)
 
 
 def test_a_data_directory_of_somebody_we_cannot_act_for_is_refused(
