@@ -177,7 +177,7 @@ def _facts(row: dict[str, object]) -> dict[str, object]:
 def _page(store: Store, rows: pl.DataFrame, symbols: list[str], ended: pl.DataFrame) -> str:
     from marketdata_assets.cli.matrix_page import matrix_page
     from marketdata_assets.storage.completeness import read_recent
-    from marketdata_assets.storage.gaps import lost_gaps
+    from marketdata_assets.storage.gaps import list_losses
 
-    lost, count = lost_gaps(store.database, symbols, _GAPS_ON_PAGE)
+    lost, count = list_losses(store.database, symbols, _GAPS_ON_PAGE)
     return matrix_page(rows, read_recent(store.database, symbols), lost, lost_count=count, ended=ended)

@@ -194,7 +194,9 @@ def test_the_doctor_lists_what_is_of_the_future_and_removes_it_once(
     assert {one["removed"] for one in json.loads(looked.stdout)} == {False}
     said = run_marketdata("doctor")
     assert said.returncode == 1
-    assert "coverage: found 2 series with days that are recorded as answered" in said.stdout.splitlines()
+    assert (
+        "coverage: found 2 series with future days that are recorded as answered" in said.stdout.splitlines()
+    )
     assert said.stdout.splitlines()[-1] == "remove it with: marketdata doctor --repair"
     assert totals(database) == before
     repaired = run_marketdata("doctor", "--repair", "--json")

@@ -120,7 +120,7 @@ def test_a_scan_is_of_the_time_at_which_it_began_to_read(
         times.append(scanned.read_frame("select clock_timestamp() as t").item())
         return read_stored_bars(*arguments)
 
-    monkeypatch.setattr("marketdata_assets.pipeline.gaps.read_held", read_late)
+    monkeypatch.setattr("marketdata_assets.pipeline.gaps.read_stored_bars", read_late)
     scan(scanned)
     latest = scanned.read_frame("select max(checked_at) as t from completeness_daily").item()
     assert latest < max(times)

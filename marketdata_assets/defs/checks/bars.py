@@ -17,7 +17,7 @@ from dagster import (
 from marketdata_assets.defs.checks.verdict import scope_of, verdict
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.gates import FAULT_SCHEMA, LOST_TO_QUARANTINE
+from marketdata_assets.domain.gates import FAULT_SCHEMA, LOST_TO_QUARANTINE, find_off_grid, find_outlying
 from marketdata_assets.domain.outliers import LOOKBACK, Outlier
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.windows import Window

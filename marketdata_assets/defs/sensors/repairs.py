@@ -29,7 +29,7 @@ from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.upkeep import Days, may_request_again, merge_days
 from marketdata_assets.storage.symbols import asset_classes
-from marketdata_assets.storage.upkeep import OpenGap, ask_repairs, open_gaps
+from marketdata_assets.storage.upkeep import OpenGap, open_gaps, record_repairs
 
 MAX_REPAIRS: Final = 8
 """Runs that a gap is asked for with: it is closed after two that reached the vendor, so the others have failed."""
@@ -83,7 +83,9 @@ def repair_sensor(clock: Clock = read_utc_now) -> SensorDefinition:
                     f"{len(known)} gaps are open, none of them is due" if known else "no gap is open"
                 )
             runs = covering_runs(ordered, _wanted(due, settings.start), bridge=True)[:room]
-            ask_repairs(database, [gap for gap, days in due.items() if _is_in(gap.series, days, runs)], now)
+            record_repairs(
+                database, [gap for gap, days in due.items() if _is_in(gap.series, days, runs)], now
+            )
         return [
             RunRequest(
                 run_config=ops_config({"gap_report": {"repair": True, "attempts": 1}}),

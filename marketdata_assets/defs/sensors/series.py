@@ -46,12 +46,12 @@ from marketdata_assets.pipeline.alerts import Alert, AlertError, send
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.upkeep import (
     InitialBackfill,
-    ask_initial,
     finish_initial,
     forget_pause,
     give_up_initial,
     note_tracked,
     read_initial,
+    record_initial,
 )
 
 MAX_ATTEMPTS: Final = 4
@@ -250,7 +250,7 @@ class _Keeper:
                 for one in run.series:
                     if days.get(one) == span:
                         requested[one] = InitialBackfill(span.first, name, attempts[one] + 1, self.now)
-        ask_initial(self.database, requested)
+        record_initial(self.database, requested)
         return [*self._splits(requested), *requests]
 
     def _splits(self, series: Iterable[Series]) -> list[RunRequest]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from marketdata_assets.domain.bars import UTC_TIME, bucket_open
+from marketdata_assets.domain.bars import UTC_TIME, bucket_open, keep_closed
 from marketdata_assets.domain.calendar import calendar_of, microseconds
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import (
