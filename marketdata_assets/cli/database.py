@@ -1,6 +1,6 @@
 """``marketdata db …`` and ``marketdata migrate``: the market database from the command line.
 
-Belongs here: arguments and what is printed. Does not belong here: how a server lives (``storage``).
+Belongs here: arguments and output. Does not belong here: the management of a server (``storage``).
 Errors are raised as :class:`MarketDataError`; the command line's entry point prints them.
 """
 
@@ -95,7 +95,7 @@ def url(
     found = resolve_database_url(load_settings())
     typer.echo(found if show_password else redacted(found))
     if not show_password:
-        typer.echo("the password is left out; --show-password prints it", err=True)
+        typer.echo("the password is left out: --show-password prints it", err=True)
 
 
 @app.command(epilog="Example: marketdata db dump marketdata.dump")
@@ -178,8 +178,6 @@ def _embedded(settings: Settings) -> EmbeddedServer:
     from marketdata_assets.storage.embedded import EmbeddedServer
 
     if settings.database_url is not None:
-        message = (
-            "DATABASE_URL is set, so the server is not ours to start or stop: unset it, or manage that server"
-        )
+        message = "DATABASE_URL is set, so this command does not manage the server: unset it, or manage that server yourself"
         raise ConfigurationError(message)
     return EmbeddedServer(settings.home)

@@ -113,7 +113,7 @@ def test_bars_become_a_picture(here: Here, tmp_path: Path) -> None:
         "bars", "BTC-USD", "1m", "--start", "2023-01-02", "--end", "2023-01-02", "--plot", "none.png"
     )
     assert empty.returncode == 1
-    assert b"no bar of BTC-USD:1m" in empty.stderr
+    assert b"no bars of BTC-USD:1m" in empty.stderr
     assert not (tmp_path / "none.png").exists()
 
 
@@ -175,7 +175,7 @@ def test_the_last_days_are_those_of_the_market(here: Here, monkeypatch: pytest.M
     done = here("bars", "AAPL", "1m", "--raw", "--days", "1")
     assert len(done.stdout.splitlines()) == 1 + 30
     assert here("bars", "BTC-USD", "1m", "--days", "1").stderr.startswith(
-        b"no bar of BTC-USD:1m from 2024-01-03"
+        b"no bars of BTC-USD:1m from 2024-01-03"
     )
 
 
@@ -183,7 +183,7 @@ def test_a_new_store_is_made_before_it_is_looked_into(here: Here, database: Data
     database.transaction(lambda session: session.execute("drop schema public cascade; create schema public"))
     done = here("bars", "AAPL", "1d", "--raw")
     assert done.returncode == 0, done.stderr
-    assert b"no bar of AAPL:1d" in done.stderr
+    assert b"no bars of AAPL:1d" in done.stderr
 
 
 @pytest.mark.usefixtures("stored")
@@ -197,7 +197,7 @@ def test_what_cannot_be_shown_is_one_line(here: Here, monkeypatch: pytest.Monkey
         (("AAPL", "1m", "--format", "parquet"), "give -o FILE.parquet"),
         (("AAPL", "1m", "--json", "--format", "csv"), "exclude each other"),
         (("AAPL", "1m", "--as-of", "soon"), "--as-of 'soon'"),
-        (("AAPL", "1m", "-o", "nowhere/bars.csv"), "nowhere is no folder"),
+        (("AAPL", "1m", "-o", "nowhere/bars.csv"), "nowhere is not a folder"),
         (("AAPL", "1m", "--raw", "--as-of", "2024-01-02"), "leave one of them out"),
         (("AAPL", "1m", "--start", "2024-01-02T14:30"), "--start 2024-01-02T14:30 has no time zone"),
         (("BTC-USD", "1m", "--regular-hours"), "crypto trades at all hours"),
@@ -207,7 +207,7 @@ def test_what_cannot_be_shown_is_one_line(here: Here, monkeypatch: pytest.Monkey
         (("AAPL", "1m", "--plot", "a.png", "-o", "a.csv"), "run it twice"),
         (("AAPL", "1m", "--plot", "a.png", "--json"), "run it twice"),
         (("AAPL", "1m", "--plot", "a.jpg"), "end the name with .png"),
-        (("AAPL", "1m", "-o", "a.xlsx"), "nothing writes .xlsx"),
+        (("AAPL", "1m", "-o", "a.xlsx"), "unknown format .xlsx"),
     ):
         done = here("bars", *arguments)
         assert done.returncode == 2, (arguments, done.stderr)
@@ -233,8 +233,8 @@ def test_the_status_begins_with_what_needs_attention(
     here: Here, database: Database, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DagsterInstance, "get", lambda: nullcontext(instance))
-    look = status_command._look
-    monkeypatch.setattr(status_command, "_look", lambda store, _: look(store, NOON))
+    read_report = status_command._read_report
+    monkeypatch.setattr(status_command, "_read_report", lambda store, _: read_report(store, NOON))
     database.transaction(
         lambda session: session.execute(
             "update tracked_symbols set updated_at = '2023-01-01', active = symbol = 'AAPL'"
@@ -285,7 +285,7 @@ def test_gaps_does_not_list_presets_that_were_never_chosen(
 ) -> None:
     monkeypatch.setattr("marketdata_assets.cli.gaps._scan", lambda *_, **__: None)
     add_universe(database)
-    assert b"never asked for" not in here("gaps", *DAY).stderr
-    assert b"2 of 2 series were never asked for" in here("gaps", "--symbols", "SPY", *DAY).stderr
+    assert b"never fetched on these days" not in here("gaps", *DAY).stderr
+    assert b"2 of 2 series were never fetched on these days" in here("gaps", "--symbols", "SPY", *DAY).stderr
     add_symbols(database, [WantedSymbol("AAPL")])
-    assert b"2 of 2 series were never asked for" in here("gaps", *DAY).stderr
+    assert b"2 of 2 series were never fetched on these days" in here("gaps", *DAY).stderr

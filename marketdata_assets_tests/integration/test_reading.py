@@ -475,7 +475,9 @@ def test_one_name_is_a_list_of_one(database: Database) -> None:
     assert completeness("AAPL", "1h").select("symbol", "timeframe").rows() == [("AAPL", "1h")]
     assert gaps("AAPL", "1h", states="open").is_empty()
     assert gaps("AAPL", "1h", states=[]).is_empty()
-    with pytest.raises(ConfigurationError, match="symbols must be a list of strings, a string, or None, not 5"):
+    with pytest.raises(
+        ConfigurationError, match="symbols must be a list of strings, a string, or None, not 5"
+    ):
         gaps(5)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="timeframes must be a list of strings"):
         completeness(timeframes=[None])  # type: ignore[list-item]
