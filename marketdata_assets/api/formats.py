@@ -100,14 +100,14 @@ def _compress(body: bytes, encoding: str | None) -> bytes:
     return body
 
 
-def _json(table: Table) -> bytes:
+def _write_json(table: Table) -> bytes:
     head = msgspec.json.encode({**table.facts, "next_cursor": table.next_cursor})
     rows = BytesIO()
     _format_times(table.rows).write_json(rows)
     return b"".join((head[:-1], b',"data":', rows.getbuffer(), b"}"))
 
 
-def _csv(table: Table) -> bytes:
+def _write_csv(table: Table) -> bytes:
     rows = BytesIO()
     _format_times(table.rows).write_csv(rows)
     return rows.getvalue()
@@ -119,24 +119,24 @@ def _format_times(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(pl.col(times).dt.strftime(_RFC_3339)) if times else rows
 
 
-def _arrow(table: Table) -> bytes:
+def _write_arrow(table: Table) -> bytes:
     rows = BytesIO()
     # Many readers do not know string views, which Polars writes by default.
     table.rows.write_ipc_stream(rows, compat_level=pl.CompatLevel.oldest())
     return rows.getvalue()
 
 
-def _parquet(table: Table) -> bytes:
+def _write_parquet(table: Table) -> bytes:
     rows = BytesIO()
     table.rows.write_parquet(rows, compression="zstd", statistics=False)
     return rows.getvalue()
 
 
 _WRITERS: Final[dict[str, Callable[[Table], bytes]]] = {
-    JSON: _json,
-    ARROW: _arrow,
-    PARQUET: _parquet,
-    CSV: _csv,
+    JSON: _write_json,
+    ARROW: _write_arrow,
+    PARQUET: _write_parquet,
+    CSV: _write_csv,
 }
 
 MEDIA_TYPES: Final = tuple(_WRITERS)

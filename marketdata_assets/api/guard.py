@@ -42,13 +42,13 @@ class GuardedRoute(APIRoute):
         handle = super().get_route_handler()
         needed = Scope.READ if set(self.methods or ()) <= _READING else Scope.ADMIN
 
-        async def guarded(request: Request) -> Response:
+        async def handle_guarded(request: Request) -> Response:
             caller: Caller = request.state.caller
             caller.require(needed)
             self._refuse_repeated(request)
             return await handle(request)
 
-        return guarded
+        return handle_guarded
 
     def _refuse_repeated(self, request: Request) -> None:
         # FastAPI would silently take the last of them.

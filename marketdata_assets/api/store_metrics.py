@@ -205,9 +205,9 @@ def _read_runs(database: Database) -> Runs | None:
 
 
 def _gauges_of_tables(tables: Iterable[TableSize]) -> Iterator[Metric]:
-    sizes = _labelled("marketdata_table_bytes", "Bytes on disk, with indexes and partitions.", "table")
-    rows = _labelled("marketdata_table_rows", "Rows; an estimate, except for ohlcv.", "table")
-    growth = _labelled(
+    sizes = _gauge("marketdata_table_bytes", "Bytes on disk, with indexes and partitions.", "table")
+    rows = _gauge("marketdata_table_rows", "Rows; an estimate, except for ohlcv.", "table")
+    growth = _gauge(
         "marketdata_table_rows_per_day", "Rows a day over the last seven days; an estimate.", "table"
     )
     for table in tables:
@@ -221,10 +221,10 @@ def _gauges_of_tables(tables: Iterable[TableSize]) -> Iterator[Metric]:
 
 def _gauges_of_series(freshness: pl.DataFrame) -> Iterator[Metric]:
     counts = Counter(freshness["state"].to_list())
-    states = _labelled("marketdata_series", "Active series by freshness.", "state")
+    states = _gauge("marketdata_series", "Active series by freshness.", "state")
     for state in Freshness:
         states.add_metric([state.value], counts[state.value])
-    fresh = _labelled(
+    fresh = _gauge(
         "marketdata_series_fresh", "1 when the series has the bars that are due.", "symbol", "timeframe"
     )
     for symbol, timeframe, state in freshness.select("symbol", "timeframe", "state").iter_rows():
@@ -233,7 +233,7 @@ def _gauges_of_series(freshness: pl.DataFrame) -> Iterator[Metric]:
 
 
 def _gauges_of_runs(runs: Runs, now: datetime) -> Iterator[Metric]:
-    latest = _labelled(
+    latest = _gauge(
         "marketdata_last_run_timestamp_seconds",
         "When the latest run of the job ended, else started, else was created; and its status.",
         "job",
@@ -256,5 +256,5 @@ def _gauges_of_runs(runs: Runs, now: datetime) -> Iterator[Metric]:
         )
 
 
-def _labelled(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, labels=labels)

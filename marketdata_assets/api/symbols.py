@@ -100,7 +100,7 @@ async def put_timeframes(
     """Collect a symbol in these timeframes from now on, as `marketdata symbols set-timeframes` does. Bars stay."""
 
     def work(database: Database) -> TrackedSymbol:
-        return set_timeframes(database, parse_symbol(symbol), _sorted(wanted.timeframes))
+        return set_timeframes(database, parse_symbol(symbol), _sort_timeframes(wanted.timeframes))
 
     return SymbolFacts.model_validate((await service_of(request).run(request, work)).facts)
 
@@ -127,7 +127,7 @@ def _add(database: Database, requested: NewSymbol) -> tuple[TrackedSymbol, bool]
         parse_symbol(requested.symbol),
         requested.asset_class,
         requested.name,
-        _sorted(requested.timeframes) if requested.timeframes else None,
+        _sort_timeframes(requested.timeframes) if requested.timeframes else None,
     )
     ((tracked, outcome),) = add_symbols(database, [wanted], is_careful=not requested.confirmed)
     return tracked, outcome is Outcome.NEW
@@ -144,6 +144,6 @@ def _details(database: Database, name: str) -> SymbolDetails:
     return SymbolDetails(**tracked.facts, stored=stored)
 
 
-def _sorted(timeframes: Iterable[Timeframe]) -> tuple[Timeframe, ...]:
+def _sort_timeframes(timeframes: Iterable[Timeframe]) -> tuple[Timeframe, ...]:
     chosen = set(timeframes)
     return tuple(timeframe for timeframe in Timeframe if timeframe in chosen)

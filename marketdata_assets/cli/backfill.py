@@ -66,7 +66,7 @@ def backfill(
     with open_store() as store:
         require_vendor_of(store)
         first, last = validate_days(chosen, store.settings.start, now)
-        series = choose_series(_tracked(store, symbols, wanted_timeframes), wanted_timeframes)
+        series = choose_series(_track_timeframes(store, symbols, wanted_timeframes), wanted_timeframes)
         outcome = run(
             store, BackfillRequest(tuple(series), first, last, force=force, with_features=with_features)
         )
@@ -123,7 +123,7 @@ def watch_vendor(polygon: PolygonResource | None, watcher: ConsoleProgress) -> P
     return WatchedPolygon(**(polygon.model_dump() if polygon else {}))
 
 
-def _tracked(
+def _track_timeframes(
     store: Store, symbols: str | None, timeframes: tuple[Timeframe, ...] | None
 ) -> list[TrackedSymbol]:
     """Return the requested active symbols, which are tracked in ``timeframes`` from now on."""

@@ -101,7 +101,7 @@ def bars(  # noqa: PLR0913 - each is an option
     from marketdata_assets.queries import BarQuestion, read_bars
     from marketdata_assets.storage.symbols import find_symbol
 
-    chosen = _format(form, output, as_json=as_json)
+    chosen = _choose_format(form, output, as_json=as_json)
     if plot is not None:
         _check_plot(plot, is_alone=output is None and form is None and not as_json)
     for option, path in (("--output", output), ("--plot", plot)):
@@ -136,7 +136,7 @@ def bars(  # noqa: PLR0913 - each is an option
     elif chosen is not Format.TABLE:
         _write(found, chosen, output)
     elif output is not None and not is_stdout(output):
-        write_bytes("--output", output, _lines(found).encode())
+        write_bytes("--output", output, _format_lines(found).encode())
     else:
         _show(found)
 
@@ -150,7 +150,7 @@ def _report(page: BarPage, requested: str) -> None:
         typer.echo(page.holes.sentence(), err=True)
 
 
-def _format(form: Format | None, output: Path | None, *, as_json: bool) -> Format:
+def _choose_format(form: Format | None, output: Path | None, *, as_json: bool) -> Format:
     if as_json and form not in (None, Format.JSON):
         message = f"--json and --format {form} exclude each other: give one of them"
         raise ConfigurationError(message)
@@ -257,7 +257,7 @@ def _plot(picture: bytes | None, path: Path, count: int) -> None:
         typer.echo(f"written: {path}, {count:,} bars", err=True)
 
 
-def _lines(found: pl.DataFrame) -> str:
+def _format_lines(found: pl.DataFrame) -> str:
     return _with_text_times(found).write_csv(separator="\t")
 
 
@@ -273,7 +273,7 @@ def _show(found: pl.DataFrame) -> None:
     from marketdata_assets.domain.wording import counted
 
     if not out.is_terminal:
-        typer.echo(_lines(found), nl=False)
+        typer.echo(_format_lines(found), nl=False)
         return
     if found.is_empty():
         return

@@ -126,7 +126,7 @@ def candles(bars: pl.DataFrame, chart: Chart) -> bytes:
     return png(figure)
 
 
-def shaded(axis: TimeAxis, chart: Chart) -> dict[GapState, list[tuple[float, float]]]:
+def shaded_spans(axis: TimeAxis, chart: Chart) -> dict[GapState, list[tuple[float, float]]]:
     """Return the first and last position on ``axis`` of each gap of ``chart``, by state; filled gaps are left out."""
     found: dict[GapState, list[tuple[float, float]]] = {}
     if chart.gaps is None:
@@ -146,7 +146,7 @@ def _shade(panels: Sequence[Axes], axis: TimeAxis, chart: Chart) -> list[Artist]
     from matplotlib.patches import Patch
 
     legend: list[Artist] = []
-    for state, spans in shaded(axis, chart).items():
+    for state, spans in shaded_spans(axis, chart).items():
         colour, label = _SHADES[state]
         _fill(panels, spans, facecolor=colour, alpha=0.55, linewidth=0)
         legend.append(Patch(facecolor=colour, alpha=0.55, label=label))
@@ -188,4 +188,4 @@ def _mark(prices: Axes, axis: TimeAxis, chart: Chart) -> list[Artist]:
     )
 
 
-__all__ = ["MAX_SLOTS", "Chart", "candles", "shaded"]
+__all__ = ["MAX_SLOTS", "Chart", "candles", "shaded_spans"]

@@ -32,7 +32,7 @@ def start(*, as_json: JsonObject = False) -> None:
     """Start the embedded server, making it on first use. Nothing happens when it runs already."""
     from marketdata_assets.storage.connection import redacted
 
-    server = _embedded(load_settings())
+    server = _require_embedded(load_settings())
     url = redacted(server.ensure_running())
     typer.echo(json.dumps(_facts(server.status())) if as_json else f"running: {url}")
 
@@ -40,7 +40,7 @@ def start(*, as_json: JsonObject = False) -> None:
 @app.command(epilog="Example: marketdata db stop")
 def stop(*, as_json: JsonObject = False) -> None:
     """Stop the embedded server, ending its sessions. The data stay."""
-    server = _embedded(load_settings())
+    server = _require_embedded(load_settings())
     was_running = server.stop()
     if as_json:
         typer.echo(json.dumps({**_facts(server.status()), "was_running": was_running}))
@@ -174,7 +174,7 @@ def _facts(found: ServerStatus) -> dict[str, object]:
     }
 
 
-def _embedded(settings: Settings) -> EmbeddedServer:
+def _require_embedded(settings: Settings) -> EmbeddedServer:
     from marketdata_assets.storage.embedded import EmbeddedServer
 
     if settings.database_url is not None:

@@ -64,7 +64,7 @@ def matrix(
         ended = ended_series(rows, due_days(active_series(store.database), datetime.now(UTC)))
         unchecked = read_unchecked(store.database, incomplete_series(rows)) if not as_json else None
         if html is not None:
-            write_file("--html", html, _page(store, rows, names, ended))
+            write_file("--html", html, _render_page(store, rows, names, ended))
             if not is_stdout(html):
                 typer.echo(f"written: {html}", err=True)
     if as_json:
@@ -175,7 +175,7 @@ def _facts(row: dict[str, object]) -> dict[str, object]:
     return {name: value.isoformat() if isinstance(value, date) else value for name, value in row.items()}
 
 
-def _page(store: Store, rows: pl.DataFrame, symbols: list[str], ended: pl.DataFrame) -> str:
+def _render_page(store: Store, rows: pl.DataFrame, symbols: list[str], ended: pl.DataFrame) -> str:
     from marketdata_assets.cli.matrix_page import matrix_page
     from marketdata_assets.storage.completeness import read_recent
     from marketdata_assets.storage.gaps import lost_gaps

@@ -116,7 +116,7 @@ class ConsoleProgress(BackfillProgress):
 
     def run(self, run: Rectangle) -> None:
         """Note that ``run`` begins, and so that the series of the run before are done."""
-        self._done(set(self._left))
+        self._finish(set(self._left))
         self._left = set(run.series)
         self._slots = _slots_of(run)
         self._part_done = {}
@@ -154,7 +154,7 @@ class ConsoleProgress(BackfillProgress):
         if self._pending[key] <= 0:
             done = {series for series in self._left if (series.symbol, series.timeframe.base) == key}
             self._note(f"{key[0]}:{key[1]}")
-            self._done(done)
+            self._finish(done)
 
     def _pace(self, task: TaskID, waited: float) -> str:
         elapsed = self._bars.tasks[self._bars.task_ids.index(task)].elapsed or 0
@@ -174,7 +174,7 @@ class ConsoleProgress(BackfillProgress):
         )
         return min(1.0, (self._slots_done + begun) / self._total_slots) if self._total_slots else 0.0
 
-    def _done(self, series: set[Series]) -> None:
+    def _finish(self, series: set[Series]) -> None:
         self._slots_done += sum(self._slots[done] for done in series & self._left)
         self._left -= series
         if self._series is not None:

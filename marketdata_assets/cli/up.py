@@ -90,7 +90,7 @@ def up(
                 close_orphans(instance, store.database)
                 sync_series(instance, store.database)
         if simulate:
-            stack.enter_context(_simulator(settings.home))
+            stack.enter_context(_run_simulator(settings.home))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="marketdata-")))
         # One code server for webserver and daemon, so that a run outlives either. A socket's path has at most 100 bytes.
         sock, workspace = folder / "code", folder / "workspace.yaml"
@@ -198,7 +198,7 @@ def _check_port(port: int) -> None:
 
 
 @contextlib.contextmanager
-def _simulator(home: Path) -> Iterator[None]:
+def _run_simulator(home: Path) -> Iterator[None]:
     from marketdata_assets.cli.simulator_address import publish_simulator
     from marketdata_assets.simulator import RunningSimulator, SimulatorConfig
 
