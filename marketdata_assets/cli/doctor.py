@@ -36,9 +36,9 @@ def doctor(
         for leftover in found:
             typer.echo(_line(leftover, repaired=repair))
         if not found:
-            typer.echo("no rows of future days")
+            typer.echo("nothing is recorded for future days")
         elif not repair:
-            typer.echo("remove them with: marketdata doctor --repair")
+            typer.echo("remove it with: marketdata doctor --repair")
     if found and not repair:
         raise typer.Exit(1)
 

@@ -98,7 +98,7 @@ def _find_gaps(
         err.print("no bar has changed since the last scan: these are the gaps that it found", highlight=False)
     # The many unused presets would hide the result: --symbols lists them.
     unused = frozenset() if is_named else unused_presets(store.database)
-    shown = [item for item in series if item.symbol not in unused]
+    shown = [candidate for candidate in series if candidate.symbol not in unused]
     rows = completeness_between(store.database, shown, first, last)
     if unchecked := rows.filter(status="unchecked").height:
         err.print(

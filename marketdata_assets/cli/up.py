@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 _START_SECONDS = 120
 _STOP_SECONDS = 1.5
-"""The time for all children to end; those that take longer are killed, which none of them minds."""
+"""The time for all children to end; those that take longer are killed, which does no harm to any of them."""
 _LEFTOVER_SECONDS = 20
 """The time for the children of an earlier ``up`` to end, which may be many and busy."""
 _WATCH_SECONDS = 1.0

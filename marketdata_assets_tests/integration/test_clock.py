@@ -183,7 +183,7 @@ def by_table(found: list[dict[str, object]]) -> dict[str, int]:
 
 def test_the_doctor_lists_what_is_of_the_future_and_removes_it_once(here: Run, database: Database) -> None:
     clean = here("doctor")
-    assert (clean.returncode, clean.stdout) == (0, "no rows of future days\n")
+    assert (clean.returncode, clean.stdout) == (0, "nothing is recorded for future days\n")
     spoil(database)
     before = totals(database)
     looked = here("doctor", "--json")
@@ -211,7 +211,7 @@ def test_the_doctor_lists_what_is_of_the_future_and_removes_it_once(here: Run, d
     kept = database.read_frame("select distinct covered::text as covered from coverage").to_series().to_list()
     assert len(kept) == 1
     assert "2024-01-01" in kept[0]
-    assert here("doctor", "--repair").stdout == "no rows of future days\n"
+    assert here("doctor", "--repair").stdout == "nothing is recorded for future days\n"
 
 
 def test_a_second_removal_finds_nothing(database_url: str) -> None:
