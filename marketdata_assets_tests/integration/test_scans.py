@@ -244,7 +244,7 @@ def test_a_backfill_and_a_scan_with_nothing_to_do_start_no_run_and_one_with_some
         assert (history["status"].to_list(), history["finished_at"].null_count()) == (["ok", "ok"], 0)
         looked = run_command(environment, tmp_path, "gaps", *chosen)
         assert (looked.returncode, runs()) == (0, known)
-        assert "no bar changed since the last scan" in looked.stderr
+        assert "no bar has changed since the last scan" in looked.stderr
 
         execute(database, "update ohlcv set stored_at = now() where timeframe = '1h'")
         assert backfill()["runs"] != []
