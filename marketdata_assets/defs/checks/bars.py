@@ -21,8 +21,8 @@ from marketdata_assets.domain.gates import FAULT_SCHEMA, LOST_TO_QUARANTINE, off
 from marketdata_assets.domain.outliers import LOOKBACK, Outlier
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.pipeline.adjusted import adjusted_as_far_as_known
-from marketdata_assets.pipeline.gates import BARS_AT_ONCE, VALID, invalid_in, stretches
+from marketdata_assets.pipeline.adjusted import adjust_as_far_as_known
+from marketdata_assets.pipeline.gates import BARS_AT_ONCE, VALID, find_invalid_in, read_batches
 from marketdata_assets.storage.connection import Database
 
 ON_GRID: Final = "on_grid"
@@ -87,20 +87,20 @@ def judge_bars(
     faults: dict[str, list[pl.DataFrame]] = {name: [FAULT_SCHEMA.to_frame()] for name in checks}
     bars = quarantined = 0
     lookback = LOOKBACK if IN_LINE in checks else 0
-    for stretch in stretches(database, windows, lookback_bars=lookback, bars_at_once=bars_at_once):
-        bars += stretch.bars.height
-        quarantined += stretch.quarantined.height
-        timeframe, asset_class = stretch.timeframe, stretch.asset_class
+    for batch in read_batches(database, windows, lookback_bars=lookback, bars_at_once=bars_at_once):
+        bars += batch.bars.height
+        quarantined += batch.quarantined.height
+        timeframe, asset_class = batch.timeframe, batch.asset_class
         calendar = calendar_of(asset_class)
         if VALID in checks:
-            faults[VALID].append(invalid_in(stretch))
+            faults[VALID].append(find_invalid_in(batch))
         if ON_GRID in checks:
-            faults[ON_GRID].append(off_grid(stretch.bars, timeframe, calendar))
+            faults[ON_GRID].append(off_grid(batch.bars, timeframe, calendar))
         if IN_LINE in checks:
-            bars_alike, _ = adjusted_as_far_as_known(
-                database, stretch.context, asset_class, as_of=calendar.local_day(now)
+            bars_alike, _ = adjust_as_far_as_known(
+                database, batch.context, asset_class, as_of=calendar.local_day(now)
             )
-            faults[IN_LINE].append(outlying(bars_alike, stretch.windows, timeframe, asset_class))
+            faults[IN_LINE].append(outlying(bars_alike, batch.windows, timeframe, asset_class))
     return Judged({name: pl.concat(found) for name, found in faults.items()}, bars, quarantined)
 
 

@@ -19,8 +19,13 @@ from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.gates import FAULT_SCHEMA
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.pipeline.adjusted import adjusted_as_far_as_known, symbols_without_splits
-from marketdata_assets.pipeline.gates import Stretch, failing_partitions, incomplete_in, stretches
+from marketdata_assets.pipeline.adjusted import adjust_as_far_as_known, symbols_without_splits
+from marketdata_assets.pipeline.gates import (
+    PartitionBatch,
+    failing_partitions,
+    find_incomplete_in,
+    read_batches,
+)
 from marketdata_assets.storage.connection import Database
 
 COMPLETE: Final = "features_complete"
@@ -50,11 +55,11 @@ def feature_checks() -> AssetChecksDefinition:
             held = failing_partitions(database, scope.windows)
             unadjusted = symbols_without_splits(database, scope.rectangle.series)
             refused: dict[str, list[date]] = {}
-            for stretch in stretches(database, scope.windows):
-                bars += stretch.bars.height
-                faults.append(incomplete_in(database, stretch))
-                if stretch.timeframe is Timeframe.W1:
-                    refused |= _divided(database, stretch)
+            for batch in read_batches(database, scope.windows):
+                bars += batch.bars.height
+                faults.append(find_incomplete_in(database, batch))
+                if batch.timeframe is Timeframe.W1:
+                    refused |= _divided(database, batch)
         found = pl.concat(faults)
         lacking = found.filter(what="no_features")
         waiting = lacking.filter(pl.col("symbol").is_in(unadjusted)).with_columns(
@@ -96,9 +101,9 @@ def feature_checks() -> AssetChecksDefinition:
     return features_checks
 
 
-def _divided(database: Database, stretch: Stretch) -> dict[str, list[date]]:
-    """The weeks of ``stretch`` that cannot be adjusted, by symbol: they get no features."""
-    calendar = calendar_of(stretch.asset_class)
+def _divided(database: Database, batch: PartitionBatch) -> dict[str, list[date]]:
+    """The weeks of ``batch`` that cannot be adjusted, by symbol: they get no features."""
+    calendar = calendar_of(batch.asset_class)
     today = calendar.local_day(datetime.now(UTC))
-    _, refused = adjusted_as_far_as_known(database, stretch.bars, stretch.asset_class, as_of=today)
+    _, refused = adjust_as_far_as_known(database, batch.bars, batch.asset_class, as_of=today)
     return {symbol: [calendar.local_day(opened) for opened in opens] for symbol, opens in refused.items()}
