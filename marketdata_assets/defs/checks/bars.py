@@ -1,4 +1,4 @@
-"""The checks of ``ohlcv``: what is stored obeys the rules, lies on the grid, and is in line with its series."""
+"""The checks of ``ohlcv``: stored bars obey the rules, lie on the grid, and are in line with their series."""
 
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
@@ -58,12 +58,12 @@ but is not a warning.
 
 
 class Judged(NamedTuple):
-    """What some checks find in stored bars.
+    """The result of some checks of stored bars.
 
     Attributes:
-        faults: ``FAULT_SCHEMA``, by the name of the check.
-        bars: How many were judged.
-        quarantined: How many rows of their windows are in ``ohlcv_quarantine``.
+        faults: The faults (``FAULT_SCHEMA``) by the name of the check.
+        bars: The number of bars that were judged.
+        quarantined: The number of rows in ``ohlcv_quarantine`` in the windows of the bars.
     """
 
     faults: Mapping[str, pl.DataFrame]
@@ -97,15 +97,15 @@ def judge_bars(
         if ON_GRID in checks:
             faults[ON_GRID].append(off_grid(batch.bars, timeframe, calendar))
         if IN_LINE in checks:
-            bars_alike, _ = adjust_as_far_as_known(
+            adjusted, _ = adjust_as_far_as_known(
                 database, batch.context, asset_class, as_of=calendar.local_day(now)
             )
-            faults[IN_LINE].append(outlying(bars_alike, batch.windows, timeframe, asset_class))
+            faults[IN_LINE].append(outlying(adjusted, batch.windows, timeframe, asset_class))
     return Judged({name: pl.concat(found) for name, found in faults.items()}, bars, quarantined)
 
 
 def bar_checks() -> AssetChecksDefinition:
-    """The checks of ``ohlcv``, one step, so that bars are read once."""
+    """Return the checks of ``ohlcv``, as one step, so that bars are read once."""
     specs = {
         name: AssetCheckSpec(name, asset="ohlcv", description=text, blocking=name == VALID)
         for name, text in _DESCRIPTIONS.items()
@@ -125,15 +125,15 @@ def bar_checks() -> AssetChecksDefinition:
             found = judged.faults[name]
             is_listed = pl.col("what") == Outlier.SPLIT_LIKE.value
             failing, listed = found.filter(~is_listed), found.filter(is_listed)
-            counts = {"bars": judged.bars, "failing_bars": _bars_of(failing)}
+            counts = {"bars": judged.bars, "failing_bars": _count_bars(failing)}
             if name == VALID:
                 counts["quarantined"] = judged.quarantined
             if name == IN_LINE:
-                counts["split_like_bars"] = _bars_of(listed)
+                counts["split_like_bars"] = _count_bars(listed)
             yield from verdict(spec, scope, failing, counts=counts, only_warns=name == IN_LINE, listed=listed)
 
     return ohlcv_checks
 
 
-def _bars_of(faults: pl.DataFrame) -> int:
+def _count_bars(faults: pl.DataFrame) -> int:
     return int(faults.filter(pl.col("what") != LOST_TO_QUARANTINE)["rows"].sum())

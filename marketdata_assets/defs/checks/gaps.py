@@ -30,7 +30,7 @@ failed, which may pass, or has no bars, which will not.
 
 
 def gap_checks() -> AssetChecksDefinition:
-    """The check of ``gap_report``."""
+    """Return the check of ``gap_report``."""
     spec = AssetCheckSpec(NO_GAPS, asset="gap_report", blocking=True, description=_DESCRIPTION)
 
     @multi_asset_check(name="gap_report_checks", specs=[spec])
