@@ -1,7 +1,7 @@
 """Schedules: the runs at fixed times, in UTC.
 
 Belongs here: when a schedule ticks, and which runs it requests. Does not belong here: which days these runs cover
-(``domain.upkeep``), what a run does (``assets``).
+(``domain.maintenance``), what a run does (``assets``).
 
 After missed ticks (the machine slept), only the latest is made up for; a run key that was requested is not requested
 again after a restart.
@@ -30,17 +30,17 @@ from marketdata_assets.defs.run_tags import under_way
 from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.freshness import DAILY_RUN
+from marketdata_assets.domain.maintenance import INTRADAY, nightly_days, traded_day
 from marketdata_assets.domain.partitions import SERIES, Rectangle
 from marketdata_assets.domain.ranges import feature_runs, range_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.domain.upkeep import INTRADAY, nightly_days, traded_day
 from marketdata_assets.pipeline.adjusted import symbols_without_splits
 from marketdata_assets.pipeline.idle import stale_days
 from marketdata_assets.storage.connection import Database
+from marketdata_assets.storage.maintenance import requested_until
 from marketdata_assets.storage.symbols import TrackedSymbol, asset_classes, list_symbols
-from marketdata_assets.storage.upkeep import requested_until
 
 HISTORY_CONFIG: Final = {
     # A symbol that fails must not prevent the scan of the others.

@@ -47,7 +47,7 @@ class FeatureSummary:
     def table(self) -> str:
         """Return the columns as a Markdown table; a sentence when nothing was computed."""
         if not self._rows:
-            return "Everything was up to date: nothing was computed."
+            return "No features were stale: nothing was computed."
         parts = pl.concat(self._parts).group_by("column", maintain_order=True)
         rows = parts.agg(pl.col("lowest").min(), pl.col("highest").max(), pl.col("nulls").sum())
         lines = [

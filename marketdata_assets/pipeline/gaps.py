@@ -1,6 +1,6 @@
 """The scan for gaps and the refetch of what is missing, for one chunk of series at a time.
 
-:func:`report_gaps` is the path, in the order in which a chunk takes it: load the context, scan it (pure), plan a
+:func:`report_gaps` does the steps in order: load the context, scan it (pure), plan a
 refetch (pure), fetch, settle (pure), write. Each step hands a frozen value to the next: a :class:`ScanChunk`, a
 :class:`GapContext`, a :class:`GapScan`, a :class:`Plan`, a :class:`Fetched` and a :class:`ScanResult`.
 """

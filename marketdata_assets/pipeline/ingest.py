@@ -116,9 +116,9 @@ class Ingest:
     Args:
         plan: What is fetched and what is rolled up from the store.
         now: The present: bars that have not closed by then are dropped.
-        coverage: What is covered so far, by series: says where each history begins.
+        coverage: The covered windows by series, which show where each history begins.
         run_id: Stands in ``fetch_log``.
-        batch_rows: A batch ends with the first day that brings it to so many rows.
+        batch_rows: A batch ends with the day in which it reaches this number of rows.
     """
 
     def __init__(

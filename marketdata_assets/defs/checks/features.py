@@ -34,7 +34,7 @@ Each bar has features (`no_features`), no features are left of a removed bar (`n
 start of a history or where `gap_in_window` says that bars were lost (`unexpected_null`). Columns that may be null for
 other reasons (no volume, flat prices, a thin day) are not checked. Partitions that `ohlcv_valid` or `no_gaps` blocks,
 or whose splits were never fetched, have no features, as intended, nor has a week with a split inside it and without stored
-`1d` bars: they are counted, and stand at the end of the table.
+`1d` bars: they are counted, and listed at the end of the table.
 
 **What to do:** `marketdata features` computes stale features, `marketdata features --force` any.
 """

@@ -1,7 +1,7 @@
 """Sensors: the automatic reactions to events in the store and in Dagster's instance. One module each.
 
 Belongs here: what a sensor watches, and which runs it requests. Does not belong here: when something is requested
-again (``domain.upkeep``), and the record of requests (``storage.upkeep``): a sensor keeps no state of its own, except
+again (``domain.maintenance``), and the record of requests (``storage.maintenance``): a sensor keeps no state of its own, except
 for the alerts that ``watch`` has sent.
 """
 

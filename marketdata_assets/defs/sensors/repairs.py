@@ -23,14 +23,14 @@ from marketdata_assets.defs.run_tags import under_way
 from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.maintenance import Days, may_ask_again, stretches
 from marketdata_assets.domain.partitions import SERIES, Rectangle
 from marketdata_assets.domain.ranges import covering_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import AssetClass, Series
-from marketdata_assets.domain.upkeep import Days, may_ask_again, stretches
 from marketdata_assets.domain.wording import counted
+from marketdata_assets.storage.maintenance import OpenGap, ask_repairs, open_gaps
 from marketdata_assets.storage.symbols import asset_classes
-from marketdata_assets.storage.upkeep import OpenGap, ask_repairs, open_gaps
 
 MAX_REPAIRS: Final = 8
 """The number of runs that refetch a gap: two that reach the vendor close it, so the others have failed."""

@@ -35,16 +35,16 @@ from marketdata_assets.defs.run_tags import REQUEST_TAG, ended_at, is_unfinished
 from marketdata_assets.defs.runs.commands import close_orphans
 from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.defs.schedules import feature_requests
+from marketdata_assets.domain.maintenance import Days, initial_days, may_ask_again
 from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.ranges import range_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.upkeep import Days, initial_days, may_ask_again
 from marketdata_assets.domain.wording import name_first
 from marketdata_assets.pipeline.adjusted import symbols_without_splits
 from marketdata_assets.pipeline.alerts import Alert, AlertError, send
 from marketdata_assets.storage.connection import Database
-from marketdata_assets.storage.upkeep import (
+from marketdata_assets.storage.maintenance import (
     InitialBackfill,
     ask_initial,
     finish_initial,
@@ -132,7 +132,7 @@ class _Keeper:
     alert: Alert | None = None
     """The alert to send."""
     seen: dict[str, Sequence[RunRecord]] = field(default_factory=dict)
-    """The runs of each request that was looked up."""
+    """The runs of each request, as far as they were read."""
 
     def requests(self) -> list[RunRequest]:
         """Request the runs that fetch missing histories, and those that compute features of fetched histories."""
