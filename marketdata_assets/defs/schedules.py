@@ -30,7 +30,7 @@ from marketdata_assets.defs.run_tags import under_way
 from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.freshness import DAILY_RUN
-from marketdata_assets.domain.maintenance import INTRADAY, nightly_days, traded_day
+from marketdata_assets.domain.maintenance import INTRADAY, daily_run_days, traded_day
 from marketdata_assets.domain.partitions import SERIES, Rectangle
 from marketdata_assets.domain.ranges import feature_runs, range_runs
 from marketdata_assets.domain.run_tags import Purpose
@@ -116,7 +116,7 @@ def bars_schedule() -> ScheduleDefinition:
             lagging = requested_until(database, series)
         now = context.scheduled_execution_time.astimezone(UTC)
         start = load_settings().start
-        days = nightly_days(collected, now, earliest=start, requested_until=lagging)
+        days = daily_run_days(collected, now, earliest=start, requested_until=lagging)
         if days is None:
             return SkipReason(f"yesterday is before MARKETDATA_START, {start}: nothing to fetch")
         run = Rectangle(days.first, days.last, series)

@@ -15,7 +15,14 @@ from marketdata_assets.domain.bars import KEY
 from marketdata_assets.domain.calendar import WEEK, calendar_of
 from marketdata_assets.domain.features.columns import FIRST_ROW
 from marketdata_assets.domain.gaps import LOSSES
-from marketdata_assets.domain.gates import FAULT_SCHEMA, gappy, incomplete, invalid, of_buckets_within, within
+from marketdata_assets.domain.gates import (
+    FAULT_SCHEMA,
+    find_gappy,
+    find_incomplete,
+    find_invalid,
+    select_buckets_within,
+    select_within,
+)
 from marketdata_assets.domain.series import by_market
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.bars import read_rows
@@ -125,7 +132,7 @@ def blocked_since(database: Database, series: Collection[Series], earliest: date
 
 def find_invalid_in(batch: PartitionBatch) -> pl.DataFrame:
     """Find the faults (``FAULT_SCHEMA``) for which ``ohlcv_valid`` blocks partitions of ``batch``."""
-    return invalid(batch.bars, batch.quarantined, batch.timeframe, batch.asset_class)
+    return find_invalid(batch.bars, batch.quarantined, batch.timeframe, batch.asset_class)
 
 
 def find_gappy_in(database: Database, windows: Mapping[Series, Window], gaps: pl.DataFrame) -> pl.DataFrame:
@@ -136,7 +143,7 @@ def find_gappy_in(database: Database, windows: Mapping[Series, Window], gaps: pl
     Raises:
         ConfigurationError: A series is not tracked.
     """
-    return gappy(gaps, windows, _read_classes(database, windows))
+    return find_gappy(gaps, windows, _read_classes(database, windows))
 
 
 def read_batches(
@@ -162,9 +169,9 @@ def read_batches(
                 timeframe,
                 asset_class,
                 chunk,
-                bars=within(context, chunk) if lookback_bars else context,
+                bars=select_within(context, chunk) if lookback_bars else context,
                 context=context,
-                quarantined=of_buckets_within(
+                quarantined=select_buckets_within(
                     read_quarantined(database, timeframe, chunk), chunk, timeframe, calendar_of(asset_class)
                 ),
             )
@@ -212,7 +219,7 @@ def find_incomplete_in(database: Database, batch: PartitionBatch) -> pl.DataFram
         columns=[*KEY, *FIRST_ROW, "gap_in_window"],
     )
     before = bars_before(database, batch.windows, max(FIRST_ROW.values()))
-    return incomplete(batch.bars, features, before, calendar_of(batch.asset_class))
+    return find_incomplete(batch.bars, features, before, calendar_of(batch.asset_class))
 
 
 def _read_classes(database: Database, series: Iterable[Series]) -> dict[str, AssetClass]:

@@ -23,13 +23,13 @@ from marketdata_assets.defs.run_tags import under_way
 from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError
-from marketdata_assets.domain.maintenance import Days, may_ask_again, stretches
+from marketdata_assets.domain.maintenance import Days, may_request_again, merge_days
 from marketdata_assets.domain.partitions import SERIES, Rectangle
 from marketdata_assets.domain.ranges import covering_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.wording import counted
-from marketdata_assets.storage.maintenance import OpenGap, ask_repairs, open_gaps
+from marketdata_assets.storage.maintenance import OpenGap, open_gaps, record_repairs
 from marketdata_assets.storage.symbols import asset_classes
 
 MAX_REPAIRS: Final = 8
@@ -74,7 +74,7 @@ def repair_sensor(clock: Clock = read_utc_now) -> SensorDefinition:
             due = {
                 gap: days
                 for gap in known
-                if may_ask_again(gap.repairs, gap.asked_at, now, pause=pause, limit=MAX_REPAIRS)
+                if may_request_again(gap.repairs, gap.asked_at, now, pause=pause, limit=MAX_REPAIRS)
                 and (days := _days_of(gap, classes[gap.series.symbol])).last >= settings.start
                 # Its run may wait in the queue for longer than the pause.
                 and not _is_in(gap.series, days, busy)
@@ -84,7 +84,9 @@ def repair_sensor(clock: Clock = read_utc_now) -> SensorDefinition:
                     f"{counted(len(known), 'open gap')}, none due" if known else "no gap is open"
                 )
             runs = covering_runs(ordered, _days_to_repair(due, settings.start), bridge=True)[:room]
-            ask_repairs(database, [gap for gap, days in due.items() if _is_in(gap.series, days, runs)], now)
+            record_repairs(
+                database, [gap for gap, days in due.items() if _is_in(gap.series, days, runs)], now
+            )
         return [
             RunRequest(
                 run_config=ops_config({"gap_report": {"repair": True, "attempts": 1}}),
@@ -113,7 +115,7 @@ def _days_to_repair(due: Mapping[OpenGap, Days], start: date) -> Iterable[tuple[
     for gap, days in due.items():
         by_series.setdefault(gap.series, []).append(Days(max(start, days.first), days.last))
     for series, days_of_gaps in by_series.items():
-        for first, last in stretches(days_of_gaps, _NEAR):
+        for first, last in merge_days(days_of_gaps, _NEAR):
             yield series, first, last
 
 

@@ -35,7 +35,7 @@ from marketdata_assets.defs.run_tags import REQUEST_TAG, ended_at, is_unfinished
 from marketdata_assets.defs.runs.commands import close_orphans
 from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.defs.schedules import feature_requests
-from marketdata_assets.domain.maintenance import Days, initial_days, may_ask_again
+from marketdata_assets.domain.maintenance import Days, initial_days, may_request_again
 from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.ranges import range_runs
 from marketdata_assets.domain.run_tags import Purpose
@@ -46,12 +46,12 @@ from marketdata_assets.pipeline.alerts import Alert, AlertError, send
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.maintenance import (
     InitialBackfill,
-    ask_initial,
     finish_initial,
     forget_pause,
     give_up_initial,
     note_tracked,
     read_initial,
+    record_initial,
 )
 
 MAX_ATTEMPTS: Final = 4
@@ -245,7 +245,7 @@ class _Keeper:
         # A run may have waited in the queue for hours, so the pause begins at the end of the last run.
         ends = [end for record in self._read_runs(row.request) if (end := ended_at(record)) is not None]
         since = max([row.asked_at, *ends])
-        if not may_ask_again(row.attempts, since, self.now, pause=PAUSE, limit=MAX_ATTEMPTS):
+        if not may_request_again(row.attempts, since, self.now, pause=PAUSE, limit=MAX_ATTEMPTS):
             return None
         return max(self.settings.start, row.first_day)
 
@@ -265,7 +265,7 @@ class _Keeper:
                         requested[series] = InitialBackfill(
                             chosen.first, name, attempts[series] + 1, self.now
                         )
-        ask_initial(self.database, requested)
+        record_initial(self.database, requested)
         return [*self._request_splits(requested), *requests]
 
     def _request_splits(self, series: Iterable[Series]) -> list[RunRequest]:
