@@ -173,7 +173,7 @@ def load_context(database: Database, chunk: ScanChunk, now: datetime) -> GapCont
     known = read_gaps(database, around)
     around = widen_to_gaps(chunk, around, known)
     stored = read_stored_bars(database, around)
-    rejected = read_quarantined_rows(database, around)
+    quarantined = read_quarantined_rows(database, around)
     slots = slots_to_scan(
         chunk,
         around,
@@ -182,7 +182,7 @@ def load_context(database: Database, chunk: ScanChunk, now: datetime) -> GapCont
         requested=read_requested(database, around),
         now=now,
     )
-    return GapContext(chunk.windows, around, slots, known, stored, rejected)
+    return GapContext(chunk.windows, around, slots, known, stored, quarantined)
 
 
 def plan_refetch(
