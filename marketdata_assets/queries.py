@@ -40,7 +40,7 @@ from marketdata_assets.pipeline.holes import find_holes
 from marketdata_assets.storage.bars import read_series
 from marketdata_assets.storage.completeness import read_matrix
 from marketdata_assets.storage.connection import Database, resolve_database_url
-from marketdata_assets.storage.failures import Refusal, find_refusal, first_line
+from marketdata_assets.storage.failures import Refusal, StatementError
 from marketdata_assets.storage.gaps import sorted_gaps
 from marketdata_assets.storage.symbols import (
     SymbolToRead,
@@ -688,15 +688,18 @@ def _kept_database(url: object) -> Iterator[Database]:
             _kept[key] = Database(url or resolve_database_url(load_settings()), application_name="bars")
         try:
             yield _kept[key]
+        except StatementError as error:
+            _forget(key)
+            if error.refusal is not Refusal.TABLE_LACKING:
+                raise
+            message = f"the store lacks a table ({error.reason}): run `marketdata migrate`"
+            raise ConfigurationError(message) from None
         except MarketDataError:
             # The arguments were wrong or the data is missing: the connection is sound, or renewed by itself.
             raise
-        except BaseException as error:
+        except BaseException:
             _forget(key)
-            if find_refusal(error) is not Refusal.TABLE_LACKING:
-                raise
-            message = f"the store lacks a table ({first_line(error)}): run `marketdata migrate`"
-            raise ConfigurationError(message) from None
+            raise
 
 
 def _forget(key: tuple[int, str]) -> None:

@@ -19,7 +19,7 @@ from marketdata_assets.domain.errors import (
     UnadjustableError,
     UnknownSeriesError,
 )
-from marketdata_assets.storage.failures import Refusal, StoreError, find_refusal
+from marketdata_assets.storage.failures import Refusal, StatementError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -130,7 +130,7 @@ _DOMAIN_PROBLEMS: Final[tuple[tuple[type[MarketDataError], int, str], ...]] = (
 
 
 def _database_problem(error: Exception) -> Problem | None:
-    refusal = find_refusal(error)
+    refusal = error.refusal if isinstance(error, StoreError | StatementError) else None
     if refusal is Refusal.TOO_SLOW:
         detail = "the database took too long: request less, or try again later"
         return Problem(503, "too-slow", detail, headers=_RETRY_SOON)

@@ -19,7 +19,7 @@ from marketdata_assets.domain.freshness import Freshness
 from marketdata_assets.domain.wording import one_line
 from marketdata_assets.pipeline.freshness import freshness_of
 from marketdata_assets.pipeline.health import vitals
-from marketdata_assets.storage.connection import DRIVER_ERRORS, Database, Timeouts
+from marketdata_assets.storage.connection import Database, Timeouts
 from marketdata_assets.storage.dagster_tables import UnknownTablesError, runs_in_store
 from marketdata_assets.storage.monitoring import database_size, table_sizes
 
@@ -175,7 +175,7 @@ class StoreCollector(Collector):
             if began > self._reading_due:
                 try:
                     self._reading = self._read_store()
-                except (MarketDataError, *DRIVER_ERRORS) as error:
+                except MarketDataError as error:
                     self._reading = None
                     _LOG.error("/metrics is without the store's gauges: %s", one_line(str(error)))
                 ended = self._monotonic()

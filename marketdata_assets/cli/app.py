@@ -33,7 +33,7 @@ from marketdata_assets.cli.helping import lay_out_help
 from marketdata_assets.cli.interrupts import INTERRUPTED, report_interrupt
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.wording import one_line
-from marketdata_assets.storage.failures import explain_failure, is_driver_error
+from marketdata_assets.storage.failures import translate_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,11 +124,11 @@ def run() -> int:
         code = 1
     except Exception as error:
         # Dagster wraps the errors of its storage, so the error of the store may be the cause of another one.
-        expected = error if isinstance(error, MarketDataError) else explain_failure(error)
+        expected = error if isinstance(error, MarketDataError) else translate_error(error)
         if expected is not None:
             typer.echo(f"marketdata: {expected}", err=True)
             code = expected.exit_code
-        elif is_driver_error(error) or isinstance(error, OSError):
+        elif isinstance(error, OSError):
             why = one_line(str(error))
             typer.echo(f"marketdata: {type(error).__name__}: {why}; see `marketdata db status`", err=True)
             code = 1

@@ -5,7 +5,6 @@ Completion is cheap or gives nothing: it does not start a server that is down, a
 
 from __future__ import annotations
 
-from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -61,7 +60,7 @@ def _symbols() -> list[str]:
 def _read_names(read: Callable[[Session], list[str]]) -> list[str]:
     from marketdata_assets.config import load_settings
     from marketdata_assets.domain.errors import MarketDataError
-    from marketdata_assets.storage.connection import DRIVER_ERRORS, Timeouts, connect, resolve_database_url
+    from marketdata_assets.storage.connection import Database, Timeouts, resolve_database_url
     from marketdata_assets.storage.embedded import EmbeddedServer
 
     try:
@@ -70,8 +69,8 @@ def _read_names(read: Callable[[Session], list[str]]) -> list[str]:
             return []
         timeouts = Timeouts(statement=_PATIENCE, lock=_PATIENCE, connect=_PATIENCE)
         url = resolve_database_url(settings)
-        with closing(connect(url, application_name="completion", timeouts=timeouts)) as session:
-            return read(session)
-    except (MarketDataError, *DRIVER_ERRORS, OSError):
+        with Database(url, application_name="completion", timeouts=timeouts, patience=_PATIENCE) as database:
+            return database.transaction(read)
+    except (MarketDataError, OSError):
         # An error message would garble the shell's prompt.
         return []

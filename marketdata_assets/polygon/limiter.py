@@ -26,7 +26,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 
-import psycopg
 import stamina
 
 from marketdata_assets.polygon.errors import RateLimiterUnavailableError
@@ -132,7 +131,7 @@ class RateLimiter:
             spacing=hold / requests_per_minute,
             hold=hold,
         )
-        self._connection: psycopg.AsyncConnection | None = None
+        self._connection: rate_limit.LimiterConnection | None = None
         self._connecting = asyncio.Lock()
         self._listener: asyncio.Task[None] | None = None
         self._listening = False
@@ -221,14 +220,14 @@ class RateLimiter:
             self._penalty.set()
             self._penalty = asyncio.Event()
 
-    async def _ask(self, work: Callable[[psycopg.AsyncConnection], Awaitable[T]]) -> T:
+    async def _ask(self, work: Callable[[rate_limit.LimiterConnection], Awaitable[T]]) -> T:
         """What ``work`` returns, run on the kept connection. A slot may go with a lost one.
 
         A server that restarts or recovers is given time to come back; nothing is granted meanwhile.
         """
         try:
             async for attempt in stamina.retry_context(
-                on=(psycopg.OperationalError, TimeoutError),
+                on=(rate_limit.RateLimitAwayError, TimeoutError),
                 # A database that never answered is not restarting: its address is wrong.
                 attempts=2 if self._connection is None else None,
                 timeout=_RECONNECT_SECONDS,
@@ -237,7 +236,7 @@ class RateLimiter:
             ):
                 with attempt:
                     return await self._run(work)
-        except (psycopg.Error, TimeoutError) as error:
+        except (rate_limit.RateLimitError, TimeoutError) as error:
             reason = str(error).strip().partition("\n")[0] or "no answer in time"
             message = (
                 f"the vendor's rate limit cannot be kept without its database ({reason}): start it with "
@@ -247,7 +246,7 @@ class RateLimiter:
         message = "stamina ended without an outcome"
         raise AssertionError(message)
 
-    async def _run(self, work: Callable[[psycopg.AsyncConnection], Awaitable[T]]) -> T:
+    async def _run(self, work: Callable[[rate_limit.LimiterConnection], Awaitable[T]]) -> T:
         async with asyncio.timeout(_DATABASE_TIMEOUT_SECONDS):
             async with self._connecting:
                 if self._connection is None or self._connection.closed:
@@ -255,7 +254,7 @@ class RateLimiter:
                 connection = self._connection
             try:
                 return await work(connection)
-            except psycopg.OperationalError:
+            except rate_limit.RateLimitAwayError:
                 await connection.close()
                 raise
 
@@ -274,7 +273,7 @@ class RateLimiter:
                     self._tried_to_listen.set()
                     async for until in rate_limit.penalties(connection, self._bucket):
                         self._hear(until)
-            except psycopg.Error:
+            except rate_limit.RateLimitError:
                 _LOGGER.debug("not listening for penalties: sleepers look for one when they wake")
             finally:
                 self._listening = False

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DRIVER_ERRORS: Final = (psycopg.Error, adbc_driver_manager.Error)
-"""The errors that the drivers raise. ``failures.find_refusal`` returns the reason of one."""
+_DRIVER_ERRORS: Final = (psycopg.Error, adbc_driver_manager.Error)
+"""The errors that the drivers raise: ``failures.translate_error`` makes the errors that other layers know."""
 
 _SHAPE = "postgresql://user:password@host:port/database"
 _DAGSTER_SCHEMA = "dagster"
@@ -198,7 +198,7 @@ def dagster_storage_url(url: str) -> str:
     search_path = f"-csearch_path={_DAGSTER_SCHEMA}"
     with (
         connect(url, application_name="marketdata set-up", options=search_path) as session,
-        raise_store_errors(*DRIVER_ERRORS),
+        raise_store_errors(*_DRIVER_ERRORS),
     ):
         (found,) = fetch(session, _SCHEMA_FOUND, [_DAGSTER_SCHEMA], row=_SchemaFound)
         if found.search_path != _DAGSTER_SCHEMA:
@@ -328,12 +328,13 @@ class Database:
         """Run ``work`` in one transaction and return its result: commit when it returns, roll back when it raises.
 
         When the connection is lost meanwhile, ``work`` runs once more from its start, on a new connection. As a commit
-        may have happened although its answer was lost, ``work`` must be safe to repeat. Other errors propagate.
+        may have happened although its answer was lost, ``work`` must be safe to repeat. Errors of ``work`` itself propagate.
 
         Raises:
             StoreError: The server is out of reach or was lost twice, has no room, or takes no writes.
+            StatementError: The database did not execute a statement; a :class:`LockedError` when another session holds a lock.
         """
-        with raise_store_errors(*DRIVER_ERRORS):
+        with raise_store_errors(*_DRIVER_ERRORS):
             session = self._open_session()
             try:
                 with session.transaction():
@@ -359,7 +360,7 @@ class Database:
         The statement runs without a transaction around it, in one round trip instead of three. Lost connections and
         errors are handled as in :meth:`transaction`.
         """
-        with raise_store_errors(*DRIVER_ERRORS):
+        with raise_store_errors(*_DRIVER_ERRORS):
             session = self._open_session()
             try:
                 return _fetch_alone(session, statement, arguments, row)
@@ -382,7 +383,7 @@ class Database:
 
         Parameters are positional: ``$1``, ``$2`` …. After a lost connection the query runs once more.
         """
-        with raise_store_errors(*DRIVER_ERRORS):
+        with raise_store_errors(*_DRIVER_ERRORS):
             try:
                 return self._read_once(query, parameters)
             except adbc_driver_manager.Error:

@@ -174,14 +174,14 @@ def runs_in_store(database: Database) -> Runs | None:
     def read(session: Session) -> Runs | None:
         if fetch(session, _HAS_RUNS, row=bool) == [False]:
             return None
-        runs = fetch(session, _LATEST_RUNS, row=JobRun)
-        seen = fetch_one(session, _DAEMON_SEEN, row=moment_or_none)
+        try:
+            runs = fetch(session, _LATEST_RUNS, row=JobRun)
+            seen = fetch_one(session, _DAEMON_SEEN, row=moment_or_none)
+        except psycopg.ProgrammingError as error:
+            raise UnknownTablesError(str(error)) from error
         return Runs(tuple(sorted(runs, key=lambda run: run.created, reverse=True)), daemon_seen=seen)
 
-    try:
-        return database.transaction(read)
-    except psycopg.ProgrammingError as error:
-        raise UnknownTablesError(str(error)) from error
+    return database.transaction(read)
 
 
 def are_dagsters_tables_here(settings: Settings) -> bool:

@@ -24,7 +24,7 @@ from psycopg.conninfo import conninfo_to_dict
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 from marketdata_assets.domain.wording import one_line
 from marketdata_assets.storage.connection import connect
-from marketdata_assets.storage.failures import DiskFullError, NotPermittedError
+from marketdata_assets.storage.failures import DiskFullError, NotPermittedError, raise_store_errors
 from marketdata_assets.storage.rows import fetch
 from marketdata_assets.storage.unprivileged import client_program
 
@@ -71,6 +71,7 @@ def dump_database(url: str, target: Path) -> int:
     return size
 
 
+@raise_store_errors(psycopg.Error)
 def restore_database(url: str, source: Path, *, replace: bool = False) -> None:
     """Restore the dump ``source`` into the database of ``url``, completely or not at all.
 

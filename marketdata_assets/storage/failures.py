@@ -1,9 +1,10 @@
-"""Failures of the store as a whole (no room, no permission, no server), and how drivers report them.
+"""Failures of the store as a whole (no room, no permission, no server) and of statements, and how drivers report them.
 
 Three drivers connect to Postgres (psycopg, ADBC, and psycopg2 under Dagster's SQLAlchemy), and files are written beside
-it. :func:`explain_failure` finds the kind of a failure, whatever reports it, by type, ``SQLSTATE`` and ``errno``.
+it. :func:`translate_error` finds the kind of a failure, whatever reports it, by type, ``SQLSTATE`` and ``errno``; above
+``storage`` only its results are known.
 
-Belongs here: kinds of failures and their remedies. Does not belong here: errors of a statement or of a bar.
+Belongs here: kinds of failures and their remedies. Does not belong here: errors of a bar.
 """
 
 from __future__ import annotations
@@ -14,16 +15,54 @@ import re
 import sys
 from contextlib import contextmanager
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
+from marketdata_assets.domain.wording import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+class Refusal(Enum):
+    """The reason why a statement was not executed, where a client can do something about it."""
+
+    TOO_SLOW = auto()
+    """The statement took longer than its session permits."""
+    LOCKED = auto()
+    """Another session holds a lock that the statement needs."""
+    TABLE_LACKING = auto()
+    """A table does not exist: a migration was not applied."""
+    AWAY = auto()
+    """The database does not answer, or is out of order."""
+
+
+class StatementError(MarketDataError):
+    """The database did not execute a statement, although the store as a whole can be used.
+
+    Attributes:
+        reason: The server's message, without the statement.
+        sqlstate: The code of the server; None when the driver itself reported the error.
+        refusal: Why the statement was not executed; None when a client can do nothing about it.
+    """
+
+    def __init__(
+        self, message: str, *, reason: str = "", sqlstate: str | None = None, refusal: Refusal | None = None
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.sqlstate = sqlstate
+        self.refusal = refusal
+
+
+class LockedError(StatementError):
+    """Another session held a lock that a statement needs, or the two waited for each other."""
+
+
 class StoreError(ConfigurationError):
     """The store cannot be used: every other command or run would fail for the same reason."""
+
+    refusal: ClassVar = Refusal.AWAY
 
 
 class UnreachableError(StoreError):
@@ -112,44 +151,47 @@ def explain_failure(error: BaseException) -> StoreError | None:
     return None
 
 
+def translate_error(error: BaseException) -> StoreError | StatementError | None:
+    """Return the error of the platform for ``error``; None when neither a driver nor the store raised it."""
+    failure = explain_failure(error)
+    return failure or (_translate_statement_error(error) if _is_driver_error(error) else None)
+
+
 @contextmanager
 def raise_store_errors(*kinds: type[BaseException]) -> Iterator[None]:
-    """Turn each error of ``kinds`` that reports a failure of the store into the :class:`StoreError` of its kind."""
+    """Turn each error of ``kinds`` that reports a failure of the store or of a statement into the platform's error."""
     try:
         yield
     except kinds as error:
-        failure = explain_failure(error)
+        failure = translate_error(error)
         if failure is None:
             raise
         raise failure from error
 
 
-class Refusal(Enum):
-    """The reason why a statement was not executed, where a client can do something about it."""
-
-    TOO_SLOW = auto()
-    """The statement took longer than its session permits."""
-    LOCKED = auto()
-    """Another session holds a lock that the statement needs."""
-    TABLE_LACKING = auto()
-    """A table does not exist: a migration was not applied."""
-    AWAY = auto()
-    """The database does not answer, or is out of order."""
+_REFUSALS: Final = {
+    "57014": Refusal.TOO_SLOW,
+    "55P03": Refusal.LOCKED,
+    "40P01": Refusal.LOCKED,  # a deadlock
+    "42P01": Refusal.TABLE_LACKING,
+}
 
 
-_REFUSALS: Final = {"57014": Refusal.TOO_SLOW, "55P03": Refusal.LOCKED, "42P01": Refusal.TABLE_LACKING}
-
-
-def find_refusal(error: BaseException) -> Refusal | None:
-    """Return why the database did not execute a statement, by the error of a driver or of the store."""
-    found = _REFUSALS.get(getattr(error, "sqlstate", None) or "")
-    if found is not None:
-        return found
-    psycopg, adbc, _ = map(_find_module, _DRIVERS)
-    is_away = isinstance(error, StoreError) or any(
-        isinstance(error, driver.OperationalError) for driver in (psycopg, adbc) if driver is not None
+def _translate_statement_error(error: BaseException) -> StatementError:
+    state, _ = _read_state(error)
+    is_operational = any(
+        isinstance(error, driver.OperationalError)
+        for driver in map(_find_module, _DRIVERS)
+        if driver is not None
     )
-    return Refusal.AWAY if is_away else None
+    refusal = _REFUSALS.get(state or "", Refusal.AWAY if is_operational else None)
+    kind = LockedError if refusal is Refusal.LOCKED else StatementError
+    return kind(
+        f"{type(error).__name__}: {one_line(str(error))}; see `marketdata db status`",
+        reason=_first_line(error),
+        sqlstate=state,
+        refusal=refusal,
+    )
 
 
 def _iterate_causes(error: BaseException) -> Iterator[BaseException]:
@@ -190,11 +232,10 @@ def _explain_driver_error(error: BaseException) -> StoreError | None:
     # A server without room for its own files refuses connections or ends: the full disk is the cause.
     if kind is not None and os.strerror(errno.ENOSPC) in str(error):
         kind = DiskFullError
-    return None if kind is None else kind(f"{REMEDIES[kind]} ({first_line(error)})")
+    return None if kind is None else kind(f"{REMEDIES[kind]} ({_first_line(error)})")
 
 
-def is_driver_error(error: BaseException) -> bool:
-    """Whether a driver of Postgres raised ``error``."""
+def _is_driver_error(error: BaseException) -> bool:
     return any(
         isinstance(error, driver.Error) for driver in map(_find_module, _DRIVERS) if driver is not None
     )
@@ -217,7 +258,7 @@ def _find_module(driver: str) -> Any:  # noqa: ANN401 - a module of a driver, tw
     return sys.modules.get(driver)
 
 
-def first_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """Return the server's message, without the statement, its parameters and the name of the driver."""
     diagnosis = getattr(error, "diag", None)
     if primary := getattr(diagnosis, "message_primary", None):

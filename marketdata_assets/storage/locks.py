@@ -9,6 +9,9 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
+import psycopg
+
+from marketdata_assets.storage.failures import raise_store_errors
 from marketdata_assets.storage.rows import fetch
 
 if TYPE_CHECKING:
@@ -68,6 +71,7 @@ def lock_all(session: Session, names: Iterable[str], space: LockSpace = LockSpac
     session.execute(_LOCK_ALL, [space.value, sorted(set(names))])
 
 
+@raise_store_errors(psycopg.Error)
 def lock_for_session(session: Session, names: Iterable[str], space: LockSpace) -> None:
     """Take the locks ``names`` of ``space`` until the session ends, in sorted order, each once."""
     session.execute(_LOCK_FOR_SESSION, [space.value, sorted(set(names))])

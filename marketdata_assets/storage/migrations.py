@@ -27,6 +27,7 @@ from marketdata_assets.storage.failures import (
     NotPermittedError,
     ReadOnlyStoreError,
     explain_failure,
+    raise_store_errors,
 )
 from marketdata_assets.storage.locks import lock_migrations
 from marketdata_assets.storage.rows import fetch
@@ -126,6 +127,7 @@ def load_migrations(folder: Path | None = None) -> list[Migration]:
     return migrations
 
 
+@raise_store_errors(psycopg.Error)
 def migrate(url: str, folder: Path | None = None, *, minimum_version: int = MINIMUM_VERSION) -> list[str]:
     """Apply the pending migrations and return their file names in order; none when the schema is up to date.
 
@@ -148,6 +150,7 @@ def migrate(url: str, folder: Path | None = None, *, minimum_version: int = MINI
         return [migration.file_name for migration in todo]
 
 
+@raise_store_errors(psycopg.Error)
 def pending(url: str, folder: Path | None = None) -> list[str]:
     """Return the names of the files that :func:`migrate` would apply.
 
@@ -161,6 +164,7 @@ def pending(url: str, folder: Path | None = None) -> list[str]:
         return [migration.file_name for migration in _find_pending(session, migrations)]
 
 
+@raise_store_errors(psycopg.Error)
 def find_obstacle(url: str) -> str | None:
     """Return why the platform cannot work with the database that answers at ``url``; None when it can.
 

@@ -11,8 +11,6 @@ import shutil
 from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Final, LiteralString, NamedTuple
 
-import psycopg
-
 from marketdata_assets.domain.calendar import WEEK
 from marketdata_assets.domain.holes import LostGaps
 from marketdata_assets.domain.monitoring import (
@@ -27,6 +25,7 @@ from marketdata_assets.domain.monitoring import (
     VendorUse,
 )
 from marketdata_assets.domain.wording import one_line
+from marketdata_assets.storage.failures import StatementError
 from marketdata_assets.storage.rows import fetch, fetch_one, moment_or_none
 
 if TYPE_CHECKING:
@@ -38,6 +37,9 @@ if TYPE_CHECKING:
 
 _SHOWN: Final = 10
 _TEXT: Final = 300
+_STATEMENTS_UNREADABLE: Final = frozenset({"55000", "42P01"})
+"""The SQLSTATEs of pg_stat_statements when the server does not load its library, or has it in another schema."""
+
 _MAINTENANCE: Final = (
     r"^\s*(/\*.*\*/\s*)?(copy\s+[^(\s]|(vacuum|analyze|reindex|cluster|create|alter|drop|truncate|checkpoint"
     r"|fetch|listen|begin|commit)\M)"
@@ -282,8 +284,9 @@ def slow_queries(database: Database) -> SlowQueries:
 
     try:
         known = database.transaction(means)
-    except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.UndefinedTable):
-        # The extension exists, but the server does not load its library, or has it in another schema.
+    except StatementError as error:
+        if error.sqlstate not in _STATEMENTS_UNREADABLE:
+            raise
         known = None
     if known:
         return known

@@ -6,17 +6,21 @@ going on while the database does not answer (``polygon.limiter``).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, LiteralString, NamedTuple, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, LiteralString, NamedTuple, TypeAlias, TypeVar
 
 import psycopg
 from psycopg.rows import args_row
 
-from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 T = TypeVar("T")
+
+LimiterConnection: TypeAlias = psycopg.AsyncConnection
+"""A connection for reservations or for listening."""
 
 _CHANNEL: Final = "marketdata_rate_limit"
 _LISTEN: Final = "listen marketdata_rate_limit"
@@ -94,6 +98,24 @@ select until, pg_notify(%(channel)s, %(bucket)s || ' ' || until) from blocked
 _BLOCKED: Final = "select extract(epoch from blocked_until)::float8 from rate_limit where bucket = %(bucket)s"
 
 
+class RateLimitError(MarketDataError):
+    """The table ``rate_limit`` cannot be read or written. The text is the driver's."""
+
+
+class RateLimitAwayError(RateLimitError):
+    """The database of ``rate_limit`` does not answer, or ended the connection: a new connection may succeed."""
+
+
+@contextmanager
+def _translate_errors() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise RateLimitAwayError(str(error)) from None
+    except psycopg.Error as error:
+        raise RateLimitError(str(error)) from None
+
+
 class Reservation(NamedTuple):
     """The parameters of a reservation under a limit of ``requests`` in a period."""
 
@@ -119,63 +141,72 @@ class Grant(NamedTuple):
     """Whether a penalty lasts at present."""
 
 
-async def reserve(connection: psycopg.AsyncConnection, reservation: Reservation) -> Grant:
+async def reserve(connection: LimiterConnection, reservation: Reservation) -> Grant:
     """Reserve the next slot, and return it."""
     return await _fetch_one(connection, _RESERVE, reservation._asdict(), Grant)
 
 
-async def penalise(connection: psycopg.AsyncConnection, bucket: str, seconds: float) -> float:
+async def penalise(connection: LimiterConnection, bucket: str, seconds: float) -> float:
     """Block all slots for ``seconds`` from now, and notify the listeners; return the end in epoch seconds."""
     values = {"bucket": bucket, "channel": _CHANNEL, "seconds": seconds}
     return await _fetch_one(connection, _PENALISE, values, _first)
 
 
-async def read_penalty(connection: psycopg.AsyncConnection, bucket: str) -> float:
+async def read_penalty(connection: LimiterConnection, bucket: str) -> float:
     """Return the end of the latest penalty in epoch seconds."""
     return await _fetch_one(connection, _BLOCKED, {"bucket": bucket}, _first)
 
 
-async def listen(connection: psycopg.AsyncConnection) -> None:
+async def listen(connection: LimiterConnection) -> None:
     """Have penalties reported to ``connection`` from now on."""
-    await connection.execute(_LISTEN)
+    with _translate_errors():
+        await connection.execute(_LISTEN)
 
 
-async def penalties(connection: psycopg.AsyncConnection, bucket: str) -> AsyncIterator[float]:
+async def penalties(connection: LimiterConnection, bucket: str) -> AsyncIterator[float]:
     """Iterate over the ends of penalties of ``bucket``, in epoch seconds, as they are reported."""
-    async for notice in connection.notifies():
-        penalised, _, until = notice.payload.partition(" ")
-        if penalised == bucket:
-            yield float(until)
+    with _translate_errors():
+        async for notice in connection.notifies():
+            penalised, _, until = notice.payload.partition(" ")
+            if penalised == bucket:
+                yield float(until)
 
 
 async def _fetch_one(
-    connection: psycopg.AsyncConnection,
+    connection: LimiterConnection,
     statement: LiteralString,
     values: dict[str, object],
     row: Callable[..., T],
 ) -> T:
-    async with connection.cursor(row_factory=args_row(row)) as cursor:
-        await cursor.execute(statement, values)
-        return (await cursor.fetchall())[0]
+    with _translate_errors():
+        async with connection.cursor(row_factory=args_row(row)) as cursor:
+            await cursor.execute(statement, values)
+            return (await cursor.fetchall())[0]
 
 
 def _first(value: float, *_: object) -> float:
     return value
 
 
-async def connect_limiter(database_url: str) -> psycopg.AsyncConnection:
-    """Open a connection for reservations or for listening, in autocommit."""
-    try:
-        return await psycopg.AsyncConnection.connect(
-            database_url,
-            autocommit=True,
-            connect_timeout=10,
-            application_name="marketdata rate limit",
-            keepalives_idle=30,
-            keepalives_interval=10,
-            keepalives_count=3,
-        )
-    except psycopg.ProgrammingError:
-        # The message of libpq quotes the text that it cannot parse, password included.
-        message = "DATABASE_URL is malformed: write postgresql://user:password@host:port/database"
-        raise ConfigurationError(message) from None
+async def connect_limiter(database_url: str) -> LimiterConnection:
+    """Open a connection for reservations or for listening, in autocommit.
+
+    Raises:
+        ConfigurationError: The URL is malformed.
+        RateLimitAwayError: The server is out of reach.
+    """
+    with _translate_errors():
+        try:
+            return await psycopg.AsyncConnection.connect(
+                database_url,
+                autocommit=True,
+                connect_timeout=10,
+                application_name="marketdata rate limit",
+                keepalives_idle=30,
+                keepalives_interval=10,
+                keepalives_count=3,
+            )
+        except psycopg.ProgrammingError:
+            # The message of libpq quotes the text that it cannot parse, password included.
+            message = "DATABASE_URL is malformed: write postgresql://user:password@host:port/database"
+            raise ConfigurationError(message) from None

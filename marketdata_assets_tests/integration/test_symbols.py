@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from psycopg.errors import CheckViolation, WrongObjectType
+from psycopg.errors import WrongObjectType
 
 from marketdata_assets.domain.errors import ConfigurationError, DoubtfulSymbolError, UnknownSeriesError
 from marketdata_assets.domain.series import AssetClass
@@ -16,6 +16,7 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.completeness import read_matrix, write_matrix
 from marketdata_assets.storage.connection import Database, connect
+from marketdata_assets.storage.failures import StatementError
 from marketdata_assets.storage.migrations import migrate, sql_folder
 from marketdata_assets.storage.symbols import (
     Outcome,
@@ -73,7 +74,7 @@ def test_two_who_take_a_symbol_up_at_once_do_not_undo_each_other(database: Datab
 
 
 def test_sql_takes_no_crypto_symbol_that_is_no_pair(database: Database) -> None:
-    with pytest.raises(CheckViolation, match="crypto_pair"):
+    with pytest.raises(StatementError, match="crypto_pair"):
         database.transaction(
             lambda session: session.execute(
                 "insert into tracked_symbols (symbol, asset_class) values ('BTC', 'crypto')"
@@ -166,7 +167,7 @@ def test_a_new_symbol_that_differs_in_capitals_from_a_known_one_is_questioned(
 def test_a_name_is_refused_wherever_it_comes_from(database: Database) -> None:
     with pytest.raises(ConfigurationError, match="control character"):
         add(database, WantedSymbol("AAPL", name="a\x1b[31mb"))
-    with pytest.raises(CheckViolation, match="name_check"):
+    with pytest.raises(StatementError, match="name_check"):
         database.transaction(
             lambda session: session.execute(
                 "insert into tracked_symbols (symbol, asset_class, name) values ('AAPL', 'stock', e'a\\tb')"
@@ -233,7 +234,7 @@ def test_a_store_of_an_earlier_version_keeps_its_symbols(empty_database_url: str
         assert (known["LONG"], known["BLANK"], known["FINE"]) == ("x" * 200, None, "Société")
         assert list_presets(store) == {f"S{number}" for number in range(3, 63)}
         assert add(store, WantedSymbol("BACpL"))[0].vendor_ticker == "BACpL"
-        with pytest.raises(CheckViolation, match="symbol_check"):
+        with pytest.raises(StatementError, match="symbol_check"):
             store.transaction(
                 lambda session: session.execute(
                     "insert into tracked_symbols (symbol, asset_class) values ('aapl', 'stock')"

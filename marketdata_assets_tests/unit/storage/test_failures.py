@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import errno
 import os
 
@@ -13,12 +14,16 @@ import sqlalchemy
 from marketdata_assets.storage.failures import (
     STORE_ERRORS,
     DiskFullError,
+    LockedError,
     LostServerError,
     NotPermittedError,
     ReadOnlyStoreError,
+    Refusal,
+    StatementError,
     StoreError,
     explain_failure,
-    is_driver_error,
+    raise_store_errors,
+    translate_error,
 )
 
 
@@ -90,7 +95,41 @@ def test_a_failure_of_the_store_is_known_whoever_reports_it(error: Exception, ki
 )
 def test_another_error_is_none_of_the_store(error: Exception) -> None:
     assert explain_failure(error) is None
-    assert is_driver_error(error) is isinstance(error, psycopg.Error | adbc_driver_manager.Error)
+    is_of_a_driver = isinstance(error, psycopg.Error | adbc_driver_manager.Error)
+    assert isinstance(translate_error(error), StatementError) is is_of_a_driver
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "refusal"),
+    [
+        (psycopg.errors.QueryCanceled("late"), "57014", Refusal.TOO_SLOW),
+        (psycopg.errors.LockNotAvailable("busy"), "55P03", Refusal.LOCKED),
+        (psycopg.errors.DeadlockDetected("busy"), "40P01", Refusal.LOCKED),
+        (psycopg.errors.UndefinedTable("none"), "42P01", Refusal.TABLE_LACKING),
+        (psycopg.errors.TooManyConnections("full"), "53300", Refusal.AWAY),
+        (psycopg.errors.DivisionByZero("zero"), "22012", None),
+        (of_adbc("IO", "57014"), "57014", Refusal.TOO_SLOW),
+        (of_adbc("IO", "42P01"), "42P01", Refusal.TABLE_LACKING),
+    ],
+    ids=repr,
+)
+def test_a_statement_that_was_not_executed_is_one_error_of_the_platform(
+    error: Exception, state: str, refusal: Refusal | None
+) -> None:
+    with pytest.raises(StatementError) as caught, raise_store_errors(type(error)):
+        raise error
+    found = caught.value
+    assert (found.sqlstate, found.refusal) == (state, refusal)
+    assert isinstance(found, LockedError) is (refusal is Refusal.LOCKED)
+    assert str(found).startswith(f"{type(error).__name__}: ")
+    assert found.reason in str(found)
+    assert "\n" not in str(found)
+    assert (found.exit_code, found.__cause__) == (1, error)
+    assert vars(copy.copy(found)) == vars(found)
+
+
+def test_a_failure_of_the_store_means_that_the_database_is_away() -> None:
+    assert {kind("gone").refusal for kind in STORE_ERRORS} == {Refusal.AWAY}
 
 
 def raised(error: BaseException, *, during: BaseException, is_cause: bool = False) -> BaseException:

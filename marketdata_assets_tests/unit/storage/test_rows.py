@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import adbc_driver_manager
-import psycopg
 import pytest
 
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.storage.failures import LostServerError, Refusal, find_refusal
 from marketdata_assets.storage.locks import MIGRATIONS, LockSpace
 from marketdata_assets.storage.rows import by_series, columns, grouped, key_columns, series_of
 
@@ -48,30 +45,3 @@ def test_the_numbers_of_locks_stay_so_that_an_older_process_waits_for_the_same()
         "STORE": 0x6D64, "GAP_SCANS": 0x6D67, "COMMANDS": 0x6D62, "LISTS": 0,
     }  # fmt: skip
     assert MIGRATIONS == 0x6D64_6D69_6772_6174
-
-
-@pytest.mark.parametrize(
-    ("error", "refusal"),
-    [
-        (psycopg.errors.QueryCanceled(), Refusal.TOO_SLOW),
-        (psycopg.errors.LockNotAvailable(), Refusal.LOCKED),
-        (psycopg.errors.UndefinedTable(), Refusal.TABLE_LACKING),
-        (psycopg.OperationalError("gone"), Refusal.AWAY),
-        (LostServerError("gone"), Refusal.AWAY),
-        (psycopg.errors.DivisionByZero(), None),
-        (ValueError(), None),
-    ],
-)
-def test_why_a_statement_was_refused(error: Exception, refusal: Refusal | None) -> None:
-    assert find_refusal(error) is refusal
-
-
-def test_the_driver_of_frames_is_understood_as_well() -> None:
-    def failed(state: str) -> adbc_driver_manager.Error:
-        return adbc_driver_manager.OperationalError(
-            "failed", status_code=adbc_driver_manager.AdbcStatusCode.IO, sqlstate=state
-        )
-
-    assert find_refusal(failed("57014")) is Refusal.TOO_SLOW
-    assert find_refusal(failed("42P01")) is Refusal.TABLE_LACKING
-    assert find_refusal(failed("08006")) is Refusal.AWAY
