@@ -20,6 +20,7 @@ from pydantic import Field
 from marketdata_assets.defs.assets.feature_chart import feature_chart
 from marketdata_assets.defs.assets.picture import markdown_image
 from marketdata_assets.defs.assets.presentation import FEATURES_FRESHNESS, OWNERS
+from marketdata_assets.defs.instance.internals import add_partition_metadata
 from marketdata_assets.defs.resources.io_manager import table_metadata
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.defs.run_totals import SeriesTotals
@@ -79,14 +80,13 @@ def _batches(
     report = run.report
     for line in (*report.notices, *report.blocked_lines()):
         context.log.warning("%s", line)
-    context.add_asset_metadata(
-        SeriesTotals(
-            bars=report.bars,
-            series_computed=report.series_computed,
-            series_up_to_date=report.series_up_to_date,
-            partitions_blocked=len(report.blocked),
-        ).to_metadata()
+    totals = SeriesTotals(
+        bars=report.bars,
+        series_computed=report.series_computed,
+        series_up_to_date=report.series_up_to_date,
+        partitions_blocked=len(report.blocked),
     )
+    add_partition_metadata(context, {keys[-1]: totals.to_metadata()})
     yield FeatureBatch(shown=partial(_shown, report))
 
 

@@ -102,8 +102,12 @@ def gap_report_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
                 run_id=context.run.run_id,
                 attempts=config.attempts,
             )
-        add_partition_metadata(context, _by_partition(outcome, context.partition_keys))
-        return MaterializeResult(metadata=_metadata(outcome))
+        keys = context.partition_keys
+        metadata = _by_partition(outcome, keys)
+        # What holds for the run stands with the latest partition alone: the event log keeps the metadata of each.
+        metadata[keys[-1]] = {**metadata.get(keys[-1], {}), **_metadata(outcome)}
+        add_partition_metadata(context, metadata)
+        return MaterializeResult()
 
     return gap_report
 

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from marketdata_assets.defs.assets.fetching import VENDOR_POOL, request_metadata
 from marketdata_assets.defs.assets.presentation import DAILY_FRESHNESS, OWNERS
+from marketdata_assets.defs.instance.internals import add_partition_metadata
 from marketdata_assets.defs.resources.io_manager import table_metadata
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.resources.postgres import PostgresResource
@@ -131,21 +132,21 @@ def _batches(
             report.failures += unknown_symbols(
                 polygon, database, report, wanted=wanted, days=requested, coverage=coverage
             )
-    context.add_asset_metadata(request_metadata(report))
     for notice in report.notices:
         context.log.warning("%s", notice)
-    if not report.failures:
-        return
     failed = set(report.failed_symbols)
+    keys = context.partition_keys
+    if not failed:
+        add_partition_metadata(context, {keys[-1]: request_metadata(report)})
+        return
     if not config.keep_going or failed >= {one.symbol for one in days}:
         raise _failure(report)
     for request in report.failures:
         context.log.error("%s", request.error)
-    context.add_asset_metadata(_failure_metadata(report))
-    yield BarBatch(
-        BAR_SCHEMA.to_frame(),
-        blocked=frozenset(key for key in context.partition_keys if parse_key(key)[1].symbol in failed),
-    )
+    unrecorded = frozenset(key for key in keys if parse_key(key)[1].symbol in failed)
+    latest = next(key for key in reversed(keys) if key not in unrecorded)
+    add_partition_metadata(context, {latest: {**request_metadata(report), **_failure_metadata(report)}})
+    yield BarBatch(BAR_SCHEMA.to_frame(), unrecorded=unrecorded)
 
 
 def _failure(report: IngestReport) -> Failure:
