@@ -22,7 +22,7 @@ from marketdata_assets.api.connections import state_of
 from marketdata_assets.api.guard import READ, SECURITY_SCHEMES, GuardedRoute
 from marketdata_assets.api.metrics import CONTENT_TYPE
 from marketdata_assets.api.parameters import Health
-from marketdata_assets.api.problems import SCHEMA, Problem, problem_of, responses
+from marketdata_assets.api.problems import SCHEMA, Problem, invalid_arguments, problem_of, responses
 from marketdata_assets.api.service import Service, ServiceOptions, service_of
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass
@@ -44,7 +44,7 @@ _METHOD_NOT_ALLOWED: Final = 405
 _TOO_LARGE: Final = 413
 _ABOUT: Final = (
     "Bars, features, gaps and completeness of the series that this platform collects. Tables come as JSON, CSV, Arrow or"
-    " Parquet, whatever `Accept` prefers; errors are problem documents (RFC 9457)."
+    " Parquet, as `Accept` prefers; errors are problem documents (RFC 9457)."
 )
 
 router = APIRouter(route_class=GuardedRoute)
@@ -58,14 +58,14 @@ _open_router = APIRouter()
     responses={one: said for one, said in responses().items() if one in (500, 503)},
 )
 async def health(request: Request) -> Health:
-    """200 while the database answers, 503 while it does not. Open to all, and not counted against any limit."""
+    """200 while the database answers, 503 while it does not. Needs no key, and counts towards no limit."""
     await service_of(request).check()
     return Health(status="ok")
 
 
 @router.get(
     "/metrics",
-    summary="What Prometheus reads",
+    summary="Prometheus metrics",
     response_model=None,
     responses={
         200: {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}},
@@ -300,8 +300,7 @@ async def _argument_problem(_: Request, error: Exception) -> Response:
         detail = "the body is no JSON object: send one, with Content-Type: application/json"
         return Problem(422, "invalid-argument", detail, errors=[{"in": "body", "detail": detail}]).response()
     errors = [{"in": ".".join(map(str, one["loc"][:2])), "detail": _said(one)} for one in found]
-    detail = "; ".join(f"{one['in']}: {one['detail']}" for one in errors[:3])
-    return Problem(422, "invalid-argument", detail, errors=errors[:20]).response()
+    return invalid_arguments(errors).response()
 
 
 def _said(error: Mapping[str, Any]) -> str:

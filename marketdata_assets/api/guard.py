@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from fastapi.routing import APIRoute
 
 from marketdata_assets.api.access import HEADER, Caller
-from marketdata_assets.api.problems import Problem
+from marketdata_assets.api.problems import invalid_arguments
 from marketdata_assets.storage.keys import Scope
 
 if TYPE_CHECKING:
@@ -58,5 +58,4 @@ class GuardedRoute(APIRoute):
             errors = [
                 {"in": f"query.{name}", "detail": "is given more than once: give it once"} for name in wrong
             ]
-            detail = "; ".join(f"{one['in']}: {one['detail']}" for one in errors[:3])
-            raise Problem(422, "invalid-argument", detail, errors=errors[:20])
+            raise invalid_arguments(errors)

@@ -34,13 +34,13 @@ class Metrics:
         )
         self._seconds = Histogram(
             "marketdata_api_request_seconds",
-            "From a request's arrival to the end of its answer.",
+            "From a request's arrival to the end of its response.",
             ["route"],
             buckets=_SECONDS,
             registry=self._registry,
         )
         self._rows = Counter(
-            "marketdata_api_rows", "Rows that were read for answers.", ["route"], registry=self._registry
+            "marketdata_api_rows", "Rows read for responses.", ["route"], registry=self._registry
         )
         self._collectors = list(collectors)
         for collector in self._collectors:

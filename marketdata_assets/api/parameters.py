@@ -72,9 +72,9 @@ class _Strict(BaseModel):
 
 
 class _Page(_Strict):
-    limit: Whole = Field(_PAGE_ROWS, ge=1, le=MOST_ROWS, description="Rows of a page, at the most.")
+    limit: Whole = Field(_PAGE_ROWS, ge=1, le=MOST_ROWS, description="The most rows of a page.")
     cursor: Cursor | SkipJsonSchema[None] = Field(
-        None, description="`next_cursor` of the page before; everything else as it was asked then."
+        None, description="`next_cursor` of the previous page; repeat all other parameters unchanged."
     )
 
 
@@ -88,14 +88,16 @@ class _Hours(_Strict):
     regular_hours: Boolean = Field(
         default=False,
         description=(
-            "Only intraday bars that touch the regular hours, 09:30 to 16:00 in New York. Refused for `1d`, `1w` and"
+            "Only intraday bars that overlap the regular hours, 09:30 to 16:00 in New York. Refused for `1d`, `1w` and"
             " crypto."
         ),
     )
 
 
 class _Scale(_Strict):
-    adjusted: Boolean = Field(default=True, description="Split-adjusted prices; false gives them as traded.")
+    adjusted: Boolean = Field(
+        default=True, description="Split-adjusted prices; false returns them as traded."
+    )
     as_of: Day | SkipJsonSchema[None] = Field(
         None, description="The local date whose scale adjusted prices are on. Default: today."
     )
@@ -119,12 +121,12 @@ class CandlesQuery(_Hours, _Scale):
 
 class _Chosen(_Strict):
     symbol: list[Symbol] | SkipJsonSchema[None] = Field(
-        None, max_length=_MOST_SYMBOLS, description="Which; may be repeated. Default: every active one."
+        None, max_length=_MOST_SYMBOLS, description="Symbols, repeatable. Default: every active one."
     )
     timeframe: list[Timeframe] | SkipJsonSchema[None] = Field(
         None,
         max_length=len(Timeframe),
-        description="Which; may be repeated. Default: all that are collected.",
+        description="Timeframes, repeatable. Default: all that are collected.",
     )
 
 
@@ -132,15 +134,15 @@ class GapsQuery(_Page, _Chosen):
     """Which gaps."""
 
     start: Moment | SkipJsonSchema[None] = Field(
-        None, description="A gap must reach behind it. Default: the beginning of time."
+        None, description="A gap must end after it. Default: no limit."
     )
     end: Moment | SkipJsonSchema[None] = Field(
-        None, description="A gap must begin before it. Default: the end of time."
+        None, description="A gap must begin before it. Default: no limit."
     )
     state: list[GapState] = Field(
         [GapState(one) for one in LOSSES],
         max_length=len(GapState),
-        description="Which states; may be repeated. Default: what is missing without an explanation.",
+        description="States, repeatable. Default: those of gaps without an explanation.",
     )
 
 
@@ -151,7 +153,7 @@ class CompletenessQuery(_Chosen):
 class SymbolsQuery(_Strict):
     """Which symbols."""
 
-    active: Boolean = Field(default=True, description="Only those that are collected; false lists all.")
+    active: Boolean = Field(default=True, description="Only collected symbols; false lists all.")
 
 
 class Timeframes(_Strict):
@@ -165,7 +167,8 @@ class NewSymbol(_Strict):
 
     symbol: Symbol
     asset_class: AssetClass | None = Field(
-        None, description="Default: what it was; else `crypto` for BASE-QUOTE and `stock` for all others."
+        None,
+        description="Default: unchanged for a known symbol; otherwise `crypto` for BASE-QUOTE and `stock` for all others.",
     )
     name: (
         Annotated[
@@ -173,13 +176,13 @@ class NewSymbol(_Strict):
             StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"),
         ]
         | None
-    ) = Field(None, description="What people call it.")
+    ) = Field(None, description="The name of the company, fund, pair or index.")
     timeframes: Annotated[list[Timeframe], Field(min_length=1, max_length=len(Timeframe))] | None = Field(
-        None, description="Default: what it had, else `1h` and `1d`."
+        None, description="Default: unchanged for a known symbol; otherwise `1h` and `1d`."
     )
     confirmed: bool = Field(
         default=False,
-        description="Take a new symbol that is not spelt as the vendor spells such an instrument; else it is refused"
+        description="Accept a new symbol that is not spelt as the vendor spells such an instrument; otherwise it is refused"
         " with the code `doubtful-symbol`.",
     )
 

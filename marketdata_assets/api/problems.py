@@ -98,6 +98,12 @@ class Problem(Exception):  # noqa: N818 - the RFC's word, and raised as an answe
         )
 
 
+def invalid_arguments(errors: Sequence[Mapping[str, str]]) -> Problem:
+    """Make the problem of arguments that are wrong: the first ``errors``, each with ``in`` and ``detail``."""
+    detail = "; ".join(f"{one['in']}: {one['detail']}" for one in errors[:3])
+    return Problem(422, "invalid-argument", detail, errors=errors[:20])
+
+
 def problem_of(error: Exception) -> Problem:
     """What a client is told about ``error``; what it must not be told is logged."""
     if isinstance(error, Problem):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Lock
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import GaugeMetricFamily
@@ -100,28 +100,29 @@ _GAUGES: Final[dict[str, tuple[str, Callable[[Vitals, datetime], float]]]] = {
         lambda found, _: found.vendor.per_minute,
     ),
     "marketdata_vendor_plan_used_ratio": (
-        "Today's requests, of those that the plan allowed since midnight UTC.",
+        "Today's requests as a share of those that the plan allowed since midnight UTC.",
         lambda found, now: found.vendor.share_of_plan(now),
     ),
     "marketdata_vendor_blocked_until_timestamp_seconds": (
-        "Until when a 429 holds every request back; 0 when none does.",
+        "Until when a 429 blocks all requests; 0 when none does.",
         lambda found, _: found.vendor.blocked_until.timestamp() if found.vendor.blocked_until else 0,
     ),
     "marketdata_failed_minute_fetches": (
-        "Symbols whose latest failed request for minutes was not answered since.",
+        "Symbols whose latest failed request for minutes has not been answered later.",
         lambda found, _: len(found.failed_fetches),
     ),
     "marketdata_slow_queries": (
-        "Queries over 500 ms, by what Postgres keeps of them.",
+        "Queries over 500 ms, as Postgres records them.",
         lambda found, _: len(found.slow.queries),
     ),
 }
 
 
 class StoreCollector(Collector):
-    """Looks at the store when it is scraped, at most every :data:`KEPT_SECONDS`. ``clock`` tells the time, UTC.
+    """Looks at the store when it is scraped, at most every :data:`KEPT_SECONDS`.
 
-    What it found is told again until then, by this process to whoever asks.
+    What it found is told again until then, by this process to whoever asks. ``clock`` gives the time, UTC;
+    ``monotonic`` counts seconds.
     """
 
     def __init__(
@@ -130,10 +131,12 @@ class StoreCollector(Collector):
         settings: Settings,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = database_url
         self._settings = settings
         self._clock = clock
+        self._monotonic = monotonic
         self._lock = Lock()
         self._look_due = -math.inf
         self._found: _Look | None = None
@@ -146,7 +149,9 @@ class StoreCollector(Collector):
         """The gauges; ``marketdata_store_up 0`` alone, and a line in the log, when the store cannot be asked."""
         look = self._look()
         yield GaugeMetricFamily(
-            "marketdata_store_up", "Whether the database told the gauges of the store.", look is not None
+            "marketdata_store_up",
+            "Whether the database answered; 0 without the gauges of the store.",
+            look is not None,
         )
         if look is None:
             return
@@ -154,7 +159,7 @@ class StoreCollector(Collector):
             yield GaugeMetricFamily(name, text, value(look.vitals, look.now))
         if (disk := look.vitals.disk) is not None:
             yield GaugeMetricFamily(
-                "marketdata_disk_used_ratio", "Of the embedded server's disk.", disk.share
+                "marketdata_disk_used_ratio", "Share of the embedded server's disk in use.", disk.share
             )
         yield GaugeMetricFamily(
             "marketdata_database_bytes", "The whole database on disk.", look.database_bytes
@@ -166,14 +171,14 @@ class StoreCollector(Collector):
 
     def _look(self) -> _Look | None:
         with self._lock:
-            began = monotonic()
+            began = self._monotonic()
             if began > self._look_due:
                 try:
                     self._found = self._looked_anew()
                 except (MarketDataError, *DRIVER_ERRORS) as error:
                     self._found = None
                     _LOG.error("/metrics is without the store's gauges: %s", one_line(str(error)))
-                ended = monotonic()
+                ended = self._monotonic()
                 cost = 0 if self._found is None else ended - began
                 self._look_due = ended + max(KEPT_SECONDS, _KEPT_COSTS * cost)
             return self._found

@@ -69,7 +69,7 @@ async def list_(request: Request, query: Annotated[SymbolsQuery, Query()]) -> Sy
     openapi_extra=WRITE,
 )
 async def add(request: Request, response: Response, wanted: Annotated[NewSymbol, Body()]) -> SymbolFacts:
-    """Track a symbol from now on, or take it up again, as `marketdata symbols add` does."""
+    """Start collecting a symbol, or resume a deactivated one, as `marketdata symbols add` does."""
     tracked, is_new = await service_of(request).ask(request, lambda database: _add(database, wanted))
     response.status_code = 201 if is_new else 200
     return SymbolFacts(**tracked.facts)
@@ -77,7 +77,7 @@ async def add(request: Request, response: Response, wanted: Annotated[NewSymbol,
 
 @router.get(
     "/admin/symbols/{symbol}",
-    summary="A symbol and what is stored of it",
+    summary="A symbol, and how many of its bars are stored",
     response_model=SymbolDetails,
     responses=responses(404, 422),
     openapi_extra=READ,
@@ -97,7 +97,7 @@ async def details(request: Request, symbol: _SymbolPath) -> SymbolDetails:
 async def put_timeframes(
     request: Request, symbol: _SymbolPath, wanted: Annotated[Timeframes, Body()]
 ) -> SymbolFacts:
-    """Collect a symbol in these timeframes from now on, as `marketdata symbols set-timeframes` does. Bars stay."""
+    """Change the timeframes in which a symbol is collected, as `marketdata symbols set-timeframes` does. Bars stay."""
 
     def work(database: Database) -> TrackedSymbol:
         return set_timeframes(database, parse_symbol(symbol), _sorted(wanted.timeframes))
@@ -113,7 +113,7 @@ async def put_timeframes(
     openapi_extra=WRITE,
 )
 async def remove(request: Request, symbol: _SymbolPath) -> SymbolFacts:
-    """Deactivate a symbol, as `marketdata symbols deactivate` does. Its bars stay, and POST takes it up again."""
+    """Deactivate a symbol, as `marketdata symbols deactivate` does. Its bars stay; POST resumes collecting."""
 
     def work(database: Database) -> TrackedSymbol:
         (stopped,) = deactivate(database, parse_symbol(symbol))

@@ -19,9 +19,9 @@ def actions(
     *,
     as_json: JsonArray = False,
 ) -> None:
-    """Bring splits and, where the plan has them, dividends and earnings of every active stock and ETF up to date.
+    """Update splits and, if the plan includes them, dividends and earnings of every active stock and ETF.
 
-    Adjusted prices follow at once: they are made when they are read. Features wait for `marketdata features`.
+    Adjusted prices change at once, because they are computed on reading. For features, run `marketdata features`.
     """
     from marketdata_assets.cli.session import open_instance, open_store, require_vendor_of
     from marketdata_assets.definitions import build_definitions

@@ -44,12 +44,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=(
         "OHLCV market data in Postgres, collected and checked by Dagster.\n\n"
-        "Begin with `demo`, which needs no key. Then choose symbols, bring their history with `backfill`, look with"
-        " `status`, `matrix` and `bars`, and let `up` keep it whole by itself."
+        "Begin with `demo`, which needs no key. Then choose symbols, fetch their history with `backfill`, inspect it with"
+        " `status`, `matrix` and `bars`, and let `up` keep it up to date."
     ),
     epilog=(
         "Example: marketdata symbols add NFLX --timeframes 1m,1d && marketdata backfill --symbols NFLX --days 30\n\n"
-        "Every command says more: marketdata backfill --help. Completion for your shell: marketdata --install-completion"
+        "Details of a command: marketdata backfill --help. Shell completion: marketdata --install-completion"
     ),
 )
 
@@ -76,8 +76,8 @@ def _root(
     logging.getLogger("marketdata_assets.polygon.limiter").setLevel(logging.INFO)
 
 
-_START, _COLLECT, _LOOK = "Begin", "Bring and complete", "Look"
-_STORE, _SERVE, _DEVELOP = "Keep", "Serve", "Develop"
+_START, _COLLECT, _LOOK = "Get started", "Collect", "Inspect"
+_STORE, _SERVE, _DEVELOP = "Maintain", "Serve", "Develop"
 """Under which headings the help of `marketdata` lists its commands."""
 
 

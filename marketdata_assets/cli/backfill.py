@@ -42,18 +42,18 @@ def backfill(
     start: Start = None,
     end: End = None,
     with_features: Annotated[
-        bool, typer.Option("--features/--no-features", help="Compute the features of what has changed.")
+        bool, typer.Option("--features/--no-features", help="Compute stale features.")
     ] = True,
-    force: Annotated[bool, typer.Option("--force", help="Ask again for what is stored already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch days again that are already stored.")] = False,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write the summary to this file; - for stdout.")
     ] = None,
 ) -> None:
-    """Bring bars, scan for gaps, ask again for what is missing, compute features, sum up how whole each series is.
+    """Fetch bars, scan for gaps, refetch what is missing, compute features and update the completeness matrix.
 
-    What is stored already is not asked for again. Splits, dividends and earnings are asked for when the splits of a
-    stock or ETF never were: features need them. A timeframe that a symbol is not tracked in is added to the
-    symbol. Exits with 1 when a symbol failed or a gap stays unfilled.
+    Days that are already stored are not fetched again. Splits, dividends and earnings are fetched when those of a
+    stock or ETF never were, because features need its splits. A timeframe that a symbol is not tracked in is added
+    to the symbol. Exits with 1 when a symbol failed or a gap stays open or unfilled.
     """
     from marketdata_assets.cli.session import open_store, require_vendor_of
     from marketdata_assets.defs.runs.backfill import BackfillRequest

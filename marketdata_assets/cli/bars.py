@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.table import Table
 
+    from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.queries import BarPage
     from marketdata_assets.storage.connection import Database
 
@@ -61,28 +62,28 @@ def bars(  # noqa: PLR0913 - each is an option
     ] = "1d",
     *,
     days: Annotated[
-        int | None, typer.Option(help="The last N days, today included; by default enough for a look.")
+        int | None, typer.Option(help="The last N days, today included. Default: enough to show recent bars.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="First local day, YYYY-MM-DD, or a time as 2024-01-02T14:30:00Z.")
+        str | None, typer.Option(help="First local day, YYYY-MM-DD, or a time such as 2024-01-02T14:30:00Z.")
     ] = None,
     end: Annotated[
-        str | None, typer.Option(help="Last local day, inclusive, or a time, exclusive; default today.")
+        str | None, typer.Option(help="Last local day, inclusive, or a time, exclusive. Default: today.")
     ] = None,
     as_of: Annotated[
         str | None,
-        typer.Option("--as-of", help="Adjust for the splits up to this day; default today.", metavar="DAY"),
+        typer.Option("--as-of", help="Adjust for the splits up to this day. Default: today.", metavar="DAY"),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Prices as they were traded, not adjusted.")] = False,
     regular_hours: Annotated[
         bool,
-        typer.Option("--regular-hours", help="Only intraday bars of 09:30 to 16:00 in New York."),
+        typer.Option("--regular-hours", help="Only intraday bars from 09:30 to 16:00 in New York."),
     ] = False,
     form: Annotated[
         Format | None,
-        typer.Option("--format", help="Default: what the ending of the file says, else table."),
+        typer.Option("--format", help="Default: by the file extension, otherwise table."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to this file instead (- for stdout).")
     ] = None,
@@ -90,10 +91,10 @@ def bars(  # noqa: PLR0913 - each is an option
         Path | None, typer.Option(help="Draw candles and volume to this PNG, and print nothing.")
     ] = None,
 ) -> None:
-    """Show stored bars, split-adjusted; fetches nothing. Times are the opens, in UTC.
+    """Show stored bars, split-adjusted, without fetching any. Times are the opens, in UTC.
 
-    A table shows both ends of what is long; in a pipe it is every bar, a line each, apart by tabs. What the range lacks,
-    and the command that fetches it, goes to standard error.
+    A long table shows only its beginning and end; in a pipe, every bar is a tab-separated line. What is missing from the
+    range, and the command that fetches it, goes to standard error.
     """
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.domain.calendar import calendar_of
@@ -119,7 +120,7 @@ def bars(  # noqa: PLR0913 - each is an option
     with open_store() as store:
         tracked = find_symbol(store.database, name)
         name, calendar = tracked.symbol, calendar_of(tracked.asset_class)
-        first, last = _range(days, start, end, given, calendar.local_day(datetime.now(UTC)))
+        first, last = choose_range(days, start, end, given, calendar=calendar, now=datetime.now(UTC))
         question = BarQuestion(
             name, given, first, last, adjusted=not raw, as_of=scale, regular_hours=regular_hours
         )
@@ -138,7 +139,7 @@ def bars(  # noqa: PLR0913 - each is an option
     elif output is not None and not is_stdout(output):
         write_bytes("--output", output, _lines(found).encode())
     else:
-        _show(found)
+        show_bars(found)
 
 
 def _report(page: BarPage, asked: str) -> None:
@@ -175,12 +176,22 @@ def _check_plot(path: Path, *, is_alone: bool) -> None:
     raise ConfigurationError(message)
 
 
-def _range(
-    days: int | None, start: str | None, end: str | None, timeframe: Timeframe, today: date
+def choose_range(
+    days: int | None,
+    start: str | None,
+    end: str | None,
+    timeframe: Timeframe,
+    *,
+    calendar: TradingCalendar,
+    now: datetime,
 ) -> tuple[date | str, date | str]:
-    """First and last day, or moments, as :func:`marketdata_assets.bars` takes them."""
+    """Return the first and last day, or moments, as :func:`marketdata_assets.bars` takes them.
+
+    Without an end the last day is the market's own at ``now``.
+    """
     from marketdata_assets.queries import EARLIEST, parse_edge
 
+    today = calendar.local_day(now)
     check_number_of_days(days, start)
     if start is not None:
         for option, text in (("--start", start), ("--end", end)):
@@ -268,7 +279,8 @@ _LEFT_OUT_FIRST: Final = ("transactions", "vwap", "volume", "open", "high", "low
 """What a narrow terminal does without, in this order. Time and close are always there, and never shortened."""
 
 
-def _show(found: pl.DataFrame) -> None:
+def show_bars(found: pl.DataFrame) -> None:
+    """Print ``found`` as a table; to a pipe, as lines."""
     from marketdata_assets.cli.console import out
     from marketdata_assets.domain.wording import counted
 

@@ -26,7 +26,7 @@ _REQUESTS_PER_MINUTE = 150
 def demo() -> None:
     """Fetch, store, check and repair six symbols in eight timeframes over the last ten sessions, without a key.
 
-    Starts the embedded Postgres and a simulated vendor; what is stored shows in the UI (`marketdata up`).
+    Starts the embedded Postgres and a simulated vendor. View the results in the UI with `marketdata up`.
     """
     from marketdata_assets.cli import backfill
     from marketdata_assets.cli.session import open_store

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 def doctor(
     *,
-    repair: Annotated[bool, typer.Option("--repair", help="Remove what is found.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove the records found.")] = False,
     as_json: JsonArray = False,
 ) -> None:
-    """List what the store holds of days that have not come, as a clock that was far ahead leaves it.
+    """List future-dated records that a wrong clock left in the store.
 
-    Coverage, gaps, completeness, rows of the matrix and requests on record. Bars and their revisions are not touched.
+    It looks at coverage, gaps, completeness, matrix rows and logged requests; bars and revisions are never touched.
     Without --repair nothing is changed, and the exit code is 1 when something is found.
     """
     from marketdata_assets.cli.session import open_store

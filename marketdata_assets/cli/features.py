@@ -38,20 +38,20 @@ def features(
     days: Annotated[int | None, typer.Option(help="With --force: the last N days, today included.")] = None,
     start: Annotated[str | None, typer.Option(help="With --force: first day, YYYY-MM-DD.")] = None,
     end: Annotated[
-        str | None, typer.Option(help="With --force: last day, YYYY-MM-DD, inclusive; default today.")
+        str | None, typer.Option(help="With --force: last day, YYYY-MM-DD, inclusive. Default: today.")
     ] = None,
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help=f"Compute days again, out of date or not; the last {DEFAULT_DAYS} without others."
+            "--force", help=f"Recompute days even if not stale. Default: the last {DEFAULT_DAYS} days."
         ),
     ] = False,
     as_json: JsonObject = False,
 ) -> None:
-    """Compute features from the midnight before the first bar, gap or split on that has changed; nothing else.
+    """Compute stale features: from the midnight before the first bar, gap or split that has changed.
 
-    Exits with 1 when a run failed. Days that a check holds back get no features: see `marketdata gaps`. Nor do stocks
-    and ETFs whose splits were never asked for: see `marketdata actions`.
+    Exits with 1 when a run failed. Days blocked by a check get no features (see `marketdata gaps`), nor do stocks and
+    ETFs whose splits were never fetched (see `marketdata actions`).
     """
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.domain.wording import counted

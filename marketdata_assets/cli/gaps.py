@@ -35,16 +35,14 @@ def gaps(  # noqa: PLR0913 - one for each option
     days: Days = None,
     start: Start = None,
     end: End = None,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Ask the vendor again for what is missing, at most twice.")
-    ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Refetch what is missing, at most twice.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Scan days again that have not changed since their last scan.")
+        bool, typer.Option("--force", help="Also scan days that have not changed since their last scan.")
     ] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Filled and explained gaps, too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also show filled and explained gaps.")] = False,
     as_json: JsonArray = False,
 ) -> None:
-    """Scan stored bars for what the trading calendar expects and is not there.
+    """Find bars that the trading calendar expects and that are not stored.
 
     Exits with 1 when a gap is open or unfilled.
     """

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from marketdata_assets.domain.wording import one_line
+
 if TYPE_CHECKING:
     import typer
 
@@ -54,4 +56,4 @@ def lay_out_help(app: typer.Typer) -> None:
 
 def join_lines(text: str) -> str:
     """Return ``text`` with each paragraph on one line: the width of the source is not the terminal's."""
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text).split("\n\n"))
+    return "\n\n".join(one_line(paragraph) for paragraph in inspect.cleandoc(text).split("\n\n"))

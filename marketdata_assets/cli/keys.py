@@ -12,20 +12,22 @@ from marketdata_assets.cli.options import JsonArray, JsonObject
 from marketdata_assets.domain.errors import ConfigurationError
 
 app = typer.Typer(
-    no_args_is_help=True, help="Keys of the HTTP API.", epilog="Example: marketdata keys create notebook"
+    no_args_is_help=True,
+    help="Manage keys of the HTTP API.",
+    epilog="Example: marketdata keys create notebook",
 )
 
 
 @app.command(epilog="Example: marketdata keys create notebook")
 def create(
-    name: Annotated[str, typer.Argument(help="Whose key it is: a person or a program.")],
+    name: Annotated[str, typer.Argument(help="The key's owner: a person or a program.")],
     *,
     scope: Annotated[
         str, typer.Option(help="read, or admin, which also changes what is collected.")
     ] = "read",
     as_json: JsonObject = False,
 ) -> None:
-    """Make a key and print it, once: what is kept is its hash. A server that runs knows it within 5 seconds."""
+    """Create a key and print it once; only its hash is stored. Running servers accept it within 5 seconds."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.keys import Scope, create_key
 
@@ -46,7 +48,7 @@ def list_(
     *,
     as_json: JsonArray = False,
 ) -> None:
-    """List the keys that were made, revoked ones too; the keys themselves are not kept."""
+    """List the names of all keys, revoked ones included; the keys themselves are not stored."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.keys import list_keys
 
@@ -77,7 +79,7 @@ def list_(
 def revoke(
     name: Annotated[str, typer.Argument(help="The key's name.", autocompletion=complete_key)],
 ) -> None:
-    """End a key for good. A server that runs refuses it within 5 seconds."""
+    """Revoke a key permanently. Running servers refuse it within 5 seconds."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.keys import revoke_key
 

@@ -30,20 +30,20 @@ def matrix(
     *,
     symbols: Symbols = None,
     refresh: Annotated[
-        bool, typer.Option("--refresh", help="Sum up anew first: a run of completeness_matrix.")
+        bool, typer.Option("--refresh", help="First recompute the matrix, with a run of completeness_matrix.")
     ] = False,
     as_json: JsonArray = False,
     html: Annotated[
         Path | None,
         typer.Option(
-            help="Write a page to this file (- for stdout), with the last 60 days and what is missing."
+            help="Write an HTML page to this file (- for stdout), with the last 60 days and what is missing."
         ),
     ] = None,
 ) -> None:
-    """Show how whole each series is, from what `marketdata gaps` scanned.
+    """Show how complete each series is over the days that `marketdata gaps` scanned.
 
-    ✓ whole, a percentage (rounded down) with gaps, ✗ nothing there, ? never scanned. Three dots follow
-    where the days that were scanned end before the day that is due.
+    ✓ complete, a percentage (rounded down) with gaps, ✗ no bars, ? never scanned. Three dots mean that the scanned
+    days end before the day that is due.
     """
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.domain.completeness import due_days, ended_series

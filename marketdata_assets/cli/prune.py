@@ -18,36 +18,40 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from marketdata_assets.config import Settings
+    from marketdata_assets.domain.retention import Pruned
     from marketdata_assets.domain.timeframe import Timeframe
-    from marketdata_assets.storage.retention import Pruned
 
 
 def prune(
     *,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count what would go, and remove nothing.")
+        bool, typer.Option("--dry-run", help="Count what would be removed, but remove nothing.")
     ] = False,
     timeframes: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated; default those of MARKETDATA_RETENTION, else 1m.",
+            help="Comma-separated. Default: those of MARKETDATA_RETENTION, otherwise 1m.",
             autocompletion=complete_timeframes,
         ),
     ] = None,
     older_than: Annotated[
         int | None,
-        typer.Option("--older-than", metavar="DAYS", help="Keep so many days; default the setting's."),
+        typer.Option(
+            "--older-than",
+            metavar="DAYS",
+            help="Days to keep. Default: as in MARKETDATA_RETENTION, otherwise 30 for 1m.",
+        ),
     ] = None,
     as_json: JsonArray = False,
 ) -> None:
-    """Remove old bars, of every symbol, with their features; 1m bars older than 30 days unless told otherwise.
+    """Remove old bars of every symbol, with their features. Default: 1m bars older than 30 days.
 
-    Bars of other timeframes stay, those made of the removed ones as well. Ctrl-C at any moment loses nothing else.
+    Bars of other timeframes stay, even those rolled up from removed bars. Ctrl-C at any moment is safe.
     """
     from marketdata_assets.cli.session import open_store
+    from marketdata_assets.pipeline.retention import prunable
+    from marketdata_assets.pipeline.retention import prune as remove
     from marketdata_assets.storage.clock import require_right_clock
-    from marketdata_assets.storage.retention import prunable
-    from marketdata_assets.storage.retention import prune as remove
 
     with open_store() as store:
         require_right_clock(store.database)

@@ -42,20 +42,18 @@ def status(
 ) -> None:
     """Show what needs attention first; then runs, freshness, the vendor, tables, slow queries and disk.
 
-    Starts no run and fetches nothing: it reads what is stored, whether the daemon runs or not. Like every command it
-    starts the embedded server when that is down. Exits with 0 whatever it finds; scripts look at `attention` in --json.
+    Starts no run and fetches nothing, and works without the daemon. Like every command it starts the embedded server
+    when that is down. Always exits with 0; scripts should read `attention` in --json.
     """
     from marketdata_assets.cli.session import open_store
 
     with open_store() as store:
-        report = _look(store, datetime.now(UTC))
-    if as_json:
-        typer.echo(json.dumps(_facts(report), indent=2, default=_plain))
-    else:
-        _show(report)
+        report = read_report(store, datetime.now(UTC))
+    show_report(report, as_json=as_json)
 
 
-def _look(store: Store, now: datetime) -> Report:
+def read_report(store: Store, now: datetime) -> Report:
+    """Return what ``marketdata status`` shows at ``now``."""
     from marketdata_assets.domain.monitoring import concerns, headings
     from marketdata_assets.pipeline.freshness import freshness_of
     from marketdata_assets.pipeline.health import vitals as look_at_vitals
@@ -91,6 +89,14 @@ def _known_runs(store: Store, now: datetime) -> Runs:
     prepare_environment(store.settings)
     with DagsterInstance.get() as instance:
         return runs_of(instance, now)
+
+
+def show_report(report: Report, *, as_json: bool) -> None:
+    """Print ``report``, as JSON or for reading."""
+    if as_json:
+        typer.echo(json.dumps(_facts(report), indent=2, default=_plain))
+    else:
+        _show(report)
 
 
 def _facts(report: Report) -> dict[str, object]:

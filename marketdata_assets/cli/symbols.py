@@ -29,26 +29,26 @@ _NAMED: Final = 5
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="What is collected: symbols, their asset classes and timeframes.",
+    help="Choose what is collected: symbols, their asset classes and timeframes.",
     epilog="Example: marketdata symbols add NFLX --timeframes 1m,1h,1d",
 )
 
 _Json = Annotated[
     bool,
-    typer.Option("--json", help="Print what is tracked now of these symbols as a JSON array for a machine."),
+    typer.Option("--json", help="Print the resulting rows of these symbols as a JSON array for a machine."),
 ]
 
 
 _Confirmed = Annotated[
     bool,
-    typer.Option("--yes", help="Take a new symbol although it is not spelt as the vendor spells it."),
+    typer.Option("--yes", help="Accept a new symbol that is not spelt as the vendor spells it."),
 ]
 
 
 @app.command("list", epilog="Example: marketdata symbols list --json")
 def list_(
     *,
-    everything: Annotated[bool, typer.Option("--all", help="Deactivated symbols, too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include deactivated symbols.")] = False,
     as_json: JsonArray = False,
 ) -> None:
     """List the tracked symbols in the order in which they were added."""
@@ -86,28 +86,30 @@ def list_(
 def add(
     symbols: Annotated[
         list[str],
-        typer.Argument(help="Symbols such as NFLX, BACpL or SOL-USD, apart by spaces or commas."),
+        typer.Argument(help="Symbols such as NFLX, BACpL or SOL-USD, separated by spaces or commas."),
     ],
     *,
     asset_class: Annotated[
         str | None,
-        typer.Option("--class", help="stock, etf, crypto or index; default stock, crypto for BASE-QUOTE."),
+        typer.Option(
+            "--class", help="stock, etf, crypto or index. Default: crypto for BASE-QUOTE, otherwise stock."
+        ),
     ] = None,
     timeframes: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated; default 1h,1d, and what it had for a symbol that is known.",
+            help="Comma-separated. Default: 1h,1d, or what a known symbol had.",
             autocompletion=complete_timeframes,
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
+    name: Annotated[str | None, typer.Option(help="The name of the company, fund, pair or index.")] = None,
     confirmed: _Confirmed = False,
     as_json: _Json = False,
 ) -> None:
-    """Track symbols from now on, or take them up again.
+    """Start collecting symbols, or resume deactivated ones.
 
-    Capitals and small letters tell the vendor's securities apart: BACpL is a preferred share. A symbol in small letters
-    alone is taken for the tracked one with these letters, else for the one in capitals.
+    Symbols are case-sensitive: BACpL is a preferred share. An all-lowercase symbol means the tracked symbol with these
+    letters, otherwise the one in capitals.
     """
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.symbols import WantedSymbol, parse_asset_class
@@ -129,13 +131,13 @@ def set_timeframes(
     timeframes: Annotated[
         str,
         typer.Argument(
-            help="Comma-separated; replaces what it is tracked in.", autocompletion=complete_timeframes
+            help="Comma-separated; replaces the current timeframes.", autocompletion=complete_timeframes
         ),
     ],
     *,
     as_json: _Json = False,
 ) -> None:
-    """Change the timeframes that a symbol is collected in. Bars that are stored stay."""
+    """Change the timeframes in which a symbol is collected. Stored bars stay."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage import symbols
 
@@ -152,12 +154,14 @@ def set_timeframes(
 def deactivate(
     symbol: Annotated[
         list[str],
-        typer.Argument(help="Tracked symbols, apart by spaces or commas.", autocompletion=complete_symbol),
+        typer.Argument(
+            help="Tracked symbols, separated by spaces or commas.", autocompletion=complete_symbol
+        ),
     ],
     *,
     as_json: _Json = False,
 ) -> None:
-    """Stop collecting symbols, or none of them when one is not tracked. Their bars stay; `symbols add` takes them up again."""
+    """Stop collecting symbols; if one is not tracked, change none. Their bars stay; `symbols add` resumes collecting."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage import symbols
 
@@ -173,7 +177,7 @@ def deactivate(
 
 @app.command(epilog="Example: marketdata symbols clear")
 def clear(*, as_json: _Json = False) -> None:
-    """Stop collecting every symbol: the universe is empty then. Bars stay; `symbols add` takes symbols up again."""
+    """Stop collecting every symbol. Their bars stay; `symbols add` resumes collecting."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.symbols import deactivate_all
 
@@ -190,14 +194,14 @@ def import_(
     path: Annotated[
         Path,
         typer.Argument(
-            help="CSV with the heading symbol,asset_class,name,timeframes; timeframes apart by spaces or commas."
+            help="CSV with the header symbol,asset_class,name,timeframes; timeframes separated by spaces or commas."
         ),
     ],
     *,
     confirmed: _Confirmed = False,
     as_json: _Json = False,
 ) -> None:
-    """Track every symbol of a CSV file, or none when a line is wrong."""
+    """Start collecting every symbol of a CSV file; if a line is wrong, change none."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.symbols import read_lines
 

@@ -61,7 +61,7 @@ def up(
         bool, typer.Option("--simulate", help="Run a simulated vendor beside it, so that no key is needed.")
     ] = False,
 ) -> None:
-    """Serve Dagster's UI on 127.0.0.1 and run its daemon; Ctrl-C stops all of it."""
+    """Serve Dagster's UI on 127.0.0.1 and run its daemon; Ctrl-C stops both."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.cli.simulator_address import forget_simulator
     from marketdata_assets.config import load_settings

@@ -20,6 +20,6 @@ def freshness_schedule() -> ScheduleDefinition:
         cron_schedule="20 * * * *",
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.RUNNING,
-        description="Looks whether every active series holds the bars that should be there by now.",
+        description="Checks every hour whether every active series has the bars that are due.",
         tags=Purpose.FRESHNESS.tags,
     )

@@ -26,13 +26,13 @@ from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.jobs import RETENTION_JOB
 from marketdata_assets.domain.retention import (
     SHORTEST_DAYS,
+    Pruned,
     first_kept_days,
     kept_days,
 )
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.pipeline.retention import chosen_retention
-from marketdata_assets.storage.retention import Pruned, prunable, prune
+from marketdata_assets.pipeline.retention import chosen_retention, prunable, prune
 
 WEEKLY_RETENTION: Final = "weekly_retention"
 
@@ -42,18 +42,18 @@ class RetentionConfig(Config):
 
     keep_days: dict[str, int] | None = Field(
         default=None,
-        description="Days that are kept, by timeframe, such as `{1m: 30, 5m: 365}`; others are left alone. Default:"
-        f" MARKETDATA_RETENTION, else 1m: 30. At least {SHORTEST_DAYS}.",
+        description="Days to keep, by timeframe, such as `{1m: 30, 5m: 365}`; other timeframes are left alone. Default:"
+        f" MARKETDATA_RETENTION, otherwise 1m: 30. At least {SHORTEST_DAYS}.",
     )
     dry_run: bool = Field(
         default=True,
-        description="Only count what would be removed; false removes it. The weekly schedule sets it to false.",
+        description="Only count what would be removed; set to false to remove it, as the weekly schedule does.",
     )
 
 
 @op(
     name="prune",
-    description="Removes bars that are older than their timeframe is kept, with their features, in small transactions.",
+    description="Removes old bars, with their features, in small transactions.",
 )
 def prune_op(
     context: OpExecutionContext, config: RetentionConfig, postgres: PostgresResource
@@ -85,8 +85,8 @@ def retention_job() -> JobDefinition:
 
     @job(
         name=RETENTION_JOB,
-        description="Removes bars that are older than `MARKETDATA_RETENTION` keeps them (`1m` for 30 days unless it says"
-        " otherwise). Bars of other timeframes stay, those that were rolled up from the removed ones as well. The run"
+        description="Removes bars that are older than `MARKETDATA_RETENTION` allows (default: `1m` for 30 days)."
+        " Bars of other timeframes stay, even those rolled up from removed bars. The run"
         " reports rows and bytes. Started by hand it only counts, until `dry_run` is set to false.",
         tags=Purpose.RETENTION.tags,
     )
@@ -111,7 +111,7 @@ def retention_schedule() -> ScheduleDefinition:
         cron_schedule="0 4 * * 0",
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.RUNNING if is_chosen else DefaultScheduleStatus.STOPPED,
-        description="Removes old bars once a week. Off until it is switched on, or MARKETDATA_RETENTION is set.",
+        description="Removes old bars once a week. Off until it is turned on or MARKETDATA_RETENTION is set.",
         tags=Purpose.RETENTION.tags,
     )
     def weekly_retention(context: ScheduleEvaluationContext) -> RunRequest:

@@ -78,7 +78,7 @@ def corporate_actions_schedule() -> ScheduleDefinition:
         job=corporate_actions_job,
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.RUNNING,
-        description="Splits, dividends and earnings of every stock and ETF, before the bars and features of the night.",
+        description="Fetches splits, dividends and earnings of every stock and ETF, before the daily run of bars and features.",
     )
     def daily_corporate_actions(
         context: ScheduleEvaluationContext, postgres: PostgresResource
@@ -102,8 +102,8 @@ def bars_schedule() -> ScheduleDefinition:
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.RUNNING,
         description=(
-            "Yesterday's bars of every series, with the sessions that late trades still revise, the week that closed,"
-            " and days that were missed; then a scan for gaps. One run."
+            "Fetches yesterday's bars of every series, with the sessions that late trades still revise, the week that"
+            " closed, and missed days; then scans for gaps. One run."
         ),
     )
     def daily_bars(context: ScheduleEvaluationContext, postgres: PostgresResource) -> RunRequest | SkipReason:
@@ -139,9 +139,7 @@ def features_schedule() -> ScheduleDefinition:
         job=features_job,
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.RUNNING,
-        description=(
-            "Features that bars, gaps or splits have put out of date: at 03:30, and until 08:30 whenever something is."
-        ),
+        description=("Computes stale features, hourly from 03:30 to 08:30."),
     )
     def daily_features(
         context: ScheduleEvaluationContext, postgres: PostgresResource
@@ -175,8 +173,8 @@ def intraday_schedule() -> ScheduleDefinition:
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.STOPPED,
         description=(
-            "Every 15 minutes in market hours: today's closed bars of the series whose market is open. Off by default:"
-            " it asks the vendor for every symbol at every tick."
+            "Fetches today's closed bars of series whose market is open, every 15 minutes in market hours. Off by default:"
+            " it requests every symbol at every tick."
         ),
     )
     def intraday_bars(

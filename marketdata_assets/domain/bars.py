@@ -88,11 +88,6 @@ class Screened(NamedTuple):
     """The ``source`` of each quarantined row (:data:`PAGE_SCHEMA`), null where the vendor frame had none."""
 
 
-def empty_bars() -> pl.DataFrame:
-    """No bars, in :data:`BAR_SCHEMA`."""
-    return pl.DataFrame(schema=BAR_SCHEMA)
-
-
 def screen(
     vendor: pl.DataFrame,
     series: Series,

@@ -43,6 +43,11 @@ def sunday_of(day: date) -> date:
     return day - timedelta(days=(day.weekday() + 1) % 7)
 
 
+def next_month(month: datetime) -> datetime:
+    """The first moment of the UTC month after the one that begins at ``month``."""
+    return datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """One local trading date.

@@ -172,7 +172,7 @@ def counted_days(
     if bars is None:
         return first, last
     first_day, last_day = (calendar.local_day(edge) for edge in bars)
-    behind = last_day + timedelta(days=7 if timeframe is Timeframe.W1 else 1)
+    behind = last_day + max(timeframe.duration, timedelta(days=1))
     return min(first, first_day), max(last, min(behind, calendar.local_day(now)))
 
 

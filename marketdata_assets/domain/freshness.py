@@ -185,7 +185,7 @@ def _due_slots(timeframe: Timeframe, calendar: TradingCalendar, now: datetime, l
 
 def _closes(timeframe: Timeframe, calendar: TradingCalendar, opens: datetime) -> datetime:
     if timeframe is Timeframe.W1:
-        return calendar.day_start(calendar.local_day(opens) + timedelta(days=7))
+        return calendar.day_start(calendar.local_day(opens) + timeframe.duration)
     if timeframe is Timeframe.D1:
         return calendar.day_window(calendar.local_day(opens)).end - calendar.idle_before_midnight
     return opens + timeframe.duration

@@ -83,7 +83,7 @@ def invalid(
         .filter(pl.col("what").is_not_null())
         .with_columns(score=pl.lit(1.0), example=_values("open", "high", "low", "close", "volume"))
     )
-    faults = _by_partition(rows, calendar).with_columns(score=pl.col("rows").cast(pl.Float64))
+    faults = _scored_by_rows(rows, calendar)
     return pl.concat([faults, _lost(bars, quarantined, timeframe, calendar)])
 
 
@@ -100,7 +100,7 @@ def off_grid(bars: pl.DataFrame, timeframe: Timeframe, calendar: TradingCalendar
         .filter(pl.col("what").is_not_null())
         .with_columns(score=pl.lit(1.0), example=_values("base_bars", "open", "close"))
     )
-    return _by_partition(rows, calendar).with_columns(score=pl.col("rows").cast(pl.Float64))
+    return _scored_by_rows(rows, calendar)
 
 
 def outlying(
@@ -177,7 +177,7 @@ def incomplete(
         .filter(pl.col("what").is_not_null())
         .with_columns(pl.col("example").fill_null(""))
     )
-    return _by_partition(rows, calendar).with_columns(score=pl.col("rows").cast(pl.Float64))
+    return _scored_by_rows(rows, calendar)
 
 
 def gappy(
@@ -297,6 +297,10 @@ def _days_of_gaps(gaps: pl.DataFrame, slots: Slots) -> pl.DataFrame:
         .cast(FAULT_SCHEMA)
         .select(FAULT_SCHEMA.names())
     )
+
+
+def _scored_by_rows(rows: pl.DataFrame, calendar: TradingCalendar) -> pl.DataFrame:
+    return _by_partition(rows, calendar).with_columns(score=pl.col("rows").cast(pl.Float64))
 
 
 def _by_partition(rows: pl.DataFrame, calendar: TradingCalendar) -> pl.DataFrame:

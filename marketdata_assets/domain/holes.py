@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import date
 
-    from marketdata_assets.domain.calendar import TradingCalendar
+    from marketdata_assets.domain.calendar import SessionTable, TradingCalendar
     from marketdata_assets.domain.series import Series
 
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -118,9 +118,7 @@ def empty_days(
         opens = expected_slots(timeframe, window, calendar, window.end).opens
         starts, ends, lasts = opens, opens + 7 * _DAY, opens + 7 * _DAY
     else:
-        table = calendar.session_table(
-            calendar.local_day(window.start), calendar.local_day(window.end - _MICROSECOND)
-        )
+        table = _sessions_of(window, calendar)
         firsts = table.midnights if timeframe is Timeframe.D1 else table.opens
         closes = table.midnights + 1 if timeframe is Timeframe.D1 else table.closes
         starts, ends = np.maximum(firsts, low), np.minimum(closes, high)
@@ -175,9 +173,7 @@ def regular_windows(timeframe: Timeframe, window: Window, calendar: TradingCalen
         )
         message = f"regular hours choose among the intraday bars of stocks, ETFs and indices, and {what}: leave it out"
         raise ConfigurationError(message)
-    table = calendar.session_table(
-        calendar.local_day(window.start), calendar.local_day(window.end - _MICROSECOND)
-    )
+    table = _sessions_of(window, calendar)
     step = timeframe.duration // _MICROSECOND
     firsts = table.midnights + (table.opens - table.midnights) // step * step
     starts = np.maximum(firsts, microseconds(window.start))
@@ -187,3 +183,9 @@ def regular_windows(timeframe: Timeframe, window: Window, calendar: TradingCalen
         for start, end in zip(starts, ends, strict=True)
         if start < end
     ]
+
+
+def _sessions_of(window: Window, calendar: TradingCalendar) -> SessionTable:
+    return calendar.session_table(
+        calendar.local_day(window.start), calendar.local_day(window.end - _MICROSECOND)
+    )

@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from marketdata_assets.domain.wording import counted, name_first, one_line
+from marketdata_assets.domain.wording import counted, join_first, name_first, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -382,10 +382,9 @@ def _heading(topic: Topic, found: Sequence[Concern]) -> Heading:
         Topic.GAPS: "history has holes",
     }[topic]
     lines = _lines(found)
-    named = "; ".join(_cut(line) for line, _ in lines[:_NAMED])
     left = sum(subjects for _, subjects in lines[_NAMED:])
-    more = f"; and {left:,} more" if left else ""
-    return Heading(topic, what, named + more, _remedy(topic, found), count)
+    text = join_first([_cut(line) for line, _ in lines], _NAMED, total=_NAMED + left)
+    return Heading(topic, what, text, _remedy(topic, found), count)
 
 
 def _lines(found: Sequence[Concern]) -> list[tuple[str, int]]:

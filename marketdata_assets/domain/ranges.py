@@ -21,11 +21,19 @@ SPARE_PARTITIONS: Final = 1_000
 """Partitions that a run may hold for nothing: recording them costs less than another run."""
 
 
-def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, last: date) -> list[Rectangle]:
+def range_runs(
+    ordered: Sequence[str],
+    wanted: Sequence[Series],
+    first: date,
+    last: date,
+    *,
+    max_partitions: int = MAX_PARTITIONS,
+) -> list[Rectangle]:
     """The runs for ``wanted`` series over the days ``first`` to ``last``, both inclusive.
 
     Timeframes of one symbol stay in one run, with the tracked ones in between: they share their requests. A
-    run takes all the days, so that a page of the vendor is as full as it can be.
+    run takes all the days, so that a page of the vendor is as full as it can be. Only a single symbol may exceed
+    ``max_partitions`` of one run.
 
     Raises:
         ConfigurationError: A wanted series is no partition: it was taken out of ``tracked_symbols``.
@@ -40,7 +48,7 @@ def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, la
         members = [Series.parse(key) for key in ordered[place[begin] : place[end] + 1]]
         chunk: list[Series] = []
         for symbol_members in _by_symbol(members):
-            if chunk and (len(chunk) + len(symbol_members)) * days > MAX_PARTITIONS:
+            if chunk and (len(chunk) + len(symbol_members)) * days > max_partitions:
                 runs.append(Rectangle(first, last, tuple(chunk)))
                 chunk = []
             chunk += symbol_members

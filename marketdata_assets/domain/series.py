@@ -12,7 +12,9 @@ from marketdata_assets.domain.spelling import suggest_symbol
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from marketdata_assets.domain.windows import Window
 
 _SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-]{0,19}")
 _NAME_LENGTH = 200
@@ -65,6 +67,16 @@ class Series:
 
     def __str__(self) -> str:
         return self.key
+
+
+def by_market(
+    windows: Mapping[Series, Window], classes: Mapping[str, AssetClass]
+) -> dict[tuple[Timeframe, AssetClass], dict[Series, Window]]:
+    """Group ``windows`` by timeframe and asset class: those of a group have the same sessions and slots."""
+    groups: dict[tuple[Timeframe, AssetClass], dict[Series, Window]] = {}
+    for series, window in windows.items():
+        groups.setdefault((series.timeframe, classes[series.symbol]), {})[series] = window
+    return groups
 
 
 def with_siblings(series: Iterable[Series], tracked: Iterable[Series]) -> list[Series]:

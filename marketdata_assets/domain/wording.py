@@ -21,6 +21,12 @@ def name_first(names: Sequence[str], limit: int, *, total: int | None = None) ->
     return ", ".join(names[:limit]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def join_first(sentences: Sequence[str], limit: int, *, total: int | None = None) -> str:
+    """Return the first ``limit`` of ``sentences``, and how many more there are of ``total`` (default: of all sentences)."""
+    more = (len(sentences) if total is None else total) - limit
+    return "; ".join(sentences[:limit]) + (f"; and {more:,} more" if more > 0 else "")
+
+
 def one_line(text: str) -> str:
     """Return ``text`` with every stretch of blanks and line breaks as one blank."""
     return " ".join(text.split())

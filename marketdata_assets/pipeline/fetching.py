@@ -10,7 +10,7 @@ from marketdata_assets.domain.series import Instrument, Series
 from marketdata_assets.domain.tickers import vendor_ticker
 from marketdata_assets.pipeline.ingest import FailedRequest
 from marketdata_assets.polygon.vendor import PageFetched
-from marketdata_assets.storage.bars import bars_by_series, covered_without_bars, read_rows
+from marketdata_assets.storage.bars import covered_without_bars, read_rows, symbols_with_bars
 from marketdata_assets.storage.symbols import list_symbols, not_tracked
 from marketdata_assets.storage.tables import OHLCV
 from marketdata_assets.storage.vendor import claim_store, require_kind
@@ -95,7 +95,7 @@ def unknown_symbols(
     silent: dict[Instrument, Window] = {}
     for request in report.empty:
         silent.setdefault(Instrument(request.symbol, request.asset_class), request.window)
-    with_bars = {series.symbol for series, bars in bars_by_series(database).items() if bars}
+    with_bars = symbols_with_bars(database)
     silent = covered_without_bars(database, wanted, coverage, days) | silent
     doubtful = [one for one in silent if one.symbol not in failed | with_bars]
     if not doubtful:

@@ -5,7 +5,6 @@ The checks and whatever must leave failing partitions out ask the same functions
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -17,6 +16,7 @@ from marketdata_assets.domain.calendar import WEEK, calendar_of
 from marketdata_assets.domain.features.columns import FIRST_ROW
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.gates import FAULT_SCHEMA, gappy, incomplete, invalid, of_buckets_within, within
+from marketdata_assets.domain.series import by_market
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.gaps import list_gaps
@@ -38,7 +38,7 @@ GATE_SCHEMA: Final = pl.Schema({**FAULT_SCHEMA, "check": pl.String()})
 VALID: Final = "ohlcv_valid"
 NO_GAPS: Final = "no_gaps"
 
-_BARS_AT_ONCE: Final = 500_000
+BARS_AT_ONCE: Final = 500_000
 """Bars of a market that never closes that are held in memory at once."""
 
 
@@ -63,7 +63,9 @@ class Stretch:
     quarantined: pl.DataFrame
 
 
-def failing_partitions(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
+def failing_partitions(
+    database: Database, windows: Mapping[Series, Window], *, bars_at_once: int = BARS_AT_ONCE
+) -> pl.DataFrame:
     """The partitions in ``windows`` that blocking checks hold back, and why, as :data:`GATE_SCHEMA`.
 
     One row for each (symbol, timeframe, day), check and kind of fault, in no particular order. ``windows`` are
@@ -72,7 +74,7 @@ def failing_partitions(database: Database, windows: Mapping[Series, Window]) -> 
     Raises:
         ConfigurationError: A series is not tracked, so that its calendar is unknown.
     """
-    broken = [invalid_in(stretch) for stretch in stretches(database, windows)]
+    broken = [invalid_in(stretch) for stretch in stretches(database, windows, bars_at_once=bars_at_once)]
     missing = gappy_in(database, windows, list_gaps(database, windows, LOSSES))
     return pl.concat(
         [
@@ -136,19 +138,22 @@ def gappy_in(database: Database, windows: Mapping[Series, Window], gaps: pl.Data
 
 
 def stretches(
-    database: Database, windows: Mapping[Series, Window], *, lookback_bars: int = 0
+    database: Database,
+    windows: Mapping[Series, Window],
+    *,
+    lookback_bars: int = 0,
+    bars_at_once: int = BARS_AT_ONCE,
 ) -> Iterator[Stretch]:
     """The bars in ``windows``, some whole partitions at a time, so that memory stays bounded.
 
     Raises:
         ConfigurationError: A series is not tracked.
     """
-    classes = _classes(database, windows)
-    groups: dict[tuple[Timeframe, AssetClass], dict[Series, Window]] = defaultdict(dict)
-    for series, window in windows.items():
-        groups[series.timeframe, classes[series.symbol]][series] = window
+    groups = by_market(windows, _classes(database, windows))
     for (timeframe, asset_class), members in groups.items():
-        for chunk in whole_day_chunks(timeframe, asset_class, members, lookback_bars):
+        for chunk in whole_day_chunks(
+            timeframe, asset_class, members, lookback_bars, bars_at_once=bars_at_once
+        ):
             spans = {series: [window] for series, window in chunk.items()}
             context = read_rows(database, OHLCV, spans, lookback_bars=lookback_bars)
             yield Stretch(
@@ -164,14 +169,19 @@ def stretches(
 
 
 def whole_day_chunks(
-    timeframe: Timeframe, asset_class: AssetClass, windows: Mapping[Series, Window], lookback_bars: int = 0
+    timeframe: Timeframe,
+    asset_class: AssetClass,
+    windows: Mapping[Series, Window],
+    lookback_bars: int = 0,
+    *,
+    bars_at_once: int = BARS_AT_ONCE,
 ) -> Iterator[dict[Series, Window]]:
     """``windows`` (whole local days of one timeframe and class) in pieces whose bars fit in memory, in order.
 
     With each series of a piece come ``lookback_bars`` more.
     """
     calendar = calendar_of(asset_class)
-    days_at_once = max(1, int(_BARS_AT_ONCE * timeframe.duration / timedelta(days=1)))
+    days_at_once = max(1, int(bars_at_once * timeframe.duration / timedelta(days=1)))
     chunk: dict[Series, Window] = {}
     bars = 0.0
     for series, window in windows.items():
@@ -181,7 +191,7 @@ def whole_day_chunks(
             following = calendar.day_start(calendar.local_day(start) + timedelta(days=days))
             piece = Window(start, min(following, window.end))
             size = piece.duration / timeframe.duration + lookback_bars
-            if chunk and (bars + size > _BARS_AT_ONCE or series in chunk):
+            if chunk and (bars + size > bars_at_once or series in chunk):
                 yield chunk
                 chunk, bars = {}, 0.0
             chunk[series] = piece

@@ -25,7 +25,7 @@ from marketdata_assets.storage.dagster_tables import (
     series_partitions,
 )
 from marketdata_assets.storage.partition_windows import partition_windows_of
-from marketdata_assets.storage.symbols import asset_classes, list_symbols
+from marketdata_assets.storage.symbols import asset_classes, list_active_keys, list_symbols
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -103,7 +103,7 @@ def is_instance_in_order(database: Database) -> bool:
     """Whether opening Dagster's instance would change nothing: partitions follow the symbols, and no command left a run."""
     if not are_dagsters_tables_here(load_settings()):
         return False
-    wanted = [one.key for symbol in list_symbols(database, active_only=True) for one in symbol.series]
+    wanted = list_active_keys(database)
     return series_partitions(database, SERIES) == wanted and not has_unfinished_runs(
         database, COMMAND_TAG, UNFINISHED
     )

@@ -7,7 +7,7 @@ base bars, and what is committed before an interruption need not be asked for ag
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -81,6 +81,11 @@ class IngestReport:
     notices: list[str] = field(default_factory=list)
     empty: list[FetchRequest] = field(default_factory=list)
 
+    def __add__(self, other: IngestReport) -> IngestReport:
+        return IngestReport(
+            **{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)}
+        )
+
     @property
     def failed_symbols(self) -> list[str]:
         """Symbols with a failure, sorted."""
@@ -113,6 +118,7 @@ class Ingest:
         now: The present: bars that have not closed by then are dropped.
         coverage: What is covered so far, by series: says where each history begins.
         run_id: Stands in ``fetch_log``.
+        batch_rows: A batch ends with the first day that brings it to so many rows.
     """
 
     def __init__(
@@ -122,11 +128,13 @@ class Ingest:
         now: datetime,
         coverage: Mapping[Series, Sequence[Window]] | None = None,
         run_id: str | None = None,
+        batch_rows: int = BATCH_ROWS,
     ) -> None:
         self.report = IngestReport()
         self._plan = plan
         self._now = now
         self._run_id = run_id
+        self._batch_rows = batch_rows
         self._begins: dict[tuple[str, Timeframe], datetime] = {}
         for series, windows in (coverage or {}).items():
             for window in windows:
@@ -150,7 +158,7 @@ class Ingest:
         try:
             for event in events:
                 self._take(event)
-                if self._pending.rows >= BATCH_ROWS:
+                if self._pending.rows >= self._batch_rows:
                     yield self._flush()
         except MarketDataError:
             yield self._flush()
@@ -158,7 +166,7 @@ class Ingest:
         for rollup in self._plan.rollups:
             for window in _chunks(rollup):
                 self._roll_up_stored(rollup, window)
-                if self._pending.rows >= BATCH_ROWS:
+                if self._pending.rows >= self._batch_rows:
                     yield self._flush()
         yield self._flush()
 

@@ -425,6 +425,11 @@ def bars_by_series(database: Database) -> dict[Series, int]:
     return {Series(symbol, Timeframe(timeframe)): bars for symbol, timeframe, bars in rows.iter_rows()}
 
 
+def symbols_with_bars(database: Database) -> set[str]:
+    """Return the symbols of which a bar is stored in any timeframe."""
+    return {series.symbol for series, bars in bars_by_series(database).items() if bars}
+
+
 def covered_without_bars(
     database: Database,
     instruments: Collection[Instrument],
@@ -435,7 +440,7 @@ def covered_without_bars(
 
     ``coverage`` is that of :func:`read_coverage`. Not yet listed, or not known to the vendor: the store cannot tell.
     """
-    with_bars = {series.symbol for series, bars in bars_by_series(database).items() if bars}
+    with_bars = symbols_with_bars(database)
     found = {}
     for instrument in instruments:
         if instrument.symbol in with_bars or not days:

@@ -22,6 +22,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.datetime import TimestamptzLoader
 
 from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.wording import one_line
 from marketdata_assets.storage.embedded import EmbeddedServer
 from marketdata_assets.storage.failures import (
     DiskFullError,
@@ -282,7 +283,7 @@ def _has_misplaced_at(url: str) -> bool:
 
 
 def _unreachable(url: str, error: psycopg.OperationalError) -> StoreError:
-    why = " ".join(str(error).split())
+    why = one_line(str(error))
     password = _parse(url).get("password", "")
     if password:
         why = why.replace(password, "***")

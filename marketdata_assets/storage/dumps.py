@@ -22,6 +22,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
+from marketdata_assets.domain.wording import one_line
 from marketdata_assets.storage.connection import connect
 from marketdata_assets.storage.failures import DiskFullError, NotPermittedError
 from marketdata_assets.storage.rows import fetch
@@ -127,7 +128,7 @@ def _restore_beside(url: str, source: Path) -> None:
                 raise
             server.execute(sql.SQL("drop database if exists {old} with (force)").format(**names))
     except psycopg.Error as error:
-        why = " ".join(str(error).split())
+        why = one_line(str(error))
         message = (
             f"the database cannot be replaced ({why}): stop what uses it, or restore into an empty database"
         )
@@ -165,7 +166,7 @@ def _run(program: str, url: str, *arguments: str) -> None:
             raise MarketDataError(message) from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error:" in line] or done.stderr.splitlines()
-        said = " ".join((lines or ["(no message)"])[0].removeprefix(f"{program}: ").split())
+        said = one_line((lines or ["(no message)"])[0].removeprefix(f"{program}: "))
         message = f"{program} failed: {said}; nothing was changed"
         # The programs report no SQLSTATE.
         if "permission denied" in said:

@@ -40,6 +40,7 @@ from filelock import FileLock, Timeout
 from psycopg import sql
 
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
+from marketdata_assets.domain.wording import one_line
 from marketdata_assets.storage.failures import DiskFullError, StoreError, UnreachableError, explained_failures
 from marketdata_assets.storage.unprivileged import Account, postgres_programs, server_account, traversable
 
@@ -422,7 +423,7 @@ class EmbeddedServer:
             ) as connection:
                 row = connection.execute("select current_setting('marketdata.home', true)").fetchone()
         except psycopg.Error as error:
-            return " ".join(str(error).split())
+            return one_line(str(error))
         if row != (str(self._home),):
             return f"port {access.port} belongs to another server"
         return None

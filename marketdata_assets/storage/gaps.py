@@ -83,9 +83,6 @@ _TYPES: Final = {
     "checked_at": "timestamptz",
 }
 
-_ZONE: Final = "case t.calendar when '24/7' then 'UTC' else 'America/New_York' end"
-"""The time zone of the days of the symbol ``t``, as ``domain.calendar`` has it."""
-
 _FIRST_BARS: Final = """
 select s.symbol, f.timeframe, b.time
 from unnest(%s::text[]) as s(symbol),
@@ -118,17 +115,16 @@ select scanned.symbol, scanned.timeframe, lower(piece), upper(piece)
 from (
   select w.symbol, w.timeframe,
     range_agg(tstzrange(
-      d.day::timestamp at time zone z.zone, (d.day + 1)::timestamp at time zone z.zone
+      d.day::timestamp at time zone t.timezone, (d.day + 1)::timestamp at time zone t.timezone
     )) as days
   from w
   join completeness_daily d
     on d.symbol = w.symbol and d.timeframe = w.timeframe and d.day between w.lo::date - 1 and w.hi::date + 1
-  join tracked_symbols t on t.symbol = w.symbol,
-    lateral (select <zone> as zone) as z
+  join tracked_symbols t on t.symbol = w.symbol
   group by 1, 2
 ) as scanned,
   unnest(scanned.days) as piece
-""".replace("<zone>", _ZONE)
+"""
 _SCANNED_AROUND: Final = """
 select w.symbol, w.timeframe, earlier.days, later.days
 from unnest(%s::text[], %s::text[], %s::date[], %s::date[]) as w(symbol, timeframe, first, last),
@@ -210,10 +206,10 @@ where d.symbol = w.symbol and d.timeframe = w.timeframe and d.day between w.firs
     join tracked_symbols t on t.symbol = p.symbol
     where p.symbol = d.symbol and p.timeframe = d.timeframe
       and p.pruned @> (
-        d.day::timestamp at time zone <zone>
+        d.day::timestamp at time zone t.timezone
       )
   )
-""".replace("<zone>", _ZONE)
+"""
 
 
 class _Around(NamedTuple):

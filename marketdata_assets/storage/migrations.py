@@ -20,6 +20,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
+from marketdata_assets.domain.wording import one_line
 from marketdata_assets.storage.connection import Timeouts, connect
 from marketdata_assets.storage.failures import (
     REMEDIES,
@@ -124,18 +125,18 @@ def load_migrations(folder: Path | None = None) -> list[Migration]:
     return migrations
 
 
-def migrate(url: str, folder: Path | None = None) -> list[str]:
+def migrate(url: str, folder: Path | None = None, *, minimum_version: int = MINIMUM_VERSION) -> list[str]:
     """Apply what is pending and return the file names in order; empty when the schema is up to date.
 
     Raises:
         ConfigurationError: an applied file was edited or renamed, the database is ahead of this version, the
-            files are misnumbered, or the server is out of reach or older than Postgres 18.
+            files are misnumbered, or the server is out of reach or older than ``minimum_version`` of Postgres.
         MarketDataError: a migration failed; nothing of it was kept, the ones before it were.
     """
     migrations = load_migrations(folder)
     with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as connection:
         connection.autocommit = True
-        _require_version(connection)
+        _require_version(connection, minimum_version)
         if not _pending(connection, migrations):
             return []
         lock_migrations(connection)
@@ -174,11 +175,11 @@ def find_obstacle(url: str) -> str | None:
         return None
 
 
-def _require_version(connection: Session) -> None:
-    if connection.info.server_version < MINIMUM_VERSION * 10_000:
+def _require_version(connection: Session, minimum: int = MINIMUM_VERSION) -> None:
+    if connection.info.server_version < minimum * 10_000:
         found = connection.info.server_version // 10_000
         message = (
-            f"the server of DATABASE_URL is Postgres {found}: {MINIMUM_VERSION} or newer is needed;"
+            f"the server of DATABASE_URL is Postgres {found}: {minimum} or newer is needed;"
             " unset DATABASE_URL to use the embedded server"
         )
         raise ConfigurationError(message)
@@ -222,6 +223,6 @@ def _apply(connection: Session, migration: Migration) -> None:
     except psycopg.Error as error:
         if (failure := explain_failure(error)) is not None:
             raise failure from error
-        why = " ".join(str(error).split())
+        why = one_line(str(error))
         message = f"migration {migration.file_name} failed and was rolled back: {why}"
         raise MarketDataError(message) from error

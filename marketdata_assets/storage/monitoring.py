@@ -26,6 +26,7 @@ from marketdata_assets.domain.monitoring import (
     TableSize,
     VendorUse,
 )
+from marketdata_assets.domain.wording import one_line
 from marketdata_assets.storage.rows import fetch, fetch_one, moment_or_none
 
 if TYPE_CHECKING:
@@ -322,5 +323,5 @@ def _shortened(text: str) -> str:
     """A statement on one line, its values left out, so that two of a kind are the same."""
     copied = _COPIED.fullmatch(text)
     requested = copied[1] if copied else text
-    without = re.sub(r"'(?:[^']|'')*'|(?<![\w$])\d+(?:\.\d+)?", "?", " ".join(requested.split()))
+    without = re.sub(r"'(?:[^']|'')*'|(?<![\w$])\d+(?:\.\d+)?", "?", one_line(requested))
     return without if len(without) <= _TEXT else f"{without[: _TEXT - 1]}…"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from psycopg import sql
 
+from marketdata_assets.domain.calendar import next_month
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.storage.locks import lock
 from marketdata_assets.storage.rows import fetch
@@ -40,11 +41,11 @@ class _Unattached(NamedTuple):
 def months_between(first: datetime, last: datetime) -> list[datetime]:
     """The UTC months (as their first moments) from that of ``first`` to the one after that of ``last``."""
     month = datetime(first.year, first.month, 1, tzinfo=UTC)
-    end = _next(datetime(last.year, last.month, 1, tzinfo=UTC))
+    end = next_month(datetime(last.year, last.month, 1, tzinfo=UTC))
     months = []
     while month <= end:
         months.append(month)
-        month = _next(month)
+        month = next_month(month)
     return months
 
 
@@ -80,7 +81,7 @@ def ensure_months(connection: Session, months: Iterable[datetime], parent: str =
                 sql.Identifier(parent),
                 sql.Identifier(name),
                 sql.Literal(month.isoformat()),
-                sql.Literal(_next(month).isoformat()),
+                sql.Literal(next_month(month).isoformat()),
             )
         )
         made.append(name)
@@ -90,7 +91,3 @@ def ensure_months(connection: Session, months: Iterable[datetime], parent: str =
 def partition_name(month: datetime, parent: str = BARS_1M) -> str:
     """``ohlcv_1m_YYYY_MM``."""
     return f"{parent}_{month:%Y_%m}"
-
-
-def _next(month: datetime) -> datetime:
-    return datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)

@@ -184,6 +184,11 @@ def list_symbols(database: Database, *, active_only: bool = False) -> list[Track
     return database.fetch(_LIST, [active_only], row=_symbol_of)
 
 
+def list_active_keys(database: Database) -> list[str]:
+    """Return the series keys of the active symbols, in the order in which these were added."""
+    return [one.key for symbol in list_symbols(database, active_only=True) for one in symbol.series]
+
+
 def list_active_names(session: Session) -> list[str]:
     """Return the active symbols, sorted."""
     return fetch(session, _ACTIVE_NAMES, row=str)

@@ -25,7 +25,6 @@ from marketdata_assets.defs.assets import completeness_matrix as asset_module
 from marketdata_assets.defs.instance.environment import sync_series
 from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.defs.runs.matrix import refresh_matrix
-from marketdata_assets.defs.sensors import matrix as sensors
 from marketdata_assets.defs.sensors.matrix import REPORT_TAG
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
@@ -293,10 +292,6 @@ def test_the_largest_lost_gaps_of_what_is_collected(database: Database) -> None:
 
 @pytest.fixture
 def instance(database_url: str, monkeypatch: pytest.MonkeyPatch) -> DagsterInstance:
-    """Dagster's instance, while the asset believes that today is TODAY."""
-
-    clock = Mock(wraps=datetime, now=lambda zone: datetime(2024, 7, 9, 12, tzinfo=zone))
-    monkeypatch.setattr(asset_module, "datetime", clock)
     monkeypatch.setenv("DATABASE_URL", database_url)
     return DagsterInstance.ephemeral()
 
@@ -307,8 +302,9 @@ def test_the_asset_keeps_a_day_once_and_shows_a_table_and_two_pictures(
     found(database, "SPY:1h", MONDAY, 7, 5)
     found(database, "BTC-USD:1d", MONDAY, 1, 1)
     write_matrix(database, TODAY - timedelta(days=1))
-    refresh_matrix(Runner(build_definitions(), instance))
-    refresh_matrix(Runner(build_definitions(), instance))
+    runner = Runner(build_definitions(clock=lambda: datetime(2024, 7, 9, 12, tzinfo=UTC)), instance)
+    refresh_matrix(runner)
+    refresh_matrix(runner)
     days = database.read_frame("select as_of, count(*) as n from completeness_history group by 1 order by 1")
     assert days.rows() == [(TODAY - timedelta(days=1), 4), (TODAY, 4)]
 
@@ -341,13 +337,11 @@ def report_gaps(instance: DagsterInstance, day: int) -> None:
 
 
 def test_the_matrix_follows_a_scan_for_gaps_and_is_tried_again_when_it_fails(
-    database: Database, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    database: Database, instance: DagsterInstance
 ) -> None:
-    definitions = build_definitions()
+    later = timedelta(0)
+    definitions = build_definitions(clock=lambda: datetime.now(UTC) + later)
     sensor = definitions.get_sensor_def("matrix_after_gaps")
-
-    clock = Mock(wraps=datetime, now=datetime.now)
-    monkeypatch.setattr(sensors, "datetime", clock)
 
     def requested() -> list[dict[str, str]]:
         with build_sensor_context(instance, definitions=definitions) as context:
@@ -365,10 +359,10 @@ def test_the_matrix_follows_a_scan_for_gaps_and_is_tried_again_when_it_fails(
     assert requested() == []
     instance.report_run_failed(run)
     assert requested() == []
-    clock.now = lambda zone: datetime.now(zone) + timedelta(minutes=11)
+    later = timedelta(minutes=11)
     assert requested() == [first]
     # A newer report does not wait.
-    clock.now = datetime.now
+    later = timedelta(0)
     report_gaps(instance, 3)
     [second] = requested()
     assert second != first

@@ -1,6 +1,5 @@
 """The ``completeness_matrix`` asset: how whole each series is, one row per series, kept for every day."""
 
-from datetime import UTC, datetime
 from typing import Final
 
 import polars as pl
@@ -19,17 +18,18 @@ from dagster import (
 from marketdata_assets.defs.assets.heatmap import MAX_ROWS, days_picture, matrix_picture
 from marketdata_assets.defs.assets.picture import markdown_image
 from marketdata_assets.defs.assets.presentation import DAILY_FRESHNESS, OWNERS, columns_of
+from marketdata_assets.defs.clock import Clock, read_utc_now
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.completeness import Status, cell
 from marketdata_assets.domain.wording import minute_of
 from marketdata_assets.storage.completeness import Recent, read_recent, write_matrix
 
 DESCRIPTION = """\
-Per series the bars that are expected, present, explained (`no_trades`) and missing, and the first and last bar.
+For each series, how many bars are expected, present, explained (`no_trades`) and missing, and the first and last bar.
 
-Sums up the days that `gap_report` scanned. Days between the first and last of them, or of the stored bars, that
-it never scanned count as missing.
-One row per series and day is kept in `completeness_history`; the newest are the view `completeness_matrix`.
+It sums up the days that `gap_report` scanned. Unscanned days between the first and the last day that was scanned or has
+a stored bar count as missing. `completeness_history` keeps one row per series and day; the view `completeness_matrix`
+has the newest ones.
 """
 
 GAP_REPORT: Final = "gap_report"
@@ -45,24 +45,24 @@ _SHOWN: Final = (
 _COLUMNS: Final = {
     "symbol": ("text", "AAPL, BRK.B, BTC-USD"),
     "timeframe": ("text", "1m 5m 15m 30m 1h 4h 1d 1w"),
-    "expected_bars": ("bigint", "Bars that the trading calendar lets expect"),
-    "present_bars": ("bigint", "Those that are stored"),
-    "no_trade_bars": ("bigint", "Those that are missing and explained"),
-    "missing_bars": ("bigint", "The rest"),
+    "expected_bars": ("bigint", "Bars that the trading calendar expects"),
+    "present_bars": ("bigint", "Expected bars that are stored"),
+    "no_trade_bars": ("bigint", "Expected bars that are missing and explained"),
+    "missing_bars": ("bigint", "Expected bars that are missing without an explanation"),
     "completeness": (
         "double precision",
-        "Share that is present or explained, 0 to 1; null when nothing is expected",
+        "Share of expected bars that are present or explained, 0 to 1; null when none are expected",
     ),
     "status": ("text", "whole, gaps, empty, nothing_expected or unchecked"),
     "first_bar": ("timestamptz", "Open of the first stored bar, UTC"),
     "last_bar": ("timestamptz", "Open of the last stored bar, UTC"),
     "as_of": ("date", "The day, in UTC, on which the row was written"),
-    "first_scanned": ("date", "The first local day that was scanned for gaps and expected a bar"),
-    "last_scanned": ("date", "The last such day: nothing is claimed of the days after it"),
+    "first_scanned": ("date", "The first scanned local day with an expected bar"),
+    "last_scanned": ("date", "The last such day; later days are not counted"),
 }
 
 
-def completeness_matrix_asset() -> AssetsDefinition:
+def completeness_matrix_asset(clock: Clock = read_utc_now) -> AssetsDefinition:
     """The asset. It has no partitions: it sums up all of them."""
 
     @asset(
@@ -83,7 +83,7 @@ def completeness_matrix_asset() -> AssetsDefinition:
         # Before anything is read: a report that is written meanwhile may not be in the sums.
         report = latest_report(context.instance)
         with postgres.database() as database:
-            matrix = write_matrix(database, datetime.now(UTC).date())
+            matrix = write_matrix(database, clock().date())
             recent = read_recent(database)
         return MaterializeResult(
             metadata={**_metadata(matrix, recent), GAP_REPORT: MetadataValue.int(report)}

@@ -30,23 +30,23 @@ IN_PLAN: Final = "in_plan"
 NOT_IN_PLAN: Final = "not in your plan"
 
 _WHOLE: Final = """
-Each run asks for the whole history of every active stock and ETF, a hundred symbols a request. Rows that did not
-change are not touched; a row that the vendor lists no more gets `withdrawn_at`, and none is deleted.
+Each run fetches the whole history of every active stock and ETF, a hundred symbols per request. Unchanged rows are not
+touched. A row that the vendor stops listing gets `withdrawn_at`; no row is deleted.
 """
 
 _DESCRIPTIONS: Final = {
     ActionKind.SPLITS: f"""\
-Splits of the tracked stocks and ETFs: `split_from` shares become `split_to` when `execution_date` begins.
+Splits of the tracked stocks and ETFs: `split_from` shares become `split_to` at the start of `execution_date`.
 
-`ohlcv_adjusted` and `bars(…, adjusted=True)` apply them to the raw bars when they are read.
+`ohlcv_adjusted` and `bars(…, adjusted=True)` apply them to the stored bars on reading.
 {_WHOLE}""",
     ActionKind.DIVIDENDS: f"""\
-Cash dividends of the tracked stocks and ETFs, per share of their own time. No price is adjusted for them.
+Cash dividends of the tracked stocks and ETFs, per share as of their day. Prices are not adjusted for them.
 
 A run on a plan that does not include them succeeds, stores nothing and says so.
 {_WHOLE}""",
     ActionKind.EARNINGS: f"""\
-Announcements of results of the tracked stocks, past and to come: estimates and, once reported, actual figures.
+Past and future announcements of results of the tracked stocks: estimates and, once reported, actual figures.
 
 They come from an add-on to the vendor's plan. A run on a plan without it succeeds, stores nothing and says so.
 {_WHOLE}""",

@@ -24,14 +24,14 @@ _GAPS: Final = ("#9b1d20", "#e76f51", "#f4a261", "#f6c945")
 """Nothing there … nearly whole. Darker is worse, so that the picture reads without telling red from green."""
 
 
-def matrix_picture(matrix: pl.DataFrame) -> bytes:
+def matrix_picture(matrix: pl.DataFrame, *, max_rows: int = MAX_ROWS) -> bytes:
     """Symbols x timeframes, each cell coloured by its completeness and labelled, as PNG.
 
     ``matrix`` has symbol, timeframe, status, completeness (from 0 to 1), expected_bars and missing_bars, one row per
-    series. Of more than 124 symbols the least complete are shown, and the title says so.
+    series. Of more than ``max_rows`` symbols the least complete are shown, and the title says so.
     """
     symbols = matrix["symbol"].unique(maintain_order=True).to_list()
-    shown = _worst(matrix, "symbol", symbols)
+    shown = _worst(matrix, "symbol", symbols, max_rows)
     title = "Completeness: symbols x timeframes"
     if len(shown) < len(symbols):
         title += f": the {len(shown)} least complete of {len(symbols):,} symbols"
@@ -59,16 +59,16 @@ def matrix_picture(matrix: pl.DataFrame) -> bytes:
     return _png(figure, axes, title)
 
 
-def days_picture(days: pl.DataFrame, first: date, last: date) -> bytes:
+def days_picture(days: pl.DataFrame, first: date, last: date, *, max_rows: int = MAX_ROWS) -> bytes:
     """Series x days from ``first`` to ``last``, each cell coloured by its completeness, as PNG.
 
     ``days`` is in ``DAILY_COMPLETENESS_SCHEMA``, sorted by day within each series, which is blank before its first.
-    Of more than 124 series the least complete are shown, and the title says so.
+    Of more than ``max_rows`` series the least complete are shown, and the title says so.
     """
     keys = pl.concat_str("symbol", pl.lit(":"), "timeframe")
     keyed = days.filter(pl.col("day").is_between(first, last)).with_columns(key=keys)
     series = keyed["key"].unique(maintain_order=True).to_list()
-    shown = _worst(keyed, "key", series)
+    shown = _worst(keyed, "key", series, max_rows)
     title = f"Completeness by day, {first} to {last}"
     if len(shown) < len(series):
         title += f": the {len(shown)} least complete of {len(series):,} series"
@@ -90,14 +90,14 @@ def days_picture(days: pl.DataFrame, first: date, last: date) -> bytes:
     return _png(figure, axes, title)
 
 
-def _worst(counts: pl.DataFrame, key: str, every: list[str]) -> list[str]:
-    """The least complete of ``every`` value of the column ``key``, as many as a picture shows, in their order."""
-    if len(every) <= MAX_ROWS:
+def _worst(counts: pl.DataFrame, key: str, every: list[str], max_rows: int) -> list[str]:
+    """The ``max_rows`` least complete of ``every`` value of the column ``key``, in their order."""
+    if len(every) <= max_rows:
         return every
     expected, missing = pl.col("expected_bars").sum(), pl.col("missing_bars").sum()
     # What was never scanned expects nothing: it comes after what is known to lack bars.
     shares = counts.group_by(key).agg(share=pl.when(expected > 0).then(missing / expected))
-    worst = set(shares.sort("share", key, descending=[True, False], nulls_last=True).head(MAX_ROWS)[key])
+    worst = set(shares.sort("share", key, descending=[True, False], nulls_last=True).head(max_rows)[key])
     return [one for one in every if one in worst]
 
 

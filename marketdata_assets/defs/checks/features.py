@@ -25,13 +25,13 @@ from marketdata_assets.storage.connection import Database
 
 COMPLETE: Final = "features_complete"
 _DESCRIPTION: Final = """\
-Each bar has features (`no_features`), none are left of a bar that is gone (`no_bar`), and a column is null only at the
+Each bar has features (`no_features`), no features are left of a removed bar (`no_bar`), and a column is null only at the
 start of a history or where `gap_in_window` says that bars were lost (`unexpected_null`). Columns that may be null for
-other reasons (no volume, flat prices, a thin day) are not looked at. Partitions that `ohlcv_valid` or `no_gaps` holds
-back, or whose splits were never asked for, have no features, and that is right: they are counted, and stand at the end
-of the table. So does a week that a split divides and whose `1d` bars are not stored.
+other reasons (no volume, flat prices, a thin day) are not checked. Partitions that `ohlcv_valid` or `no_gaps` blocks,
+or whose splits were never fetched, have no features, as intended, nor has a week with a split inside it and without stored
+`1d` bars: they are counted, and stand at the end of the table.
 
-**What to do:** `marketdata features` computes what is out of date, `marketdata features --force` anything.
+**What to do:** `marketdata features` computes stale features, `marketdata features --force` any.
 """
 
 

@@ -18,14 +18,14 @@ from marketdata_assets.pipeline.gates import NO_GAPS, gappy_in
 from marketdata_assets.storage.gaps import list_gaps
 
 _DESCRIPTION = """\
-No bar is missing without an explanation: a partition fails that an `open` gap (asked for again by the next run of
-`gap_report`) or an `unfilled` one (asked for in vain) reaches into. `no_trades` and `filled` count as whole.
+No bar is missing without an explanation: a partition fails if an `open` gap (refetched by the next repair) or an
+`unfilled` one (no refetches left) reaches into it. `no_trades` and `filled` count as complete.
 **Blocking**: a failing partition gets no features.
 
-It knows what `gap_report` has found: a day that was not scanned has no gap.
+It knows only what `gap_report` has found: a day that was never scanned has no gaps.
 
-**What to do:** `open`: `marketdata gaps --repair` asks the vendor again. `unfilled`: the reason says whether the
-vendor failed, which may pass, or has nothing, which will not.
+**What to do:** `open`: `marketdata gaps --repair` refetches the gap. `unfilled`: the reason says whether the vendor
+failed, which may pass, or has no bars, which will not.
 """
 
 

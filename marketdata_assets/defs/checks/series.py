@@ -28,21 +28,22 @@ FRESH: Final = "bars_fresh"
 ABOVE_THRESHOLD: Final = "completeness_above_threshold"
 
 _FRESH_DESCRIPTION: Final = """\
-Each active series holds the bars that the latest daily run (02:00 UTC, six hours to finish) should have brought, by
-the trading calendar: neither a weekend nor a backfill of an old day counts. A series that lacks the last of them is
-fresh, too, when the vendor was asked since and the silence is usual for it. Looks at **every active series**, whatever
-the run was about. WARN while a series is one session late, ERROR beyond; it stops nothing.
+Each active series has the bars that the latest daily run (02:00 UTC, six hours to finish) should have fetched, by the
+trading calendar: weekends make nothing late, and a backfill of an old day makes nothing fresh. A series without the last
+due bar is also fresh if the vendor was asked after its close and its absence is usual for the series. Checks **every active
+series**, whatever the run covered. WARN while every stale series is at most one session (or week) late, ERROR beyond; it blocks
+nothing.
 
-**What to do:** `not_asked`: did the schedule run? `marketdata backfill --days 7` catches up. `failed`: the vendor's
-answer is in the table. `silent`: the vendor has no bar where the series usually has; halted or delisted symbols are
-taken out with `marketdata symbols deactivate`.
+**What to do:** `not_asked`: check that the schedule ran; `marketdata backfill --days 7` catches up. `failed`: the table
+has the error. `silent`: the vendor has no bar where the series usually has one; remove halted or delisted symbols with
+`marketdata symbols deactivate`.
 """
 _COMPLETENESS_DESCRIPTION: Final = """\
-Of each active series at least 99.5 % (`MARKETDATA_COMPLETENESS_PERCENT`) of the expected bars are there or explained
-(`no_trades`), over all days that were scanned. **Only warns.** Series that were never scanned are counted,
-and do not fail.
+At least 99.5 % (`MARKETDATA_COMPLETENESS_PERCENT`) of the expected bars of each active series are stored or explained
+(`no_trades`), over the days that the matrix covers. **Only warns.** Series that were never scanned are counted but do not
+fail.
 
-**What to do:** `marketdata gaps --repair` asks for the missing bars again; `marketdata matrix --html matrix.html` shows the days.
+**What to do:** `marketdata gaps --repair` refetches missing bars; `marketdata matrix --html matrix.html` shows the days.
 """
 _SHOWN: Final = 50
 

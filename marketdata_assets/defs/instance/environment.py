@@ -10,7 +10,7 @@ from marketdata_assets.config import project_root
 from marketdata_assets.defs.run_tags import unfinished_ranges
 from marketdata_assets.domain.partitions import SERIES
 from marketdata_assets.storage.locks import lock
-from marketdata_assets.storage.symbols import list_symbols
+from marketdata_assets.storage.symbols import list_active_keys
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -58,7 +58,7 @@ def _configuration() -> Traversable:
 def keeps_order(instance: DagsterInstance, database: Database) -> bool:
     """Whether :func:`sync_series` would only add partitions behind those that exist, or nothing."""
     present = list(instance.get_dynamic_partitions(SERIES))
-    return _wanted(database)[: len(present)] == present
+    return list_active_keys(database)[: len(present)] == present
 
 
 def sync_series(instance: DagsterInstance, database: Database) -> list[str]:
@@ -74,7 +74,7 @@ def sync_series(instance: DagsterInstance, database: Database) -> list[str]:
 
     def sync(session: Session) -> list[str]:
         lock(session, SERIES)
-        wanted = _wanted(database)
+        wanted = list_active_keys(database)
         present = list(instance.get_dynamic_partitions(SERIES))
         same = 0
         while same < min(len(wanted), len(present)) and wanted[same] == present[same]:
@@ -93,7 +93,3 @@ def sync_series(instance: DagsterInstance, database: Database) -> list[str]:
         return wanted
 
     return database.transaction(sync)
-
-
-def _wanted(database: Database) -> list[str]:
-    return [one.key for symbol in list_symbols(database, active_only=True) for one in symbol.series]

@@ -33,23 +33,25 @@ if TYPE_CHECKING:
 class PolygonResource(ConfigurableResource[None]):
     """Bars and corporate actions from Polygon.io (Massive), under the rate limit that every process with the same key shares."""
 
-    base_url: str | None = Field(default=None, description="Scheme and host; default POLYGON_BASE_URL.")
+    base_url: str | None = Field(default=None, description="Scheme and host. Default: POLYGON_BASE_URL.")
     requests_per_minute: int | None = Field(
         default=None,
         ge=0,
-        description="Default POLYGON_REQUESTS_PER_MINUTE. 0 sends without a limit, for a plan that has none.",
+        description="Default: POLYGON_REQUESTS_PER_MINUTE. 0 means no limit, for a plan that has none.",
     )
-    concurrency: int = Field(
-        default=8, ge=1, le=64, description="Requests that are fetched at the same time."
-    )
+    concurrency: int = Field(default=8, ge=1, le=64, description="Concurrent requests.")
     connect_timeout_seconds: float = Field(default=10.0, gt=0)
-    read_timeout_seconds: float = Field(default=30.0, gt=0, description="The longest pause within an answer.")
-    total_timeout_seconds: float = Field(default=120.0, gt=0, description="The longest whole answer.")
+    read_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="The longest pause within a response."
+    )
+    total_timeout_seconds: float = Field(
+        default=120.0, gt=0, description="The longest time for a whole response."
+    )
     max_attempts: int = Field(default=6, ge=1, description="Attempts for one page, the first included.")
     retry_budget_seconds: float = Field(
         default=300.0,
         gt=0,
-        description="No new attempt for a page after this long, waits for the limit left out.",
+        description="No new attempt for a page after this long, not counting waits for the rate limit.",
     )
     retry_first_wait_seconds: float = Field(
         default=0.5, ge=0, description="Upper bound of the first random wait; it doubles with each attempt."

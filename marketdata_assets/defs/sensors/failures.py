@@ -40,8 +40,8 @@ def run_failure_alerts() -> SensorDefinition:
         minimum_interval_seconds=_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
         description=(
-            "One line in the log, and one POST to MARKETDATA_WEBHOOK_URL when that is set, for each run that has failed"
-            " and is not retried."
+            "Sends an alert, to the log and to MARKETDATA_WEBHOOK_URL if set, for each run that failed and will not be"
+            " retried."
         ),
     )
     def run_failure(context: RunFailureSensorContext) -> None:

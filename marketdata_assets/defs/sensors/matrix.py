@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import Final
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
 
 from dagster import (
     AssetKey,
@@ -19,9 +19,13 @@ from dagster import (
 )
 
 from marketdata_assets.defs.assets.completeness_matrix import GAP_REPORT, latest_report
+from marketdata_assets.defs.clock import read_utc_now
 from marketdata_assets.defs.jobs import matrix_job
 from marketdata_assets.defs.metadata import integer_of
 from marketdata_assets.domain.run_tags import Purpose
+
+if TYPE_CHECKING:
+    from marketdata_assets.defs.clock import Clock
 
 REPORT_TAG: Final = "marketdata/gap_report"
 """On a run that the sensor asked for: the event of the ``gap_report`` that it was asked for after."""
@@ -33,7 +37,7 @@ _WAITING: Final = [DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED]
 _ENDED: Final = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
 
 
-def matrix_sensor() -> SensorDefinition:
+def matrix_sensor(clock: Clock = read_utc_now) -> SensorDefinition:
     """Asks for a run of ``completeness_matrix`` when ``gap_report`` is newer than what it summed up."""
 
     @sensor(
@@ -41,7 +45,7 @@ def matrix_sensor() -> SensorDefinition:
         job=matrix_job,
         minimum_interval_seconds=_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
-        description="Sums up how whole each series is after a scan for gaps; several such runs are one sum.",
+        description="Updates the completeness matrix after a scan for gaps; several scans lead to one update.",
     )
     def matrix_after_gaps(context: SensorEvaluationContext) -> RunRequest | SkipReason:
         report = latest_report(context.instance)
@@ -59,10 +63,7 @@ def matrix_sensor() -> SensorDefinition:
         )
         if waiting:
             return SkipReason(f"run {waiting[0].dagster_run.run_id} has not begun yet")
-        if (
-            requested
-            and datetime.now(UTC).timestamp() < (requested[0].end_time or 0) + _PAUSE.total_seconds()
-        ):
+        if requested and clock().timestamp() < (requested[0].end_time or 0) + _PAUSE.total_seconds():
             return SkipReason(f"run {requested[0].dagster_run.run_id} failed: another follows after {_PAUSE}")
         return RunRequest(tags={**Purpose.MATRIX.tags, REPORT_TAG: str(report)})
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Final
 
 from dagster import (
@@ -16,6 +16,7 @@ from dagster import (
 )
 
 from marketdata_assets.config import load_settings
+from marketdata_assets.defs.clock import Clock, read_utc_now
 from marketdata_assets.defs.jobs import gaps_job
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.defs.run_tags import under_way
@@ -38,7 +39,7 @@ _NEAR: Final = timedelta(days=7)
 """Gaps of a series that lie as near are repaired together."""
 
 
-def repair_sensor() -> SensorDefinition:
+def repair_sensor(clock: Clock = read_utc_now) -> SensorDefinition:
     """Asks for runs of ``gap_report`` that repair open gaps."""
 
     @sensor(
@@ -47,7 +48,7 @@ def repair_sensor() -> SensorDefinition:
         minimum_interval_seconds=_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
         description=(
-            "Open gaps are asked for again: once after they were found, and once more after a pause. At most"
+            "Refetches open gaps: once after they were found, and once more after a pause. At most"
             " MARKETDATA_REPAIR_RUNS runs at a time."
         ),
     )
@@ -61,7 +62,7 @@ def repair_sensor() -> SensorDefinition:
             return SkipReason(
                 f"{settings.repair_runs} repairs are under way: MARKETDATA_REPAIR_RUNS allows no more"
             )
-        now = datetime.now(UTC)
+        now = clock()
         ordered = context.instance.get_dynamic_partitions(SERIES)
         taken = list(_taken(running, ordered))
         with postgres.database() as database:

@@ -7,7 +7,7 @@ asked for its history, whoever made its partitions, and is not new again when it
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
 
 from dagster import (
@@ -27,6 +27,7 @@ from dagster import (
 
 from marketdata_assets.config import Settings, load_settings
 from marketdata_assets.defs.assets.ohlcv import FAILED_SYMBOLS
+from marketdata_assets.defs.clock import Clock, read_utc_now
 from marketdata_assets.defs.instance.environment import keeps_order, sync_series
 from marketdata_assets.defs.jobs import corporate_actions_job, features_job, history_job
 from marketdata_assets.defs.resources.postgres import PostgresResource
@@ -71,7 +72,7 @@ _CONFIG: Final = {
 }
 
 
-def series_sensor() -> SensorDefinition:
+def series_sensor(clock: Clock = read_utc_now) -> SensorDefinition:
     """Keeps partitions and ``tracked_symbols`` the same, and asks for the history of new series."""
 
     @sensor(
@@ -81,8 +82,8 @@ def series_sensor() -> SensorDefinition:
         # A new store tracks 62 symbols: whoever only looks around must not fetch a year of each.
         default_status=DefaultSensorStatus.STOPPED,
         description=(
-            "Partitions follow tracked_symbols, both ways; a new series gets its history: bars, gaps, features."
-            " Off by default: the first tick asks for the history of everything that is tracked."
+            "Adds and removes partitions to match tracked_symbols, and fetches the history of new series: bars, gaps,"
+            " features. Off by default: the first tick requests the history of every tracked series."
         ),
     )
     def series_sync(
@@ -103,7 +104,7 @@ def series_sensor() -> SensorDefinition:
                 database,
                 load_settings(),
                 sync_series(context.instance, database),
-                datetime.now(UTC),
+                clock(),
             )
             requests = keeper.requests()
             if keeper.alert is not None:

@@ -1,14 +1,15 @@
 """``watch``: one alert when something begins to go wrong that no failed run tells of."""
 
 import json
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from time import monotonic
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Final
 
 from dagster import DefaultSensorStatus, SensorDefinition, SensorEvaluationContext, SkipReason, sensor
 
 from marketdata_assets.config import load_settings
+from marketdata_assets.defs.clock import Clock, read_utc_now
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.monitoring import Concern, Topic, concerns, episodes, headings
 from marketdata_assets.pipeline.alerts import Alert, AlertError, Severity, send
@@ -23,20 +24,22 @@ _TICK_SECONDS: Final = 40.0
 _ERRORS: Final = (Topic.DISK, Topic.MINUTE_BACKFILL)
 
 
-def watch_sensor() -> SensorDefinition:
-    """Looks at the vendor, the store and its disk every ten minutes, without a run."""
+def watch_sensor(
+    clock: Clock = read_utc_now, *, monotonic: Callable[[], float] = time.monotonic
+) -> SensorDefinition:
+    """Looks at the vendor, the store and its disk every ten minutes, without a run; ``monotonic`` counts a tick's seconds."""
 
     @sensor(
         name="watch",
         minimum_interval_seconds=_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
         description=(
-            "Tells once, in the log and at MARKETDATA_WEBHOOK_URL, when the disk fills up, the vendor refuses requests,"
-            " minutes do not come, series go stale or queries are slow; and again after an hour without it."
+            "Sends one alert, to the log and to MARKETDATA_WEBHOOK_URL, when the disk fills up, the vendor refuses requests,"
+            " minutes are missing, series go stale or queries are slow; again only after an hour without the problem."
         ),
     )
     def watch(context: SensorEvaluationContext, postgres: PostgresResource) -> SkipReason:
-        now, end = datetime.now(UTC), monotonic() + _TICK_SECONDS
+        now, end = clock(), monotonic() + _TICK_SECONDS
         settings = load_settings()
         with postgres.database() as database:
             seen = vitals(database, settings, now)

@@ -21,6 +21,7 @@ from marketdata_assets.domain.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import date
 
     from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.domain.slots import Flags, Integers
@@ -96,13 +97,18 @@ class Layout:
         first[1:] |= self.day[1:] != self.day[:-1]
         return first
 
+    @property
+    def _days(self) -> tuple[date, date]:
+        first, last = (moment_of(int(self._midnights[edge])) for edge in (0, -1))
+        return self.calendar.local_day(first), self.calendar.local_day(last)
+
     @cached_property
     def sessions_before(self) -> Integers:
         """How many sessions lie before each local date, from that of the earliest bar to the one after the last bar.
 
         A date without a session has the number of the next session. Of week bars, weeks are counted.
         """
-        first, last = (self.calendar.local_day(moment_of(int(self._midnights[edge]))) for edge in (0, -1))
+        first, last = self._days
         opens = np.zeros(len(self._midnights), dtype=np.int64)
         if self.timeframe is Timeframe.W1:
             opens[-(first.isoweekday() % _WEEK) % _WEEK :: _WEEK] = 1
@@ -131,8 +137,7 @@ class Layout:
         """
         if not self.timeframe.is_intraday:
             return self.times
-        first, last = (self.calendar.local_day(moment_of(int(self._midnights[edge]))) for edge in (0, -1))
-        table = self.calendar.session_table(first, last)
+        table = self.calendar.session_table(*self._days)
         step = self.timeframe.duration // _MICROSECOND
         opens = np.full(len(self._midnights), _NEVER)
         # As in expected_slots: no session falls on a day on which the clock changes.

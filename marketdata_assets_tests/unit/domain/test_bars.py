@@ -20,7 +20,6 @@ from marketdata_assets.domain.bars import (
     bucket_close,
     bucket_open,
     complete,
-    empty_bars,
     screen,
 )
 from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
@@ -177,7 +176,7 @@ def test_bars_are_sorted_and_quarantined_rows_keep_the_vendors_order() -> None:
 
 def test_no_rows_are_no_bars() -> None:
     result = screened()
-    assert_frame_equal(result.bars, empty_bars())
+    assert_frame_equal(result.bars, BAR_SCHEMA.to_frame())
     assert_frame_equal(result.quarantined, QUARANTINE_SCHEMA.to_frame())
 
 
@@ -345,4 +344,3 @@ def test_a_day_bar_is_complete_when_its_trading_has_ended(now: str, *, is_comple
 
 def test_the_key_is_part_of_a_bar() -> None:
     assert set(KEY) <= set(BAR_SCHEMA)
-    assert empty_bars().schema == BAR_SCHEMA

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata_assets.domain.bars import UTC_TIME
@@ -28,6 +28,7 @@ from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import Slots, StoredBars, expected_slots
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
+from marketdata_assets_tests.examples import examples
 
 BITCOIN = Series("BTC-USD", Timeframe.H1)
 CRYPTO = calendar_of(AssetClass.CRYPTO)
@@ -208,7 +209,7 @@ missing_hours = st.sets(st.sampled_from(ALL), max_size=60).flatmap(
 )
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(missing_hours, st.permutations(range(4)))
 def test_looks_at_the_parts_find_what_a_look_at_the_whole_does(missing: set[int], order: list[int]) -> None:
     whole, parts = world(missing), world(missing)
@@ -219,7 +220,7 @@ def test_looks_at_the_parts_find_what_a_look_at_the_whole_does(missing: set[int]
     assert parts.days == whole.days
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(missing_hours, st.permutations(range(4)), st.sets(st.sampled_from(ALL), max_size=200))
 def test_nothing_is_asked_for_more_than_twice_and_nothing_is_forgotten(
     missing: set[int], order: list[int], vendor_has: set[int]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -30,6 +30,7 @@ from marketdata_assets.domain.gaps import (
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import StoredBars, expected_by_series, expected_slots, stored_by_series
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets_tests.examples import examples
 from marketdata_assets_tests.unit.frames import at, days_window, window
 
 if TYPE_CHECKING:
@@ -471,7 +472,7 @@ def judged_by_slot(slots: Slots, has_bar: Flags, series: Series) -> list[dict[st
     return rows
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     blocks_of_days,
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 60)), max_size=6),
@@ -530,7 +531,7 @@ def test_a_slot_before_days_that_were_never_fetched_holds_no_more_than_itself(ti
     assert set(result["state"]) == {"no_trades" if timeframe == "1m" else "unfilled"}
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     st.sampled_from(Timeframe),
     st.sets(st.integers(0, 3000), max_size=40),

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata_assets.domain.bars import BAR_SCHEMA, UTC_TIME
 from marketdata_assets.domain.outliers import LOOKBACK, MIN_JUMP, Outlier, flag_outliers
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets_tests.examples import examples
 from marketdata_assets_tests.unit.frames import at
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ moves = st.lists(
 )
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(moves=moves, factor=st.sampled_from([0.001, 7.0, 1e6]))
 def test_flags_follow_the_moves_and_not_the_price(moves: list[float], factor: float) -> None:
     closes = 100 * np.exp(np.cumsum(moves))
@@ -156,7 +157,7 @@ def test_the_oldest_move_of_the_look_back_still_counts() -> None:
     assert flags(frame.tail(LOOKBACK - 1), may_split=False) == ["jump"]
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(moves=moves)
 def test_the_look_back_is_all_that_judging_needs(moves: list[float]) -> None:
     frame = bars(list(100 * np.exp(np.cumsum(moves))), volumes=[1000 + 5000 * abs(move) for move in moves])

@@ -123,11 +123,9 @@ def test_nothing_wanted_is_no_run() -> None:
         (1, [["AAPL:1m", "AAPL:1d"], ["MSFT:1m", "MSFT:1d"], ["BTC-USD:1m"]]),
     ],
 )
-def test_a_large_rectangle_is_divided_between_symbols(
-    monkeypatch: pytest.MonkeyPatch, limit: int, runs: list[list[str]]
-) -> None:
-    monkeypatch.setattr(ranges, "MAX_PARTITIONS", limit)
-    assert list(map(members, range_runs(ORDERED, series(*ORDERED), FIRST, LAST))) == runs
+def test_a_large_rectangle_is_divided_between_symbols(limit: int, runs: list[list[str]]) -> None:
+    found = range_runs(ORDERED, series(*ORDERED), FIRST, LAST, max_partitions=limit)
+    assert list(map(members, found)) == runs
 
 
 @given(
@@ -139,9 +137,7 @@ def test_runs_hold_every_wanted_series_once_and_what_lies_between_those_of_a_sym
     order: list[str], wanted: set[int], limit: int
 ) -> None:
     chosen = [order[place] for place in wanted]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranges, "MAX_PARTITIONS", limit)
-        runs = range_runs(order, series(*chosen), FIRST, LAST)
+    runs = range_runs(order, series(*chosen), FIRST, LAST, max_partitions=limit)
     stored = [key for run in runs for key in members(run)]
     places = sorted(wanted)
     between = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -16,6 +16,7 @@ from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
 from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import BASES, Timeframe
+from marketdata_assets_tests.examples import examples
 from marketdata_assets_tests.unit.frames import as_bars, at, days_window, joined, minutes, vendor_bars, window
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def test_a_week_opens_on_sunday_and_holds_its_sessions() -> None:
 first_days = st.sampled_from([date(2024, 3, 8), date(2024, 11, 1), date(2024, 7, 1)])
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(data=st.data(), first=first_days, calendar=st.sampled_from([XNYS, CRYPTO]))
 def test_rolling_any_split_at_local_midnights_equals_rolling_the_whole(
     data: st.DataObject, first: date, calendar: TradingCalendar

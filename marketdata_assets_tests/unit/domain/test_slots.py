@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from marketdata_assets.domain.bars import UTC_TIME, bucket_close, bucket_open
+from marketdata_assets.domain.bars import UTC_TIME, bucket_open, complete
 from marketdata_assets.domain.calendar import calendar_of, microseconds
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import (
@@ -199,13 +199,14 @@ def test_slots_are_the_buckets_that_touch_regular_hours(
 
 
 @given(some_days, st.integers(0, 40), timeframes, calendars)
-def test_a_slot_is_due_when_its_bar_has_closed(
+@example(date(2001, 1, 1), 17, Timeframe.D1, XNYS)  # after 20:00 in New York, where the day is over
+def test_a_slot_is_due_when_its_bar_is_complete(
     day: date, hours: int, timeframe: Timeframe, calendar: TradingCalendar
 ) -> None:
     span = days_window(calendar, day, day + timedelta(days=6))
     now = span.start + timedelta(hours=4 * hours, minutes=7)
     every = pl.DataFrame({"time": expected_slots(timeframe, span, calendar, LATER).opens}).cast(UTC_TIME)
-    due = every.filter(bucket_close(pl.col("time"), timeframe, calendar) <= now)
+    due = complete(every, timeframe, calendar, now)
     assert times(expected_slots(timeframe, span, calendar, now)) == due["time"].to_list()
 
 

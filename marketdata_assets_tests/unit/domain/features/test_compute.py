@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -25,6 +25,7 @@ from marketdata_assets.domain.features.compute import compute_features
 from marketdata_assets.domain.gaps import GAP_SCHEMA
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets_tests.examples import examples
 from marketdata_assets_tests.unit.domain.features.walks import (
     CRYPTO,
     OF_PRICE,
@@ -309,7 +310,7 @@ CLOSED = [
     ),
     timeframe=st.sampled_from([Timeframe.H1, Timeframe.D1]),
 )
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_a_bar_on_a_closed_day_is_no_session_of_relative_volume(
     strays: list[tuple[date, int]], timeframe: Timeframe
 ) -> None:

@@ -78,11 +78,13 @@ def gap(series: Series, start: str | datetime, end: str | datetime) -> pl.DataFr
     )
 
 
-def differences(found: pl.DataFrame, wanted: pl.DataFrame, price: float = 100.0) -> list[str]:
-    """Where two computations of the same rows differ by more than 1e-9; MACD and slope relative to the price."""
+def differences(
+    found: pl.DataFrame, wanted: pl.DataFrame, price: float = 100.0, columns: Sequence[str] = VALUES
+) -> list[str]:
+    """Where ``columns`` of two computations of the same rows differ by more than 1e-9; MACD and slope relative to the price."""
     assert found.select("symbol", "timeframe", "time").equals(wanted.select("symbol", "timeframe", "time"))
     wrong = [] if found["gap_in_window"].equals(wanted["gap_in_window"]) else ["gap_in_window"]
-    for name in VALUES:
+    for name in columns:
         one, other = (frame[name].cast(pl.Float64) for frame in (found, wanted))
         if not one.is_null().equals(other.is_null()):
             wrong.append(f"{name}: nulls")
