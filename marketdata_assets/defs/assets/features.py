@@ -20,8 +20,7 @@ from pydantic import Field
 from marketdata_assets.defs.assets.feature_chart import feature_chart
 from marketdata_assets.defs.assets.picture import markdown_image
 from marketdata_assets.defs.assets.presentation import FEATURES_FRESHNESS, OWNERS
-from marketdata_assets.defs.instance.internals import add_partition_metadata
-from marketdata_assets.defs.resources.io_manager import table_metadata
+from marketdata_assets.defs.resources.io_manager import RunMetadata, table_metadata
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.defs.run_totals import SeriesTotals
 from marketdata_assets.domain.series import Series
@@ -72,7 +71,7 @@ def features_asset(partitions: MultiPartitionsDefinition, *, earliest: date) -> 
 
 def _batches(
     context: AssetExecutionContext, earliest: date, postgres: PostgresResource, *, force: bool
-) -> Iterator[FeatureBatch]:
+) -> Iterator[FeatureBatch | RunMetadata]:
     keys = context.partition_keys
     with postgres.database() as database:
         plan = plan_features(database, keys, now=datetime.now(UTC), earliest=earliest, force=force)
@@ -86,7 +85,7 @@ def _batches(
         series_up_to_date=report.series_up_to_date,
         partitions_blocked=len(report.blocked),
     )
-    add_partition_metadata(context, {keys[-1]: totals.to_metadata()})
+    yield RunMetadata(totals.to_metadata())
     yield FeatureBatch(shown=partial(_shown, report))
 
 

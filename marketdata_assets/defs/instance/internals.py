@@ -52,6 +52,7 @@ __all__ = [
     "WorkerStatus",
     "add_partition_metadata",
     "is_storage_retry",
+    "latest_partition",
     "launched_here",
     "next_tick",
     "open_instance_of_commands",
@@ -187,6 +188,16 @@ def add_partition_metadata(
         handle = AssetMetadataHandle(asset_key=context.asset_key, partition_key=key)
         collected[handle] = {**collected.get(handle, {}), **values}
     step._metadata_accumulator = OutputMetadataAccumulator(per_output_metadata=collected)  # noqa: SLF001 - same
+
+
+def latest_partition(context: AssetExecutionContext) -> str:
+    """Return the partition of the run whose materialization Dagster writes last, and shows as the asset's latest.
+
+    ``context.partition_keys`` lists the same partitions in another order.
+    """
+    step = context.get_step_execution_context()
+    *_, latest = step.asset_partitions_subset_for_output("result").get_partition_keys()
+    return str(latest)
 
 
 def record_only(context: OutputContext, keys: Collection[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
@@ -55,6 +56,13 @@ COLUMNS = "columns"
 """Input metadata: which columns to read; default all."""
 
 
+@dataclass(frozen=True)
+class RunMetadata:
+    """Metadata of a run, among the batches that an asset yields: Dagster shows it with the latest partition."""
+
+    values: Mapping[str, object]
+
+
 class PostgresIOManager(ConfigurableIOManager):
     """Stores what an asset returns in the table of the asset's name.
 
@@ -90,9 +98,11 @@ class PostgresIOManager(ConfigurableIOManager):
     def _record_partitions(
         self, context: OutputContext, database: Database, table: Table, written: _Written
     ) -> None:
-        keys = [key for key in context.asset_partition_keys if key not in written.unrecorded]
         if written.unrecorded:
-            record_only(context, keys)
+            record_only(
+                context, [key for key in context.asset_partition_keys if key not in written.unrecorded]
+            )
+        keys = context.asset_partition_keys
         rows = _partition_rows(database, table, keys)
         metadata: dict[str, dict[str, object]] = {
             key: {ROW_COUNT: rows.get(key, 0)}
@@ -102,7 +112,7 @@ class PostgresIOManager(ConfigurableIOManager):
         # What holds for the run stands with one partition alone, since the event log keeps the metadata of each.
         # Dagster writes their events in this order, and shows the last as the asset's latest materialization.
         latest = keys[-1]
-        metadata[latest] |= written.metadata(table)
+        metadata[latest] |= written.metadata(table) | written.of_run
         if written.shown is not None:
             metadata[latest] |= written.shown(parse_key(latest)[1])
         add_partition_metadata(context, metadata)
@@ -129,15 +139,18 @@ class _Written:
     def __init__(self, database: Database) -> None:
         self.blocked: dict[str, str] = {}
         self.unrecorded: set[str] = set()
+        self.of_run: dict[str, object] = {}
         self.shown: Callable[[Series], Mapping[str, object]] | None = None
         self._database = database
         self._bars = MergeCounts()
         self._quarantined = 0
         self._features = ReplaceCounts()
 
-    def add(self, batch: BarBatch | FeatureBatch) -> None:
-        """Commit ``batch``."""
-        if isinstance(batch, BarBatch):
+    def add(self, batch: BarBatch | FeatureBatch | RunMetadata) -> None:
+        """Commit ``batch``, or keep the metadata of the run."""
+        if isinstance(batch, RunMetadata):
+            self.of_run |= batch.values
+        elif isinstance(batch, BarBatch):
             self._bars += write_batch(self._database, batch)
             self._quarantined += batch.quarantined.height
             self.unrecorded |= set(batch.unrecorded)
@@ -168,8 +181,8 @@ def _partition_rows(database: Database, table: Table, keys: Sequence[str]) -> di
     }
 
 
-def _batches(obj: object) -> Iterator[BarBatch | FeatureBatch]:
-    if isinstance(obj, BarBatch | FeatureBatch):
+def _batches(obj: object) -> Iterator[BarBatch | FeatureBatch | RunMetadata]:
+    if isinstance(obj, BarBatch | FeatureBatch | RunMetadata):
         yield obj
     elif isinstance(obj, pl.DataFrame):
         yield BarBatch(obj)
