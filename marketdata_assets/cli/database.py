@@ -1,6 +1,6 @@
 """``marketdata db …`` and ``marketdata migrate``: the market database from the command line.
 
-Belongs here: arguments and what is printed. Does not belong here: how a server lives (``storage``).
+Belongs here: arguments and output. Does not belong here: the management of a server (``storage``).
 Errors are raised as :class:`MarketDataError`; the command line's entry point prints them.
 """
 
@@ -32,7 +32,7 @@ def start(*, as_json: JsonObject = False) -> None:
     """Start the embedded server, creating it on first use. Does nothing if it is already running."""
     from marketdata_assets.storage.connection import redacted
 
-    server = _embedded(load_settings())
+    server = _require_embedded(load_settings())
     url = redacted(server.ensure_running())
     typer.echo(json.dumps(_facts(server.status())) if as_json else f"running: {url}")
 
@@ -40,7 +40,7 @@ def start(*, as_json: JsonObject = False) -> None:
 @app.command(epilog="Example: marketdata db stop")
 def stop(*, as_json: JsonObject = False) -> None:
     """Stop the embedded server and end its sessions. The data stay."""
-    server = _embedded(load_settings())
+    server = _require_embedded(load_settings())
     was_running = server.stop()
     if as_json:
         typer.echo(json.dumps({**_facts(server.status()), "was_running": was_running}))
@@ -95,7 +95,7 @@ def url(
     found = resolve_database_url(load_settings())
     typer.echo(found if show_password else redacted(found))
     if not show_password:
-        typer.echo("the password is left out; --show-password prints it", err=True)
+        typer.echo("the password is left out: --show-password prints it", err=True)
 
 
 @app.command(epilog="Example: marketdata db dump marketdata.dump")
@@ -174,12 +174,10 @@ def _facts(found: ServerStatus) -> dict[str, object]:
     }
 
 
-def _embedded(settings: Settings) -> EmbeddedServer:
+def _require_embedded(settings: Settings) -> EmbeddedServer:
     from marketdata_assets.storage.embedded import EmbeddedServer
 
     if settings.database_url is not None:
-        message = (
-            "DATABASE_URL is set, so the server is not ours to start or stop: unset it, or manage that server"
-        )
+        message = "DATABASE_URL is set, so this command does not manage the server: unset it, or manage that server yourself"
         raise ConfigurationError(message)
     return EmbeddedServer(settings.home)

@@ -1,4 +1,4 @@
-"""``marketdata keys …``: who may use the HTTP API from elsewhere, and who may change what is collected."""
+"""``marketdata keys …``: the keys that allow programs to use the HTTP API from elsewhere or to change tracked symbols."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def list_(
         keys = list_keys(store.database)
     rows = [
         {
-            "name": one.name,
-            "scope": one.scope.value,
-            "created_at": one.created_at.isoformat(),
-            "revoked_at": one.revoked_at.isoformat() if one.revoked_at else None,
+            "name": key.name,
+            "scope": key.scope.value,
+            "created_at": key.created_at.isoformat(),
+            "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
         }
-        for one in keys
+        for key in keys
     ]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -72,7 +72,7 @@ def list_(
         ended = f"revoked {row['revoked_at']}" if row["revoked_at"] else "works"
         typer.echo(f"{row['name']}\t{row['scope']}\tcreated {row['created_at']}\t{ended}")
     if not rows:
-        typer.echo("no key yet: `marketdata keys create NAME` makes one", err=True)
+        typer.echo("no keys yet: `marketdata keys create NAME` creates one", err=True)
 
 
 @app.command(epilog="Example: marketdata keys revoke notebook")

@@ -1,4 +1,4 @@
-"""Options that several commands take, as types of their parameters."""
+"""The options that several commands share, as types of their parameters."""
 
 from __future__ import annotations
 

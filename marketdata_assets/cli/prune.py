@@ -1,4 +1,4 @@
-"""``marketdata prune``: remove bars that are older than their timeframe is kept."""
+"""``marketdata prune``: remove bars that are older than the retention of their timeframe."""
 
 from __future__ import annotations
 
@@ -55,26 +55,26 @@ def prune(
 
     with open_store() as store:
         require_right_clock(store.database)
-        first_kept = first_kept_days(_chosen(store.settings, timeframes, older_than), datetime.now(UTC))
+        first_kept = first_kept_days(_choose_days(store.settings, timeframes, older_than), datetime.now(UTC))
         pruned = prunable(store.database, first_kept) if dry_run else remove(store.database, first_kept)
     if as_json:
-        typer.echo(json.dumps([{**_facts(one), "dry_run": dry_run} for one in pruned], indent=2))
+        typer.echo(json.dumps([{**_facts(removed), "dry_run": dry_run} for removed in pruned], indent=2))
         return
-    for one in pruned:
-        typer.echo(_line(one, dry_run=dry_run))
+    for removed in pruned:
+        typer.echo(_line(removed, dry_run=dry_run))
 
 
-def _chosen(settings: Settings, timeframes: str | None, older_than: int | None) -> Mapping[Timeframe, int]:
+def _choose_days(
+    settings: Settings, timeframes: str | None, older_than: int | None
+) -> Mapping[Timeframe, int]:
     kept = settings.retention or DEFAULT_RETENTION
     chosen = tuple(kept) if timeframes is None else parse_timeframes(timeframes)
     if older_than is not None:
         return dict.fromkeys(chosen, kept_days(older_than))
-    if unlimited := [one.value for one in chosen if one not in kept]:
-        message = (
-            f"{unlimited[0]} bars are kept for ever: give --older-than DAYS, or set MARKETDATA_RETENTION"
-        )
+    if unlimited := [timeframe.value for timeframe in chosen if timeframe not in kept]:
+        message = f"{unlimited[0]} bars are kept forever: give --older-than DAYS, or set MARKETDATA_RETENTION"
         raise ConfigurationError(message)
-    return {one: kept[one] for one in chosen}
+    return {timeframe: kept[timeframe] for timeframe in chosen}
 
 
 def _facts(pruned: Pruned) -> dict[str, object]:

@@ -36,11 +36,11 @@ def serve(
     serve other machines, put a proxy with TLS in front. Behind any proxy use --require-key, because requests through
     a proxy on this machine look local.
     """
-    # Answers are small and several at a time: threads within one would only wait for those of another.
+    # Responses are small and made several at a time: Polars' threads would only compete with each other.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     from marketdata_assets.cli.session import open_store
 
-    with open_store():  # migrated once, before several processes look at it
+    with open_store():  # migrates once, before several processes open the store
         pass
     _require_free(host, port)
     from marketdata_assets.api.server import ServeOptions

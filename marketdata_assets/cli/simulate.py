@@ -1,4 +1,4 @@
-"""``marketdata simulate``: a vendor on this machine, to build and test against without a key."""
+"""``marketdata simulate``: a simulated vendor on this machine, for development and tests without a key."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def simulate(
     Options of a fault: rate (share of requests or bars hit), ticker, start and end (UTC), skip and count (requests),
     active_from and active_until (seconds), status, retry_after, body, seconds, variant, returns_after (requests).
     """
-    # Imported here: NumPy, Polars and the server cost a second that `marketdata --help` need not pay.
+    # Imported here, because NumPy, Polars and the server take a second that `marketdata --help` does not need.
     from marketdata_assets.simulator import (
         RunningSimulator,
         SimulatorConfig,

@@ -1,4 +1,4 @@
-"""``marketdata symbols …``: what is collected, and in which timeframes."""
+"""``marketdata symbols …``: the tracked symbols and their timeframes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.symbols import TrackedSymbol, WantedSymbol
 
 _NAMED: Final = 5
-"""Symbols that one line names."""
+"""The most symbols that one line names."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,18 +64,20 @@ def list_(
         _print_json(tracked)
     elif not out.is_terminal:
         typer.echo("symbol\tclass\ttimeframes\tname")
-        for one in tracked:
-            typer.echo("\t".join((one.symbol, one.asset_class, ",".join(one.timeframes), one.name or "")))
+        for symbol in tracked:
+            typer.echo(
+                "\t".join((symbol.symbol, symbol.asset_class, ",".join(symbol.timeframes), symbol.name or ""))
+            )
     else:
         table = Table("symbol", "class", "timeframes", "vendor ticker", "calendar", "name")
-        for one in tracked:
+        for symbol in tracked:
             table.add_row(
-                one.symbol if one.active else f"[dim]{one.symbol} (inactive)[/dim]",
-                one.asset_class,
-                " ".join(one.timeframes),
-                one.vendor_ticker,
-                one.calendar,
-                one.name or "",
+                symbol.symbol if symbol.active else f"[dim]{symbol.symbol} (inactive)[/dim]",
+                symbol.asset_class,
+                " ".join(symbol.timeframes),
+                symbol.vendor_ticker,
+                symbol.calendar,
+                symbol.name or "",
             )
         out.print(table)
     if not tracked and not as_json:
@@ -171,8 +173,8 @@ def deactivate(
     if as_json:
         _print_json(stopped)
         return
-    for one in stopped:
-        typer.echo(f"{one.symbol}: no longer collected")
+    for tracked in stopped:
+        typer.echo(f"{tracked.symbol}: no longer collected")
 
 
 @app.command(epilog="Example: marketdata symbols clear")
@@ -225,7 +227,7 @@ def import_(
 
 
 def find_line(lines: Sequence[tuple[int, WantedSymbol | TrackedSymbol]], symbol: str) -> int:
-    """Return the number of the line of ``symbol``: the one that spells it so, else one that has its letters."""
+    """Return the number of the line of ``symbol``: the line with that spelling, else one with other capitals."""
     for line, wanted in lines:
         if wanted.symbol == symbol:
             return line
@@ -233,13 +235,13 @@ def find_line(lines: Sequence[tuple[int, WantedSymbol | TrackedSymbol]], symbol:
 
 
 def option_for(error: DoubtfulSymbolError, given_class: AssetClass | None) -> str:
-    """Return the beginning of a remedy, that an option names the class which ``error`` asks about; else nothing."""
+    """Return the part of a remedy that names the option for an index, if ``error`` may be about one; else nothing."""
     is_without_class = given_class is None and is_index(error.symbol)
     return "`--class index` tracks the index, " if is_without_class else ""
 
 
 def _parse_symbols(texts: Iterable[str]) -> list[str]:
-    """The symbols of arguments that may each be a list with commas, as they are written, each of them once."""
+    """Return the symbols of ``texts``, each of which may be a list with commas, in order and without duplicates."""
     names = [parse_symbol(name) for text in texts for name in text.replace(",", " ").split() or [text]]
     return list(dict.fromkeys(names))
 
@@ -251,15 +253,15 @@ def _write(
 
     tracked = add_symbols(store.database, wanted, is_careful=is_careful)
     if as_json:
-        _print_json(one for one, _ in tracked)
+        _print_json(symbol for symbol, _ in tracked)
         return
-    for one, outcome in tracked:
+    for symbol, outcome in tracked:
         if outcome is not Outcome.UNCHANGED:
-            typer.echo(f"tracked: {one.symbol} ({one.asset_class})")
-    unchanged = [one.symbol for one, outcome in tracked if outcome is Outcome.UNCHANGED]
+            typer.echo(f"tracked: {symbol.symbol} ({symbol.asset_class})")
+    unchanged = [symbol.symbol for symbol, outcome in tracked if outcome is Outcome.UNCHANGED]
     if unchanged:
-        typer.echo(f"already tracked so: {name_first(unchanged, _NAMED)}", err=True)
+        typer.echo(f"already tracked like this: {name_first(unchanged, _NAMED)}", err=True)
 
 
 def _print_json(symbols: Iterable[TrackedSymbol]) -> None:
-    typer.echo(json.dumps([one.facts for one in symbols], indent=2))
+    typer.echo(json.dumps([symbol.facts for symbol in symbols], indent=2))

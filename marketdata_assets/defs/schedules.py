@@ -35,7 +35,7 @@ from marketdata_assets.domain.ranges import feature_runs, range_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.domain.upkeep import INTRADAY, nightly_days, traded_day
+from marketdata_assets.domain.upkeep import INTRADAY, daily_run_days, traded_day
 from marketdata_assets.pipeline.adjusted import symbols_without_splits
 from marketdata_assets.pipeline.idle import stale_days
 from marketdata_assets.storage.connection import Database
@@ -116,7 +116,7 @@ def bars_schedule() -> ScheduleDefinition:
             lagging = requested_until(database, series)
         now = context.scheduled_execution_time.astimezone(UTC)
         start = load_settings().start
-        days = nightly_days(collected, now, earliest=start, requested_until=lagging)
+        days = daily_run_days(collected, now, earliest=start, requested_until=lagging)
         if days is None:
             return SkipReason(f"yesterday lies before MARKETDATA_START, {start}: nothing to bring")
         run = Rectangle(days.first, days.last, series)

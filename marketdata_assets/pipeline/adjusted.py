@@ -13,7 +13,7 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.weeks import adjust_weeks, divided_weeks, refusal
-from marketdata_assets.storage.actions import read_splits, unchecked
+from marketdata_assets.storage.actions import find_unfetched, read_splits
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.symbols import asset_classes
 from marketdata_assets.storage.tables import OHLCV
@@ -120,4 +120,4 @@ def symbols_without_splits(database: Database, series: Iterable[Series]) -> list
     classes = asset_classes(database)
     symbols = dict.fromkeys(one.symbol for one in series)
     splitting = [one for one in symbols if one in classes and classes[one].can_split]
-    return unchecked(database, ActionKind.SPLITS, splitting)
+    return find_unfetched(database, ActionKind.SPLITS, splitting)

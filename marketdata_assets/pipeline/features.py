@@ -24,7 +24,7 @@ from marketdata_assets.domain.features.plan import (
     windows_from_first_bar,
 )
 from marketdata_assets.domain.gaps import LOSSES
-from marketdata_assets.domain.gates import within
+from marketdata_assets.domain.gates import select_within
 from marketdata_assets.domain.series import Series, by_market
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
@@ -167,9 +167,9 @@ def _compute_chunk(
     unknown = slots_of(refused, timeframe)
     gaps = list_gaps(database, windows_from_first_bar(chunk, bars), LOSSES).select(_GAP)
     lost = pl.concat([gaps, *(as_gaps(slots, timeframe, calendar) for slots in (broken, unknown))])
-    features = leave_out(within(compute_features(bars, calendar, lost), chunk), plan.failing, calendar)
+    features = leave_out(select_within(compute_features(bars, calendar, lost), chunk), plan.failing, calendar)
     report.add(bars, features)
-    refusals = plan.refuse(within(unknown, chunk), calendar)
+    refusals = plan.refuse(select_within(unknown, chunk), calendar)
     report.notices += refusals.notices
     report.blocked |= refusals.blocked
     yield FeatureBatch(

@@ -15,7 +15,7 @@ from marketdata_assets.domain.freshness import (
     Known,
     due,
     evidence_window,
-    is_final,
+    is_decided,
     judge_freshness,
     last_daily_run,
 )
@@ -71,7 +71,7 @@ def freshness_of(database: Database, now: datetime) -> pl.DataFrame:
     windows = {
         one: evidence_window(one.timeframe, calendar_of(classes[one]), now)
         for one, each in known.items()
-        if not is_final(each, last[one])
+        if not is_decided(each, last[one])
     }
     stored = _read_in_chunks(database, windows)
     requested = read_requested(database, windows)

@@ -39,11 +39,11 @@ from marketdata_assets.storage.gaps import (
     database_time,
     exclusive_scan,
     first_bars,
+    nearest_scanned_days,
     read_gaps,
-    read_rejected,
+    read_quarantined_rows,
     read_requested,
     read_stored_bars,
-    scanned_around,
     write_gaps,
 )
 from marketdata_assets.storage.merge import MergeCounts
@@ -168,12 +168,12 @@ def plan_chunks(
 
 def load_context(database: Database, chunk: ScanChunk, now: datetime) -> GapContext:
     """Read what is known and stored of the series of ``chunk``, in their windows and as far around as is evidence."""
-    scanned = scanned_around(database, chunk.days, chunk.evidence.days)
+    scanned = nearest_scanned_days(database, chunk.days, chunk.evidence.days)
     around = widen_to_evidence(chunk, scanned, read_gaps(database, chunk.windows))
     known = read_gaps(database, around)
     around = widen_to_gaps(chunk, around, known)
     stored = read_stored_bars(database, around)
-    rejected = read_rejected(database, around)
+    rejected = read_quarantined_rows(database, around)
     slots = slots_to_scan(
         chunk,
         around,

@@ -15,7 +15,14 @@ from marketdata_assets.domain.bars import KEY
 from marketdata_assets.domain.calendar import WEEK, calendar_of
 from marketdata_assets.domain.features.columns import FIRST_ROW
 from marketdata_assets.domain.gaps import LOSSES
-from marketdata_assets.domain.gates import FAULT_SCHEMA, gappy, incomplete, invalid, of_buckets_within, within
+from marketdata_assets.domain.gates import (
+    FAULT_SCHEMA,
+    find_gappy,
+    find_incomplete,
+    find_invalid,
+    select_buckets_within,
+    select_within,
+)
 from marketdata_assets.domain.series import by_market
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.bars import read_rows
@@ -123,7 +130,7 @@ def blocked_since(database: Database, series: Collection[Series], earliest: date
 
 def invalid_in(stretch: Stretch) -> pl.DataFrame:
     """The faults (``FAULT_SCHEMA``) for which ``ohlcv_valid`` holds partitions of ``stretch`` back."""
-    return invalid(stretch.bars, stretch.quarantined, stretch.timeframe, stretch.asset_class)
+    return find_invalid(stretch.bars, stretch.quarantined, stretch.timeframe, stretch.asset_class)
 
 
 def gappy_in(database: Database, windows: Mapping[Series, Window], gaps: pl.DataFrame) -> pl.DataFrame:
@@ -134,7 +141,7 @@ def gappy_in(database: Database, windows: Mapping[Series, Window], gaps: pl.Data
     Raises:
         ConfigurationError: A series is not tracked.
     """
-    return gappy(gaps, windows, _classes(database, windows))
+    return find_gappy(gaps, windows, _classes(database, windows))
 
 
 def stretches(
@@ -160,9 +167,9 @@ def stretches(
                 timeframe,
                 asset_class,
                 chunk,
-                bars=within(context, chunk) if lookback_bars else context,
+                bars=select_within(context, chunk) if lookback_bars else context,
                 context=context,
-                quarantined=of_buckets_within(
+                quarantined=select_buckets_within(
                     read_quarantined(database, timeframe, chunk), chunk, timeframe, calendar_of(asset_class)
                 ),
             )
@@ -210,7 +217,7 @@ def incomplete_in(database: Database, stretch: Stretch) -> pl.DataFrame:
         columns=[*KEY, *FIRST_ROW, "gap_in_window"],
     )
     before = bars_before(database, stretch.windows, max(FIRST_ROW.values()))
-    return incomplete(stretch.bars, features, before, calendar_of(stretch.asset_class))
+    return find_incomplete(stretch.bars, features, before, calendar_of(stretch.asset_class))
 
 
 def _classes(database: Database, series: Iterable[Series]) -> dict[str, AssetClass]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from marketdata_assets.domain.monitoring import StaleSeries, Vitals
 from marketdata_assets.pipeline.freshness import freshness_of, stale_rows
 from marketdata_assets.storage.monitoring import (
+    count_losses,
     disk_of,
     failed_fetches,
-    lost_gaps,
     slow_queries,
     vendor_use,
 )
@@ -45,7 +45,7 @@ def vitals(
         slow=slow_queries(database),
         disk=disk_of(settings),
         failed_fetches=tuple(failed_fetches(database, now)),
-        gaps=lost_gaps(database),
+        gaps=count_losses(database),
         runs=runs,
     )
 

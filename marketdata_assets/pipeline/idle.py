@@ -17,7 +17,7 @@ from marketdata_assets.pipeline.scans import series_to_scan
 from marketdata_assets.polygon.planner import plan
 from marketdata_assets.storage.actions import stale_at
 from marketdata_assets.storage.bars import covered_without_bars, read_coverage
-from marketdata_assets.storage.completeness import MATRIX_SCHEMA, active_series, read_matrix, summed_matrix
+from marketdata_assets.storage.completeness import MATRIX_SCHEMA, active_series, read_matrix, sum_matrix
 from marketdata_assets.storage.dagster_tables import (
     are_dagsters_tables_here,
     has_unfinished_runs,
@@ -94,7 +94,7 @@ def scans_are_current(database: Database, rectangle: Rectangle, *, now: datetime
 def matrix_is_current(database: Database, today: date) -> bool:
     """Whether a run of ``completeness_matrix`` on ``today`` would write what is stored already."""
     stored = read_matrix(database)
-    sums = summed_matrix(database, today)
+    sums = sum_matrix(database, today)
     columns = MATRIX_SCHEMA.names()
     return stored.select(columns).equals(sums.select(columns))
 

@@ -18,11 +18,11 @@ from marketdata_assets.domain.bars import (
     PAGE_SCHEMA,
     QUARANTINE_SCHEMA,
     bucket_close,
-    complete,
+    keep_closed,
     screen,
 )
 from marketdata_assets.domain.calendar import calendar_of, sunday_of
-from marketdata_assets.domain.coverage import CORRECTION_SESSIONS, answered_windows, history_begins
+from marketdata_assets.domain.coverage import CORRECTION_SESSIONS, answered_windows, start_of_history
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import Series
@@ -286,12 +286,12 @@ class Ingest:
         _forget_pages(progress)
         first = screened.bars["time"].min()
         if isinstance(first, datetime):
-            self._has_begun(request.symbol, request.base, history_begins(first, calendar))
+            self._has_begun(request.symbol, request.base, start_of_history(first, calendar))
         answered = answered_windows(
             window,
             screened=screened,
-            begins=self._begins.get((request.symbol, request.base)),
-            settled=calendar.final_before(self._now, CORRECTION_SESSIONS),
+            history_start=self._begins.get((request.symbol, request.base)),
+            final_before=calendar.final_before(self._now, CORRECTION_SESSIONS),
             calendar=calendar,
         )
         timeframes = progress.fetch.timeframes
@@ -320,7 +320,7 @@ class Ingest:
         calendar: TradingCalendar,
     ) -> None:
         timeframe = series.timeframe
-        rolled = complete(roll_up(base, timeframe, calendar), timeframe, calendar, self._now)
+        rolled = keep_closed(roll_up(base, timeframe, calendar), timeframe, calendar, self._now)
         whole = rolled.filter(
             pl.col("time") >= window.start,
             bucket_close(pl.col("time"), timeframe, calendar) <= window.end,

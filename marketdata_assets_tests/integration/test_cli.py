@@ -390,7 +390,7 @@ def test_an_empty_universe_takes_what_is_added_as_it_is_written(run_marketdata: 
         "tracked: BACpL (stock)\ntracked: BACPL (stock)\ntracked: NFLX (stock)\n"
     )
     assert run_marketdata("symbols", "add", "BRK-B", "--yes").stdout == "tracked: BRK-B (stock)\n"
-    assert run_marketdata("symbols", "add", "nflx").stderr == "already tracked so: NFLX\n"
+    assert run_marketdata("symbols", "add", "nflx").stderr == "already tracked like this: NFLX\n"
     one_line(run_marketdata("symbols", "deactivate", "bacpl"), 2, "bacpl may be BACPL or BACpL")
     assert run_marketdata("symbols", "deactivate", "BACpL", "nflx").stdout == (
         "BACpL: no longer collected\nNFLX: no longer collected\n"
@@ -481,13 +481,13 @@ def test_a_page_of_the_matrix_replaces_the_old_one_or_leaves_it(run_marketdata: 
         run_marketdata("matrix", "--html", "nowhere/page.html"),
         2,
         "nowhere/page.html",
-        "nowhere is no folder",
+        "nowhere is not a folder",
     )
     one_line(
         run_marketdata("matrix", "--html", "folder"),
         2,
         "folder cannot be written",
-        "no plain file",
+        "not a regular file",
         "give a file",
     )
     one_line(run_marketdata("matrix", "--html", f"{'x' * 300}.html"), 2, "cannot be written")
@@ -503,7 +503,7 @@ def test_a_backfill_that_cannot_start_changes_nothing(run: Run, database: Databa
     wider = ("backfill", "--symbols", "AAPL", "--timeframes", "5m", *WEEK)
     one_line(run(*wider, POLYGON_API_KEY=None), 2, "no API key")
     nowhere = tmp_path / "nowhere" / "summary.json"
-    one_line(run(*wider, "--json", str(nowhere)), 2, "--json", "nowhere is no folder")
+    one_line(run(*wider, "--json", str(nowhere)), 2, "--json", "nowhere is not a folder")
     one_line(run(*wider, "--json", "summary.json", POLYGON_API_KEY=None), 2, "no API key")
     assert not (tmp_path / "summary.json").exists()
     assert database.read_frame("select * from tracked_symbols order by symbol").equals(before)

@@ -185,7 +185,7 @@ def test_the_doctor_lists_what_is_of_the_future_and_removes_it_once(
     run_marketdata: Run, database: Database
 ) -> None:
     clean = run_marketdata("doctor")
-    assert (clean.returncode, clean.stdout) == (0, "nothing is recorded of days that have not come\n")
+    assert (clean.returncode, clean.stdout) == (0, "nothing is recorded for future days\n")
     spoil(database)
     before = totals(database)
     looked = run_marketdata("doctor", "--json")
@@ -194,7 +194,9 @@ def test_the_doctor_lists_what_is_of_the_future_and_removes_it_once(
     assert {one["removed"] for one in json.loads(looked.stdout)} == {False}
     said = run_marketdata("doctor")
     assert said.returncode == 1
-    assert "coverage: found 2 series with days that are recorded as answered" in said.stdout.splitlines()
+    assert (
+        "coverage: found 2 series with future days that are recorded as answered" in said.stdout.splitlines()
+    )
     assert said.stdout.splitlines()[-1] == "remove it with: marketdata doctor --repair"
     assert totals(database) == before
     repaired = run_marketdata("doctor", "--repair", "--json")
@@ -213,7 +215,7 @@ def test_the_doctor_lists_what_is_of_the_future_and_removes_it_once(
     kept = database.read_frame("select distinct covered::text as covered from coverage").to_series().to_list()
     assert len(kept) == 1
     assert "2024-01-01" in kept[0]
-    assert run_marketdata("doctor", "--repair").stdout == "nothing is recorded of days that have not come\n"
+    assert run_marketdata("doctor", "--repair").stdout == "nothing is recorded for future days\n"
 
 
 def test_a_second_removal_finds_nothing(database_url: str) -> None:

@@ -450,7 +450,7 @@ def test_what_is_held_back_is_not_incomplete(platform: Platform) -> None:
     assert blocked_since(platform.database, series, FIRST).rows() == [invalid, lost]
     (line,) = blocked_lines(blocked_since(platform.database, series, FIRST))
     assert line.startswith(
-        "2 days without features, held back: 1 by no_gaps (`marketdata gaps --start 2023-07-05`"
+        "2 days without features, blocked: 1 by no_gaps (`marketdata gaps --start 2023-07-05`"
     )
     assert "; 1 by ohlcv_valid (" in line
 

@@ -116,7 +116,7 @@ def test_bars_become_a_picture(run_marketdata: RunCommand, tmp_path: Path) -> No
         "bars", "BTC-USD", "1m", "--start", "2023-01-02", "--end", "2023-01-02", "--plot", "none.png"
     )
     assert empty.returncode == 1
-    assert b"no bar of BTC-USD:1m" in empty.stderr
+    assert b"no bars of BTC-USD:1m" in empty.stderr
     assert not (tmp_path / "none.png").exists()
 
 
@@ -174,7 +174,7 @@ def test_a_new_store_is_made_before_it_is_looked_into(run_marketdata: RunCommand
     database.transaction(lambda session: session.execute("drop schema public cascade; create schema public"))
     done = run_marketdata("bars", "AAPL", "1d", "--raw")
     assert done.returncode == 0, done.stderr
-    assert b"no bar of AAPL:1d" in done.stderr
+    assert b"no bars of AAPL:1d" in done.stderr
 
 
 @pytest.mark.usefixtures("stored")
@@ -190,7 +190,7 @@ def test_what_cannot_be_shown_is_one_line(
         (("AAPL", "1m", "--format", "parquet"), "give -o FILE.parquet"),
         (("AAPL", "1m", "--json", "--format", "csv"), "exclude each other"),
         (("AAPL", "1m", "--as-of", "soon"), "--as-of 'soon'"),
-        (("AAPL", "1m", "-o", "nowhere/bars.csv"), "nowhere is no folder"),
+        (("AAPL", "1m", "-o", "nowhere/bars.csv"), "nowhere is not a folder"),
         (("AAPL", "1m", "--raw", "--as-of", "2024-01-02"), "leave one of them out"),
         (("AAPL", "1m", "--start", "2024-01-02T14:30"), "--start 2024-01-02T14:30 has no time zone"),
         (("BTC-USD", "1m", "--regular-hours"), "crypto trades at all hours"),
@@ -200,7 +200,7 @@ def test_what_cannot_be_shown_is_one_line(
         (("AAPL", "1m", "--plot", "a.png", "-o", "a.csv"), "run it twice"),
         (("AAPL", "1m", "--plot", "a.png", "--json"), "run it twice"),
         (("AAPL", "1m", "--plot", "a.jpg"), "end the name with .png"),
-        (("AAPL", "1m", "-o", "a.xlsx"), "nothing writes .xlsx"),
+        (("AAPL", "1m", "-o", "a.xlsx"), "unknown format .xlsx"),
     ):
         done = run_marketdata("bars", *arguments)
         assert done.returncode == 2, (arguments, done.stderr)
@@ -258,7 +258,7 @@ def test_the_status_begins_with_what_needs_attention(
     attention = [line.strip() for line in shown.partition("Runs\n")[0].splitlines()]
     assert attention[1].startswith("1. the vendor refuses requests: 5 of 5")
     assert attention[3].startswith("2. nothing runs by itself")
-    assert attention[5].startswith("3. minutes of 1 symbol did not come: AAPL:1m from 2023-07-03")
+    assert attention[5].startswith("3. minutes of 1 symbol did not arrive: AAPL:1m from 2023-07-03")
     assert attention[7].startswith("4. 1 series not fresh: AAPL:1m: newest bar 2024-01-02 14:59 UTC")
     assert "today 5 requests, 5 refused with 429, 1 windows failed" in shown
     assert f"{30 + 5:,} rows" in shown
@@ -285,7 +285,10 @@ def test_gaps_does_not_list_presets_that_were_never_chosen(
 ) -> None:
     monkeypatch.setattr("marketdata_assets.cli.gaps._scan", lambda *_, **__: None)
     add_universe(database)
-    assert b"never asked for" not in run_marketdata("gaps", *DAY).stderr
-    assert b"2 of 2 series were never asked for" in run_marketdata("gaps", "--symbols", "SPY", *DAY).stderr
+    assert b"never fetched on these days" not in run_marketdata("gaps", *DAY).stderr
+    assert (
+        b"2 of 2 series were never fetched on these days"
+        in run_marketdata("gaps", "--symbols", "SPY", *DAY).stderr
+    )
     add_symbols(database, [WantedSymbol("AAPL")])
-    assert b"2 of 2 series were never asked for" in run_marketdata("gaps", *DAY).stderr
+    assert b"2 of 2 series were never fetched on these days" in run_marketdata("gaps", *DAY).stderr

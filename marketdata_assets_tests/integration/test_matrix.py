@@ -41,7 +41,7 @@ from marketdata_assets.storage.completeness import (
     write_matrix,
 )
 from marketdata_assets.storage.connection import Database
-from marketdata_assets.storage.gaps import list_gaps, lost_gaps, write_gaps
+from marketdata_assets.storage.gaps import list_gaps, list_losses, write_gaps
 from marketdata_assets.storage.merge import merge
 from marketdata_assets.storage.migrations import migrate, sql_folder
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols, deactivate, set_timeframes
@@ -279,14 +279,14 @@ def test_the_largest_lost_gaps_of_what_is_collected(database: Database) -> None:
     gap("SPY:5m", 4, 8, "filled")
     gap("SPY:30m", 1, 7, "open")  # not tracked
     gap("BTC-USD:1d", 1, 4, "open")
-    rows, count = lost_gaps(database, ["SPY", "BTC-USD"], 2)
+    rows, count = list_losses(database, ["SPY", "BTC-USD"], 2)
     assert rows.schema == KNOWN_GAP_SCHEMA
     assert (rows["missing_bars"].to_list(), count) == ([5, 4], 3)
-    assert lost_gaps(database, ["SPY"], 9)[0]["missing_bars"].to_list() == [5, 3]
+    assert list_losses(database, ["SPY"], 9)[0]["missing_bars"].to_list() == [5, 3]
     windows = {Series.parse("SPY:5m"): A_WEEK}
     assert list_gaps(database, windows)["missing_bars"].to_list() == [9, 8, 5, 3]
     assert list_gaps(database, windows, LOSSES)["state"].to_list() == ["unfilled", "open"]
-    none, count = lost_gaps(database, ["QQQ"], 9)
+    none, count = list_losses(database, ["QQQ"], 9)
     assert (none.schema, none.height, count) == (KNOWN_GAP_SCHEMA, 0, 0)
 
 

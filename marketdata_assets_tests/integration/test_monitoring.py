@@ -304,7 +304,7 @@ def prune_minutes(database: Database, until: datetime) -> None:
 
 
 def test_gaps_without_an_explanation_are_summed_up(database: Database) -> None:
-    assert monitoring.lost_gaps(database) is None
+    assert monitoring.count_losses(database) is None
     track(database, "AAPL")
     database.transaction(
         lambda session: session.execute(
@@ -315,7 +315,7 @@ def test_gaps_without_an_explanation_are_summed_up(database: Database) -> None:
             " ('MSFT', '1m', '2023-07-06', '2023-07-06', '2023-07-07', 9, 'open', 2, '')"
         )
     )
-    found = monitoring.lost_gaps(database)
+    found = monitoring.count_losses(database)
     assert found is not None
     assert (found.gaps, found.bars, found.first.day, found.last.day) == (2, 61, 3, 5)
 

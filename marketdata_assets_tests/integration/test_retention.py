@@ -417,7 +417,7 @@ def test_the_command_counts_first_and_then_removes(
     assert {one for _, one, _ in stored(database)} == {"5m", "1h"}
 
     for arguments, said in (
-        (["--timeframes", "1h"], "1h bars are kept for ever"),
+        (["--timeframes", "1h"], "1h bars are kept forever"),
         (["--older-than", "3"], "give 14 or more"),
     ):
         refused = run_in_process(environment, tmp_path, capfd, "prune", *arguments)

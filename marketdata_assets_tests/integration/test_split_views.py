@@ -16,7 +16,7 @@ from psycopg2 import connect as connect_psycopg2  # type: ignore[import-untyped]
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.adjust import SplitError
-from marketdata_assets.domain.gates import outlying
+from marketdata_assets.domain.gates import find_outlying
 from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
@@ -155,7 +155,9 @@ def test_a_listed_split_is_out_of_line_in_no_timeframe(database: Database, with_
     def faults(raw: pl.DataFrame) -> set[str]:
         timeframe = Timeframe(raw["timeframe"][0])
         known, _ = adjusted_as_far_as_known(database, raw, AssetClass.STOCK, as_of=TODAY)
-        return set(outlying(known, {Series("AFL", timeframe): ever}, timeframe, AssetClass.STOCK)["what"])
+        return set(
+            find_outlying(known, {Series("AFL", timeframe): ever}, timeframe, AssetClass.STOCK)["what"]
+        )
 
     assert "range" in faults(weeks)
     assert "volume_high" in faults(days)

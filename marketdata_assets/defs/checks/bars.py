@@ -17,7 +17,7 @@ from dagster import (
 from marketdata_assets.defs.checks.verdict import scope_of, verdict
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.gates import FAULT_SCHEMA, LOST_TO_QUARANTINE, off_grid, outlying
+from marketdata_assets.domain.gates import FAULT_SCHEMA, LOST_TO_QUARANTINE, find_off_grid, find_outlying
 from marketdata_assets.domain.outliers import LOOKBACK, Outlier
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.windows import Window
@@ -95,12 +95,12 @@ def judge_bars(
         if VALID in checks:
             faults[VALID].append(invalid_in(stretch))
         if ON_GRID in checks:
-            faults[ON_GRID].append(off_grid(stretch.bars, timeframe, calendar))
+            faults[ON_GRID].append(find_off_grid(stretch.bars, timeframe, calendar))
         if IN_LINE in checks:
             bars_alike, _ = adjusted_as_far_as_known(
                 database, stretch.context, asset_class, as_of=calendar.local_day(now)
             )
-            faults[IN_LINE].append(outlying(bars_alike, stretch.windows, timeframe, asset_class))
+            faults[IN_LINE].append(find_outlying(bars_alike, stretch.windows, timeframe, asset_class))
     return Judged({name: pl.concat(found) for name, found in faults.items()}, bars, quarantined)
 
 

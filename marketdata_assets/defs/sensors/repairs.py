@@ -27,9 +27,9 @@ from marketdata_assets.domain.partitions import SERIES, Rectangle
 from marketdata_assets.domain.ranges import covering_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import AssetClass, Series
-from marketdata_assets.domain.upkeep import Days, may_ask_again, stretches
+from marketdata_assets.domain.upkeep import Days, may_request_again, merge_days
 from marketdata_assets.storage.symbols import asset_classes
-from marketdata_assets.storage.upkeep import OpenGap, ask_repairs, open_gaps
+from marketdata_assets.storage.upkeep import OpenGap, open_gaps, record_repairs
 
 MAX_REPAIRS: Final = 8
 """Runs that a gap is asked for with: it is closed after two that reached the vendor, so the others have failed."""
@@ -73,7 +73,7 @@ def repair_sensor(clock: Clock = read_utc_now) -> SensorDefinition:
             due = {
                 gap: days
                 for gap in known
-                if may_ask_again(gap.repairs, gap.asked_at, now, pause=pause, limit=MAX_REPAIRS)
+                if may_request_again(gap.repairs, gap.asked_at, now, pause=pause, limit=MAX_REPAIRS)
                 and (days := _days(gap, classes[gap.series.symbol])).last >= settings.start
                 # Its run may wait in the queue for longer than the pause.
                 and not _is_in(gap.series, days, taken)
@@ -83,7 +83,9 @@ def repair_sensor(clock: Clock = read_utc_now) -> SensorDefinition:
                     f"{len(known)} gaps are open, none of them is due" if known else "no gap is open"
                 )
             runs = covering_runs(ordered, _wanted(due, settings.start), bridge=True)[:room]
-            ask_repairs(database, [gap for gap, days in due.items() if _is_in(gap.series, days, runs)], now)
+            record_repairs(
+                database, [gap for gap, days in due.items() if _is_in(gap.series, days, runs)], now
+            )
         return [
             RunRequest(
                 run_config=ops_config({"gap_report": {"repair": True, "attempts": 1}}),
@@ -112,7 +114,7 @@ def _wanted(due: Mapping[OpenGap, Days], start: date) -> Iterable[tuple[Series, 
     for gap, days in due.items():
         by_series.setdefault(gap.series, []).append(Days(max(start, days.first), days.last))
     for one, days_of_gaps in by_series.items():
-        for first, last in stretches(days_of_gaps, _NEAR):
+        for first, last in merge_days(days_of_gaps, _NEAR):
             yield one, first, last
 
 

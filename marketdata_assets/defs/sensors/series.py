@@ -39,19 +39,19 @@ from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.ranges import range_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.upkeep import Days, initial_days, may_ask_again
+from marketdata_assets.domain.upkeep import Days, initial_days, may_request_again
 from marketdata_assets.domain.wording import name_first
 from marketdata_assets.pipeline.adjusted import symbols_without_splits
 from marketdata_assets.pipeline.alerts import Alert, AlertError, send
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.upkeep import (
     InitialBackfill,
-    ask_initial,
     finish_initial,
     forget_pause,
     give_up_initial,
     note_tracked,
     read_initial,
+    record_initial,
 )
 
 MAX_ATTEMPTS: Final = 4
@@ -234,7 +234,7 @@ class _Keeper:
         # A run may have waited in the queue for hours: the pause begins where the last one ended.
         ends = [end for one in self._runs(row.request) if (end := ended_at(one)) is not None]
         since = max([row.asked_at, *ends])
-        if not may_ask_again(row.attempts, since, self.now, pause=PAUSE, limit=MAX_ATTEMPTS):
+        if not may_request_again(row.attempts, since, self.now, pause=PAUSE, limit=MAX_ATTEMPTS):
             return None
         return max(self.settings.start, row.first_day)
 
@@ -250,7 +250,7 @@ class _Keeper:
                 for one in run.series:
                     if days.get(one) == span:
                         requested[one] = InitialBackfill(span.first, name, attempts[one] + 1, self.now)
-        ask_initial(self.database, requested)
+        record_initial(self.database, requested)
         return [*self._splits(requested), *requests]
 
     def _splits(self, series: Iterable[Series]) -> list[RunRequest]:

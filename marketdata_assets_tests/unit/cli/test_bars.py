@@ -16,7 +16,7 @@ from rich.console import Console
 from marketdata_assets.cli import bars as command
 from marketdata_assets.cli import console
 from marketdata_assets.cli.axis import MAX_SLOTS, lay_out, session_borders
-from marketdata_assets.cli.candles import Chart, candles, shaded
+from marketdata_assets.cli.candles import Chart, candles, shaded_spans
 from marketdata_assets.domain.bars import BAR_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of, microseconds
 from marketdata_assets.domain.errors import ConfigurationError
@@ -62,7 +62,7 @@ def test_the_last_days_are_those_of_the_market() -> None:
     [
         ({"days": 1, "start": "2024-01-02"}, "exclude each other"),
         ({"days": 0}, "--days 0"),
-        ({"end": "2024-01-02T15:00:00Z"}, "--start must say"),
+        ({"end": "2024-01-02T15:00:00Z"}, "needs a --start"),
         ({"end": "yesterday"}, "--end 'yesterday' is not a date"),
     ],
 )
@@ -175,7 +175,7 @@ def test_gaps_are_shaded_by_state_and_filled_ones_are_not() -> None:
     gaps = pl.DataFrame(rows, schema=["state", "gap_start", "gap_end"], orient="row")
     chart = Chart(Series("AAPL", Timeframe.M1), AssetClass.STOCK, FRIDAY_TO_TUESDAY, "", gaps=gaps)
     # The open one lies on a weekend: it has no width.
-    assert shaded(axis, chart) == {GapState.UNFILLED: [(360, 420)], GapState.NO_TRADES: [(780, 781)]}
+    assert shaded_spans(axis, chart) == {GapState.UNFILLED: [(360, 420)], GapState.NO_TRADES: [(780, 781)]}
 
 
 @given(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 XNYS = calendar_of(AssetClass.STOCK)
 CRYPTO = calendar_of(AssetClass.CRYPTO)
 AAPL = Series("AAPL", Timeframe.M1)
-INTRADAY = [one for one in Timeframe if one.base is Timeframe.M1 and not one.is_base]
+INTRADAY = [timeframe for timeframe in Timeframe if timeframe.base is Timeframe.M1 and not timeframe.is_base]
 
 
 def one_bar(base: pl.DataFrame, timeframe: Timeframe = Timeframe.M5) -> dict[str, object]:
@@ -97,7 +97,7 @@ def test_a_base_is_rolled_into_itself(timeframe: Timeframe) -> None:
     assert_frame_equal(roll_up(base, timeframe, XNYS), base)
 
 
-@pytest.mark.parametrize("timeframe", [one for one in Timeframe if not one.is_base])
+@pytest.mark.parametrize("timeframe", [timeframe for timeframe in Timeframe if not timeframe.is_base])
 def test_no_bars_roll_into_no_bars(timeframe: Timeframe) -> None:
     assert_frame_equal(roll_up(BAR_SCHEMA.to_frame(), timeframe, XNYS), BAR_SCHEMA.to_frame())
 
@@ -202,7 +202,7 @@ def expected(realdata: Path) -> dict[str, Any]:
 
 def regular(bars: pl.DataFrame) -> pl.DataFrame:
     sessions = map(XNYS.session, XNYS.sessions(date(2013, 10, 7), date(2013, 10, 11)))
-    parts = [one.regular for one in sessions if one is not None]
+    parts = [session.regular for session in sessions if session is not None]
     return bars.filter(
         pl.any_horizontal((pl.col("time") >= part.start) & (pl.col("time") < part.end) for part in parts)
     )

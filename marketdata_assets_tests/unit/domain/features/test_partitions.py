@@ -52,7 +52,7 @@ def partition(
 def bars_and_gaps(
     series: Series, times: Integers, lost: list[tuple[int, int]], calendar: TradingCalendar, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """A walk over ``times`` without the ``lost`` runs of positions, and these as gaps."""
+    """A walk over ``times`` without the ``lost`` stretches of positions, and these as gaps."""
     keep = np.ones(len(times), dtype=np.bool_)
     for start, length in lost:
         keep[start : start + length] = False
@@ -66,7 +66,7 @@ def thinned(times: Integers, share: float, seed: int) -> Integers:
     return times[np.random.default_rng(seed).random(len(times)) < share]
 
 
-@pytest.mark.parametrize("calendar", [XNYS, CRYPTO], ids=lambda one: one.name)
+@pytest.mark.parametrize("calendar", [XNYS, CRYPTO], ids=lambda calendar: calendar.name)
 def test_45000_minutes_day_by_day(calendar: TradingCalendar) -> None:
     if calendar is XNYS:
         series, times = AAPL, thinned(extended_minutes(date(2024, 1, 2), date(2024, 4, 19)), 0.8, 1)
