@@ -14,6 +14,7 @@ from dagster._core.instance import types as instance_types
 from marketdata_assets.defs.instance.environment import BATCHING
 from marketdata_assets.defs.instance.internals import (
     add_partition_metadata,
+    latest_partition,
     next_tick,
     open_instance_of_commands,
     passing_storage,
@@ -85,6 +86,33 @@ def test_each_partition_of_a_range_run_has_metadata_of_its_own() -> None:
         for event in result.get_asset_materialization_events()
     }
     assert found == {f"p{n}": {"shared": 1, "rows": 2 + n} for n in (1, 2, 3)}
+
+
+def test_the_latest_partition_of_a_run_is_the_one_whose_materialization_is_written_last() -> None:
+    partitions = dg.MultiPartitionsDefinition(
+        {
+            name: dg.StaticPartitionsDefinition([f"{name}{number}" for number in range(8)])
+            for name in ("day", "series")
+        }
+    )
+    found = []
+
+    @dg.asset(partitions_def=partitions, backfill_policy=dg.BackfillPolicy.single_run())
+    def described(context) -> dg.MaterializeResult[None]:  # type: ignore[no-untyped-def]  # noqa: ANN001 - Dagster does not read an annotation that is text
+        found.append(latest_partition(context))
+        return dg.MaterializeResult()
+
+    result = dg.materialize(
+        [described],
+        instance=dg.DagsterInstance.ephemeral(),
+        tags={
+            "dagster/asset_partition_range_start": "day1|series1",
+            "dagster/asset_partition_range_end": "day6|series7",
+        },
+    )
+    events = result.get_asset_materialization_events()
+    assert len(events) == 6 * 7
+    assert found == [events[-1].partition]
 
 
 class LeavingOutIOManager(dg.ConfigurableIOManager):

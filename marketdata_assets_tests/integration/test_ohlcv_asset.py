@@ -160,7 +160,7 @@ def test_a_materialization_says_what_was_done(platform: Platform) -> None:
     facts = run_facts(result)
     bars = len(platform.bars())
     requested = [record for record in platform.simulator.requests if record.status == 200]
-    constants = ohlcv_asset(day_by_series(START)).metadata_by_key[AssetKey("ohlcv")]
+    constants = ohlcv_asset(day_by_series(MONDAY)).metadata_by_key[AssetKey("ohlcv")]
     assert constants["dagster/table_name"] == "public.ohlcv"
     columns = {column.name: column.type for column in constants["dagster/column_schema"].value.columns}
     assert columns["time"] == "timestamptz"

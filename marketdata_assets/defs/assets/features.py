@@ -33,8 +33,8 @@ Returns, ranges, momentum, trend, volatility and volume of each bar, on split-ad
 
 A value depends on the bars before it, never on the partition that is computed. Only stale features are recomputed:
 those from the first bar, gap or split on that has changed. A partition blocked by `ohlcv_valid` or `no_gaps` gets no
-features and stays missing here. So does a partition of a stock or ETF whose splits were never fetched
-(`marketdata actions`), or of a series without any bar.
+features: it has no rows, and `blocked` in its metadata says why. So does a partition of a stock or ETF whose splits
+were never fetched (`marketdata actions`), or of a series without any bar.
 """
 
 

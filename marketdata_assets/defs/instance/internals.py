@@ -23,6 +23,7 @@ from dagster import (
 )
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
+from dagster._core.execution.plan.outputs import StepOutputHandle
 from dagster._core.instance import types as instance_types
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
@@ -196,8 +197,8 @@ def latest_partition(context: AssetExecutionContext) -> str:
     ``context.partition_keys`` lists the same partitions in another order.
     """
     step = context.get_step_execution_context()
-    *_, latest = step.asset_partitions_subset_for_output("result").get_partition_keys()
-    return str(latest)
+    output = step.get_output_context(StepOutputHandle(step.step.key))
+    return str(output.asset_partition_keys[-1])
 
 
 def record_only(context: OutputContext, keys: Collection[str]) -> None:
