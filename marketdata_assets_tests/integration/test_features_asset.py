@@ -245,7 +245,8 @@ def test_a_lost_hour_holds_its_day_back_until_it_is_filled(platform: Platform) -
     assert {first for first, _ in days.values()} == {date(2023, 7, 5)}
     assert computed(platform, date(2023, 7, 5), LAST, keys).totals.partitions_blocked == 0
     same(stored(platform, *keys), of_all_history(platform, *keys))
-    assert shown(platform, blocked)[ROW_COUNT].value == 390
+    stored_rows = platform.count("features", f"timeframe = '1m' and {day} = '2023-07-05'")
+    assert shown(platform, blocked)[ROW_COUNT].value == stored_rows > 0
     assert "blocked" not in shown(platform, blocked)
 
 
