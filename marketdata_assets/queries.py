@@ -35,7 +35,7 @@ from marketdata_assets.domain.holes import Holes, regular_windows
 from marketdata_assets.domain.series import AssetClass, Series, parse_symbol
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.pipeline.adjusted import scaled
+from marketdata_assets.pipeline.adjusted import scale_bars
 from marketdata_assets.pipeline.holes import find_holes
 from marketdata_assets.storage.bars import read_series
 from marketdata_assets.storage.completeness import read_matrix
@@ -201,7 +201,7 @@ def read_bars(
     if splits is None:
         raise UnadjustableError(tracked.symbol, is_tracked=tracked.active)
     scale = question.as_of or calendar_of(tracked.asset_class).local_day(now)
-    adjusted = scaled(database, read.rows, tracked.asset_class, splits, as_of=scale)
+    adjusted = scale_bars(database, read.rows, tracked.asset_class, splits, as_of=scale)
     return replace(page, bars=adjusted, scale=scale, splits=splits)
 
 

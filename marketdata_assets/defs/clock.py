@@ -1,4 +1,4 @@
-"""The clock that sensors and the matrix go by, which a test replaces."""
+"""The clock of the sensors and the matrix, which a test replaces."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 Clock: TypeAlias = Callable[[], datetime]
-"""Returns the present, aware, in UTC."""
+"""A function that returns the current time, aware, in UTC."""
 
 
 def read_utc_now() -> datetime:

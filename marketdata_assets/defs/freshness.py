@@ -1,4 +1,4 @@
-"""Looking every hour whether each series is fresh, whatever else runs or has stopped running."""
+"""The hourly check that each series is fresh, which depends on no other run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOURLY_FRESHNESS: Final = "hourly_freshness"
 
 
 def freshness_schedule() -> ScheduleDefinition:
-    """Runs ``bars_fresh`` at 20 past every hour: an alarm that needs no run of ``ohlcv`` to ring."""
+    """Return the schedule of ``bars_fresh`` at 20 past every hour, which finds late bars without a run of ``ohlcv``."""
     return ScheduleDefinition(
         name=HOURLY_FRESHNESS,
         job=freshness_job,

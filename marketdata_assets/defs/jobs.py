@@ -1,4 +1,4 @@
-"""Jobs: named selections of assets, their checks included, that runs, schedules and people start."""
+"""Jobs: named selections of assets and their checks, which commands, schedules, sensors and people start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retention: a job that removes bars that are older than their timeframe is kept, and its weekly schedule."""
+"""Retention: a job that removes the bars that are older than their timeframe allows, and its weekly schedule."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -38,11 +38,11 @@ WEEKLY_RETENTION: Final = "weekly_retention"
 
 
 class RetentionConfig(Config):
-    """What a run of ``retention`` may be told."""
+    """The options of a run of ``retention``."""
 
     keep_days: dict[str, int] | None = Field(
         default=None,
-        description="Days to keep, by timeframe, such as `{1m: 30, 5m: 365}`; other timeframes are left alone. Default:"
+        description="Days to keep, by timeframe, such as `{1m: 30, 5m: 365}`; bars of other timeframes stay. Default:"
         f" MARKETDATA_RETENTION, otherwise 1m: 30. At least {SHORTEST_DAYS}.",
     )
     dry_run: bool = Field(
@@ -58,7 +58,7 @@ class RetentionConfig(Config):
 def prune_op(
     context: OpExecutionContext, config: RetentionConfig, postgres: PostgresResource
 ) -> Output[None]:
-    """Prune, and tell so in the run and on ``ohlcv``."""
+    """Remove old bars, and record the counts in the run and on ``ohlcv``."""
     chosen = (
         chosen_retention()
         if config.keep_days is None
@@ -69,10 +69,10 @@ def prune_op(
         pruned = prunable(database, first_kept) if config.dry_run else prune(database, first_kept)
     metadata = {
         "dry_run": MetadataValue.bool(config.dry_run),
-        "rows_removed": MetadataValue.int(sum(one.bars for one in pruned)),
-        "feature_rows_removed": MetadataValue.int(sum(one.features for one in pruned)),
-        "bytes_returned": MetadataValue.int(sum(one.bytes_returned for one in pruned)),
-        "bytes_reusable": MetadataValue.int(sum(one.bytes_reusable for one in pruned)),
+        "rows_removed": MetadataValue.int(sum(table.bars for table in pruned)),
+        "feature_rows_removed": MetadataValue.int(sum(table.features for table in pruned)),
+        "bytes_returned": MetadataValue.int(sum(table.bytes_returned for table in pruned)),
+        "bytes_reusable": MetadataValue.int(sum(table.bytes_reusable for table in pruned)),
         "pruned": MetadataValue.md(pruned_table(pruned)),
     }
     if not config.dry_run:
@@ -81,7 +81,7 @@ def prune_op(
 
 
 def retention_job() -> JobDefinition:
-    """The job."""
+    """Return the job ``retention``."""
 
     @job(
         name=RETENTION_JOB,
@@ -97,11 +97,10 @@ def retention_job() -> JobDefinition:
 
 
 def retention_schedule() -> ScheduleDefinition:
-    """Sundays at 04:00 UTC. On by itself only where ``MARKETDATA_RETENTION`` is set.
+    """Return the schedule of Sundays at 04:00 UTC, which is on by default only if ``MARKETDATA_RETENTION`` is set.
 
-    Nobody's history is deleted for want of a setting: minutes that somebody has backfilled for years may be beyond
-    what the vendor still lets them fetch. The days that are kept travel in the run: where it executes, the setting
-    may be missing.
+    Without the setting, nothing is removed: the vendor may no longer offer minutes that were backfilled years ago. The
+    run's configuration has the days to keep, because the setting may be missing in the process that executes the run.
     """
     is_chosen = load_settings().retention is not None
 
@@ -126,11 +125,11 @@ def retention_schedule() -> ScheduleDefinition:
 
 
 def pruned_table(pruned: list[Pruned]) -> str:
-    """What was removed, by timeframe, as a Markdown table."""
+    """Return what was removed, by timeframe, as a Markdown table."""
     lines = [
-        f"| {one.timeframe} | {one.before} | {one.bars:,} | {one.features:,} | {one.bytes_returned:,} |"
-        f" {one.bytes_reusable:,} |"
-        for one in pruned
+        f"| {table.timeframe} | {table.before} | {table.bars:,} | {table.features:,} | {table.bytes_returned:,} |"
+        f" {table.bytes_reusable:,} |"
+        for table in pruned
     ]
     head = (
         "| timeframe | first day kept | bars | features | bytes returned | bytes reusable |\n"

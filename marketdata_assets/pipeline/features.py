@@ -1,4 +1,4 @@
-"""Computing features for the partitions of a run: some series and days at a time."""
+"""The computation of features for the partitions of a run: some series and days at a time."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _LOGGED: Final = 10
 
 @dataclass(slots=True)
 class FeatureReport:
-    """What a run computed of ``plan``. ``notices`` are lines for its log.
+    """What a run computed of ``plan``. ``notices`` are lines for the log of the run.
 
     ``blocked`` has the partitions that get no features, by key, each with the reason.
     """
@@ -59,12 +59,12 @@ class FeatureReport:
     plan: FeaturePlan
     bars: int = 0
     unadjustable: set[Series] = field(default_factory=set)
-    """The series of which some bars have splits that contradict each other."""
+    """The series whose splits contradict each other."""
     blocked: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     summary: FeatureSummary = field(default_factory=FeatureSummary)
     samples: dict[Series, pl.DataFrame] = field(default_factory=dict)
-    """The latest rows of each series that was computed, as ``CHARTED``, as many as fit in a chart."""
+    """The latest rows of each computed series, with the columns ``CHARTED``, as many as fit in a chart."""
 
     def __post_init__(self) -> None:
         self.blocked |= self.plan.blocked
@@ -72,22 +72,22 @@ class FeatureReport:
 
     @property
     def series_computed(self) -> int:
-        """How many series with bars were computed."""
+        """The number of series with bars that were computed."""
         return len(self.plan.computed - self.unadjustable)
 
     @property
     def series_up_to_date(self) -> int:
-        """How many series with bars had nothing to compute."""
+        """The number of series with bars that had nothing to compute."""
         return self.plan.up_to_date
 
     def blocked_lines(self) -> list[str]:
-        """Which partitions get no features, a line each for the first, and how many more there are."""
+        """Return a line for each of the first partitions that get no features, and a line that counts the others."""
         lines = [f"{key} gets no features: {reason}" for key, reason in sorted(self.blocked.items())]
         more = [f"and {len(lines) - _LOGGED:,} more get none"] if len(lines) > _LOGGED else []
         return [*lines[:_LOGGED], *more]
 
     def add(self, bars: pl.DataFrame, features: pl.DataFrame) -> None:
-        """Count the ``features`` of ``bars`` in."""
+        """Add the ``features`` of ``bars`` to the report."""
         self.bars += features.height
         self.summary.add(features)
         latest = features.group_by("symbol", "timeframe", maintain_order=True).tail(CHART_BARS)
@@ -96,7 +96,7 @@ class FeatureReport:
         )
         for (symbol, timeframe), rows in charted.group_by("symbol", "timeframe", maintain_order=True):
             series = Series(str(symbol), Timeframe(str(timeframe)))
-            # A series comes in the order of its time.
+            # The batches of a series arrive in the order of time.
             earlier = [self.samples[series]] if series in self.samples else []
             self.samples[series] = pl.concat([*earlier, rows.select(CHARTED)]).tail(CHART_BARS)
 
@@ -104,16 +104,16 @@ class FeatureReport:
 def plan_features(
     database: Database, keys: Sequence[str], *, now: datetime, earliest: date, force: bool
 ) -> FeaturePlan:
-    """Read once what decides which features of the partitions ``keys`` are computed, and decide.
+    """Read once what the plan depends on, and decide which features of the partitions ``keys`` are computed.
 
-    ``earliest`` is the first day that is a partition. ``force`` computes what is up to date as well.
+    ``earliest`` is the first day that is a partition. ``force`` also computes features that are not stale.
     """
     classes = asset_classes(database)
     windows = {
-        one: Window(pieces[0].start, pieces[-1].end)
-        for one, pieces in partition_windows(database, keys).items()
+        series: Window(pieces[0].start, pieces[-1].end)
+        for series, pieces in partition_windows(database, keys).items()
     }
-    # Before the bars are read: a change in between gets another version. The marks come before the versions, because
+    # Before the bars are read: a change in between gets another version. The marks are read before the versions, because
     # a split that takes effect today marks its series, and so changes their versions.
     stale = stale_at(database, now, windows)
     versions = read_versions(database, windows)
@@ -124,13 +124,13 @@ def plan_features(
         without_bars=set(windows) - series_with_bars(database, windows),
         failing=failing_partitions(database, windows),
     )
-    since = None if force else {one: mark.since for one, mark in stale.items()}
+    since = None if force else {series: mark.since for series, mark in stale.items()}
     return FeaturePlan.decide(keys, windows, since, evidence, now=now, earliest=earliest)
 
 
 def compute(database: Database, plan: FeaturePlan, report: FeatureReport) -> Iterator[FeatureBatch]:
-    """Compute what is to stand in place of what is stored, some whole partitions at a time, and report it."""
-    # What is held back must not be recorded, whether it is computed now or not.
+    """Compute the features that replace the stored ones, some whole partitions at a time, and add them to ``report``."""
+    # A blocked partition must not be recorded, whether it is computed now or not.
     yield FeatureBatch(blocked=plan.blocked)
     for (timeframe, asset_class), members in by_market(plan.due, plan.classes).items():
         lookback = lookback_size(next(iter(members.values())), timeframe, calendar_of(asset_class))
@@ -145,23 +145,23 @@ def _compute_chunk(
 
     Series are computed one by one when the splits of one of them contradict each other.
     """
-    some = next(iter(chunk))
-    timeframe, asset_class = some.timeframe, plan.classes[some.symbol]
+    sample = next(iter(chunk))
+    timeframe, asset_class = sample.timeframe, plan.classes[sample.symbol]
     calendar = calendar_of(asset_class)
     try:
         stored, refused = read_adjusted(
             database,
-            {one: lookback_window(window, timeframe, calendar) for one, window in chunk.items()},
+            {series: lookback_window(window, timeframe, calendar) for series, window in chunk.items()},
             asset_class,
             as_of=calendar.local_day(plan.now),
             lookback_bars=LOOKBACK_BARS,
         )
     except SplitError as error:
         if len(chunk) == 1:
-            yield _pass_over(plan, report, some, error)
+            yield _block_unadjustable(plan, report, sample, error)
         else:
-            for one, window in chunk.items():
-                yield from _compute_chunk(database, plan, report, {one: window})
+            for series, window in chunk.items():
+                yield from _compute_chunk(database, plan, report, {series: window})
         return
     bars, broken = split_broken(stored, asset_class)
     unknown = slots_of(refused, timeframe)
@@ -175,17 +175,19 @@ def _compute_chunk(
     yield FeatureBatch(
         features,
         chunk,
-        {one: plan.versions[one] for one in chunk if one in plan.versions},
+        {series: plan.versions[series] for series in chunk if series in plan.versions},
         refused=refusals.first,
         blocked=refusals.blocked,
         from_the_first={
-            one for one, window in chunk.items() if plan.begins_with_first_partition(window, calendar)
+            series for series, window in chunk.items() if plan.begins_with_first_partition(window, calendar)
         },
     )
 
 
-def _pass_over(plan: FeaturePlan, report: FeatureReport, series: Series, error: SplitError) -> FeatureBatch:
-    """Give the partitions of ``series`` no features, because its bars cannot be adjusted. The mark stays."""
+def _block_unadjustable(
+    plan: FeaturePlan, report: FeatureReport, series: Series, error: SplitError
+) -> FeatureBatch:
+    """Block the partitions of ``series``, whose bars cannot be adjusted. The series stays marked as stale."""
     report.notices.append(f"{error}; no features until then")
     report.unadjustable.add(series)
     blocked = dict.fromkeys(plan.keys_of([series]), f"without adjusted prices: {error}")

@@ -1,7 +1,7 @@
-"""From vendor pages to batches that are committed whole: screened, rolled up, with their evidence.
+"""The way from vendor pages to batches that are committed as a whole: screened, rolled up, with their evidence.
 
 Pages are cut at local midnights: a batch holds whole days only, so that every rolled-up bar is made of all its
-base bars, and what is committed before an interruption need not be asked for again.
+base bars, and bars that were committed before an interruption need not be requested again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from marketdata_assets.polygon.request import FetchRequest
 
 BATCH_ROWS: Final = 100_000
-"""Rows that are worth a transaction of their own."""
+"""The number of rows that justifies a transaction of its own."""
 
 _ROLLUP_DAYS: Final = 31
 _LAST_ROWS: Final = 3
@@ -56,10 +56,10 @@ class QuarantinedError(MarketDataError):
 
 
 class FailedRequest(NamedTuple):
-    """A request that failed, and why."""
+    """A request that failed, and its error."""
 
     series: Series
-    """Symbol and base."""
+    """The symbol and the base of the request."""
     window: Window
     error: MarketDataError
 
@@ -83,7 +83,7 @@ class IngestReport:
 
     def __add__(self, other: IngestReport) -> IngestReport:
         return IngestReport(
-            **{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)}
+            **{count.name: getattr(self, count.name) + getattr(other, count.name) for count in fields(self)}
         )
 
     @property
@@ -94,7 +94,7 @@ class IngestReport:
 
 @dataclass(slots=True)
 class _Progress:
-    """How far one request has come."""
+    """The progress of one request."""
 
     fetch: Fetch
     log: FetchLogEntry
@@ -116,9 +116,9 @@ class Ingest:
     Args:
         plan: What is fetched and what is rolled up from the store.
         now: The present: bars that have not closed by then are dropped.
-        coverage: What is covered so far, by series: says where each history begins.
+        coverage: The covered windows by series, which show where each history begins.
         run_id: Stands in ``fetch_log``.
-        batch_rows: A batch ends with the first day that brings it to so many rows.
+        batch_rows: A batch ends with the day in which it reaches this number of rows.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class Ingest:
             yield self._flush()
             raise
         for rollup in self._plan.rollups:
-            for window in _chunks(rollup):
+            for window in _cut_into_chunks(rollup):
                 self._roll_up_stored(rollup, window)
                 if self._pending.rows >= self._batch_rows:
                     yield self._flush()
@@ -225,7 +225,7 @@ class Ingest:
             return
         if progress.quarantined:
             self.report.notices.append(
-                f"{event.request}: {_counted(progress.quarantined)} broke a rule and went to ohlcv_quarantine"
+                f"{event.request}: {_describe_counts(progress.quarantined)} broke a rule and went to ohlcv_quarantine"
             )
         self._end(progress, replace(progress.log, status="ok"))
 
@@ -326,12 +326,12 @@ class Ingest:
             bucket_close(pl.col("time"), timeframe, calendar) <= window.end,
         )
         if timeframe is Timeframe.W1:
-            answered = [week for one in answered if (week := _whole_weeks(one, calendar))]
+            answered = [weeks for piece in answered if (weeks := _whole_weeks(piece, calendar))]
         self._pending.add(series, whole, answered)
 
 
 def _with_sources(event: PageFetched) -> pl.DataFrame:
-    """The rows of a page in ``PAGE_SCHEMA``."""
+    """Return the rows of a page in ``PAGE_SCHEMA``."""
     frame = event.frame
     faults = pl.Series([None], dtype=pl.String).new_from_index(0, frame.height)
     if event.rows.faults:
@@ -343,7 +343,7 @@ def _with_sources(event: PageFetched) -> pl.DataFrame:
 
 
 def _with_texts(screened: Screened, pages: Mapping[int, PageRows]) -> pl.DataFrame:
-    """The quarantined rows, each with the vendor's own text of it."""
+    """Return the quarantined rows of ``screened``, each with the text that the vendor sent."""
     sources = screened.sources.to_list()
     by_page: dict[int, list[int]] = {}
     for source in sources:
@@ -360,7 +360,7 @@ def _with_texts(screened: Screened, pages: Mapping[int, PageRows]) -> pl.DataFra
 
 
 def _forget_pages(progress: _Progress) -> None:
-    """Drop the pages of which no row is carried."""
+    """Drop the pages without a carried row."""
     oldest = progress.carried["source"].min()
     kept = int(oldest) >> _PAGE_BITS if isinstance(oldest, int) else None
     for page in list(progress.pages):
@@ -369,7 +369,7 @@ def _forget_pages(progress: _Progress) -> None:
 
 
 def _last_closed_day(progress: _Progress, calendar: TradingCalendar) -> datetime | None:
-    """Local midnight before the latest carried rows: later pages add nothing before it."""
+    """Local midnight before the latest carried rows: later pages add no rows before it."""
     request = progress.fetch.request
     if request.base is Timeframe.D1:
         # A request of day bars has one page in practice; weeks stay whole when it waits for the last.
@@ -383,7 +383,7 @@ def _last_closed_day(progress: _Progress, calendar: TradingCalendar) -> datetime
 
 
 def _whole_weeks(window: Window, calendar: TradingCalendar) -> Window | None:
-    """The part of ``window`` from its first to its last local Sunday 00:00."""
+    """Return the part of ``window`` from its first to its last local Sunday 00:00, None when it has no whole week."""
     first = calendar.local_day(window.start - timedelta(microseconds=1)) + timedelta(days=1)
     last = calendar.local_day(window.end)
     start = sunday_of(first + timedelta(days=6))
@@ -391,16 +391,16 @@ def _whole_weeks(window: Window, calendar: TradingCalendar) -> Window | None:
     return Window(calendar.day_start(start), calendar.day_start(end)) if start < end else None
 
 
-def _chunks(rollup: StoredRollup) -> Iterator[Window]:
-    """The window of a stored rollup in stretches of whole local days that fit in memory."""
+def _cut_into_chunks(rollup: StoredRollup) -> Iterator[Window]:
+    """Cut the window of a stored rollup into windows of whole local days that fit in memory."""
     if rollup.base is Timeframe.D1:
         yield rollup.window
         return
     calendar = calendar_of(rollup.instrument.asset_class)
     start = rollup.window.start
     while start < rollup.window.end:
-        following = calendar.day_start(calendar.local_day(start) + timedelta(days=_ROLLUP_DAYS))
-        end = min(following, rollup.window.end)
+        next_start = calendar.day_start(calendar.local_day(start) + timedelta(days=_ROLLUP_DAYS))
+        end = min(next_start, rollup.window.end)
         yield Window(start, end)
         start = end
 
@@ -416,13 +416,13 @@ def _unsound(progress: _Progress) -> QuarantinedError | None:
     if progress.quarantined and not progress.bars:
         return QuarantinedError(
             f"{request}: all {sum(progress.quarantined.values())} rows that the vendor sent broke a rule"
-            f" ({_counted(progress.quarantined)}) and none was stored: see ohlcv_quarantine, then run the"
+            f" ({_describe_counts(progress.quarantined)}) and none was stored: see ohlcv_quarantine, then run the"
             " backfill again"
         )
     return None
 
 
-def _counted(rules: dict[str, int]) -> str:
+def _describe_counts(rules: dict[str, int]) -> str:
     return ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items(), key=lambda item: -item[1]))
 
 

@@ -1,4 +1,4 @@
-"""Retention: for how many days bars are kept, and the removal of older ones."""
+"""Retention: how many days bars are kept, and the removal of older bars."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.rows import Session
 
 LOCK_TIMEOUT: Final = timedelta(seconds=2)
-"""How long a transaction waits for a lock, and so the longest that others wait behind it; then it starts again."""
+"""How long a transaction waits for a lock before it starts again; other transactions wait behind it no longer than that."""
 PATIENCE: Final = timedelta(minutes=10)
-"""For how long it starts again."""
+"""How long a transaction that cannot get its lock is started again."""
 
 
 def chosen_retention() -> Mapping[Timeframe, int]:
-    """Days that are kept, by timeframe: what ``MARKETDATA_RETENTION`` says, else the default."""
+    """Return the days that bars are kept, by timeframe: ``MARKETDATA_RETENTION``, else the default."""
     return load_settings().retention or DEFAULT_RETENTION
 
 
@@ -55,24 +55,24 @@ def prune(
 ) -> list[Pruned]:
     """Remove the bars of each timeframe that open before its first kept local day, whatever their symbol.
 
-    Bars of other timeframes stay, those that were rolled up from the removed ones as well. ``on_batch`` is called
-    with what each transaction removed, once it is committed.
+    Bars of other timeframes stay, even those that were rolled up from removed bars. ``on_batch`` is called with the
+    counts of each transaction once it is committed.
 
     Raises:
-        MarketDataError: Others held a lock for all of ``patience``. What was removed before stays removed.
+        MarketDataError: Another session held a lock for all of ``patience``. Bars that were removed before stay removed.
     """
-    done = []
+    pruned = []
     for plan in _read_plans(database, first_kept):
         total = plan.removed()
-        for step in _steps(database, plan):
+        for step in _list_steps(database, plan):
             execute = partial(
                 retry_while_locked, database, plan, step, lock_timeout=lock_timeout, patience=patience
             )
             while (removed := execute()) is not None:
                 total += removed
                 on_batch(removed)
-        done.append(total)
-    return done
+        pruned.append(total)
+    return pruned
 
 
 def _read_plans(database: Database, first_kept: Mapping[Timeframe, date]) -> list[PruningPlan]:
@@ -80,8 +80,8 @@ def _read_plans(database: Database, first_kept: Mapping[Timeframe, date]) -> lis
     return [PruningPlan(timeframe, before, known) for timeframe, before in first_kept.items()]
 
 
-def _steps(database: Database, plan: PruningPlan) -> Iterator[Callable[[Session], Pruned | None]]:
-    """List what to execute until it returns None, one step after the other."""
+def _list_steps(database: Database, plan: PruningPlan) -> Iterator[Callable[[Session], Pruned | None]]:
+    """Yield the steps in order; each is to be executed until it returns None."""
     for month, tables in database.transaction(partial(read_finished_months, plan)).items():
         yield partial(empty_month, plan, month, tables)
     for symbol in database.transaction(partial(read_symbols, plan)):

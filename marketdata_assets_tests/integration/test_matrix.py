@@ -326,7 +326,9 @@ def test_the_asset_keeps_a_day_once_and_shows_a_table_and_two_pictures(
 
 def test_a_matrix_that_cannot_be_made_says_why(database: Database, instance: DagsterInstance) -> None:
     database.transaction(lambda connection: connection.execute("drop table completeness_history cascade"))
-    with pytest.raises(MarketDataError, match=r"matrix could not be made: .*completeness_history") as caught:
+    with pytest.raises(
+        MarketDataError, match=r"matrix could not be refreshed: .*completeness_history"
+    ) as caught:
         refresh_matrix(Runner(build_definitions(), instance))
     assert "\n" not in str(caught.value)
 

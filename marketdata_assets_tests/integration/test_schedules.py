@@ -135,7 +135,7 @@ def test_features_are_what_is_out_of_date_and_wait_for_the_bars(platform: Platfo
     daemon.execute(features, FEATURES_JOB)
     assert platform.count("features") == platform.count("ohlcv") > 0
     assert daemon.scheduled("daily_features", half_past.replace(hour=4)) == []
-    assert daemon.skip_reason == "every feature is up to date"
+    assert daemon.skip_reason == "no feature is stale"
 
 
 def test_corporate_actions_are_one_run_when_something_splits(platform: Platform, daemon: Daemon) -> None:

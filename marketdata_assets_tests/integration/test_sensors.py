@@ -298,7 +298,7 @@ def test_an_hour_that_does_not_come_is_asked_for_twice_with_a_pause(
     assert len(platform.simulator.requests) == before + 1
     assert gaps(platform) == [("SPY", "open", 1, 1)]
     assert daemon.sensed("gap_repair") == []
-    assert daemon.skip_reason == "1 gaps are open, none of them is due"
+    assert daemon.skip_reason == "1 open gap, none due"
     clock.advance(minutes=59)
     assert daemon.sensed("gap_repair") == []
     clock.advance(minutes=1)

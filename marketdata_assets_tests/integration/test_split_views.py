@@ -21,7 +21,7 @@ from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.pipeline.adjusted import adjusted_as_far_as_known
+from marketdata_assets.pipeline.adjusted import adjust_as_far_as_known
 from marketdata_assets.pipeline.features import FeatureReport, plan_features
 from marketdata_assets.pipeline.features import compute as compute_features
 from marketdata_assets.queries import bars
@@ -154,7 +154,7 @@ def test_a_listed_split_is_out_of_line_in_no_timeframe(database: Database, with_
 
     def faults(raw: pl.DataFrame) -> set[str]:
         timeframe = Timeframe(raw["timeframe"][0])
-        known, _ = adjusted_as_far_as_known(database, raw, AssetClass.STOCK, as_of=TODAY)
+        known, _ = adjust_as_far_as_known(database, raw, AssetClass.STOCK, as_of=TODAY)
         return set(
             find_outlying(known, {Series("AFL", timeframe): ever}, timeframe, AssetClass.STOCK)["what"]
         )

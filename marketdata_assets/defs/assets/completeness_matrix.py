@@ -1,4 +1,4 @@
-"""The ``completeness_matrix`` asset: how whole each series is, one row per series, kept for every day."""
+"""The ``completeness_matrix`` asset: how complete each series is, one row per series, kept for every day."""
 
 from typing import Final
 
@@ -33,7 +33,7 @@ has the newest ones.
 """
 
 GAP_REPORT: Final = "gap_report"
-"""Metadata: the event of the latest ``gap_report`` that the sums are sure to hold, as :func:`latest_report` has it."""
+"""Metadata: the event of the latest ``gap_report`` that the sums certainly include, as :func:`latest_report` returns it."""
 
 _SHOWN: Final = (
     *("symbol", "timeframe", "status", "completeness"),
@@ -63,11 +63,11 @@ _COLUMNS: Final = {
 
 
 def completeness_matrix_asset(clock: Clock = read_utc_now) -> AssetsDefinition:
-    """The asset. It has no partitions: it sums up all of them."""
+    """Return the asset ``completeness_matrix``. It has no partitions: it sums up all partitions of ``gap_report``."""
 
     @asset(
         name="completeness_matrix",
-        # None of its partitions: Dagster enumerates those that a step depends on, seconds a run with 400,000.
+        # No partitions: Dagster enumerates those that a step depends on, which takes seconds per run with 400,000.
         deps=[AssetDep("gap_report", partition_mapping=SpecificPartitionsPartitionMapping([]))],
         group_name="quality",
         kinds={"polars", "postgres"},
@@ -80,7 +80,7 @@ def completeness_matrix_asset(clock: Clock = read_utc_now) -> AssetsDefinition:
     def completeness_matrix(
         context: AssetExecutionContext, postgres: PostgresResource
     ) -> MaterializeResult[None]:
-        # Before anything is read: a report that is written meanwhile may not be in the sums.
+        # Read first: the sums may miss a report that is written meanwhile.
         report = latest_report(context.instance)
         with postgres.database() as database:
             matrix = write_matrix(database, clock().date())
@@ -93,7 +93,7 @@ def completeness_matrix_asset(clock: Clock = read_utc_now) -> AssetsDefinition:
 
 
 def latest_report(instance: DagsterInstance) -> int:
-    """The position in the event log of the latest materialization of ``gap_report``, -1 without one."""
+    """Return the position in the event log of the latest materialization of ``gap_report``, -1 if there is none."""
     records = instance.fetch_materializations(AssetKey("gap_report"), limit=1).records
     return records[0].storage_id if records else -1
 
@@ -123,12 +123,12 @@ def _metadata(matrix: pl.DataFrame, recent: Recent | None) -> dict[str, Metadata
 
 
 def matrix_table(matrix: pl.DataFrame) -> str:
-    """``matrix`` as a Markdown table, the least complete series first; a sentence when it is empty.
+    """Return ``matrix`` as a Markdown table, the least complete series first; a sentence when it is empty.
 
-    Of more than 124 series the least complete are shown, and a line below says so.
+    Of more than 124 series only the least complete are shown, and a line below says so.
     """
     if matrix.is_empty():
-        return "No series was scanned yet."
+        return "No series has been scanned yet."
     lines = [
         f"| {symbol} | {timeframe} | {cell(Status(status), share)} | {expected:,} | {present:,} | {no_trades:,}"
         f" | {missing:,} | {minute_of(first)} | {minute_of(last)} | {since or ''} | {until or ''} |"

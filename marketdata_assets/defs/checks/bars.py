@@ -1,4 +1,4 @@
-"""The checks of ``ohlcv``: what is stored obeys the rules, lies on the grid, and is in line with its series."""
+"""The checks of ``ohlcv``: stored bars obey the rules, lie on the grid, and are in line with their series."""
 
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
@@ -21,8 +21,8 @@ from marketdata_assets.domain.gates import FAULT_SCHEMA, LOST_TO_QUARANTINE, fin
 from marketdata_assets.domain.outliers import LOOKBACK, Outlier
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.pipeline.adjusted import adjusted_as_far_as_known
-from marketdata_assets.pipeline.gates import BARS_AT_ONCE, VALID, invalid_in, stretches
+from marketdata_assets.pipeline.adjusted import adjust_as_far_as_known
+from marketdata_assets.pipeline.gates import BARS_AT_ONCE, VALID, find_invalid_in, read_batches
 from marketdata_assets.storage.connection import Database
 
 ON_GRID: Final = "on_grid"
@@ -58,12 +58,12 @@ but is not a warning.
 
 
 class Judged(NamedTuple):
-    """What some checks find in stored bars.
+    """The result of some checks of stored bars.
 
     Attributes:
-        faults: ``FAULT_SCHEMA``, by the name of the check.
-        bars: How many were judged.
-        quarantined: How many rows of their windows are in ``ohlcv_quarantine``.
+        faults: The faults (``FAULT_SCHEMA``) by the name of the check.
+        bars: The number of bars that were judged.
+        quarantined: The number of rows in ``ohlcv_quarantine`` in the windows of the bars.
     """
 
     faults: Mapping[str, pl.DataFrame]
@@ -87,25 +87,25 @@ def judge_bars(
     faults: dict[str, list[pl.DataFrame]] = {name: [FAULT_SCHEMA.to_frame()] for name in checks}
     bars = quarantined = 0
     lookback = LOOKBACK if IN_LINE in checks else 0
-    for stretch in stretches(database, windows, lookback_bars=lookback, bars_at_once=bars_at_once):
-        bars += stretch.bars.height
-        quarantined += stretch.quarantined.height
-        timeframe, asset_class = stretch.timeframe, stretch.asset_class
+    for batch in read_batches(database, windows, lookback_bars=lookback, bars_at_once=bars_at_once):
+        bars += batch.bars.height
+        quarantined += batch.quarantined.height
+        timeframe, asset_class = batch.timeframe, batch.asset_class
         calendar = calendar_of(asset_class)
         if VALID in checks:
-            faults[VALID].append(invalid_in(stretch))
+            faults[VALID].append(find_invalid_in(batch))
         if ON_GRID in checks:
-            faults[ON_GRID].append(find_off_grid(stretch.bars, timeframe, calendar))
+            faults[ON_GRID].append(find_off_grid(batch.bars, timeframe, calendar))
         if IN_LINE in checks:
-            bars_alike, _ = adjusted_as_far_as_known(
-                database, stretch.context, asset_class, as_of=calendar.local_day(now)
+            adjusted, _ = adjust_as_far_as_known(
+                database, batch.context, asset_class, as_of=calendar.local_day(now)
             )
-            faults[IN_LINE].append(find_outlying(bars_alike, stretch.windows, timeframe, asset_class))
+            faults[IN_LINE].append(find_outlying(adjusted, batch.windows, timeframe, asset_class))
     return Judged({name: pl.concat(found) for name, found in faults.items()}, bars, quarantined)
 
 
 def bar_checks() -> AssetChecksDefinition:
-    """The checks of ``ohlcv``, one step, so that bars are read once."""
+    """Return the checks of ``ohlcv``, as one step, so that bars are read once."""
     specs = {
         name: AssetCheckSpec(name, asset="ohlcv", description=text, blocking=name == VALID)
         for name, text in _DESCRIPTIONS.items()
@@ -125,15 +125,15 @@ def bar_checks() -> AssetChecksDefinition:
             found = judged.faults[name]
             is_listed = pl.col("what") == Outlier.SPLIT_LIKE.value
             failing, listed = found.filter(~is_listed), found.filter(is_listed)
-            counts = {"bars": judged.bars, "failing_bars": _bars_of(failing)}
+            counts = {"bars": judged.bars, "failing_bars": _count_bars(failing)}
             if name == VALID:
                 counts["quarantined"] = judged.quarantined
             if name == IN_LINE:
-                counts["split_like_bars"] = _bars_of(listed)
+                counts["split_like_bars"] = _count_bars(listed)
             yield from verdict(spec, scope, failing, counts=counts, only_warns=name == IN_LINE, listed=listed)
 
     return ohlcv_checks
 
 
-def _bars_of(faults: pl.DataFrame) -> int:
+def _count_bars(faults: pl.DataFrame) -> int:
     return int(faults.filter(pl.col("what") != LOST_TO_QUARANTINE)["rows"].sum())

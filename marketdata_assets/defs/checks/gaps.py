@@ -14,7 +14,7 @@ from dagster import (
 from marketdata_assets.defs.checks.verdict import scope_of, verdict
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.gaps import LOSSES
-from marketdata_assets.pipeline.gates import NO_GAPS, gappy_in
+from marketdata_assets.pipeline.gates import NO_GAPS, find_gappy_in
 from marketdata_assets.storage.gaps import list_gaps
 
 _DESCRIPTION = """\
@@ -30,7 +30,7 @@ failed, which may pass, or has no bars, which will not.
 
 
 def gap_checks() -> AssetChecksDefinition:
-    """The check of ``gap_report``."""
+    """Return the check of ``gap_report``."""
     spec = AssetCheckSpec(NO_GAPS, asset="gap_report", blocking=True, description=_DESCRIPTION)
 
     @multi_asset_check(name="gap_report_checks", specs=[spec])
@@ -40,7 +40,7 @@ def gap_checks() -> AssetChecksDefinition:
         with postgres.database() as database:
             scope = scope_of(context, database)
             gaps = list_gaps(database, scope.windows, LOSSES)
-            faults = gappy_in(database, scope.windows, gaps)
+            faults = find_gappy_in(database, scope.windows, gaps)
         counts = {
             "failing_gaps": gaps.height,
             "missing_bars": int(faults["rows"].sum()),

@@ -1,4 +1,4 @@
-"""Checks that speak of whole series: is each of them fresh, and is each of them whole enough."""
+"""Checks of whole series: whether each of them is fresh, and complete enough."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ ABOVE_THRESHOLD: Final = "completeness_above_threshold"
 _FRESH_DESCRIPTION: Final = """\
 Each active series has the bars that the latest daily run (02:00 UTC, six hours to finish) should have fetched, by the
 trading calendar: weekends make nothing late, and a backfill of an old day makes nothing fresh. A series without the last
-due bar is also fresh if the vendor was asked after its close and its absence is usual for the series. Checks **every active
+due bar is also fresh if it was requested after its close and its absence is usual for the series. Checks **every active
 series**, whatever the run covered. WARN while every stale series is at most one session (or week) late, ERROR beyond; it blocks
 nothing.
 
@@ -49,7 +49,7 @@ _SHOWN: Final = 50
 
 
 def freshness_check() -> AssetChecksDefinition:
-    """The check of ``ohlcv`` that needs no run of it."""
+    """Return the check of ``ohlcv`` that does not need a run of ``ohlcv``."""
     spec = AssetCheckSpec(FRESH, asset="ohlcv", description=_FRESH_DESCRIPTION)
 
     @multi_asset_check(name="freshness_checks", specs=[spec])
@@ -85,7 +85,7 @@ def freshness_check() -> AssetChecksDefinition:
 
 
 def completeness_check() -> AssetChecksDefinition:
-    """The check of ``completeness_matrix``."""
+    """Return the check of ``completeness_matrix``."""
     spec = AssetCheckSpec(ABOVE_THRESHOLD, asset="completeness_matrix", description=_COMPLETENESS_DESCRIPTION)
 
     @multi_asset_check(name="completeness_matrix_checks", specs=[spec])
@@ -129,12 +129,12 @@ def _series_verdict(
     metadata: Mapping[str, MetadataValue],
     aside: str = "",
 ) -> Iterator[Output[None] | AssetCheckEvaluation]:
-    """The two events of a check; like :func:`~marketdata_assets.defs.checks.verdict.verdict`, without enumerating partitions."""
+    """Yield the two events of a check as ``checks.verdict`` does, without enumerating partitions."""
     yield Output(None, output_name=spec.get_python_identifier())
     names = [
         f"{symbol}:{timeframe}" for symbol, timeframe in failing.select("symbol", "timeframe").iter_rows()
     ]
-    said = (
+    sentence = (
         f"{len(names):,} of {counts['series']:,} series are not {noun}: {name_first(names, 3)}."
         if names
         else f"All of {counts['series']:,} series are {noun}."
@@ -144,7 +144,7 @@ def _series_verdict(
         check_name=spec.name,
         passed=not names,
         severity=severity,
-        description=said + aside,
+        description=sentence + aside,
         metadata={**{name: MetadataValue.int(count) for name, count in counts.items()}, **metadata},
     )
 
@@ -190,7 +190,7 @@ def _completeness_table(below: pl.DataFrame) -> str:
 
 
 def _table(head: Sequence[str], alignment: str, rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of the first ``rows``; ``alignment`` has a colon for each column of numbers."""
+    """Return a Markdown table of the first ``rows``; ``alignment`` has a colon for each column of numbers."""
     if not rows:
         return "Nothing is wrong."
     lines = [f"| {' | '.join(map(table_cell, row))} |" for row in rows[:_SHOWN]]

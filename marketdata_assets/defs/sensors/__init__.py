@@ -1,8 +1,8 @@
-"""Sensors: what follows by itself when something has happened. One module each.
+"""Sensors: the automatic reactions to events in the store and in Dagster's instance. One module each.
 
-Belongs here: what a sensor watches, and which runs it asks for. Does not belong here: when something is asked for
-again (``domain.upkeep``), and what is remembered of it (``storage.upkeep``): a sensor remembers nothing itself, but
-for what ``watch`` has told.
+Belongs here: what a sensor watches, and which runs it requests. Does not belong here: when something is requested
+again (``domain.maintenance``), and the record of requests (``storage.maintenance``): a sensor keeps no state of its own, except
+for the alerts that ``watch`` has sent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def platform_sensors(clock: Clock = read_utc_now) -> list[SensorDefinition]:
-    """Every sensor, with the clock that it goes by."""
+    """Return every sensor of the platform, with ``clock`` as the clock."""
     return [
         matrix_sensor(clock),
         series_sensor(clock),

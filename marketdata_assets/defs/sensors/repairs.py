@@ -1,4 +1,4 @@
-"""``gap_repair``: open gaps are asked for again, a few runs at a time, with pauses that double."""
+"""``gap_repair``: the repair of open gaps, a few runs at a time, with pauses that double."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,24 +23,25 @@ from marketdata_assets.defs.run_tags import under_way
 from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.maintenance import Days, may_request_again, merge_days
 from marketdata_assets.domain.partitions import SERIES, Rectangle
 from marketdata_assets.domain.ranges import covering_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import AssetClass, Series
-from marketdata_assets.domain.upkeep import Days, may_request_again, merge_days
+from marketdata_assets.domain.wording import counted
+from marketdata_assets.storage.maintenance import OpenGap, open_gaps, record_repairs
 from marketdata_assets.storage.symbols import asset_classes
-from marketdata_assets.storage.upkeep import OpenGap, open_gaps, record_repairs
 
 MAX_REPAIRS: Final = 8
-"""Runs that a gap is asked for with: it is closed after two that reached the vendor, so the others have failed."""
+"""The number of runs that refetch a gap: two that reach the vendor close it, so the others have failed."""
 
 _SECONDS: Final = 60
 _NEAR: Final = timedelta(days=7)
-"""Gaps of a series that lie as near are repaired together."""
+"""Gaps of a series that are no farther apart are repaired together."""
 
 
 def repair_sensor(clock: Clock = read_utc_now) -> SensorDefinition:
-    """Asks for runs of ``gap_report`` that repair open gaps."""
+    """Return the sensor that requests runs of ``gap_report`` that repair open gaps."""
 
     @sensor(
         name="gap_repair",
@@ -64,7 +65,7 @@ def repair_sensor(clock: Clock = read_utc_now) -> SensorDefinition:
             )
         now = clock()
         ordered = context.instance.get_dynamic_partitions(SERIES)
-        taken = list(_taken(running, ordered))
+        busy = list(_read_rectangles(running, ordered))
         with postgres.database() as database:
             classes = asset_classes(database)
             partitions = set(ordered)
@@ -74,15 +75,15 @@ def repair_sensor(clock: Clock = read_utc_now) -> SensorDefinition:
                 gap: days
                 for gap in known
                 if may_request_again(gap.repairs, gap.asked_at, now, pause=pause, limit=MAX_REPAIRS)
-                and (days := _days(gap, classes[gap.series.symbol])).last >= settings.start
+                and (days := _days_of(gap, classes[gap.series.symbol])).last >= settings.start
                 # Its run may wait in the queue for longer than the pause.
-                and not _is_in(gap.series, days, taken)
+                and not _is_in(gap.series, days, busy)
             }
             if not due:
                 return SkipReason(
-                    f"{len(known)} gaps are open, none of them is due" if known else "no gap is open"
+                    f"{counted(len(known), 'open gap')}, none due" if known else "no gap is open"
                 )
-            runs = covering_runs(ordered, _wanted(due, settings.start), bridge=True)[:room]
+            runs = covering_runs(ordered, _days_to_repair(due, settings.start), bridge=True)[:room]
             record_repairs(
                 database, [gap for gap, days in due.items() if _is_in(gap.series, days, runs)], now
             )
@@ -97,27 +98,27 @@ def repair_sensor(clock: Clock = read_utc_now) -> SensorDefinition:
     return gap_repair
 
 
-def _taken(running: Iterable[DagsterRun], ordered: Sequence[str]) -> Iterator[Rectangle]:
-    """The partitions of the runs of ``running``; a run of a series that was untracked since takes none any more."""
+def _read_rectangles(running: Iterable[DagsterRun], ordered: Sequence[str]) -> Iterator[Rectangle]:
+    """Yield the partitions of the runs of ``running``, except for runs of a series that is no longer tracked."""
     for run in running:
         with suppress(ConfigurationError):
             if (rectangle := Rectangle.from_tags(run.tags, ordered)) is not None:
                 yield rectangle
 
 
-def _days(gap: OpenGap, asset_class: AssetClass) -> Days:
+def _days_of(gap: OpenGap, asset_class: AssetClass) -> Days:
     return Days(gap.day, calendar_of(asset_class).local_day(gap.end - timedelta(microseconds=1)))
 
 
-def _wanted(due: Mapping[OpenGap, Days], start: date) -> Iterable[tuple[Series, date, date]]:
+def _days_to_repair(due: Mapping[OpenGap, Days], start: date) -> Iterable[tuple[Series, date, date]]:
     by_series: dict[Series, list[Days]] = {}
     for gap, days in due.items():
         by_series.setdefault(gap.series, []).append(Days(max(start, days.first), days.last))
-    for one, days_of_gaps in by_series.items():
+    for series, days_of_gaps in by_series.items():
         for first, last in merge_days(days_of_gaps, _NEAR):
-            yield one, first, last
+            yield series, first, last
 
 
 def _is_in(series: Series, days: Days, runs: Iterable[Rectangle]) -> bool:
-    """Whether one of ``runs`` takes the last of ``days`` of ``series``."""
+    """Whether one of ``runs`` includes the last of ``days`` of ``series``."""
     return any(series in run.series and run.first <= days.last <= run.last for run in runs)

@@ -71,7 +71,7 @@ def test_of_too_many_symbols_the_least_complete_are_shown() -> None:
 
 def test_of_too_many_series_the_table_shows_the_least_complete() -> None:
     matrix = matrix_of(MAX_ROWS + 1, ("1m",))
-    assert matrix_table(matrix.clear()) == "No series was scanned yet."
+    assert matrix_table(matrix.clear()) == "No series has been scanned yet."
     *lines, blank, more = matrix_table(matrix).splitlines()
     assert len(lines) == 2 + MAX_ROWS
     assert sum("✓" in line for line in lines) == matrix.filter(status="whole").height - 1

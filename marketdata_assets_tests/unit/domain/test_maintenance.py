@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.series import AssetClass, Series
-from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.domain.upkeep import (
+from marketdata_assets.domain.maintenance import (
     CATCH_UP,
     LONGEST_PAUSE,
     Days,
@@ -20,6 +18,8 @@ from marketdata_assets.domain.upkeep import (
     merge_days,
     traded_day,
 )
+from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.domain.timeframe import Timeframe
 
 START = date(2020, 1, 1)
 STOCK, CRYPTO = AssetClass.STOCK, AssetClass.CRYPTO

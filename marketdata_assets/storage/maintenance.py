@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from marketdata_assets.domain.upkeep import CATCH_UP
+from marketdata_assets.domain.maintenance import CATCH_UP
 from marketdata_assets.storage.rows import by_series, columns, key_columns, moment_or_none, series_of
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Upkeep: which days a scheduled run takes, which series are traded now, and when a failed request is repeated.
+"""Maintenance: which days a scheduled run covers, which series are traded now, and when a failed request is repeated.
 
 Days are local dates, except for :func:`daily_run_days`, which takes UTC dates: the schedule is in UTC.
 """
