@@ -108,7 +108,7 @@ class GapContext:
         classes: The asset class of each series.
         first_bars: The open of the first bar of each series, where it is known (UTC).
         requested: The windows that were ever requested of each series, in ``around``.
-        now: The current time, UTC.
+        as_of: The present of the scan, UTC: bars that may still arrive then are not expected.
         begun: When the scan began to read, by the database's clock.
         known: ``KNOWN_GAP_SCHEMA``: the stored gaps that are not filled.
         stored: The stored bars of each series in ``around``.
@@ -120,7 +120,7 @@ class GapContext:
     classes: Mapping[Series, AssetClass]
     first_bars: Mapping[Series, datetime]
     requested: Mapping[Series, Sequence[Window]]
-    now: datetime
+    as_of: datetime
     begun: datetime
     known: pl.DataFrame
     stored: Mapping[Series, StoredBars]
@@ -180,7 +180,7 @@ def slots_to_scan(context: GapContext) -> dict[Series, Slots]:
         min(window.start for window in context.around.values()),
         max(window.end for window in context.around.values()),
     )
-    every = expected_by_series(context.classes, hull, context.now - SETTLING, context.first_bars)
+    every = expected_by_series(context.classes, hull, context.as_of - SETTLING, context.first_bars)
     slots = {}
     for series, window in context.around.items():
         inside = every[series].within(window.start, window.end)

@@ -178,7 +178,7 @@ def load_context(database: Database, chunk: ScanChunk, now: datetime) -> GapCont
         chunk.classes,
         first_bars=first_bars(database, chunk.windows),
         requested=read_requested(database, around),
-        now=now,
+        as_of=now,
         begun=begun,
         known=known,
         stored=read_stored_bars(database, around),
@@ -192,14 +192,14 @@ def plan_refetch(scan: GapScan, tracked: Mapping[Instrument, Sequence[Timeframe]
     for series, windows in scan.open_windows.items():
         instrument = Instrument(series.symbol, scan.context.classes[series])
         missing.setdefault(instrument, {})[series.timeframe] = windows
-    return plan_again(missing, now=scan.context.now, tracked=tracked)
+    return plan_again(missing, now=scan.context.as_of, tracked=tracked)
 
 
 def fetch_missing(
     database: Database, polygon: Vendor, plan: Plan, scan: GapScan, *, run_id: str | None
 ) -> Fetched:
     """Make the requests of ``plan``, store the bars that arrive, and read the bars of ``scan`` again."""
-    ingest, rows = fetch_and_store(database, polygon, plan, now=scan.context.now, run_id=run_id)
+    ingest, rows = fetch_and_store(database, polygon, plan, now=scan.context.as_of, run_id=run_id)
     failures = {(failed.series, failed.window): str(failed.error) for failed in ingest.report.failures}
     refetches = [
         Refetch(

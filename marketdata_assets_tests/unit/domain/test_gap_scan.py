@@ -135,7 +135,7 @@ def context_of(
         {BITCOIN: AssetClass.CRYPTO},
         first_bars={},
         requested={BITCOIN: [Window(CRYPTO.day_start(day(requested_from)), EVER.end)]},
-        now=datetime(2025, 1, 1, tzinfo=UTC),
+        as_of=datetime(2025, 1, 1, tzinfo=UTC),
         begun=BEGUN,
         known=known,
         stored=stored,
