@@ -183,14 +183,14 @@ class BarBatch:
         quarantined: Rows that broke a rule, as ``QUARANTINE_SCHEMA``.
         covered: The windows for which ``bars`` is complete, by series.
         fetches: The requests that the bars came from.
-        blocked: Keys of partitions that are not recorded, whatever was stored.
+        unrecorded: Keys of partitions that are not recorded, whatever was stored.
     """
 
     bars: pl.DataFrame
     quarantined: pl.DataFrame = field(default_factory=QUARANTINE_SCHEMA.to_frame)
     covered: Mapping[Series, Sequence[Window]] = field(default_factory=dict)
     fetches: Sequence[FetchLogEntry] = ()
-    blocked: Collection[str] = ()
+    unrecorded: Collection[str] = ()
 
 
 def write_batch(database: Database, batch: BarBatch) -> MergeCounts:

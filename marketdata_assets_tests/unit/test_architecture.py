@@ -45,6 +45,8 @@ DRIVERS = {"psycopg", "psycopg2", "adbc_driver_manager", "adbc_driver_postgresql
 DRIVER_ERRORS = re.compile(
     r"\b_?(DRIVER_ERRORS|is_driver_error|find_refusal|raise_store_errors|sqlstate|pgcode)\b"
 )
+# The module outside `storage` that may import a driver: the event log of Dagster, whose tables are SQLAlchemy's.
+KNOW_DRIVERS = {PRIVATE_DAGSTER}
 SQL = re.compile(
     # A string that begins as a statement does.
     r"\A\s*(select\s|with\s+(recursive\s+)?\w+\s+as\s*\(|insert\s+into\s|update\s+\w+\s+set\s|delete\s+from\s"
@@ -233,7 +235,7 @@ def test_only_storage_imports_drivers_of_postgres() -> None:
         for path in modules()
         if path.relative_to(PACKAGE).parts[0] != "storage" and drivers_in(imports(path))
     }
-    assert found == set()
+    assert found == KNOW_DRIVERS
 
 
 def driver_errors_in(text: str) -> set[str]:

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from marketdata_assets.defs.assets.fetching import VENDOR_POOL, request_metadata
 from marketdata_assets.defs.assets.presentation import DAILY_FRESHNESS, OWNERS
-from marketdata_assets.defs.resources.io_manager import table_metadata
+from marketdata_assets.defs.resources.io_manager import RunMetadata, table_metadata
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.bars import BAR_SCHEMA
@@ -97,7 +97,7 @@ def ohlcv_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
 
 def _batches(
     context: AssetExecutionContext, config: OhlcvConfig, polygon: PolygonResource, postgres: PostgresResource
-) -> Iterator[BarBatch]:
+) -> Iterator[BarBatch | RunMetadata]:
     days = days_by_series(context.partition_keys)
     now = datetime.now(UTC)
     with postgres.database() as database:
@@ -130,21 +130,19 @@ def _batches(
             report.failures += unknown_symbols(
                 polygon, database, report, wanted=wanted, days=requested, coverage=coverage
             )
-    context.add_asset_metadata(request_metadata(report))
     for notice in report.notices:
         context.log.warning("%s", notice)
-    if not report.failures:
-        return
     failed = set(report.failed_symbols)
+    yield RunMetadata(request_metadata(report))
+    if not failed:
+        return
     if not config.keep_going or failed >= {one.symbol for one in days}:
         raise _failure(report)
     for request in report.failures:
         context.log.error("%s", request.error)
-    context.add_asset_metadata(_failure_metadata(report))
-    yield BarBatch(
-        BAR_SCHEMA.to_frame(),
-        blocked=frozenset(key for key in context.partition_keys if parse_key(key)[1].symbol in failed),
-    )
+    unrecorded = frozenset(key for key in context.partition_keys if parse_key(key)[1].symbol in failed)
+    yield RunMetadata(_failure_metadata(report))
+    yield BarBatch(BAR_SCHEMA.to_frame(), unrecorded=unrecorded)
 
 
 def _failure(report: IngestReport) -> Failure:
