@@ -119,6 +119,10 @@ class TradingCalendar:
         """Return the local date on which ``moment`` falls."""
         return moment.astimezone(self.timezone).date()
 
+    def last_day_before(self, end: datetime) -> date:
+        """Return the local date of the last moment before ``end``, the exclusive end of a window."""
+        return self.local_day(end - timedelta(microseconds=1))
+
     def is_session(self, day: date) -> bool:
         """Whether the market opens on ``day``."""
         if self._days is None:

@@ -344,7 +344,7 @@ def _split_by_series(gaps: pl.DataFrame) -> dict[Series, pl.DataFrame]:
     parts = gaps.sort("symbol", "timeframe", "gap_start").partition_by(
         "symbol", "timeframe", maintain_order=True
     )
-    return {Series(part["symbol"][0], Timeframe(part["timeframe"][0])): part for part in parts}
+    return {Series.of(part["symbol"][0], part["timeframe"][0]): part for part in parts}
 
 
 def _to_frame(stretches: Mapping[Series, _Stretches], expected: Mapping[Series, Slots]) -> pl.DataFrame:

@@ -191,6 +191,4 @@ def regular_windows(timeframe: Timeframe, window: Window, calendar: TradingCalen
 
 
 def _sessions_of(window: Window, calendar: TradingCalendar) -> SessionTable:
-    return calendar.session_table(
-        calendar.local_day(window.start), calendar.local_day(window.end - _MICROSECOND)
-    )
+    return calendar.session_table(calendar.local_day(window.start), calendar.last_day_before(window.end))

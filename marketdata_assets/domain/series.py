@@ -52,6 +52,11 @@ class Series:
     timeframe: Timeframe
 
     @classmethod
+    def of(cls, symbol: str, timeframe: str) -> Series:
+        """Return the series with the key columns ``symbol`` and ``timeframe``, as rows have them."""
+        return cls(symbol, Timeframe(timeframe))
+
+    @classmethod
     def parse(cls, key: str) -> Series:
         """Return the series of a key such as ``AAPL:1m`` or ``BRK.B:1d``.
 

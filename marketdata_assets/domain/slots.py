@@ -160,7 +160,7 @@ def expected_slots(
     Sunday of each week with a session. No slot is expected before ``first_bar``, the open of the series'
     first bar; None when it is unknown.
     """
-    last = calendar.local_day(window.end - _MICROSECOND)
+    last = calendar.last_day_before(window.end)
     if timeframe is Timeframe.W1:
         last += timedelta(days=6)
     table = calendar.session_table(calendar.local_day(window.start), last)
@@ -198,7 +198,7 @@ def stored_by_series(bars: pl.DataFrame) -> dict[Series, StoredBars]:
     stored: dict[Series, StoredBars] = {}
     for part in bars.partition_by("symbol", "timeframe", maintain_order=True):
         ordered = part if part["time"].is_sorted() else part.sort("time")
-        series = Series(part["symbol"][0], Timeframe(part["timeframe"][0]))
+        series = Series.of(part["symbol"][0], part["timeframe"][0])
         stored[series] = StoredBars(
             ordered["time"].cast(UTC_TIME).to_physical().to_numpy(),
             ordered["base_bars"].cast(pl.Int64).to_numpy() if "base_bars" in bars.columns else None,

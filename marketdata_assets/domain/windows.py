@@ -48,6 +48,12 @@ class Window:
         return f"{self.start:%Y-%m-%dT%H:%MZ}..{self.end:%Y-%m-%dT%H:%MZ}"
 
 
+def hull(windows: Iterable[Window]) -> Window:
+    """Return the window from the first start to the last end of ``windows``, at least one."""
+    known = list(windows)
+    return Window(min(window.start for window in known), max(window.end for window in known))
+
+
 def union(windows: Iterable[Window]) -> list[Window]:
     """Return the moments of ``windows`` as disjoint, non-adjacent windows in order."""
     merged: list[Window] = []

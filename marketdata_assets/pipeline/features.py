@@ -26,7 +26,6 @@ from marketdata_assets.domain.features.plan import (
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.gates import select_within
 from marketdata_assets.domain.series import Series, by_market
-from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.pipeline.adjusted import read_adjusted, symbols_without_splits
 from marketdata_assets.pipeline.feature_summary import CHART_BARS, CHARTED, FeatureSummary
@@ -95,7 +94,7 @@ class FeatureReport:
             "symbol", "timeframe", *CHARTED
         )
         for (symbol, timeframe), rows in charted.group_by("symbol", "timeframe", maintain_order=True):
-            series = Series(str(symbol), Timeframe(str(timeframe)))
+            series = Series.of(str(symbol), str(timeframe))
             # The batches of a series arrive in the order of time.
             earlier = [self.samples[series]] if series in self.samples else []
             self.samples[series] = pl.concat([*earlier, rows.select(CHARTED)]).tail(CHART_BARS)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.series import AssetClass, Series
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.storage.connection import Database
-
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def find_holes(
@@ -101,5 +99,5 @@ def _find_lost_gaps(
         found.height,
         int(found["missing_bars"].sum()),
         calendar.local_day(first),
-        calendar.local_day(last - _MICROSECOND),
+        calendar.last_day_before(last),
     )

@@ -10,7 +10,7 @@ from marketdata_assets.domain.gaps import SETTLING
 from marketdata_assets.domain.scans import NEVER_DUE, last_scan
 from marketdata_assets.domain.series import Series, with_siblings
 from marketdata_assets.domain.slots import expected_by_series
-from marketdata_assets.domain.windows import Window
+from marketdata_assets.domain.windows import hull
 from marketdata_assets.storage.gaps import first_bars, read_requested
 from marketdata_assets.storage.scans import changed_series, scanned_days
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from marketdata_assets.domain.series import AssetClass
     from marketdata_assets.domain.slots import Slots
+    from marketdata_assets.domain.windows import Window
     from marketdata_assets.storage.connection import Database
 
 
@@ -44,14 +45,14 @@ def series_to_scan(
     if not windows:
         return set()
     wide = widened or windows
-    hull = Window(min(window.start for window in wide.values()), max(window.end for window in wide.values()))
+    around = hull(wide.values())
     slots = expected_by_series(
         {series: classes[series.symbol] for series in windows},
-        hull,
+        around,
         now - SETTLING,
         first_bars(database, windows),
     )
-    scanned = scanned_days(database, windows, hull)
+    scanned = scanned_days(database, windows, around)
     requested = read_requested(database, widened) if widened else {}
     since = {
         series: last_scan(

@@ -343,8 +343,7 @@ def _read_listed(
         for name in schema
     )
     query = _LISTED.format(columns, sql.Identifier(kind.value), _pairs(", ", "{name}", KEYS[kind]))
-    rows = database.read_frame(query.as_string(None), [json.dumps(list(symbols))])
-    return rows.cast(schema).select(schema.names()) if rows.width else schema.to_frame()
+    return database.read_frame(query.as_string(None), [json.dumps(list(symbols))], schema=schema)
 
 
 def find_unfetched(database: Database, kind: ActionKind, symbols: Iterable[str]) -> list[str]:

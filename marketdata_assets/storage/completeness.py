@@ -19,7 +19,6 @@ from marketdata_assets.domain.completeness import (
     unchecked_days,
 )
 from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.merge import read_clock
 from marketdata_assets.storage.pruned import read_pruned
 from marketdata_assets.storage.symbols import list_presets, list_symbols
@@ -164,7 +163,7 @@ def read_matrix(database: Database, symbols: Collection[str] | None = None) -> p
     The rows are in the order of ``tracked_symbols``, shortest timeframe first. A series without a row is unchecked.
     Presets without a scanned series are left out, unless ``symbols`` names them.
     """
-    rows = _conform(database.read_frame(_MATRIX), MATRIX_SCHEMA).with_columns(
+    rows = database.read_frame(_MATRIX, schema=MATRIX_SCHEMA).with_columns(
         pl.col("expected_bars", "present_bars", "no_trade_bars", "missing_bars").fill_null(0),
         pl.col("status").fill_null(Status.UNCHECKED.value),
     )
@@ -261,7 +260,7 @@ def read_unchecked(
 def incomplete_series(matrix: pl.DataFrame) -> list[Series]:
     """Return the series of ``matrix`` (``MATRIX_SCHEMA``) that lack bars: every day of the others was scanned."""
     lacking = matrix.filter(pl.col("missing_bars") > 0).select("symbol", "timeframe")
-    return [Series(symbol, Timeframe(timeframe)) for symbol, timeframe in lacking.iter_rows()]
+    return [Series.of(*key) for key in lacking.iter_rows()]
 
 
 def active_series(database: Database) -> dict[Series, AssetClass]:
@@ -275,7 +274,7 @@ def active_series(database: Database) -> dict[Series, AssetClass]:
 
 def _read_days(database: Database, first: date = date.min, last: date = date.max) -> pl.DataFrame:
     """Read the scanned days of each active series from ``first`` to ``last``, as ``DAILY_COMPLETENESS_SCHEMA``."""
-    return _conform(database.read_frame(_DAYS, [first, last]), DAILY_COMPLETENESS_SCHEMA)
+    return database.read_frame(_DAYS, [first, last], schema=DAILY_COMPLETENESS_SCHEMA)
 
 
 def _drop_pruned_days(
@@ -347,10 +346,9 @@ def _days_to_count(
 
 def _read_edges(database: Database) -> pl.DataFrame:
     """Read the opens of the first and last stored bar of each active series: two index lookups for each."""
-    return _conform(
-        database.read_frame(_STORED_EDGES),
-        pl.Schema({name: MATRIX_SCHEMA[name] for name in ("symbol", "timeframe", "first_bar", "last_bar")}),
-    )
+    columns = ("symbol", "timeframe", "first_bar", "last_bar")
+    schema = pl.Schema({name: MATRIX_SCHEMA[name] for name in columns})
+    return database.read_frame(_STORED_EDGES, schema=schema)
 
 
 def _select_symbols(rows: pl.DataFrame, symbols: Collection[str] | None) -> pl.DataFrame:
@@ -366,8 +364,3 @@ def _sort_by_series(rows: pl.DataFrame, series: Collection[Series]) -> pl.DataFr
     )
     joined = rows.join(positions, on=["symbol", "timeframe"], maintain_order="left")
     return joined.sort("position", maintain_order=True).drop("position")
-
-
-def _conform(rows: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
-    """Return ``rows`` with exactly ``schema``: an empty result arrives without types."""
-    return rows.select(schema.names()).cast(schema) if rows.width else schema.to_frame()

@@ -378,11 +378,20 @@ class Database:
         """Open the connection for columnar reads, and run one statement on it."""
         self.read_frame("select 1")
 
-    def read_frame(self, query: str, parameters: Sequence[object] = ()) -> pl.DataFrame:
+    def read_frame(
+        self, query: str, parameters: Sequence[object] = (), *, schema: pl.Schema | None = None
+    ) -> pl.DataFrame:
         """Read the rows of ``query`` as a frame; timestamptz arrives as ``Datetime("us", "UTC")``.
 
+        With ``schema`` the frame has exactly these columns and types: an empty result arrives without them.
         Parameters are positional: ``$1``, ``$2`` …. After a lost connection the query runs once more.
         """
+        frame = self._read_again_when_lost(query, parameters)
+        if schema is None:
+            return frame
+        return frame.select(schema.names()).cast(schema) if frame.width else schema.to_frame()
+
+    def _read_again_when_lost(self, query: str, parameters: Sequence[object]) -> pl.DataFrame:
         with raise_store_errors(*_DRIVER_ERRORS):
             try:
                 return self._read_once(query, parameters)

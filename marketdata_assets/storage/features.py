@@ -16,9 +16,10 @@ from psycopg import sql
 
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.windows import hull
 from marketdata_assets.storage.merge import copy_rows, lock_series
 from marketdata_assets.storage.months import FEATURES_1M, ensure_months, months_between
-from marketdata_assets.storage.rows import by_series, columns, fetch, key_columns, series_of
+from marketdata_assets.storage.rows import by_series, columns, fetch, key_columns
 from marketdata_assets.storage.tables import FEATURES
 
 if TYPE_CHECKING:
@@ -215,10 +216,7 @@ def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
         }
         _move_marks(session, batch, current)
         why = "bars changed while features were computed"
-        computed = {
-            Series(symbol, Timeframe(timeframe))
-            for symbol, timeframe in written.select("symbol", "timeframe").unique().iter_rows()
-        }
+        computed = {Series.of(*key) for key in written.select("symbol", "timeframe").unique().iter_rows()}
         _write_marks(session, {series: (windows[series].start, why) for series in overtaken & computed})
         _write_marks(session, {series: found for series, found in batch.refused.items() if series in windows})
         return ReplaceCounts(written.height, deleted)
@@ -234,7 +232,7 @@ def _find_overtaken(session: Session, batch: FeatureBatch) -> tuple[set[Series],
     keys = key_columns(batch.windows)
     now = dict(fetch(session, _VERSIONS, keys, row=by_series(int)))
     changed = {series for series in batch.windows if now.get(series) != batch.versions.get(series)}
-    waiting = set(fetch(session, _MARKED, keys, row=series_of))
+    waiting = set(fetch(session, _MARKED, keys, row=Series.of))
     return changed & waiting, changed - waiting
 
 
@@ -243,6 +241,7 @@ def _delete(session: Session, windows: Mapping[Series, Window]) -> int:
     # One timeframe at a time, as a constant, so that the planner prunes the partitions of the others.
     for timeframe in {series.timeframe for series in windows}:
         members = {series: window for series, window in windows.items() if series.timeframe is timeframe}
+        around = hull(members.values())
         deleted += session.execute(
             _DELETE,
             [
@@ -250,8 +249,8 @@ def _delete(session: Session, windows: Mapping[Series, Window]) -> int:
                 [window.start for window in members.values()],
                 [window.end for window in members.values()],
                 timeframe.value,
-                min(window.start for window in members.values()),
-                max(window.end for window in members.values()),
+                around.start,
+                around.end,
             ],
             prepare=False,
         ).rowcount

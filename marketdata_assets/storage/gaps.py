@@ -15,8 +15,7 @@ from marketdata_assets.domain.gap_scan import KNOWN_GAP_SCHEMA
 from marketdata_assets.domain.gaps import LOSSES, GapState
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.slots import StoredBars, stored_by_series
-from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.domain.windows import Window, difference
+from marketdata_assets.domain.windows import Window, difference, hull
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.connection import connect
 from marketdata_assets.storage.features import mark_stale
@@ -59,6 +58,8 @@ _REPLACED_SCHEMA: Final = pl.Schema(
         **_REPAIRS_SCHEMA,
     }
 )
+
+_QUARANTINED_SCHEMA: Final = pl.Schema({"symbol": pl.String(), "timeframe": pl.String(), "time": UTC_TIME})
 
 _TYPES: Final = {
     "symbol": "text",
@@ -287,32 +288,18 @@ def nearest_scanned_days(
 
 def read_quarantined_rows(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
     """Read ``symbol, timeframe, time`` of the quarantined rows that left no bar, from the first to the last of ``windows``."""
-    first, last = (
-        min(window.start for window in windows.values()),
-        max(window.end for window in windows.values()),
-    )
-    rows = database.read_frame(
-        _QUARANTINED_ROWS,
-        [
-            first,
-            last,
-            json.dumps(sorted({series.symbol for series in windows})),
-            json.dumps(sorted(RULES_WITHOUT_LOSS)),
-        ],
-    )
-    schema = pl.Schema(
-        dict.fromkeys(("symbol", "timeframe"), KNOWN_GAP_SCHEMA["symbol"]) | {"time": UTC_TIME}
-    )
-    return rows.cast(schema) if rows.width else schema.to_frame()
+    around = hull(windows.values())
+    symbols = json.dumps(sorted({series.symbol for series in windows}))
+    arguments = [around.start, around.end, symbols, json.dumps(sorted(RULES_WITHOUT_LOSS))]
+    return database.read_frame(_QUARANTINED_ROWS, arguments, schema=_QUARANTINED_SCHEMA)
 
 
 def quarantined_times(database: Database, series: Series, window: Window) -> list[datetime]:
     """Read the times, each once, of the quarantined rows of ``series`` or its base in ``window``."""
-    rows = database.read_frame(
-        _QUARANTINED_TIMES,
-        [series.symbol, series.timeframe.value, series.timeframe.base.value, window.start, window.end],
-    )
-    return rows["time"].to_list() if rows.width else []
+    timeframes = [series.timeframe.value, series.timeframe.base.value]
+    arguments = [series.symbol, *timeframes, window.start, window.end]
+    rows = database.read_frame(_QUARANTINED_TIMES, arguments, schema=pl.Schema({"time": UTC_TIME}))
+    return rows["time"].to_list()
 
 
 def read_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
@@ -364,11 +351,11 @@ def list_losses(database: Database, symbols: Collection[str], limit: int) -> tup
         columns=_gap_columns(KNOWN_GAP_SCHEMA), of_losses=of_losses, limit=sql.Literal(limit)
     )
     wanted = json.dumps(list(symbols))
-    rows = database.read_frame(largest.as_string(None), [wanted])
+    rows = database.read_frame(largest.as_string(None), [wanted], schema=KNOWN_GAP_SCHEMA)
     count = int(
         database.read_frame(_COUNT_LOSSES.format(of_losses=of_losses).as_string(None), [wanted]).item()
     )
-    return (rows.cast(KNOWN_GAP_SCHEMA) if rows.width else KNOWN_GAP_SCHEMA.to_frame()), count
+    return rows, count
 
 
 def _gap_columns(schema: pl.Schema) -> sql.Composed:
@@ -405,8 +392,7 @@ def _read_gaps_where(
         which=which,
         limit=sql.SQL("") if limit is None else sql.SQL(" limit {}").format(sql.Literal(limit)),
     )
-    frame = database.read_frame(query.as_string(None))
-    return frame.cast(schema).select(schema.names()) if frame.width else schema.to_frame()
+    return database.read_frame(query.as_string(None), schema=schema)
 
 
 @contextmanager
@@ -488,7 +474,7 @@ def _first_changed_losses(earlier: pl.DataFrame, gaps: pl.DataFrame) -> dict[Ser
         [before.join(after, on=key, how="anti"), after.join(before, on=key, how="anti").cast(before.schema)]
     )
     return {
-        Series(symbol, Timeframe(timeframe)): start
+        Series.of(symbol, timeframe): start
         for symbol, timeframe, start in changed.group_by("symbol", "timeframe")
         .agg(pl.col("gap_start").min())
         .iter_rows()

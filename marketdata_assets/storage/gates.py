@@ -98,6 +98,5 @@ def read_quarantined(
         base=sql.Literal(timeframe.base.value),
         harmless=sql.Literal(list(RULES_WITHOUT_LOSS)),
     )
-    frame = database.read_frame(query.as_string(None))
     schema = pl.Schema({"symbol": pl.String(), "time": UTC_TIME, "rule": pl.String()})
-    return frame.cast(schema) if frame.width else schema.to_frame()
+    return database.read_frame(query.as_string(None), schema=schema)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from marketdata_assets.domain.maintenance import CATCH_UP
-from marketdata_assets.storage.rows import by_series, columns, key_columns, moment_or_none, series_of
+from marketdata_assets.domain.series import Series
+from marketdata_assets.storage.rows import by_series, columns, key_columns, moment_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import date, datetime
 
-    from marketdata_assets.domain.series import Series
     from marketdata_assets.storage.connection import Database
     from marketdata_assets.storage.rows import Session
 
@@ -177,7 +177,7 @@ def open_gaps(database: Database) -> list[OpenGap]:
     """Read the open gaps of the active series, in the order of their key."""
 
     def gap(symbol: str, timeframe: str, *others: Any) -> OpenGap:  # noqa: ANN401 - the columns in the gap's order
-        return OpenGap(series_of(symbol, timeframe), *others)
+        return OpenGap(Series.of(symbol, timeframe), *others)
 
     return database.fetch(_OPEN_GAPS, row=gap)
 

@@ -13,7 +13,6 @@ import polars as pl
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import local_day
-from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, union
 from marketdata_assets.storage.rows import by_series, columns, fetch, grouped
 from marketdata_assets.storage.windows import multirange
@@ -64,7 +63,7 @@ def pruned_windows(session: Session, keys: Sequence[str] | None) -> dict[Series,
 def forget_pruned(session: Session, bars: pl.DataFrame, covered: Mapping[Series, Sequence[Window]]) -> None:
     """Take the local days of ``bars`` (symbol, timeframe, time) and the ``covered`` windows out of the pruned windows."""
     pairs = bars.select("symbol", "timeframe").unique().iter_rows()
-    touched = {*covered, *(Series(symbol, Timeframe(timeframe)) for symbol, timeframe in pairs)}
+    touched = {*covered, *(Series.of(*key) for key in pairs)}
     pruned = pruned_windows(session, [series.key for series in touched])
     if not pruned:
         return

@@ -15,7 +15,6 @@ import psycopg
 from psycopg.rows import TupleRow, args_row
 
 from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -58,7 +57,7 @@ def fetch_one(
 
 def series_of(symbol: str, timeframe: str) -> Series:
     """Return the series with the key columns ``symbol`` and ``timeframe``."""
-    return Series(symbol, Timeframe(timeframe))
+    return Series.of(symbol, timeframe)
 
 
 def by_series(row: Callable[..., T]) -> Callable[..., tuple[Series, T]]:
@@ -68,7 +67,7 @@ def by_series(row: Callable[..., T]) -> Callable[..., tuple[Series, T]]:
     """
 
     def make(symbol: str, timeframe: str, *others: object) -> tuple[Series, T]:
-        return series_of(symbol, timeframe), row(*others)
+        return Series.of(symbol, timeframe), row(*others)
 
     return make
 

@@ -10,13 +10,13 @@ from marketdata_assets.domain.scans import (
     BEYOND,
     ScannedDay,
 )
-from marketdata_assets.storage.rows import by_series, grouped, series_of
+from marketdata_assets.domain.series import Series
+from marketdata_assets.storage.rows import by_series, grouped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import date, datetime
 
-    from marketdata_assets.domain.series import Series
     from marketdata_assets.domain.windows import Window
     from marketdata_assets.storage.connection import Database
 
@@ -83,4 +83,4 @@ def changed_series(
         "since": list(since.values()),
         "overlap": _OVERLAP,
     }
-    return set(database.fetch(_CHANGED, rows, row=series_of))
+    return set(database.fetch(_CHANGED, rows, row=Series.of))

@@ -253,6 +253,15 @@ def test_an_empty_answer_keeps_its_columns(database: Database) -> None:
     assert frame.schema == {"symbol": pl.String(), "time": pl.Datetime("us", "UTC")}
 
 
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_frame_has_the_wanted_schema_with_and_without_rows(database: Database, rows: int) -> None:
+    schema = pl.Schema({"time": pl.Datetime("us", "UTC"), "bars": pl.Int32()})
+    query = "select 7::bigint as bars, 'x' as other, now() as time from generate_series(1, $1::int)"
+    frame = database.read_frame(query, [rows], schema=schema)
+    assert (frame.height, frame.schema) == (rows, schema)
+    assert list(frame.schema) == list(schema)
+
+
 def test_dagster_keeps_its_tables_in_its_own_schema(empty_database_url: str) -> None:
     url = dagster_storage_url(empty_database_url)
     assert dagster_storage_url(empty_database_url) == url

@@ -15,7 +15,6 @@ from marketdata_assets.domain.features.columns import LOOKBACK_BARS, lookback_st
 from marketdata_assets.domain.partitions import key_of, parse_key
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import local_day
-from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.weeks import refusal
 from marketdata_assets.domain.windows import Window
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from marketdata_assets.domain.calendar import TradingCalendar
+    from marketdata_assets.domain.timeframe import Timeframe
 
 _PARTITION: Final = ("symbol", "timeframe", "day")
 _MEND: Final = "mend the bars (`marketdata gaps --repair`, `marketdata backfill --force`)"
@@ -116,7 +116,7 @@ class FeaturePlan:
         blocked: dict[str, str] = {}
         notices = []
         for (symbol, timeframe), own in weeks.group_by("symbol", "timeframe", maintain_order=True):
-            series = Series(str(symbol), Timeframe(str(timeframe)))
+            series = Series.of(str(symbol), str(timeframe))
             opens = own["time"].to_list()
             why = refusal(series.symbol, opens, calendar)
             notices.append(f"{why}; {series} has no features there until then")
@@ -181,7 +181,7 @@ def _reasons(keys: Iterable[str], evidence: Evidence) -> dict[str, str]:
     for symbol, timeframe, day, check in (
         evidence.failing.select(*_PARTITION, "check").unique().sort(pl.all()).iter_rows()
     ):
-        checks[key_of(day, Series(symbol, Timeframe(timeframe)))].append(check)
+        checks[key_of(day, Series.of(symbol, timeframe))].append(check)
     reasons = {}
     for key in keys:
         _, series = parse_key(key)
@@ -208,7 +208,7 @@ def lookback_size(window: Window, timeframe: Timeframe, calendar: TradingCalenda
 def windows_from_first_bar(windows: Mapping[Series, Window], bars: pl.DataFrame) -> dict[Series, Window]:
     """Return ``windows``, each from the first of the ``bars`` of its series on."""
     first = {
-        Series(symbol, Timeframe(timeframe)): opened.astimezone(UTC)
+        Series.of(symbol, timeframe): opened.astimezone(UTC)
         for symbol, timeframe, opened in bars.group_by("symbol", "timeframe")
         .agg(pl.col("time").min())
         .iter_rows()

@@ -176,6 +176,15 @@ def test_last_sessions_leave_none_out(calendar: TradingCalendar, today: date, co
     assert all(earlier < later for earlier, later in pairwise(last))
 
 
+@calendars
+@given(day=some_days)
+def test_the_last_day_before_the_end_of_a_day_is_that_day(calendar: TradingCalendar, day: date) -> None:
+    whole = calendar.day_window(day)
+    assert calendar.last_day_before(whole.end) == day
+    assert calendar.last_day_before(whole.start + timedelta(hours=1)) == day
+    assert calendar.last_day_before(whole.start) == day - timedelta(days=1)
+
+
 def test_the_local_day_of_a_moment() -> None:
     moment = datetime(2024, 7, 4, 3, 59, tzinfo=UTC)
     assert XNYS.local_day(moment) == date(2024, 7, 3)

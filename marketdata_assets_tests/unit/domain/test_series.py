@@ -20,6 +20,12 @@ def test_a_key_names_its_series(symbol: str, timeframe: Timeframe) -> None:
     assert str(series) == series.key == f"{symbol}:{timeframe.value}"
 
 
+def test_key_columns_name_a_series() -> None:
+    assert Series.of("BRK.B", "1d") == Series("BRK.B", Timeframe.D1)
+    with pytest.raises(ValueError, match="2h"):
+        Series.of("BRK.B", "2h")
+
+
 @pytest.mark.parametrize(
     ("key", "series"),
     [

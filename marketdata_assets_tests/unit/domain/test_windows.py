@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketdata_assets.domain.windows import Window, difference, union
+from marketdata_assets.domain.windows import Window, difference, hull, union
 from marketdata_assets_tests.unit.frames import at, window
 
 START = datetime(2024, 3, 10, tzinfo=UTC)
@@ -109,3 +109,11 @@ def test_a_window_is_half_open_and_prints_in_utc() -> None:
     assert hours.duration == timedelta(hours=6, minutes=30)
     assert str(hours) == "2024-03-10T00:00Z..2024-03-10T06:30Z"
     assert hours.intersection(Window(hours.end, at("2024-03-11T00:00"))) is None
+
+
+@given(windows=some_windows.filter(bool))
+def test_the_hull_is_the_smallest_window_that_covers_all(windows: list[Window]) -> None:
+    around = hull(iter(windows))
+    assert all(around.covers(part) for part in windows)
+    assert any(part.start == around.start for part in windows)
+    assert any(part.end == around.end for part in windows)
