@@ -6,17 +6,21 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import stamina
+
 from marketdata_assets.config import load_settings
+from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.retention import DEFAULT_RETENTION, Pruned, PruningPlan
+from marketdata_assets.storage.failures import LockedError
 from marketdata_assets.storage.pruned import calendars
 from marketdata_assets.storage.retention import (
     delete_batch,
     empty_month,
     estimate_pruned,
+    execute_alone,
     forget_pruned,
     read_finished_months,
     read_symbols,
-    retry_while_locked,
 )
 
 if TYPE_CHECKING:
@@ -65,14 +69,27 @@ def prune(
     for plan in _read_plans(database, first_kept):
         total = plan.removed()
         for step in _list_steps(database, plan):
-            execute = partial(
-                retry_while_locked, database, plan, step, lock_timeout=lock_timeout, patience=patience
-            )
-            while (removed := execute()) is not None:
+            execute = partial(execute_alone, database, step, lock_timeout=lock_timeout)
+            while (removed := _retry_while_locked(plan, execute, patience)) is not None:
                 total += removed
                 on_batch(removed)
         pruned.append(total)
     return pruned
+
+
+def _retry_while_locked(
+    plan: PruningPlan, execute: Callable[[], Pruned | None], patience: timedelta
+) -> Pruned | None:
+    """Call ``execute``, a step of ``plan``, again for ``patience`` while other sessions hold locks that it needs."""
+    retry = stamina.retry(on=LockedError, attempts=None, timeout=patience, wait_initial=0.2, wait_max=5.0)
+    try:
+        return retry(execute)()
+    except LockedError:
+        message = (
+            f"{plan.timeframe} bars before {plan.before} could not all be pruned: others hold locks on them;"
+            " what was pruned stays so, run `marketdata prune` again for the rest"
+        )
+        raise MarketDataError(message) from None
 
 
 def _read_plans(database: Database, first_kept: Mapping[Timeframe, date]) -> list[PruningPlan]:

@@ -17,12 +17,9 @@ from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-import psycopg
-import stamina
 from psycopg import sql
 
 from marketdata_assets.domain.calendar import next_month
-from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.storage.locks import RETENTION, lock
 from marketdata_assets.storage.months import BARS_1M, FEATURES_1M
 from marketdata_assets.storage.rows import fetch, fetch_one, moment
@@ -40,6 +37,8 @@ BATCH_ROWS: Final = 50_000
 """Bars that one transaction deletes, about."""
 
 _TABLES: Final = ("ohlcv", "features")
+
+_SET_LOCK_TIMEOUT: Final = "select set_config('lock_timeout', %s, true)"
 
 _LOWER_COUNTS: Final = """
 update bar_counts c
@@ -66,7 +65,7 @@ delete from gap_report g
 using unnest(%(symbols)s::text[], %(untils)s::timestamptz[]) as w(symbol, until)
 where g.symbol = w.symbol and g.timeframe = %(timeframe)s and g.gap_end <= w.until
 """
-# Another version: whoever computes from the bars that were there has been overtaken.
+# The new version makes a computation that has read the removed bars stale.
 _MOVE_MARKS: Final = """
 update features_stale s
 set since = w.until, version = nextval('features_stale_version'), changed_at = now()
@@ -190,92 +189,71 @@ class _Edge(NamedTuple):
     """The open of the first bar that went."""
 
 
-def retry_while_locked(
-    database: Database,
-    plan: PruningPlan,
-    step: Callable[[Session], T],
-    *,
-    lock_timeout: timedelta,
-    patience: timedelta,
-) -> T:
-    """Execute a ``step`` of ``plan`` in a transaction, without another writer; again for ``patience`` when locked out.
+def execute_alone(database: Database, step: Callable[[Session], T], *, lock_timeout: timedelta) -> T:
+    """Execute ``step`` in a transaction of its own while no other writer is active.
 
     Raises:
-        MarketDataError: Others held a lock for all of ``patience``.
+        LockedError: Another session held a lock for longer than ``lock_timeout``; nothing was changed.
     """
 
-    def work(connection: Session) -> T:
-        connection.execute(
-            f"set local lock_timeout = {round(lock_timeout.total_seconds() * 1000):d}".encode()
-        )
-        # Alone: no writer is under way, and none begins, until this transaction ends.
-        lock(connection, RETENTION)
-        return step(connection)
+    def work(session: Session) -> T:
+        fetch(session, _SET_LOCK_TIMEOUT, [f"{lock_timeout // timedelta(milliseconds=1)}ms"], row=str)
+        # Alone: no writer is active, and none begins, until this transaction ends.
+        lock(session, RETENTION)
+        return step(session)
 
-    busy = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
-    try:
-        return stamina.retry(on=busy, attempts=None, timeout=patience, wait_initial=0.2, wait_max=5.0)(
-            database.transaction
-        )(work)
-    except busy:
-        message = (
-            f"{plan.timeframe} bars before {plan.before} could not all be pruned: others hold locks on them;"
-            " what was pruned stays so, run `marketdata prune` again for the rest"
-        )
-        raise MarketDataError(message) from None
+    return database.transaction(work)
 
 
-def read_symbols(plan: PruningPlan, connection: Session) -> list[str]:
+def read_symbols(plan: PruningPlan, session: Session) -> list[str]:
     """Read the symbols of which bars of the plan's timeframe are or were stored."""
-    return fetch(connection, _SYMBOLS, [plan.timeframe.value], row=str)
+    return fetch(session, _SYMBOLS, [plan.timeframe.value], row=str)
 
 
-def read_finished_months(plan: PruningPlan, connection: Session) -> dict[datetime, list[str]]:
+def read_finished_months(plan: PruningPlan, session: Session) -> dict[datetime, list[str]]:
     """Read the tables of the months that go as a whole and hold a row, in order."""
     months: dict[datetime, list[str]] = defaultdict(list)
-    for name in fetch(connection, _MONTHS, row=str):
+    for name in fetch(session, _MONTHS, row=str):
         found = re.fullmatch(rf"(?:{BARS_1M}|{FEATURES_1M})_(\d{{4}})_(\d{{2}})", name)
         if found is not None:
             months[datetime(int(found[1]), int(found[2]), 1, tzinfo=UTC)].append(name)
     return {
-        month: months[month]
-        for month in plan.finished_months(months)
-        if _hold_rows(connection, months[month])
+        month: months[month] for month in plan.finished_months(months) if _hold_rows(session, months[month])
     }
 
 
-def estimate_pruned(plan: PruningPlan, connection: Session) -> Pruned:
+def estimate_pruned(plan: PruningPlan, session: Session) -> Pruned:
     """Count what the steps of ``plan`` would remove."""
     found = plan.removed()
-    months = read_finished_months(plan, connection)
+    months = read_finished_months(plan, session)
     for tables in months.values():
         for table in tables:
             query = _SIZE_AND_ROWS.format(name=sql.Literal(table), table=sql.Identifier(table))
-            ((size, rows),) = fetch(connection, query, row=_SizeAndRows)
+            ((size, rows),) = fetch(session, query, row=_SizeAndRows)
             is_bars = table.startswith(BARS_1M)
             found += plan.removed(
                 bars=rows if is_bars else 0, features=0 if is_bars else rows, bytes_returned=size
             )
     since = next_month(max(months)) if months else None
-    for symbol in read_symbols(plan, connection):
+    for symbol in read_symbols(plan, session):
         values = [symbol, plan.timeframe.value, plan.cut(symbol), since, since]
         (bars,), (features,) = (
-            fetch(connection, _COUNT_OLD.format(sql.Identifier(table)), values, row=int) for table in _TABLES
+            fetch(session, _COUNT_OLD.format(sql.Identifier(table)), values, row=int) for table in _TABLES
         )
-        found += _with_space(plan, connection, bars, features)
+        found += _with_space(plan, session, bars, features)
     return found
 
 
-def empty_month(plan: PruningPlan, month: datetime, tables: list[str], connection: Session) -> Pruned | None:
+def empty_month(plan: PruningPlan, month: datetime, tables: list[str], session: Session) -> Pruned | None:
     """Truncate the ``tables`` of ``month``, and delete the rest of its last local day; None when they are empty."""
-    if not _hold_rows(connection, tables):
+    if not _hold_rows(session, tables):
         return None
     bars: list[_Stored] = []
     features = size = 0
     for table in tables:
-        (table_size,) = fetch(connection, _SIZE, [table], row=int)
+        (table_size,) = fetch(session, _SIZE, [table], row=int)
         size += table_size
-        rows = fetch(connection, _COUNT_BY_SYMBOL.format(sql.Identifier(table)), row=_Stored)
+        rows = fetch(session, _COUNT_BY_SYMBOL.format(sql.Identifier(table)), row=_Stored)
         if table.startswith(BARS_1M):
             bars = rows
         else:
@@ -284,56 +262,55 @@ def empty_month(plan: PruningPlan, month: datetime, tables: list[str], connectio
     for symbol, count, first in bars:
         until = plan.end_of_month(symbol, month)
         rest, rest_features = (
-            _delete(plan, connection, table, symbol, (next_month(month), until)) for table in _TABLES
+            _delete(plan, session, table, symbol, (next_month(month), until)) for table in _TABLES
         )
-        tail += _with_space(plan, connection, rest, rest_features)
+        tail += _with_space(plan, session, rest, rest_features)
         edges[symbol] = _Edge(until, count + rest, first)
-    _forget(plan, connection, edges)
+    _forget(plan, session, edges)
     # Last: from here on until the end of the transaction readers of this month wait.
-    connection.execute(_TRUNCATE.format(sql.SQL(", ").join(map(sql.Identifier, tables))))
+    session.execute(_TRUNCATE.format(sql.SQL(", ").join(map(sql.Identifier, tables))))
     return plan.removed(sum(row.rows for row in bars), features, bytes_returned=size) + tail
 
 
-def delete_batch(plan: PruningPlan, symbol: str, connection: Session) -> Pruned | None:
+def delete_batch(plan: PruningPlan, symbol: str, session: Session) -> Pruned | None:
     """Delete the oldest days of ``symbol``, about :data:`BATCH_ROWS` bars; None when nothing is left to delete."""
-    first = _read_old_time(plan, connection, symbol)
+    first = _read_old_time(plan, session, symbol)
     if first is None:
         return None
-    until = plan.end_of_batch(symbol, first, _read_old_time(plan, connection, symbol, BATCH_ROWS))
-    bars, features = (_delete(plan, connection, table, symbol, (None, until)) for table in _TABLES)
-    _forget(plan, connection, {symbol: _Edge(until, bars, first)})
-    return _with_space(plan, connection, bars, features)
+    until = plan.end_of_batch(symbol, first, _read_old_time(plan, session, symbol, BATCH_ROWS))
+    bars, features = (_delete(plan, session, table, symbol, (None, until)) for table in _TABLES)
+    _forget(plan, session, {symbol: _Edge(until, bars, first)})
+    return _with_space(plan, session, bars, features)
 
 
-def forget_pruned(plan: PruningPlan, connection: Session) -> Pruned | None:
+def forget_pruned(plan: PruningPlan, session: Session) -> Pruned | None:
     """Forget what is left of series whose bars are gone already, or never were; None when no row was left."""
-    symbols = fetch(connection, _KNOWN_SYMBOLS, {"timeframe": plan.timeframe.value}, row=str)
+    symbols = fetch(session, _KNOWN_SYMBOLS, {"timeframe": plan.timeframe.value}, row=str)
     cuts = {symbol: plan.cut(symbol) for symbol in symbols}
     gone = {
         symbol: cut
         for symbol, cut in cuts.items()
         # Bars that were fetched again since are the next call's.
-        if fetch(connection, _HAS_OLD, [symbol, plan.timeframe.value, cut], row=bool, prepare=False)
-        == [False]
+        if fetch(session, _HAS_OLD, [symbol, plan.timeframe.value, cut], row=bool, prepare=False) == [False]
     }
-    _forget(plan, connection, {symbol: _Edge(cut) for symbol, cut in gone.items()})
-    orphans = sum(_delete(plan, connection, "features", symbol, (None, cut)) for symbol, cut in gone.items())
-    return _with_space(plan, connection, 0, orphans) if orphans else None
+    _forget(plan, session, {symbol: _Edge(cut) for symbol, cut in gone.items()})
+    orphans = sum(_delete(plan, session, "features", symbol, (None, cut)) for symbol, cut in gone.items())
+    return _with_space(plan, session, 0, orphans) if orphans else None
 
 
-def _read_old_time(plan: PruningPlan, connection: Session, symbol: str, offset: int = 0) -> datetime | None:
+def _read_old_time(plan: PruningPlan, session: Session, symbol: str, offset: int = 0) -> datetime | None:
     """Read the open of the first bar of ``symbol`` that goes, or of the one ``offset`` bars later."""
     values = [symbol, plan.timeframe.value, plan.cut(symbol), offset]
-    return fetch_one(connection, _OLD_TIME, values, row=moment, prepare=False)
+    return fetch_one(session, _OLD_TIME, values, row=moment, prepare=False)
 
 
 def _delete(
-    plan: PruningPlan, connection: Session, table: str, symbol: str, span: tuple[datetime | None, datetime]
+    plan: PruningPlan, session: Session, table: str, symbol: str, span: tuple[datetime | None, datetime]
 ) -> int:
     since, until = span
     if since is not None and since >= until:
         return 0
-    return connection.execute(
+    return session.execute(
         _DELETE_OLD.format(sql.Identifier(table)),
         [symbol, plan.timeframe.value, until, since],
         # With the values in sight the planner looks into no other partition, and locks none.
@@ -341,7 +318,7 @@ def _delete(
     ).rowcount
 
 
-def _forget(plan: PruningPlan, connection: Session, edges: Mapping[str, _Edge]) -> None:
+def _forget(plan: PruningPlan, session: Session, edges: Mapping[str, _Edge]) -> None:
     """Let everything follow from the bars of each symbol being gone up to its edge."""
     if not edges:
         return
@@ -353,29 +330,29 @@ def _forget(plan: PruningPlan, connection: Session, edges: Mapping[str, _Edge]) 
         "timeframe": plan.timeframe.value,
     }
     for statement in _FORGET:
-        connection.execute(statement, values)
-    for symbol, start, end, until in fetch(connection, _GAPS_OVER_EDGE, values, row=_GapOverEdge):
+        session.execute(statement, values)
+    for symbol, start, end, until in fetch(session, _GAPS_OVER_EDGE, values, row=_GapOverEdge):
         key = [symbol, plan.timeframe.value, start]
         left = plan.shorten_gap(symbol, until, end)
         if left is None:
-            connection.execute(_DELETE_GAP, key)
+            session.execute(_DELETE_GAP, key)
         else:
-            connection.execute(_SHORTEN_GAP, [*left, *key])
+            session.execute(_SHORTEN_GAP, [*left, *key])
 
 
-def _with_space(plan: PruningPlan, connection: Session, bars: int, features: int) -> Pruned:
+def _with_space(plan: PruningPlan, session: Session, bars: int, features: int) -> Pruned:
     """Report deleted rows with the space that they leave in the tables: that of a mean row each."""
-    (bars_left,) = fetch(connection, _COUNT_STORED, [plan.timeframe.value], row=int)
+    (bars_left,) = fetch(session, _COUNT_STORED, [plan.timeframe.value], row=int)
     stored = max(1, bars_left)
     space = 0
     for table, rows in zip(_TABLES, (bars, features), strict=True):
         if rows:
-            (size,) = fetch(connection, _SIZE_OF_PARTITIONS, [f"public.{table}_{plan.timeframe}"], row=int)
+            (size,) = fetch(session, _SIZE_OF_PARTITIONS, [f"public.{table}_{plan.timeframe}"], row=int)
             space += rows * size // (stored + rows)
     return plan.removed(bars, features, bytes_reusable=space)
 
 
-def _hold_rows(connection: Session, tables: list[str]) -> bool:
+def _hold_rows(session: Session, tables: list[str]) -> bool:
     return any(
-        fetch(connection, _HOLDS_ROWS.format(sql.Identifier(table)), row=bool) == [True] for table in tables
+        fetch(session, _HOLDS_ROWS.format(sql.Identifier(table)), row=bool) == [True] for table in tables
     )
