@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from datetime import date
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, LiteralString, NamedTuple
 
 import polars as pl
 from psycopg import sql
@@ -34,17 +34,6 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.connection import Database
     from marketdata_assets.storage.rows import Session
 
-_DAILY: Final = (
-    "symbol",
-    "timeframe",
-    "day",
-    "expected_bars",
-    "present_bars",
-    "no_trade_bars",
-    "missing_bars",
-    "completeness",
-    "status",
-)
 LISTED_SCHEMA: Final = pl.Schema({**KNOWN_GAP_SCHEMA, "resolved_at": KNOWN_GAP_SCHEMA["gap_start"]})
 """The columns of listed gaps: ``resolved_at`` is the time at which a gap left the state open."""
 
@@ -60,29 +49,6 @@ _REPLACED_SCHEMA: Final = pl.Schema(
 )
 
 _QUARANTINED_SCHEMA: Final = pl.Schema({"symbol": pl.String(), "timeframe": pl.String(), "time": UTC_TIME})
-
-_TYPES: Final = {
-    "symbol": "text",
-    "timeframe": "text",
-    "day": "date",
-    "gap_start": "timestamptz",
-    "gap_end": "timestamptz",
-    "missing_bars": "bigint",
-    "state": "text",
-    "attempts": "integer",
-    "failure": "text",
-    "reason": "text",
-    "detected_at": "timestamptz",
-    "resolved_at": "timestamptz",
-    "repairs": "integer",
-    "repair_asked_at": "timestamptz",
-    "expected_bars": "bigint",
-    "present_bars": "bigint",
-    "no_trade_bars": "bigint",
-    "completeness": "double precision",
-    "status": "text",
-    "checked_at": "timestamptz",
-}
 
 _FIRST_BARS: Final = """
 select s.symbol, f.timeframe, b.time
@@ -210,6 +176,60 @@ where d.symbol = w.symbol and d.timeframe = w.timeframe and d.day between w.firs
         d.day::timestamp at time zone t.timezone
       )
   )
+"""
+
+
+# Slots that were filled once may be missing again, and a filled gap may grow.
+_WRITE_GAPS: Final = """
+insert into gap_report (
+  symbol, timeframe, gap_start, gap_end, missing_bars, day, state, attempts, failure, reason,
+  detected_at, resolved_at, repairs, repair_asked_at
+)
+select
+  symbol, timeframe, gap_start, gap_end, missing_bars, day, state, attempts, failure, reason,
+  coalesce(detected_at, now()),
+  case when state <> 'open' then coalesce(resolved_at, now()) end,
+  repairs, repair_asked_at
+from unnest(
+  %(symbol)s::text[], %(timeframe)s::text[], %(gap_start)s::timestamptz[], %(gap_end)s::timestamptz[],
+  %(missing_bars)s::bigint[], %(day)s::date[], %(state)s::text[], %(attempts)s::integer[],
+  %(failure)s::text[], %(reason)s::text[], %(detected_at)s::timestamptz[], %(resolved_at)s::timestamptz[],
+  %(repairs)s::integer[], %(repair_asked_at)s::timestamptz[]
+) as w(
+  symbol, timeframe, gap_start, gap_end, missing_bars, day, state, attempts, failure, reason,
+  detected_at, resolved_at, repairs, repair_asked_at
+)
+on conflict (symbol, timeframe, gap_start) do update set
+  gap_end = excluded.gap_end,
+  missing_bars = excluded.missing_bars,
+  day = excluded.day,
+  state = excluded.state,
+  attempts = excluded.attempts,
+  failure = excluded.failure,
+  reason = excluded.reason,
+  detected_at = excluded.detected_at,
+  resolved_at = excluded.resolved_at,
+  repairs = excluded.repairs,
+  repair_asked_at = excluded.repair_asked_at
+"""
+_WRITE_DAYS: Final = """
+insert into completeness_daily (
+  symbol, timeframe, day, expected_bars, present_bars, no_trade_bars, missing_bars, completeness, status, checked_at
+)
+select *
+from unnest(
+  %(symbol)s::text[], %(timeframe)s::text[], %(day)s::date[], %(expected_bars)s::bigint[],
+  %(present_bars)s::bigint[], %(no_trade_bars)s::bigint[], %(missing_bars)s::bigint[],
+  %(completeness)s::double precision[], %(status)s::text[], %(checked_at)s::timestamptz[]
+)
+on conflict (symbol, timeframe, day) do update set
+  expected_bars = excluded.expected_bars,
+  present_bars = excluded.present_bars,
+  no_trade_bars = excluded.no_trade_bars,
+  missing_bars = excluded.missing_bars,
+  completeness = excluded.completeness,
+  status = excluded.status,
+  checked_at = excluded.checked_at
 """
 
 
@@ -435,26 +455,18 @@ def write_gaps(database: Database, result: ScanResult) -> None:
             .join(earlier.select(*start, *_REPAIRS_SCHEMA), on=start, how="left")
             .with_columns(pl.col("repairs").fill_null(0))
         )
-        written = [*LISTED_SCHEMA, *_REPAIRS_SCHEMA]
-        others = ", ".join(f"{name} = excluded.{name}" for name in written[3:])
-        _insert(
-            session,
-            "gap_report",
-            gaps.select(written),
-            # Slots that were filled once may be missing again, and a filled gap may grow.
-            f"on conflict (symbol, timeframe, gap_start) do update set {others}",
-        )
+        _write(session, _WRITE_GAPS, gaps)
         session.execute(_DELETE_DAYS, [symbols, timeframes, firsts, lasts])
-        others = ", ".join(f"{name} = excluded.{name}" for name in (*_DAILY[3:], "checked_at"))
-        _insert(
-            session,
-            "completeness_daily",
-            result.daily.select(_DAILY).with_columns(checked_at=pl.lit(result.begun, UTC_TIME)),
-            f"on conflict (symbol, timeframe, day) do update set {others}",
-        )
+        _write(session, _WRITE_DAYS, result.daily.with_columns(checked_at=pl.lit(result.begun, UTC_TIME)))
 
     if result.spans:
         database.transaction(work)
+
+
+def _write(session: Session, statement: LiteralString, rows: pl.DataFrame) -> None:
+    """Execute ``statement`` with an array for each column of ``rows``, which may be empty."""
+    if rows.height:
+        session.execute(statement, rows.to_dict(as_series=False))
 
 
 def _forget_filled(session: Session, gaps: pl.DataFrame) -> None:
@@ -479,23 +491,3 @@ def _first_changed_losses(earlier: pl.DataFrame, gaps: pl.DataFrame) -> dict[Ser
         .agg(pl.col("gap_start").min())
         .iter_rows()
     }
-
-
-_COMPUTED: Final = {
-    "checked_at": "coalesce(checked_at, now())",
-    "detected_at": "coalesce(detected_at, now())",
-    "resolved_at": "case when state <> 'open' then coalesce(resolved_at, now()) end",
-}
-
-
-def _insert(session: Session, table: str, rows: pl.DataFrame, conflict: str) -> None:
-    if rows.is_empty():
-        return
-    names = ", ".join(rows.columns)
-    values = ", ".join(_COMPUTED.get(name, name) for name in rows.columns)
-    arrays = ", ".join(f"%s::{_TYPES[name]}[]" for name in rows.columns)
-    statement = (
-        f"insert into {table} ({names}) select {values}"  # noqa: S608 - names of this module
-        f" from unnest({arrays}) as t({names}) {conflict}"
-    )
-    session.execute(statement.encode(), [rows[name].to_list() for name in rows.columns])
