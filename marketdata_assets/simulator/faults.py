@@ -55,6 +55,8 @@ class Variant(StrEnum):
 
 
 _BARS = (FaultKind.DUPLICATED_BARS, FaultKind.OUT_OF_ORDER_BARS, FaultKind.INVALID_BARS)
+_DATA = (*_BARS, FaultKind.LOST_HOURS, FaultKind.HISTORY_CUT)
+"""Faults of a ticker's bars, which hit them in a market's day as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,8 @@ class Fault:
     Attributes:
         kind: What happens.
         rate: The share of requests (for bars: of bars) that are hit, 0 to 1.
-        ticker: Only requests for this ticker; None for all, reference endpoints included.
+        ticker: Only requests for this ticker; None for all, reference endpoints included. Of a market's day, only
+            its bars: the faults that damage or lose them.
         start: Only requests whose window reaches past this moment (for bars: bars from here on). Aware UTC.
         end: Only requests whose window begins before this moment (for bars: bars before it). Aware UTC.
         skip: How many matching requests are spared first.
@@ -116,6 +119,8 @@ class Asked(NamedTuple):
     start_ms: int
     end_ms: int
     base: Base
+    is_market: bool = False
+    """Whether it asks for every ticker of a market."""
 
 
 def parse_fault(text: str) -> Fault:
@@ -202,7 +207,8 @@ class FaultPlan:
 
     @staticmethod
     def _matches(fault: Fault, ticker: str | None, asked: Asked | None, elapsed: float) -> bool:
-        if fault.ticker is not None and fault.ticker != ticker:
+        is_part = asked is not None and asked.is_market and fault.kind in _DATA
+        if fault.ticker is not None and fault.ticker != ticker and not is_part:
             return False
         if elapsed < fault.active_from or (fault.active_until is not None and elapsed >= fault.active_until):
             return False
