@@ -399,6 +399,7 @@ class Ingest:
 
     def _roll_up_weeks(self, fetched: Collection[str]) -> None:
         """Roll up the weeks of whole days, which are stored now; those of ``fetched`` came with ranges."""
+        failed = set(self.report.failed_symbols)
         for fetch in self._plan.replaced:
             request = fetch.request
             calendar = calendar_of(request.asset_class)
@@ -409,7 +410,21 @@ class Ingest:
             known = union([*self._coverage.get(base, ()), *self._answered.get(request.symbol, ())])
             bars = self._read_bars(base, window)
             answered = [week for week in _weeks(window, calendar) if _covers_sessions(known, week, calendar)]
-            self._store(Series(request.symbol, Timeframe.W1), bars, window, answered, calendar)
+            week_bars = self._store(Series(request.symbol, Timeframe.W1), bars, window, answered, calendar)
+            if request.symbol not in failed:
+                self._pending.log(
+                    FetchLogEntry(
+                        symbol=request.symbol,
+                        base=Timeframe.D1,
+                        window=window,
+                        timeframes=(Timeframe.W1,),
+                        status="ok",
+                        requested_at=self._now,
+                        bars=week_bars,
+                        run_id=self._run_id,
+                        shared=True,
+                    )
+                )
 
     def _take(self, event: FetchEvent, request: FetchRequest) -> None:
         progress = self._progress.get(request) or self._begin(event, request)
@@ -542,7 +557,8 @@ class Ingest:
         window: Window,
         answered: Sequence[Window],
         calendar: TradingCalendar,
-    ) -> None:
+    ) -> int:
+        """Put the bars of ``series`` that ``base`` gives into the pending batch; return how many."""
         timeframe = series.timeframe
         rolled = complete(roll_up(base, timeframe, calendar), timeframe, calendar, self._now)
         whole = rolled.filter(
@@ -552,6 +568,7 @@ class Ingest:
         if timeframe is Timeframe.W1:
             answered = [week for one in answered if (week := _whole_weeks(one, calendar))]
         self._pending.add(series, whole, answered)
+        return whole.height
 
 
 def _with_sources(

@@ -23,6 +23,7 @@ from marketdata_assets.storage.bars import read_coverage, read_rows, write_batch
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.tables import OHLCV
 from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator
+from marketdata_assets_tests.unit.frames import days_window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -199,6 +200,12 @@ def test_weeks_are_rolled_up_from_the_days_of_a_market_as_from_ranges(
         assert len(simulator.requests) == 5
         grouped, coverage = stored(database), read_coverage(database, names)
         assert grouped.filter(timeframe="1w").height == len(names)
+        # The scan for gaps looks at nothing that was not asked for, and a week is asked for as a whole.
+        week = days_window(XNYS, days[0], days[-1])
+        asked = database.read_frame(
+            "select symbol, window_start, window_end, bars from fetch_log where timeframes = '{1w}' and shared order by 1"
+        )
+        assert asked.rows() == [(name, week.start, week.end, 1) for name in sorted(names)]
         clear(database)
         run(database, by_ranges(chosen))
         assert stored(database).equals(grouped)
