@@ -22,6 +22,7 @@ from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets.storage.bars import read_coverage, read_rows, write_batch
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.tables import OHLCV
+from marketdata_assets_tests.integration.platform import open_platform
 from marketdata_assets_tests.simulator import KEY, SimulatorHandle, running_simulator
 from marketdata_assets_tests.unit.frames import days_window
 
@@ -317,3 +318,24 @@ def test_a_vendor_without_days_of_markets_is_asked_by_ranges(
         assert report.failures == []
         assert stored(database).height == len(names)
         assert [row["symbol"] for row in log(database, "status = 'ok'")] == names
+
+
+def test_a_run_says_how_many_bars_differ_from_those_of_ranges(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ["AAPL:1d", "MSFT:1d", "SPY:1d"]
+    with open_platform(database_url, monkeypatch) as platform:
+        platform.track(*keys)
+        platform.run_one(MONDAY, keys[0])
+        change(platform.database, "AAPL", MONDAY)
+        before = platform.bars(where="symbol = 'AAPL'")
+        result = platform.run_range(MONDAY, MONDAY, *keys, force=True)
+        day_bars = [one.path for one in platform.simulator.requests if "/grouped/" in one.path]
+        assert day_bars == [f"/v2/aggs/grouped/locale/us/market/stocks/{MONDAY}"]
+        assert platform.bars(where="symbol = 'AAPL'") == before
+        [count] = {
+            event.materialization.metadata["run_bars_differing_from_range"].value
+            for event in result.get_asset_materialization_events()
+            if event.asset_key is not None and event.asset_key.path == ["ohlcv"]
+        }
+        assert count == 1
