@@ -43,7 +43,7 @@ from marketdata_assets.simulator.answers import (
 )
 from marketdata_assets.simulator.bars import Bars, encode
 from marketdata_assets.simulator.config import SimulatorConfig
-from marketdata_assets.simulator.faults import Asked, Fault, FaultKind, FaultPlan, fault_of
+from marketdata_assets.simulator.faults import BAR_FAULTS, Asked, Fault, FaultKind, FaultPlan, fault_of
 from marketdata_assets.simulator.grouped import MarketDays, day_rows, read_day_query
 from marketdata_assets.simulator.instruments import hashed
 from marketdata_assets.simulator.limiter import SlidingWindow
@@ -127,7 +127,11 @@ class Simulator:
             self.config.monotonic(),
         )
         record.faults = [fault.kind.value for fault in faults]
+        # A fault of one ticker fails no day of all of them.
+        is_market = "market" in request.path_params
         for fault in faults:
+            if is_market and fault.ticker is not None:
+                continue
             spoilt = await self._failure(request, fault)
             if spoilt is not None:
                 return spoilt
@@ -135,7 +139,10 @@ class Simulator:
         named = request.query_params.get("ticker.any_of", "").split(",")
         self._days.remember({*named, record.ticker or ""} - {""})
         response = answer(self, request, record)
-        if any(fault.kind is FaultKind.TRUNCATED_JSON for fault in faults):
+        if any(
+            fault.kind is FaultKind.TRUNCATED_JSON and not (is_market and fault.ticker is not None)
+            for fault in faults
+        ):
             return Response(bytes(response.body)[: len(response.body) // 2], media_type=_JSON)
         return response
 
@@ -430,13 +437,15 @@ def _key_of(request: Request) -> tuple[str | None, bool]:
 
 def _loses(fault: Fault, ticker: str, start_ms: int) -> bool:
     """Whether ``fault`` takes away the day bar of ``ticker`` that opens at ``start_ms``."""
-    if fault.ticker not in (None, ticker) or fault.start is None:
+    if fault.ticker not in (None, ticker):
         return False
-    begins = milliseconds(fault.start)
+    begins = milliseconds(fault.start) if fault.start else start_ms
     if fault.kind is FaultKind.HISTORY_CUT:
         return start_ms < begins
-    is_lost = fault.kind is FaultKind.LOST_HOURS and fault.end is not None
-    return is_lost and begins <= start_ms < milliseconds(fault.end or fault.start)
+    if fault.kind is FaultKind.LOST_HOURS:
+        return fault.end is not None and begins <= start_ms < milliseconds(fault.end)
+    # What fails the requests for a ticker: the vendor has no bar of it to send.
+    return fault.ticker is not None and fault.kind not in BAR_FAULTS
 
 
 def _json(body: object) -> Response:

@@ -54,9 +54,7 @@ class Variant(StrEnum):
     OFF_GRID = "off_grid"
 
 
-_BARS = (FaultKind.DUPLICATED_BARS, FaultKind.OUT_OF_ORDER_BARS, FaultKind.INVALID_BARS)
-_DATA = (*_BARS, FaultKind.LOST_HOURS, FaultKind.HISTORY_CUT)
-"""Faults of a ticker's bars, which hit them in a market's day as well."""
+BAR_FAULTS = (FaultKind.DUPLICATED_BARS, FaultKind.OUT_OF_ORDER_BARS, FaultKind.INVALID_BARS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +64,8 @@ class Fault:
     Attributes:
         kind: What happens.
         rate: The share of requests (for bars: of bars) that are hit, 0 to 1.
-        ticker: Only requests for this ticker; None for all, reference endpoints included. Of a market's day, only
-            its bars: the faults that damage or lose them.
+        ticker: Only requests for this ticker; None for all, reference endpoints included. In a market's day, only the
+            bar of the ticker is hit: what fails its requests leaves it out.
         start: Only requests whose window reaches past this moment (for bars: bars from here on). Aware UTC.
         end: Only requests whose window begins before this moment (for bars: bars before it). Aware UTC.
         skip: How many matching requests are spared first.
@@ -195,7 +193,7 @@ class FaultPlan:
         ]
 
     def _draw(self, position: int, fault: Fault, address: str, attempt: int) -> bool:
-        per_request = fault.kind not in _BARS
+        per_request = fault.kind not in BAR_FAULTS
         if per_request and fraction(self._seed, position, address, attempt) >= fault.rate:
             return False
         self._seen[position] += 1
@@ -207,8 +205,8 @@ class FaultPlan:
 
     @staticmethod
     def _matches(fault: Fault, ticker: str | None, asked: Asked | None, elapsed: float) -> bool:
-        is_part = asked is not None and asked.is_market and fault.kind in _DATA
-        if fault.ticker is not None and fault.ticker != ticker and not is_part:
+        is_market = asked is not None and asked.is_market
+        if fault.ticker is not None and fault.ticker != ticker and not is_market:
             return False
         if elapsed < fault.active_from or (fault.active_until is not None and elapsed >= fault.active_until):
             return False
@@ -222,7 +220,7 @@ class FaultPlan:
 
     def spoil(self, faults: Sequence[Fault], bars: Bars, ticker: str) -> list[dict[str, Any]] | None:
         """``bars`` as rows, damaged as ``faults`` say; None when no fault damages bars."""
-        wanted = [fault for fault in faults if fault.kind in _BARS]
+        wanted = [fault for fault in faults if fault.kind in BAR_FAULTS]
         if not wanted:
             return None
         rows: list[dict[str, Any]] = bars.frame().to_dicts()
