@@ -168,6 +168,8 @@ class Ingest:
         self._progress: dict[FetchRequest, _Progress] = {}
         self._coverage = coverage or {}
         self._days = MarketDays(plan)
+        self._classes = {fetch.request.symbol: fetch.request.asset_class for fetch in plan.replaced}
+        self._by_ranges: set[str] = set()
         self._open_days: dict[DayRequest, _DayProgress] = {}
         self._answered: dict[str, list[Window]] = {}
         self._differing: list[pl.DataFrame] = []
@@ -195,7 +197,7 @@ class Ingest:
                     yield from self._arriving(more)
             yield self._flush()
             self._report_differences()
-            self._roll_up_weeks({request.symbol for request in requests})
+            self._roll_up_weeks()
         for rollup in self._plan.rollups:
             for window in _chunks(rollup):
                 self._roll_up_stored(rollup, window)
@@ -320,8 +322,7 @@ class Ingest:
             for fetch in self._plan.replaced
             if (fetch.request.symbol, Timeframe.D1) not in self._begins
         }
-        revised = {symbol for frame in self._differing for symbol in self._unsettled(frame)["symbol"]}
-        chosen = self._days.symbols_to_fetch(silent) | revised if can_fetch else set()
+        chosen = self._days.symbols_to_fetch(silent) if can_fetch else set()
         failures = list(self._days.failures(chosen))
         self._fail_days(failures)
         for symbol, window, rules in self._days.unsound(chosen):
@@ -335,7 +336,9 @@ class Ingest:
             )
         for entry in self._days.entries(failures, self._run_id):
             self._pending.log(entry)
+        self._by_ranges = chosen
         fetches = [fetch for fetch in self._plan.replaced if fetch.request.symbol in chosen]
+        fetches += self._fetches_of_revised(chosen) if can_fetch else []
         self._fetches |= {fetch.request: fetch for fetch in fetches}
         return [fetch.request for fetch in fetches]
 
@@ -360,15 +363,33 @@ class Ingest:
         self.report.failures += failed.values()
         self.report.notices += [f"{days.window}: {days.error}" for days in too_old]
 
+    def _fetches_of_revised(self, chosen: Collection[str]) -> list[Fetch]:
+        """The ranges of days whose bars differ from those of earlier ranges, and may have been revised since.
+
+        No day more: a bar of a range is replaced by nothing but a range, so each would be requested the next night, too.
+        """
+        windows: dict[str, list[Window]] = {}
+        for frame in self._differing:
+            for symbol, opened in self._unsettled(frame).select("symbol", "time").iter_rows():
+                windows.setdefault(symbol, []).append(self._day_window(symbol, opened))
+        return [
+            replace(fetch, request=replace(fetch.request, window=window), timeframes=(Timeframe.D1,), pages=1)
+            for fetch in self._plan.replaced
+            if fetch.request.symbol not in chosen
+            for window in union(windows.get(fetch.request.symbol, ()))
+        ]
+
+    def _day_window(self, symbol: str, opened: datetime) -> Window:
+        calendar = calendar_of(self._classes[symbol])
+        return calendar.day_window(calendar.local_day(opened))
+
     def _unsettled(self, bars: pl.DataFrame) -> pl.DataFrame:
         """Those of ``bars`` that late trades may still revise."""
         settled = {
             request.market: request.market.calendar.settled_before(self._now, CORRECTION_SESSIONS)
             for request in self._plan.days
         }
-        markets = {
-            fetch.request.symbol: Market.of(fetch.request.asset_class) for fetch in self._plan.replaced
-        }
+        markets = {symbol: Market.of(asset_class) for symbol, asset_class in self._classes.items()}
         bounds = {symbol: settled[market] for symbol, market in markets.items() if market is not None}
         found = pl.DataFrame(
             {"symbol": list(bounds), "settled": list(bounds.values())},
@@ -381,13 +402,10 @@ class Ingest:
         if not self._differing:
             return
         differing = pl.concat(self._differing).unique(KEY, keep="last").sort(KEY)
-        classes = {fetch.request.symbol: fetch.request.asset_class for fetch in self._plan.replaced}
         for row in differing.iter_slices(1):
-            symbol, opened = row["symbol"][0], row["time"][0]
-            series, calendar = Series(symbol, Timeframe.D1), calendar_of(classes[symbol])
-            day = calendar.local_day(opened)
-            stored = self._read_bars(series, calendar.day_window(day))
-            if not _agree(row, stored):
+            series, opened = Series(row["symbol"][0], Timeframe.D1), row["time"][0]
+            if not _agree(row, self._read_bars(series, self._day_window(series.symbol, opened))):
+                day = calendar_of(self._classes[series.symbol]).local_day(opened)
                 self.report.differs_from_range.append((series, day))
         if found := self.report.differs_from_range:
             named = ", ".join(f"{series} of {day}" for series, day in found[:_NAMED])
@@ -397,14 +415,14 @@ class Ingest:
                 " the bars that the ranges brought stay"
             )
 
-    def _roll_up_weeks(self, fetched: Collection[str]) -> None:
-        """Roll up the weeks of whole days, which are stored now; those of ``fetched`` came with ranges."""
+    def _roll_up_weeks(self) -> None:
+        """Roll up the weeks of whole days, which are stored now; those of symbols that came by ranges are there."""
         failed = set(self.report.failed_symbols)
         for fetch in self._plan.replaced:
             request = fetch.request
             calendar = calendar_of(request.asset_class)
             window = _whole_weeks(request.window, calendar)
-            if Timeframe.W1 not in fetch.timeframes or request.symbol in fetched or window is None:
+            if Timeframe.W1 not in fetch.timeframes or request.symbol in self._by_ranges or window is None:
                 continue
             base = Series(request.symbol, Timeframe.D1)
             known = union([*self._coverage.get(base, ()), *self._answered.get(request.symbol, ())])

@@ -124,6 +124,7 @@ class Run:
 
     def _fetch(self, requests: Sequence[FetchRequest]) -> Generator[FetchEvent]:
         self.ranges += [request.symbol for request in requests]
+        self.windows = [request.window for request in requests]
         yield from ()
 
     @property
@@ -325,6 +326,8 @@ def test_bars_that_differ_from_those_of_ranges_are_reported_by_name(is_recent: b
     other = differing.with_columns(close=pl.lit(11.0), vwap=pl.lit(9.9))
     run = Run(chosen, events, now=now, coverage=KNOWN, differing=differing, stored=other)
     assert run.ranges == (["B"] if is_recent else [])
+    # No other day: its bar would become one of a range, and be requested again every night.
+    assert not is_recent or run.windows == [XNYS.day_window(TUESDAY)]
     assert run.report.differs_from_range == [(Series("B", D1), TUESDAY)]
     assert "B:1d of 2024-07-02: the bars that the ranges brought stay" in run.report.notices[-1]
     # A value that the day lacks is no difference.
