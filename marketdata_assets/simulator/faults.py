@@ -152,6 +152,15 @@ def fault_of(options: dict[str, Any]) -> Fault:
     return replace(fault, start=_aware(fault.start), end=_aware(fault.end))
 
 
+def _fails_ticker(fault: Fault) -> bool:
+    """Whether a fault fails requests for one ticker; in a market's day it only leaves the ticker out."""
+    return fault.ticker is not None and fault.kind not in (
+        *BAR_FAULTS,
+        FaultKind.LOST_HOURS,
+        FaultKind.HISTORY_CUT,
+    )
+
+
 def _spans_day(fault: Fault) -> bool:
     """Whether a day bar can be lost with the hours: it opens at midnight."""
     return fault.start is not None and fault.end is not None and fault.end - fault.start >= timedelta(days=1)
@@ -189,18 +198,27 @@ class FaultPlan:
             fault
             for position, fault in enumerate(self.faults)
             if self._matches(fault, ticker, asked, now - self._started)
-            and self._draw(position, fault, address, attempt)
+            and self._draw(
+                position,
+                fault,
+                address,
+                attempt,
+                is_counted=not (asked and asked.is_market and _fails_ticker(fault)),
+            )
         ]
 
-    def _draw(self, position: int, fault: Fault, address: str, attempt: int) -> bool:
+    def _draw(self, position: int, fault: Fault, address: str, attempt: int, *, is_counted: bool) -> bool:
+        """Whether a matching fault hits a request, which ``skip`` and ``count`` count unless it is not one for the ticker."""
         per_request = fault.kind not in BAR_FAULTS
         if per_request and fraction(self._seed, position, address, attempt) >= fault.rate:
             return False
-        self._seen[position] += 1
+        self._seen[position] += is_counted
         limit = fault.returns_after if fault.kind is FaultKind.LOST_HOURS else fault.count
-        if self._seen[position] <= fault.skip or (limit is not None and self._hits[position] >= limit):
+        if self._seen[position] + (not is_counted) <= fault.skip or (
+            limit is not None and self._hits[position] >= limit
+        ):
             return False
-        self._hits[position] += 1
+        self._hits[position] += is_counted
         return True
 
     @staticmethod
