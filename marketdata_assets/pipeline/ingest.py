@@ -307,7 +307,7 @@ class Ingest:
     def _answered_day(self, request: DayRequest) -> Window | None:
         """What the answer of a day settles: up to the next session, and nothing that may still be revised."""
         calendar = request.market.calendar
-        settled = calendar.settled_before(self._now, CORRECTION_SESSIONS)
+        settled = calendar.final_before(self._now, CORRECTION_SESSIONS)
         window = request.window
         if window.start >= settled:
             return None
@@ -386,7 +386,7 @@ class Ingest:
     def _unsettled(self, bars: pl.DataFrame) -> pl.DataFrame:
         """Those of ``bars`` that late trades may still revise."""
         settled = {
-            request.market: request.market.calendar.settled_before(self._now, CORRECTION_SESSIONS)
+            request.market: request.market.calendar.final_before(self._now, CORRECTION_SESSIONS)
             for request in self._plan.days
         }
         markets = {symbol: Market.of(asset_class) for symbol, asset_class in self._classes.items()}
@@ -548,7 +548,7 @@ class Ingest:
             window,
             screened=screened,
             begins=self._begins.get((request.symbol, request.base)),
-            settled=calendar.settled_before(self._now, CORRECTION_SESSIONS),
+            settled=calendar.final_before(self._now, CORRECTION_SESSIONS),
             calendar=calendar,
         )
         timeframes = progress.fetch.timeframes

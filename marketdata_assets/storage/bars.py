@@ -195,7 +195,7 @@ class BarBatch:
         quarantined: ``QUARANTINE_SCHEMA``.
         covered: Windows that ``bars`` answers whole, by series.
         fetches: The requests that the bars came from.
-        held_back: Keys of partitions that are not recorded, whatever was stored.
+        blocked: Keys of partitions that are not recorded, whatever was stored.
         day_bars: ``BAR_SCHEMA``: day bars of whole markets. They replace no bar that a range of its symbol brought.
         differing: Gets the ``day_bars`` that differ from such a bar, when the batch is committed.
     """
@@ -204,7 +204,7 @@ class BarBatch:
     quarantined: pl.DataFrame = field(default_factory=QUARANTINE_SCHEMA.to_frame)
     covered: Mapping[Series, Sequence[Window]] = field(default_factory=dict)
     fetches: Sequence[FetchLogEntry] = ()
-    held_back: Collection[str] = ()
+    blocked: Collection[str] = ()
     day_bars: pl.DataFrame = field(default_factory=BAR_SCHEMA.to_frame)
     differing: list[pl.DataFrame] = field(default_factory=list)
 

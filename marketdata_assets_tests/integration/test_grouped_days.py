@@ -203,10 +203,10 @@ def test_weeks_are_rolled_up_from_the_days_of_a_market_as_from_ranges(
         assert grouped.filter(timeframe="1w").height == len(names)
         # The scan for gaps looks at nothing that was not asked for, and a week is asked for as a whole.
         week = days_window(XNYS, days[0], days[-1])
-        asked = database.read_frame(
+        requested = database.read_frame(
             "select symbol, window_start, window_end, bars from fetch_log where timeframes = '{1w}' and shared order by 1"
         )
-        assert asked.rows() == [(name, week.start, week.end, 1) for name in sorted(names)]
+        assert requested.rows() == [(name, week.start, week.end, 1) for name in sorted(names)]
         clear(database)
         run(database, by_ranges(chosen))
         assert stored(database).equals(grouped)

@@ -56,14 +56,14 @@ def planned(*days: date, symbols: Sequence[str] = SYMBOLS, now: datetime = NOW) 
 def record(request: DayRequest, bars: int, page: int = 1, error: str | None = None) -> FetchRecord:
     path = request.market.path(request.day)
     status, vendor_status = (503, None) if error else (200, "OK")
-    asked = NOW + timedelta(days=request.day.day)
+    requested = NOW + timedelta(days=request.day.day)
     return FetchRecord(
         request.symbol,
         D1,
         request.window,
         page,
         path,
-        asked,
+        requested,
         status,
         vendor_status,
         "r",
