@@ -21,7 +21,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from marketdata_assets.domain.calendar import moment_of
-from marketdata_assets.domain.gaps import SETTLING, find_gaps, judge
+from marketdata_assets.domain.gaps import EVIDENCE, SETTLING, find_gaps, judge
 from marketdata_assets.domain.slots import expected_slots
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
@@ -39,8 +39,6 @@ DAILY_RUN: Final = time(2, tzinfo=UTC)
 GRACE: Final = timedelta(hours=6)
 """How long a daily run may take, retries and repairs included, before the bars that it should have fetched are late."""
 
-EVIDENCE: Final = {Timeframe.M1: timedelta(days=40), Timeframe.D1: timedelta(days=380)}
-"""How far back the habits of a series are read, by base: somewhat more than the sessions that judging uses."""
 _LONGEST_CLOSURE: Final = timedelta(days=21)
 """Longer than any time without a closed bar: an exchange has been closed for a week, and a week bar takes another."""
 

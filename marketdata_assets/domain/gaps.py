@@ -107,6 +107,8 @@ LOSSES: Final = (GapState.OPEN.value, GapState.UNFILLED.value)
 """The states of an unexplained gap, whose bars count as lost."""
 
 
+EVIDENCE: Final = {Timeframe.M1: timedelta(days=40), Timeframe.D1: timedelta(days=380)}
+"""How far back the habits of a series are read, by base: somewhat more than the sessions that judging uses."""
 _EVIDENCE_SESSIONS: Final = {Timeframe.M1: 20, Timeframe.D1: 250}
 """The number of sessions of evidence, by base."""
 _MINUTES_PER_SESSION: Final = 390

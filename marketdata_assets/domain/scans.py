@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import polars as pl
 
-from marketdata_assets.domain.calendar import calendar_of, sunday_of
-from marketdata_assets.domain.gaps import SETTLING
+from marketdata_assets.domain.calendar import WEEK, calendar_of, sunday_of
+from marketdata_assets.domain.gaps import EVIDENCE, SETTLING
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.slots import expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.series import AssetClass
     from marketdata_assets.domain.slots import Slots, StoredBars
 
-EVIDENCE: Final = {Timeframe.M1: timedelta(days=40), Timeframe.D1: timedelta(days=380)}
-"""How far before a window a scan reads the habits of a series, by base: somewhat more than the sessions that judging uses."""
-BEYOND: Final = timedelta(days=7)
+BEYOND: Final = WEEK
 """How far behind a window a scan reads known gaps that continue a gap of the window."""
 _SLOTS_AT_ONCE: Final = 3_000_000
 """The number of expected slots in memory at once."""

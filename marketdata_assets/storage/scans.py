@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from marketdata_assets.domain.gaps import EVIDENCE
 from marketdata_assets.domain.scans import (
     BEYOND,
-    EVIDENCE,
     ScannedDay,
 )
 from marketdata_assets.storage.rows import by_series, grouped, series_of

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from marketdata_assets.domain.bars import UTC_TIME
 from marketdata_assets.domain.calendar import calendar_of, sunday_of
+from marketdata_assets.domain.gaps import EVIDENCE
 from marketdata_assets.domain.scans import (
-    EVIDENCE,
     NEVER_DUE,
     ScanChunk,
     ScannedDay,
