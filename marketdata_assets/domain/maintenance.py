@@ -225,61 +225,49 @@ def plan_histories(
     today = now.date()
     if today < earliest:
         return HistoryPlan()
-    rows = {series: known[series] for series in tracked if series in known}
-    unfetched = {
-        series: states.get(row.request, RequestState()) for series, row in rows.items() if not row.is_fetched
-    }
-    waiting: dict[str, list[Series]] = {}
-    for series, state in unfetched.items():
-        if state.unfinished_run is not None:
-            waiting.setdefault(state.unfinished_run, []).append(series)
-    arrived = [
-        series
-        for series, state in unfetched.items()
-        if state.unfinished_run is None and series.symbol in state.fetched
-    ]
     new = [series for series in tracked if series not in known]
     spans = initial_days(new, today, days=days, minute_days=minute_days, earliest=earliest)
     due = {series: DueHistory(span, 1) for series, span in spans.items()}
-    for series, row in rows.items():
-        if series in arrived:
-            continue
-        if row.is_fetched:
-            first = _first_missed_day(row, today)
-            attempt = 1
-        else:
-            first = row.first_day if _is_history_due(row, unfetched[series], now) else None
-            attempt = row.attempts + 1
-        if first is not None:
-            due[series] = DueHistory(Days(max(earliest, first), today), attempt)
-    given_up = [
-        series
-        for series, state in unfetched.items()
-        if series not in arrived
-        and series not in due
-        and state.unfinished_run is None
-        and rows[series].attempts >= MAX_HISTORY_RUNS
-    ]
+    arrived: list[Series] = []
+    given_up: list[Series] = []
+    waiting: dict[str, list[Series]] = {}
+    requested = {series: known[series] for series in tracked if series in known}
+    for series, history in requested.items():
+        state = states.get(history.request, RequestState())
+        if history.is_fetched:
+            if (first := _first_missed_day(history, today)) is not None:
+                due[series] = DueHistory(Days(max(earliest, first), today), 1)
+        elif state.unfinished_run is not None:
+            waiting.setdefault(state.unfinished_run, []).append(series)
+        elif series.symbol in state.fetched:
+            arrived.append(series)
+        elif _is_history_due(history, state, now):
+            due[series] = DueHistory(Days(max(earliest, history.first_day), today), history.attempts + 1)
+        elif history.attempts >= MAX_HISTORY_RUNS:
+            given_up.append(series)
     return HistoryPlan(
-        arrived=arrived,
-        returned=[series for series, row in rows.items() if _was_away_briefly(row, today)],
-        due=due,
-        given_up=given_up,
-        unreported=[series for series in given_up if not rows[series].is_reported],
-        waiting=waiting,
+        arrived,
+        _list_returned(requested, today),
+        due,
+        given_up,
+        [series for series in given_up if not known[series].is_reported],
+        waiting,
     )
 
 
 def _first_missed_day(history: History, today: date) -> date | None:
-    """Return the first day to request of a fetched ``history`` after an absence; None without a long one."""
+    """Return the first day to request of a fetched ``history`` after a long absence; None without one."""
     if history.untracked_since is None or _was_away_briefly(history, today):
         return None
     return history.untracked_since - SHORT_ABSENCE
 
 
+def _list_returned(histories: Mapping[Series, History], today: date) -> list[Series]:
+    """List the series that are collected again after an absence that daily runs make up for."""
+    return [series for series, history in histories.items() if _was_away_briefly(history, today)]
+
+
 def _is_history_due(history: History, state: RequestState, now: datetime) -> bool:
-    if state.unfinished_run is not None:
-        return False
     # A run may have waited in the queue for hours, so the pause begins at the end of the last run.
     since = max(history.requested_at, state.ended_at or history.requested_at)
     return may_request_again(history.attempts, since, now, pause=HISTORY_PAUSE, limit=MAX_HISTORY_RUNS)

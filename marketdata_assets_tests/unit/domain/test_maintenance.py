@@ -187,10 +187,10 @@ def history(**changes: Any) -> History:  # noqa: ANN401 - values of any field
 
 
 def plan(
-    known: dict[Series, History], states: dict[str, RequestState] | None = None, **changes: Any
+    known: dict[Series, History], states: dict[str, RequestState] | None = None, earliest: date = START
 ) -> HistoryPlan:
-    options = {"days": 30, "minute_days": 3, "earliest": START, **changes}
-    return plan_histories(list(known) or [AAPL], known, states or {}, NOW, **options)
+    tracked = list(known) or [AAPL]
+    return plan_histories(tracked, known, states or {}, NOW, days=30, minute_days=3, earliest=earliest)
 
 
 def test_a_series_without_a_history_is_due_and_not_before_the_first_partition() -> None:
