@@ -90,7 +90,7 @@ def daily_completeness(
     parts = [DAILY_COMPLETENESS_SCHEMA.to_frame()]
     for series, slots in expected.items():
         has_bar = (
-            slots.stored(stored[series].times) if series in stored else np.zeros(len(slots), dtype=np.bool_)
+            slots.has_bar(stored[series].times) if series in stored else np.zeros(len(slots), dtype=np.bool_)
         )
         flags = pl.DataFrame(
             {"day": slots.days(), "present": has_bar, "explained": explained[series] & ~has_bar}

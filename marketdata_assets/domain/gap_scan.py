@@ -21,15 +21,14 @@ from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA, dai
 from marketdata_assets.domain.gaps import (
     GAP_SCHEMA,
     MAX_ATTEMPTS,
+    SETTLING,
     GapState,
     SlotTraits,
     gaps_of_flags,
     judge_pieces,
-    missing_slots,
-    slots_in_gaps,
 )
 from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.slots import each_position
+from marketdata_assets.domain.slots import each_position, expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import date, datetime
 
+    from marketdata_assets.domain.series import AssetClass
     from marketdata_assets.domain.slots import Flags, Integers, Slots, StoredBars
 
 KNOWN_GAP_SCHEMA: Final = pl.Schema(
@@ -93,8 +93,8 @@ class ScanResult(NamedTuple):
     """The first and the last local day that the window of each series touches."""
     daily: pl.DataFrame
     """The completeness of these days, as ``DAILY_COMPLETENESS_SCHEMA``."""
-    begun: datetime | None = None
-    """When the scan began to read, by the database's clock; None for the time at which the result is written."""
+    begun: datetime
+    """When the scan began to read, by the database's clock: what was stored from then on may be missing in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,11 @@ class GapContext:
         windows: The window of each scanned series, whole local days: gaps outside it are evidence, and are not refetched.
         around: The window that was read of each series: whole local days that hold its scanned window, the evidence,
             and every known gap that reaches into them.
-        slots: The expected slots of each series in ``around``.
+        classes: The asset class of each series.
+        first_bars: The open of the first bar of each series, where it is known (UTC).
+        requested: The windows that were ever requested of each series, in ``around``.
+        as_of: The present of the scan, UTC: bars that may still arrive then are not expected.
+        begun: When the scan began to read, by the database's clock.
         known: ``KNOWN_GAP_SCHEMA``: the stored gaps that are not filled.
         stored: The stored bars of each series in ``around``.
         quarantined: ``symbol``, ``timeframe`` (a base) and ``time`` (UTC) of the quarantined rows; None without any.
@@ -113,7 +117,11 @@ class GapContext:
 
     windows: Mapping[Series, Window]
     around: Mapping[Series, Window]
-    slots: Mapping[Series, Slots]
+    classes: Mapping[Series, AssetClass]
+    first_bars: Mapping[Series, datetime]
+    requested: Mapping[Series, Sequence[Window]]
+    as_of: datetime
+    begun: datetime
     known: pl.DataFrame
     stored: Mapping[Series, StoredBars]
     quarantined: pl.DataFrame | None = None
@@ -125,50 +133,61 @@ class GapScan:
 
     Attributes:
         context: The data that was read; ``stored`` are the bars that are stored now.
-        missing: Whether each slot of each series has no bar now.
+        slots: The expected slots of each series.
+        missing: Whether each slot has no bar now.
         gaps: ``KNOWN_GAP_SCHEMA`` with ``stretch_start`` and ``stretch_end``, the edges of the judged gap that a row is part of.
+        open_windows: The open gaps in the scanned window of each series, which a refetch requests.
         histories: The earlier history of the slots of each series.
         failures: How the vendor failed, each text once; the first is None, which stands for an answer.
     """
 
     context: GapContext
+    slots: Mapping[Series, Slots]
     missing: Mapping[Series, Flags]
     gaps: pl.DataFrame
+    open_windows: Mapping[Series, Sequence[Window]]
     histories: Mapping[Series, _SlotHistory]
     failures: tuple[str | None, ...]
 
 
 def scan_gaps(context: GapContext) -> GapScan:
     """Find and judge the gaps of ``context``, with what earlier scans and refetches recorded of their slots."""
-    known, slots = context.known, context.slots
-    failures: list[str | None] = [None, *known["failure"].drop_nulls().unique(maintain_order=True)]
-    missing = missing_slots(context.stored, slots)
-    before = slots_in_gaps(known, slots)
-    rows = known.partition_by(*_KEY, as_dict=True)
+    slots = slots_to_scan(context)
+    failures: list[str | None] = [None, *context.known["failure"].drop_nulls().unique(maintain_order=True)]
+    rows = context.known.partition_by(*_KEY, as_dict=True)
     quarantined = _flag_quarantined(context.quarantined, slots)
+    missing = {series: expected.missing(context.stored.get(series)) for series, expected in slots.items()}
     histories = {
         series: _read_history(
             rows.get((series.symbol, series.timeframe.value)),
-            series_slots,
+            expected,
             failures,
-            quarantined=quarantined[series] & missing[series],
-            missed=missing[series] | before[series],
+            quarantined=quarantined[series],
+            missing=missing[series],
         )
-        for series, series_slots in slots.items()
+        for series, expected in slots.items()
     }
-    return _judge_scan(context, missing, histories, tuple(failures))
+    return _judge_scan(context, slots, missing, histories, tuple(failures))
 
 
-def open_windows(scan: GapScan) -> dict[Series, list[Window]]:
-    """List the parts of open gaps in the window of each series, which a refetch requests."""
-    due: dict[Series, list[Window]] = {}
-    opened = scan.gaps.filter(state=GapState.OPEN.value)
-    for symbol, name, start, end in opened.select(*_KEY, "gap_start", "gap_end").iter_rows():
-        series = Series(symbol, Timeframe(name))
-        gap = Window(start.astimezone(UTC), end.astimezone(UTC))
-        if (window := gap.intersection(scan.context.windows[series])) is not None:
-            due.setdefault(series, []).append(window)
-    return due
+def slots_to_scan(context: GapContext) -> dict[Series, Slots]:
+    """Return the slots expected of each series in its window around, as far as the window was ever requested.
+
+    Days with a bar count as requested, since bars may be stored in other ways. No slot is expected before the first bar
+    of the series, nor while its bar may still arrive.
+    """
+    hull = Window(
+        min(window.start for window in context.around.values()),
+        max(window.end for window in context.around.values()),
+    )
+    every = expected_by_series(context.classes, hull, context.as_of - SETTLING, context.first_bars)
+    slots = {}
+    for series, window in context.around.items():
+        inside = every[series].within(window.start, window.end)
+        stored = context.stored.get(series)
+        times = np.zeros(0, dtype=np.int64) if stored is None else stored.times
+        slots[series] = inside.requested_in(context.requested.get(series, ()), inside.on_days_of(times))
+    return slots
 
 
 def rescan(scan: GapScan, refetches: Iterable[Refetch], stored: Mapping[Series, StoredBars]) -> GapScan:
@@ -180,8 +199,8 @@ def rescan(scan: GapScan, refetches: Iterable[Refetch], stored: Mapping[Series, 
         if refetch.failure not in failures:
             failures.append(refetch.failure)
     histories = dict(scan.histories)
-    for series, windows in open_windows(scan).items():
-        slots, history = scan.context.slots[series], histories[series]
+    for series, windows in scan.open_windows.items():
+        slots, history = scan.slots[series], histories[series]
         is_due = _flag_inside(slots, windows)
         attempts, failure = history.traits.attempts.copy(), history.traits.failure.copy()
         for refetch in requests.get((series.symbol, series.timeframe.base), ()):
@@ -192,45 +211,59 @@ def rescan(scan: GapScan, refetches: Iterable[Refetch], stored: Mapping[Series, 
         histories[series] = replace(
             history, traits=history.traits._replace(attempts=attempts, failure=failure)
         )
-    missing = missing_slots(stored, scan.context.slots)
-    return _judge_scan(replace(scan.context, stored=stored), missing, histories, tuple(failures))
+    missing = {series: expected.missing(stored.get(series)) for series, expected in scan.slots.items()}
+    return _judge_scan(replace(scan.context, stored=stored), scan.slots, missing, histories, tuple(failures))
 
 
 def settle(scan: GapScan) -> ScanResult:
     """Decide what ``scan`` writes: the gaps and days of its windows, with each gap that reaches beyond a window whole."""
     context = scan.context
     filled = _find_filled(scan)
-    spans = _widen_windows(context.windows, [context.known, scan.gaps, filled])
-    daily = daily_completeness(context.stored, context.slots, scan.gaps)
+    judged = scan.gaps.select(*_KEY, gap_start="stretch_start", gap_end="stretch_end")
+    spans = _widen_windows(context.windows, [context.known, judged, filled])
+    daily = daily_completeness(context.stored, scan.slots, scan.gaps)
     days = {
         series: (
-            context.slots[series].calendar.local_day(span.start),
-            context.slots[series].calendar.local_day(moment_of(microseconds(span.end) - 1)),
+            scan.slots[series].calendar.local_day(span.start),
+            scan.slots[series].calendar.local_day(moment_of(microseconds(span.end) - 1)),
         )
         for series, span in spans.items()
     }
     rows = pl.concat([scan.gaps.select(KNOWN_GAP_SCHEMA.names()).cast(KNOWN_GAP_SCHEMA), filled])
-    return ScanResult(spans, _select_overlapping(rows, spans), days, _select_days(daily, days))
+    return ScanResult(spans, _select_overlapping(rows, spans), days, _select_days(daily, days), context.begun)
 
 
 def _judge_scan(
     context: GapContext,
+    slots: Mapping[Series, Slots],
     missing: Mapping[Series, Flags],
     histories: Mapping[Series, _SlotHistory],
     failures: tuple[str | None, ...],
 ) -> GapScan:
     """Judge the ``missing`` slots, with their earlier ``histories``."""
     traits = {series: history.traits for series, history in histories.items()}
-    pieces = judge_pieces(missing, context.stored, context.slots, traits, failures)
+    pieces = judge_pieces(missing, context.stored, slots, traits, failures)
     gaps = pieces.with_columns(
-        pl.col("attempts").cast(pl.Int32), detected_at=_first_detected(pieces, context.slots, histories)
+        pl.col("attempts").cast(pl.Int32), detected_at=_first_detected(pieces, slots, histories)
     ).select(*KNOWN_GAP_SCHEMA, "stretch_start", "stretch_end")
-    return GapScan(context, missing, gaps, histories, failures)
+    return GapScan(context, slots, missing, gaps, _list_open(gaps, context.windows), histories, failures)
+
+
+def _list_open(gaps: pl.DataFrame, windows: Mapping[Series, Window]) -> dict[Series, list[Window]]:
+    """List the parts of the open ones of ``gaps`` that lie in the window of each series."""
+    due: dict[Series, list[Window]] = {}
+    opened = gaps.filter(state=GapState.OPEN.value)
+    for symbol, name, start, end in opened.select(*_KEY, "gap_start", "gap_end").iter_rows():
+        series = Series(symbol, Timeframe(name))
+        gap = Window(start.astimezone(UTC), end.astimezone(UTC))
+        if (window := gap.intersection(windows[series])) is not None:
+            due.setdefault(series, []).append(window)
+    return due
 
 
 def _find_filled(scan: GapScan) -> pl.DataFrame:
     """Find the stretches of slots that were missing when the scan began, or known to be, and have bars now."""
-    slots = scan.context.slots
+    slots = scan.slots
     arrived = {series: history.missed & ~scan.missing[series] for series, history in scan.histories.items()}
     gaps = gaps_of_flags(arrived, slots)
     return (
@@ -256,11 +289,12 @@ def _read_history(
     failures: list[str | None],
     *,
     quarantined: Flags,
-    missed: Flags,
+    missing: Flags,
 ) -> _SlotHistory:
     """Spread the facts about the ``known`` gaps of one series over its slots."""
     attempts, failure = np.zeros(len(slots), dtype=np.int64), np.zeros(len(slots), dtype=np.int64)
     detected, is_explained = np.full(len(slots), _NEVER), np.zeros(len(slots), dtype=np.bool_)
+    missed = missing.copy()
     if known is not None and known.height:
         first, last = slots.positions(known)
         sizes = last - first
@@ -272,7 +306,9 @@ def _read_history(
         is_explained[positions] = np.repeat(has_no_trades, sizes)
         moments = known["detected_at"].cast(UTC_TIME).to_physical().fill_null(_NEVER).to_numpy()
         detected[positions] = np.repeat(moments, sizes)
-    return _SlotHistory(SlotTraits(attempts, failure, is_explained, quarantined), detected, missed)
+        missed[positions] = True
+    traits = SlotTraits(attempts, failure, is_explained, quarantined & missing)
+    return _SlotHistory(traits, detected, missed)
 
 
 def _flag_quarantined(quarantined: pl.DataFrame | None, slots: Mapping[Series, Slots]) -> dict[Series, Flags]:
@@ -286,7 +322,7 @@ def _flag_quarantined(quarantined: pl.DataFrame | None, slots: Mapping[Series, S
         opens = own.select(
             bucket_open(pl.col("time").cast(UTC_TIME), series.timeframe, series_slots.calendar).to_physical()
         )
-        flags[series] = series_slots.stored(np.unique(opens.to_series().to_numpy()))
+        flags[series] = series_slots.has_bar(np.unique(opens.to_series().to_numpy()))
     return flags
 
 
@@ -332,12 +368,9 @@ def _widen_windows(windows: Mapping[Series, Window], frames: Sequence[pl.DataFra
     """Widen each window by the gaps of ``frames`` that reach into it, until it cuts none."""
     edges: dict[Series, list[Integers]] = {}
     for frame in frames:
-        columns = (
-            ("stretch_start", "stretch_end") if "stretch_start" in frame.columns else ("gap_start", "gap_end")
-        )
         for (symbol, timeframe), own in frame.partition_by(*_KEY, as_dict=True).items():
             series = Series(str(symbol), Timeframe(str(timeframe)))
-            physical = own.select(pl.col(columns).cast(UTC_TIME).to_physical()).to_numpy()
+            physical = own.select(pl.col("gap_start", "gap_end").cast(UTC_TIME).to_physical()).to_numpy()
             edges.setdefault(series, []).append(physical)
     spans = {}
     for series, window in windows.items():

@@ -131,19 +131,8 @@ def find_gaps(stored: Mapping[Series, StoredBars], expected: Mapping[Series, Slo
     hours, weekends and holidays, and ends at days that ``expected`` leaves out. Bars outside the expected slots are ignored;
     a series without an entry in ``stored`` has no bar.
     """
-    return gaps_of_flags(missing_slots(stored, expected), expected)
-
-
-def missing_slots(
-    stored: Mapping[Series, StoredBars], expected: Mapping[Series, Slots]
-) -> dict[Series, Flags]:
-    """Whether each slot of each series of ``expected`` is without a bar."""
-    return {
-        series: ~slots.stored(stored[series].times)
-        if series in stored
-        else np.ones(len(slots), dtype=np.bool_)
-        for series, slots in expected.items()
-    }
+    missing = {series: slots.missing(stored.get(series)) for series, slots in expected.items()}
+    return gaps_of_flags(missing, expected)
 
 
 def slots_in_gaps(gaps: pl.DataFrame, expected: Mapping[Series, Slots]) -> dict[Series, Flags]:
@@ -483,7 +472,7 @@ def _count_base_slots_and_bars(slots: Slots, stored: StoredBars | None) -> tuple
     capacity = _count_base_slots(_Stretches(every, every + 1), slots)
     bars = np.zeros_like(capacity)
     if stored is not None:
-        has_bar = slots.stored(stored.times)
+        has_bar = slots.has_bar(stored.times)
         if stored.base_bars is not None:
             base_bars = stored.base_bars[np.searchsorted(stored.times, slots.opens[has_bar])]
             # Bars of extended hours count in base_bars, but are not expected.

@@ -7,13 +7,11 @@ from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import numpy as np
 import polars as pl
 
 from marketdata_assets.domain.calendar import WEEK, calendar_of, sunday_of
-from marketdata_assets.domain.gaps import EVIDENCE, SETTLING
+from marketdata_assets.domain.gaps import EVIDENCE
 from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.slots import expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from marketdata_assets.domain.series import AssetClass
-    from marketdata_assets.domain.slots import Slots, StoredBars
+    from marketdata_assets.domain.slots import Slots
 
 BEYOND: Final = WEEK
 """How far behind a window a scan reads known gaps that continue a gap of the window."""
@@ -186,30 +184,3 @@ def widen_to_gaps(
         end = calendar.local_day(max(window.end, last).astimezone(UTC) - timedelta(microseconds=1))
         wider[series] = Window(calendar.day_start(start), calendar.day_window(end).end)
     return wider
-
-
-def slots_to_scan(
-    chunk: ScanChunk,
-    around: Mapping[Series, Window],
-    stored: Mapping[Series, StoredBars],
-    *,
-    first_bars: Mapping[Series, datetime],
-    requested: Mapping[Series, Sequence[Window]],
-    now: datetime,
-) -> dict[Series, Slots]:
-    """Return the slots expected of each series in its window of ``around``, as far as the window was ever ``requested``.
-
-    Days with a bar count as requested, since bars may be stored in other ways. No slot is expected before the first bar
-    of the series in ``first_bars``, nor while its bar may still arrive at ``now``.
-    """
-    hull = Window(
-        min(window.start for window in around.values()), max(window.end for window in around.values())
-    )
-    every = expected_by_series(chunk.classes, hull, now - SETTLING, first_bars)
-    no_times = np.zeros(0, dtype=np.int64)
-    slots = {}
-    for series, window in around.items():
-        inside = every[series].within(window.start, window.end)
-        times = stored[series].times if series in stored else no_times
-        slots[series] = inside.requested_in(requested.get(series, ()), inside.on_days_of(times))
-    return slots

@@ -109,7 +109,7 @@ class Slots:
         opens = pl.DataFrame({"time": self.opens}).select(pl.col("time").cast(UTC_TIME))
         return opens.select(day=local_day(pl.col("time"), self.calendar))["day"]
 
-    def stored(self, times: Integers) -> Flags:
+    def has_bar(self, times: Integers) -> Flags:
         """Whether each slot has a bar among the bar opens ``times``, sorted; opens that are not slots are ignored."""
         found = np.zeros(len(self.opens), dtype=np.bool_)
         if len(self.opens):
@@ -119,6 +119,10 @@ class Slots:
             positions = np.searchsorted(self.opens, inside)
             found[positions[self.opens[positions] == inside]] = True
         return found
+
+    def missing(self, stored: StoredBars | None) -> Flags:
+        """Whether each slot is without a bar among ``stored``; None stands for no bars."""
+        return np.ones(len(self), dtype=np.bool_) if stored is None else ~self.has_bar(stored.times)
 
 
 class StoredBars(NamedTuple):

@@ -16,7 +16,6 @@ from marketdata_assets.domain.gap_scan import (
     KNOWN_GAP_SCHEMA,
     GapContext,
     Refetch,
-    open_windows,
     rescan,
     scan_gaps,
     settle,
@@ -26,15 +25,12 @@ from marketdata_assets.domain.scans import (
     ScanChunk,
     scan_chunks,
     scan_windows,
-    slots_to_scan,
     widen_to_evidence,
     widen_to_gaps,
 )
 from marketdata_assets.domain.series import Instrument, Series, with_siblings
-from marketdata_assets.pipeline.fetching import ingest_batches, instruments_of
-from marketdata_assets.pipeline.ingest import Ingest, IngestReport
+from marketdata_assets.pipeline.fetching import fetch_and_store, instruments_of
 from marketdata_assets.polygon.planner import Plan, plan_again
-from marketdata_assets.storage.bars import read_coverage, write_batch
 from marketdata_assets.storage.gaps import (
     database_time,
     exclusive_scan,
@@ -53,8 +49,10 @@ if TYPE_CHECKING:
     from datetime import date, datetime
 
     from marketdata_assets.domain.gap_scan import GapScan, ScanResult
+    from marketdata_assets.domain.slots import StoredBars
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.domain.windows import Window
+    from marketdata_assets.pipeline.ingest import IngestReport
     from marketdata_assets.polygon.vendor import Vendor
     from marketdata_assets.storage.connection import Database
 
@@ -102,11 +100,13 @@ class Fetched:
         refetches: The requested windows, each with how the vendor failed, or without a failure.
         report: The cost of the requests.
         rows: The numbers of rows that were inserted, changed and left unchanged.
+        stored: The bars that are stored now, where the scan reads them.
     """
 
     refetches: list[Refetch]
     report: IngestReport
     rows: MergeCounts
+    stored: Mapping[Series, StoredBars]
 
 
 def report_gaps(
@@ -131,20 +131,18 @@ def report_gaps(
     wanted, tracked = instruments_of(database, days)
     for chunk in plan_chunks(days, wanted, tracked):
         with exclusive_scan(database, chunk.windows):
-            # Read before the first bar: the scan may miss bars that are stored from here on.
-            begun = database_time(database)
             scan = scan_gaps(load_context(database, chunk, now))
             for _ in range(attempts if polygon is not None else 0):
-                plan = plan_refetch(scan, chunk, tracked, now)
+                plan = plan_refetch(scan, tracked)
                 if polygon is None or not plan.requests:
                     break
-                fetched = fetch_missing(database, polygon, plan, now=now, run_id=run_id)
+                fetched = fetch_missing(database, polygon, plan, scan, run_id=run_id)
                 outcome.add_fetched(fetched)
-                scan = rescan(scan, fetched.refetches, read_stored_bars(database, scan.context.around))
+                scan = rescan(scan, fetched.refetches, fetched.stored)
                 if any(refetch.failure is not None for refetch in fetched.refetches):
                     # Left to another run: a second attempt at once would meet the same failure.
                     break
-            result = settle(scan)._replace(begun=begun)
+            result = settle(scan)
             write_gaps(database, result)
         outcome.add_result(result)
     return outcome
@@ -168,43 +166,40 @@ def plan_chunks(
 
 def load_context(database: Database, chunk: ScanChunk, now: datetime) -> GapContext:
     """Read the known gaps and stored bars of the series of ``chunk``, in their windows and the evidence around them."""
+    # Read before the first bar: the scan may miss bars that are stored from here on.
+    begun = database_time(database)
     scanned = nearest_scanned_days(database, chunk.days, chunk.evidence.days)
     around = widen_to_evidence(chunk, scanned, read_gaps(database, chunk.windows))
     known = read_gaps(database, around)
     around = widen_to_gaps(chunk, around, known)
-    stored = read_stored_bars(database, around)
-    quarantined = read_quarantined_rows(database, around)
-    slots = slots_to_scan(
-        chunk,
+    return GapContext(
+        chunk.windows,
         around,
-        stored,
+        chunk.classes,
         first_bars=first_bars(database, chunk.windows),
         requested=read_requested(database, around),
-        now=now,
+        as_of=now,
+        begun=begun,
+        known=known,
+        stored=read_stored_bars(database, around),
+        quarantined=read_quarantined_rows(database, around),
     )
-    return GapContext(chunk.windows, around, slots, known, stored, quarantined)
 
 
-def plan_refetch(
-    scan: GapScan, chunk: ScanChunk, tracked: Mapping[Instrument, Sequence[Timeframe]], now: datetime
-) -> Plan:
+def plan_refetch(scan: GapScan, tracked: Mapping[Instrument, Sequence[Timeframe]]) -> Plan:
     """Plan the fewest requests for the open gaps in the windows of ``scan``; none when no gap is open."""
     missing: dict[Instrument, dict[Timeframe, Sequence[Window]]] = {}
-    for series, windows in open_windows(scan).items():
-        instrument = Instrument(series.symbol, chunk.classes[series])
+    for series, windows in scan.open_windows.items():
+        instrument = Instrument(series.symbol, scan.context.classes[series])
         missing.setdefault(instrument, {})[series.timeframe] = windows
-    return plan_again(missing, now=now, tracked=tracked)
+    return plan_again(missing, now=scan.context.as_of, tracked=tracked)
 
 
 def fetch_missing(
-    database: Database, polygon: Vendor, plan: Plan, *, now: datetime, run_id: str | None
+    database: Database, polygon: Vendor, plan: Plan, scan: GapScan, *, run_id: str | None
 ) -> Fetched:
-    """Make the requests of ``plan`` and store the bars that arrive."""
-    coverage = read_coverage(database, sorted({request.symbol for request in plan.requests}))
-    ingest = Ingest(plan, now=now, coverage=coverage, run_id=run_id)
-    rows = sum(
-        (write_batch(database, batch) for batch in ingest_batches(database, polygon, ingest)), MergeCounts()
-    )
+    """Make the requests of ``plan``, store the bars that arrive, and read the bars of ``scan`` again."""
+    ingest, rows = fetch_and_store(database, polygon, plan, now=scan.context.as_of, run_id=run_id)
     failures = {(failed.series, failed.window): str(failed.error) for failed in ingest.report.failures}
     refetches = [
         Refetch(
@@ -215,4 +210,4 @@ def fetch_missing(
         )
         for request in plan.requests
     ]
-    return Fetched(refetches, ingest.report, rows)
+    return Fetched(refetches, ingest.report, rows, read_stored_bars(database, scan.context.around))

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
-from dagster import AssetKey
+from dagster import AssetKey, AssetRecordsFilter
 from polars.testing import assert_frame_equal
 
 from marketdata_assets.cli.features import blocked_lines
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.partitions import partition_key
+from marketdata_assets.defs.resources.io_manager import ROW_COUNT
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.defs.runs.features import run_features
@@ -35,7 +36,7 @@ from marketdata_assets.storage.bars import BarBatch, read_rows, write_batch
 from marketdata_assets.storage.features import FeatureBatch, mark_stale, read_stale, write_features
 from marketdata_assets.storage.merge import lock_series
 from marketdata_assets.storage.tables import FEATURES, OHLCV
-from marketdata_assets_tests.integration.platform import Platform, open_platform, reason_of
+from marketdata_assets_tests.integration.platform import Platform, open_platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -93,6 +94,15 @@ def one(platform: Platform, day: date, key: str) -> ExecuteInProcessResult:
     )
 
 
+def shown(platform: Platform, key: str) -> Mapping[str, MetadataValue]:
+    """The metadata of the latest materialization of a partition."""
+    (record,) = platform.instance.fetch_materializations(
+        AssetRecordsFilter(asset_key=AssetKey("features"), asset_partitions=[key]), limit=1
+    ).records
+    assert record.asset_materialization is not None
+    return record.asset_materialization.metadata
+
+
 def latest(platform: Platform) -> tuple[str, Mapping[str, MetadataValue]]:
     """The partition, and its metadata, that Dagster shows as the latest materialization of the asset."""
     event = platform.instance.get_latest_materialization_event(AssetKey("features"))
@@ -140,10 +150,10 @@ def test_every_bar_has_the_features_of_its_whole_history(platform: Platform) -> 
     assert (
         sum("chart" in metadata for metadata in told) == sum("columns" in metadata for metadata in told) == 1
     )
-    key, shown = latest(platform)
-    assert "data:image/png;base64" in str(shown["chart"].value)
-    assert str(shown["chart"].value).startswith(f"![Close, ATR and volatility of {key.partition('|')[2]}]")
-    assert len(str(shown["columns"].value).splitlines()) == 2 + 24
+    key, charted = latest(platform)
+    assert "data:image/png;base64" in str(charted["chart"].value)
+    assert str(charted["chart"].value).startswith(f"![Close, ATR and volatility of {key.partition('|')[2]}]")
+    assert len(str(charted["columns"].value).splitlines()) == 2 + 24
     joined = platform.database.read_frame(
         "select count(*) as n from market_data_v2 where gap_in_window is not null"
     )
@@ -218,13 +228,17 @@ def test_a_lost_hour_holds_its_day_back_until_it_is_filled(platform: Platform) -
         f"select bool_and(gap_in_window) as all from features where timeframe = '1h' and {day} = '2023-07-06'"
     )
     assert flagged.item() is True
-    held = {str(partition_key(date(2023, 7, 5), Series.parse(key))) for key in keys}
-    recorded = platform.instance.get_materialized_partitions(AssetKey("features"))
-    assert not held & recorded
-    assert len(recorded) == 2 * ((LAST - FIRST).days + 1) - 2
-    alone = one(platform, date(2023, 7, 5), "SPY:1m")
-    assert not alone.success
-    assert not held & platform.instance.get_materialized_partitions(AssetKey("features"))
+    assert platform.instance.get_materialized_partitions(AssetKey("features")) == {
+        str(partition_key(FIRST + timedelta(days=number), Series.parse(key)))
+        for key in keys
+        for number in range((LAST - FIRST).days + 1)
+    }
+    blocked = partition_key(date(2023, 7, 5), Series.parse("SPY:1m"))
+    assert "by no_gaps" in str(shown(platform, blocked)["blocked"].value)
+    assert "blocked" not in shown(platform, partition_key(date(2023, 7, 6), Series.parse("SPY:1m")))
+    assert one(platform, date(2023, 7, 5), "SPY:1m").success
+    facts = shown(platform, blocked)
+    assert (facts[ROW_COUNT].value, "by no_gaps" in str(facts["blocked"].value)) == (0, True)
 
     look(platform, *keys)
     assert platform.count("gap_report", "state = 'filled'") == 2
@@ -232,7 +246,9 @@ def test_a_lost_hour_holds_its_day_back_until_it_is_filled(platform: Platform) -
     assert {first for first, _ in days.values()} == {date(2023, 7, 5)}
     assert computed(platform, date(2023, 7, 5), LAST, keys).totals.partitions_blocked == 0
     same(stored(platform, *keys), of_all_history(platform, *keys))
-    assert held <= platform.instance.get_materialized_partitions(AssetKey("features"))
+    stored_rows = platform.count("features", f"timeframe = '1m' and {day} = '2023-07-05'")
+    assert shown(platform, blocked)[ROW_COUNT].value == stored_rows > 0
+    assert "blocked" not in shown(platform, blocked)
 
 
 def test_a_change_while_features_are_computed_is_not_lost(platform: Platform) -> None:
@@ -460,15 +476,14 @@ def test_a_stock_whose_splits_were_never_asked_for_gets_no_features_until_they_a
     outcome = computed(platform, keys=keys)
     assert (outcome.totals.series_computed, outcome.totals.partitions_blocked) == (2, days)
     assert platform.count("features", "symbol = 'AAPL'") == 0
-    recorded = platform.instance.get_materialized_partitions(AssetKey("features"))
-    assert {key.split("|")[1] for key in recorded} == {"SPY:1d", "BTC-USD:1d"}
-    key, shown = latest(platform)
-    assert f"volatility of {key.partition('|')[2]}]" in str(shown["chart"].value)
+    reason = "splits were never asked for: run `marketdata actions`"
+    assert reason in str(shown(platform, partition_key(LAST, Series.parse("AAPL:1d")))["blocked"].value)
+    assert "blocked" not in shown(platform, partition_key(LAST, Series.parse("SPY:1d")))
+    key, charted = latest(platform)
+    assert f"volatility of {key.partition('|')[2]}]" in str(charted["chart"].value)
     assert set(read_stale(platform.database)) == {Series.parse("AAPL:1d")}
     assert computed(platform, keys=("AAPL:1d",), force=True).totals.rows_written == 0
-    assert "splits were never asked for: run `marketdata actions`" in reason_of(
-        one(platform, LAST, "AAPL:1d")
-    )
+    assert one(platform, LAST, "AAPL:1d").success
 
     platform.never_split("AAPL")
     outcome = computed(platform, keys=keys)
@@ -476,7 +491,7 @@ def test_a_stock_whose_splits_were_never_asked_for_gets_no_features_until_they_a
     same(stored(platform, "AAPL:1d"), of_all_history(platform, "AAPL:1d"))
 
 
-def test_a_series_without_a_bar_is_neither_computed_nor_recorded(platform: Platform) -> None:
+def test_a_series_without_a_bar_is_not_computed_and_its_partitions_say_why(platform: Platform) -> None:
     platform.track("SPY:1d", "QQQ:1d")
     platform.run_range(FIRST, LAST, "SPY:1d")
     weekend = date(2023, 5, 27)
@@ -485,9 +500,8 @@ def test_a_series_without_a_bar_is_neither_computed_nor_recorded(platform: Platf
         1,
         (LAST - weekend).days + 1,
     )
-    recorded = platform.instance.get_materialized_partitions(AssetKey("features"))
-    assert {key.split("|")[1] for key in recorded} == {"SPY:1d"}
-    assert partition_key(weekend, Series.parse("SPY:1d")) in recorded, "a day without a session is whole"
-    alone = one(platform, LAST, "QQQ:1d")
-    assert not alone.success
-    assert "series without a bar: bring some with `marketdata backfill`" in reason_of(alone)
+    closed = shown(platform, partition_key(weekend, Series.parse("SPY:1d")))
+    assert "blocked" not in closed, "a day without a session is complete"
+    facts = shown(platform, partition_key(LAST, Series.parse("QQQ:1d")))
+    assert facts[ROW_COUNT].value == 0
+    assert "series without a bar: bring some with `marketdata backfill`" in str(facts["blocked"].value)

@@ -41,7 +41,7 @@ from marketdata_assets.storage.completeness import (
     write_matrix,
 )
 from marketdata_assets.storage.connection import Database
-from marketdata_assets.storage.gaps import list_gaps, list_losses, write_gaps
+from marketdata_assets.storage.gaps import database_time, list_gaps, list_losses, write_gaps
 from marketdata_assets.storage.merge import merge
 from marketdata_assets.storage.migrations import migrate, sql_folder
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols, deactivate, set_timeframes
@@ -88,7 +88,14 @@ def found(
     }
     daily = pl.DataFrame([row], schema=DAILY_COMPLETENESS_SCHEMA)
     write_gaps(
-        database, ScanResult({series: A_WEEK}, KNOWN_GAP_SCHEMA.to_frame(), {series: (day, day)}, daily)
+        database,
+        ScanResult(
+            {series: A_WEEK},
+            KNOWN_GAP_SCHEMA.to_frame(),
+            {series: (day, day)},
+            daily,
+            database_time(database),
+        ),
     )
 
 
@@ -271,7 +278,10 @@ def test_the_largest_lost_gaps_of_what_is_collected(database: Database) -> None:
         }
         window = Window(start, start + timedelta(minutes=5 * bars))
         gaps, no_days = pl.DataFrame([row], schema=KNOWN_GAP_SCHEMA), DAILY_COMPLETENESS_SCHEMA.to_frame()
-        write_gaps(database, ScanResult({series: window}, gaps, {series: (MONDAY, MONDAY)}, no_days))
+        write_gaps(
+            database,
+            ScanResult({series: window}, gaps, {series: (MONDAY, MONDAY)}, no_days, database_time(database)),
+        )
 
     gap("SPY:5m", 1, 3, "open")
     gap("SPY:5m", 2, 5, "unfilled")

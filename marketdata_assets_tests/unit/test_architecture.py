@@ -41,8 +41,9 @@ KNOW_DAGSTER = {"defs", "definitions", "cli"}
 PRIVATE_DAGSTER = "defs/instance/internals.py"
 
 DRIVERS = {"psycopg", "psycopg2", "adbc_driver_manager", "adbc_driver_postgresql", "sqlalchemy"}
-# Who may know the drivers outside `storage`: the limiter, which waits for a server that restarts.
-KNOW_DRIVERS = {"polygon/limiter.py"}
+# Modules that may import drivers outside `storage`: the limiter, which waits for a server that restarts, and the event log of
+# Dagster, whose tables are SQLAlchemy's.
+KNOW_DRIVERS = {"polygon/limiter.py", PRIVATE_DAGSTER}
 SQL = re.compile(
     r"\s*(select\s|with\s+(recursive\s+)?\w+\s+as\s*\(|insert\s+into\s|update\s+\w+\s+set\s|delete\s+from\s|merge\s+into\s"
     r"|(create|alter|drop)\s+(table|index|view|schema|function|extension)\s|truncate\s|copy\s+\w+\s|(un)?listen\s|notify\s)"

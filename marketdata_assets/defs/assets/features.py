@@ -20,7 +20,7 @@ from pydantic import Field
 from marketdata_assets.defs.assets.feature_chart import feature_chart
 from marketdata_assets.defs.assets.picture import markdown_image
 from marketdata_assets.defs.assets.presentation import FEATURES_FRESHNESS, OWNERS
-from marketdata_assets.defs.resources.io_manager import table_metadata
+from marketdata_assets.defs.resources.io_manager import RunMetadata, table_metadata
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.defs.run_totals import SeriesTotals
 from marketdata_assets.domain.series import Series
@@ -33,8 +33,8 @@ Returns, ranges, momentum, trend, volatility and volume of each bar, on split-ad
 
 A value depends on the bars before it, never on the partition that is computed. Only stale features are recomputed:
 those from the first bar, gap or split on that has changed. A partition blocked by `ohlcv_valid` or `no_gaps` gets no
-features and stays missing here. So does a partition of a stock or ETF whose splits were never fetched
-(`marketdata actions`), or of a series without any bar.
+features: it has no rows, and `blocked` in its metadata says why. So does a partition of a stock or ETF whose splits
+were never fetched (`marketdata actions`), or of a series without any bar.
 """
 
 
@@ -71,7 +71,7 @@ def features_asset(partitions: MultiPartitionsDefinition, *, earliest: date) -> 
 
 def _batches(
     context: AssetExecutionContext, earliest: date, postgres: PostgresResource, *, force: bool
-) -> Iterator[FeatureBatch]:
+) -> Iterator[FeatureBatch | RunMetadata]:
     keys = context.partition_keys
     with postgres.database() as database:
         plan = plan_features(database, keys, now=datetime.now(UTC), earliest=earliest, force=force)
@@ -79,14 +79,13 @@ def _batches(
         yield from compute(database, plan, report)
     for line in (*report.notices, *report.blocked_lines()):
         context.log.warning("%s", line)
-    context.add_asset_metadata(
-        SeriesTotals(
-            bars=report.bars,
-            series_computed=report.series_computed,
-            series_up_to_date=report.series_up_to_date,
-            partitions_blocked=len(report.blocked),
-        ).to_metadata()
+    totals = SeriesTotals(
+        bars=report.bars,
+        series_computed=report.series_computed,
+        series_up_to_date=report.series_up_to_date,
+        partitions_blocked=len(report.blocked),
     )
+    yield RunMetadata(totals.to_metadata())
     yield FeatureBatch(shown=partial(_shown, report))
 
 

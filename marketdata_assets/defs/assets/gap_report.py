@@ -19,7 +19,7 @@ from pydantic import Field
 
 from marketdata_assets.defs.assets.fetching import VENDOR_POOL, request_metadata
 from marketdata_assets.defs.assets.presentation import DAILY_FRESHNESS, OWNERS, columns_of
-from marketdata_assets.defs.instance.internals import add_partition_metadata
+from marketdata_assets.defs.instance.internals import add_partition_metadata, latest_partition
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.resources.postgres import PostgresResource
@@ -101,8 +101,12 @@ def gap_report_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
                 run_id=context.run.run_id,
                 attempts=config.attempts,
             )
-        add_partition_metadata(context, _by_partition(outcome, context.partition_keys))
-        return MaterializeResult(metadata=_metadata(outcome))
+        metadata = _by_partition(outcome, context.partition_keys)
+        # What holds for the run stands with the latest partition alone: the event log keeps the metadata of each.
+        latest = latest_partition(context)
+        metadata[latest] = {**metadata.get(latest, {}), **_metadata(outcome)}
+        add_partition_metadata(context, metadata)
+        return MaterializeResult()
 
     return gap_report
 

@@ -13,17 +13,30 @@ from functools import cache
 from io import TextIOBase
 from typing import TYPE_CHECKING, Final
 
-from dagster import DagsterEventType, DagsterInstance, OutputContext
+from dagster import (
+    AssetKey,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRunStatus,
+    EventLogEntry,
+    OutputContext,
+)
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
+from dagster._core.execution.plan.outputs import StepOutputHandle
 from dagster._core.instance import types as instance_types
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.scheduler.instigation import InstigatorStatus, ScheduleInstigatorData
+from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
+from dagster._core.storage.runs.schema import RunsTable
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._serdes import deserialize_value
 from dagster._utils.schedules import schedule_execution_time_iterator
+from dagster_postgres.event_log import PostgresEventLogStorage
+from sqlalchemy import func, select
 
 from marketdata_assets.defs.metadata import integer_of
 
@@ -36,9 +49,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CheckRunHealthResult",
+    "RangeRunEventLog",
     "WorkerStatus",
     "add_partition_metadata",
     "is_storage_retry",
+    "latest_partition",
     "launched_here",
     "next_tick",
     "open_instance_of_commands",
@@ -85,6 +100,68 @@ def is_storage_retry(record: logging.LogRecord) -> bool:
     return record.name == "root" and record.funcName == "retry_pg_connection_fn"
 
 
+class RangeRunEventLog(PostgresEventLogStorage):
+    """Dagster's event log, which knows the partitions of a range run that failed or is in progress.
+
+    Dagster writes one event for all partitions that a range run plans
+    (``DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS``), and finds failed and running partitions by the events of
+    single partitions alone (github.com/dagster-io/dagster/pull/29288). An event for each partition would cost as many
+    bytes again as the materializations.
+    """
+
+    def get_latest_asset_partition_materialization_attempts_without_materializations(
+        self, asset_key: AssetKey, after_storage_id: int | None = None
+    ) -> dict[str, tuple[str, int]]:
+        """Return the run and the event id of each partition's latest plan that no materialization has followed.
+
+        Only plans of runs that did not succeed, with an event id above ``after_storage_id``.
+        """
+        attempts = dict(
+            super().get_latest_asset_partition_materialization_attempts_without_materializations(
+                asset_key, after_storage_id
+            )
+        )
+        events, runs = SqlEventLogStorageTable.c, RunsTable.c
+        of_asset = events.asset_key == asset_key.to_string()
+        planned = (
+            select(events.id, events.run_id, events.event)
+            .join(RunsTable, runs.run_id == events.run_id)
+            .where(
+                of_asset,
+                events.dagster_event_type == DagsterEventType.ASSET_MATERIALIZATION_PLANNED.value,
+                events.partition.is_(None),
+                events.id > (after_storage_id or 0),
+                runs.status != DagsterRunStatus.SUCCESS.value,
+            )
+            .order_by(events.id)
+        )
+        planned = self._add_assets_wipe_filter_to_query(
+            planned, self._get_assets_details([asset_key]), [asset_key]
+        )
+        with self.index_connection() as connection:
+            rows = connection.execute(planned).all()
+            if not rows:
+                return attempts
+            materialized = (
+                select(events.partition, func.max(events.id))
+                .where(
+                    of_asset,
+                    events.dagster_event_type == DagsterEventType.ASSET_MATERIALIZATION.value,
+                    events.partition.is_not(None),
+                    events.id > rows[0].id,
+                )
+                .group_by(events.partition)
+            )
+            latest = {row[0]: row[1] for row in connection.execute(materialized)}
+        for row in rows:
+            event = deserialize_value(row.event, EventLogEntry).get_dagster_event()
+            subset = event.asset_materialization_planned_data.partitions_subset
+            for partition in () if subset is None else subset.get_partition_keys():
+                if latest.get(partition, 0) < row.id and attempts.get(partition, ("", 0))[1] < row.id:
+                    attempts[partition] = (row.run_id, row.id)
+        return attempts
+
+
 @cache
 def _passing_folder() -> tempfile.TemporaryDirectory[str]:
     # Kept until the process ends: an instance holds the parts of its storage, not the storage.
@@ -112,6 +189,16 @@ def add_partition_metadata(
         handle = AssetMetadataHandle(asset_key=context.asset_key, partition_key=key)
         collected[handle] = {**collected.get(handle, {}), **values}
     step._metadata_accumulator = OutputMetadataAccumulator(per_output_metadata=collected)  # noqa: SLF001 - same
+
+
+def latest_partition(context: AssetExecutionContext) -> str:
+    """Return the partition of the run whose materialization Dagster writes last, and shows as the asset's latest.
+
+    ``context.partition_keys`` lists the same partitions in another order.
+    """
+    step = context.get_step_execution_context()
+    output = step.get_output_context(StepOutputHandle(step.step.key))
+    return str(output.asset_partition_keys[-1])
 
 
 def record_only(context: OutputContext, keys: Collection[str]) -> None:

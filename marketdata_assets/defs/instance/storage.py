@@ -12,7 +12,7 @@ from typing import Any
 from dagster_postgres import DagsterPostgresStorage
 
 from marketdata_assets.config import load_settings
-from marketdata_assets.defs.instance.internals import passing_storage
+from marketdata_assets.defs.instance.internals import RangeRunEventLog, passing_storage
 from marketdata_assets.storage.connection import (
     connect,
     dagster_storage_url,
@@ -23,6 +23,15 @@ from marketdata_assets.storage.connection import (
 
 class MarketDataStorage(DagsterPostgresStorage):
     """Dagster's Postgres storage at ``DAGSTER_POSTGRES_URL``, else in schema ``dagster`` of the market database."""
+
+    def __init__(self, postgres_url: str, *, inst_data: Any = None) -> None:  # noqa: ANN401 - Dagster's private class
+        super().__init__(postgres_url, inst_data=inst_data)
+        self._event_log = RangeRunEventLog(postgres_url)
+
+    @property
+    def event_log_storage(self) -> RangeRunEventLog:
+        """The event log."""
+        return self._event_log
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 from dagster import (
@@ -23,7 +24,7 @@ from marketdata_assets.defs.instance.internals import add_partition_metadata, re
 from marketdata_assets.defs.metadata import integer_of
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.postgres import PostgresResource
-from marketdata_assets.defs.run_totals import BarTotals, BlockedTotals, WrittenTotals
+from marketdata_assets.defs.run_totals import BarTotals, WrittenTotals
 from marketdata_assets.domain.bars import KEY
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.partitions import parse_key
@@ -47,8 +48,19 @@ if TYPE_CHECKING:
 LOOKBACK_BARS = "lookback_bars"
 """Input metadata: how many bars before each window come with it."""
 
+ROW_COUNT: Final = "dagster/partition_row_count"
+BLOCKED: Final = "blocked"
+"""Metadata of a partition that a check keeps from features, or that lacks what they need: why."""
+
 COLUMNS = "columns"
 """Input metadata: which columns to read; default all."""
+
+
+@dataclass(frozen=True)
+class RunMetadata:
+    """Metadata of a run, among the batches that an asset yields: Dagster shows it with the latest partition."""
+
+    values: Mapping[str, object]
 
 
 class PostgresIOManager(ConfigurableIOManager):
@@ -78,34 +90,32 @@ class PostgresIOManager(ConfigurableIOManager):
                     metadata={**failure.metadata, **written.metadata(table)},
                     allow_retries=failure.allow_retries,
                 ) from failure
-            context.add_output_metadata({**table_metadata(table), **written.metadata(table)})
             if context.has_asset_partitions:
                 self._record_partitions(context, database, table, written)
+            else:
+                context.add_output_metadata(written.metadata(table))
 
     def _record_partitions(
         self, context: OutputContext, database: Database, table: Table, written: _Written
     ) -> None:
-        blocked = written.blocked
-        requested = context.asset_partition_keys
-        keys = [key for key in requested if key not in blocked]
-        if not keys:
-            reasons = Counter(blocked[key] for key in requested)
-            why = "; ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
-            message = f"{table.name}: none of the {len(requested):,} partitions gets any: {why}"
-            stored = BlockedTotals(len(requested)).to_metadata()
-            raise Failure(description=message, metadata=stored, allow_retries=False)
-        if len(keys) < len(requested):
-            record_only(context, keys)
+        if written.unrecorded:
+            record_only(
+                context, [key for key in context.asset_partition_keys if key not in written.unrecorded]
+            )
+        keys = context.asset_partition_keys
         rows = _partition_rows(database, table, keys)
-        told: dict[str, dict[str, object]] = {
-            key: {"dagster/partition_row_count": rows.get(key, 0)} for key in keys
+        metadata: dict[str, dict[str, object]] = {
+            key: {ROW_COUNT: rows.get(key, 0)}
+            | ({BLOCKED: written.blocked[key]} if key in written.blocked else {})
+            for key in keys
         }
+        # What holds for the run stands with one partition alone, since the event log keeps the metadata of each.
+        # Dagster writes their events in this order, and shows the last as the asset's latest materialization.
+        latest = keys[-1]
+        metadata[latest] |= written.metadata(table) | written.of_run
         if written.shown is not None:
-            # With one partition alone, since the event log keeps the metadata of each. Dagster writes their events in
-            # the order of these keys, and shows the last of them as the asset's latest materialization.
-            latest = context.asset_partition_keys[-1]
-            told[latest] |= written.shown(parse_key(latest)[1])
-        add_partition_metadata(context, told)
+            metadata[latest] |= written.shown(parse_key(latest)[1])
+        add_partition_metadata(context, metadata)
 
     def load_input(self, context: InputContext) -> pl.DataFrame:
         """The rows of the input's partitions, sorted by (symbol, timeframe, time)."""
@@ -128,18 +138,22 @@ class _Written:
 
     def __init__(self, database: Database) -> None:
         self.blocked: dict[str, str] = {}
+        self.unrecorded: set[str] = set()
+        self.of_run: dict[str, object] = {}
         self.shown: Callable[[Series], Mapping[str, object]] | None = None
         self._database = database
         self._bars = MergeCounts()
         self._quarantined = 0
         self._features = ReplaceCounts()
 
-    def add(self, batch: BarBatch | FeatureBatch) -> None:
-        """Commit ``batch``."""
-        if isinstance(batch, BarBatch):
+    def add(self, batch: BarBatch | FeatureBatch | RunMetadata) -> None:
+        """Commit ``batch``, or keep the metadata of the run."""
+        if isinstance(batch, RunMetadata):
+            self.of_run |= batch.values
+        elif isinstance(batch, BarBatch):
             self._bars += write_batch(self._database, batch)
             self._quarantined += batch.quarantined.height
-            self.blocked |= dict.fromkeys(batch.blocked, "of symbols that failed")
+            self.unrecorded |= set(batch.unrecorded)
         else:
             self._features += write_features(self._database, batch)
             self.blocked |= batch.blocked
@@ -167,8 +181,8 @@ def _partition_rows(database: Database, table: Table, keys: Sequence[str]) -> di
     }
 
 
-def _batches(obj: object) -> Iterator[BarBatch | FeatureBatch]:
-    if isinstance(obj, BarBatch | FeatureBatch):
+def _batches(obj: object) -> Iterator[BarBatch | FeatureBatch | RunMetadata]:
+    if isinstance(obj, BarBatch | FeatureBatch | RunMetadata):
         yield obj
     elif isinstance(obj, pl.DataFrame):
         yield BarBatch(obj)

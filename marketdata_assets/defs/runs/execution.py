@@ -98,8 +98,9 @@ def reasons_by_step(result: ExecuteInProcessResult) -> dict[str, str]:
 
 
 def run_metadata(result: ExecuteInProcessResult) -> Mapping[str, MetadataValue]:
-    """Return the metadata of a partition that the run recorded, which has the totals of the run; empty when it has none."""
-    return next((event.materialization.metadata for event in result.get_asset_materialization_events()), {})
+    """Return the metadata of the latest partition that the run recorded, which has its totals; empty without any."""
+    events = result.get_asset_materialization_events()
+    return events[-1].materialization.metadata if events else {}
 
 
 def failure_metadata(result: ExecuteInProcessResult) -> Mapping[str, MetadataValue]:

@@ -18,7 +18,6 @@ from marketdata_assets.domain.gap_scan import (
     KNOWN_GAP_SCHEMA,
     GapContext,
     Refetch,
-    open_windows,
     rescan,
     scan_gaps,
     settle,
@@ -43,6 +42,10 @@ def slots_of(first: int = 0, last: int = DAYS) -> Slots:
 
 def day(number: int) -> date:
     return FIRST + timedelta(days=number)
+
+
+EVER = Window(CRYPTO.day_start(FIRST), CRYPTO.day_start(day(DAYS)))
+BEGUN = datetime(2025, 1, 1, tzinfo=UTC)
 
 
 def hours(first: int, last: int | None = None) -> set[int]:
@@ -74,11 +77,9 @@ class World:
         )
         rows = [row for row in self.gaps.values() if row["state"] != "filled"]
         known = pl.DataFrame(rows, schema=KNOWN_GAP_SCHEMA)
-        scanned = scan_gaps(
-            GapContext({BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, self.stored_bars())
-        )
+        scanned = scan_gaps(context_of(window, known, self.stored_bars()))
         for _ in range(MAX_ATTEMPTS if repair else 0):
-            due = open_windows(scanned)
+            due = scanned.open_windows
             if not due:
                 break
             self.requests += 1
@@ -117,6 +118,29 @@ def _end(row: dict[str, object]) -> datetime:
     end = row["gap_end"]
     assert isinstance(end, datetime)
     return end
+
+
+def context_of(
+    window: Window,
+    known: pl.DataFrame,
+    stored: dict[Series, StoredBars],
+    *,
+    requested_from: int = 0,
+    quarantined: pl.DataFrame | None = None,
+) -> GapContext:
+    """A scan of ``window`` that reads all days, of which those from ``requested_from`` on were requested."""
+    return GapContext(
+        {BITCOIN: window},
+        {BITCOIN: EVER},
+        {BITCOIN: AssetClass.CRYPTO},
+        first_bars={},
+        requested={BITCOIN: [Window(CRYPTO.day_start(day(requested_from)), EVER.end)]},
+        as_of=datetime(2025, 1, 1, tzinfo=UTC),
+        begun=BEGUN,
+        known=known,
+        stored=stored,
+        quarantined=quarantined,
+    )
 
 
 def world(missing: set[int], *, vendor_has: set[int] | None = None) -> World:
@@ -191,15 +215,8 @@ def test_days_before_the_first_bar_are_forgotten() -> None:
     store = world(hours(0, 3))
     store.scan(0, 19, repair=False)
     assert store.days[day(2)]["status"] == "empty"
-    window = Window(CRYPTO.day_start(FIRST), CRYPTO.day_start(day(DAYS)))
     known = pl.DataFrame(list(store.gaps.values()), schema=KNOWN_GAP_SCHEMA)
-    result = settle(
-        scan_gaps(
-            GapContext(
-                {BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of(4)}, known, store.stored_bars()
-            )
-        )
-    )
+    result = settle(scan_gaps(context_of(EVER, known, store.stored_bars(), requested_from=4)))
     assert result.gaps.is_empty()
     assert result.days[BITCOIN] == (FIRST, day(DAYS - 1))
     assert result.daily["day"].min() == day(4)
@@ -251,19 +268,11 @@ def test_quarantined_rows_are_not_a_lack_of_trades() -> None:
     store.minutes = 3
     rows = pl.DataFrame({"symbol": "BTC-USD", "timeframe": "1m", "time": [CRYPTO.day_start(day(3))]})
     quarantined = rows.with_columns(pl.col("time") + timedelta(hours=2, minutes=7)).cast({"time": UTC_TIME})
-    window = Window(CRYPTO.day_start(FIRST), CRYPTO.day_start(day(DAYS)))
     scanned = scan_gaps(
-        GapContext(
-            {BITCOIN: window},
-            {BITCOIN: window},
-            {BITCOIN: slots_of()},
-            KNOWN_GAP_SCHEMA.to_frame(),
-            store.stored_bars(),
-            quarantined,
-        )
+        context_of(EVER, KNOWN_GAP_SCHEMA.to_frame(), store.stored_bars(), quarantined=quarantined)
     )
     for _ in range(MAX_ATTEMPTS):
-        scanned = rescan(scanned, [Refetch("BTC-USD", Timeframe.M1, window, None)], store.stored_bars())
+        scanned = rescan(scanned, [Refetch("BTC-USD", Timeframe.M1, EVER, None)], store.stored_bars())
     (faulty,) = settle(scanned).gaps.filter(pl.col("state") != "no_trades").iter_rows(named=True)
     assert (faulty["gap_start"], faulty["state"]) == (
         CRYPTO.day_start(day(3)) + timedelta(hours=2),
@@ -297,12 +306,11 @@ def a_known_gap(first: int, last: int, **facts: object) -> dict[str, object]:
 def test_a_gap_is_divided_where_what_is_known_of_its_slots_differs(
     first: dict[str, object], other: dict[str, object]
 ) -> None:
-    window = Window(CRYPTO.day_start(FIRST), CRYPTO.day_start(day(DAYS)))
     known = pl.DataFrame(
         [a_known_gap(120, 130, **first), a_known_gap(130, 144, **other)], schema=KNOWN_GAP_SCHEMA
     )
     stored = world(hours(5)).stored_bars()
-    context = GapContext({BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, stored)
+    context = context_of(EVER, known, stored)
     gaps = settle(scan_gaps(context)).gaps
     assert gaps["missing_bars"].to_list() == [10, 14]
     assert gaps["attempts"].to_list() == [first["attempts"], other["attempts"]]
@@ -310,7 +318,6 @@ def test_a_gap_is_divided_where_what_is_known_of_its_slots_differs(
 
 
 def test_a_filled_run_has_the_most_attempts_and_the_earliest_time_of_its_slots() -> None:
-    window = Window(CRYPTO.day_start(FIRST), CRYPTO.day_start(day(DAYS)))
     late, early = datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC)
     known = pl.DataFrame(
         [
@@ -320,9 +327,7 @@ def test_a_filled_run_has_the_most_attempts_and_the_earliest_time_of_its_slots()
         ],
         schema=KNOWN_GAP_SCHEMA,
     )
-    context = GapContext(
-        {BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, world(set()).stored_bars()
-    )
+    context = context_of(EVER, known, world(set()).stored_bars())
     gaps = settle(scan_gaps(context)).gaps
     assert gaps["state"].to_list() == ["filled", "filled"]
     assert gaps["attempts"].to_list() == [2, 0]

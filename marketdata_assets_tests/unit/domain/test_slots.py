@@ -221,12 +221,12 @@ def test_held_marks_the_slots_that_have_a_bar(minutes: set[int]) -> None:
     slots = expected_slots(Timeframe.M1, XNYS.day_window(session.day), XNYS, LATER)
     step = 60_000_000
     bars = np.array(sorted(minutes), dtype=np.int64) * step + microseconds(session.regular.start)
-    assert np.flatnonzero(slots.stored(bars)).tolist() == sorted(minutes & set(range(390)))
+    assert np.flatnonzero(slots.has_bar(bars)).tolist() == sorted(minutes & set(range(390)))
 
 
 def test_no_slot_holds_a_bar_when_none_is_expected() -> None:
     sunday = expected_slots(Timeframe.M1, XNYS.day_window(date(2024, 7, 7)), XNYS, LATER)
-    assert sunday.stored(np.array([microseconds(at("2024-07-07T15:00"))])).tolist() == []
+    assert sunday.has_bar(np.array([microseconds(at("2024-07-07T15:00"))])).tolist() == []
     assert sunday.days().dtype == pl.Date()
 
 
