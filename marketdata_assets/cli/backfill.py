@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from marketdata_assets.cli.progress import ConsoleProgress
     from marketdata_assets.cli.session import Store
     from marketdata_assets.defs.resources.polygon import PolygonResource
-    from marketdata_assets.defs.runs.backfill import BackfillRequest, Outcome
+    from marketdata_assets.pipeline.backfill import BackfillOutcome, BackfillRequest
     from marketdata_assets.polygon.vendor import BarRequest, FetchEvent
     from marketdata_assets.storage.symbols import TrackedSymbol
 
@@ -55,7 +55,7 @@ def backfill(
     to the symbol. Exits with 1 when a symbol failed or a gap stays open or unfilled.
     """
     from marketdata_assets.cli.session import open_store, require_vendor_of
-    from marketdata_assets.defs.runs.backfill import BackfillRequest
+    from marketdata_assets.pipeline.backfill import BackfillRequest
 
     now = datetime.now(UTC)
     chosen = choose_days(days, start, end, now)
@@ -74,36 +74,32 @@ def backfill(
         raise typer.Exit(1)
 
 
-def run(store: Store, request: BackfillRequest, *, polygon: PolygonResource | None = None) -> Outcome:
+def run(store: Store, request: BackfillRequest, *, polygon: PolygonResource | None = None) -> BackfillOutcome:
     """Execute ``request`` in this process on the persistent instance, with progress on a terminal."""
     from marketdata_assets.cli.progress import console_progress
-    from marketdata_assets.defs.runs.backfill import execute, execute_idle
+    from marketdata_assets.pipeline.backfill import finish_if_idle
 
+    earliest = store.settings.start
     with console_progress() as progress:
-        idle = execute_idle(
-            store.database,
-            request,
-            earliest=store.settings.start,
-            progress=progress,
-            now=datetime.now(UTC),
-        )
+        now = datetime.now(UTC)
+        idle = finish_if_idle(store.database, request, earliest=earliest, progress=progress, now=now)
     if idle is not None:
         return idle
     from marketdata_assets.cli.session import open_instance
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.defs.instance.environment import sync_series
+    from marketdata_assets.defs.runs.backfill import run_backfill
+    from marketdata_assets.defs.runs.execution import Runner
 
     with open_instance(store, "backfill") as (instance, command), console_progress() as progress:
-        return execute(
+        runner = Runner(
             build_definitions(resources={"polygon": watch_vendor(polygon, progress)}),
             instance,
-            store.database,
-            request,
-            command=command,
-            ordered=sync_series(instance, store.database),
-            earliest=store.settings.start,
-            progress=progress,
+            command.tags,
+            progress.run,
+            sync_series(instance, store.database),
         )
+        return run_backfill(runner, store.database, request, earliest=earliest, progress=progress)
 
 
 def watch_vendor(polygon: PolygonResource | None, watcher: ConsoleProgress) -> PolygonResource:
@@ -151,8 +147,8 @@ def _track_timeframes(
     return chosen
 
 
-def _report(outcome: Outcome, json_path: Path | None) -> None:
-    from marketdata_assets.defs.runs.backfill import results
+def _report(outcome: BackfillOutcome, json_path: Path | None) -> None:
+    from marketdata_assets.pipeline.backfill import results
 
     text = json.dumps(results(outcome), indent=2)
     if is_stdout(json_path):
@@ -164,7 +160,7 @@ def _report(outcome: Outcome, json_path: Path | None) -> None:
     report_problems(outcome)
 
 
-def show(outcome: Outcome) -> None:
+def show(outcome: BackfillOutcome) -> None:
     """Print the matrix and the summary for people."""
     from marketdata_assets.cli.matrix import print_table
     from marketdata_assets.cli.matrix_lines import summary_of
@@ -175,7 +171,7 @@ def show(outcome: Outcome) -> None:
         typer.echo(line)
 
 
-def describe(outcome: Outcome) -> list[str]:
+def describe(outcome: BackfillOutcome) -> list[str]:
     """Return the summary for people: a line each for symbols, bars, gaps, features and the vendor."""
     from marketdata_assets.domain.gaps import GapState
     from marketdata_assets.domain.wording import counted
@@ -212,7 +208,7 @@ def describe(outcome: Outcome) -> list[str]:
     ]
 
 
-def report_problems(outcome: Outcome) -> None:
+def report_problems(outcome: BackfillOutcome) -> None:
     """Print on standard error why symbols failed, which days were never fetched, and which gaps are unexplained."""
     from marketdata_assets.cli.matrix_lines import ended_line, unchecked_line
 

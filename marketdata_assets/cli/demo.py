@@ -31,7 +31,7 @@ def demo() -> None:
     from marketdata_assets.cli import backfill
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.defs.resources.polygon import PolygonResource
-    from marketdata_assets.defs.runs.backfill import BackfillRequest
+    from marketdata_assets.pipeline.backfill import BackfillRequest
     from marketdata_assets.simulator import RunningSimulator, SimulatorConfig
     from marketdata_assets.storage.bars import bars_by_series
     from marketdata_assets.storage.symbols import add_symbols, packaged_universe

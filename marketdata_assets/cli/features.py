@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from marketdata_assets.cli.session import Store
-    from marketdata_assets.defs.runs.features import FeaturesOutcome
     from marketdata_assets.domain.series import Series
+    from marketdata_assets.pipeline.backfill import FeaturesOutcome
 
 _SHOWN = 5
 
@@ -141,8 +141,9 @@ def _compute(store: Store, series: list[Series], forced: tuple[date, date] | Non
     from marketdata_assets.definitions import build_definitions
     from marketdata_assets.defs.instance.environment import sync_series
     from marketdata_assets.defs.runs.execution import Runner
-    from marketdata_assets.defs.runs.features import FeaturesOutcome, compute
+    from marketdata_assets.defs.runs.features import run_features
     from marketdata_assets.domain.ranges import feature_runs, range_runs
+    from marketdata_assets.pipeline.backfill import FeaturesOutcome
     from marketdata_assets.pipeline.idle import stale_days
 
     outcome = FeaturesOutcome()
@@ -156,5 +157,5 @@ def _compute(store: Store, series: list[Series], forced: tuple[date, date] | Non
             runs = range_runs(ordered, series, *forced)
         progress.begin("features", runs, is_empty=not runs)
         runner = Runner(build_definitions(), instance, command.tags, progress.run)
-        compute(runner, runs, force=forced is not None, outcome=outcome)
+        run_features(runner, runs, force=forced is not None, outcome=outcome)
     return outcome

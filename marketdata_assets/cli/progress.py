@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 from marketdata_assets.cli.console import err
-from marketdata_assets.defs.runs.backfill import BackfillProgress, Stage
+from marketdata_assets.pipeline.backfill import BackfillProgress, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,7 +7,7 @@ that it shows; a check reports them, and the steps after a blocking check leave 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -20,14 +20,15 @@ from marketdata_assets.domain.grid import grid_fault
 from marketdata_assets.domain.outliers import Outlier, flag_outliers
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.slots import each_position, expected_slots, local_day
+from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
+    from datetime import date
 
     from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.domain.series import Series
     from marketdata_assets.domain.slots import Slots
-    from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.domain.windows import Window
 
 FAULT_SCHEMA: Final = pl.Schema(
@@ -47,6 +48,9 @@ FAULT_SCHEMA: Final = pl.Schema(
 ``rows`` counts the bars (or missing bars) with the fault, and ``score`` ranks the faults of one check, the worst highest.
 ``time`` (UTC) and ``example`` are the open and the values of the worst of these bars, the earliest among equals.
 """
+
+GATE_SCHEMA: Final = pl.Schema({**FAULT_SCHEMA, "check": pl.String()})
+"""Faults, each with the blocking check that it fails."""
 
 LOST_TO_QUARANTINE: Final = "lost_to_quarantine"
 _PARTITION: Final = ("symbol", "timeframe", "day")
@@ -184,6 +188,71 @@ def find_incomplete(
         .with_columns(pl.col("example").fill_null(""))
     )
     return _scored_by_rows(rows, calendar)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureVerdict:
+    """The verdict on the features of partitions: what is wrong, and what is missing as intended."""
+
+    wrong: pl.DataFrame
+    """The faults, as :data:`FAULT_SCHEMA`."""
+    listed: pl.DataFrame
+    """Why each blocked partition gets no features, as :data:`FAULT_SCHEMA`, sorted by partition; these are not faults."""
+    blocked: int
+    """The number of partitions that get no features."""
+    only_blocked: int
+    """The number of these without a fault."""
+
+
+def judge_features(
+    found: pl.DataFrame,
+    blocked: pl.DataFrame,
+    unadjusted: Collection[str],
+    divided: Mapping[str, Sequence[date]],
+) -> FeatureVerdict:
+    """Decide which of the faults that :func:`find_incomplete` ``found`` are wrong.
+
+    A partition that is blocked has no features, as intended. Features without a bar are wrong even there.
+
+    Args:
+        found: :data:`FAULT_SCHEMA`.
+        blocked: The partitions that checks block, as :data:`GATE_SCHEMA`.
+        unadjusted: The symbols whose splits were never fetched: they get no features.
+        divided: By symbol, the days of the week bars that a split divides and that cannot be adjusted: they get none.
+    """
+    lacking = found.filter(what="no_features")
+    weeks = pl.DataFrame(
+        [(symbol, Timeframe.W1.value, day) for symbol, days in divided.items() for day in days],
+        schema={name: FAULT_SCHEMA[name] for name in _PARTITION},
+        orient="row",
+    )
+    without_splits = [
+        lacking.filter(pl.col("symbol").is_in(list(unadjusted))).with_columns(what=pl.lit("never fetched")),
+        lacking.join(weeks, on=_PARTITION, how="semi").with_columns(
+            what=pl.lit("a split divides the week, and its 1d bars are not stored")
+        ),
+    ]
+    reasons = [
+        rows.with_columns(check=pl.lit("splits")).select(GATE_SCHEMA.names()) for rows in without_splits
+    ]
+    every_blocked = pl.concat([blocked.select(GATE_SCHEMA.names()), *reasons])
+    wrong = pl.concat(
+        [
+            found.join(every_blocked, on=_PARTITION, how="anti"),
+            found.filter(what="no_bar").join(every_blocked, on=_PARTITION, how="semi"),
+        ]
+    )
+    # A score of 0 puts them at the end of a table.
+    listed = every_blocked.with_columns(
+        what=pl.format("blocked by {}: {}", "check", "what"), score=pl.lit(0.0)
+    )
+    partitions = every_blocked.select(_PARTITION).unique()
+    return FeatureVerdict(
+        wrong,
+        listed.sort(_PARTITION).select(FAULT_SCHEMA.names()),
+        partitions.height,
+        partitions.join(wrong, on=_PARTITION, how="anti").height,
+    )
 
 
 def find_gappy(

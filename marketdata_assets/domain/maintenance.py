@@ -1,12 +1,13 @@
-"""Maintenance: which days a scheduled run covers, which series are traded now, and when a failed request is repeated.
+"""Maintenance: the days of a scheduled run, the series that are traded now, and which histories and repairs are due.
 
 Days are local dates, except for :func:`daily_run_days`, which takes UTC dates: the schedule is in UTC.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from marketdata_assets.domain.calendar import WEEK, calendar_of, sunday_of
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
@@ -14,9 +15,10 @@ from marketdata_assets.domain.gaps import SETTLING
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from marketdata_assets.domain.calendar import TradingCalendar
+    from marketdata_assets.domain.partitions import Rectangle
     from marketdata_assets.domain.series import AssetClass, Series
 
 CATCH_UP: Final = timedelta(days=31)
@@ -27,6 +29,23 @@ INTRADAY: Final = timedelta(minutes=15)
 
 LONGEST_PAUSE: Final = timedelta(hours=24)
 """The longest time between two requests for the same data."""
+
+MAX_HISTORY_RUNS: Final = 4
+"""The number of runs that request the history of a series; after that it takes a `marketdata backfill`."""
+
+HISTORY_PAUSE: Final = timedelta(minutes=10)
+"""The pause between a run that fetched no history and the next one."""
+
+SHORT_ABSENCE: Final = timedelta(days=3)
+"""The absence that daily runs make up for by themselves: the correction window."""
+
+MAX_REPAIRS: Final = 8
+"""The number of runs that refetch a gap: two that reach the vendor close it, so the others have failed."""
+
+_NEAR: Final = timedelta(days=7)
+"""Gaps of a series that are no farther apart are repaired together."""
+
+_Gap = TypeVar("_Gap")
 
 
 class Days(NamedTuple):
@@ -128,3 +147,177 @@ def merge_days(days: Iterable[Days], bridge: timedelta) -> list[Days]:
         else:
             merged.append(Days(first, last))
     return merged
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The history of a series as it was requested, from ``first_day``, in the latest of ``attempts`` requests.
+
+    ``untracked_since`` is the day since which the series was not collected, until it is requested again.
+    """
+
+    request: str
+    first_day: date
+    attempts: int
+    requested_at: datetime
+    is_fetched: bool = False
+    untracked_since: date | None = None
+    is_reported: bool = False
+    """Whether an alert reported that the history was given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestState:
+    """The state of the runs of one request: the id of the first that waits or runs, the last end, what they fetched."""
+
+    unfinished_run: str | None = None
+    ended_at: datetime | None = None
+    fetched: frozenset[str] = frozenset()
+    """The symbols whose bars were fetched and scanned."""
+
+
+class DueHistory(NamedTuple):
+    """A history to request now, as request number ``attempt`` for these days."""
+
+    days: Days
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPlan:
+    """The histories that need something at a moment, and those that wait."""
+
+    arrived: Sequence[Series] = ()
+    """The series whose history is now fetched."""
+    returned: Sequence[Series] = ()
+    """The series that are collected again after an absence that daily runs make up for."""
+    due: Mapping[Series, DueHistory] = field(default_factory=dict)
+    """The series whose history is requested now."""
+    given_up: Sequence[Series] = ()
+    """The series whose history is not requested again."""
+    unreported: Sequence[Series] = ()
+    """Those of ``given_up`` that no alert has reported."""
+    waiting: Mapping[str, Sequence[Series]] = field(default_factory=dict)
+    """The series that wait for a run that is queued or under way, by its id."""
+
+
+def plan_histories(
+    tracked: Sequence[Series],
+    known: Mapping[Series, History],
+    states: Mapping[str, RequestState],
+    now: datetime,
+    *,
+    days: int,
+    minute_days: int,
+    earliest: date,
+) -> HistoryPlan:
+    """Decide which histories have arrived, are requested at ``now``, are given up or wait for their runs.
+
+    Args:
+        tracked: The series that are collected.
+        known: The histories of ``tracked`` that were requested before; a series without one is new.
+        states: The state of each request whose history is not fetched; a missing one has no run yet.
+        now: The moment of the decision, UTC.
+        days: How many days the history of a new series takes.
+        minute_days: How many days it takes of 1m.
+        earliest: The first day that is a partition; before it, nothing needs anything.
+    """
+    today = now.date()
+    if today < earliest:
+        return HistoryPlan()
+    new = [series for series in tracked if series not in known]
+    spans = initial_days(new, today, days=days, minute_days=minute_days, earliest=earliest)
+    due = {series: DueHistory(span, 1) for series, span in spans.items()}
+    arrived: list[Series] = []
+    given_up: list[Series] = []
+    waiting: dict[str, list[Series]] = {}
+    requested = {series: known[series] for series in tracked if series in known}
+    for series, history in requested.items():
+        state = states.get(history.request, RequestState())
+        if history.is_fetched:
+            if (first := _first_missed_day(history, today)) is not None:
+                due[series] = DueHistory(Days(max(earliest, first), today), 1)
+        elif state.unfinished_run is not None:
+            waiting.setdefault(state.unfinished_run, []).append(series)
+        elif series.symbol in state.fetched:
+            arrived.append(series)
+        elif _is_history_due(history, state, now):
+            due[series] = DueHistory(Days(max(earliest, history.first_day), today), history.attempts + 1)
+        elif history.attempts >= MAX_HISTORY_RUNS:
+            given_up.append(series)
+    return HistoryPlan(
+        arrived,
+        _list_returned(requested, today),
+        due,
+        given_up,
+        [series for series in given_up if not known[series].is_reported],
+        waiting,
+    )
+
+
+def _first_missed_day(history: History, today: date) -> date | None:
+    """Return the first day to request of a fetched ``history`` after a long absence; None without one."""
+    if history.untracked_since is None or _was_away_briefly(history, today):
+        return None
+    return history.untracked_since - SHORT_ABSENCE
+
+
+def _list_returned(histories: Mapping[Series, History], today: date) -> list[Series]:
+    """List the series that are collected again after an absence that daily runs make up for."""
+    return [series for series, history in histories.items() if _was_away_briefly(history, today)]
+
+
+def _is_history_due(history: History, state: RequestState, now: datetime) -> bool:
+    # A run may have waited in the queue for hours, so the pause begins at the end of the last run.
+    since = max(history.requested_at, state.ended_at or history.requested_at)
+    return may_request_again(history.attempts, since, now, pause=HISTORY_PAUSE, limit=MAX_HISTORY_RUNS)
+
+
+def _was_away_briefly(history: History, today: date) -> bool:
+    """Whether the series is collected again ``today``, after an absence that daily runs make up for."""
+    return history.untracked_since is not None and today - history.untracked_since <= SHORT_ABSENCE
+
+
+@dataclass(frozen=True, slots=True)
+class RepairState:
+    """An open gap as the repairs see it: its local days, and how often and when a repair was last requested."""
+
+    series: Series
+    days: Days
+    repairs: int
+    requested_at: datetime | None
+
+
+def due_repairs(
+    gaps: Mapping[_Gap, RepairState],
+    now: datetime,
+    *,
+    pause: timedelta,
+    earliest: date,
+    busy: Sequence[Rectangle],
+) -> list[_Gap]:
+    """Return those of ``gaps`` whose repair is due at ``now``.
+
+    The pause after a request doubles. Gaps that end before ``earliest``, and gaps in the partitions ``busy`` of runs that
+    wait or are under way, are left out: a run may wait in the queue for longer than the pause.
+    """
+    return [
+        gap
+        for gap, state in gaps.items()
+        if may_request_again(state.repairs, state.requested_at, now, pause=pause, limit=MAX_REPAIRS)
+        and state.days.last >= earliest
+        and not is_covered(state, busy)
+    ]
+
+
+def is_covered(gap: RepairState, runs: Iterable[Rectangle]) -> bool:
+    """Whether one of ``runs`` includes the last day of ``gap``."""
+    return any(gap.series in run.series and run.first <= gap.days.last <= run.last for run in runs)
+
+
+def days_to_repair(gaps: Iterable[RepairState], earliest: date) -> list[tuple[Series, date, date]]:
+    """Return the days that repair ``gaps``, from ``earliest``: the series with the first and last day, near gaps merged."""
+    by_series: dict[Series, list[Days]] = {}
+    for gap in gaps:
+        by_series.setdefault(gap.series, []).append(Days(max(earliest, gap.days.first), gap.days.last))
+    return [(series, *days) for series, spans in by_series.items() for days in merge_days(spans, _NEAR)]

@@ -6,12 +6,19 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.gaps import GapState
 from marketdata_assets.domain.partitions import Rectangle, islands
 from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    import polars as pl
+
+    from marketdata_assets.domain.series import AssetClass
 
 
 MAX_PARTITIONS: Final = 10_000
@@ -91,6 +98,33 @@ def feature_runs(ordered: Sequence[str], days: Mapping[Series, tuple[date, date]
         ConfigurationError: A series is no longer a partition.
     """
     return covering_runs(ordered, ((series, *edges) for series, edges in days.items()))
+
+
+def plan_repairs(
+    ordered: Sequence[str],
+    gaps: pl.DataFrame,
+    classes: Mapping[str, AssetClass],
+    first: date,
+    last: date,
+) -> list[Rectangle]:
+    """Plan the runs that refetch the open gaps of ``gaps`` within the days ``first`` to ``last``.
+
+    ``gaps`` has symbol, timeframe, state, day (the local date of the start) and gap_end; ``classes`` has the asset
+    class by symbol. A gap outside these days is refetched by the run over the nearest of them, which scans whole weeks.
+    The runs cover one rectangle over every series and day with an open gap: they read the bars in between, and
+    request only the gaps.
+    """
+    open_gaps = gaps.filter(state=GapState.OPEN.value)
+    if open_gaps.is_empty():
+        return []
+    series: dict[Series, None] = {}
+    days: list[date] = []
+    for symbol, timeframe, day, end in open_gaps.select("symbol", "timeframe", "day", "gap_end").iter_rows():
+        series[Series(symbol, Timeframe(timeframe))] = None
+        closed = end.astimezone(UTC) - timedelta(microseconds=1)
+        days += [day, calendar_of(classes[symbol]).local_day(closed)]
+    inside = [min(max(day, first), last) for day in days]
+    return range_runs(ordered, list(series), min(inside), max(inside))
 
 
 @dataclass(frozen=True, slots=True)

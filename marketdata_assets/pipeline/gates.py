@@ -17,6 +17,7 @@ from marketdata_assets.domain.features.columns import FIRST_ROW
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.gates import (
     FAULT_SCHEMA,
+    GATE_SCHEMA,
     find_gappy,
     find_incomplete,
     find_invalid,
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.series import AssetClass, Series
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.storage.connection import Database
-
-GATE_SCHEMA: Final = pl.Schema({**FAULT_SCHEMA, "check": pl.String()})
-"""Faults, each with the blocking check that it fails."""
 
 VALID: Final = "ohlcv_valid"
 NO_GAPS: Final = "no_gaps"

@@ -60,4 +60,4 @@ def test_the_runs_of_a_command_are_known_however_they_ended(
     with under_way(database, "backfill") as one, under_way(database, "backfill") as other:
         left(instance, DagsterRunStatus.SUCCESS, other)
         own = [left(instance, status, one) for status in (DagsterRunStatus.SUCCESS, *UNFINISHED)]
-        assert run_ids(instance, one) == own
+        assert run_ids(instance, one.tags) == own

@@ -16,7 +16,7 @@ from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.io_manager import ROW_COUNT
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.runs.execution import Runner
-from marketdata_assets.defs.runs.features import FeaturesOutcome, compute
+from marketdata_assets.defs.runs.features import run_features
 from marketdata_assets.defs.runs.gaps import scan_for_gaps
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.calendar import calendar_of
@@ -27,6 +27,7 @@ from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.ranges import feature_runs
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.windows import Window
+from marketdata_assets.pipeline.backfill import FeaturesOutcome
 from marketdata_assets.pipeline.gates import blocked_since
 from marketdata_assets.pipeline.idle import stale_days
 from marketdata_assets.simulator import Fault, FaultKind
@@ -70,7 +71,7 @@ def computed(
 ) -> FeaturesOutcome:
     outcome = FeaturesOutcome()
     run = Rectangle(first, last, tuple(map(Series.parse, keys)))
-    compute(Runner(definitions(platform), platform.instance), [run], force=force, outcome=outcome)
+    run_features(Runner(definitions(platform), platform.instance), [run], force=force, outcome=outcome)
     assert outcome.failures == []
     return outcome
 

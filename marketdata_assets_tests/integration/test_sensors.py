@@ -17,9 +17,8 @@ from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.defs.runs.gaps import scan_for_gaps
 from marketdata_assets.defs.sensors import failures
 from marketdata_assets.defs.sensors import series as series_module
-from marketdata_assets.defs.sensors.repairs import MAX_REPAIRS
-from marketdata_assets.defs.sensors.series import MAX_ATTEMPTS
 from marketdata_assets.domain.jobs import BARS_JOB, GAPS_JOB, HISTORY_JOB
+from marketdata_assets.domain.maintenance import MAX_HISTORY_RUNS, MAX_REPAIRS
 from marketdata_assets.domain.monitoring import Topic, VendorUse, Vitals, concerns
 from marketdata_assets.domain.partitions import RANGE_END, RANGE_START, SERIES, Rectangle
 from marketdata_assets.domain.run_tags import COMMAND_TAG, PURPOSE_TAG
@@ -134,7 +133,7 @@ def test_a_history_that_did_not_come_is_asked_for_again_and_not_for_ever(
     clock.advance(minutes=6)
     (request,) = histories(daemon.sensed("series_sync"))
     assert ranges([request]) == [("2023-06-07|MSFT:1d", "2023-07-06|MSFT:1d")]
-    for _ in range(MAX_ATTEMPTS - 2):
+    for _ in range(MAX_HISTORY_RUNS - 2):
         run = daemon.begin(request, HISTORY_JOB)
         clock.advance(days=1)
         assert daemon.sensed("series_sync") == []

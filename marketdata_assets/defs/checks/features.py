@@ -17,7 +17,7 @@ from dagster import (
 from marketdata_assets.defs.checks.verdict import scope_of, verdict
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.gates import FAULT_SCHEMA
+from marketdata_assets.domain.gates import FAULT_SCHEMA, judge_features
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.pipeline.adjusted import adjust_as_far_as_known, symbols_without_splits
 from marketdata_assets.pipeline.gates import (
@@ -54,48 +54,24 @@ def feature_checks() -> AssetChecksDefinition:
             scope = scope_of(context, database)
             blocked = failing_partitions(database, scope.windows)
             unadjusted = symbols_without_splits(database, scope.rectangle.series)
-            refused: dict[str, list[date]] = {}
+            divided: dict[str, list[date]] = {}
             for batch in read_batches(database, scope.windows):
                 bars += batch.bars.height
                 faults.append(find_incomplete_in(database, batch))
                 if batch.timeframe is Timeframe.W1:
-                    refused |= _find_divided_weeks(database, batch)
-        found = pl.concat(faults)
-        lacking = found.filter(what="no_features")
-        waiting = lacking.filter(pl.col("symbol").is_in(unadjusted)).with_columns(
-            what=pl.lit("never fetched")
-        )
-        divided = lacking.join(
-            pl.DataFrame(
-                [(symbol, Timeframe.W1.value, day) for symbol, days in refused.items() for day in days],
-                schema={name: lacking.schema[name] for name in ("symbol", "timeframe", "day")},
-                orient="row",
-            ),
-            on=["symbol", "timeframe", "day"],
-            how="semi",
-        ).with_columns(what=pl.lit("a split divides the week, and its 1d bars are not stored"))
-        reasons = [
-            rows.with_columns(check=pl.lit("splits")).select(blocked.columns) for rows in (waiting, divided)
-        ]
-        blocked = pl.concat([blocked, *reasons])
-        partition = ["symbol", "timeframe", "day"]
-        wrong = found.join(blocked, on=partition, how="anti")
-        wrong = pl.concat([wrong, found.filter(what="no_bar").join(blocked, on=partition, how="semi")])
-        counts = {
-            "bars": bars,
-            "failing_rows": int(wrong["rows"].sum()),
-            "partitions_held_back": blocked.select(partition).n_unique(),
-        }
-        # Shown at the end, by day, each with the check that blocks it.
-        listed = blocked.with_columns(what=pl.format("blocked by {}: {}", "check", "what"), score=pl.lit(0.0))
-        only_blocked = blocked.select(partition).unique().join(wrong, on=partition, how="anti")
+                    divided |= _find_divided_weeks(database, batch)
+        judged = judge_features(pl.concat(faults), blocked, unadjusted, divided)
         yield from verdict(
             spec,
             scope,
-            wrong,
-            counts=counts,
-            listed=listed.sort(partition).select(FAULT_SCHEMA.names()),
-            blocked=only_blocked.height,
+            judged.wrong,
+            counts={
+                "bars": bars,
+                "failing_rows": int(judged.wrong["rows"].sum()),
+                "partitions_held_back": judged.blocked,
+            },
+            listed=judged.listed,
+            blocked=judged.only_blocked,
         )
 
     return features_checks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from marketdata_assets.defs.run_totals import BarTotals
@@ -16,14 +15,7 @@ if TYPE_CHECKING:
 
     from marketdata_assets.defs.runs.execution import Runner
     from marketdata_assets.domain.partitions import Rectangle
-
-
-@dataclass(slots=True)
-class BarsOutcome:
-    """The outcome of runs of ``ohlcv``. Totals count bars over all series; ``failures`` holds one line per symbol."""
-
-    totals: BarTotals = field(default_factory=BarTotals)
-    failures: dict[str, str] = field(default_factory=dict)
+    from marketdata_assets.pipeline.backfill import BarsOutcome
 
 
 def fetch_bars(runner: Runner, runs: Sequence[Rectangle], *, force: bool, outcome: BarsOutcome) -> None:

@@ -14,7 +14,7 @@ from marketdata_assets.storage.connection import connect
 from marketdata_assets.storage.locks import LockSpace, lock_for_session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from dagster import DagsterInstance, DagsterRun
 
@@ -78,9 +78,9 @@ def close_orphans(instance: DagsterInstance, database: Database) -> int:
     return len(gone)
 
 
-def run_ids(instance: DagsterInstance, command: Command) -> list[str]:
-    """List the ids of the runs of ``command`` in the order of their creation, with those that did not finish."""
+def run_ids(instance: DagsterInstance, tags: Mapping[str, str]) -> list[str]:
+    """List the ids of the runs with ``tags``, those of a command, in the order of their creation, unfinished ones included."""
     from dagster import RunsFilter
 
-    runs = instance.get_runs(RunsFilter(tags=command.tags), ascending=True)
+    runs = instance.get_runs(RunsFilter(tags=tags), ascending=True)
     return [run.run_id for run in runs]

@@ -11,7 +11,7 @@ from marketdata_assets.polygon.errors import AuthenticationError, RateLimiterUna
 from marketdata_assets.storage.failures import STORE_ERRORS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from dagster import DagsterInstance, Definitions, ExecuteInProcessResult, MetadataValue
     from dagster_shared.error import SerializableErrorInfo
@@ -40,13 +40,15 @@ def ops_config(config: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """What runs of one command in this process share: definitions, instance, tags, and who follows them."""
+    """What runs of one command in this process have in common: definitions, instance, tags, observer, order of the series."""
 
     definitions: Definitions
     instance: DagsterInstance
     tags: Mapping[str, str] = field(default_factory=dict)
     on_run: Callable[[Rectangle], None] = lambda _: None
     """Called when the run of a rectangle begins."""
+    ordered: Sequence[str] = ()
+    """The series keys in Dagster's order, when the runs are planned from it."""
 
     def execute(
         self,

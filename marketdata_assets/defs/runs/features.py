@@ -1,8 +1,7 @@
-"""Computing features: range runs of ``features`` over what is out of date, one after the other in this process."""
+"""Computing features: range runs of ``features`` over stale days, one after the other in this process."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from marketdata_assets.defs.run_totals import FeatureTotals
@@ -13,17 +12,10 @@ if TYPE_CHECKING:
 
     from marketdata_assets.defs.runs.execution import Runner
     from marketdata_assets.domain.partitions import Rectangle
+    from marketdata_assets.pipeline.backfill import FeaturesOutcome
 
 
-@dataclass(slots=True)
-class FeaturesOutcome:
-    """The outcome of runs of ``features``. ``failures`` holds one line for each run that recorded nothing."""
-
-    totals: FeatureTotals = field(default_factory=FeatureTotals)
-    failures: list[str] = field(default_factory=list)
-
-
-def compute(
+def run_features(
     runner: Runner, runs: Sequence[Rectangle], *, force: bool = False, outcome: FeaturesOutcome
 ) -> None:
     """Execute ``runs`` of ``features`` in order, adding to ``outcome``. A run that fails stops no other.

@@ -1,8 +1,8 @@
 """Sensors: the automatic reactions to events in the store and in Dagster's instance. One module each.
 
 Belongs here: what a sensor watches, and which runs it requests. Does not belong here: when something is requested
-again (``domain.maintenance``), and the record of requests (``storage.maintenance``): a sensor keeps no state of its own, except
-for the alerts that ``watch`` has sent.
+again (``domain.maintenance``), and the record of requests (``pipeline.history``, ``storage.maintenance``): a sensor keeps no
+state of its own, except for the alerts that ``watch`` has sent.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """``gap_repair``: the repair of open gaps, a few runs at a time, with pauses that double."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Final
 
 from dagster import (
@@ -23,21 +23,16 @@ from marketdata_assets.defs.run_tags import under_way
 from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError
-from marketdata_assets.domain.maintenance import Days, may_request_again, merge_days
+from marketdata_assets.domain.maintenance import Days, RepairState, days_to_repair, due_repairs, is_covered
 from marketdata_assets.domain.partitions import SERIES, Rectangle
 from marketdata_assets.domain.ranges import covering_runs
 from marketdata_assets.domain.run_tags import Purpose
-from marketdata_assets.domain.series import AssetClass, Series
+from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.wording import counted
 from marketdata_assets.storage.maintenance import OpenGap, open_gaps, record_repairs
 from marketdata_assets.storage.symbols import asset_classes
 
-MAX_REPAIRS: Final = 8
-"""The number of runs that refetch a gap: two that reach the vendor close it, so the others have failed."""
-
 _SECONDS: Final = 60
-_NEAR: Final = timedelta(days=7)
-"""Gaps of a series that are no farther apart are repaired together."""
 
 
 def repair_sensor(clock: Clock = read_utc_now) -> SensorDefinition:
@@ -69,24 +64,22 @@ def repair_sensor(clock: Clock = read_utc_now) -> SensorDefinition:
         with postgres.database() as database:
             classes = asset_classes(database)
             partitions = set(ordered)
-            known = [gap for gap in open_gaps(database) if gap.series.key in partitions]
-            pause = timedelta(minutes=settings.repair_pause_minutes)
-            due = {
-                gap: days
-                for gap in known
-                if may_request_again(gap.repairs, gap.asked_at, now, pause=pause, limit=MAX_REPAIRS)
-                and (days := _days_of(gap, classes[gap.series.symbol])).last >= settings.start
-                # Its run may wait in the queue for longer than the pause.
-                and not _is_in(gap.series, days, busy)
+            known = {
+                gap: RepairState(
+                    gap.series, _days_of(gap, classes[gap.series.symbol]), gap.repairs, gap.asked_at
+                )
+                for gap in open_gaps(database)
+                if gap.series.key in partitions
             }
+            pause = timedelta(minutes=settings.repair_pause_minutes)
+            due = due_repairs(known, now, pause=pause, earliest=settings.start, busy=busy)
             if not due:
                 return SkipReason(
                     f"{counted(len(known), 'open gap')}, none due" if known else "no gap is open"
                 )
-            runs = covering_runs(ordered, _days_to_repair(due, settings.start), bridge=True)[:room]
-            record_repairs(
-                database, [gap for gap, days in due.items() if _is_in(gap.series, days, runs)], now
-            )
+            days = days_to_repair([known[gap] for gap in due], settings.start)
+            runs = covering_runs(ordered, days, bridge=True)[:room]
+            record_repairs(database, [gap for gap in due if is_covered(known[gap], runs)], now)
         return [
             RunRequest(
                 run_config=ops_config({"gap_report": {"repair": True, "attempts": 1}}),
@@ -108,17 +101,3 @@ def _read_rectangles(running: Iterable[DagsterRun], ordered: Sequence[str]) -> I
 
 def _days_of(gap: OpenGap, asset_class: AssetClass) -> Days:
     return Days(gap.day, calendar_of(asset_class).local_day(gap.end - timedelta(microseconds=1)))
-
-
-def _days_to_repair(due: Mapping[OpenGap, Days], start: date) -> Iterable[tuple[Series, date, date]]:
-    by_series: dict[Series, list[Days]] = {}
-    for gap, days in due.items():
-        by_series.setdefault(gap.series, []).append(Days(max(start, days.first), days.last))
-    for series, days_of_gaps in by_series.items():
-        for first, last in merge_days(days_of_gaps, _NEAR):
-            yield series, first, last
-
-
-def _is_in(series: Series, days: Days, runs: Iterable[Rectangle]) -> bool:
-    """Whether one of ``runs`` includes the last of ``days`` of ``series``."""
-    return any(series in run.series and run.first <= days.last <= run.last for run in runs)

@@ -1,13 +1,9 @@
 """``series_sync``: the partitions follow ``tracked_symbols``, and the history of a new series is fetched.
 
-The table ``initial_backfill`` records the series whose history was requested, so that a series is new until then,
-whatever created its partitions, and is not new again when it is tracked again.
+Which histories are requested is decided in ``domain.maintenance``, and recorded by ``pipeline.history``.
 """
 
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from dagster import (
@@ -16,7 +12,6 @@ from dagster import (
     DagsterInstance,
     DefaultSensorStatus,
     JsonMetadataValue,
-    RunRecord,
     RunRequest,
     RunsFilter,
     SensorDefinition,
@@ -25,7 +20,7 @@ from dagster import (
     sensor,
 )
 
-from marketdata_assets.config import Settings, load_settings
+from marketdata_assets.config import load_settings
 from marketdata_assets.defs.assets.ohlcv import FAILED_SYMBOLS
 from marketdata_assets.defs.clock import Clock, read_utc_now
 from marketdata_assets.defs.instance.environment import keeps_order, sync_series
@@ -35,36 +30,21 @@ from marketdata_assets.defs.run_tags import REQUEST_TAG, ended_at, is_unfinished
 from marketdata_assets.defs.runs.commands import close_orphans
 from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.defs.schedules import feature_requests
-from marketdata_assets.domain.maintenance import Days, initial_days, may_request_again
-from marketdata_assets.domain.partitions import Rectangle
-from marketdata_assets.domain.ranges import range_runs
+from marketdata_assets.domain.maintenance import History, RequestState, plan_histories
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.wording import name_first
 from marketdata_assets.pipeline.adjusted import symbols_without_splits
-from marketdata_assets.pipeline.alerts import Alert, AlertError, send
-from marketdata_assets.storage.connection import Database
-from marketdata_assets.storage.maintenance import (
-    InitialBackfill,
-    finish_initial,
-    forget_pause,
-    give_up_initial,
-    note_tracked,
-    read_initial,
-    record_initial,
+from marketdata_assets.pipeline.alerts import AlertError, send
+from marketdata_assets.pipeline.history import (
+    HistoryRun,
+    describe_waiting,
+    given_up_alert,
+    read_histories,
+    record_histories,
 )
-
-MAX_ATTEMPTS: Final = 4
-"""The number of runs that request the history of a series; after that it takes a `marketdata backfill`."""
-
-PAUSE: Final = timedelta(minutes=10)
-"""The pause between a run that fetched no history and the next one."""
-
-SHORT_ABSENCE: Final = timedelta(days=3)
-"""The absence that daily runs make up for by themselves: the correction window."""
+from marketdata_assets.storage.connection import Database
 
 _SECONDS: Final = 30
-_NAMED: Final = 5
 _CONFIG: Final = {
     "ohlcv": {"keep_going": True},
     # At once, unlike the daily run: bars that an old day lacks do not come later, and features wait for the result.
@@ -99,200 +79,79 @@ def series_sensor(clock: Clock = read_utc_now) -> SensorDefinition:
                     f"{len(runs)} runs depend on the present order of the series ({runs[0].run_id} …):"
                     " the partitions change when the runs have ended"
                 )
-            keeper = _Keeper(
+            settings, now = load_settings(), clock()
+            ordered = sync_series(context.instance, database)
+            tracked = list(map(Series.parse, ordered))
+            known = read_histories(database, tracked, now.date())
+            plan = plan_histories(
+                tracked,
+                known,
+                _read_states(context.instance, known),
+                now,
+                days=settings.initial_days,
+                minute_days=settings.initial_minute_days,
+                earliest=settings.start,
+            )
+            history_runs = record_histories(database, plan, ordered, now)
+            features = feature_requests(
                 context.instance,
                 database,
-                load_settings(),
-                sync_series(context.instance, database),
-                clock(),
+                Purpose.INITIAL_BACKFILL,
+                key=f"{now:%Y-%m-%dT%H:%M:%SZ}",
+                now=now,
+                series=plan.arrived,
             )
-            requests = keeper.requests()
-            if keeper.alert is not None:
+            requests = [
+                *_request_splits(context.instance, database, plan.due),
+                *map(_history_request, history_runs),
+                *features,
+            ]
+            if (alert := given_up_alert(plan)) is not None:
                 try:
-                    send(keeper.alert, keeper.settings.webhook_url, log=context.log)
+                    send(alert, settings.webhook_url, log=context.log)
                 except AlertError as error:
                     # Not raised: the requests are already recorded, so the tick must return them.
                     context.log.warning("%s", error)
-            return requests or SkipReason(keeper.reason)
+            return requests or SkipReason(describe_waiting(plan))
 
     return series_sync
 
 
-@dataclass(slots=True)
-class _Keeper:
-    """The work of one tick on histories."""
-
-    instance: DagsterInstance
-    database: Database
-    settings: Settings
-    ordered: Sequence[str]
-    now: datetime
-    reason: str = "every series has its partitions and its history"
-    """Why the tick requests nothing."""
-    alert: Alert | None = None
-    """The alert to send."""
-    seen: dict[str, Sequence[RunRecord]] = field(default_factory=dict)
-    """The runs of each request, as far as they were read."""
-
-    def requests(self) -> list[RunRequest]:
-        """Request the runs that fetch missing histories, and those that compute features of fetched histories."""
-        today = self.now.date()
-        tracked = list(map(Series.parse, self.ordered))
-        note_tracked(self.database, tracked, today)
-        known = read_initial(self.database)
-        if today < self.settings.start:
-            return []
-        arrived = self._settle({series: known[series] for series in tracked if series in known})
-        new = [series for series in tracked if series not in known]
-        days = initial_days(
-            new,
-            today,
-            days=self.settings.initial_days,
-            minute_days=self.settings.initial_minute_days,
-            earliest=self.settings.start,
-        )
-        attempts = dict.fromkeys(new, 0)
-        for series, row in (
-            (series, known[series]) for series in tracked if series in known and series not in arrived
-        ):
-            if (first := self._first_day_again(row, today)) is not None:
-                days[series] = Days(first, today)
-                attempts[series] = 0 if row.done_at else row.attempts
-        self._give_up(
-            {
-                series: known[series]
-                for series in tracked
-                if series in known and series not in {*arrived, *days}
-            }
-        )
-        return [
-            *self._request_history(days, attempts),
-            *feature_requests(
-                self.instance,
-                self.database,
-                Purpose.INITIAL_BACKFILL,
-                key=f"{self.now:%Y-%m-%dT%H:%M:%SZ}",
-                now=self.now,
-                series=arrived,
-            ),
-        ]
-
-    def _settle(self, rows: Mapping[Series, InitialBackfill]) -> list[Series]:
-        """Record the series whose history was fetched, and those whose absence was short; return the former."""
-        arrived: list[Series] = []
-        waiting: dict[str, list[Series]] = {}
-        for member, row in rows.items():
-            if row.done_at is None:
-                waiting.setdefault(row.request, []).append(member)
-        for request, series in waiting.items():
-            runs = [record.dagster_run for record in self._read_runs(request)]
-            if any(is_unfinished(run) for run in runs):
-                self.reason = f"the history of {len(series)} series is under way (run {runs[0].run_id})"
-                continue
-            fetched: set[str] = set()
-            for run in runs:
-                fetched |= _find_fetched_symbols(
-                    self.instance, run.run_id, {member.symbol for member in series}
-                )
-            arrived += [member for member in series if member.symbol in fetched]
-        if arrived:
-            finish_initial(self.database, arrived, self.now)
-        today = self.now.date()
-        back = [
-            member
-            for member, row in rows.items()
-            if row.untracked_since is not None and today - row.untracked_since <= SHORT_ABSENCE
-        ]
-        if back:
-            forget_pause(self.database, back)
-        return arrived
-
-    def _give_up(self, rows: Mapping[Series, InitialBackfill]) -> None:
-        """Report the series of ``rows`` whose history could not be fetched, and alert once about each."""
-        given_up = [
-            series
-            for series, row in rows.items()
-            if row.done_at is None and row.attempts >= MAX_ATTEMPTS and not self._is_under_way(row.request)
-        ]
-        if not given_up:
-            return
-        self.reason = _describe_given_up(given_up)
-        unreported = [series for series in given_up if rows[series].given_up_at is None]
-        if unreported:
-            give_up_initial(self.database, unreported, self.now)
-            self.alert = Alert(
-                title=f"no history of {len(unreported)} new series",
-                text=_describe_given_up(unreported),
-                facts={"series": ", ".join(series.key for series in unreported)},
-            )
-
-    def _is_under_way(self, request: str) -> bool:
-        return any(is_unfinished(record.dagster_run) for record in self._read_runs(request))
-
-    def _read_runs(self, request: str) -> Sequence[RunRecord]:
-        if request not in self.seen:
-            self.seen[request] = self.instance.get_run_records(RunsFilter(tags={REQUEST_TAG: request}))
-        return self.seen[request]
-
-    def _first_day_again(self, row: InitialBackfill, today: date) -> date | None:
-        """Return the first day of the history of a known series to request now; None when it is not requested."""
-        if row.done_at is not None:
-            if row.untracked_since is None or today - row.untracked_since <= SHORT_ABSENCE:
-                return None
-            return max(self.settings.start, row.untracked_since - SHORT_ABSENCE)
-        if self._is_under_way(row.request):
-            return None
-        # A run may have waited in the queue for hours, so the pause begins at the end of the last run.
-        ends = [end for record in self._read_runs(row.request) if (end := ended_at(record)) is not None]
-        since = max([row.asked_at, *ends])
-        if not may_request_again(row.attempts, since, self.now, pause=PAUSE, limit=MAX_ATTEMPTS):
-            return None
-        return max(self.settings.start, row.first_day)
-
-    def _request_history(
-        self, days: Mapping[Series, Days], attempts: Mapping[Series, int]
-    ) -> list[RunRequest]:
-        """Request the runs that fetch ``days``, and record the requests."""
-        requested: dict[Series, InitialBackfill] = {}
-        requests = []
-        for chosen in sorted(set(days.values())):
-            wanted = [series for series in days if days[series] == chosen]
-            for run in range_runs(self.ordered, wanted, chosen.first, chosen.last):
-                name = str(uuid.uuid4())
-                requests.append(_history_request(run, name))
-                for series in run.series:
-                    if days.get(series) == chosen:
-                        requested[series] = InitialBackfill(
-                            chosen.first, name, attempts[series] + 1, self.now
-                        )
-        record_initial(self.database, requested)
-        return [*self._request_splits(requested), *requests]
-
-    def _request_splits(self, series: Iterable[Series]) -> list[RunRequest]:
-        """Request a run of the corporate actions if those of a new symbol were never fetched."""
-        if under_way(self.instance, Purpose.CORPORATE_ACTIONS):
-            return []
-        if not symbols_without_splits(self.database, series):
-            return []
-        return [RunRequest(job_name=corporate_actions_job.name, tags=Purpose.CORPORATE_ACTIONS.tags)]
+def _request_splits(
+    instance: DagsterInstance, database: Database, series: Iterable[Series]
+) -> list[RunRequest]:
+    """Request a run of the corporate actions if those of a new symbol were never fetched."""
+    if under_way(instance, Purpose.CORPORATE_ACTIONS) or not symbols_without_splits(database, series):
+        return []
+    return [RunRequest(job_name=corporate_actions_job.name, tags=Purpose.CORPORATE_ACTIONS.tags)]
 
 
-def _describe_given_up(series: Sequence[Series]) -> str:
-    """Return a sentence about ``series``, whose history was given up."""
-    named = name_first([member.key for member in series], _NAMED)
-    return (
-        f"the history of {named} was given up after {MAX_ATTEMPTS} runs that did not fetch it:"
-        " see their errors, then run `marketdata backfill`, or delete its rows of initial_backfill to have it requested again"
-    )
-
-
-def _history_request(run: Rectangle, name: str) -> RunRequest:
+def _history_request(run: HistoryRun) -> RunRequest:
     return RunRequest(
-        run_key=name,
+        run_key=run.request,
         job_name=history_job.name,
         run_config=ops_config(_CONFIG),
-        tags={**Purpose.INITIAL_BACKFILL.tags, REQUEST_TAG: name, **run.tags},
+        tags={**Purpose.INITIAL_BACKFILL.tags, REQUEST_TAG: run.request, **run.rectangle.tags},
     )
+
+
+def _read_states(instance: DagsterInstance, known: Mapping[Series, History]) -> dict[str, RequestState]:
+    """Read the state of each request of ``known`` whose history is not fetched, from its runs."""
+    symbols: dict[str, set[str]] = {}
+    for series, history in known.items():
+        if not history.is_fetched:
+            symbols.setdefault(history.request, set()).add(series.symbol)
+    return {request: _read_state(instance, request, wanted) for request, wanted in symbols.items()}
+
+
+def _read_state(instance: DagsterInstance, request: str, symbols: set[str]) -> RequestState:
+    records = instance.get_run_records(RunsFilter(tags={REQUEST_TAG: request}))
+    runs = [record.dagster_run for record in records]
+    if any(map(is_unfinished, runs)):
+        return RequestState(unfinished_run=runs[0].run_id)
+    ends = [end for record in records if (end := ended_at(record)) is not None]
+    found = [_find_fetched_symbols(instance, run.run_id, symbols) for run in runs]
+    return RequestState(ended_at=max(ends, default=None), fetched=frozenset().union(*found))
 
 
 def _find_fetched_symbols(instance: DagsterInstance, run_id: str, wanted: set[str]) -> set[str]:

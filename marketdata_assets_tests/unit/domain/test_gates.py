@@ -15,11 +15,13 @@ from marketdata_assets.domain.gap_scan import KNOWN_GAP_SCHEMA
 from marketdata_assets.domain.gaps import find_gaps
 from marketdata_assets.domain.gates import (
     FAULT_SCHEMA,
+    GATE_SCHEMA,
     LOST_TO_QUARANTINE,
     find_gappy,
     find_invalid,
     find_off_grid,
     find_outlying,
+    judge_features,
     select_buckets_within,
     select_within,
     stops_run,
@@ -286,3 +288,73 @@ def test_rows_are_kept_within_the_window_of_their_own_series() -> None:
         ("AAPL", at("2024-07-02T14:11")),
         ("MSFT", at("2024-07-02T14:00")),
     ]
+
+
+def fault(series: str, day: date, what: str, **others: Any) -> dict[str, object]:  # noqa: ANN401 - values of any column
+    symbol, timeframe = series.split(":")
+    row = {"symbol": symbol, "timeframe": timeframe, "day": day, "what": what, "rows": 2, "score": 2.0}
+    return {**row, "time": MORNING.start, "example": "", **others}
+
+
+def judge(
+    found: list[dict[str, object]],
+    blocked: list[dict[str, object]],
+    unadjusted: tuple[str, ...] = (),
+    divided: dict[str, list[date]] | None = None,
+) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]], int, int]:
+    judged = judge_features(
+        pl.DataFrame(found, FAULT_SCHEMA), pl.DataFrame(blocked, GATE_SCHEMA), unadjusted, divided or {}
+    )
+    assert judged.wrong.schema == judged.listed.schema == FAULT_SCHEMA
+    assert set(judged.listed["score"]) <= {0.0}
+    return (
+        judged.wrong.select("symbol", "day", "what").rows(),
+        judged.listed.select("symbol", "day", "what").rows(),
+        judged.blocked,
+        judged.only_blocked,
+    )
+
+
+def test_a_blocked_partition_lacks_features_as_intended_and_any_other_is_wrong() -> None:
+    lacking = [fault("AAPL:1d", FIRST, "no_features"), fault("MSFT:1d", FIRST, "no_features")]
+    blocked = [
+        fault("MSFT:1d", FIRST, "open", check="no_gaps"),
+        fault("MSFT:1d", FIRST, "unfilled", check="no_gaps"),
+    ]
+    wrong, listed, held, only_held = judge(lacking, blocked)
+    assert wrong == [("AAPL", FIRST, "no_features")]
+    assert listed == [
+        ("MSFT", FIRST, "blocked by no_gaps: open"),
+        ("MSFT", FIRST, "blocked by no_gaps: unfilled"),
+    ]
+    assert (held, only_held) == (1, 1)
+    assert judge([], []) == ([], [], 0, 0)
+
+
+def test_features_without_a_bar_are_wrong_in_a_blocked_partition_too() -> None:
+    blocked = [fault("AAPL:1d", FIRST, "open", check="no_gaps")]
+    left = [fault("AAPL:1d", FIRST, what) for what in ("no_features", "unexpected_null", "no_bar")]
+    wrong, _, held, only_held = judge(left, blocked)
+    assert wrong == [("AAPL", FIRST, "no_bar")]
+    assert (held, only_held) == (1, 0)
+
+
+def test_features_that_need_missing_splits_or_days_are_blocked_and_listed() -> None:
+    lacking = [
+        fault(f"{symbol}:{timeframe}", day, "no_features")
+        for symbol, timeframe, day in (
+            ("AAPL", "1d", FIRST),
+            ("MSFT", "1w", FIRST),
+            ("MSFT", "1w", LAST),
+            ("MSFT", "1d", FIRST),
+        )
+    ]
+    wrong, listed, held, only_held = judge(lacking, [], ("AAPL",), {"MSFT": [FIRST]})
+    assert wrong == [("MSFT", LAST, "no_features"), ("MSFT", FIRST, "no_features")]
+    assert listed == [
+        ("AAPL", FIRST, "blocked by splits: never fetched"),
+        ("MSFT", FIRST, "blocked by splits: a split divides the week, and its 1d bars are not stored"),
+    ]
+    assert (held, only_held) == (2, 2)
+    # Only a lack of features is explained: bars of a symbol without splits are judged as any other.
+    assert judge([fault("AAPL:1d", FIRST, "unexpected_null")], [], ("AAPL",))[2:] == (0, 0)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,14 +11,28 @@ from hypothesis import strategies as st
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.maintenance import (
     CATCH_UP,
+    HISTORY_PAUSE,
     LONGEST_PAUSE,
+    MAX_HISTORY_RUNS,
+    MAX_REPAIRS,
+    SHORT_ABSENCE,
     Days,
+    DueHistory,
+    History,
+    HistoryPlan,
+    RepairState,
+    RequestState,
     daily_run_days,
+    days_to_repair,
+    due_repairs,
     initial_days,
+    is_covered,
     may_request_again,
     merge_days,
+    plan_histories,
     traded_day,
 )
+from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 
@@ -157,3 +172,124 @@ def test_stretches_hold_every_day_and_lie_apart(spans: list[tuple[int, int]], br
         assert other.first - stretch.last > timedelta(days=bridge)
     assert {stretch.first for stretch in merged} <= {stretch.first for stretch in days}
     assert {stretch.last for stretch in merged} <= {stretch.last for stretch in days}
+
+
+AAPL, MSFT = Series.parse("AAPL:1d"), Series.parse("MSFT:1d")
+NOW = at("2024-06-14", 12)
+TODAY = NOW.date()
+FETCHED = RequestState(ended_at=NOW, fetched=frozenset({"AAPL"}))
+
+
+def history(**changes: Any) -> History:  # noqa: ANN401 - values of any field
+    """A history whose first request is two hours old."""
+    facts = {"request": "one", "first_day": TODAY - timedelta(days=20), "attempts": 1}
+    return History(**{**facts, "requested_at": NOW - timedelta(hours=2), **changes})
+
+
+def plan(
+    known: dict[Series, History], states: dict[str, RequestState] | None = None, earliest: date = START
+) -> HistoryPlan:
+    tracked = list(known) or [AAPL]
+    return plan_histories(tracked, known, states or {}, NOW, days=30, minute_days=3, earliest=earliest)
+
+
+def test_a_series_without_a_history_is_due_and_not_before_the_first_partition() -> None:
+    assert plan({}).due == {AAPL: DueHistory(Days(TODAY - timedelta(days=29), TODAY), 1)}
+    assert plan({}, earliest=TODAY).due == {AAPL: DueHistory(Days(TODAY, TODAY), 1)}
+    assert plan({}, earliest=TODAY + timedelta(days=1)) == HistoryPlan()
+
+
+def test_a_history_arrives_when_a_run_fetched_its_symbol_and_the_others_are_due_again() -> None:
+    planned = plan({AAPL: history(), MSFT: history()}, {"one": FETCHED}, earliest=TODAY - timedelta(days=9))
+    assert planned.arrived == [AAPL]
+    assert planned.due == {}  # the pause begins when the run ended
+    ended = RequestState(ended_at=NOW - HISTORY_PAUSE, fetched=frozenset({"AAPL"}))
+    planned = plan({AAPL: history(), MSFT: history()}, {"one": ended}, earliest=TODAY - timedelta(days=9))
+    assert planned.due == {MSFT: DueHistory(Days(TODAY - timedelta(days=9), TODAY), 2)}
+
+
+def test_a_history_waits_for_its_run_and_is_not_given_up_before() -> None:
+    exhausted = history(attempts=MAX_HISTORY_RUNS)
+    planned = plan({AAPL: exhausted, MSFT: history()}, {"one": RequestState(unfinished_run="run")})
+    assert planned == HistoryPlan(
+        waiting={"run": [AAPL, MSFT]}, arrived=[], returned=[], due={}, given_up=[], unreported=[]
+    )
+    planned = plan({AAPL: exhausted, MSFT: history(attempts=MAX_HISTORY_RUNS, is_reported=True)})
+    assert (planned.given_up, planned.unreported, planned.due) == ([AAPL, MSFT], [AAPL], {})
+
+
+@pytest.mark.parametrize("days", [0, 3, 4, 100])
+def test_daily_runs_make_up_for_a_short_absence_and_a_long_one_is_requested(days: int) -> None:
+    left = TODAY - timedelta(days=days)
+    planned = plan({AAPL: history(is_fetched=True, untracked_since=left, attempts=3)})
+    if timedelta(days=days) <= SHORT_ABSENCE:
+        assert (planned.returned, planned.due) == ([AAPL], {})
+    else:
+        assert planned.returned == []
+        assert planned.due == {AAPL: DueHistory(Days(left - SHORT_ABSENCE, TODAY), 1)}
+    assert plan({AAPL: history(is_fetched=True)}).due == {}
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([AAPL, MSFT, Series.parse("AAPL:1m"), Series.parse("SPY:1h")]),
+        st.builds(
+            history,
+            request=st.sampled_from("ab"),
+            attempts=st.integers(1, MAX_HISTORY_RUNS),
+            is_fetched=st.booleans(),
+            untracked_since=st.none() | st.integers(0, 9).map(lambda days: TODAY - timedelta(days=days)),
+        ),
+    ),
+    st.dictionaries(
+        st.sampled_from("ab"),
+        st.builds(
+            RequestState,
+            st.none() | st.just("run"),
+            st.none() | st.integers(0, 90).map(lambda minutes: NOW - timedelta(minutes=minutes)),
+            st.frozensets(st.sampled_from(["AAPL", "SPY"])),
+        ),
+    ),
+)
+def test_a_history_is_in_one_state(known: dict[Series, History], states: dict[str, RequestState]) -> None:
+    planned = plan(known, states)
+    waiting = [series for group in planned.waiting.values() for series in group]
+    states_of = [*planned.arrived, *planned.due, *planned.given_up, *waiting]
+    assert len(states_of) == len(set(states_of))
+    assert set(planned.unreported) <= set(planned.given_up)
+    for series, row in known.items():
+        assert not (row.is_fetched and series in {*planned.arrived, *planned.given_up, *waiting})
+
+
+def gap(series: Series = AAPL, day: date = TODAY, **changes: Any) -> RepairState:  # noqa: ANN401 - values of any field
+    facts = {"series": series, "days": Days(day, day), "repairs": 1, "requested_at": NOW - timedelta(hours=1)}
+    return RepairState(**{**facts, **changes})
+
+
+def test_a_repair_is_due_after_its_pause_in_a_partition_that_no_run_covers() -> None:
+    hour = timedelta(hours=1)
+    busy = [Rectangle(TODAY, TODAY, (MSFT,))]
+    gaps = {
+        "new": gap(repairs=0, requested_at=None),
+        "due": gap(),
+        "paused": gap(requested_at=NOW - hour + timedelta(seconds=1)),
+        "doubled": gap(repairs=2),
+        "given up": gap(repairs=MAX_REPAIRS, requested_at=at("2020-01-01")),
+        "under way": gap(MSFT),
+        "another day": gap(MSFT, TODAY - timedelta(days=1)),
+        "before the first partition": gap(day=START - timedelta(days=1)),
+    }
+    due = due_repairs(gaps, NOW, pause=hour, earliest=START, busy=busy)
+    assert due == ["new", "due", "another day"]
+    assert not is_covered(gaps["another day"], busy)
+    assert is_covered(gap(MSFT, days=Days(START, TODAY)), busy)
+
+
+def test_near_gaps_are_repaired_together_from_the_first_partition_on() -> None:
+    days = [START - timedelta(days=1), START + timedelta(days=7), START + timedelta(days=15)]
+    gaps = [gap(day=days[1]), gap(days=Days(days[0], START)), gap(day=days[2]), gap(MSFT, days[2])]
+    assert days_to_repair(gaps, START) == [
+        (AAPL, START, days[1]),
+        (AAPL, days[2], days[2]),
+        (MSFT, days[2], days[2]),
+    ]

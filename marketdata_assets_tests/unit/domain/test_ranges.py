@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
+import polars as pl
 import pytest
 from dagster import MultiPartitionKey
 from hypothesis import given
@@ -22,8 +23,8 @@ from marketdata_assets.domain.partitions import (
     islands,
     parse_key,
 )
-from marketdata_assets.domain.ranges import range_runs
-from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.ranges import plan_repairs, range_runs
+from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets_tests.unit.frames import at
 
@@ -193,3 +194,19 @@ def test_the_days_of_a_backfill(
     arguments: tuple[int | None, date | None, date | None], window: tuple[date, date]
 ) -> None:
     assert ranges.day_window(*arguments, now=at("2024-07-02T23:59")) == window
+
+
+def test_a_gap_that_the_scan_found_outside_the_days_is_repaired_by_the_run_over_the_nearest_of_them() -> None:
+    gap = pl.DataFrame(
+        {
+            "symbol": ["AAPL"],
+            "timeframe": ["1d"],
+            "state": ["open"],
+            "day": [date(2026, 11, 27)],
+            "gap_end": [datetime(2026, 11, 28, 5, tzinfo=UTC)],
+        }
+    )
+    [run] = plan_repairs(["AAPL:1d"], gap, {"AAPL": AssetClass.STOCK}, date(2026, 11, 8), date(2026, 11, 25))
+    assert (run.first, run.last) == (date(2026, 11, 25), date(2026, 11, 25))
+    [run] = plan_repairs(["AAPL:1d"], gap, {"AAPL": AssetClass.STOCK}, date(2026, 11, 30), date(2026, 12, 4))
+    assert (run.first, run.last) == (date(2026, 11, 30), date(2026, 11, 30))

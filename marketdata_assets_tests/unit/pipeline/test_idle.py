@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 import polars as pl
 import pytest
 
-from marketdata_assets.defs.runs import backfill
 from marketdata_assets.domain.errors import ClockError
-from marketdata_assets.pipeline import idle
+from marketdata_assets.pipeline import backfill, idle
 from marketdata_assets_tests.unit.matrix import matrix_of
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def test_an_idle_backfill_is_refused_by_a_wrong_clock_before_it_asks_or_writes_a
     monkeypatch.setattr(backfill, "require_right_clock", refuse)
     unused = cast("Any", None)
     with pytest.raises(ClockError):
-        backfill.execute_idle(
+        backfill.finish_if_idle(
             NO_DATABASE,
             unused,
             earliest=date(2023, 1, 1),
