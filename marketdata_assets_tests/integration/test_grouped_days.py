@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from marketdata_assets.defs.resources.polygon import PolygonResource
+from marketdata_assets.defs.runs.execution import run_metadata
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.timeframe import Timeframe
@@ -333,9 +334,5 @@ def test_a_run_says_how_many_bars_differ_from_those_of_ranges(
         day_bars = [one.path for one in platform.simulator.requests if "/grouped/" in one.path]
         assert day_bars == [f"/v2/aggs/grouped/locale/us/market/stocks/{MONDAY}"]
         assert platform.bars(where="symbol = 'AAPL'") == before
-        [count] = {
-            event.materialization.metadata["run_bars_differing_from_range"].value
-            for event in result.get_asset_materialization_events()
-            if event.asset_key is not None and event.asset_key.path == ["ohlcv"]
-        }
+        count = run_metadata(result)["run_bars_differing_from_range"].value
         assert count == 1
