@@ -44,7 +44,7 @@ def parse_retention(text: str) -> dict[Timeframe, int]:
             raise ConfigurationError(message)
         timeframe = Timeframe.parse(name)
         if timeframe in retention:
-            message = f"{timeframe} stands there twice: give one number of days for each timeframe"
+            message = f"{timeframe} is given twice: give one number of days for each timeframe"
             raise ConfigurationError(message)
         retention[timeframe] = kept_days(int(days))
     if not retention:
@@ -72,7 +72,7 @@ def kept_days(days: int) -> int:
         raise ConfigurationError(message)
     if days < SHORTEST_DAYS:
         message = (
-            f"{days} days are too few to keep: the latest sessions are asked for again every day; give"
+            f"{days} days are too few to keep: the latest sessions are fetched again every day; give"
             f" {SHORTEST_DAYS} or more"
         )
         raise ConfigurationError(message)

@@ -475,7 +475,7 @@ def test_a_stock_whose_splits_were_never_asked_for_gets_no_features_until_they_a
     outcome = computed(platform, keys=keys)
     assert (outcome.totals.series_computed, outcome.totals.partitions_blocked) == (2, days)
     assert platform.count("features", "symbol = 'AAPL'") == 0
-    reason = "splits were never asked for: run `marketdata actions`"
+    reason = "splits of the symbol were never fetched: run `marketdata actions`"
     assert reason in str(shown(platform, partition_key(LAST, Series.parse("AAPL:1d")))["blocked"].value)
     assert "blocked" not in shown(platform, partition_key(LAST, Series.parse("SPY:1d")))
     key, charted = latest(platform)
@@ -503,4 +503,4 @@ def test_a_series_without_a_bar_is_not_computed_and_its_partitions_say_why(platf
     assert "blocked" not in closed, "a day without a session is complete"
     facts = shown(platform, partition_key(LAST, Series.parse("QQQ:1d")))
     assert facts[ROW_COUNT].value == 0
-    assert "series without a bar: bring some with `marketdata backfill`" in str(facts["blocked"].value)
+    assert "the series has no bars: fetch some with `marketdata backfill`" in str(facts["blocked"].value)

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.calendar import TradingCalendar
 
 _PARTITION: Final = ("symbol", "timeframe", "day")
-_MEND: Final = "mend the bars (`marketdata gaps --repair`, `marketdata backfill --force`)"
-_NO_BARS: Final = "of a series without a bar: bring some with `marketdata backfill`"
-_NO_SPLITS: Final = "of a symbol whose splits were never asked for: run `marketdata actions`"
+_MEND: Final = (
+    "repair the gaps or fetch the bars again (`marketdata gaps --repair`, `marketdata backfill --force`)"
+)
+_NO_BARS: Final = "the series has no bars: fetch some with `marketdata backfill`"
+_NO_SPLITS: Final = "the splits of the symbol were never fetched: run `marketdata actions`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,11 @@ class FeaturePlan:
         unadjusted, barless = set(evidence.without_splits), evidence.without_bars
         wanted = windows if stale_since is None else stale_windows(windows, stale_since, evidence.classes)
         due = {one: window for one, window in wanted.items() if one.symbol not in unadjusted}
-        known = {one for one in windows if one.symbol not in unadjusted and one not in barless}
+        known = {series for series in windows if series.symbol not in unadjusted and series not in barless}
         notices = []
         if unadjusted:
             notices.append(
-                f"the splits of {', '.join(evidence.without_splits)} were never asked for, so their prices cannot be"
+                f"the splits of {', '.join(evidence.without_splits)} were never fetched, so their prices cannot be"
                 " adjusted: run `marketdata actions`; no features until then"
             )
         return cls(
@@ -190,7 +192,7 @@ def _reasons(keys: Iterable[str], evidence: Evidence) -> dict[str, str]:
         elif series.symbol in evidence.without_splits:
             reasons[key] = _NO_SPLITS
         elif key in checks:
-            reasons[key] = f"held back by {' and '.join(checks[key])}: {_MEND}"
+            reasons[key] = f"blocked by {' and '.join(checks[key])}: {_MEND}"
     return reasons
 
 

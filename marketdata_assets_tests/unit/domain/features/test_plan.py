@@ -93,7 +93,7 @@ def test_a_partition_that_fails_a_check_is_held_back_whether_it_is_computed_or_n
     plan = decide(None if force else {}, failing=failing)
     [(key, reason)] = plan.blocked.items()
     assert key == key_of(DAYS[1], AAPL)
-    assert reason.startswith("held back by no_gaps and ohlcv_valid: mend the bars")
+    assert reason.startswith("blocked by no_gaps and ohlcv_valid: repair the gaps")
     assert plan.failing.rows() == [("AAPL", "1h", DAYS[1])]
     assert set(plan.due) == (set(WINDOWS) if force else set())
 
