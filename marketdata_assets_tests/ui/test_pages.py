@@ -171,10 +171,10 @@ def test_a_poisoned_series_gets_no_features_and_all_others_do(
 
 
 def test_the_partitions_of_a_failed_run_are_red(page: Page, bars: RunningPlatform, days: Days) -> None:
-    bars.simulator.fail(FaultKind.NOT_AUTHORIZED, status=403)
+    bars.simulator.fail(FaultKind.SERVER_ERROR, status=400)
     launch_backfill(page, bars, "ohlcv", days.failed)
     bars.simulator.set_faults()
     wait_until(lambda: bars.backfill_status() == "COMPLETED_FAILED", "the backfill ends", 120)
     page.goto(f"{bars.url}/assets/ohlcv?view=partitions&partition={days.failed}%7CSPY%3A1m")
-    expect(page.get_by_text("Failed", exact=True).first).to_be_visible()
+    expect(page.get_by_text(f"Failed ({len(SERIES)})", exact=True)).to_be_visible()
     photograph(page, "failed")
