@@ -118,6 +118,13 @@ class RunningPlatform:
             lambda: all(run["status"] in _ENDED for run in self.runs()), "every run has ended", seconds
         )
 
+    def backfill_status(self) -> str:
+        """The status of the latest backfill of Dagster."""
+        found = self.ask(
+            "query { partitionBackfillsOrError(limit: 1) { ... on PartitionBackfills { results { status } } } }"
+        )
+        return str(found["partitionBackfillsOrError"]["results"][0]["status"])
+
     def materialized(self, asset: str) -> set[str]:
         """The keys of the partitions of ``asset`` that are materialized, as ``day|series``."""
         found = self.ask(

@@ -34,6 +34,7 @@ class Days:
     sound: tuple[date, ...]
     """Three in a row."""
     poisoned: date
+    failed: date
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,8 @@ def days() -> Days:
         for three in zip(sessions, sessions[1:], sessions[2:], strict=False)
         if (three[2] - three[0]).days == 2
     ]
-    return Days(rows[-1], sessions[sessions.index(rows[-1][0]) - 1])
+    first = sessions.index(rows[-1][0])
+    return Days(rows[-1], sessions[first - 1], sessions[first - 2])
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def platform(
 ) -> Iterator[RunningPlatform]:
     with (
         fresh_database(postgres_server) as url,
-        running_platform(tmp_path_factory.mktemp("ui"), url, SYMBOLS, start=days.poisoned) as running,
+        running_platform(tmp_path_factory.mktemp("ui"), url, SYMBOLS, start=days.failed) as running,
     ):
         yield running
 
@@ -158,10 +160,21 @@ def test_a_poisoned_series_gets_no_features_and_all_others_do(
 
     page.keyboard.press("Escape")
     launch_backfill(page, bars, "features", days.poisoned)
-    made = {key for key in bars.materialized("features") if key.startswith(str(days.poisoned))}
-    assert made == {f"{days.poisoned}|AAPL:1m", f"{days.poisoned}|AAPL:1h"}
+    wait_until(lambda: bars.backfill_status() == "COMPLETED_SUCCESS", "the backfill completes", 120)
+    assert partitions(days.poisoned) <= bars.materialized("features")
     query = "select string_agg(distinct symbol, ',') from features"
     assert bars.value(query) == "AAPL"
     page.goto(f"{bars.url}/assets/features?view=partitions&partition={days.poisoned}%7CSPY%3A1m")
-    expect(page.get_by_text("No metadata entries")).to_be_visible()
-    photograph(page, "held_back")
+    expect(page.get_by_text("blocked", exact=True)).to_be_visible()
+    expect(page.get_by_text("blocked by ohlcv_valid")).to_be_visible()
+    photograph(page, "blocked")
+
+
+def test_the_partitions_of_a_failed_run_are_red(page: Page, bars: RunningPlatform, days: Days) -> None:
+    bars.simulator.fail(FaultKind.SERVER_ERROR, status=400)
+    launch_backfill(page, bars, "ohlcv", days.failed)
+    bars.simulator.set_faults()
+    wait_until(lambda: bars.backfill_status() == "COMPLETED_FAILED", "the backfill ends", 120)
+    page.goto(f"{bars.url}/assets/ohlcv?view=partitions&partition={days.failed}%7CSPY%3A1m")
+    expect(page.get_by_text(f"Failed ({len(SERIES)})", exact=True)).to_be_visible()
+    photograph(page, "failed")
