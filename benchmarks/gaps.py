@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.figures import Figure, Stopwatch
 from marketdata_assets.domain.gaps import find_gaps, judge
 from marketdata_assets.domain.series import AssetClass, Series
-from marketdata_assets.domain.slots import Held, expected_by_series
+from marketdata_assets.domain.slots import StoredBars, expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 
@@ -61,6 +61,6 @@ def run(_: str, *, quick: bool) -> list[Figure]:
     ]
 
 
-def _bars(slots: Slots, seed: int, density: float) -> Held:
+def _bars(slots: Slots, seed: int, density: float) -> StoredBars:
     generator = np.random.default_rng(seed)
-    return Held(slots.opens[generator.random(len(slots)) < density], None)
+    return StoredBars(slots.opens[generator.random(len(slots)) < density], None)

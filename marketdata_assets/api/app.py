@@ -154,7 +154,7 @@ class _Gate:
         state = scope.setdefault("state", {})
         state["rows"] = state["reserved"] = state["unsent"] = 0
         # The app answers HEAD as it does GET; the body is left out here.
-        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        requested = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         status = 0
 
         async def sending(message: Message) -> None:
@@ -163,19 +163,19 @@ class _Gate:
                 status = message["status"]
                 message["headers"] = _with_defaults(message["headers"])
                 await send(message)
-            elif asked is scope:
+            elif requested is scope:
                 await _send_in_pieces(message, send)
             elif not message.get("more_body"):
                 await send({"type": "http.response.body", "body": b""})
 
         try:
             await self._admit(scope, state)
-            await self._app(asked, _bounded(receive), sending)
+            await self._app(requested, _bounded(receive), sending)
         except Exception as error:
             problem = problem_of(error)
             if status == 0:
                 state["code"] = problem.code
-                await problem.response()(asked, receive, sending)
+                await problem.response()(requested, receive, sending)
             else:
                 raise
         finally:
@@ -183,10 +183,10 @@ class _Gate:
                 self._service.limiter.settle(caller.label, state["reserved"], state["rows"])
                 self._service.unsent.release(caller.label, state["unsent"])
             if status in _REFUSED and state.get("code") not in _FAILED:
-                self._log_refusal(asked, state, scope["method"], status)
+                self._log_refusal(requested, state, scope["method"], status)
             self._service.metrics.count(
                 scope["method"] if scope["method"] in _METHODS else "other",
-                _route_of(asked),
+                _route_of(requested),
                 status,
                 time.perf_counter() - started,
                 state["rows"],

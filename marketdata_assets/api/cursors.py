@@ -52,9 +52,9 @@ class GapCursor(msgspec.Struct, array_like=True, forbid_unknown_fields=True, fro
 C = TypeVar("C", SeriesCursor, GapCursor)
 
 
-def question_of(kind: str, asked: Mapping[str, object]) -> str:
+def question_of(kind: str, requested: Mapping[str, object]) -> str:
     """What a cursor is bound to: everything that was asked, apart from the cursor and the size of a page."""
-    parts = sorted((name, str(value)) for name, value in asked.items() if name not in ("cursor", "limit"))
+    parts = sorted((name, str(value)) for name, value in requested.items() if name not in ("cursor", "limit"))
     return hashlib.blake2b(msgspec.json.encode([kind, parts]), digest_size=6).hexdigest()
 
 

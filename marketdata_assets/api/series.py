@@ -99,7 +99,7 @@ async def historical(request: Request, symbol: _SymbolPath, query: Annotated[Bar
     start, end, before = _range(query, question)
     scale = query.as_of if before is None else before.scale
     _check_scale(query)
-    asked = BarQuestion(
+    requested = BarQuestion(
         symbol,
         query.timeframe,
         start,
@@ -110,7 +110,7 @@ async def historical(request: Request, symbol: _SymbolPath, query: Annotated[Bar
     )
 
     def work(database: Database) -> Table:
-        page = read_bars(database, asked, limit=query.limit + 1)
+        page = read_bars(database, requested, limit=query.limit + 1)
         _require_within(query, before, page.asset_class)
         splits = _splits(page)
         if before is not None and before.splits != splits:
@@ -151,7 +151,7 @@ async def candles(request: Request, symbol: _SymbolPath, query: Annotated[Candle
     """The last `limit` stored bars, however long ago they opened."""
     now = datetime.now(UTC)
     _check_scale(query)
-    asked = BarQuestion(
+    requested = BarQuestion(
         symbol,
         query.timeframe,
         None,
@@ -162,7 +162,7 @@ async def candles(request: Request, symbol: _SymbolPath, query: Annotated[Candle
     )
 
     def work(database: Database) -> Table:
-        page = read_bars(database, asked, limit=query.limit, newest=True)
+        page = read_bars(database, requested, limit=query.limit, newest=True)
         return Table(
             page.bars,
             _bar_facts(page.series, page.scale),
@@ -188,10 +188,10 @@ async def features(request: Request, symbol: _SymbolPath, query: Annotated[Serie
     """The stored features of the bars that open between `start` and `end`: what `features()` returns in Python."""
     question = cursors.question_of("features", {"of": symbol, **given(query)})
     start, end, before = _range(query, question)
-    asked = BarQuestion(symbol, query.timeframe, start, end, regular_hours=query.regular_hours)
+    requested = BarQuestion(symbol, query.timeframe, start, end, regular_hours=query.regular_hours)
 
     def work(database: Database) -> Table:
-        page = read_features(database, asked, limit=query.limit + 1)
+        page = read_features(database, requested, limit=query.limit + 1)
         _require_within(query, before, page.asset_class)
         following = _following(page.features, page.window, query.limit, question)
         rows = page.features.head(query.limit)
@@ -276,8 +276,8 @@ def _require_within(
         return
     # The end of the first page, which was "now" there when none was asked for.
     end = moment_of(cursor.end)
-    asked = window_of(*_edges(query, end), calendar_of(asset_class))
-    if moment_of(cursor.last) < asked.start or end > asked.end:
+    requested = window_of(*_edges(query, end), calendar_of(asset_class))
+    if moment_of(cursor.last) < requested.start or end > requested.end:
         raise cursors.not_a_cursor()
 
 
@@ -313,7 +313,7 @@ def _max_age(
 ) -> int:
     """For how long a page may be taken for the truth."""
     end = window.end if following is None else rows["time"][-1]
-    settled = calendar_of(asset_class).settled_before(datetime.now(UTC), CORRECTION_SESSIONS)
+    settled = calendar_of(asset_class).final_before(datetime.now(UTC), CORRECTION_SESSIONS)
     return _CLOSED_SECONDS if end <= settled else _OPEN_SECONDS[series.timeframe]
 
 

@@ -122,14 +122,14 @@ async def remove(request: Request, symbol: _SymbolPath) -> SymbolFacts:
     return SymbolFacts.model_validate((await service_of(request).ask(request, work)).facts)
 
 
-def _add(database: Database, asked: NewSymbol) -> tuple[TrackedSymbol, bool]:
+def _add(database: Database, requested: NewSymbol) -> tuple[TrackedSymbol, bool]:
     wanted = WantedSymbol(
-        parse_symbol(asked.symbol),
-        asked.asset_class,
-        asked.name,
-        _sorted(asked.timeframes) if asked.timeframes else None,
+        parse_symbol(requested.symbol),
+        requested.asset_class,
+        requested.name,
+        _sorted(requested.timeframes) if requested.timeframes else None,
     )
-    ((tracked, outcome),) = add_symbols(database, [wanted], is_careful=not asked.confirmed)
+    ((tracked, outcome),) = add_symbols(database, [wanted], is_careful=not requested.confirmed)
     return tracked, outcome is Outcome.NEW
 
 

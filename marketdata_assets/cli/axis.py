@@ -114,12 +114,12 @@ class TimeAxis:
         """A tick where the first stretch of each group of local days begins; a group that is cut off has none."""
         found = []
         before: object = None
-        for place, (start, offset) in enumerate(
+        for position, (start, offset) in enumerate(
             zip(self.starts.tolist(), self.offsets.tolist(), strict=True)
         ):
             day = self.calendar.local_day(moment_of(start))
             current = group(day)
-            is_whole = place > 0 or current == day or pattern == "%Y-%m-%d"
+            is_whole = position > 0 or current == day or pattern == "%Y-%m-%d"
             if current != before and is_whole:
                 found.append((offset, f"{day:{pattern}}"))
             before = current

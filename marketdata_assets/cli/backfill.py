@@ -192,7 +192,7 @@ def describe(outcome: Outcome) -> list[str]:
     features = [
         (
             f"features: {counted(computed.rows_written, 'row')},"
-            f" {counted(computed.partitions_held_back, 'partition')} held back"
+            f" {counted(computed.partitions_blocked, 'partition')} held back"
         )
     ][: outcome.request.with_features]
     return [

@@ -329,8 +329,8 @@ def bar_table(found: pl.DataFrame, columns: Sequence[str]) -> Table:
         else:
             cells.append(["" if value is None else f"{value:,}" for value in column])
     mark = "…" if can_print("…") else "..."
-    for place, row in enumerate(zip(*cells, strict=True)):
-        if is_long and place == _HEAD:
+    for position, row in enumerate(zip(*cells, strict=True)):
+        if is_long and position == _HEAD:
             table.add_row(*[mark] * len(columns))
         table.add_row(*row)
     return table

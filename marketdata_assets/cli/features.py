@@ -55,7 +55,7 @@ def features(
     """
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.domain.wording import counted
-    from marketdata_assets.pipeline.gates import held_back_since
+    from marketdata_assets.pipeline.gates import blocked_since
 
     now = datetime.now(UTC)
     if not force and (days is not None or start is not None or end is not None):
@@ -70,7 +70,7 @@ def features(
         series = chosen_series(chosen_symbols(store, symbols), wanted)
         _tell_unadjusted(store, series)
         outcome = _compute(store, series, forced)
-        held_back = held_back_since(store.database, series, store.settings.start)
+        blocked = blocked_since(store.database, series, store.settings.start)
     for line in outcome.failures:
         typer.echo(f"failed: {line}", err=True)
     totals = outcome.totals
@@ -78,16 +78,16 @@ def features(
         facts = {
             "rows_written": totals.rows_written,
             "series_computed": totals.series_computed,
-            "partitions_held_back": totals.partitions_held_back,
+            "partitions_held_back": totals.partitions_blocked,
             "failures": outcome.failures,
         }
         typer.echo(json.dumps(facts, indent=2))
         raise typer.Exit(int(bool(outcome.failures)))
     typer.echo(
         f"features: {totals.series_computed:,} series computed, {counted(totals.rows_written, 'row')} written,"
-        f" {counted(totals.partitions_held_back, 'partition')} held back"
+        f" {counted(totals.partitions_blocked, 'partition')} held back"
     )
-    for line in held_back_lines(held_back):
+    for line in blocked_lines(blocked):
         typer.echo(line)
     if outcome.failures:
         raise typer.Exit(1)
@@ -106,20 +106,20 @@ def _tell_unadjusted(store: Store, series: list[Series]) -> None:
         )
 
 
-def held_back_lines(held_back: pl.DataFrame) -> list[str]:
+def blocked_lines(blocked: pl.DataFrame) -> list[str]:
     """How many days have no features because a check holds them back, and why: one line, or none.
 
-    ``held_back`` has a row for each ``symbol, timeframe, day, check``.
+    ``blocked`` has a row for each ``symbol, timeframe, day, check``.
     """
     from marketdata_assets.domain.wording import counted
     from marketdata_assets.pipeline.gates import NO_GAPS, VALID
 
-    if held_back.is_empty():
+    if blocked.is_empty():
         return []
-    days = held_back.select("symbol", "timeframe", "day").n_unique()
-    lacking = held_back.filter(check=NO_GAPS)["day"].to_list()
+    days = blocked.select("symbol", "timeframe", "day").n_unique()
+    lacking = blocked.filter(check=NO_GAPS)["day"].to_list()
     reasons = [
-        f"{held_back.filter(check=check).height:,} by {check} ({what_to_do})"
+        f"{blocked.filter(check=check).height:,} by {check} ({what_to_do})"
         for check, what_to_do in (
             (
                 NO_GAPS,
@@ -127,7 +127,7 @@ def held_back_lines(held_back: pl.DataFrame) -> list[str]:
             ),
             (VALID, "the table ohlcv_quarantine has the rows, `marketdata backfill --force` asks again"),
         )
-        if held_back.filter(check=check).height
+        if blocked.filter(check=check).height
     ]
     return [f"{counted(days, 'day')} without features, held back: {'; '.join(reasons)}"]
 

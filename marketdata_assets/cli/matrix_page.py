@@ -54,7 +54,7 @@ def matrix_page(
 ) -> str:
     """Render the page: symbols x timeframes, series x days, and what is missing without an explanation.
 
-    ``matrix`` are rows of ``MATRIX_SCHEMA``, ``lost`` (``KNOWN_SCHEMA``) the largest of ``lost_count`` gaps, ``ended``
+    ``matrix`` are rows of ``MATRIX_SCHEMA``, ``lost`` (``KNOWN_GAP_SCHEMA``) the largest of ``lost_count`` gaps, ``ended``
     the rows whose scanned days end before the day that is due.
     """
     environment = Environment(

@@ -61,14 +61,14 @@ class WrittenTotals(RunTotals):
 
 
 @dataclass(frozen=True)
-class HeldBackTotals(RunTotals):
+class BlockedTotals(RunTotals):
     """Partitions that get nothing, because a check holds them back or because something is not there."""
 
-    partitions_held_back: int = 0
+    partitions_blocked: int = 0
 
 
 @dataclass(frozen=True)
-class SeriesTotals(HeldBackTotals):
+class SeriesTotals(BlockedTotals):
     """Series that features were computed of, and their bars."""
 
     bars: int = 0

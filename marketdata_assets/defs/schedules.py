@@ -40,7 +40,7 @@ from marketdata_assets.pipeline.adjusted import symbols_without_splits
 from marketdata_assets.pipeline.idle import stale_days
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.symbols import TrackedSymbol, asset_classes, list_symbols
-from marketdata_assets.storage.upkeep import asked_until
+from marketdata_assets.storage.upkeep import requested_until
 
 HISTORY_CONFIG: Final = {
     # A symbol that fails must not keep the others from being scanned.
@@ -113,10 +113,10 @@ def bars_schedule() -> ScheduleDefinition:
         series = tuple(map(Series.parse, ordered))
         with postgres.database() as database:
             collected = _collected(database, series)
-            lagging = asked_until(database, series)
+            lagging = requested_until(database, series)
         now = context.scheduled_execution_time.astimezone(UTC)
         start = load_settings().start
-        days = nightly_days(collected, now, earliest=start, asked_until=lagging)
+        days = nightly_days(collected, now, earliest=start, requested_until=lagging)
         if days is None:
             return SkipReason(f"yesterday lies before MARKETDATA_START, {start}: nothing to bring")
         run = Rectangle(days.first, days.last, series)
@@ -193,11 +193,11 @@ def intraday_schedule() -> ScheduleDefinition:
         ranges = [one for day, wanted in traded.items() for one in range_runs(ordered, wanted, day, day)]
         return [
             RunRequest(
-                run_key=_key(context, place),
+                run_key=_key(context, position),
                 run_config=ops_config(INTRADAY_CONFIG),
                 tags={**Purpose.INTRADAY_BARS.tags, **one.tags},
             )
-            for place, one in enumerate(ranges)
+            for position, one in enumerate(ranges)
         ]
 
     return intraday_bars
@@ -224,16 +224,16 @@ def feature_requests(
     days = stale_days(database, wanted, load_settings().start, now=now)
     return [
         RunRequest(
-            run_key=f"{key}:features:{place}",
+            run_key=f"{key}:features:{position}",
             job_name=features_job.name,
             tags={**purpose.tags, **run.tags},
         )
-        for place, run in enumerate(feature_runs(ordered, days))
+        for position, run in enumerate(feature_runs(ordered, days))
     ]
 
 
-def _key(context: ScheduleEvaluationContext, place: int = 0) -> str:
-    return f"{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}:{place}"
+def _key(context: ScheduleEvaluationContext, position: int = 0) -> str:
+    return f"{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}:{position}"
 
 
 def _collected(database: Database, series: Sequence[Series]) -> dict[AssetClass, set[Timeframe]]:

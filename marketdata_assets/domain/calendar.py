@@ -170,7 +170,7 @@ class TradingCalendar:
         end = bisect_left(self._days, today + timedelta(days=1))
         return list(self._days[max(0, end - count) : end])
 
-    def settled_before(self, now: datetime, sessions: int) -> datetime:
+    def final_before(self, now: datetime, sessions: int) -> datetime:
         """Local midnight of the earliest of the latest ``sessions`` sessions that have begun at ``now``, as UTC."""
         today = self.local_day(now)
         latest = self.last_sessions(today, sessions + 1)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.domain.freshness import Due
     from marketdata_assets.domain.series import AssetClass, Series
-    from marketdata_assets.domain.slots import Flags, Held, Slots
+    from marketdata_assets.domain.slots import Flags, Slots, StoredBars
 
 _KEY: Final = {"symbol": pl.String(), "timeframe": pl.String()}
 _COUNTS: Final = {
@@ -78,7 +78,7 @@ ENDED: Final = "…"
 
 
 def daily_completeness(
-    held: Mapping[Series, Held], expected: Mapping[Series, Slots], gaps: pl.DataFrame
+    stored: Mapping[Series, StoredBars], expected: Mapping[Series, Slots], gaps: pl.DataFrame
 ) -> pl.DataFrame:
     """One row for each series of ``expected`` and local day of its slots, as :data:`DAILY_COMPLETENESS_SCHEMA`.
 
@@ -89,7 +89,9 @@ def daily_completeness(
     explained = _explained(expected, gaps)
     parts = [DAILY_COMPLETENESS_SCHEMA.to_frame()]
     for series, slots in expected.items():
-        has_bar = slots.held(held[series].times) if series in held else np.zeros(len(slots), dtype=np.bool_)
+        has_bar = (
+            slots.stored(stored[series].times) if series in stored else np.zeros(len(slots), dtype=np.bool_)
+        )
         flags = pl.DataFrame(
             {"day": slots.days(), "present": has_bar, "explained": explained[series] & ~has_bar}
         )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.domain.series import Series
-    from marketdata_assets.domain.slots import Held, Slots
+    from marketdata_assets.domain.slots import Slots, StoredBars
 
 DAILY_RUN: Final = time(2, tzinfo=UTC)
 """When the daily run begins."""
@@ -118,7 +118,7 @@ def evidence_window(timeframe: Timeframe, calendar: TradingCalendar, now: dateti
     return Window(end - EVIDENCE[timeframe.base], end)
 
 
-def is_settled(known: Known, last: Due) -> bool:
+def is_final(known: Known, last: Due) -> bool:
     """Whether ``known`` alone tells if the series is fresh: no habits have to be looked at."""
     return not known.answered or (known.newest is not None and known.newest >= last.opens)
 
@@ -129,14 +129,14 @@ def judge_freshness(
     last: Due,
     known: Known,
     *,
-    held: Held | None,
+    stored: StoredBars | None,
     now: datetime,
-    asked: Iterable[Window] | None = None,
+    requested: Iterable[Window] | None = None,
 ) -> Verdict:
     """Whether ``series`` is fresh at ``now``, when ``last`` is due.
 
-    ``held`` are its bars, with their ``base_bars``, in :func:`evidence_window`; not used when
-    :func:`is_settled`, None when there is none. ``asked`` are the windows of it that were ever asked for (None: all of
+    ``stored`` are its bars, with their ``base_bars``, in :func:`evidence_window`; not used when
+    :func:`is_settled`, None when there is none. ``requested`` are the windows of it that were ever asked for (None: all of
     it): days that were never fetched are no evidence of silence.
     """
     if known.newest is not None and known.newest >= last.opens:
@@ -149,12 +149,12 @@ def judge_freshness(
         reason = f"{since}; nobody has asked the vendor since {last.closes:%Y-%m-%d %H:%M} UTC"
         return Verdict(Freshness.NOT_ASKED, late, reason)
     slots = _due_slots(series.timeframe, calendar, now, EVIDENCE[series.timeframe.base])
-    if held is None or not len(held.times):
+    if stored is None or not len(stored.times):
         return Verdict(Freshness.SILENT, late, f"{since}; the vendor answered and has none")
-    slots = slots.within(moment_of(int(held.times[0])))
-    if asked is not None:
-        slots = slots.asked_for(asked, slots.on_days_of(held.times))
-    gaps = judge(find_gaps({series: held}, {series: slots}), {series: held}, {series: slots})
+    slots = slots.within(moment_of(int(stored.times[0])))
+    if requested is not None:
+        slots = slots.requested_in(requested, slots.on_days_of(stored.times))
+    gaps = judge(find_gaps({series: stored}, {series: slots}), {series: stored}, {series: slots})
     # The last slot is empty, so the last gap is the silence.
     silence = gaps.row(-1, named=True)
     unit = "minutes" if series.timeframe.is_intraday else "sessions"

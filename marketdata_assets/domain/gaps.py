@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from marketdata_assets.domain.calendar import TradingCalendar
-    from marketdata_assets.domain.slots import Flags, Held, Integers, Slots
+    from marketdata_assets.domain.slots import Flags, Integers, Slots, StoredBars
 
     Floats = npt.NDArray[np.float64]
 
@@ -121,20 +121,24 @@ _FEWEST_SESSIONS: Final = 3
 """Sessions besides its own without which a session is not compared."""
 
 
-def find_gaps(held: Mapping[Series, Held], expected: Mapping[Series, Slots]) -> pl.DataFrame:
+def find_gaps(stored: Mapping[Series, StoredBars], expected: Mapping[Series, Slots]) -> pl.DataFrame:
     """The gaps of each series of ``expected``, as :data:`GAP_SCHEMA`.
 
     Two missing slots are neighbours when no slot of the calendar lies between them: a run goes on over closed hours,
     weekends and holidays, and ends at days that ``expected`` leaves out. Bars outside the expected slots are ignored;
-    a series without an entry in ``held`` has no bar.
+    a series without an entry in ``stored`` has no bar.
     """
-    return gaps_of_flags(missing_slots(held, expected), expected)
+    return gaps_of_flags(missing_slots(stored, expected), expected)
 
 
-def missing_slots(held: Mapping[Series, Held], expected: Mapping[Series, Slots]) -> dict[Series, Flags]:
+def missing_slots(
+    stored: Mapping[Series, StoredBars], expected: Mapping[Series, Slots]
+) -> dict[Series, Flags]:
     """Whether each slot of each series of ``expected`` is without a bar."""
     return {
-        series: ~slots.held(held[series].times) if series in held else np.ones(len(slots), dtype=np.bool_)
+        series: ~slots.stored(stored[series].times)
+        if series in stored
+        else np.ones(len(slots), dtype=np.bool_)
         for series, slots in expected.items()
     }
 
@@ -154,20 +158,26 @@ def slots_in_gaps(gaps: pl.DataFrame, expected: Mapping[Series, Slots]) -> dict[
     by_series = _by_series(gaps)
     inside = {}
     for series, slots in expected.items():
-        runs = _Runs(*slots.positions(by_series[series])) if series in by_series else _Runs(_NONE, _NONE)
+        runs = (
+            _Stretches(*slots.positions(by_series[series]))
+            if series in by_series
+            else _Stretches(_NONE, _NONE)
+        )
         inside[series] = _covered(runs.starts, runs.ends, len(slots))
     return inside
 
 
-def judge(gaps: pl.DataFrame, held: Mapping[Series, Held], expected: Mapping[Series, Slots]) -> pl.DataFrame:
+def judge(
+    gaps: pl.DataFrame, stored: Mapping[Series, StoredBars], expected: Mapping[Series, Slots]
+) -> pl.DataFrame:
     """``gaps`` (:data:`GAP_SCHEMA`) with the evidence of their series, as :data:`JUDGED_SCHEMA`.
 
     ``gaps`` holds every gap of its series in ``expected``, or incidents and earlier losses go unseen.
-    ``expected`` and ``held`` reach as far before the gaps as there is evidence to use; a gap may begin before
+    ``expected`` and ``stored`` reach as far before the gaps as there is evidence to use; a gap may begin before
     them. Bars of a rolled-up timeframe need their ``base_bars``: ValueError without.
     """
     judged = [
-        _judge_series(part, held.get(series), expected[series]) for series, part in _by_series(gaps).items()
+        _judge_series(part, stored.get(series), expected[series]) for series, part in _by_series(gaps).items()
     ]
     return pl.concat([JUDGED_SCHEMA.to_frame(), *judged])
 
@@ -223,8 +233,8 @@ class SlotTraits(NamedTuple):
 PIECE_SCHEMA: Final = pl.Schema(
     {
         **JUDGED_SCHEMA,
-        "run_start": UTC_TIME,
-        "run_end": UTC_TIME,
+        "stretch_start": UTC_TIME,
+        "stretch_end": UTC_TIME,
         "attempts": pl.Int64(),
         "failure": pl.Int64(),
         "is_explained": pl.Boolean(),
@@ -233,7 +243,7 @@ PIECE_SCHEMA: Final = pl.Schema(
 )
 """Pieces of gaps: all slots of a piece have the same :class:`SlotTraits`.
 
-``run_start`` and ``run_end`` are the edges of the gap that a piece is part of. What was judged of the whole gap holds
+``stretch_start`` and ``stretch_end`` are the edges of the gap that a piece is part of. What was judged of the whole gap holds
 for its pieces.
 """
 
@@ -243,11 +253,11 @@ def split_gaps(
 ) -> pl.DataFrame:
     """Divide ``gaps`` (:data:`JUDGED_SCHEMA`) where the traits of neighbouring slots differ: :data:`PIECE_SCHEMA`."""
     by_series = _by_series(gaps)
-    pieces: dict[Series, _Runs] = {}
+    pieces: dict[Series, _Stretches] = {}
     rows, found = [], []
     for series, own in by_series.items():
         slots = expected[series]
-        runs = _Runs(*slots.positions(own))
+        runs = _Stretches(*slots.positions(own))
         positions = each_position(*runs)
         of_missing = SlotTraits._make(values[positions] for values in traits[series])
         is_first = np.ones(len(positions), dtype=np.bool_)
@@ -255,9 +265,9 @@ def split_gaps(
         is_first[np.cumsum(runs.ends - runs.starts)[:-1]] = True
         starts = np.flatnonzero(is_first)
         sizes = np.diff(np.append(starts, len(positions)))
-        pieces[series] = _Runs(positions[starts], positions[starts] + sizes)
-        of_run = np.repeat(np.arange(own.height), runs.ends - runs.starts)[starts]
-        rows.append(own[of_run])
+        pieces[series] = _Stretches(positions[starts], positions[starts] + sizes)
+        of_stretch = np.repeat(np.arange(own.height), runs.ends - runs.starts)[starts]
+        rows.append(own[of_stretch])
         found.append(
             pl.DataFrame(
                 {
@@ -269,7 +279,7 @@ def split_gaps(
     if not rows:
         return PIECE_SCHEMA.to_frame()
     whole = pl.concat(rows).select(
-        pl.exclude(*GAP_SCHEMA, "missing_base"), run_start="gap_start", run_end="gap_end"
+        pl.exclude(*GAP_SCHEMA, "missing_base"), stretch_start="gap_start", stretch_end="gap_end"
     )
     divided = pl.concat([_frame(pieces, expected), whole, pl.concat(found)], how="horizontal")
     return divided.select(PIECE_SCHEMA.names())
@@ -282,7 +292,7 @@ def gaps_of_flags(flags: Mapping[Series, Flags], expected: Mapping[Series, Slots
     )
 
 
-class _Runs(NamedTuple):
+class _Stretches(NamedTuple):
     """Runs of slots as positions: of the first, and behind the last."""
 
     starts: Integers
@@ -292,19 +302,19 @@ class _Runs(NamedTuple):
 _NONE: Final = np.zeros(0, dtype=np.int64)
 
 
-def _runs(positions: Integers, slots: Slots) -> _Runs:
+def _runs(positions: Integers, slots: Slots) -> _Stretches:
     """The maximal runs of ``positions``, ascending, without a slot and without a hole in between."""
     is_break = np.diff(positions) > 1
     beside = np.flatnonzero(~is_break)
     is_break[beside] = slots.ends_before_a_hole(positions[beside])
     breaks = np.flatnonzero(is_break)
-    return _Runs(
+    return _Stretches(
         positions[np.concatenate([[0], breaks + 1])] if len(positions) else positions,
         positions[np.concatenate([breaks, [-1]])] + 1 if len(positions) else positions,
     )
 
 
-def _base_slots_in(runs: _Runs, slots: Slots) -> Integers:
+def _base_slots_in(runs: _Stretches, slots: Slots) -> Integers:
     """How many base slots each of the ``runs`` of slots holds."""
     if slots.timeframe.is_base:
         return runs.ends - runs.starts
@@ -327,7 +337,7 @@ def _by_series(gaps: pl.DataFrame) -> dict[Series, pl.DataFrame]:
     return {Series(part["symbol"][0], Timeframe(part["timeframe"][0])): part for part in parts}
 
 
-def _frame(runs: Mapping[Series, _Runs], expected: Mapping[Series, Slots]) -> pl.DataFrame:
+def _frame(runs: Mapping[Series, _Stretches], expected: Mapping[Series, Slots]) -> pl.DataFrame:
     grids: dict[tuple[Timeframe, TradingCalendar], list[pl.DataFrame]] = {}
     for series, (starts, ends) in runs.items():
         slots = expected[series]
@@ -362,18 +372,18 @@ class _Evidence(NamedTuple):
     """Base slots with a bar."""
 
 
-def _judge_series(gaps: pl.DataFrame, held: Held | None, slots: Slots) -> pl.DataFrame:
-    pieces = _Runs(*slots.positions(gaps))
+def _judge_series(gaps: pl.DataFrame, stored: StoredBars | None, slots: Slots) -> pl.DataFrame:
+    pieces = _Stretches(*slots.positions(gaps))
     edges = gaps.select(pl.col("gap_start", "gap_end").cast(UTC_TIME).to_physical()).to_numpy()
     missing_base = np.diff(base_slots_before(edges.ravel(), slots.timeframe, slots.calendar))[::2]
     # Gaps with nothing but days between them that were never fetched are judged as one run.
     first_pieces = np.flatnonzero(np.append(True, pieces.starts[1:] != pieces.ends[:-1]))
-    run_of_piece = np.repeat(
+    stretch_of_piece = np.repeat(
         np.arange(len(first_pieces)), np.diff(np.append(first_pieces, len(pieces.starts)))
     )
-    runs = _Runs(pieces.starts[first_pieces], pieces.ends[np.append(first_pieces[1:] - 1, -1)])
+    runs = _Stretches(pieces.starts[first_pieces], pieces.ends[np.append(first_pieces[1:] - 1, -1)])
     missing = np.add.reduceat(missing_base, first_pieces)
-    capacity, bars = _base_slots_and_bars(slots, held)
+    capacity, bars = _base_slots_and_bars(slots, stored)
     wanted = _evidence_wanted(slots)
     poor = _poor_sessions(slots, capacity, bars)
     in_poor = _most_in(runs, poor)
@@ -381,7 +391,7 @@ def _judge_series(gaps: pl.DataFrame, held: Held | None, slots: Slots) -> pl.Dat
     while True:
         lost = _covered(runs.starts[is_loss], runs.ends[is_loss], len(slots))
         evidence = _around(runs, np.where(lost, 0, capacity), np.where(lost, 0, bars), wanted)
-        usual = _longest_usual_run(evidence, slots.timeframe, wanted)
+        usual = _longest_usual_stretch(evidence, slots.timeframe, wanted)
         first = _incidents(runs, evidence)
         size = np.diff(np.append(first, len(missing)))
         incident = np.repeat(np.add.reduceat(missing, first), size)
@@ -391,13 +401,13 @@ def _judge_series(gaps: pl.DataFrame, held: Held | None, slots: Slots) -> pl.Dat
             break
         is_loss = found
     density = evidence.bars / np.maximum(evidence.seen, 1)
-    is_known = (evidence.bars > 0)[run_of_piece]
+    is_known = (evidence.bars > 0)[stretch_of_piece]
     return gaps.with_columns(
         missing_base=missing_base,
-        incident_base=np.maximum(incident, in_poor)[run_of_piece],
-        density=pl.Series(density[run_of_piece]).set(pl.Series(~is_known), None),
-        usual=pl.Series(usual[run_of_piece]).set(pl.Series(~is_known), None),
-        is_loss=is_loss[run_of_piece],
+        incident_base=np.maximum(incident, in_poor)[stretch_of_piece],
+        density=pl.Series(density[stretch_of_piece]).set(pl.Series(~is_known), None),
+        usual=pl.Series(usual[stretch_of_piece]).set(pl.Series(~is_known), None),
+        is_loss=is_loss[stretch_of_piece],
     ).cast(JUDGED_SCHEMA)
 
 
@@ -407,27 +417,27 @@ def _poor_sessions(slots: Slots, capacity: Integers, bars: Integers) -> Integers
         return np.zeros(len(slots), dtype=np.int64)
     days = slots.days().to_physical().to_numpy()
     starts = np.flatnonzero(np.append(True, days[1:] != days[:-1]))
-    total, held = np.add.reduceat(capacity, starts), np.add.reduceat(bars, starts)
+    total, stored = np.add.reduceat(capacity, starts), np.add.reduceat(bars, starts)
     is_poor = np.zeros(len(starts), dtype=np.bool_)
     # Twice: one poor session makes another look less so.
     for _ in range(2):
-        expected, deviation = _expected_bars(total, np.where(is_poor, 0, held), np.where(is_poor, 0, total))
-        is_poor = held < expected - _DEVIATIONS * deviation
-    lacking = np.where(is_poor, total - held, 0)
+        expected, deviation = _expected_bars(total, np.where(is_poor, 0, stored), np.where(is_poor, 0, total))
+        is_poor = stored < expected - _DEVIATIONS * deviation
+    lacking = np.where(is_poor, total - stored, 0)
     return np.repeat(lacking, np.diff(np.append(starts, len(slots))))
 
 
-def _expected_bars(total: Integers, held: Integers, seen: Integers) -> tuple[Floats, Floats]:
+def _expected_bars(total: Integers, stored: Integers, seen: Integers) -> tuple[Floats, Floats]:
     """Bars that each session should have by those around it, and the standard deviation of their number."""
     count, around = len(total), _EVIDENCE_SESSIONS[Timeframe.M1]
     place = np.arange(count)
     first = np.maximum(place - around, 0)
     last = np.minimum(place + 1 + around - (place - first), count)
-    sums = (np.concatenate([[0], np.cumsum(each)]) for each in (held, seen))
-    others_held, others_seen = (
-        each[last] - each[first] - own for each, own in zip(sums, (held, seen), strict=True)
+    sums = (np.concatenate([[0], np.cumsum(each)]) for each in (stored, seen))
+    others_stored, others_seen = (
+        each[last] - each[first] - own for each, own in zip(sums, (stored, seen), strict=True)
     )
-    density = others_held / np.maximum(others_seen, 1)
+    density = others_stored / np.maximum(others_seen, 1)
     stays_empty = np.maximum(np.sqrt(1 - density), _SUREST_MINUTE)
     expected = density * total
     # Where nothing is empty, nothing clusters.
@@ -437,7 +447,7 @@ def _expected_bars(total: Integers, held: Integers, seen: Integers) -> tuple[Flo
     return np.where(is_known, expected, 0), np.sqrt(variance)
 
 
-def _most_in(runs: _Runs, values: Integers) -> Integers:
+def _most_in(runs: _Stretches, values: Integers) -> Integers:
     """The largest of ``values`` (one per slot) in each of ``runs``."""
     if not len(runs.starts):
         return runs.starts
@@ -446,15 +456,15 @@ def _most_in(runs: _Runs, values: Integers) -> Integers:
     return most
 
 
-def _base_slots_and_bars(slots: Slots, held: Held | None) -> tuple[Integers, Integers]:
+def _base_slots_and_bars(slots: Slots, stored: StoredBars | None) -> tuple[Integers, Integers]:
     """How many base slots each slot holds, and how many of them have a bar."""
     every = np.arange(len(slots))
-    capacity = _base_slots_in(_Runs(every, every + 1), slots)
+    capacity = _base_slots_in(_Stretches(every, every + 1), slots)
     bars = np.zeros_like(capacity)
-    if held is not None:
-        has_bar = slots.held(held.times)
-        if held.base_bars is not None:
-            base_bars = held.base_bars[np.searchsorted(held.times, slots.opens[has_bar])]
+    if stored is not None:
+        has_bar = slots.stored(stored.times)
+        if stored.base_bars is not None:
+            base_bars = stored.base_bars[np.searchsorted(stored.times, slots.opens[has_bar])]
             # Extended hours count in base_bars, and are not expected.
             bars[has_bar] = np.minimum(base_bars, capacity[has_bar])
         elif slots.timeframe.is_base:
@@ -472,7 +482,7 @@ def _evidence_wanted(slots: Slots) -> int:
     return sessions * (_MINUTES_OF_A_DAY if slots.calendar.is_always_open else _MINUTES_OF_A_SESSION)
 
 
-def _around(runs: _Runs, capacity: Integers, bars: Integers, wanted: int) -> _Evidence:
+def _around(runs: _Stretches, capacity: Integers, bars: Integers, wanted: int) -> _Evidence:
     total, total_bars = (np.concatenate([[0], np.cumsum(each)]) for each in (capacity, bars))
     first = np.searchsorted(total, total[runs.starts] - wanted)
     before = total[runs.starts] - total[first]
@@ -483,7 +493,7 @@ def _around(runs: _Runs, capacity: Integers, bars: Integers, wanted: int) -> _Ev
     )
 
 
-def _longest_usual_run(evidence: _Evidence, timeframe: Timeframe, wanted: int) -> Integers:
+def _longest_usual_stretch(evidence: _Evidence, timeframe: Timeframe, wanted: int) -> Integers:
     """In base slots; -1 where there is no bar to judge by."""
     empty = evidence.seen - evidence.bars
     share = empty / np.maximum(evidence.seen, 1)
@@ -499,7 +509,7 @@ def _longest_usual_run(evidence: _Evidence, timeframe: Timeframe, wanted: int) -
     return longest.astype(np.int64)
 
 
-def _incidents(runs: _Runs, evidence: _Evidence) -> Integers:
+def _incidents(runs: _Stretches, evidence: _Evidence) -> Integers:
     """The position of the first gap of each incident."""
     share = 1 - evidence.bars / np.maximum(evidence.seen, 1)
     stray = runs.starts[1:] - runs.ends[:-1]

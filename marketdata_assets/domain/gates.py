@@ -186,7 +186,7 @@ def gappy(
     """Faults of partitions in ``windows`` that lack bars by ``gaps``; ``what`` is the gap's state.
 
     Args:
-        gaps: ``KNOWN_SCHEMA``: gaps that count as loss. A long one is a fault of every day that it reaches into.
+        gaps: ``KNOWN_GAP_SCHEMA``: gaps that count as loss. A long one is a fault of every day that it reaches into.
         windows: By series.
         classes: Asset class by symbol.
     """

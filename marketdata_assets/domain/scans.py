@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from marketdata_assets.domain.series import AssetClass
-    from marketdata_assets.domain.slots import Held, Slots
+    from marketdata_assets.domain.slots import Slots, StoredBars
 
 EVIDENCE: Final = {Timeframe.M1: timedelta(days=40), Timeframe.D1: timedelta(days=380)}
 """How far before a window a scan reads the habits of a series, by base: somewhat more than the sessions that judging uses."""
@@ -192,7 +192,7 @@ def widen_to_gaps(
 def slots_to_scan(
     chunk: ScanChunk,
     around: Mapping[Series, Window],
-    held: Mapping[Series, Held],
+    stored: Mapping[Series, StoredBars],
     *,
     first_bars: Mapping[Series, datetime],
     requested: Mapping[Series, Sequence[Window]],
@@ -211,6 +211,6 @@ def slots_to_scan(
     slots = {}
     for series, window in around.items():
         inside = every[series].within(window.start, window.end)
-        times = held[series].times if series in held else no_times
-        slots[series] = inside.asked_for(requested.get(series, ()), inside.on_days_of(times))
+        times = stored[series].times if series in stored else no_times
+        slots[series] = inside.requested_in(requested.get(series, ()), inside.on_days_of(times))
     return slots

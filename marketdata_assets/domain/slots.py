@@ -67,14 +67,14 @@ class Slots:
         )
         return first, last
 
-    def asked_for(self, asked: Iterable[Window], known: Flags) -> Slots:
-        """The slots that lie in one of the ``asked`` windows or are ``known``, a flag for each slot, from elsewhere.
+    def requested_in(self, requested: Iterable[Window], known: Flags) -> Slots:
+        """The slots that lie in one of the ``requested`` windows or are ``known``, a flag for each slot, from elsewhere.
 
         The others belong to days that were never fetched: they are neither missing nor evidence of anything.
         """
-        edges = [microseconds(edge) for one in union(asked) for edge in (one.start, one.end)]
-        is_asked = (np.searchsorted(edges, self.opens, side="right") % 2 == 1) | known
-        return self if is_asked.all() else replace(self, opens=self.opens[is_asked])
+        edges = [microseconds(edge) for one in union(requested) for edge in (one.start, one.end)]
+        is_requested = (np.searchsorted(edges, self.opens, side="right") % 2 == 1) | known
+        return self if is_requested.all() else replace(self, opens=self.opens[is_requested])
 
     def closes(self, positions: Integers | None = None) -> Integers:
         """The closes of the slots at ``positions`` (default: of all)."""
@@ -109,7 +109,7 @@ class Slots:
         opens = pl.DataFrame({"time": self.opens}).select(pl.col("time").cast(UTC_TIME))
         return opens.select(day=local_day(pl.col("time"), self.calendar))["day"]
 
-    def held(self, times: Integers) -> Flags:
+    def stored(self, times: Integers) -> Flags:
         """Whether each slot has a bar among the bar opens ``times``, sorted; others among them are ignored."""
         found = np.zeros(len(self.opens), dtype=np.bool_)
         if len(self.opens):
@@ -121,7 +121,7 @@ class Slots:
         return found
 
 
-class Held(NamedTuple):
+class StoredBars(NamedTuple):
     """The bars of one series, sorted by time, expected or not."""
 
     times: Integers
@@ -190,17 +190,17 @@ def expected_by_series(
     return expected
 
 
-def held_by_series(bars: pl.DataFrame) -> dict[Series, Held]:
+def stored_by_series(bars: pl.DataFrame) -> dict[Series, StoredBars]:
     """The bars of each series in ``bars``: columns symbol, timeframe, time and, where read, base_bars."""
-    held: dict[Series, Held] = {}
+    stored: dict[Series, StoredBars] = {}
     for part in bars.partition_by("symbol", "timeframe", maintain_order=True):
         ordered = part if part["time"].is_sorted() else part.sort("time")
         series = Series(part["symbol"][0], Timeframe(part["timeframe"][0]))
-        held[series] = Held(
+        stored[series] = StoredBars(
             ordered["time"].cast(UTC_TIME).to_physical().to_numpy(),
             ordered["base_bars"].cast(pl.Int64).to_numpy() if "base_bars" in bars.columns else None,
         )
-    return held
+    return stored
 
 
 def base_slots_before(moments: Integers, timeframe: Timeframe, calendar: TradingCalendar) -> Integers:

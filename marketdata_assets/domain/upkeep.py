@@ -41,7 +41,7 @@ def nightly_days(
     now: datetime,
     *,
     earliest: date,
-    asked_until: datetime | None = None,
+    requested_until: datetime | None = None,
 ) -> Days | None:
     """What a nightly run takes: yesterday, and before it what late trades still revise or was missed.
 
@@ -52,7 +52,7 @@ def nightly_days(
         collected: The timeframes that are collected of each asset class.
         now: The moment of the run, UTC.
         earliest: The first day that is a partition.
-        asked_until: Up to where the vendor was asked about the series that lags most; None when about none.
+        requested_until: Up to where the vendor was asked about the series that lags most; None when about none.
 
     Returns:
         None when nothing is collected, or yesterday lies before ``earliest``.
@@ -63,14 +63,14 @@ def nightly_days(
     firsts = [last]
     for asset_class, timeframes in collected.items():
         calendar = calendar_of(asset_class)
-        corrected = calendar.local_day(calendar.settled_before(now, CORRECTION_SESSIONS))
+        corrected = calendar.local_day(calendar.final_before(now, CORRECTION_SESSIONS))
         firsts.append(corrected)
         sunday = sunday_of(calendar.local_day(now)) - WEEK
         sessions = calendar.sessions(sunday, sunday + timedelta(days=6))
         if Timeframe.W1 in timeframes and sessions and sessions[-1] >= corrected:
             firsts.append(sunday)
-    if asked_until is not None:
-        firsts.append(max(asked_until.date(), last - CATCH_UP))
+    if requested_until is not None:
+        firsts.append(max(requested_until.date(), last - CATCH_UP))
     return Days(max(earliest, min(firsts)), last)
 
 

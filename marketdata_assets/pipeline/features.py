@@ -53,21 +53,21 @@ _NO_SPLITS: Final = "of a symbol whose splits were never asked for: run `marketd
 class FeatureReport:
     """What a run computed. ``notices`` are lines for its log.
 
-    ``held_back`` has the partitions that get no features, by key, each with the reason.
+    ``blocked`` has the partitions that get no features, by key, each with the reason.
     """
 
     bars: int = 0
     series_computed: int = 0
     series_up_to_date: int = 0
-    held_back: dict[str, str] = field(default_factory=dict)
+    blocked: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     summary: FeatureSummary = field(default_factory=FeatureSummary)
     samples: dict[Series, pl.DataFrame] = field(default_factory=dict)
     """The latest rows of each series that was computed, as ``CHARTED``, as many as fit in a chart."""
 
-    def held_back_lines(self) -> list[str]:
+    def blocked_lines(self) -> list[str]:
         """Which partitions get no features, a line each for the first, and how many more there are."""
-        lines = [f"{key} gets no features: {reason}" for key, reason in sorted(self.held_back.items())]
+        lines = [f"{key} gets no features: {reason}" for key, reason in sorted(self.blocked.items())]
         more = [f"and {len(lines) - _LOGGED:,} more get none"] if len(lines) > _LOGGED else []
         return [*lines[:_LOGGED], *more]
 
@@ -184,7 +184,7 @@ class FeatureRun:
             chunk,
             {one: self._versions[one] for one in chunk if one in self._versions},
             refused=waiting,
-            held_back=reasons,
+            blocked=reasons,
             from_the_first={one for one, window in chunk.items() if window.start <= opening},
         )
 
@@ -205,7 +205,7 @@ class FeatureRun:
             keys = {key_of(calendar.local_day(opened), series) for opened in opens}
             reasons |= dict.fromkeys(keys & set(self._keys), f"without adjusted prices: {why}")
             first[series] = (opens[0].astimezone(UTC), why)
-        self.report.held_back |= reasons
+        self.report.blocked |= reasons
         return first, reasons
 
     def _set_aside(self, chunk: Mapping[Series, Window], error: SplitError) -> FeatureBatch:
@@ -218,8 +218,8 @@ class FeatureRun:
         )
 
     def _hold_back(self, reasons: Mapping[str, str]) -> FeatureBatch:
-        self.report.held_back |= reasons
-        return FeatureBatch(held_back=reasons)
+        self.report.blocked |= reasons
+        return FeatureBatch(blocked=reasons)
 
     def _reasons(self, failing: pl.DataFrame) -> dict[str, str]:
         """Why partitions of the run get no features (``failing``: ``GATE_SCHEMA``), by key."""

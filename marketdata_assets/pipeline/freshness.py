@@ -15,12 +15,12 @@ from marketdata_assets.domain.freshness import (
     Known,
     due,
     evidence_window,
-    is_settled,
+    is_final,
     judge_freshness,
     last_daily_run,
 )
 from marketdata_assets.storage.freshness import read_newest
-from marketdata_assets.storage.gaps import read_asked, read_held
+from marketdata_assets.storage.gaps import read_requested, read_stored_bars
 from marketdata_assets.storage.symbols import list_symbols, unused_presets
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from marketdata_assets.domain.series import AssetClass, Series
-    from marketdata_assets.domain.slots import Held
+    from marketdata_assets.domain.slots import StoredBars
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.domain.windows import Window
     from marketdata_assets.storage.connection import Database
@@ -71,15 +71,15 @@ def freshness_of(database: Database, now: datetime) -> pl.DataFrame:
     windows = {
         one: evidence_window(one.timeframe, calendar_of(classes[one]), now)
         for one, each in known.items()
-        if not is_settled(each, last[one])
+        if not is_final(each, last[one])
     }
-    held = _read_in_chunks(database, windows)
-    asked = read_asked(database, windows)
+    stored = _read_in_chunks(database, windows)
+    requested = read_requested(database, windows)
     rows = []
     for one, each in known.items():
         calendar = calendar_of(classes[one])
         verdict = judge_freshness(
-            one, calendar, last[one], each, held=held.get(one), now=now, asked=asked.get(one, ())
+            one, calendar, last[one], each, stored=stored.get(one), now=now, requested=requested.get(one, ())
         )
         rows.append(
             (
@@ -120,11 +120,11 @@ def _read_known(database: Database, last: Mapping[Series, Due], now: datetime) -
     return found
 
 
-def _read_in_chunks(database: Database, windows: Mapping[Series, Window]) -> dict[Series, Held]:
+def _read_in_chunks(database: Database, windows: Mapping[Series, Window]) -> dict[Series, StoredBars]:
     chunks: dict[int, dict[Series, Window]] = defaultdict(dict)
-    for place, (one, window) in enumerate(windows.items()):
-        chunks[place // _SERIES_AT_ONCE][one] = window
-    held: dict[Series, Held] = {}
+    for position, (one, window) in enumerate(windows.items()):
+        chunks[position // _SERIES_AT_ONCE][one] = window
+    stored: dict[Series, StoredBars] = {}
     for chunk in chunks.values():
-        held |= read_held(database, chunk)
-    return held
+        stored |= read_stored_bars(database, chunk)
+    return stored

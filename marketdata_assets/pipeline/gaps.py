@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from marketdata_assets.domain.gap_history import (
-    KNOWN_SCHEMA,
+from marketdata_assets.domain.gap_scan import (
+    KNOWN_GAP_SCHEMA,
     GapContext,
     Refetch,
     open_windows,
@@ -40,10 +40,10 @@ from marketdata_assets.storage.gaps import (
     database_time,
     exclusive_scan,
     first_bars,
-    read_asked,
     read_gaps,
-    read_held,
     read_rejected,
+    read_requested,
+    read_stored_bars,
     scanned_around,
     write_gaps,
 )
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import date, datetime
 
-    from marketdata_assets.domain.gap_history import GapScan, ScanResult
+    from marketdata_assets.domain.gap_scan import GapScan, ScanResult
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.domain.windows import Window
     from marketdata_assets.polygon.vendor import Vendor
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
 _RESULT_SCHEMA: Final = pl.Schema(
     {
-        name: KNOWN_SCHEMA[name]
+        name: KNOWN_GAP_SCHEMA[name]
         for name in (
             *("symbol", "timeframe", "gap_start", "gap_end", "missing_bars"),
             *("state", "attempts", "reason"),
@@ -142,7 +142,7 @@ def report_gaps(
                     break
                 fetched = fetch_missing(database, polygon, plan, now=now, run_id=run_id)
                 outcome.add_fetched(fetched)
-                scan = rescan(scan, fetched.refetches, read_held(database, scan.context.around))
+                scan = rescan(scan, fetched.refetches, read_stored_bars(database, scan.context.around))
                 if any(refetch.failure is not None for refetch in fetched.refetches):
                     # The next attempt is another run's: a second at once would meet the same failure.
                     break
@@ -174,17 +174,17 @@ def load_context(database: Database, chunk: ScanChunk, now: datetime) -> GapCont
     around = widen_to_evidence(chunk, scanned, read_gaps(database, chunk.windows))
     known = read_gaps(database, around)
     around = widen_to_gaps(chunk, around, known)
-    held = read_held(database, around)
+    stored = read_stored_bars(database, around)
     rejected = read_rejected(database, around)
     slots = slots_to_scan(
         chunk,
         around,
-        held,
+        stored,
         first_bars=first_bars(database, chunk.windows),
-        requested=read_asked(database, around),
+        requested=read_requested(database, around),
         now=now,
     )
-    return GapContext(chunk.windows, around, slots, known, held, rejected)
+    return GapContext(chunk.windows, around, slots, known, stored, rejected)
 
 
 def plan_refetch(

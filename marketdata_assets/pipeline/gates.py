@@ -82,7 +82,7 @@ def failing_partitions(database: Database, windows: Mapping[Series, Window]) -> 
     )
 
 
-def held_back_since(database: Database, series: Collection[Series], earliest: date) -> pl.DataFrame:
+def blocked_since(database: Database, series: Collection[Series], earliest: date) -> pl.DataFrame:
     """Every day of ``series`` from ``earliest`` on that blocking checks hold back: ``symbol, timeframe, day, check``.
 
     Read are bars between the first and the last row in quarantine alone: no others break a rule but those that
@@ -127,7 +127,7 @@ def invalid_in(stretch: Stretch) -> pl.DataFrame:
 def gappy_in(database: Database, windows: Mapping[Series, Window], gaps: pl.DataFrame) -> pl.DataFrame:
     """The faults (``FAULT_SCHEMA``) for which ``no_gaps`` holds partitions of ``windows`` back.
 
-    ``gaps`` (``KNOWN_SCHEMA``) are those that reach into the windows, in a state of ``LOSSES``.
+    ``gaps`` (``KNOWN_GAP_SCHEMA``) are those that reach into the windows, in a state of ``LOSSES``.
 
     Raises:
         ConfigurationError: A series is not tracked.

@@ -13,7 +13,7 @@ from marketdata_assets.domain.freshness import due
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.holes import Holes, LostGaps, day_holes, empty_days, split_fetched
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.storage.gaps import read_asked, sorted_gaps
+from marketdata_assets.storage.gaps import read_requested, sorted_gaps
 from marketdata_assets.storage.pruned import read_pruned
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def find_holes(
     if not empty:
         return Holes(series, lost=lost)
     around = Window(empty[0].start, empty[-1].end)
-    asked = read_asked(database, {series: around}).get(series, [])
-    _, unasked = split_fetched(empty, asked, series.timeframe)
-    pruned = read_pruned(database, [series]).get(series, []) if unasked else []
-    removed, never = split_fetched(unasked, pruned, series.timeframe)
+    requested = read_requested(database, {series: around}).get(series, [])
+    _, unrequested = split_fetched(empty, requested, series.timeframe)
+    pruned = read_pruned(database, [series]).get(series, []) if unrequested else []
+    removed, never = split_fetched(unrequested, pruned, series.timeframe)
     # Of a day or week bar, what is empty is no longer than its open.
     whole = (
         never

@@ -278,7 +278,7 @@ class Ingest:
             window,
             screened=screened,
             begins=self._begins.get((request.symbol, request.base)),
-            settled=calendar.settled_before(self._now, CORRECTION_SESSIONS),
+            settled=calendar.final_before(self._now, CORRECTION_SESSIONS),
             calendar=calendar,
         )
         timeframes = progress.fetch.timeframes

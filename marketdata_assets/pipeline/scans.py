@@ -11,7 +11,7 @@ from marketdata_assets.domain.scans import NEVER_DUE, last_scan
 from marketdata_assets.domain.series import Series, with_siblings
 from marketdata_assets.domain.slots import expected_by_series
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.storage.gaps import first_bars, read_asked
+from marketdata_assets.storage.gaps import first_bars, read_requested
 from marketdata_assets.storage.scans import changed_series, scanned_days
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ def series_to_scan(
         {one: classes[one.symbol] for one in windows}, hull, now - SETTLING, first_bars(database, windows)
     )
     scanned = scanned_days(database, windows, hull)
-    asked = read_asked(database, widened) if widened else {}
+    requested = read_requested(database, widened) if widened else {}
     since = {
         one: last_scan(
-            _asked_or_inside(slots[one], wide[one], window, asked.get(one, ())), scanned.get(one, {})
+            _requested_or_inside(slots[one], wide[one], window, requested.get(one, ())), scanned.get(one, {})
         )
         for one, window in windows.items()
     }
@@ -61,7 +61,7 @@ def series_to_scan(
     return set(with_siblings(new | changed_series(database, wide, known), windows))
 
 
-def _asked_or_inside(slots: Slots, wide: Window, window: Window, asked: Sequence[Window]) -> Slots:
-    """Return the ``slots`` of ``window``, and those of the ``wide`` one that were ``asked`` for."""
+def _requested_or_inside(slots: Slots, wide: Window, window: Window, requested: Sequence[Window]) -> Slots:
+    """Return the ``slots`` of ``window``, and those of the ``wide`` one that were ``requested`` for."""
     chosen = slots.within(wide.start, wide.end)
-    return chosen.asked_for([*asked, window], np.zeros(len(chosen), dtype=np.bool_))
+    return chosen.requested_in([*requested, window], np.zeros(len(chosen), dtype=np.bool_))

@@ -178,7 +178,7 @@ class _GroupPlanner:
         """Sort the sessions of ``days`` into those to fetch and those to roll up from the store."""
         revised_from = date.max
         if correction_sessions > 0:
-            settled = self._calendar.settled_before(self._now, correction_sessions)
+            settled = self._calendar.final_before(self._now, correction_sessions)
             revised_from = self._calendar.local_day(settled)
         for timeframe in self._timeframes:
             for unit in self._units(timeframe, days):
@@ -258,9 +258,9 @@ class _GroupPlanner:
         if not wanted:
             return
         sessions = self._calendar.sessions(min(wanted), max(wanted))
-        places = [place for place, day in enumerate(sessions) if day in wanted]
+        positions = [position for position, day in enumerate(sessions) if day in wanted]
         closed = self._last_close()
-        stretches = fewest_pages(places, self._base, self._calendar) if bridge else _runs(places)
+        stretches = fewest_pages(positions, self._base, self._calendar) if bridge else _runs(positions)
         for first, last in stretches:
             days = sessions[first : last + 1]
             start = self._calendar.day_start(days[0])
@@ -283,24 +283,26 @@ def pages_of(sessions: int, base: Timeframe, calendar: TradingCalendar) -> int:
     return -(-sessions * per_session // PAGE_BARS)
 
 
-def _runs(places: Sequence[int]) -> list[tuple[int, int]]:
-    """Ascending ``places`` as runs of neighbours ``(first, last)``, inclusive."""
+def _runs(positions: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending ``positions`` as runs of neighbours ``(first, last)``, inclusive."""
     runs: list[tuple[int, int]] = []
-    for place in places:
-        if runs and place == runs[-1][1] + 1:
-            runs[-1] = (runs[-1][0], place)
+    for position in positions:
+        if runs and position == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], position)
         else:
-            runs.append((place, place))
+            runs.append((position, position))
     return runs
 
 
-def fewest_pages(places: Sequence[int], base: Timeframe, calendar: TradingCalendar) -> list[tuple[int, int]]:
-    """Stretches ``(first, last)``, inclusive, that cover ``places`` with the fewest pages.
+def fewest_pages(
+    positions: Sequence[int], base: Timeframe, calendar: TradingCalendar
+) -> list[tuple[int, int]]:
+    """Stretches ``(first, last)``, inclusive, that cover ``positions`` with the fewest pages.
 
-    ``places`` are positions in a list of sessions, ascending. Bridging days that nobody wants is worth it when
+    ``positions`` are positions in a list of sessions, ascending. Bridging days that nobody wants is worth it when
     it saves a page; among equals, the stretches with the fewest sessions win.
     """
-    runs = _runs(places)
+    runs = _runs(positions)
     # best[k] covers runs[:k]: (pages, sessions, first run of the last stretch).
     best: list[tuple[int, int, int]] = [(0, 0, 0)]
     for end in range(1, len(runs) + 1):

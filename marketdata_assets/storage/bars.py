@@ -183,14 +183,14 @@ class BarBatch:
         quarantined: ``QUARANTINE_SCHEMA``.
         covered: Windows that ``bars`` answers whole, by series.
         fetches: The requests that the bars came from.
-        held_back: Keys of partitions that are not recorded, whatever was stored.
+        blocked: Keys of partitions that are not recorded, whatever was stored.
     """
 
     bars: pl.DataFrame
     quarantined: pl.DataFrame = field(default_factory=QUARANTINE_SCHEMA.to_frame)
     covered: Mapping[Series, Sequence[Window]] = field(default_factory=dict)
     fetches: Sequence[FetchLogEntry] = ()
-    held_back: Collection[str] = ()
+    blocked: Collection[str] = ()
 
 
 def write_batch(database: Database, batch: BarBatch) -> MergeCounts:

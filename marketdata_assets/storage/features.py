@@ -123,7 +123,7 @@ class FeatureBatch:
         versions: The version of each series' latest change (:func:`read_versions`), read before its bars were.
         refused: By series: the open of the first bar in its window whose price is unknown, and why: the series stays
             stale from there on.
-        held_back: Partitions that are not recorded, by key, whatever their windows; each with the reason.
+        blocked: Partitions that are not recorded, by key, whatever their windows; each with the reason.
         from_the_first: Those of ``windows`` that begin with the first partition: what lies before gets no features.
         shown: What the partition shows that stands for the whole run, given its series, as Dagster's metadata.
     """
@@ -132,7 +132,7 @@ class FeatureBatch:
     windows: Mapping[Series, Window] = field(default_factory=dict)
     versions: Mapping[Series, int] = field(default_factory=dict)
     refused: Mapping[Series, tuple[datetime, str]] = field(default_factory=dict)
-    held_back: Mapping[str, str] = field(default_factory=dict)
+    blocked: Mapping[str, str] = field(default_factory=dict)
     from_the_first: Collection[Series] = ()
     shown: Callable[[Series], Mapping[str, object]] | None = None
 

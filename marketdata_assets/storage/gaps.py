@@ -11,10 +11,10 @@ import polars as pl
 from psycopg import sql
 
 from marketdata_assets.domain.bars import RULES_WITHOUT_LOSS, UTC_TIME
-from marketdata_assets.domain.gap_history import KNOWN_SCHEMA
+from marketdata_assets.domain.gap_scan import KNOWN_GAP_SCHEMA
 from marketdata_assets.domain.gaps import LOSSES, GapState
 from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.slots import Held, held_by_series
+from marketdata_assets.domain.slots import StoredBars, stored_by_series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, difference
 from marketdata_assets.storage.bars import read_rows
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
     from datetime import datetime
 
-    from marketdata_assets.domain.gap_history import ScanResult
+    from marketdata_assets.domain.gap_scan import ScanResult
     from marketdata_assets.storage.connection import Database
     from marketdata_assets.storage.rows import Session
 
@@ -46,7 +46,7 @@ _DAILY: Final = (
     "completeness",
     "status",
 )
-LISTED_SCHEMA: Final = pl.Schema({**KNOWN_SCHEMA, "resolved_at": KNOWN_SCHEMA["gap_start"]})
+LISTED_SCHEMA: Final = pl.Schema({**KNOWN_GAP_SCHEMA, "resolved_at": KNOWN_GAP_SCHEMA["gap_start"]})
 """Gaps as people and machines read them: ``resolved_at`` is when a gap left the state open."""
 
 _ASKED_SCHEMA: Final = pl.Schema({"repairs": pl.Int32(), "repair_asked_at": LISTED_SCHEMA["gap_start"]})
@@ -228,11 +228,11 @@ def database_time(database: Database) -> datetime:
     return database.transaction(read_clock)
 
 
-def read_held(database: Database, windows: Mapping[Series, Window]) -> dict[Series, Held]:
+def read_stored_bars(database: Database, windows: Mapping[Series, Window]) -> dict[Series, StoredBars]:
     """The stored bars of each series in its window."""
     columns = ["symbol", "timeframe", "time", "base_bars"]
     spans = {series: [window] for series, window in windows.items()}
-    return held_by_series(read_rows(database, OHLCV, spans, columns=columns))
+    return stored_by_series(read_rows(database, OHLCV, spans, columns=columns))
 
 
 def first_bars(database: Database, series: Iterable[Series]) -> dict[Series, datetime]:
@@ -252,7 +252,7 @@ def first_bars(database: Database, series: Iterable[Series]) -> dict[Series, dat
     return firsts
 
 
-def read_asked(database: Database, windows: Mapping[Series, Window]) -> dict[Series, list[Window]]:
+def read_requested(database: Database, windows: Mapping[Series, Window]) -> dict[Series, list[Window]]:
     """What of each series was asked of the vendor, whatever came of it, is stored whole or was looked through before.
 
     As far as it overlaps the window of the series; what retention has removed does not count.
@@ -263,10 +263,10 @@ def read_asked(database: Database, windows: Mapping[Series, Window]) -> dict[Ser
     ]
 
     def read(connection: Session) -> dict[Series, list[Window]]:
-        asked = grouped(fetch(connection, _ASKED, columns(wanted), row=by_series(Window)))
-        for series, removed in pruned_windows(connection, [one.key for one in asked]).items():
-            asked[series] = difference(asked[series], removed)
-        return asked
+        requested = grouped(fetch(connection, _ASKED, columns(wanted), row=by_series(Window)))
+        for series, removed in pruned_windows(connection, [one.key for one in requested]).items():
+            requested[series] = difference(requested[series], removed)
+        return requested
 
     return database.transaction(read) if wanted else {}
 
@@ -301,7 +301,9 @@ def read_rejected(database: Database, windows: Mapping[Series, Window]) -> pl.Da
             json.dumps(sorted(RULES_WITHOUT_LOSS)),
         ],
     )
-    schema = pl.Schema(dict.fromkeys(("symbol", "timeframe"), KNOWN_SCHEMA["symbol"]) | {"time": UTC_TIME})
+    schema = pl.Schema(
+        dict.fromkeys(("symbol", "timeframe"), KNOWN_GAP_SCHEMA["symbol"]) | {"time": UTC_TIME}
+    )
     return rows.cast(schema) if rows.width else schema.to_frame()
 
 
@@ -315,9 +317,9 @@ def quarantined_times(database: Database, series: Series, window: Window) -> lis
 
 
 def read_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
-    """The known gaps of each series that reach into its window and are not filled, as ``KNOWN_SCHEMA``."""
+    """The known gaps of each series that reach into its window and are not filled, as ``KNOWN_GAP_SCHEMA``."""
     standing = sql.SQL("g.state <> {}").format(sql.Literal(GapState.FILLED.value))
-    return _read(database, windows, KNOWN_SCHEMA, standing)
+    return _read(database, windows, KNOWN_GAP_SCHEMA, standing)
 
 
 def list_gaps(
@@ -356,14 +358,14 @@ def sorted_gaps(
 def lost_gaps(database: Database, symbols: Collection[str], limit: int) -> tuple[pl.DataFrame, int]:
     """The largest ``limit`` gaps of the series of ``symbols`` that are open or unfilled, and how many there are.
 
-    As ``KNOWN_SCHEMA``, largest first, of the timeframes that the symbols are tracked in.
+    As ``KNOWN_GAP_SCHEMA``, largest first, of the timeframes that the symbols are tracked in.
     """
     of_lost = _OF_LOST.format(lost=_state_in(LOSSES))
-    largest = _LARGEST.format(columns=_listed(KNOWN_SCHEMA), of_lost=of_lost, limit=sql.Literal(limit))
+    largest = _LARGEST.format(columns=_listed(KNOWN_GAP_SCHEMA), of_lost=of_lost, limit=sql.Literal(limit))
     wanted = json.dumps(list(symbols))
     rows = database.read_frame(largest.as_string(None), [wanted])
     count = int(database.read_frame(_COUNT_LOST.format(of_lost=of_lost).as_string(None), [wanted]).item())
-    return (rows.cast(KNOWN_SCHEMA) if rows.width else KNOWN_SCHEMA.to_frame()), count
+    return (rows.cast(KNOWN_GAP_SCHEMA) if rows.width else KNOWN_GAP_SCHEMA.to_frame()), count
 
 
 def _listed(schema: pl.Schema) -> sql.Composed:
@@ -438,7 +440,7 @@ def write_gaps(database: Database, result: ScanResult) -> None:
         _forget_filled(connection, result.gaps)
         start = ["symbol", "timeframe", "gap_start"]
         gaps = (
-            result.gaps.select(KNOWN_SCHEMA.names())
+            result.gaps.select(KNOWN_GAP_SCHEMA.names())
             .join(earlier.select(*start, "state", "resolved_at"), on=[*start, "state"], how="left")
             .join(earlier.select(*start, *_ASKED_SCHEMA), on=start, how="left")
             .with_columns(pl.col("repairs").fill_null(0))

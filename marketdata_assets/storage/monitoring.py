@@ -321,6 +321,6 @@ def lost_gaps(database: Database) -> LostGaps | None:
 def _shortened(text: str) -> str:
     """A statement on one line, its values left out, so that two of a kind are the same."""
     copied = _COPIED.fullmatch(text)
-    asked = copied[1] if copied else text
-    without = re.sub(r"'(?:[^']|'')*'|(?<![\w$])\d+(?:\.\d+)?", "?", " ".join(asked.split()))
+    requested = copied[1] if copied else text
+    without = re.sub(r"'(?:[^']|'')*'|(?<![\w$])\d+(?:\.\d+)?", "?", " ".join(requested.split()))
     return without if len(without) <= _TEXT else f"{without[: _TEXT - 1]}…"

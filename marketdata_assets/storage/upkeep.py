@@ -119,11 +119,11 @@ def read_initial(database: Database) -> dict[Series, InitialBackfill]:
     return dict(database.fetch(_INITIAL, row=by_series(InitialBackfill)))
 
 
-def ask_initial(database: Database, asked: Mapping[Series, InitialBackfill]) -> None:
+def ask_initial(database: Database, requested: Mapping[Series, InitialBackfill]) -> None:
     """Write down the initial backfills that are asked for now."""
     rows = [
         (one.symbol, one.timeframe.value, row.first_day, row.request, row.attempts, row.asked_at)
-        for one, row in sorted(asked.items())
+        for one, row in sorted(requested.items())
     ]
 
     def write(connection: Session) -> None:
@@ -161,7 +161,7 @@ def forget_pause(database: Database, series: Iterable[Series]) -> None:
     database.transaction(lambda session: session.execute(_FORGET_PAUSE, keys))
 
 
-def asked_until(database: Database, series: Iterable[Series]) -> datetime | None:
+def requested_until(database: Database, series: Iterable[Series]) -> datetime | None:
     """Up to where the vendor was asked about the bases of ``series``: of the one that lags most.
 
     A base that the vendor never answered about does not count; None when there is no other. Nor does one that lags

@@ -243,13 +243,13 @@ def test_a_cursor_leads_nowhere_outside_of_its_range(api: TestClient, database: 
         schema_overrides={"time": FEATURES_SCHEMA["time"]},
     )
     write_features(database, FeatureBatch(frame_.match_to_schema(FEATURES_SCHEMA, missing_columns="insert")))
-    asked: dict[str, object] = {
+    requested: dict[str, object] = {
         "of": "AAPL", "timeframe": "1m", "start": "2024-01-02", "end": "2024-01-02", "regular_hours": False
     }  # fmt: skip
     if kind == "historical":
-        asked |= {"adjusted": True, "as_of": None}
+        requested |= {"adjusted": True, "as_of": None}
     path = f"/api/v1/{kind}/AAPL?timeframe=1m&start=2024-01-02&end=2024-01-02&cursor="
-    question = cursors.question_of(kind, asked)
+    question = cursors.question_of(kind, requested)
     splits = None
     if kind == "historical":
         ours = cursors.decode(api.get(DAY + "&limit=1").json()["next_cursor"], cursors.SeriesCursor, question)

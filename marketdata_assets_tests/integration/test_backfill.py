@@ -193,8 +193,8 @@ def test_features_are_computed_by_a_command_of_their_own(
     raw = run("features", "--symbols", "SPY")
     assert raw.stdout == "features: 0 series computed, 0 rows written, 5 partitions held back\n"
     assert "the splits of 1 symbol (SPY) were never asked for" in raw.stderr
-    asked = run("actions")
-    assert asked.stdout.endswith("features of 1 series are out of date: run `marketdata features`\n")
+    requested = run("actions")
+    assert requested.stdout.endswith("features of 1 series are out of date: run `marketdata features`\n")
     # The one that computes is a process of its own.
     done = run_command(environment, tmp_path, "features", "--symbols", "SPY")
     assert done.returncode == 0, done.stderr

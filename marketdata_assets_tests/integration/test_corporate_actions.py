@@ -97,8 +97,8 @@ def test_the_first_run_stores_and_the_second_touches_nothing(platform: Platform)
     assert (second[ActionKind.SPLITS].unchanged, second[ActionKind.SPLITS].withdrawn) == (4, 0)
     assert second[ActionKind.DIVIDENDS].unchanged == dividends.inserted
     assert (rows(platform.database, "splits"), rows(platform.database, "dividends")) == stored
-    asked = sorted(request.path for request in platform.simulator.requests)
-    assert asked == ["/benzinga/v1/earnings", "/stocks/v1/dividends", CURRENT]
+    requested = sorted(request.path for request in platform.simulator.requests)
+    assert requested == ["/benzinga/v1/earnings", "/stocks/v1/dividends", CURRENT]
 
 
 def test_what_is_stored_is_what_was_listed(platform: Platform) -> None:

@@ -10,7 +10,7 @@ import pytest
 from dagster import AssetKey
 from polars.testing import assert_frame_equal
 
-from marketdata_assets.cli.features import held_back_lines
+from marketdata_assets.cli.features import blocked_lines
 from marketdata_assets.definitions import build_definitions
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
@@ -26,7 +26,7 @@ from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.ranges import feature_runs
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.pipeline.gates import held_back_since
+from marketdata_assets.pipeline.gates import blocked_since
 from marketdata_assets.pipeline.idle import stale_days
 from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets.storage.actions import stale_at, store_actions
@@ -210,7 +210,7 @@ def test_a_lost_hour_holds_its_day_back_until_it_is_filled(platform: Platform) -
     platform.run_range(FIRST, LAST, *keys)
     look(platform, *keys, repair=False)
     outcome = computed(platform, keys=keys)
-    assert outcome.totals.partitions_held_back == 2
+    assert outcome.totals.partitions_blocked == 2
     day = "(time at time zone 'America/New_York')::date"
     assert platform.count("features", f"{day} = '2023-07-05'") == 0
     flagged = platform.database.read_frame(
@@ -229,7 +229,7 @@ def test_a_lost_hour_holds_its_day_back_until_it_is_filled(platform: Platform) -
     assert platform.count("gap_report", "state = 'filled'") == 2
     days = stale_days(platform.database, [Series.parse(key) for key in keys], FIRST, now=NOW)
     assert {first for first, _ in days.values()} == {date(2023, 7, 5)}
-    assert computed(platform, date(2023, 7, 5), LAST, keys).totals.partitions_held_back == 0
+    assert computed(platform, date(2023, 7, 5), LAST, keys).totals.partitions_blocked == 0
     same(stored(platform, *keys), of_all_history(platform, *keys))
     assert held <= platform.instance.get_materialized_partitions(AssetKey("features"))
 
@@ -277,7 +277,7 @@ def test_a_broken_bar_holds_its_own_partition_back_and_no_other(platform: Platfo
     platform.run_range(FIRST, LAST, *keys)
     platform.execute(f"update ohlcv set {broken} where symbol = 'SPY' and time = '2023-06-14 04:00Z'")
     outcome = computed(platform, keys=keys)
-    assert outcome.totals.partitions_held_back == 1
+    assert outcome.totals.partitions_blocked == 1
     assert outcome.totals.rows_written == platform.count("ohlcv") - 1
     after = platform.database.read_frame(
         "select gap_in_window from features where symbol = 'SPY' and time = '2023-06-15 04:00Z'"
@@ -424,16 +424,16 @@ def test_what_is_held_back_is_not_incomplete(platform: Platform) -> None:
     )
     series = list(map(Series.parse, KEYS))
     lost = ("SPY", "1h", date(2023, 7, 5), "no_gaps")
-    assert held_back_since(platform.database, series, FIRST).rows() == [lost]
-    assert held_back_since(platform.database, series, date(2023, 7, 6)).is_empty()
+    assert blocked_since(platform.database, series, FIRST).rows() == [lost]
+    assert blocked_since(platform.database, series, date(2023, 7, 6)).is_empty()
     platform.execute("delete from ohlcv where timeframe = '1d' and time = '2023-06-30 04:00Z'")
     platform.execute(
         "insert into ohlcv_quarantine (symbol, timeframe, time, rule, vendor_row) values"
         " ('SPY', '1d', '2023-06-30 04:00Z', 'volume_negative', '{}')"
     )
     invalid = ("SPY", "1d", date(2023, 6, 30), "ohlcv_valid")
-    assert held_back_since(platform.database, series, FIRST).rows() == [invalid, lost]
-    (line,) = held_back_lines(held_back_since(platform.database, series, FIRST))
+    assert blocked_since(platform.database, series, FIRST).rows() == [invalid, lost]
+    (line,) = blocked_lines(blocked_since(platform.database, series, FIRST))
     assert line.startswith(
         "2 days without features, held back: 1 by no_gaps (`marketdata gaps --start 2023-07-05`"
     )
@@ -459,7 +459,7 @@ def test_a_stock_whose_splits_were_never_asked_for_gets_no_features_until_they_a
     platform.run_range(FIRST, LAST, *keys)
     days = (LAST - FIRST).days + 1
     outcome = computed(platform, keys=keys)
-    assert (outcome.totals.series_computed, outcome.totals.partitions_held_back) == (2, days)
+    assert (outcome.totals.series_computed, outcome.totals.partitions_blocked) == (2, days)
     assert platform.count("features", "symbol = 'AAPL'") == 0
     recorded = platform.instance.get_materialized_partitions(AssetKey("features"))
     assert {key.split("|")[1] for key in recorded} == {"SPY:1d", "BTC-USD:1d"}
@@ -473,7 +473,7 @@ def test_a_stock_whose_splits_were_never_asked_for_gets_no_features_until_they_a
 
     platform.never_split("AAPL")
     outcome = computed(platform, keys=keys)
-    assert (outcome.totals.series_computed, outcome.totals.partitions_held_back) == (1, 0)
+    assert (outcome.totals.series_computed, outcome.totals.partitions_blocked) == (1, 0)
     same(stored(platform, "AAPL:1d"), of_all_history(platform, "AAPL:1d"))
 
 
@@ -482,7 +482,7 @@ def test_a_series_without_a_bar_is_neither_computed_nor_recorded(platform: Platf
     platform.run_range(FIRST, LAST, "SPY:1d")
     weekend = date(2023, 5, 27)
     outcome = computed(platform, weekend, LAST, ("SPY:1d", "QQQ:1d"), force=True)
-    assert (outcome.totals.series_computed, outcome.totals.partitions_held_back) == (
+    assert (outcome.totals.series_computed, outcome.totals.partitions_blocked) == (
         1,
         (LAST - weekend).days + 1,
     )

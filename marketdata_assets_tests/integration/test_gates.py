@@ -55,7 +55,7 @@ def execute(platform: Platform, sql: str) -> None:
     platform.database.transaction(work)
 
 
-def held_back(platform: Platform, first: date, last: date, *keys: str) -> set[tuple[str, str, date, str]]:
+def blocked(platform: Platform, first: date, last: date, *keys: str) -> set[tuple[str, str, date, str]]:
     windows = partition_windows_of(platform.database, map(Series.parse, keys), first, last)
     failing = failing_partitions(platform.database, windows)
     return {
@@ -142,12 +142,12 @@ def test_a_poisoned_series_is_named_and_stops_nothing_else(platform: Platform) -
     assert "SPY" not in table
     assert "4 of 9 partitions fail: AAPL:1" in str(valid.description)
     expected = {(VALID, key, day, "lost_to_quarantine") for key in keys[:2] for day in (MONDAY, WEDNESDAY)}
-    assert held_back(platform, MONDAY, WEDNESDAY, *keys) == expected
+    assert blocked(platform, MONDAY, WEDNESDAY, *keys) == expected
 
     platform.simulator.set_faults()
     again = verdicts(platform.run_range(MONDAY, WEDNESDAY, *keys, force=True))
     assert again[VALID].passed
-    assert held_back(platform, MONDAY, WEDNESDAY, *keys) == set()
+    assert blocked(platform, MONDAY, WEDNESDAY, *keys) == set()
 
 
 def test_a_week_is_held_back_with_its_sunday_and_no_other_day(platform: Platform) -> None:
@@ -167,10 +167,10 @@ def test_a_week_is_held_back_with_its_sunday_and_no_other_day(platform: Platform
     single = verdicts(platform.run_one(date(2023, 6, 28), "SPY:1w", ask_vendor=False))[VALID]
     assert single.passed
     assert facts(single)["quarantined"] == 0
-    assert held_back(platform, date(2023, 6, 29), date(2023, 6, 29), "SPY:1w") == set()
-    assert held_back(platform, sunday, sunday, "SPY:1w") == spy
-    assert held_back(platform, sunday, sunday, "BTC-USD:1w") == set()
-    assert held_back(platform, sunday, next_sunday, "SPY:1w", "BTC-USD:1w") == spy | bitcoin
+    assert blocked(platform, date(2023, 6, 29), date(2023, 6, 29), "SPY:1w") == set()
+    assert blocked(platform, sunday, sunday, "SPY:1w") == spy
+    assert blocked(platform, sunday, sunday, "BTC-USD:1w") == set()
+    assert blocked(platform, sunday, next_sunday, "SPY:1w", "BTC-USD:1w") == spy | bitcoin
 
 
 def test_a_poisoned_partition_alone_stops_what_comes_after_it(platform: Platform) -> None:
@@ -210,7 +210,7 @@ def test_a_gap_alone_stops_what_comes_after_the_report(platform: Platform) -> No
         "| SPY:1m | 2023-07-05 | unfilled | 60 | 2023-07-05 16:00 | until 2023-07-05 17:00: 60 minutes"
         in (facts(gaps)["worst"])
     )
-    assert held_back(platform, MONDAY, WEDNESDAY, "SPY:1m") == {(NO_GAPS, "SPY:1m", WEDNESDAY, "unfilled")}
+    assert blocked(platform, MONDAY, WEDNESDAY, "SPY:1m") == {(NO_GAPS, "SPY:1m", WEDNESDAY, "unfilled")}
 
 
 def test_a_gap_in_a_range_is_every_day_that_it_reaches_into_and_explained_ones_pass(
@@ -235,12 +235,12 @@ def test_a_gap_in_a_range_is_every_day_that_it_reaches_into_and_explained_ones_p
     assert facts(gaps)["failing_gaps"] == 2  # those of the thin fund are explained
     assert platform.count("gap_report", "symbol = 'DBB' and state = 'no_trades'") > 0
     days = [date(2023, 6, 30), MONDAY, WEDNESDAY]
-    assert held_back(platform, EARLIER, WEDNESDAY, "SPY:1m", "DBB:1m") == {
+    assert blocked(platform, EARLIER, WEDNESDAY, "SPY:1m", "DBB:1m") == {
         (NO_GAPS, "SPY:1m", day, "unfilled") for day in days
     }
     # Whatever part of a gap a window holds.
-    assert held_back(platform, HOLIDAY, WEDNESDAY, "SPY:1m") == {(NO_GAPS, "SPY:1m", WEDNESDAY, "unfilled")}
-    assert held_back(platform, HOLIDAY, HOLIDAY, "SPY:1m") == set()
+    assert blocked(platform, HOLIDAY, WEDNESDAY, "SPY:1m") == {(NO_GAPS, "SPY:1m", WEDNESDAY, "unfilled")}
+    assert blocked(platform, HOLIDAY, HOLIDAY, "SPY:1m") == set()
 
 
 def test_bars_put_in_by_hand_are_found(platform: Platform) -> None:
@@ -269,7 +269,7 @@ def test_bars_put_in_by_hand_are_found(platform: Platform) -> None:
         "| AAPL:1m | 2023-07-05 | price_not_positive | 1 | 2023-07-05 16:00 | open "
         in (facts(found[VALID])["worst"])
     )
-    assert held_back(platform, MONDAY, WEDNESDAY, *keys) == {
+    assert blocked(platform, MONDAY, WEDNESDAY, *keys) == {
         (VALID, "AAPL:1m", WEDNESDAY, "price_not_positive")
     }
 

@@ -108,7 +108,7 @@ def test_a_killed_backfill_leaves_whole_days_and_the_next_one_finishes(
     assert count(database, "backfill_history where status = 'running'") == 1
     assert count(database, "fetch_log where status = 'partial'") == 1
 
-    asked = len(simulator.requests)
+    requested = len(simulator.requests)
     done = run_command(environment, tmp_path, *ARGUMENTS)
     assert done.returncode == 0, done.stderr
     assert "1 earlier command(s) whose process is gone: their runs were marked as failed" in done.stderr
@@ -123,7 +123,7 @@ def test_a_killed_backfill_leaves_whole_days_and_the_next_one_finishes(
         == whole.height
     )
     # What was committed before the kill is not paid for twice.
-    assert len([one for one in simulator.requests[asked:] if one.path.startswith("/v2/aggs/")]) == 1
+    assert len([one for one in simulator.requests[requested:] if one.path.startswith("/v2/aggs/")]) == 1
     assert advisory_locks(database) == 0
     history = database.read_frame(
         "select status, finished_at is not null as ended from backfill_history order by started_at"

@@ -81,21 +81,23 @@ def stored(database: Database) -> None:
 def test_bars_are_the_same_in_every_format(here: Here, database_url: str, tmp_path: Path) -> None:
     expected = read_bars("AAPL", "1m", "2024-01-02", "2024-01-02", adjusted=False, database_url=database_url)
     assert expected.height == 30
-    asked = ("bars", "AAPL", "1m", "--raw", *DAY)
-    as_parquet = here(*asked, "--format", "parquet")
+    requested = ("bars", "AAPL", "1m", "--raw", *DAY)
+    as_parquet = here(*requested, "--format", "parquet")
     assert pl.read_parquet(BytesIO(as_parquet.stdout)).equals(expected)
-    as_json = json.loads(here(*asked, "--json").stdout)
+    as_json = json.loads(here(*requested, "--json").stdout)
     assert as_json[0]["time"] == "2024-01-02T14:30:00Z"
     assert [row["close"] for row in as_json] == expected["close"].to_list()
-    as_csv = pl.read_csv(here(*asked, "--format", "csv").stdout, try_parse_dates=True, schema_overrides=None)
+    as_csv = pl.read_csv(
+        here(*requested, "--format", "csv").stdout, try_parse_dates=True, schema_overrides=None
+    )
     assert as_csv["time"].to_list() == expected["time"].to_list()
     assert as_csv.columns == expected.columns
     # A pipe: every bar, a line each.
-    as_lines = here(*asked).stdout.decode()
+    as_lines = here(*requested).stdout.decode()
     assert pl.read_csv(StringIO(as_lines), separator="\t")["close"].to_list() == expected["close"].to_list()
     assert "\x1b" not in as_lines
     for name in ("bars.csv", "bars.parquet", "bars.json"):
-        done = here(*asked, "-o", name)
+        done = here(*requested, "-o", name)
         assert (done.returncode, done.stdout) == (0, b"")
         assert b"30 bars" in done.stderr
     assert pl.read_parquet(tmp_path / "bars.parquet").equals(expected)

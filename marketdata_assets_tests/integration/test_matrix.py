@@ -29,7 +29,7 @@ from marketdata_assets.defs.sensors import matrix as sensors
 from marketdata_assets.defs.sensors.matrix import REPORT_TAG
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
-from marketdata_assets.domain.gap_history import KNOWN_SCHEMA, ScanResult
+from marketdata_assets.domain.gap_scan import KNOWN_GAP_SCHEMA, ScanResult
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import parse_timeframes
@@ -88,7 +88,9 @@ def found(
         "status": "gaps" if missing else "whole",
     }
     daily = pl.DataFrame([row], schema=DAILY_COMPLETENESS_SCHEMA)
-    write_gaps(database, ScanResult({series: A_WEEK}, KNOWN_SCHEMA.to_frame(), {series: (day, day)}, daily))
+    write_gaps(
+        database, ScanResult({series: A_WEEK}, KNOWN_GAP_SCHEMA.to_frame(), {series: (day, day)}, daily)
+    )
 
 
 def counts(matrix: pl.DataFrame) -> list[tuple[object, ...]]:
@@ -269,7 +271,7 @@ def test_the_largest_lost_gaps_of_what_is_collected(database: Database) -> None:
             "reason": "told",
         }
         window = Window(start, start + timedelta(minutes=5 * bars))
-        gaps, no_days = pl.DataFrame([row], schema=KNOWN_SCHEMA), DAILY_COMPLETENESS_SCHEMA.to_frame()
+        gaps, no_days = pl.DataFrame([row], schema=KNOWN_GAP_SCHEMA), DAILY_COMPLETENESS_SCHEMA.to_frame()
         write_gaps(database, ScanResult({series: window}, gaps, {series: (MONDAY, MONDAY)}, no_days))
 
     gap("SPY:5m", 1, 3, "open")
@@ -279,14 +281,14 @@ def test_the_largest_lost_gaps_of_what_is_collected(database: Database) -> None:
     gap("SPY:30m", 1, 7, "open")  # not tracked
     gap("BTC-USD:1d", 1, 4, "open")
     rows, count = lost_gaps(database, ["SPY", "BTC-USD"], 2)
-    assert rows.schema == KNOWN_SCHEMA
+    assert rows.schema == KNOWN_GAP_SCHEMA
     assert (rows["missing_bars"].to_list(), count) == ([5, 4], 3)
     assert lost_gaps(database, ["SPY"], 9)[0]["missing_bars"].to_list() == [5, 3]
     windows = {Series.parse("SPY:5m"): A_WEEK}
     assert list_gaps(database, windows)["missing_bars"].to_list() == [9, 8, 5, 3]
     assert list_gaps(database, windows, LOSSES)["state"].to_list() == ["unfilled", "open"]
     none, count = lost_gaps(database, ["QQQ"], 9)
-    assert (none.schema, none.height, count) == (KNOWN_SCHEMA, 0, 0)
+    assert (none.schema, none.height, count) == (KNOWN_GAP_SCHEMA, 0, 0)
 
 
 @pytest.fixture
@@ -347,37 +349,37 @@ def test_the_matrix_follows_a_scan_for_gaps_and_is_tried_again_when_it_fails(
     clock = Mock(wraps=datetime, now=datetime.now)
     monkeypatch.setattr(sensors, "datetime", clock)
 
-    def asked() -> list[dict[str, str]]:
+    def requested() -> list[dict[str, str]]:
         with build_sensor_context(instance, definitions=definitions) as context:
             requests = sensor.evaluate_tick(context).run_requests or ()
         assert all(one.run_key is None for one in requests)  # Dagster runs a key once, though it failed
         return [{REPORT_TAG: one.tags[REPORT_TAG]} for one in requests]
 
-    assert asked() == []
+    assert requested() == []
     for day in (1, 2):
         report_gaps(instance, day)
-    [first] = asked()
-    assert asked() == [first]
+    [first] = requested()
+    assert requested() == [first]
     # What Dagster makes of the request is under way, and then fails.
     run = instance.add_run(DagsterRun("matrix", status=DagsterRunStatus.STARTED, tags=first))
-    assert asked() == []
+    assert requested() == []
     instance.report_run_failed(run)
-    assert asked() == []
+    assert requested() == []
     clock.now = lambda zone: datetime.now(zone) + timedelta(minutes=11)
-    assert asked() == [first]
+    assert requested() == [first]
     # A newer report does not wait.
     clock.now = datetime.now
     report_gaps(instance, 3)
-    [second] = asked()
+    [second] = requested()
     assert second != first
     # A run that has not begun will read what came since, too.
     queued = instance.add_run(DagsterRun("matrix", status=DagsterRunStatus.NOT_STARTED, tags=second))
     report_gaps(instance, 4)
-    assert asked() == []
+    assert requested() == []
     instance.report_run_canceled(queued)
-    assert len(asked()) == 1
+    assert len(requested()) == 1
     refresh_matrix(Runner(definitions, instance))
-    assert asked() == []
+    assert requested() == []
 
 
 def test_a_report_that_is_written_while_the_matrix_reads_is_summed_up_again(

@@ -58,7 +58,7 @@ NOW = datetime(2023, 7, 6, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-def asked(database: Database, *rows: tuple[datetime, dict[str, object]]) -> None:
+def requested(database: Database, *rows: tuple[datetime, dict[str, object]]) -> None:
     """Requests for minutes of AAPL, answered in a minute unless told otherwise."""
     for at, values in rows:
         row: dict[str, object] = {
@@ -97,7 +97,7 @@ def track(database: Database, *symbols: str, timeframes: str = "{1m,1d}") -> Non
 
 
 def test_the_vendors_use_is_counted_by_day_month_and_minute(database: Database) -> None:
-    asked(
+    requested(
         database,
         (NOW - timedelta(days=40), {"pages": 1000}),
         (NOW - timedelta(days=3), {"pages": 5, "retries": 2, "rate_limited": 2}),
@@ -248,7 +248,7 @@ def test_means_are_read_where_postgres_keeps_them(database: Database) -> None:
 def test_a_failed_request_counts_until_a_later_one_is_answered(database: Database) -> None:
     track(database, "AAPL", "MSFT")
     failed: dict[str, Any] = {"status": "failed", "error": "HTTP 503"}
-    asked(
+    requested(
         database,
         (NOW - 40 * MINUTE, {}),
         (NOW - 30 * MINUTE, failed),
@@ -279,16 +279,16 @@ def test_a_failed_request_is_answered_by_what_covers_all_of_it(
 ) -> None:
     track(database, "AAPL")
     start = NOW - timedelta(days=2)
-    asked(database, (NOW - 30 * MINUTE, {"status": "failed", "error": "HTTP 503"}))
+    requested(database, (NOW - 30 * MINUTE, {"status": "failed", "error": "HTTP 503"}))
     for first, end in answered:
         window = (start + timedelta(hours=first), start + timedelta(hours=end))
-        asked(database, (NOW - MINUTE, dict(zip(("window_start", "window_end"), window, strict=True))))
+        requested(database, (NOW - MINUTE, dict(zip(("window_start", "window_end"), window, strict=True))))
     assert len(monitoring.failed_fetches(database, NOW)) == concerned
 
 
 def test_a_failed_request_for_what_was_pruned_since_concerns_nobody(database: Database) -> None:
     track(database, "AAPL")
-    asked(database, (NOW - 30 * MINUTE, {"status": "failed", "error": "HTTP 503"}))
+    requested(database, (NOW - 30 * MINUTE, {"status": "failed", "error": "HTTP 503"}))
     for hours, concerned in ((23, 1), (24, 0)):
         prune_minutes(database, until=NOW - timedelta(days=2) + timedelta(hours=hours))
         assert len(monitoring.failed_fetches(database, NOW)) == concerned
@@ -502,7 +502,7 @@ def test_a_full_disk_is_told_once_and_again_when_it_was_better_for_an_hour(watch
 def test_refusals_and_minutes_that_did_not_come_are_told(watch: Watch, database: Database) -> None:
     track(database, "AAPL")
     database.transaction(lambda session: session.execute("update tracked_symbols set updated_at = %s", [NOW]))
-    asked(
+    requested(
         database,
         (NOW, {"status": "failed", "pages": 0, "retries": 5, "rate_limited": 6, "error": "over the limit"}),
     )
@@ -510,7 +510,7 @@ def test_refusals_and_minutes_that_did_not_come_are_told(watch: Watch, database:
     assert "6 of 6 requests" in watch.texts[0]
     assert "AAPL:1m from 2023-07-04 until 2023-07-05: over the limit" in watch.texts[1]
     assert watch.tick() == []
-    asked(database, (NOW + 11 * MINUTE, {}))
+    requested(database, (NOW + 11 * MINUTE, {}))
     assert watch.tick(after=timedelta(hours=2)) == []
     assert watch.skipped == "all is well"
 

@@ -134,8 +134,8 @@ def test_a_symbol_with_stored_bars_or_a_directory_that_does_not_answer_is_not_un
     directory = Fault(kind=FaultKind.NOT_AUTHORIZED, ticker="UNKNOWN", status=403, skip=1)
     platform.simulator.set_faults(directory)
     platform.run_range(WEDNESDAY, WEDNESDAY, "DELIST:1d", "UNKNOWN:1d")
-    asked = [one.path for one in platform.simulator.requests if "reference" in one.path]
-    assert asked == ["/v3/reference/tickers"]
+    requested = [one.path for one in platform.simulator.requests if "reference" in one.path]
+    assert requested == ["/v3/reference/tickers"]
 
 
 def test_days_without_a_session_materialize_empty_and_ask_nothing(platform: Platform) -> None:
@@ -154,19 +154,19 @@ def test_a_materialization_says_what_was_done(platform: Platform) -> None:
     result = platform.run_range(MONDAY, WEDNESDAY, "AAPL:1h", "AAPL:1d")
     facts = metadata_of(result, WEDNESDAY, "AAPL:1h")
     bars = len(platform.bars())
-    asked = [record for record in platform.simulator.requests if record.status == 200]
+    requested = [record for record in platform.simulator.requests if record.status == 200]
     assert facts["dagster/table_name"] == "public.ohlcv"
     columns = {column.name: column.type for column in facts["dagster/column_schema"].columns}
     assert columns["time"] == "timestamptz"
     assert [*columns, "stored_at"] == platform.database.read_frame("select * from market_data").columns
     assert {name: facts[name] for name in facts if name.startswith("run_rows_")} == {
-        "run_rows_fetched": sum(record.bars for record in asked),
+        "run_rows_fetched": sum(record.bars for record in requested),
         "run_rows_inserted": bars,
         "run_rows_changed": 0,
         "run_rows_unchanged": 0,
         "run_rows_quarantined": 0,
     }
-    assert (facts["run_requests"], facts["run_pages"], facts["run_retries"]) == (2, len(asked), 1)
+    assert (facts["run_requests"], facts["run_pages"], facts["run_retries"]) == (2, len(requested), 1)
     assert facts["run_seconds_waited_for_limit"] == 0
     assert facts["dagster/row_count"] == bars
     for key, day in (("AAPL:1h", MONDAY), ("AAPL:1h", WEDNESDAY), ("AAPL:1d", HOLIDAY), ("AAPL:1d", MONDAY)):
@@ -180,7 +180,7 @@ def test_a_materialization_says_what_was_done(platform: Platform) -> None:
     assert log["status"].to_list() == ["ok", "ok"]
     assert log["retries"].sum() == 1
     assert set(log["run_id"]) == {result.run_id}
-    assert log["bars"].sum() == sum(record.bars for record in asked)
+    assert log["bars"].sum() == sum(record.bars for record in requested)
 
 
 # slow: a year of minutes
@@ -221,9 +221,9 @@ def test_a_year_of_minutes_costs_its_pages_and_the_timeframes_above_cost_nothing
 def test_a_second_run_outside_the_correction_window_asks_nothing(platform: Platform) -> None:
     platform.track("AAPL:1h", "AAPL:1d")
     platform.run_range(MONDAY, WEDNESDAY, "AAPL:1h", "AAPL:1d")
-    asked, bars = len(platform.simulator.requests), platform.bars()
+    requested, bars = len(platform.simulator.requests), platform.bars()
     result = platform.run_range(MONDAY, WEDNESDAY, "AAPL:1h", "AAPL:1d")
-    assert len(platform.simulator.requests) == asked
+    assert len(platform.simulator.requests) == requested
     assert platform.bars() == bars
     assert metadata_of(result, MONDAY, "AAPL:1h")["run_rows_inserted"] == 0
 
@@ -256,9 +256,9 @@ def test_a_symbol_that_fails_does_not_stop_the_others(platform: Platform) -> Non
     assert states["status"].to_list() == ["ok", "failed", "ok"]
     assert "HTTP 503" in states["error"][1]
     platform.simulator.set_faults()
-    asked = len(platform.simulator.requests)
+    requested = len(platform.simulator.requests)
     platform.run_range(MONDAY, WEDNESDAY, *keys)
-    assert [record.ticker for record in platform.simulator.requests[asked:]] == ["MSFT"]
+    assert [record.ticker for record in platform.simulator.requests[requested:]] == ["MSFT"]
     assert len(platform.bars()) == 6
 
 

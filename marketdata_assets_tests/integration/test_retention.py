@@ -338,11 +338,11 @@ def test_old_days_that_are_asked_for_again_are_fetched_and_nothing_is_by_itself(
         platform.run_range(day, day, "AAPL:1m", "AAPL:5m")
         bars = platform.bars()
         prune(platform.database, KEEP)
-        asked = platform.count("fetch_log")
+        requested = platform.count("fetch_log")
         platform.run_one(day, "AAPL:5m")
-        assert platform.count("fetch_log") == asked
+        assert platform.count("fetch_log") == requested
         platform.run_one(day, "AAPL:1m")
-        assert platform.count("fetch_log") == asked + 1
+        assert platform.count("fetch_log") == requested + 1
         assert platform.bars() == bars
 
 

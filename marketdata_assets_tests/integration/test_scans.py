@@ -12,7 +12,7 @@ from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.pipeline.gaps import report_gaps
 from marketdata_assets.pipeline.scans import series_to_scan
 from marketdata_assets.storage.bars import BarBatch, write_batch
-from marketdata_assets.storage.gaps import read_held, write_gaps
+from marketdata_assets.storage.gaps import read_stored_bars, write_gaps
 from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
 from marketdata_assets_tests.integration.frames import joined, run_of
@@ -22,7 +22,7 @@ from marketdata_assets_tests.simulator import KEY, running_simulator
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from marketdata_assets.domain.gap_history import ScanResult
+    from marketdata_assets.domain.gap_scan import ScanResult
     from marketdata_assets.storage.connection import Database
 
 MINUTES, HOURS, DAYS = map(Series.parse, ("AAPL:1m", "AAPL:1h", "AAPL:1d"))
@@ -118,7 +118,7 @@ def test_a_scan_is_of_the_time_at_which_it_began_to_read(
 
     def read_late(*arguments: Any) -> Any:  # noqa: ANN401 - passed on
         times.append(scanned.read_frame("select clock_timestamp() as t").item())
-        return read_held(*arguments)
+        return read_stored_bars(*arguments)
 
     monkeypatch.setattr("marketdata_assets.pipeline.gaps.read_held", read_late)
     scan(scanned)

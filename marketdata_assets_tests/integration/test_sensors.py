@@ -348,13 +348,13 @@ def test_repairs_that_never_get_to_the_vendor_come_to_an_end(
     platform: Platform, daemon: Daemon, clock: Clock
 ) -> None:
     lose_an_hour(platform, "SPY:1m")
-    asked = 0
+    requested = 0
     for _ in range(40):
         for request in daemon.sensed("gap_repair"):
-            asked += 1
+            requested += 1
             daemon.cancel(daemon.begin(request, GAPS_JOB))
         clock.advance(hours=12)
-    assert asked == MAX_REPAIRS
+    assert requested == MAX_REPAIRS
     assert gaps(platform) == [("SPY", "open", 0, MAX_REPAIRS)]
 
 

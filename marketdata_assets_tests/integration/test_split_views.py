@@ -127,8 +127,8 @@ def test_a_divided_week_without_days_has_no_features_and_every_other_has(databas
         return run.report
 
     report = compute()
-    assert list(report.held_back) == [str(partition_key(date.fromisoformat(SUNDAY), weeks))]
-    assert "split within the week of 2018-03-11" in report.held_back[keys[10]]
+    assert list(report.blocked) == [str(partition_key(date.fromisoformat(SUNDAY), weeks))]
+    assert "split within the week of 2018-03-11" in report.blocked[keys[10]]
     stale = read_stale(database)[weeks]
     assert (stale.since.date(), "collect AFL in 1d" in stale.reason) == (date.fromisoformat(SUNDAY), True)
     found = database.read_frame("select time, simple_return, gap_in_window from features order by time")
@@ -137,7 +137,7 @@ def test_a_divided_week_without_days_has_no_features_and_every_other_has(databas
     assert (after["time"].date(), after["simple_return"]) == (date(2018, 3, 18), None)
     # With its days the week has features, and the mark goes.
     write_batch(database, BarBatch(days))
-    assert compute().held_back == {}
+    assert compute().blocked == {}
     assert weeks not in read_stale(database)
     assert database.read_frame("select count(*) as n from features").item() == len(sundays)
 

@@ -87,14 +87,14 @@ def test_what_was_lost_and_what_is_late_is_counted(
     assert told["marketdata_series", "not_asked"] == 1
     assert told["marketdata_series_fresh", "AAPL", "1d"] == 1
     assert told["marketdata_series_fresh", "SPY", "1d"] == 0
-    asked = told["marketdata_vendor_requests_today",]
-    assert asked >= 2
-    assert told["marketdata_vendor_requests_recent",] == asked
+    requested = told["marketdata_vendor_requests_today",]
+    assert requested >= 2
+    assert told["marketdata_vendor_requests_recent",] == requested
     assert told["marketdata_vendor_refused_recent",] == told["marketdata_vendor_refused_month",] >= 1
     limit = told["marketdata_vendor_requests_per_minute_limit",]
-    assert told["marketdata_vendor_plan_used_ratio",] == asked / (limit * 720)
-    held_back = told["marketdata_vendor_blocked_until_timestamp_seconds",]
-    assert held_back == (now + timedelta(minutes=1)).timestamp()
+    assert told["marketdata_vendor_plan_used_ratio",] == requested / (limit * 720)
+    blocked = told["marketdata_vendor_blocked_until_timestamp_seconds",]
+    assert blocked == (now + timedelta(minutes=1)).timestamp()
     assert told["marketdata_table_rows", "ohlcv"] == 1
     assert told["marketdata_table_rows_per_day", "ohlcv"] == 1 / 7
 

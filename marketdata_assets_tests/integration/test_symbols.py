@@ -106,8 +106,8 @@ def test_two_securities_that_differ_in_one_capital_are_two_rows(database: Databa
     assert [one.vendor_ticker for one in list_symbols(database)] == ["BACpL", "BACPL", "AAPL"]
     window = Window(datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC))
     for find in (find_symbol, lambda store, symbol: find_with_splits(store, symbol, Timeframe.D1, window)[0]):
-        for asked, found in (("BACpL", "BACpL"), ("BACPL", "BACPL"), ("aapl", "AAPL"), ("AAPL", "AAPL")):
-            assert find(database, asked).symbol == found
+        for requested, found in (("BACpL", "BACpL"), ("BACPL", "BACPL"), ("aapl", "AAPL"), ("AAPL", "AAPL")):
+            assert find(database, requested).symbol == found
         with pytest.raises(
             UnknownSeriesError, match="bacpl may be BACPL or BACpL: write it with the capitals"
         ):
@@ -193,8 +193,8 @@ def test_presets_are_left_out_of_the_matrix_until_they_are_scanned_or_chosen(dat
         )
     )
     assert in_matrix() == {"NFLX", "AAPL", "SPY", "QQQ"}
-    asked = read_matrix(database, ["MSFT"])
-    assert asked["status"].to_list() == ["unchecked", "unchecked"], "a preset that is named is shown"
+    requested = read_matrix(database, ["MSFT"])
+    assert requested["status"].to_list() == ["unchecked", "unchecked"], "a preset that is named is shown"
     assert deactivate_all(database) == 63
     assert list_symbols(database, active_only=True) == []
     add_universe(database)

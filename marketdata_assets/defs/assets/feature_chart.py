@@ -21,7 +21,7 @@ def feature_chart(series: Series, latest: pl.DataFrame) -> bytes:
     """
     figure = new_figure(7.5, 4.5)
     # By position: nights and weekends would be most of the picture.
-    place = list(range(latest.height))
+    position = list(range(latest.height))
     panels = figure.subplots(3, 1, sharex=True, height_ratios=[2, 1, 1])
     for axes, values, name, colour in zip(
         panels,
@@ -30,11 +30,11 @@ def feature_chart(series: Series, latest: pl.DataFrame) -> bytes:
         (_PRICE, _ATR, _VOLATILITY),
         strict=True,
     ):
-        axes.plot(place, values.to_list(), color=colour, linewidth=0.9)
+        axes.plot(position, values.to_list(), color=colour, linewidth=0.9)
         axes.set_ylabel(name, fontsize=7, color=INK)
         axes.tick_params(labelsize=7, labelcolor=INK)
         axes.spines[["top", "right"]].set_visible(False)
-    ticks = place[:: max(1, len(place) // 6)]
+    ticks = position[:: max(1, len(position) // 6)]
     panels[-1].set_xticks(ticks, [f"{latest['time'][tick]:%Y-%m-%d %H:%M}" for tick in ticks])
     panels[0].set_title(f"{series}, split-adjusted, UTC", fontsize=9, loc="left", color=INK)
     return png(figure)

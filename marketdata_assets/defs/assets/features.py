@@ -77,14 +77,14 @@ def _batches(
         run = FeatureRun(database, keys, now=datetime.now(UTC), earliest=earliest, force=force)
         yield from run.batches()
     report = run.report
-    for line in (*report.notices, *report.held_back_lines()):
+    for line in (*report.notices, *report.blocked_lines()):
         context.log.warning("%s", line)
     context.add_asset_metadata(
         SeriesTotals(
             bars=report.bars,
             series_computed=report.series_computed,
             series_up_to_date=report.series_up_to_date,
-            partitions_held_back=len(report.held_back),
+            partitions_blocked=len(report.blocked),
         ).to_metadata()
     )
     yield FeatureBatch(shown=partial(_shown, report))

@@ -108,8 +108,8 @@ def _figure(*, width: float, rows: int, inches_per_row: float) -> tuple[Figure, 
 
 def _lines(axes: Axes, columns: int, rows: int) -> None:
     """White lines between the cells, no frame, and the columns' names above."""
-    axes.set_xticks([place - 0.5 for place in range(columns + 1)], minor=True)
-    axes.set_yticks([place - 0.5 for place in range(rows + 1)], minor=True)
+    axes.set_xticks([position - 0.5 for position in range(columns + 1)], minor=True)
+    axes.set_yticks([position - 0.5 for position in range(rows + 1)], minor=True)
     axes.grid(which="minor", color="white", linewidth=0.8)
     axes.tick_params(which="both", length=0, labelcolor=INK, top=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
@@ -147,9 +147,9 @@ def _colour(status: Status, share: float | None) -> tuple[float, float, float]:
     if status is Status.NOTHING_EXPECTED or share is None:
         return _rgb(_NOTHING)
     # A day that lacks 1 % must not look like one that lacks half: equal steps of the ramp up to 50, 90 and 100 %.
-    place = float(np.interp(share, [0.0, 0.5, 0.9, 1.0], range(len(_GAPS))))
+    position = float(np.interp(share, [0.0, 0.5, 0.9, 1.0], range(len(_GAPS))))
     red, green, blue = (
-        float(np.interp(place, range(len(_GAPS)), [_rgb(colour)[channel] for colour in _GAPS]))
+        float(np.interp(position, range(len(_GAPS)), [_rgb(colour)[channel] for colour in _GAPS]))
         for channel in range(3)
     )
     return red, green, blue

@@ -136,9 +136,9 @@ def _batches(
             yield from ingest.batches(events, read_bars)
         report = ingest.report
         if config.ask_vendor:
-            asked = {day for series_days in days.values() for day in series_days}
+            requested = {day for series_days in days.values() for day in series_days}
             report.failures += unknown_symbols(
-                polygon, database, report, wanted=wanted, days=asked, coverage=coverage
+                polygon, database, report, wanted=wanted, days=requested, coverage=coverage
             )
     context.add_asset_metadata(request_metadata(report))
     for notice in report.notices:
@@ -153,7 +153,7 @@ def _batches(
     context.add_asset_metadata(_failure_metadata(report))
     yield BarBatch(
         BAR_SCHEMA.to_frame(),
-        held_back=frozenset(key for key in context.partition_keys if parse_key(key)[1].symbol in failed),
+        blocked=frozenset(key for key in context.partition_keys if parse_key(key)[1].symbol in failed),
     )
 
 

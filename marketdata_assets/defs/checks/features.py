@@ -90,7 +90,7 @@ def feature_checks() -> AssetChecksDefinition:
             wrong,
             counts=counts,
             listed=listed.sort(partition).select(FAULT_SCHEMA.names()),
-            held_back=right.height,
+            blocked=right.height,
         )
 
     return features_checks

@@ -75,7 +75,7 @@ def verdict(
     counts: Mapping[str, int],
     only_warns: bool = False,
     listed: pl.DataFrame | None = None,
-    held_back: int = 0,
+    blocked: int = 0,
 ) -> Iterator[Output[None] | AssetCheckEvaluation]:
     """The events of a check that found ``faults`` in ``scope``.
 
@@ -90,7 +90,7 @@ def verdict(
         counts: How much was looked at, and how much of it fails, by name.
         only_warns: Never of severity ERROR.
         listed: Faults to show at the end of the table that are no failure.
-        held_back: How many of the partitions that do not fail have nothing to be looked at.
+        blocked: How many of the partitions that do not fail have nothing to be looked at.
     """
     partitions = scope.rectangle.size
     failing = faults.select(_PARTITION).unique().height
@@ -104,7 +104,7 @@ def verdict(
         blocking=spec.blocking,
         passed=failing == 0,
         severity=AssetCheckSeverity.ERROR if stops else AssetCheckSeverity.WARN,
-        description=_sentence(scope, worst, failing, held_back),
+        description=_sentence(scope, worst, failing, blocked),
         metadata={
             "looked_at": MetadataValue.text(scope.told),
             "partitions": MetadataValue.int(partitions),
@@ -115,11 +115,11 @@ def verdict(
     )
 
 
-def _sentence(scope: Scope, worst: pl.DataFrame, failing: int, held_back: int) -> str:
+def _sentence(scope: Scope, worst: pl.DataFrame, failing: int, blocked: int) -> str:
     partitions = scope.rectangle.size
-    beside = f", {held_back:,} held back" if held_back else ""
+    beside = f", {blocked:,} held back" if blocked else ""
     if not failing:
-        return f"{counted(partitions - held_back, 'partition')} pass{beside}."
+        return f"{counted(partitions - blocked, 'partition')} pass{beside}."
     named = list(
         dict.fromkeys(
             f"{symbol}:{timeframe} {day}" for symbol, timeframe, day in worst.select(_PARTITION).iter_rows()

@@ -23,7 +23,7 @@ from marketdata_assets.defs.instance.internals import add_partition_metadata, re
 from marketdata_assets.defs.metadata import integer_of
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.postgres import PostgresResource
-from marketdata_assets.defs.run_totals import BarTotals, HeldBackTotals, WrittenTotals
+from marketdata_assets.defs.run_totals import BarTotals, BlockedTotals, WrittenTotals
 from marketdata_assets.domain.bars import KEY
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.partitions import parse_key
@@ -85,16 +85,16 @@ class PostgresIOManager(ConfigurableIOManager):
     def _record_partitions(
         self, context: OutputContext, database: Database, table: Table, written: _Written
     ) -> None:
-        held_back = written.held_back
-        asked = context.asset_partition_keys
-        keys = [key for key in asked if key not in held_back]
+        blocked = written.blocked
+        requested = context.asset_partition_keys
+        keys = [key for key in requested if key not in blocked]
         if not keys:
-            reasons = Counter(held_back[key] for key in asked)
+            reasons = Counter(blocked[key] for key in requested)
             why = "; ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
-            message = f"{table.name}: none of the {len(asked):,} partitions gets any: {why}"
-            held = HeldBackTotals(len(asked)).to_metadata()
-            raise Failure(description=message, metadata=held, allow_retries=False)
-        if len(keys) < len(asked):
+            message = f"{table.name}: none of the {len(requested):,} partitions gets any: {why}"
+            stored = BlockedTotals(len(requested)).to_metadata()
+            raise Failure(description=message, metadata=stored, allow_retries=False)
+        if len(keys) < len(requested):
             record_only(context, keys)
         rows = _partition_rows(database, table, keys)
         told: dict[str, dict[str, object]] = {
@@ -127,7 +127,7 @@ class _Written:
     """What the batches of an output did."""
 
     def __init__(self, database: Database) -> None:
-        self.held_back: dict[str, str] = {}
+        self.blocked: dict[str, str] = {}
         self.shown: Callable[[Series], Mapping[str, object]] | None = None
         self._database = database
         self._bars = MergeCounts()
@@ -139,10 +139,10 @@ class _Written:
         if isinstance(batch, BarBatch):
             self._bars += write_batch(self._database, batch)
             self._quarantined += batch.quarantined.height
-            self.held_back |= dict.fromkeys(batch.held_back, "of symbols that failed")
+            self.blocked |= dict.fromkeys(batch.blocked, "of symbols that failed")
         else:
             self._features += write_features(self._database, batch)
-            self.held_back |= batch.held_back
+            self.blocked |= batch.blocked
             self.shown = batch.shown or self.shown
 
     def metadata(self, table: Table) -> dict[str, MetadataValue]:

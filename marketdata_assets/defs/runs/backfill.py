@@ -377,7 +377,7 @@ def summary(outcome: Outcome) -> dict[str, object]:
         "gaps_found": outcome.gaps.height,
         **{f"gaps_{state.value}": outcome.gaps_in(state).height for state in GapState},
         "features_written": outcome.features.totals.rows_written,
-        "features_held_back": outcome.features.totals.partitions_held_back,
+        "features_held_back": outcome.features.totals.partitions_blocked,
         "features_failures": outcome.features.failures,
         "requests": outcome.requests,
         "pages": outcome.pages,

@@ -40,6 +40,6 @@ def compute(
         totals = FeatureTotals.from_metadata(recorded or failure_metadata(result))
         outcome.totals += totals
         # A run whose every partition is held back is not a failure: the checks report why.
-        if not (recorded or totals.partitions_held_back):
+        if not (recorded or totals.partitions_blocked):
             where = f"{run.series[0]} … {run.series[-1]}, {run.first} to {run.last}"
             outcome.failures.append(f"features of {where}: {reason_of(result)}")

@@ -48,19 +48,22 @@ def matrix_sensor() -> SensorDefinition:
         if report <= _summed_up(context.instance):
             return SkipReason("the matrix holds the latest gap_report")
         # No run key: Dagster would never ask again with the key of a run that failed.
-        asked = context.instance.get_run_records(
+        requested = context.instance.get_run_records(
             RunsFilter(job_name=matrix_job.name, tags={REPORT_TAG: str(report)}), limit=1
         )
-        if asked and asked[0].dagster_run.status not in _ENDED:
-            return SkipReason(f"run {asked[0].dagster_run.run_id} is under way")
+        if requested and requested[0].dagster_run.status not in _ENDED:
+            return SkipReason(f"run {requested[0].dagster_run.run_id} is under way")
         # It reads the store when it begins, and finds this report, too.
         waiting = context.instance.get_run_records(
             RunsFilter(job_name=matrix_job.name, statuses=_WAITING), limit=1
         )
         if waiting:
             return SkipReason(f"run {waiting[0].dagster_run.run_id} has not begun yet")
-        if asked and datetime.now(UTC).timestamp() < (asked[0].end_time or 0) + _PAUSE.total_seconds():
-            return SkipReason(f"run {asked[0].dagster_run.run_id} failed: another follows after {_PAUSE}")
+        if (
+            requested
+            and datetime.now(UTC).timestamp() < (requested[0].end_time or 0) + _PAUSE.total_seconds()
+        ):
+            return SkipReason(f"run {requested[0].dagster_run.run_id} failed: another follows after {_PAUSE}")
         return RunRequest(tags={**Purpose.MATRIX.tags, REPORT_TAG: str(report)})
 
     return matrix_after_gaps

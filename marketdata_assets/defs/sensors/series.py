@@ -239,7 +239,7 @@ class _Keeper:
 
     def _history(self, days: Mapping[Series, Days], attempts: Mapping[Series, int]) -> list[RunRequest]:
         """The runs that bring ``days``, written down as asked for."""
-        asked: dict[Series, InitialBackfill] = {}
+        requested: dict[Series, InitialBackfill] = {}
         requests = []
         for span in sorted(set(days.values())):
             wanted = [one for one in days if days[one] == span]
@@ -248,9 +248,9 @@ class _Keeper:
                 requests.append(_history_request(run, name))
                 for one in run.series:
                     if days.get(one) == span:
-                        asked[one] = InitialBackfill(span.first, name, attempts[one] + 1, self.now)
-        ask_initial(self.database, asked)
-        return [*self._splits(asked), *requests]
+                        requested[one] = InitialBackfill(span.first, name, attempts[one] + 1, self.now)
+        ask_initial(self.database, requested)
+        return [*self._splits(requested), *requests]
 
     def _splits(self, series: Iterable[Series]) -> list[RunRequest]:
         """A run of the corporate actions when those of a new symbol were never asked for."""

@@ -48,11 +48,11 @@ def watch_sensor() -> SensorDefinition:
             left = end - monotonic()
             # A webhook that did not answer once would not again, and take the time that the tick has: the rest stands in
             # the log for now, and is told at the next tick.
-            is_held_back = settings.webhook_url is not None and not (answers and left > 0)
+            is_blocked = settings.webhook_url is not None and not (answers and left > 0)
             try:
                 send(
                     alert,
-                    None if is_held_back else settings.webhook_url,
+                    None if is_blocked else settings.webhook_url,
                     within=timedelta(seconds=max(left, 0)),
                     log=context.log,
                 )
@@ -61,7 +61,7 @@ def watch_sensor() -> SensorDefinition:
                 context.log.error(str(error))  # noqa: TRY400 - its line says all
                 answers = error.answered
             else:
-                if not is_held_back:
+                if not is_blocked:
                     untold -= keys
         context.update_cursor(_text({key: gone for key, gone in known.items() if key not in untold}))
         return SkipReason(f"{len(found)} to look after, {len(new)} of them new" if found else "all is well")

@@ -182,7 +182,7 @@ def find_losses(layout: Layout, gaps: pl.DataFrame | None) -> Losses:
             times = layout.times[bars]
             own = ours.filter(symbol=symbol).with_columns(pl.col("gap_start", "gap_end").cast(UTC_TIME))
             [inside] = slots_in_gaps(own, {Series(symbol, layout.timeframe): slots}).values()
-            lost = slots.opens[inside & ~slots.held(times)]
+            lost = slots.opens[inside & ~slots.stored(times)]
             if not len(lost):
                 continue
             found[symbol] = lost

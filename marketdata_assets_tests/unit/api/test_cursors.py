@@ -34,11 +34,11 @@ def test_a_cursor_keeps_the_capitals_of_a_symbol(symbol: str) -> None:
 
 
 def test_a_question_is_everything_but_the_page() -> None:
-    asked = {"symbol": "AAPL", "limit": 5, "cursor": None}
-    same = cursors.question_of("bars", {**asked, "limit": 7, "cursor": "x"})
-    assert cursors.question_of("bars", asked) == same
-    assert cursors.question_of("bars", {**asked, "symbol": "SPY"}) != same
-    assert cursors.question_of("features", asked) != same
+    requested = {"symbol": "AAPL", "limit": 5, "cursor": None}
+    same = cursors.question_of("bars", {**requested, "limit": 7, "cursor": "x"})
+    assert cursors.question_of("bars", requested) == same
+    assert cursors.question_of("bars", {**requested, "symbol": "SPY"}) != same
+    assert cursors.question_of("features", requested) != same
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,9 @@ class Questions:
             self.running.append((client, done))
             return await done
 
-        asked = asyncio.create_task(self.turns.take(client, work))
+        requested = asyncio.create_task(self.turns.take(client, work))
         await self.settle()
-        return asked
+        return requested
 
     async def answer(self) -> None:
         """Answer the oldest of those that run."""
@@ -81,32 +81,32 @@ class Questions:
 
 def test_one_client_leaves_room_for_the_others() -> None:
     async def scenario() -> None:
-        asked = Questions(Turns(at_once=2, waiting=1))
-        mine = [await asked.ask("a") for _ in range(3)]
+        requested = Questions(Turns(at_once=2, waiting=1))
+        mine = [await requested.ask("a") for _ in range(3)]
         with pytest.raises(Problem) as refused:
-            await (await asked.ask("a"))
+            await (await requested.ask("a"))
         assert (refused.value.status, refused.value.code) == (429, "too-many-requests")
-        await asked.ask("b")
-        assert asked.clients == "aab"
-        await asked.answer()
-        assert asked.clients == "aba"
+        await requested.ask("b")
+        assert requested.clients == "aab"
+        await requested.answer()
+        assert requested.clients == "aba"
         assert mine[0].result() == "answered"
-        assert not (await asked.ask("a")).done()
+        assert not (await requested.ask("a")).done()
 
     asyncio.run(scenario())
 
 
 def test_a_client_that_goes_away_keeps_its_turn_until_its_question_is_answered() -> None:
     async def scenario() -> None:
-        asked = Questions(Turns(at_once=1, waiting=1))
-        (await asked.ask("a")).cancel()
-        await asked.ask("a")
-        assert asked.clients == "a"
+        requested = Questions(Turns(at_once=1, waiting=1))
+        (await requested.ask("a")).cancel()
+        await requested.ask("a")
+        assert requested.clients == "a"
         with pytest.raises(Problem):
-            await (await asked.ask("a"))
-        await asked.answer()
-        await asked.answer()
-        assert (await asked.ask("a")).cancel()
+            await (await requested.ask("a"))
+        await requested.answer()
+        await requested.answer()
+        assert (await requested.ask("a")).cancel()
 
     asyncio.run(scenario())
 

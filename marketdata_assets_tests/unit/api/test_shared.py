@@ -14,14 +14,14 @@ class Source:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.asked = 0
+        self.requested = 0
         self.fails = False
         self.open = asyncio.Event()
         self.shared = Shared(self._ask, 5.0, lambda: self.now)
 
     async def _ask(self) -> int:
-        self.asked += 1
-        answer = self.asked
+        self.requested += 1
+        answer = self.requested
         await self.open.wait()
         if self.fails:
             message = "away"
@@ -61,7 +61,7 @@ def test_a_failure_is_believed_for_a_moment() -> None:
         source.now += FAILURE_SECONDS
         with pytest.raises(ConnectionError):
             await source.shared.get()
-        assert source.asked == 1
+        assert source.requested == 1
         source.now += 0.1
         assert await source.shared.get() == 2
 

@@ -28,18 +28,18 @@ from marketdata_assets.domain.windows import Window
 TODAY = date(2024, 1, 10)
 
 
-def asked(
+def requested(
     *, days: int | None = None, start: str | None = None, end: str | None = None, timeframe: str = "1m"
 ) -> tuple[date | str, date | str]:
     return command._range(days, start, end, Timeframe.parse(timeframe), TODAY)
 
 
 def test_days_end_today_or_where_they_are_told_to() -> None:
-    assert asked(days=2) == (date(2024, 1, 9), TODAY)
-    assert asked(days=1, end="2024-01-02") == (date(2024, 1, 2), date(2024, 1, 2))
-    assert asked() == (date(2024, 1, 6), TODAY)
-    assert asked(timeframe="1w") == (TODAY - timedelta(days=729), TODAY)
-    assert asked(start="2024-01-02T14:30:00Z", end="2024-01-02T15:00:00Z") == (
+    assert requested(days=2) == (date(2024, 1, 9), TODAY)
+    assert requested(days=1, end="2024-01-02") == (date(2024, 1, 2), date(2024, 1, 2))
+    assert requested() == (date(2024, 1, 6), TODAY)
+    assert requested(timeframe="1w") == (TODAY - timedelta(days=729), TODAY)
+    assert requested(start="2024-01-02T14:30:00Z", end="2024-01-02T15:00:00Z") == (
         "2024-01-02T14:30:00Z",
         "2024-01-02T15:00:00Z",
     )
@@ -56,7 +56,7 @@ def test_days_end_today_or_where_they_are_told_to() -> None:
 )
 def test_what_makes_no_sense_is_refused(wrong: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        asked(**wrong)  # type: ignore[arg-type]
+        requested(**wrong)  # type: ignore[arg-type]
 
 
 def made(count: int, *, volume: float | None = 10.0, falling: bool = False) -> pl.DataFrame:

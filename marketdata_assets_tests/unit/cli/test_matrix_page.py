@@ -6,11 +6,11 @@ from html.parser import HTMLParser
 import polars as pl
 
 from marketdata_assets.cli.matrix_page import matrix_page
-from marketdata_assets.domain.gap_history import KNOWN_SCHEMA
+from marketdata_assets.domain.gap_scan import KNOWN_GAP_SCHEMA
 from marketdata_assets.storage.completeness import RECENT_DAYS, Recent
 from marketdata_assets_tests.unit.matrix import FIRST, LAST, days_of, matrix_of
 
-NO_GAPS = KNOWN_SCHEMA.to_frame()
+NO_GAPS = KNOWN_GAP_SCHEMA.to_frame()
 VOID = {"meta", "br"}
 
 
@@ -66,7 +66,7 @@ def gap(reason: str) -> pl.DataFrame:
                 "reason": reason,
             }
         ],
-        schema=KNOWN_SCHEMA,
+        schema=KNOWN_GAP_SCHEMA,
     )
 
 

@@ -27,7 +27,7 @@ def test_days_that_nobody_asked_for_begin_with_the_first_partition() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("requested", "said"),
     [
         ({"start": "2024-06-30"}, "--start 2024-06-30 lies before the first partition, 2024-07-01: set MARKETDATA_START"),
         ({"number": 6}, "--days 6 begins on 2024-06-30, before the first partition, 2024-07-01: set MARKETDATA_START"),
@@ -38,9 +38,11 @@ def test_days_that_nobody_asked_for_begin_with_the_first_partition() -> None:
         ({"start": "2024-07-03", "end": "2024-07-02"}, "--end 2024-07-02 lies before --start 2024-07-03: swap them"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_in_the_words_that_were_given(asked: dict[str, object], said: str) -> None:
+def test_what_cannot_be_is_refused_in_the_words_that_were_given(
+    requested: dict[str, object], said: str
+) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        days(**asked)  # type: ignore[arg-type]
+        days(**requested)  # type: ignore[arg-type]
     assert str(caught.value).startswith(said)
 
 

@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 
 from marketdata_assets.defs.run_totals import (
     BarTotals,
+    BlockedTotals,
     FeatureTotals,
-    HeldBackTotals,
     RowTotals,
     RunTotals,
     SeriesTotals,
@@ -13,7 +13,7 @@ from marketdata_assets.defs.run_totals import (
 )
 
 COUNTS = st.integers(0, 10**12)
-KINDS = (BarTotals, FeatureTotals, HeldBackTotals, RowTotals, SeriesTotals, WrittenTotals)
+KINDS = (BarTotals, FeatureTotals, BlockedTotals, RowTotals, SeriesTotals, WrittenTotals)
 TOTALS = st.sampled_from(KINDS).flatmap(lambda kind: st.builds(kind, **dict.fromkeys(vars(kind()), COUNTS)))
 
 
@@ -33,10 +33,10 @@ def test_sums_are_by_count(runs: list[BarTotals]) -> None:
 def test_what_the_asset_and_the_io_manager_record_adds_up_to_a_run_of_features() -> None:
     metadata = (
         WrittenTotals(5, 2).to_metadata()
-        | SeriesTotals(partitions_held_back=1, bars=9, series_computed=3).to_metadata()
+        | SeriesTotals(partitions_blocked=1, bars=9, series_computed=3).to_metadata()
     )
     assert FeatureTotals.from_metadata(metadata) == FeatureTotals(
-        rows_written=5, rows_replaced=2, partitions_held_back=1, bars=9, series_computed=3
+        rows_written=5, rows_replaced=2, partitions_blocked=1, bars=9, series_computed=3
     )
     assert metadata.keys() == FeatureTotals().to_metadata().keys()
 

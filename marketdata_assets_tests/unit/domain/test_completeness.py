@@ -24,7 +24,7 @@ from marketdata_assets.domain.completeness import (
 )
 from marketdata_assets.domain.gaps import GAP_SCHEMA, find_gaps
 from marketdata_assets.domain.series import AssetClass, Series
-from marketdata_assets.domain.slots import Held, expected_by_series, expected_slots
+from marketdata_assets.domain.slots import StoredBars, expected_by_series, expected_slots
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets_tests.unit.frames import at, days_window, window
 
@@ -37,17 +37,17 @@ COUNTS = ("expected_bars", "present_bars", "no_trade_bars", "missing_bars", "com
 NO_GAPS = GAP_SCHEMA.to_frame().with_columns(state=pl.lit("open"))
 
 
-def bars(series: Series, *removed: int) -> dict[Series, Held]:
-    return {series: Held(np.delete(EXPECTED[series].opens, removed), None)}
+def bars(series: Series, *removed: int) -> dict[Series, StoredBars]:
+    return {series: StoredBars(np.delete(EXPECTED[series].opens, removed), None)}
 
 
-def gaps(held: dict[Series, Held], *states: str) -> pl.DataFrame:
-    return find_gaps(held, {one: EXPECTED[one] for one in held}).with_columns(state=pl.Series(states))
+def gaps(stored: dict[Series, StoredBars], *states: str) -> pl.DataFrame:
+    return find_gaps(stored, {one: EXPECTED[one] for one in stored}).with_columns(state=pl.Series(states))
 
 
-def of_apple(held: dict[Series, Held], known: pl.DataFrame) -> tuple[object, ...]:
+def of_apple(stored: dict[Series, StoredBars], known: pl.DataFrame) -> tuple[object, ...]:
     """The counts of AAPL, summed over the days of the span."""
-    return summed(daily_completeness(held, {AAPL: EXPECTED[AAPL]}, known), [AAPL]).select(COUNTS).row(0)
+    return summed(daily_completeness(stored, {AAPL: EXPECTED[AAPL]}, known), [AAPL]).select(COUNTS).row(0)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def of_apple(held: dict[Series, Held], known: pl.DataFrame) -> tuple[object, ...
 def test_present_explained_and_missing_bars_add_up(
     removed: tuple[int, ...], states: tuple[str, ...], counts: tuple[object, ...]
 ) -> None:
-    held = bars(AAPL, *removed)
-    assert of_apple(held, gaps(held, *states)) == counts
+    stored = bars(AAPL, *removed)
+    assert of_apple(stored, gaps(stored, *states)) == counts
 
 
 def test_a_series_of_which_nothing_is_expected_has_no_day() -> None:
@@ -80,9 +80,9 @@ def test_a_bar_that_is_there_is_present_whatever_a_gap_says() -> None:
 
 
 def test_the_heatmap_has_a_row_a_day_with_a_slot() -> None:
-    held = bars(AAPL, 7, 8, 17) | bars(BITCOIN)
+    stored = bars(AAPL, 7, 8, 17) | bars(BITCOIN)
     known = gaps(bars(AAPL, 7, 8, 17), "no_trades", "open")
-    table = daily_completeness(held, {one: EXPECTED[one] for one in held}, known)
+    table = daily_completeness(stored, {one: EXPECTED[one] for one in stored}, known)
     assert table.schema == DAILY_COMPLETENESS_SCHEMA
     assert table.filter(symbol="AAPL").select("day", *COUNTS).rows() == [
         (date(2024, 7, 2), 7, 7, 0, 0, 1.0, "whole"),
@@ -96,12 +96,12 @@ def test_the_heatmap_has_a_row_a_day_with_a_slot() -> None:
     st.sets(st.integers(0, 17)), st.lists(st.sampled_from(["open", "no_trades"]), min_size=18, max_size=18)
 )
 def test_days_add_up_to_the_series(removed: set[int], states: list[str]) -> None:
-    held = bars(AAPL, *removed)
-    found = find_gaps(held, {AAPL: EXPECTED[AAPL]})
+    stored = bars(AAPL, *removed)
+    found = find_gaps(stored, {AAPL: EXPECTED[AAPL]})
     known = found.with_columns(state=pl.Series(states[: found.height], dtype=pl.String))
     explained = found.filter(known["state"] == "no_trades")["missing_bars"].sum()
     counts = (18, 18 - len(removed), explained, len(removed) - explained)
-    assert of_apple(held, known)[:4] == counts
+    assert of_apple(stored, known)[:4] == counts
 
 
 SERIES = (AAPL, SPY, BITCOIN)
@@ -164,7 +164,7 @@ def test_a_series_with_a_bar_outside_its_scanned_days_is_not_whole(
     first, last = (days[one * (len(days) - 1) // 60] for one in scanned)
     bars = [moment_of(int(slots.opens[one * (len(slots) - 1) // 60])) for one in stored]
     own = slots.within(calendar.day_start(first), calendar.day_window(last).end)
-    looked = daily_completeness({series: Held(own.opens, None)}, {series: own}, NO_GAPS)
+    looked = daily_completeness({series: StoredBars(own.opens, None)}, {series: own}, NO_GAPS)
     long_after = calendar.day_start(origin + timedelta(days=100))
     span = counted_days(timeframe, (first, last), (bars[0], bars[1]), calendar, long_after)
     holes = unchecked_days(looked, {series: span}, {series: asset_class})

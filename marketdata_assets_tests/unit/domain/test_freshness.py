@@ -21,7 +21,7 @@ from marketdata_assets.domain.freshness import (
     last_daily_run,
 )
 from marketdata_assets.domain.series import AssetClass, Series
-from marketdata_assets.domain.slots import Held, expected_slots
+from marketdata_assets.domain.slots import StoredBars, expected_slots
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 
@@ -130,17 +130,21 @@ def verdict(
     series: str,
     now: str,
     known: Known,
-    held: list[int] | None = None,
+    stored: list[int] | None = None,
     calendar: object = XNYS,
     *,
-    asked: list[Window] | None = None,
+    requested: list[Window] | None = None,
 ) -> Verdict:
     one, moment = Series.parse(series), utc(now)
     chosen = XNYS if calendar is XNYS else ALWAYS
     last = due(one.timeframe, chosen, moment)
     assert last is not None
-    bars = None if held is None else Held(np.array(held, dtype=np.int64), np.ones(len(held), dtype=np.int64))
-    return judge_freshness(one, chosen, last, known, held=bars, now=moment, asked=asked)
+    bars = (
+        None
+        if stored is None
+        else StoredBars(np.array(stored, dtype=np.int64), np.ones(len(stored), dtype=np.int64))
+    )
+    return judge_freshness(one, chosen, last, known, stored=bars, now=moment, requested=requested)
 
 
 def minutes(now: str, *, every: int = 1, until: str | None = None) -> list[int]:
@@ -181,19 +185,19 @@ def test_a_failed_request_is_told_with_its_reason() -> None:
 
 def test_a_thin_fund_is_fresh_without_its_last_minutes_and_a_dense_stock_is_not() -> None:
     newest = "2024-05-14 19:00"
-    held = minutes(NOW, every=5, until="2024-05-14 19:01")
-    thin = verdict("DBB:1m", NOW, Known(utc("2024-05-14 18:58"), answered=True, failure=None), held)
+    stored = minutes(NOW, every=5, until="2024-05-14 19:01")
+    thin = verdict("DBB:1m", NOW, Known(utc("2024-05-14 18:58"), answered=True, failure=None), stored)
     assert thin.state is Freshness.FRESH
     assert "usual" in thin.reason
-    held = minutes(NOW, until="2024-05-14 19:01")
-    dense = verdict("AAPL:1m", NOW, Known(utc(newest), answered=True, failure=None), held)
+    stored = minutes(NOW, until="2024-05-14 19:01")
+    dense = verdict("AAPL:1m", NOW, Known(utc(newest), answered=True, failure=None), stored)
     assert (dense.state, dense.late) == (Freshness.SILENT, 1)
     assert "59 minutes without a trade" in dense.reason
 
 
 def test_a_minute_without_a_trade_at_the_close_is_nobodys_fault() -> None:
-    held = minutes(NOW, until="2024-05-14 19:55")
-    found = verdict("AAPL:1m", NOW, Known(utc("2024-05-14 19:54"), answered=True, failure=None), held)
+    stored = minutes(NOW, until="2024-05-14 19:55")
+    found = verdict("AAPL:1m", NOW, Known(utc("2024-05-14 19:54"), answered=True, failure=None), stored)
     assert found.state is Freshness.FRESH
 
 
@@ -212,13 +216,13 @@ def test_days_that_were_never_fetched_are_no_evidence_of_silence() -> None:
         Window(utc(f"{first} 04:00"), utc(f"{end} 04:00"))
         for first, end in (("2024-04-08", "2024-04-10"), ("2024-05-10", "2024-05-15"))
     ]
-    held = [
+    stored = [
         moment
         for moment in minutes(NOW, until="2024-05-14 18:00")
         if any(one.contains(moment_of(moment)) for one in stretches)
     ]
     known = Known(utc("2024-05-14 17:59"), answered=True, failure=None)
-    assert verdict("AAPL:1m", NOW, known, held, asked=stretches).state is Freshness.SILENT
+    assert verdict("AAPL:1m", NOW, known, stored, requested=stretches).state is Freshness.SILENT
 
 
 def test_a_series_without_any_bar() -> None:

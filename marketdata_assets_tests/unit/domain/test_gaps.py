@@ -27,7 +27,7 @@ from marketdata_assets.domain.gaps import (
     split_gaps,
 )
 from marketdata_assets.domain.series import AssetClass, Series
-from marketdata_assets.domain.slots import Held, expected_by_series, expected_slots, held_by_series
+from marketdata_assets.domain.slots import StoredBars, expected_by_series, expected_slots, stored_by_series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets_tests.unit.frames import at, days_window, window
 
@@ -48,30 +48,30 @@ def slots_of(series: Series, first: date, last: date) -> Slots:
     return expected_slots(series.timeframe, days_window(calendar, first, last), calendar, LATER)
 
 
-def without(slots: Slots, removed: Integers | Flags | slice) -> Held:
+def without(slots: Slots, removed: Integers | Flags | slice) -> StoredBars:
     """A bar in every slot but ``removed``."""
     keep = np.ones(len(slots), dtype=np.bool_)
     keep[removed] = False
-    return Held(slots.opens[keep], None)
+    return StoredBars(slots.opens[keep], None)
 
 
 def rows(gaps: pl.DataFrame) -> list[tuple[datetime, datetime, int]]:
     return gaps.select("gap_start", "gap_end", "missing_bars").rows()
 
 
-def found(held: Held, slots: Slots, series: Series = AAPL) -> pl.DataFrame:
-    return find_gaps({series: held}, {series: slots})
+def found(stored: StoredBars, slots: Slots, series: Series = AAPL) -> pl.DataFrame:
+    return find_gaps({series: stored}, {series: slots})
 
 
-def judged(held: Held, slots: Slots, series: Series = AAPL) -> pl.DataFrame:
-    return judge(found(held, slots, series), {series: held}, {series: slots})
+def judged(stored: StoredBars, slots: Slots, series: Series = AAPL) -> pl.DataFrame:
+    return judge(found(stored, slots, series), {series: stored}, {series: slots})
 
 
 JULY = slots_of(AAPL, date(2024, 7, 1), date(2024, 7, 9))
 
 
 def test_a_whole_series_has_no_gap() -> None:
-    gaps = found(Held(JULY.opens, None), JULY)
+    gaps = found(StoredBars(JULY.opens, None), JULY)
     assert gaps.schema == GAP_SCHEMA
     assert gaps.is_empty()
 
@@ -112,7 +112,9 @@ def test_bars_of_extended_hours_neither_fill_nor_make_a_gap() -> None:
     evenings = np.setdiff1d(
         np.arange(days.opens[0] - 3_600_000_000, days.opens[-1] + 3_600_000_000, 60_000_000), days.opens
     )
-    assert rows(found(Held(evenings, None), days)) == [(at("2024-07-02T13:30"), at("2024-07-03T17:00"), 600)]
+    assert rows(found(StoredBars(evenings, None), days)) == [
+        (at("2024-07-02T13:30"), at("2024-07-03T17:00"), 600)
+    ]
 
 
 def test_gaps_of_many_series_are_sorted_by_key() -> None:
@@ -152,22 +154,22 @@ def test_gaps_found_by_partition_merge_into_those_of_the_whole(
 ) -> None:
     series = {Series("AAPL", timeframe): AssetClass.STOCK, Series("BTC-USD", timeframe): AssetClass.CRYPTO}
     whole = {one: slots_of(one, date(2024, 7, 1), date(2024, 7, 9)) for one in series}
-    held = {
+    stored = {
         one: without(slots, np.array(sorted(removed), dtype=np.int64) % max(len(slots), 1))
         for one, slots in whole.items()
     }
     by_day = [
-        find_gaps(held, expected_by_series({one: asset_class}, calendar.day_window(day), LATER))
+        find_gaps(stored, expected_by_series({one: asset_class}, calendar.day_window(day), LATER))
         for one, asset_class in series.items()
         for calendar in (calendar_of(asset_class),)
         for day in (date(2024, 7, 1) + timedelta(days=n) for n in range(9))
     ]
-    assert_frame_equal(merge_gaps(reversed(by_day), whole), find_gaps(held, whole))
+    assert_frame_equal(merge_gaps(reversed(by_day), whole), find_gaps(stored, whole))
 
 
 def test_merging_drops_what_is_not_expected_and_counts_overlaps_once() -> None:
-    held = without(JULY, slice(100, 500))
-    gaps = found(held, JULY)
+    stored = without(JULY, slice(100, 500))
+    gaps = found(stored, JULY)
     assert merge_gaps([gaps, gaps], {AAPL: JULY}).equals(gaps)
     assert merge_gaps([gaps], {}).is_empty()
     assert merge_gaps([], {AAPL: JULY}).is_empty()
@@ -256,9 +258,9 @@ def test_quiet_minutes_beside_a_loss_of_a_thin_series_stay_quiet_minutes() -> No
 
 
 def test_without_any_bar_to_judge_by_a_gap_is_a_loss() -> None:
-    result = judged(Held(MONTH.opens[:0], None), MONTH)
+    result = judged(StoredBars(MONTH.opens[:0], None), MONTH)
     assert result.select("density", "usual", "is_loss").rows() == [(None, None, True)]
-    [reason] = classify(asked(result))["reason"]
+    [reason] = classify(requested(result))["reason"]
     assert reason == f"{len(MONTH)} minutes missing, and the series has no bar to judge by"
 
 
@@ -267,18 +269,18 @@ def test_bars_after_a_gap_are_evidence_where_history_begins() -> None:
     assert lost(emptied(DENSE, (0, 60)))["missing_base"].to_list() == [60]
 
 
-def rolled_up(slots: Slots, base_bars: int, removed: Sequence[int]) -> Held:
+def rolled_up(slots: Slots, base_bars: int, removed: Sequence[int]) -> StoredBars:
     keep = np.ones(len(slots), dtype=np.bool_)
     keep[list(removed)] = False
-    return Held(slots.opens[keep], np.full(int(keep.sum()), base_bars, dtype=np.int64))
+    return StoredBars(slots.opens[keep], np.full(int(keep.sum()), base_bars, dtype=np.int64))
 
 
 @pytest.mark.parametrize("timeframe", ["1d", "1w"])
 def test_each_missing_bar_of_a_complete_daily_or_weekly_series_is_a_loss(timeframe: str) -> None:
     series = Series("AAPL", Timeframe(timeframe))
     slots = slots_of(series, date(2020, 1, 1), date(2023, 12, 31))
-    held = rolled_up(slots, 5 if timeframe == "1w" else 1, [50, 100, 103, 150])
-    assert judged(held, slots, series)["is_loss"].to_list() == [True] * 4
+    stored = rolled_up(slots, 5 if timeframe == "1w" else 1, [50, 100, 103, 150])
+    assert judged(stored, slots, series)["is_loss"].to_list() == [True] * 4
 
 
 def test_a_stock_that_skips_days_may_skip_some() -> None:
@@ -316,10 +318,10 @@ def test_rolled_up_bars_are_not_judged_without_their_base_bars() -> None:
 
 
 def test_a_gap_may_begin_before_the_evidence() -> None:
-    held = without(MONTH, slice(0, 5000))
+    stored = without(MONTH, slice(0, 5000))
     tail = MONTH.within(at("2024-05-17T13:30"))
-    gaps = found(held, MONTH)
-    result = judge(gaps, {AAPL: held}, {AAPL: tail})
+    gaps = found(stored, MONTH)
+    result = judge(gaps, {AAPL: stored}, {AAPL: tail})
     assert result["missing_base"].to_list() == [5000]
     assert result["is_loss"].to_list() == [True]
 
@@ -327,7 +329,7 @@ def test_a_gap_may_begin_before_the_evidence() -> None:
 # Classifying
 
 
-def asked(gaps: pl.DataFrame, attempts: int = MAX_ATTEMPTS, failure: str | None = None) -> pl.DataFrame:
+def requested(gaps: pl.DataFrame, attempts: int = MAX_ATTEMPTS, failure: str | None = None) -> pl.DataFrame:
     return gaps.with_columns(
         attempts=pl.lit(attempts), failure=pl.lit(failure, pl.String), rejected=pl.lit(value=False)
     )
@@ -360,12 +362,12 @@ LOSS = (
 def test_the_state_follows_from_attempts_answer_and_evidence(
     attempts: int, failure: str | None, quiet: tuple[str, str], loss: tuple[str, str]
 ) -> None:
-    result = classify(asked(ONE_EACH, attempts, failure))
+    result = classify(requested(ONE_EACH, attempts, failure))
     assert result.select("state", "reason").rows() == [quiet, loss]
 
 
 def test_the_reason_of_a_thin_series_says_how_thin_it_is() -> None:
-    result = classify(asked(judged(without(MONTH, ~traded(0.2)), MONTH)))
+    result = classify(requested(judged(without(MONTH, ~traded(0.2)), MONTH)))
     row = result.filter(pl.col("missing_base") == 7).row(0, named=True)
     assert row["state"] == GapState.NO_TRADES
     percent = round(100 * row["density"])
@@ -379,7 +381,7 @@ def test_the_reason_of_a_daily_gap_speaks_of_sessions() -> None:
     series = Series("AAPL", Timeframe.D1)
     slots = slots_of(series, date(2023, 1, 1), date(2023, 12, 31))
     result = judged(without(slots, slice(100, 101)), slots, series)
-    assert classify(asked(result))["reason"].item() == (
+    assert classify(requested(result))["reason"].item() == (
         "1 session missing from a series that has 100 % of its sessions, so that none can be quiet: an outage at"
         " the vendor or the exchange"
     )
@@ -388,7 +390,7 @@ def test_the_reason_of_a_daily_gap_speaks_of_sessions() -> None:
 def test_no_gaps_are_no_states() -> None:
     none = judge(GAP_SCHEMA.to_frame(), {}, {})
     assert none.schema == JUDGED_SCHEMA
-    assert classify(asked(none)).is_empty()
+    assert classify(requested(none)).is_empty()
 
 
 @pytest.mark.parametrize(
@@ -399,7 +401,7 @@ def test_the_shape_of_the_coinbase_outage(symbol: str, runs: list[tuple[int, int
     series = Series(symbol, Timeframe.M1)
     slots = slots_of(series, date(2018, 4, 3), date(2018, 4, 5))
     bars = emptied(np.ones(len(slots), dtype=np.bool_), *((1440 + start, size) for start, size in runs))
-    result = classify(asked(judged(without(slots, ~bars), slots, series)))
+    result = classify(requested(judged(without(slots, ~bars), slots, series)))
     assert result["missing_bars"].to_list() == [size for _, size in runs]
     assert result["state"].to_list() == ["unfilled", "unfilled"]
     total = sum(size for _, size in runs)
@@ -435,8 +437,8 @@ class Blocks(NamedTuple):
         """The slots of the fetched days."""
         days = self.days()
         every = slots_of(series, date(2024, 1, 1), days[-1] + timedelta(days=self.after))
-        asked = [CRYPTO.day_window(day) for day in days]
-        return every.asked_for(asked, np.zeros(len(every), dtype=np.bool_))
+        requested = [CRYPTO.day_window(day) for day in days]
+        return every.requested_in(requested, np.zeros(len(every), dtype=np.bool_))
 
 
 blocks_of_days = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 9)), min_size=1, max_size=4).flatmap(
@@ -448,12 +450,12 @@ blocks_of_days = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 9)), min_
 
 def judged_by_slot(slots: Slots, has_bar: Flags, series: Series) -> list[dict[str, Any]]:
     """The classified gaps, each with the positions of its slots."""
-    held = {series: Held(slots.opens[has_bar], np.full(int(has_bar.sum()), 5))}
-    gaps = judge(find_gaps(held, {series: slots}), held, {series: slots})
+    stored = {series: StoredBars(slots.opens[has_bar], np.full(int(has_bar.sum()), 5))}
+    gaps = judge(find_gaps(stored, {series: slots}), stored, {series: slots})
     nothing, never = np.zeros(len(slots), dtype=np.int64), np.zeros(len(slots), dtype=np.bool_)
     pieces = split_gaps(gaps, {series: slots}, {series: SlotTraits(nothing, nothing, never, never)})
     assert pieces.select(gaps.columns).equals(gaps)
-    rows = classify(asked(pieces)).to_dicts()
+    rows = classify(requested(pieces)).to_dicts()
     for row in rows:
         edges = [microseconds(row[edge]) for edge in ("gap_start", "gap_end")]
         row["slots"] = range(*np.searchsorted(slots.opens, edges).tolist())
@@ -510,11 +512,11 @@ def test_a_slot_before_days_that_were_never_fetched_holds_no_more_than_itself(ti
     every = slots_of(series, first, last)
     middle = len(every) // 2
     hole = every.days()[middle : middle + len(every) // 5].unique()
-    slots = every.asked_for([], ~every.days().is_in(hole.implode()).to_numpy())
+    slots = every.requested_in([], ~every.days().is_in(hole.implode()).to_numpy())
     edge = int(np.flatnonzero(slots.ends_before_a_hole(np.arange(len(slots) - 1)))[0])
     base = {"1m": 1, "1h": 60, "4h": 240, "1d": 1, "1w": 5}[timeframe]
     # The slots on both sides of the hole are empty: two gaps, and neither speaks of the days in between.
-    result = classify(asked(judged(rolled_up(slots, base, [edge, edge + 1]), slots, series)))
+    result = classify(requested(judged(rolled_up(slots, base, [edge, edge + 1]), slots, series)))
     assert result["missing_bars"].to_list() == [1, 1]
     assert max(result["missing_base"]) <= base
     edges = result.select("gap_start", "gap_end").rows()
@@ -537,9 +539,9 @@ def test_the_first_number_of_a_reason_is_the_number_of_missing_bars(
     slots = slots_of(series, first, date(2024, 7, 9))
     keep = np.ones(len(slots), dtype=np.bool_) if density > 0.9 else traded(density, slots)
     keep[np.array(sorted(removed), dtype=np.int64) % len(slots)] = False
-    held = Held(slots.opens[keep], np.ones(int(keep.sum()), dtype=np.int64))
+    stored = StoredBars(slots.opens[keep], np.ones(int(keep.sum()), dtype=np.int64))
     noun = {"1m": "minute", "1d": "session"}.get(timeframe.value, "bar")
-    for row in classify(asked(judged(held, slots, series), attempts)).iter_rows(named=True):
+    for row in classify(requested(judged(stored, slots, series), attempts)).iter_rows(named=True):
         said = re.sub("^re-fetch 1 of 2 brought nothing: ", "", row["reason"])
         own = re.search(r"(\d+) (?:empty )?(bar|minute|session)s?\b", said)
         assert own is not None
@@ -550,9 +552,9 @@ def test_the_first_number_of_a_reason_is_the_number_of_missing_bars(
 # Real bars
 
 
-def real(realdata: Path, name: str, series: Series) -> dict[Series, Held]:
+def real(realdata: Path, name: str, series: Series) -> dict[Series, StoredBars]:
     bars = pl.read_parquet(realdata / "data" / f"lean_{name}_1m.parquet")
-    return held_by_series(
+    return stored_by_series(
         bars.select(
             symbol=pl.lit(series.symbol),
             timeframe=pl.lit(series.timeframe.value),
@@ -574,7 +576,7 @@ def test_the_quiet_minutes_of_goog_are_no_trades(realdata: Path) -> None:
     series = Series("GOOG", Timeframe.M1)
     slots = slots_of(series, date(2015, 12, 23), date(2015, 12, 28))
     assert len(slots) == sum(day["expected_regular"] for day in facts["days"].values())
-    result = classify(asked(judged(real(realdata, "goog", series)[series], slots, series)))
+    result = classify(requested(judged(real(realdata, "goog", series)[series], slots, series)))
     assert result.select("gap_start", "missing_bars").rows() == recorded_gaps(facts["days"])
     assert result["missing_bars"].sum() == facts["total_missing"]
     assert set(result["state"]) == {GapState.NO_TRADES}
@@ -597,12 +599,12 @@ def test_coinbase_as_it_was(
         day: fact for day, fact in facts[symbol.replace("-", "")].items() if str(first) <= day <= str(last)
     }
     series = Series(symbol, Timeframe.M1)
-    held, slots = real(realdata, name, series)[series], slots_of(series, first, last)
-    result = classify(asked(judged(held, slots, series)))
+    stored, slots = real(realdata, name, series)[series], slots_of(series, first, last)
+    result = classify(requested(judged(stored, slots, series)))
     # A run over midnight is one gap here and two in a list by day.
     by_day = [
         find_gaps(
-            {series: held},
+            {series: stored},
             {series: slots_of(series, date.fromisoformat(day), date.fromisoformat(day))},
         )
         for day in sorted(days)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from marketdata_assets.domain.bars import BAR_SCHEMA, UTC_TIME, broken_value_rule, screen
 from marketdata_assets.domain.calendar import calendar_of
-from marketdata_assets.domain.gap_history import KNOWN_SCHEMA
+from marketdata_assets.domain.gap_scan import KNOWN_GAP_SCHEMA
 from marketdata_assets.domain.gaps import find_gaps
 from marketdata_assets.domain.gates import (
     FAULT_SCHEMA,
@@ -26,7 +26,7 @@ from marketdata_assets.domain.gates import (
 )
 from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import AssetClass, Series
-from marketdata_assets.domain.slots import Held, expected_slots
+from marketdata_assets.domain.slots import StoredBars, expected_slots
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets_tests.unit.frames import as_bars, at, days_window, minutes, vendor_bars, window
 
@@ -235,15 +235,15 @@ def test_a_gap_is_a_fault_of_each_day_by_the_bars_that_it_lacks(
     series, missing = hole
     slots = slots_of(series)
     kept = [place for place in range(len(slots)) if place not in missing]
-    found = find_gaps({series: Held(slots.opens[kept], None)}, {series: slots})
+    found = find_gaps({series: StoredBars(slots.opens[kept], None)}, {series: slots})
     gaps = found.with_columns(
         state=pl.lit("unfilled"), attempts=2, failure=None, reason=pl.lit("an outage"), detected_at=None
-    ).select(KNOWN_SCHEMA.names())
+    ).select(KNOWN_GAP_SCHEMA.names())
     first, last = (FIRST + timedelta(days=days) for days in sorted(ends))
     days = slots.days().to_list()
     expected = Counter(day for place in missing if first <= (day := days[place]) <= last)
     calendar = calendar_of(CLASSES[series.symbol])
-    faults = gappy(gaps.cast(KNOWN_SCHEMA), {series: days_window(calendar, first, last)}, CLASSES)
+    faults = gappy(gaps.cast(KNOWN_GAP_SCHEMA), {series: days_window(calendar, first, last)}, CLASSES)
     assert dict(faults.select("day", "rows").iter_rows()) == expected
     assert set(faults["what"]) <= {"unfilled"}
     assert faults.schema == FAULT_SCHEMA
@@ -263,7 +263,7 @@ def test_gaps_of_many_series_are_told_apart() -> None:
         one: days_window(calendar_of(CLASSES[one.symbol]), first, LAST)
         for one, first in ((apple, LAST), (without, FIRST), (bitcoin, LAST - timedelta(days=2)))
     }
-    faults = gappy(gaps.select(KNOWN_SCHEMA.names()).cast(KNOWN_SCHEMA), spans, CLASSES)
+    faults = gappy(gaps.select(KNOWN_GAP_SCHEMA.names()).cast(KNOWN_GAP_SCHEMA), spans, CLASSES)
     assert faults.select("symbol", "timeframe", "day").sort("symbol", "day").rows() == [
         ("AAPL", "1d", LAST),
         *(("BTC-USD", "1d", LAST - timedelta(days=days)) for days in (2, 1, 0)),

@@ -88,8 +88,8 @@ def test_islands(wanted: str, ranges: list[tuple[str, str]]) -> None:
 def test_islands_hold_what_is_wanted_in_the_fewest_ranges(order: list[int], wanted: set[int]) -> None:
     ordered = list(map(str, order))
     ranges = islands(ordered, set(map(str, wanted)))
-    held = [key for begin, end in ranges for key in ordered[ordered.index(begin) : ordered.index(end) + 1]]
-    assert held == [key for key in ordered if int(key) in wanted]
+    stored = [key for begin, end in ranges for key in ordered[ordered.index(begin) : ordered.index(end) + 1]]
+    assert stored == [key for key in ordered if int(key) in wanted]
     for (_, end), (begin, _) in pairwise(ranges):
         assert ordered.index(begin) - ordered.index(end) > 1
 
@@ -142,7 +142,7 @@ def test_runs_hold_every_wanted_series_once_and_what_lies_between_those_of_a_sym
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranges, "MAX_PARTITIONS", limit)
         runs = range_runs(order, series(*chosen), FIRST, LAST)
-    held = [key for run in runs for key in members(run)]
+    stored = [key for run in runs for key in members(run)]
     places = sorted(wanted)
     between = {
         place
@@ -150,7 +150,7 @@ def test_runs_hold_every_wanted_series_once_and_what_lies_between_those_of_a_sym
         for place in range(one, after)
         if len({Series.parse(key).symbol for key in order[one : after + 1]}) == 1
     }
-    assert held == [key for place, key in enumerate(order) if place in wanted | between]
+    assert stored == [key for place, key in enumerate(order) if place in wanted | between]
     for run in runs:
         # Dagster takes everything between the two ends of a range.
         begin, end = order.index(members(run)[0]), order.index(members(run)[-1])

@@ -176,7 +176,7 @@ def test_rolling_any_split_at_local_midnights_equals_rolling_the_whole(
 @pytest.fixture(scope="module")
 def spy_week(realdata: Path) -> pl.DataFrame:
     """SPY's minutes of 2013-10-07..11 as the vendor would send them: no vwap, no transactions."""
-    asked = days_window(XNYS, date(2013, 10, 7), date(2013, 10, 11))
+    requested = days_window(XNYS, date(2013, 10, 7), date(2013, 10, 11))
     vendor = (
         pl.read_parquet(realdata / "data" / "lean_spy_1m.parquet")
         .select(
@@ -185,9 +185,9 @@ def spy_week(realdata: Path) -> pl.DataFrame:
             vwap=pl.lit(None, pl.Float64),
             transactions=pl.lit(None, pl.Int64),
         )
-        .filter(pl.col("time") >= asked.start, pl.col("time") < asked.end)
+        .filter(pl.col("time") >= requested.start, pl.col("time") < requested.end)
     )
-    result = screen(vendor, Series("SPY", Timeframe.M1), asked, XNYS, asset_class=AssetClass.ETF)
+    result = screen(vendor, Series("SPY", Timeframe.M1), requested, XNYS, asset_class=AssetClass.ETF)
     assert result.quarantined.is_empty()
     return result.bars
 

@@ -16,7 +16,7 @@ from marketdata_assets.domain.slots import (
     base_slots_before,
     expected_by_series,
     expected_slots,
-    held_by_series,
+    stored_by_series,
 )
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets_tests.unit.frames import as_bars, at, days_window, vendor_bars, window
@@ -216,12 +216,12 @@ def test_held_marks_the_slots_that_have_a_bar(minutes: set[int]) -> None:
     slots = expected_slots(Timeframe.M1, XNYS.day_window(session.day), XNYS, LATER)
     step = 60_000_000
     bars = np.array(sorted(minutes), dtype=np.int64) * step + microseconds(session.regular.start)
-    assert np.flatnonzero(slots.held(bars)).tolist() == sorted(minutes & set(range(390)))
+    assert np.flatnonzero(slots.stored(bars)).tolist() == sorted(minutes & set(range(390)))
 
 
 def test_no_slot_holds_a_bar_when_none_is_expected() -> None:
     sunday = expected_slots(Timeframe.M1, XNYS.day_window(date(2024, 7, 7)), XNYS, LATER)
-    assert sunday.held(np.array([microseconds(at("2024-07-07T15:00"))])).tolist() == []
+    assert sunday.stored(np.array([microseconds(at("2024-07-07T15:00"))])).tolist() == []
     assert sunday.days().dtype == pl.Date()
 
 
@@ -250,28 +250,28 @@ def test_the_slots_of_a_session_hold_its_minutes_once(timeframe: Timeframe, day:
     assert session is not None
     slots = expected_slots(timeframe, XNYS.day_window(day), XNYS, LATER)
     edges = np.append(slots.opens, microseconds(session.extended.end))
-    held = np.diff(base_slots_before(edges, timeframe, XNYS))
-    assert (held > 0).all()
-    assert held.sum() == session.regular.duration / timedelta(minutes=1)
+    stored = np.diff(base_slots_before(edges, timeframe, XNYS))
+    assert (stored > 0).all()
+    assert stored.sum() == session.regular.duration / timedelta(minutes=1)
 
 
 def test_bars_are_held_by_series_in_order_of_time() -> None:
     aapl, bitcoin = Series("AAPL", Timeframe.M1), Series("BTC-USD", Timeframe.H1)
     moments = [datetime(2024, 7, 2, hour, tzinfo=UTC) for hour in (15, 14, 16)]
     bars = pl.concat([as_bars(vendor_bars(moments), series) for series in (bitcoin, aapl)])
-    held = held_by_series(bars)
-    assert set(held) == {aapl, bitcoin}
-    assert held[aapl].times.tolist() == [microseconds(moment) for moment in sorted(moments)]
-    assert held[aapl].base_bars is not None
-    assert held_by_series(bars.select("symbol", "timeframe", "time"))[aapl].base_bars is None
-    assert held_by_series(bars.clear()) == {}
+    stored = stored_by_series(bars)
+    assert set(stored) == {aapl, bitcoin}
+    assert stored[aapl].times.tolist() == [microseconds(moment) for moment in sorted(moments)]
+    assert stored[aapl].base_bars is not None
+    assert stored_by_series(bars.select("symbol", "timeframe", "time"))[aapl].base_bars is None
+    assert stored_by_series(bars.clear()) == {}
 
 
 def test_only_slots_of_days_that_were_asked_for_remain() -> None:
     week = expected_slots(Timeframe.D1, days_window(XNYS, date(2024, 6, 24), date(2024, 7, 5)), XNYS, LATER)
-    asked = [XNYS.day_window(date(2024, 6, day)) for day in (24, 26, 27, 28)]
+    requested = [XNYS.day_window(date(2024, 6, day)) for day in (24, 26, 27, 28)]
     elsewhere = week.days().is_in([date(2024, 7, 1)]).to_numpy()
-    found = week.asked_for(asked, elsewhere)
+    found = week.requested_in(requested, elsewhere)
     assert [time.astimezone(XNYS.timezone).day for time in times(found)] == [24, 26, 27, 28, 1]
     # Tuesday was never asked for; a weekend needs no asking.
     assert found.ends_before_a_hole(np.arange(4)).tolist() == [True, False, False, False]
@@ -279,7 +279,7 @@ def test_only_slots_of_days_that_were_asked_for_remain() -> None:
 
 @given(st.lists(st.booleans(), min_size=10, max_size=10), st.sets(st.integers(0, 9)), timeframes, calendars)
 def test_slots_asked_for_are_whole_days_and_know_where_days_were_left_out(
-    known: list[bool], asked: set[int], timeframe: Timeframe, calendar: TradingCalendar
+    known: list[bool], requested: set[int], timeframe: Timeframe, calendar: TradingCalendar
 ) -> None:
     first = date(2024, 7, 1)
     slots = expected_slots(
@@ -287,8 +287,8 @@ def test_slots_asked_for_are_whole_days_and_know_where_days_were_left_out(
     )
     days = [first + timedelta(days=place) for place in range(10)]
     flags = slots.days().is_in([day for day, flag in zip(days, known, strict=True) if flag]).to_numpy()
-    found = slots.asked_for([calendar.day_window(days[place]) for place in asked], flags)
-    chosen = {day for place, day in enumerate(days) if known[place] or place in asked}
+    found = slots.requested_in([calendar.day_window(days[place]) for place in requested], flags)
+    chosen = {day for place, day in enumerate(days) if known[place] or place in requested}
     assert times(found) == [
         time for time, day in zip(times(slots), slots.days(), strict=True) if day in chosen
     ]

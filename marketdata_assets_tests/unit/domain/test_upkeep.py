@@ -66,12 +66,12 @@ def test_a_week_bar_is_asked_for_by_its_sunday(asset_class: AssetClass, night: s
 
 def test_days_that_were_missed_are_made_up_for_as_far_as_a_month() -> None:
     night = at("2024-06-14")
-    for asked, first in (
+    for requested, first in (
         ("2024-06-13", date(2024, 6, 11)),
         ("2024-06-03", date(2024, 6, 3)),
         ("2021-01-01", date(2024, 6, 13) - CATCH_UP),
     ):
-        days = nightly_days({STOCK: MINUTES}, night, earliest=START, asked_until=at(asked))
+        days = nightly_days({STOCK: MINUTES}, night, earliest=START, requested_until=at(requested))
         assert days == Days(first, date(2024, 6, 13))
 
 
@@ -90,9 +90,9 @@ def test_a_night_begins_with_the_first_partition_and_may_have_nothing() -> None:
     st.none() | st.integers(0, 60_000).map(lambda hours: at("2020-03-01") + timedelta(hours=hours)),
 )
 def test_a_night_holds_the_correction_window_and_ends_yesterday(
-    collected: dict[AssetClass, set[Timeframe]], now: datetime, asked: datetime | None
+    collected: dict[AssetClass, set[Timeframe]], now: datetime, requested: datetime | None
 ) -> None:
-    days = nightly_days(collected, now, earliest=START, asked_until=asked)
+    days = nightly_days(collected, now, earliest=START, requested_until=requested)
     if not collected:
         assert days is None
         return
@@ -100,7 +100,7 @@ def test_a_night_holds_the_correction_window_and_ends_yesterday(
     assert days.first <= days.last == now.date() - timedelta(days=1)
     for asset_class in collected:
         calendar = calendar_of(asset_class)
-        assert days.first <= calendar.local_day(calendar.settled_before(now, 3))
+        assert days.first <= calendar.local_day(calendar.final_before(now, 3))
 
 
 def test_a_market_is_looked_at_while_it_is_open_and_until_its_last_bars_have_come() -> None:
@@ -129,19 +129,19 @@ def test_a_new_series_gets_a_year_and_of_minutes_two_weeks() -> None:
 
 
 def test_pauses_double_up_to_a_day_and_end() -> None:
-    asked = at("2024-06-14")
+    requested = at("2024-06-14")
 
     def waits(attempts: int) -> timedelta | None:
         for hours in range(100):
             later = timedelta(hours=hours)
-            if may_ask_again(attempts, asked, asked + later, pause=timedelta(hours=1), limit=8):
+            if may_ask_again(attempts, requested, requested + later, pause=timedelta(hours=1), limit=8):
                 return later
         return None
 
     assert [waits(attempts) for attempts in (0, 1, 2, 3)] == [timedelta(hours=n) for n in (0, 1, 2, 4)]
     assert waits(7) == LONGEST_PAUSE
     assert waits(8) is None
-    assert may_ask_again(3, None, asked, pause=timedelta(hours=1), limit=8)
+    assert may_ask_again(3, None, requested, pause=timedelta(hours=1), limit=8)
 
 
 @given(

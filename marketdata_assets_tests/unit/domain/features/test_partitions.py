@@ -16,7 +16,7 @@ from marketdata_assets.domain.features.columns import LOOKBACK, LOOKBACK_BARS, M
 from marketdata_assets.domain.features.compute import compute_features
 from marketdata_assets.domain.gaps import GAP_SCHEMA, find_gaps
 from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.slots import Held, local_day
+from marketdata_assets.domain.slots import StoredBars, local_day
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets_tests.unit.domain.features.walks import (
     CRYPTO,
@@ -57,7 +57,7 @@ def bars_and_gaps(
         keep[start : start + length] = False
     days = [calendar.local_day(moment_of(int(edge))) for edge in (times[0], times[-1])]
     slots = slots_of(series, days[0], days[1], calendar)
-    gone = {series: Held(slots.opens[~np.isin(slots.opens, times[~keep])], None)}
+    gone = {series: StoredBars(slots.opens[~np.isin(slots.opens, times[~keep])], None)}
     return walk(series, times[keep], seed), find_gaps(gone, {series: slots})
 
 

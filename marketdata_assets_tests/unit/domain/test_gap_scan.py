@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from marketdata_assets.domain.bars import UTC_TIME
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
-from marketdata_assets.domain.gap_history import (
-    KNOWN_SCHEMA,
+from marketdata_assets.domain.gap_scan import (
+    KNOWN_GAP_SCHEMA,
     GapContext,
     Refetch,
     open_windows,
@@ -25,7 +25,7 @@ from marketdata_assets.domain.gap_history import (
 )
 from marketdata_assets.domain.gaps import MAX_ATTEMPTS
 from marketdata_assets.domain.series import AssetClass, Series
-from marketdata_assets.domain.slots import Held, Slots, expected_slots
+from marketdata_assets.domain.slots import Slots, StoredBars, expected_slots
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 
@@ -62,9 +62,9 @@ class World:
     minutes: int = 60
     """Minutes with a bar in each hour that has one."""
 
-    def held(self) -> dict[Series, Held]:
+    def held(self) -> dict[Series, StoredBars]:
         opens = slots_of().opens[sorted(self.stored)]
-        return {BITCOIN: Held(opens, np.full(len(opens), self.minutes))}
+        return {BITCOIN: StoredBars(opens, np.full(len(opens), self.minutes))}
 
     def scan(self, first: int, last: int | None = None, *, repair: bool = True) -> None:
         """Scan the days ``first`` to ``last``, and write what the scan settles."""
@@ -72,7 +72,7 @@ class World:
             CRYPTO.day_start(day(first)), CRYPTO.day_start(day((first if last is None else last) + 1))
         )
         rows = [row for row in self.gaps.values() if row["state"] != "filled"]
-        known = pl.DataFrame(rows, schema=KNOWN_SCHEMA)
+        known = pl.DataFrame(rows, schema=KNOWN_GAP_SCHEMA)
         scanned = scan_gaps(
             GapContext({BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, self.held())
         )
@@ -191,7 +191,7 @@ def test_days_before_the_first_bar_are_forgotten() -> None:
     store.scan(0, 19, repair=False)
     assert store.days[day(2)]["status"] == "empty"
     window = Window(CRYPTO.day_start(FIRST), CRYPTO.day_start(day(DAYS)))
-    known = pl.DataFrame(list(store.gaps.values()), schema=KNOWN_SCHEMA)
+    known = pl.DataFrame(list(store.gaps.values()), schema=KNOWN_GAP_SCHEMA)
     result = settle(
         scan_gaps(
             GapContext({BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of(4)}, known, store.held())
@@ -254,7 +254,7 @@ def test_what_the_vendor_sent_broken_is_no_lack_of_trades() -> None:
             {BITCOIN: window},
             {BITCOIN: window},
             {BITCOIN: slots_of()},
-            KNOWN_SCHEMA.to_frame(),
+            KNOWN_GAP_SCHEMA.to_frame(),
             store.held(),
             rejected,
         )
@@ -270,9 +270,9 @@ def test_what_the_vendor_sent_broken_is_no_lack_of_trades() -> None:
 
 
 def a_known_gap(first: int, last: int, **facts: object) -> dict[str, object]:
-    """A row of ``KNOWN_SCHEMA``: the hours from ``first`` up to ``last``, open and never refetched but for ``facts``."""
+    """A row of ``KNOWN_GAP_SCHEMA``: the hours from ``first`` up to ``last``, open and never refetched but for ``facts``."""
     start, end = (CRYPTO.day_start(FIRST) + timedelta(hours=hour) for hour in (first, last))
-    unknown = dict.fromkeys(KNOWN_SCHEMA.names())
+    unknown = dict.fromkeys(KNOWN_GAP_SCHEMA.names())
     key = {"symbol": "BTC-USD", "timeframe": "1h", "gap_start": start, "gap_end": end}
     return (
         unknown
@@ -295,7 +295,9 @@ def test_a_gap_is_divided_where_what_is_known_of_its_slots_differs(
     one: dict[str, object], other: dict[str, object]
 ) -> None:
     window = Window(CRYPTO.day_start(FIRST), CRYPTO.day_start(day(DAYS)))
-    known = pl.DataFrame([a_known_gap(120, 130, **one), a_known_gap(130, 144, **other)], schema=KNOWN_SCHEMA)
+    known = pl.DataFrame(
+        [a_known_gap(120, 130, **one), a_known_gap(130, 144, **other)], schema=KNOWN_GAP_SCHEMA
+    )
     held = world(hours(5)).held()
     context = GapContext({BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, held)
     gaps = settle(scan_gaps(context)).gaps
@@ -313,7 +315,7 @@ def test_a_filled_run_has_the_most_attempts_and_the_earliest_time_of_its_slots()
             a_known_gap(130, 144, attempts=1, detected_at=early),
             a_known_gap(200, 201),
         ],
-        schema=KNOWN_SCHEMA,
+        schema=KNOWN_GAP_SCHEMA,
     )
     context = GapContext(
         {BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, world(set()).held()

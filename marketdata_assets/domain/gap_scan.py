@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import date, datetime
 
-    from marketdata_assets.domain.slots import Flags, Held, Integers, Slots
+    from marketdata_assets.domain.slots import Flags, Integers, Slots, StoredBars
 
-KNOWN_SCHEMA: Final = pl.Schema(
+KNOWN_GAP_SCHEMA: Final = pl.Schema(
     {
         **GAP_SCHEMA,
         "state": pl.String(),
@@ -91,7 +91,7 @@ class ScanResult(NamedTuple):
     """The window of each series in which the scan replaces what is stored: known gaps that overlap it, and the days
     that it touches."""
     gaps: pl.DataFrame
-    """``KNOWN_SCHEMA``."""
+    """``KNOWN_GAP_SCHEMA``."""
     days: dict[Series, tuple[date, date]]
     """The first and the last local day that each span touches."""
     daily: pl.DataFrame
@@ -110,8 +110,8 @@ class GapContext:
         around: The window of each series that was read: whole local days that hold its window, the evidence and every
             known gap that reaches into them.
         slots: The expected slots of each series in the window around.
-        known: ``KNOWN_SCHEMA``: the stored gaps that are not filled.
-        held: The stored bars of each series in the window around.
+        known: ``KNOWN_GAP_SCHEMA``: the stored gaps that are not filled.
+        stored: The stored bars of each series in the window around.
         rejected: ``symbol``, ``timeframe`` (a base) and ``time`` (UTC) of the vendor's rows that broke a rule; None
             when there are none.
     """
@@ -120,7 +120,7 @@ class GapContext:
     around: Mapping[Series, Window]
     slots: Mapping[Series, Slots]
     known: pl.DataFrame
-    held: Mapping[Series, Held]
+    stored: Mapping[Series, StoredBars]
     rejected: pl.DataFrame | None = None
 
 
@@ -129,8 +129,8 @@ class GapScan:
     """The gaps of a :class:`GapContext`, as the stored bars and the refetches made so far leave them.
 
     Attributes:
-        context: What was read; ``held`` are the bars that are stored now.
-        gaps: ``KNOWN_SCHEMA`` with ``run_start`` and ``run_end``, the gap as it was judged that a row is part of.
+        context: What was read; ``stored`` are the bars that are stored now.
+        gaps: ``KNOWN_GAP_SCHEMA`` with ``stretch_start`` and ``stretch_end``, the gap as it was judged that a row is part of.
         histories: What is known of the slots of each series from earlier.
         failures: How the vendor failed, each text once; the first is None, for an answer.
     """
@@ -145,7 +145,7 @@ def scan_gaps(context: GapContext) -> GapScan:
     """Find and judge the gaps of ``context``, with what earlier scans and refetches left on their slots."""
     known, slots = context.known, context.slots
     failures: list[str | None] = [None, *known["failure"].drop_nulls().unique(maintain_order=True)]
-    missing = missing_slots(context.held, slots)
+    missing = missing_slots(context.stored, slots)
     before = slots_in_gaps(known, slots)
     rows = known.partition_by(*_KEY, as_dict=True)
     broken = _rejected_slots(context.rejected, slots)
@@ -174,7 +174,7 @@ def open_windows(scan: GapScan) -> dict[Series, list[Window]]:
     return due
 
 
-def rescan(scan: GapScan, refetches: Iterable[Refetch], held: Mapping[Series, Held]) -> GapScan:
+def rescan(scan: GapScan, refetches: Iterable[Refetch], stored: Mapping[Series, StoredBars]) -> GapScan:
     """Judge the gaps of ``scan`` again after ``refetches`` of what was open, with the bars that are stored now."""
     failures = list(scan.failures)
     requests: dict[tuple[str, Timeframe], list[Refetch]] = {}
@@ -195,7 +195,7 @@ def rescan(scan: GapScan, refetches: Iterable[Refetch], held: Mapping[Series, He
         histories[series] = replace(
             history, traits=history.traits._replace(attempts=attempts, failure=failure)
         )
-    return _judge_scan(replace(scan.context, held=held), histories, tuple(failures))
+    return _judge_scan(replace(scan.context, stored=stored), histories, tuple(failures))
 
 
 def settle(scan: GapScan) -> ScanResult:
@@ -203,7 +203,7 @@ def settle(scan: GapScan) -> ScanResult:
     context = scan.context
     filled = _filled(scan)
     spans = _spans(context.windows, [context.known, scan.gaps, filled])
-    daily = daily_completeness(context.held, context.slots, scan.gaps)
+    daily = daily_completeness(context.stored, context.slots, scan.gaps)
     days = {
         series: (
             context.slots[series].calendar.local_day(span.start),
@@ -211,7 +211,7 @@ def settle(scan: GapScan) -> ScanResult:
         )
         for series, span in spans.items()
     }
-    rows = pl.concat([scan.gaps.select(KNOWN_SCHEMA.names()).cast(KNOWN_SCHEMA), filled])
+    rows = pl.concat([scan.gaps.select(KNOWN_GAP_SCHEMA.names()).cast(KNOWN_GAP_SCHEMA), filled])
     return ScanResult(spans, _overlapping(rows, spans), days, _of_days(daily, days))
 
 
@@ -219,7 +219,7 @@ def _judge_scan(
     context: GapContext, histories: Mapping[Series, _SlotHistory], failures: tuple[str | None, ...]
 ) -> GapScan:
     """Judge each gap as a whole, and give each piece with a history of its own its state and reason."""
-    judged = judge(find_gaps(context.held, context.slots), context.held, context.slots)
+    judged = judge(find_gaps(context.stored, context.slots), context.stored, context.slots)
     pieces = split_gaps(judged, context.slots, {series: each.traits for series, each in histories.items()})
     texts = pl.Series(failures, dtype=pl.String())
     gaps = classify(
@@ -229,14 +229,14 @@ def _judge_scan(
             failure=texts.gather(pieces["failure"]),
             detected_at=_first_detected(pieces, context.slots, histories),
         )
-    ).select(*KNOWN_SCHEMA, "run_start", "run_end")
+    ).select(*KNOWN_GAP_SCHEMA, "stretch_start", "stretch_end")
     return GapScan(context, gaps, histories, failures)
 
 
 def _filled(scan: GapScan) -> pl.DataFrame:
     """The runs that were missing when the scan began, or known to be, and have a bar now."""
     slots = scan.context.slots
-    missing = missing_slots(scan.context.held, slots)
+    missing = missing_slots(scan.context.stored, slots)
     arrived = {series: history.missed & ~missing[series] for series, history in scan.histories.items()}
     gaps = gaps_of_flags(arrived, slots)
     return (
@@ -251,8 +251,8 @@ def _filled(scan: GapScan) -> pl.DataFrame:
                 pl.when(pl.col("missing_bars") == 1).then(pl.lit("")).otherwise(pl.lit("s")),
             ),
         )
-        .select(KNOWN_SCHEMA.names())
-        .cast(KNOWN_SCHEMA)
+        .select(KNOWN_GAP_SCHEMA.names())
+        .cast(KNOWN_GAP_SCHEMA)
     )
 
 
@@ -292,7 +292,7 @@ def _rejected_slots(rejected: pl.DataFrame | None, slots: Mapping[Series, Slots]
         opens = own.select(
             bucket_open(pl.col("time").cast(UTC_TIME), series.timeframe, each.calendar).to_physical()
         )
-        flags[series] = each.held(np.unique(opens.to_series().to_numpy()))
+        flags[series] = each.stored(np.unique(opens.to_series().to_numpy()))
     return flags
 
 
@@ -338,7 +338,9 @@ def _spans(windows: Mapping[Series, Window], frames: Sequence[pl.DataFrame]) -> 
     """Each window, widened by whatever gap reaches into it, until none is cut."""
     edges: dict[Series, list[Integers]] = {}
     for frame in frames:
-        run = ("run_start", "run_end") if "run_start" in frame.columns else ("gap_start", "gap_end")
+        run = (
+            ("stretch_start", "stretch_end") if "stretch_start" in frame.columns else ("gap_start", "gap_end")
+        )
         for (symbol, timeframe), own in frame.partition_by(*_KEY, as_dict=True).items():
             series = Series(str(symbol), Timeframe(str(timeframe)))
             physical = own.select(pl.col(run).cast(UTC_TIME).to_physical()).to_numpy()
