@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# More than the two cores of CI: a slow test mostly waits for a process, a daemon or a browser.
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint format up constraints deploy-files clean
@@ -24,11 +26,11 @@ demo: $(READY)  ## Postgres, a simulated vendor, the whole pipeline, a table of 
 up: $(READY)  ## Dagster's UI on http://127.0.0.1:3000 until Ctrl-C
 	@$(BIN)/marketdata up
 
-test: $(READY)  ## The test suite, without what is marked slow
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+test: $(READY)  ## The test suite, without what is marked slow, with fewer examples of each property
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile quick -m "not slow"
 
 test-all: $(READY)  ## The whole test suite, slow tests included
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)  ## Linters, types, Dagster's own validation
 	$(BIN)/ruff check .

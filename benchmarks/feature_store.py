@@ -16,7 +16,7 @@ from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.pipeline.features import FeatureRun
+from marketdata_assets.pipeline.features import FeatureReport, compute, plan_features
 from marketdata_assets.storage.actions import store_actions
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets.storage.connection import Database, connect
@@ -24,7 +24,9 @@ from marketdata_assets.storage.features import write_features
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from marketdata_assets.storage.features import FeatureBatch
 
 _SERIES = 20
 _FIRST, _LAST, _LAST_QUICK = date(2020, 1, 1), date(2024, 12, 31), date(2020, 3, 31)
@@ -53,7 +55,7 @@ def run(server_url: str, *, quick: bool) -> list[Figure]:
         whole, computing, again = Stopwatch(), Stopwatch(), Stopwatch()
         keys = [str(partition_key(day, one)) for one in series for day in (_FIRST, last)]
         with whole.running():
-            batches = FeatureRun(database, keys, now=_NOW, earliest=_FIRST, force=False).batches()
+            batches = _batches(database, keys, force=False)
             while True:
                 with computing.running():
                     batch = next(batches, None)
@@ -61,7 +63,7 @@ def run(server_url: str, *, quick: bool) -> list[Figure]:
                     break
                 write_features(database, batch)
         with again.running():
-            for batch in FeatureRun(database, keys, now=_NOW, earliest=_FIRST, force=True).batches():
+            for batch in _batches(database, keys, force=True):
                 write_features(database, batch)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
             2**20 if sys.platform == "darwin" else 2**10
@@ -76,6 +78,11 @@ def run(server_url: str, *, quick: bool) -> list[Figure]:
         Figure(what + "again, replacing them", bars / again.seconds, "bars/s"),
         Figure(what + "peak memory", peak, "MiB", "< 1,024", best=max),
     ]
+
+
+def _batches(database: Database, keys: Sequence[str], *, force: bool) -> Iterator[FeatureBatch]:
+    plan = plan_features(database, keys, now=_NOW, earliest=_FIRST, force=force)
+    yield from compute(database, plan, FeatureReport(plan))
 
 
 def _load(database: Database, series: Iterable[Series], last: date) -> int:

@@ -1,6 +1,6 @@
-"""Typed settings, read from the environment and ``.env`` when asked for, never at import.
+"""Typed settings, read from the environment and ``.env`` by :func:`load_settings`, never at import.
 
-Every variable is optional. Secrets are :class:`pydantic.SecretStr`: they print as asterisks.
+Every variable is optional. Secrets are :class:`pydantic.SecretStr`, which print as asterisks.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _SHORTEST_KEY: Final = 24
-"""Only their hash is compared, and fast: what a person could remember could be tried out."""
+"""Keys are compared by a fast hash: a key that is short enough to remember could be guessed."""
 
 
 _FIRST_START: Final = date(1970, 1, 1)
-"""Before any bar of the vendor; every day from the start on is a partition of every series."""
+"""The earliest allowed start, before any bar of the vendor; each day from the start on is a partition of every series."""
 
 
 def project_root() -> Path:
-    """The project's folder: the working folder or one above it, else the checkout's, else the working folder.
+    """Return the project's folder: the working folder or one above it, else the checkout's, else the working folder.
 
-    It is known by a ``workspace.yaml`` that loads this package; another Dagster project's is passed over.
+    The folder is recognized by a ``workspace.yaml`` that loads this package; those of other Dagster projects are skipped.
     """
     checkout = Path(__file__).resolve().parent.parent
     for folder in (Path.cwd(), *Path.cwd().parents, checkout):
@@ -48,7 +48,7 @@ def is_loopback(url: str) -> bool:
 
 
 def is_simulator(url: str) -> bool:
-    """Whether the vendor at ``url`` is a simulator: the real one does not run on this machine."""
+    """Whether the vendor at ``url`` is a simulator: the real vendor does not run on this machine."""
     return is_loopback(url)
 
 
@@ -61,7 +61,7 @@ def is_loopback_host(host: str) -> bool:
 
 
 class Settings(BaseSettings):
-    """Where the data lives and how the vendor is reached. The environment wins over ``.env``."""
+    """The settings, such as where the data is and how to reach the vendor. The environment takes precedence over ``.env``."""
 
     model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True)
 
@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     retention: Annotated[dict[Timeframe, int] | None, NoDecode] = Field(
         default=None, validation_alias="MARKETDATA_RETENTION"
     )
-    """Days that are kept, by timeframe; None while nobody has chosen."""
+    """The days that are kept, by timeframe; None when the variable is not set."""
     completeness_percent: float = Field(
         default=99.5, ge=0, le=100, validation_alias="MARKETDATA_COMPLETENESS_PERCENT"
     )
@@ -94,7 +94,7 @@ class Settings(BaseSettings):
 
     @field_validator("start")
     @classmethod
-    def _within_history(cls, start: date) -> date:
+    def _require_within_history(cls, start: date) -> date:
         if not _FIRST_START <= start <= datetime.now(UTC).date():
             message = f"it must be a day from {_FIRST_START} to today, not {start}"
             raise ValueError(message)
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
 
     @field_validator("retention", mode="before")
     @classmethod
-    def _retention(cls, text: str | None) -> dict[Timeframe, int] | None:
+    def _parse_retention(cls, text: str | None) -> dict[Timeframe, int] | None:
         try:
             return None if text is None else parse_retention(text)
         except ConfigurationError as error:
@@ -110,38 +110,36 @@ class Settings(BaseSettings):
 
     @property
     def read_keys(self) -> tuple[str, ...]:
-        """The keys that read from the HTTP API, beside those that `marketdata keys create` makes."""
-        return _listed(self.api_keys)
+        """The keys that read from the HTTP API, beside those that `marketdata keys create` creates."""
+        return _split_keys(self.api_keys)
 
     @field_validator("api_keys")
     @classmethod
-    def _guessable(cls, keys: SecretStr | None) -> SecretStr | None:
-        for key in _listed(keys):
+    def _require_unguessable(cls, keys: SecretStr | None) -> SecretStr | None:
+        for key in _split_keys(keys):
             if len(key) < _SHORTEST_KEY or not all("!" <= character <= "~" for character in key):
-                message = (
-                    f"each key has {_SHORTEST_KEY} printable characters or more, and commas between keys"
-                )
+                message = f"each key must have {_SHORTEST_KEY} printable characters or more, and commas separate keys"
                 raise ValueError(message)
         return keys
 
     @field_validator("home")
     @classmethod
-    def _absolute(cls, home: Path) -> Path:
+    def _make_absolute(cls, home: Path) -> Path:
         return home.expanduser().absolute()
 
     @field_validator("polygon_api_key")
     @classmethod
-    def _sendable(cls, key: SecretStr | None) -> SecretStr | None:
-        """The key without the line end that a mounted secret has; a header holds printable ASCII only."""
+    def _require_sendable(cls, key: SecretStr | None) -> SecretStr | None:
+        """Return the key without the line end of a mounted secret; a header can hold only printable ASCII."""
         text = "" if key is None else key.get_secret_value().strip()
         if not all("!" <= character <= "~" for character in text):
-            message = "holds a character that no key has"
+            message = "it contains a character that a key cannot have"
             raise ValueError(message)
         return SecretStr(text) if text else None
 
     @field_validator("dagster_postgres_url")
     @classmethod
-    def _postgres(cls, url: SecretStr | None) -> SecretStr | None:
+    def _require_postgres(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not url.get_secret_value().startswith("postgres"):
             message = "must be postgresql+psycopg2://USER:PASSWORD@HOST:PORT/DATABASE"
             raise ValueError(message)
@@ -149,7 +147,7 @@ class Settings(BaseSettings):
 
     @field_validator("webhook_url")
     @classmethod
-    def _postable(cls, url: SecretStr | None) -> SecretStr | None:
+    def _require_postable(cls, url: SecretStr | None) -> SecretStr | None:
         parts = urlsplit("" if url is None else url.get_secret_value().strip())
         if url is not None and (parts.scheme not in ("http", "https") or not parts.hostname):
             message = "must be https://HOST/PATH, or http:// within a network of your own"
@@ -158,7 +156,7 @@ class Settings(BaseSettings):
 
     @field_validator("polygon_base_url")
     @classmethod
-    def _origin(cls, url: str) -> str:
+    def _require_origin(cls, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             message = "must be https://HOST, or http://HOST:PORT of this machine"
@@ -172,23 +170,23 @@ class Settings(BaseSettings):
         return url.rstrip("/")
 
 
-def _listed(keys: SecretStr | None) -> tuple[str, ...]:
+def _split_keys(keys: SecretStr | None) -> tuple[str, ...]:
     text = "" if keys is None else keys.get_secret_value()
     return tuple(key.strip() for key in text.split(",") if key.strip())
 
 
-def _wrong(error: ErrorDetails) -> str:
-    """What is wrong with a value, in words of this project: pydantic's own are about its types."""
+def _describe_error(error: ErrorDetails) -> str:
+    """Return what is wrong with a value, in this project's words: pydantic's own are about its types."""
     context = error.get("ctx", {})
     kind = error["type"]
     if kind == "value_error":
         return str(context["error"])
     if kind in _BOUNDS:
         return f"it must be {_BOUNDS[kind]} {next(iter(context.values()))}"
-    wanted = next(
-        (words for part, words in _WANTED.items() if kind.startswith(part)), "another kind of value"
+    expected = next(
+        (words for part, words in _EXPECTED.items() if kind.startswith(part)), "another kind of value"
     )
-    return f"it must be {wanted}"
+    return f"it must be {expected}"
 
 
 _BOUNDS: Final = {
@@ -197,7 +195,7 @@ _BOUNDS: Final = {
     "less_than_equal": "at most",
     "less_than": "less than",
 }
-_WANTED: Final = {
+_EXPECTED: Final = {
     "int": "a whole number",
     "float": "a number",
     "finite_number": "a number",
@@ -206,21 +204,19 @@ _WANTED: Final = {
     "path": "a folder",
     "string": "a text",
 }
-"""What a value must be, by how pydantic's name for the error begins."""
+"""What a value must be, by the beginning of pydantic's name for the error."""
 
 
 def load_settings() -> Settings:
-    """The settings in force now. Raises :class:`ConfigurationError` naming the variable that is wrong."""
+    """Return the current settings. Raises :class:`ConfigurationError`, which names the variable that is wrong."""
     env_file = project_root() / ".env"
     try:
         return Settings(_env_file=env_file)
     except (OSError, UnicodeDecodeError) as error:
-        message = (
-            f"{env_file} cannot be read ({type(error).__name__}): it is a file of NAME=value lines in UTF-8"
-        )
+        message = f"{env_file} cannot be read ({type(error).__name__}): it must be a file of NAME=value lines in UTF-8"
         raise ConfigurationError(message) from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "a setting"
-        message = f"{name} is wrong: {_wrong(first)}; correct it in the environment or in .env"
+        message = f"{name} is wrong: {_describe_error(first)}; correct it in the environment or in .env"
         raise ConfigurationError(message) from None

@@ -17,6 +17,7 @@ from marketdata_assets.defs.checks.bars import bar_checks
 from marketdata_assets.defs.checks.features import feature_checks
 from marketdata_assets.defs.checks.gaps import gap_checks
 from marketdata_assets.defs.checks.series import completeness_check, freshness_check
+from marketdata_assets.defs.clock import read_utc_now
 from marketdata_assets.defs.jobs import (
     bars_job,
     corporate_actions_job,
@@ -37,14 +38,20 @@ from marketdata_assets.defs.sensors import platform_sensors
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from marketdata_assets.defs.clock import Clock
+
 
 def build_definitions(
-    *, resources: Mapping[str, Any] | None = None, executor: dg.ExecutorDefinition = dg.in_process_executor
+    *,
+    resources: Mapping[str, Any] | None = None,
+    executor: dg.ExecutorDefinition = dg.in_process_executor,
+    clock: Clock = read_utc_now,
 ) -> dg.Definitions:
     """Assets, checks, jobs, schedules, sensors and resources; ``resources`` replace those of the same name (test doubles).
 
     ``executor`` says where the steps of a run go. Within one process a step costs 0.3 s, in a process of its own
-    8 s; any executor will do, because steps hand on their results through Postgres.
+    8 s; any executor will do, because steps hand on their results through Postgres. ``clock`` is
+    what the sensors and the matrix go by; runs go by this machine's, which is compared with the database's.
     """
     start = load_settings().start
     partitions = day_by_series(start)
@@ -55,7 +62,7 @@ def build_definitions(
             [
                 ohlcv_asset(partitions),
                 gap_report_asset(partitions),
-                completeness_matrix_asset(),
+                completeness_matrix_asset(clock),
                 features_asset(partitions, earliest=start),
                 *corporate_action_assets(),
             ]
@@ -81,7 +88,7 @@ def build_definitions(
             retention_job(),
         ],
         schedules=platform_schedules(),
-        sensors=platform_sensors(),
+        sensors=platform_sensors(clock),
         resources={
             "polygon": PolygonResource(),
             "postgres": postgres,

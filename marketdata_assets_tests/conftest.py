@@ -25,6 +25,7 @@ from marketdata_assets import config
 from marketdata_assets.storage.connection import Timeouts, connect
 from marketdata_assets.storage.embedded import EmbeddedServer
 from marketdata_assets.storage.migrations import migrate
+from marketdata_assets_tests.examples import register_profiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,10 @@ _SERVER_SETTINGS = {
     "autovacuum": "off",
     "shared_buffers": "128MB",
 }
+
+
+# before Hypothesis loads the profile that the command line names
+register_profiles()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -151,7 +156,10 @@ def fresh_database(server: str, *, template: str = TEMPLATE, locale: str = "") -
     name = f"test_{uuid.uuid4().hex}"
     with _administrator(server) as connection:
         connection.execute(
-            sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
+            # file_copy: a third of the time of wal_log, which writes every block of the template to the log, too.
+            sql.SQL("create database {} template {} strategy file_copy").format(
+                sql.Identifier(name), sql.Identifier(template)
+            )
             + (sql.SQL(" locale {}").format(sql.Literal(locale)) if locale else sql.SQL(""))
         )
         try:

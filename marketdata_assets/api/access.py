@@ -1,4 +1,4 @@
-"""Who may do what: keys, and the programs of this machine that need none to read."""
+"""Access to the API: keys, and the programs on this machine that need no key to read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from marketdata_assets.api.problems import Problem
-from marketdata_assets.api.shared import Shared
+from marketdata_assets.api.single_flight import SingleFlight
 from marketdata_assets.config import is_loopback, is_loopback_host
 from marketdata_assets.storage.keys import Scope, hash_of
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 HEADER: Final = "X-API-Key"
 KEY_SECONDS: Final = 5.0
-"""For how long a list of keys is believed: so long a new key waits, and a revoked one goes on working."""
+"""How long a list of keys is reused: a new key may wait this long, and a revoked one may keep working this long."""
 
 _FORWARDED: Final = frozenset(
     {
@@ -34,14 +34,14 @@ _CHALLENGE: Final = {"WWW-Authenticate": f'ApiKey header="{HEADER}", Bearer real
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks.
+    """The sender of a request.
 
     Attributes:
-        label: Whose bucket of tokens it is: a key's name or an address.
-        scope: Of the key that was given; None without one, and for one that opens nothing.
-        gave_key: Whether one was given.
-        local: Whether it reads without a key: a program of this machine, or a proxy that looks like one.
-        gave_several: Whether different keys were given: none of them counts.
+        label: The owner of the token bucket: a key's name or an address.
+        scope: The scope of the key that was sent; None without a key or with one that does not work.
+        gave_key: Whether a key was sent.
+        local: Whether the caller may read without a key: a program on this machine, or a proxy that looks like one.
+        gave_several: Whether different keys were sent; none of them counts then.
     """
 
     label: str
@@ -51,12 +51,12 @@ class Caller:
     gave_several: bool = False
 
     def require(self, needed: Scope) -> None:
-        """Let it pass, or raise :class:`Problem`: 401 without a key that works, 403 with one that is not enough."""
+        """Raise :class:`Problem` unless the caller has the scope ``needed``: 401 without a working key, 403 otherwise."""
         if self.gave_several:
             raise Problem(400, "several-keys", f"different keys in {HEADER} or Authorization: send one")
         if self.gave_key and self.scope is None:
             raise Problem(
-                401, "unknown-key", "the key that was given is unknown or revoked", headers=_CHALLENGE
+                401, "unknown-key", "the key is unknown or revoked: send another one", headers=_CHALLENGE
             )
         if self.scope is Scope.ADMIN or needed is self.scope:
             return
@@ -76,24 +76,24 @@ class Caller:
 
 
 class KeyRing:
-    """The keys that work: those of the environment, which read, and those of ``api_keys``."""
+    """The working keys: those of the environment, which only read, and those of the table ``api_keys``."""
 
     def __init__(
         self,
-        of_environment: Iterable[str],
+        environment_keys: Iterable[str],
         load: Callable[[], Awaitable[list[ApiKey]]],
         clock: Callable[[], float],
     ) -> None:
         self._fixed = [
-            (f"{place} of the environment", Scope.READ, hash_of(key))
-            for place, key in enumerate(of_environment, start=1)
+            (f"{number} of the environment", Scope.READ, hash_of(key))
+            for number, key in enumerate(environment_keys, start=1)
         ]
-        self._stored = Shared(load, KEY_SECONDS, clock)
+        self._stored = SingleFlight(load, KEY_SECONDS, clock)
 
     async def find(self, key: str) -> tuple[str, Scope] | None:
-        """The name and scope of ``key``; None when it opens nothing.
+        """Return the name and scope of ``key``; None when the key does not work.
 
-        Raises whatever reading the keys raises, unless the environment has this one.
+        Raises whatever reading the stored keys raises, unless ``key`` is one of the environment.
         """
         wanted = hash_of(key)
         found = _match(wanted, self._fixed)
@@ -101,12 +101,12 @@ class KeyRing:
             return found
         stored = await self._stored.get()
         return _match(
-            wanted, [(one.name, one.scope, one.key_hash) for one in stored if one.revoked_at is None]
+            wanted, [(key.name, key.scope, key.key_hash) for key in stored if key.revoked_at is None]
         )
 
 
 def _match(wanted: bytes, keys: list[tuple[str, Scope, bytes]]) -> tuple[str, Scope] | None:
-    """All are compared, each in the same time: how long it takes tells nothing about any of them."""
+    """Compare ``wanted`` with all ``keys``, each in constant time, so that the duration reveals nothing about them."""
     found = None
     for name, scope, key_hash in keys:
         if hmac.compare_digest(key_hash, wanted):
@@ -115,11 +115,11 @@ def _match(wanted: bytes, keys: list[tuple[str, Scope, bytes]]) -> tuple[str, Sc
 
 
 async def identify(scope: AsgiScope, keys: KeyRing, *, open_reads: bool) -> Caller:
-    """Who sent the request of ``scope``.
+    """Return the sender of the request of ``scope``.
 
-    ``open_reads`` says that the server listens on loopback only and no proxy is in front of it: one of this machine
-    connects from loopback for the whole world, and may add nothing that tells. Those that do tell, by a header or by
-    another host's name in ``Host``, are found out; what their headers say is not believed for anything else.
+    ``open_reads`` states that the server listens on loopback only and that no proxy is in front of it. A proxy on this
+    machine connects from loopback on behalf of everyone, and may add nothing that gives it away. A proxy that does give
+    itself away, by a header or by another host's name in ``Host``, is detected; its headers are trusted for nothing else.
     """
     client = scope.get("client")
     address = client[0] if client else "unknown"
@@ -146,26 +146,26 @@ async def identify(scope: AsgiScope, keys: KeyRing, *, open_reads: bool) -> Call
 
 
 def require_one_host(scope: AsgiScope) -> None:
-    """Raise :class:`Problem` unless the request of ``scope`` names exactly one host, or is older than ``Host``.
+    """Raise :class:`Problem` unless the request of ``scope`` names exactly one host, or predates the header ``Host``.
 
-    RFC 9112 asks for it: a proxy may have gone by the first of two, and what comes after it by the last.
+    RFC 9112 requires it: a proxy may have used the first of two hosts, and the server behind it the last.
     """
     hosts = sum(name == b"host" for name, _ in scope["headers"])
     if hosts > 1 or (hosts == 0 and scope.get("http_version") == "1.1"):
         raise Problem(
-            400, "not-one-host", "a request names one host: send one Host header, that of the target"
+            400, "not-one-host", "a request names one host: send one Host header, with the target's host"
         )
 
 
 def _bearer_keys(authorization: str) -> set[str]:
-    """The key of an ``Authorization`` header; none of another scheme, which may be meant for a proxy."""
+    """Return the key of an ``Authorization`` header; no key of another scheme, which may be meant for a proxy."""
     scheme, _, key = authorization.partition(" ")
     return {key.strip()} if scheme.lower() == _BEARER else set()
 
 
 def _names_loopback(host: str) -> bool:
-    # RFC 9112: Host is a host and a port, and no other part of a URL.
-    if any(mark in host for mark in "@/?#"):
+    # RFC 9112: Host holds a host and a port, and no other part of a URL.
+    if any(character in host for character in "@/?#"):
         return False
     try:
         return is_loopback(f"//{host}")

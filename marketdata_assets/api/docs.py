@@ -1,4 +1,4 @@
-"""The page that shows the OpenAPI document: Swagger UI, from files of this package, so that it needs no other host."""
+"""The page that shows the OpenAPI document: Swagger UI, served from this package, so that it needs no other host."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ _KEPT: Final = {"Cache-Control": "private, max-age=3600"}
 
 @open_router.get("/", include_in_schema=False)
 async def root() -> Response:
-    """Lead to the page that describes the API, without naming a host: a proxy may be in front."""
+    """Redirect to the page that describes the API, without naming a host: a proxy may be in front."""
     return RedirectResponse("docs")
 
 
 @router.get("/docs", include_in_schema=False)
 async def docs() -> Response:
-    """The page."""
+    """Return the page that describes the API."""
     return FileResponse(_STATIC / "docs.html", media_type="text/html", headers=_POLICY)
 
 
 @router.get("/docs/{name}", include_in_schema=False)
 async def docs_file(name: str) -> Response:
-    """A file that the page needs."""
+    """Return the file ``name``, which the page needs."""
     if name not in _FILES:
         raise HTTPException(404)
     path, media_type = _FILES[name]

@@ -1,4 +1,4 @@
-"""Frames as bytes: JSON, CSV, Arrow and Parquet, their compression and their entity tags."""
+"""Frames as bytes: JSON, CSV, Arrow and Parquet, with their compression and their entity tags."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARQUET: Final = "application/vnd.apache.parquet"
 CSV: Final = "text/csv"
 
 ENCODINGS: Final = ("zstd", "gzip")
-"""Compressions, the cheapest first."""
+"""The supported compressions, the cheapest first."""
 
 _WORTH_COMPRESSING: Final = 1_000
 _ZSTD_LEVEL: Final = 3
@@ -31,68 +31,68 @@ _RFC_3339: Final = "%Y-%m-%dT%H:%M:%S%.fZ"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What is to be answered.
+    """The content of a response.
 
     Attributes:
         rows: The rows, of any schema.
-        facts: What JSON says beside ``data``.
-        following: The cursor of the next page; None on the last.
-        max_age: For how many seconds a client need not ask again.
-        headers: Headers of this answer in every format.
+        facts: The fields that JSON has beside ``data``.
+        next_cursor: The cursor of the next page; None on the last.
+        max_age: The seconds for which a client may reuse the response.
+        headers: The headers of this response in every format.
     """
 
     rows: pl.DataFrame
     facts: Mapping[str, object] = field(default_factory=dict)
-    following: str | None = None
+    next_cursor: str | None = None
     max_age: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An answer ready to be sent. ``body`` is None when the client has it already."""
+    """A response ready to be sent. ``body`` is None when the client has it already."""
 
     body: bytes | None
     media_type: str
     encoding: str | None
     etag: str
     rows: int
-    following: str | None
+    next_cursor: str | None
     max_age: int
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
-        """Bytes of the body."""
+        """The bytes of the body."""
         return len(self.body or b"")
 
 
 def encode(table: Table, media_type: str, encoding: str | None, known: frozenset[str]) -> Encoded:
-    """``table`` as ``media_type``; without a body when its tag is one of ``known``.
+    """Encode ``table`` as ``media_type``; without a body when its entity tag is one of ``known``.
 
-    The tag is strong: a hash of the bytes, so that no clock and no order of commits can make it wrong.
+    The tag is strong: it is a hash of the bytes, so that no clock and no order of commits can make it wrong.
     """
     body = _WRITERS[media_type](table)
-    # Parquet is compressed inside.
+    # Parquet files are compressed inside.
     if media_type == PARQUET or len(body) < _WORTH_COMPRESSING:
         encoding = None
     digest = hashlib.blake2b(body, digest_size=16)
-    digest.update((table.following or "").encode())
+    digest.update((table.next_cursor or "").encode())
     etag = f'"{digest.hexdigest()}{f"-{encoding}" if encoding else ""}"'
     found = etag in known or "*" in known
     return Encoded(
-        None if found else _compressed(body, encoding),
+        None if found else _compress(body, encoding),
         media_type,
         encoding,
         etag,
         table.rows.height,
-        table.following,
+        table.next_cursor,
         table.max_age,
         table.headers,
     )
 
 
-def _compressed(body: bytes, encoding: str | None) -> bytes:
+def _compress(body: bytes, encoding: str | None) -> bytes:
     if encoding == "zstd":
         return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(body)
     if encoding == "gzip":
@@ -100,51 +100,51 @@ def _compressed(body: bytes, encoding: str | None) -> bytes:
     return body
 
 
-def _json(table: Table) -> bytes:
-    head = msgspec.json.encode({**table.facts, "next_cursor": table.following})
+def _write_json(table: Table) -> bytes:
+    head = msgspec.json.encode({**table.facts, "next_cursor": table.next_cursor})
     rows = BytesIO()
-    _with_texts(table.rows).write_json(rows)
+    _format_times(table.rows).write_json(rows)
     return b"".join((head[:-1], b',"data":', rows.getbuffer(), b"}"))
 
 
-def _csv(table: Table) -> bytes:
+def _write_csv(table: Table) -> bytes:
     rows = BytesIO()
-    _with_texts(table.rows).write_csv(rows)
+    _format_times(table.rows).write_csv(rows)
     return rows.getvalue()
 
 
-def _with_texts(rows: pl.DataFrame) -> pl.DataFrame:
-    """``rows`` with their times in RFC 3339; numbers keep every digit that tells them from their neighbours."""
+def _format_times(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return ``rows`` with their times as RFC 3339 text; numbers keep every digit that they need to be read back."""
     times = [name for name, dtype in rows.schema.items() if isinstance(dtype, pl.Datetime)]
     return rows.with_columns(pl.col(times).dt.strftime(_RFC_3339)) if times else rows
 
 
-def _arrow(table: Table) -> bytes:
+def _write_arrow(table: Table) -> bytes:
     rows = BytesIO()
-    # String views, which Polars would write, are unknown to many readers.
+    # Many readers do not know string views, which Polars writes by default.
     table.rows.write_ipc_stream(rows, compat_level=pl.CompatLevel.oldest())
     return rows.getvalue()
 
 
-def _parquet(table: Table) -> bytes:
+def _write_parquet(table: Table) -> bytes:
     rows = BytesIO()
     table.rows.write_parquet(rows, compression="zstd", statistics=False)
     return rows.getvalue()
 
 
 _WRITERS: Final[dict[str, Callable[[Table], bytes]]] = {
-    JSON: _json,
-    ARROW: _arrow,
-    PARQUET: _parquet,
-    CSV: _csv,
+    JSON: _write_json,
+    ARROW: _write_arrow,
+    PARQUET: _write_parquet,
+    CSV: _write_csv,
 }
 
 MEDIA_TYPES: Final = tuple(_WRITERS)
-"""Formats; the first is what a client gets that does not mind."""
+"""The supported formats; a client without a preference gets the first."""
 
 
 def content(schema: pl.Schema, facts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """The OpenAPI description of tables of ``schema`` in every format, ``facts`` beside the rows of JSON."""
+    """Return the OpenAPI description of tables of ``schema`` in every format; JSON has ``facts`` beside its rows."""
     row = {
         "type": "object",
         "required": schema.names(),
@@ -156,7 +156,7 @@ def content(schema: pl.Schema, facts: Mapping[str, dict[str, Any]]) -> dict[str,
         "required": [*facts, "next_cursor", "data"],
         "properties": {
             **facts,
-            "next_cursor": {"type": ["string", "null"], "description": "What to give as `cursor` next."},
+            "next_cursor": {"type": ["string", "null"], "description": "The `cursor` of the next page."},
             "data": {"type": "array", "items": row},
         },
         "additionalProperties": False,

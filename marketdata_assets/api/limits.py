@@ -1,4 +1,4 @@
-"""How much one client may ask for: a bucket of tokens for each, and turns at the database."""
+"""Limits of each client: a bucket of tokens, bytes that it has not read yet, and a queue for the database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_CLIENTS: Final = 10_000
-"""Buckets that are kept; a client that sent nothing for the longest time begins anew."""
+"""The buckets that are kept; the client that has been silent for longest starts again with a full bucket."""
 
 ROWS_PER_TOKEN: Final = 1_000
 
@@ -34,9 +34,10 @@ class _Bucket:
 class RateLimiter:
     """Token buckets by client: ``rate`` tokens a second flow in, up to ``burst``.
 
-    A request takes one token, and one more for every thousand rows that it may be answered with, before it is; what
-    it did not need is given back. A client that reads years waits longer for its next answer than one that reads
-    days, and years that are asked for together wait for each other. Of one process, in its memory.
+    Before it is answered, a request takes one token, and one more for every thousand rows that it may return; the tokens
+    of rows that it did not return are given back. So a client that reads years waits longer for its next response than
+    one that reads days, and concurrent requests for years wait for each other. The buckets live in the memory of one
+    process.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class RateLimiter:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def admit(self, client: str) -> float:
-        """Take a token of ``client``: 0, or the seconds to wait when there is none; then nothing is taken."""
+        """Take a token of ``client`` and return 0; without a token, take nothing and return the seconds to wait."""
         bucket = self._bucket(client)
         if bucket.tokens >= 1:
             bucket.tokens -= 1
@@ -57,7 +58,7 @@ class RateLimiter:
         return (1 - bucket.tokens) / self._rate
 
     def reserve(self, client: str, rows: int) -> float:
-        """Take what ``rows`` cost, into debt when the bucket has less: 0, or the seconds to wait while it is in debt."""
+        """Take the tokens of ``rows``, into debt if need be, and return 0; return the seconds to wait while in debt."""
         bucket = self._bucket(client)
         if bucket.tokens < 0:
             return (1 - bucket.tokens) / self._rate
@@ -65,7 +66,7 @@ class RateLimiter:
         return 0.0
 
     def settle(self, client: str, reserved: int, rows: int) -> None:
-        """Let ``client`` have paid for ``rows`` instead of the ``reserved`` ones."""
+        """Charge ``client`` for ``rows`` instead of the ``reserved`` ones."""
         bucket = self._bucket(client)
         bucket.tokens = min(bucket.tokens + (reserved - rows) / ROWS_PER_TOKEN, self._burst)
 
@@ -81,9 +82,9 @@ class RateLimiter:
 
 
 class Unsent:
-    """Bytes of answers that their clients have not taken yet, ``per_client`` and ``total`` at most before more are made.
+    """The bytes of responses that clients have not read yet; at ``per_client`` or ``total``, no more responses are made.
 
-    Used from several threads. Answers that are being made meanwhile come on top: one of each reader.
+    Safe to use from several threads. Responses that are being made meanwhile come on top: one for each reader.
     """
 
     def __init__(self, per_client: int = _CLIENT_UNSENT, total: int = _TOTAL_UNSENT) -> None:
@@ -93,23 +94,23 @@ class Unsent:
         self._bytes: Counter[str] = Counter()
 
     def require_room(self, client: str) -> None:
-        """Raise :class:`Problem` while ``client``, or all together, leave too much unread: 429 or 503."""
+        """Raise :class:`Problem` while ``client``, or all clients together, leave too much unread: 429 or 503."""
         with self._lock:
             own, total = self._bytes[client], self._bytes.total()
         if own >= self._per_client:
-            detail = "this client has not read its earlier answers: read them first"
+            detail = "this client has not read its earlier responses: read them first"
             raise Problem(429, "answers-unread", detail, headers={"Retry-After": "1"})
         if total >= self._total:
-            detail = "too many answers are being sent: try again later"
+            detail = "too many responses are being sent: try again later"
             raise Problem(503, "busy", detail, headers={"Retry-After": "1"})
 
     def add(self, client: str, size: int) -> None:
-        """Count an answer of ``size`` bytes for ``client``."""
+        """Count a response of ``size`` bytes for ``client``."""
         with self._lock:
             self._bytes[client] += size
 
     def release(self, client: str, size: int) -> None:
-        """Take back what :meth:`add` has counted."""
+        """Subtract ``size`` bytes of ``client`` that :meth:`add` has counted."""
         with self._lock:
             self._bytes[client] -= size
             if self._bytes[client] <= 0:
@@ -122,34 +123,34 @@ class _Queue:
     tasks: set[asyncio.Future[Any]] = field(default_factory=set)
 
 
-class Turns:
-    """``at_once`` questions of each client at the database, and ``waiting`` that wait for their turn.
+class ClientQueue:
+    """A queue for each client: ``at_once`` of its requests use the database, and ``waiting`` more wait for their turn.
 
-    However much one client asks at once, what others ask is not behind all of it. Of one process and one event loop.
+    So one client's requests never all stand before those of another. For one process with one event loop.
     """
 
     def __init__(self, at_once: int, waiting: int) -> None:
         self._at_once = at_once
-        self._most = at_once + waiting
+        self._max_pending = at_once + waiting
         self._queues: dict[str, _Queue] = {}
 
-    async def take(self, client: str, ask: Callable[[], Coroutine[object, object, T]]) -> T:
-        """What ``ask`` returns, once it is the turn of ``client``.
+    async def run(self, client: str, read: Callable[[], Coroutine[object, object, T]]) -> T:
+        """Call ``read`` once it is the turn of ``client``, and return its result.
 
         Raises:
-            Problem: 429, when too many of its questions wait already.
+            Problem: 429, when too many requests of ``client`` are waiting.
         """
         queue = self._queues.setdefault(client, _Queue(asyncio.Semaphore(self._at_once)))
-        if len(queue.tasks) >= self._most:
+        if len(queue.tasks) >= self._max_pending:
             raise Problem(
                 429,
                 "too-many-requests",
-                f"{self._most} questions of this client are not answered yet: wait for some of them",
+                f"{self._max_pending} requests of this client are not answered yet: wait for some of them",
                 headers={"Retry-After": "1"},
             )
-        task = asyncio.ensure_future(_in_turn(queue, ask))
+        task = asyncio.ensure_future(_run_in_turn(queue, read))
         queue.tasks.add(task)
-        # Not when the client goes away: its question is still being worked on then.
+        # Not when the client goes away: the database is still working on its request then.
         task.add_done_callback(lambda done: self._leave(client, queue, done))
         return await asyncio.shield(task)
 
@@ -159,11 +160,11 @@ class Turns:
             del self._queues[client]
 
 
-async def _in_turn(queue: _Queue, ask: Callable[[], Coroutine[object, object, T]]) -> T:
+async def _run_in_turn(queue: _Queue, read: Callable[[], Coroutine[object, object, T]]) -> T:
     async with queue.running:
-        return await ask()
+        return await read()
 
 
 def retry_after(seconds: float) -> str:
-    """``seconds`` as the header says them: whole, and never too few."""
+    """Return ``seconds`` for the header ``Retry-After``: rounded up to a whole number, at least 1."""
     return str(max(1, math.ceil(seconds)))

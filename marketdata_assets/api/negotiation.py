@@ -1,4 +1,4 @@
-"""Which format and which compression an answer has: what RFC 9110 makes of Accept and Accept-Encoding."""
+"""The choice of a response's format and compression from Accept and Accept-Encoding, as RFC 9110 defines it."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ if TYPE_CHECKING:
 
 
 def best_media_type(accept: str, offered: Sequence[str]) -> str | None:
-    """The one of ``offered`` (best first) that ``accept`` likes most; None when it refuses all.
+    """Return the media type of ``offered`` (best first) that ``accept`` prefers; None when it accepts none of them.
 
-    A range that is more specific decides over one that is less. An empty header accepts everything. Parameters
-    other than ``q`` are not told apart.
+    A specific range takes precedence over a general one. An empty header accepts everything. Parameters other than ``q``
+    are ignored.
     """
     ranges = _weights(accept)
     if not ranges:
         return offered[0]
-    best, liked = None, 0.0
+    best, best_weight = None, 0.0
     for media_type in offered:
         kind = media_type.partition("/")[0]
-        for one in (media_type, f"{kind}/*", "*/*"):
-            if one in ranges:
-                if ranges[one] > liked:
-                    best, liked = media_type, ranges[one]
+        for media_range in (media_type, f"{kind}/*", "*/*"):
+            if media_range in ranges:
+                if ranges[media_range] > best_weight:
+                    best, best_weight = media_type, ranges[media_range]
                 break
     return best
 
 
 def best_encoding(accept_encoding: str, offered: Sequence[str]) -> str | None:
-    """The one of ``offered`` (best first) that ``accept_encoding`` likes most; None for no compression."""
+    """Return the encoding of ``offered`` (best first) that ``accept_encoding`` prefers; None for no compression."""
     weights = _weights(accept_encoding)
     rest = weights.get("*", 0.0)
-    best, liked = None, 0.0
+    best, best_weight = None, 0.0
     for encoding in offered:
         weight = weights.get(encoding, rest)
-        if weight > liked:
-            best, liked = encoding, weight
-    return best if liked >= weights.get("identity", 0.0) else None
+        if weight > best_weight:
+            best, best_weight = encoding, weight
+    return best if best_weight >= weights.get("identity", 0.0) else None
 
 
 def _weights(header: str) -> dict[str, float]:
-    """Each item of ``header`` in lower case with its q; what is malformed is left out."""
+    """Return the items of ``header`` in lower case, each with its q; malformed items are left out."""
     weights = {}
     for item in header.split(","):
         name, *parameters = (part.strip().lower() for part in item.split(";"))

@@ -1,4 +1,4 @@
-"""What requests may say: the types of parameters and bodies, as strict as the OpenAPI document describes them."""
+"""The types of parameters and bodies, as strict as the OpenAPI document describes them."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from marketdata_assets.domain.gaps import LOSSES, GapState
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.timeframe import Timeframe
 
-MOST_ROWS: Final = 100_000
-"""Of one page: a year of a stock's regular minutes fits."""
+MAX_ROWS: Final = 100_000
+"""The most rows of one page: a year of a stock's regular minutes fits."""
 _PAGE_ROWS: Final = 10_000
-_MOST_CANDLES: Final = 10_000
-_MOST_SYMBOLS: Final = 500
+_MAX_CANDLES: Final = 10_000
+_MAX_SYMBOLS: Final = 500
 
 _DAY: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _MOMENT: Final = _DAY + r"(T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+\-][0-9]{2}:[0-9]{2}))?"
 _WHOLE_DAY: Final = re.compile(_DAY)
 
 
-def _day(text: object) -> object:
+def _parse_day(text: object) -> object:
     if not isinstance(text, str) or not _WHOLE_DAY.fullmatch(text):
-        message = "is no date: write YYYY-MM-DD"
+        message = "is not a date: write YYYY-MM-DD"
         raise ValueError(message)
     try:
         return date.fromisoformat(text)
     except ValueError:
-        message = "is no day of the calendar: write YYYY-MM-DD"
+        message = "is not a day of the calendar: write YYYY-MM-DD"
         raise ValueError(message) from None
 
 
-def _boolean(text: object) -> object:
+def _parse_boolean(text: object) -> object:
     if text not in ("true", "false", True, False):
         message = "is neither true nor false"
         raise ValueError(message)
     return text in ("true", True)
 
 
-def _whole(text: object) -> object:
+def _parse_integer(text: object) -> object:
     if isinstance(text, str) and not re.fullmatch("-?[0-9]{1,18}", text):
-        message = "is no whole number"
+        message = "is not a whole number"
         raise ValueError(message)
     return text
 
@@ -55,9 +55,9 @@ Symbol = Annotated[
     Field(description="`AAPL`, `BRK.B`, `BTC-USD`.", examples=["AAPL"]),
 ]
 Moment = Annotated[str, StringConstraints(pattern=f"^{_MOMENT}$")]
-Day = Annotated[date, BeforeValidator(_day), WithJsonSchema({"type": "string", "format": "date"})]
-Boolean = Annotated[bool, BeforeValidator(_boolean)]
-Whole = Annotated[int, BeforeValidator(_whole)]
+Day = Annotated[date, BeforeValidator(_parse_day), WithJsonSchema({"type": "string", "format": "date"})]
+Boolean = Annotated[bool, BeforeValidator(_parse_boolean)]
+Integer = Annotated[int, BeforeValidator(_parse_integer)]
 Cursor = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,400}$")]
 
 _START: Final = (
@@ -72,9 +72,9 @@ class _Strict(BaseModel):
 
 
 class _Page(_Strict):
-    limit: Whole = Field(_PAGE_ROWS, ge=1, le=MOST_ROWS, description="Rows of a page, at the most.")
+    limit: Integer = Field(_PAGE_ROWS, ge=1, le=MAX_ROWS, description="The most rows of a page.")
     cursor: Cursor | SkipJsonSchema[None] = Field(
-        None, description="`next_cursor` of the page before; everything else as it was asked then."
+        None, description="`next_cursor` of the previous page; repeat all other parameters unchanged."
     )
 
 
@@ -88,74 +88,76 @@ class _Hours(_Strict):
     regular_hours: Boolean = Field(
         default=False,
         description=(
-            "Only intraday bars that touch the regular hours, 09:30 to 16:00 in New York. Refused for `1d`, `1w` and"
+            "Only intraday bars that overlap the regular hours, 09:30 to 16:00 in New York. Refused for `1d`, `1w` and"
             " crypto."
         ),
     )
 
 
 class _Scale(_Strict):
-    adjusted: Boolean = Field(default=True, description="Split-adjusted prices; false gives them as traded.")
+    adjusted: Boolean = Field(
+        default=True, description="Split-adjusted prices; false returns them as traded."
+    )
     as_of: Day | SkipJsonSchema[None] = Field(
         None, description="The local date whose scale adjusted prices are on. Default: today."
     )
 
 
-# Fields come in the order of the bases from the last one on.
+# Fields come in the order of the bases, the last base first.
 class SeriesQuery(_Page, _Hours, _Range):
-    """A range of one series."""
+    """The parameters of a range of one series."""
 
 
 class BarsQuery(_Page, _Hours, _Scale, _Range):
-    """A range of bars."""
+    """The parameters of a range of bars."""
 
 
 class CandlesQuery(_Hours, _Scale):
-    """The latest bars."""
+    """The parameters of the latest bars."""
 
     timeframe: Timeframe = Field(Timeframe.D1, description="The length of a bar.")
-    limit: Whole = Field(100, ge=1, le=_MOST_CANDLES, description="How many bars.")
+    limit: Integer = Field(100, ge=1, le=_MAX_CANDLES, description="The most bars to return.")
 
 
-class _Chosen(_Strict):
+class _Selection(_Strict):
     symbol: list[Symbol] | SkipJsonSchema[None] = Field(
-        None, max_length=_MOST_SYMBOLS, description="Which; may be repeated. Default: every active one."
+        None, max_length=_MAX_SYMBOLS, description="Symbols, repeatable. Default: every active one."
     )
     timeframe: list[Timeframe] | SkipJsonSchema[None] = Field(
         None,
         max_length=len(Timeframe),
-        description="Which; may be repeated. Default: all that are collected.",
+        description="Timeframes, repeatable. Default: all that are collected.",
     )
 
 
-class GapsQuery(_Page, _Chosen):
-    """Which gaps."""
+class GapsQuery(_Page, _Selection):
+    """The choice of gaps."""
 
     start: Moment | SkipJsonSchema[None] = Field(
-        None, description="A gap must reach behind it. Default: the beginning of time."
+        None, description="A gap must end after it. Default: no limit."
     )
     end: Moment | SkipJsonSchema[None] = Field(
-        None, description="A gap must begin before it. Default: the end of time."
+        None, description="A gap must begin before it. Default: no limit."
     )
     state: list[GapState] = Field(
-        [GapState(one) for one in LOSSES],
+        [GapState(state) for state in LOSSES],
         max_length=len(GapState),
-        description="Which states; may be repeated. Default: what is missing without an explanation.",
+        description="States, repeatable. Default: those of gaps without an explanation.",
     )
 
 
-class CompletenessQuery(_Chosen):
-    """Which series."""
+class CompletenessQuery(_Selection):
+    """The choice of series."""
 
 
 class SymbolsQuery(_Strict):
-    """Which symbols."""
+    """The choice of symbols."""
 
-    active: Boolean = Field(default=True, description="Only those that are collected; false lists all.")
+    active: Boolean = Field(default=True, description="Only collected symbols; false lists all.")
 
 
 class Timeframes(_Strict):
-    """What a symbol is collected in."""
+    """The timeframes that a symbol is collected in."""
 
     timeframes: list[Timeframe] = Field(min_length=1, max_length=len(Timeframe))
 
@@ -165,7 +167,8 @@ class NewSymbol(_Strict):
 
     symbol: Symbol
     asset_class: AssetClass | None = Field(
-        None, description="Default: what it was; else `crypto` for BASE-QUOTE and `stock` for all others."
+        None,
+        description="Default: unchanged for a known symbol; otherwise `crypto` for BASE-QUOTE and `stock` for all others.",
     )
     name: (
         Annotated[
@@ -173,13 +176,13 @@ class NewSymbol(_Strict):
             StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"),
         ]
         | None
-    ) = Field(None, description="What people call it.")
+    ) = Field(None, description="The name of the company, fund, pair or index.")
     timeframes: Annotated[list[Timeframe], Field(min_length=1, max_length=len(Timeframe))] | None = Field(
-        None, description="Default: what it had, else `1h` and `1d`."
+        None, description="Default: unchanged for a known symbol; otherwise `1h` and `1d`."
     )
     confirmed: bool = Field(
         default=False,
-        description="Take a new symbol that is not spelt as the vendor spells such an instrument; else it is refused"
+        description="Accept a new symbol that is not spelt as the vendor spells such an instrument; otherwise it is refused"
         " with the code `doubtful-symbol`.",
     )
 
@@ -197,14 +200,14 @@ class SymbolFacts(_Strict):
 
 
 class StoredSeries(_Strict):
-    """What is stored of a series."""
+    """The number of stored bars of a series."""
 
     timeframe: Timeframe
     bars: int
 
 
 class SymbolDetails(SymbolFacts):
-    """A tracked symbol and what is stored of it."""
+    """A tracked symbol and its stored bars."""
 
     stored: list[StoredSeries]
 
@@ -216,11 +219,11 @@ class Symbols(_Strict):
 
 
 class Health(_Strict):
-    """That the server and its database answer."""
+    """The answer of a server whose database answers."""
 
     status: Literal["ok"]
 
 
-def given(query: BaseModel) -> dict[str, Any]:
-    """What a request says, defaults included: the question that a cursor is bound to."""
+def arguments_of(query: BaseModel) -> dict[str, Any]:
+    """Return the arguments of ``query``, defaults included, to which a cursor is bound."""
     return query.model_dump(mode="json")

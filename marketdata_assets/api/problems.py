@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457): what every answer is that is no success. They hold no SQL, no trace and no secret."""
+"""Problem documents (RFC 9457): the responses to all requests that fail. They hold no SQL, no traceback and no secret."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
-    "description": "A problem document (RFC 9457). `code` says for programs what `detail` says for people.",
+    "description": "A problem document (RFC 9457). `code` is for programs, `detail` for people.",
     "required": ["type", "title", "status", "detail", "code"],
     "properties": {
         "type": {"type": "string", "format": "uri-reference"},
@@ -53,15 +53,15 @@ SCHEMA: Final[dict[str, Any]] = {
 }
 
 
-class Problem(Exception):  # noqa: N818 - the RFC's word, and raised as an answer
-    """Ends a request with a problem document.
+class Problem(Exception):  # noqa: N818 - the RFC's word, and raised as a response
+    """An exception that ends a request with a problem document.
 
     Attributes:
         status: The HTTP status.
-        code: What happened, as a program compares it: lower case, words joined by dashes.
-        detail: The same for people, with what to do about it.
-        headers: What the answer carries beside the document.
-        errors: Arguments that are wrong: ``in`` and ``detail``.
+        code: What happened, for programs to compare: lower case, words joined by dashes.
+        detail: What happened, for people, and what to do about it.
+        headers: The headers of the response.
+        errors: The arguments that are wrong, each with ``in`` and ``detail``.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Problem(Exception):  # noqa: N818 - the RFC's word, and raised as an answe
         self.errors = list(errors)
 
     def response(self) -> Response:
-        """The document as an answer that nobody may cache."""
+        """Return the document as a response that must not be cached."""
         document = {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
@@ -98,54 +98,60 @@ class Problem(Exception):  # noqa: N818 - the RFC's word, and raised as an answe
         )
 
 
+def invalid_arguments(errors: Sequence[Mapping[str, str]]) -> Problem:
+    """Make the problem of arguments that are wrong: the first ``errors``, each with ``in`` and ``detail``."""
+    detail = "; ".join(f"{one['in']}: {one['detail']}" for one in errors[:3])
+    return Problem(422, "invalid-argument", detail, errors=errors[:20])
+
+
 def problem_of(error: Exception) -> Problem:
-    """What a client is told about ``error``; what it must not be told is logged."""
+    """Return the problem that a client sees for ``error``; details that it must not see are logged."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, UnadjustableError):
-        return Problem(409, "splits-unknown", f"{error.reason}, or ask with adjusted=false")
+        return Problem(409, "splits-unknown", f"{error.reason}, or send adjusted=false")
     if isinstance(error, DoubtfulSymbolError):
         return Problem(
             422, "doubtful-symbol", f'{error.question} Send "confirmed": true to track it all the same'
         )
-    for kind, status, code in _OF_THE_DOMAIN:
+    for kind, status, code in _DOMAIN_PROBLEMS:
         if isinstance(error, kind) and not isinstance(error, StoreError):
             return Problem(status, code, str(error))
-    return _of_the_database(error) or _unexpected(error)
+    return _database_problem(error) or _unexpected_problem(error)
 
 
-_OF_THE_DOMAIN: Final[tuple[tuple[type[MarketDataError], int, str], ...]] = (
+_DOMAIN_PROBLEMS: Final[tuple[tuple[type[MarketDataError], int, str], ...]] = (
     (UnknownSeriesError, 404, "unknown-series"),
     (AnotherInstrumentError, 409, "another-instrument"),
     (SplitError, 409, "splits-contradict"),
     (ConfigurationError, 422, "invalid-argument"),
 )
-"""Errors whose text is for the client, the special ones first."""
+"""The errors whose text is for the client, special ones before general ones."""
 
 
-def _of_the_database(error: Exception) -> Problem | None:
+def _database_problem(error: Exception) -> Problem | None:
     refusal = find_refusal(error)
     if refusal is Refusal.TOO_SLOW:
-        detail = "the database took too long: ask for less, or try again later"
+        detail = "the database took too long: request less, or try again later"
         return Problem(503, "too-slow", detail, headers=_RETRY_SOON)
     if refusal is Refusal.LOCKED:
-        detail = "what was to be changed is in use: try again later"
+        detail = "the rows to change are in use: try again later"
         return Problem(503, "locked", detail, headers=_RETRY_SOON)
     if refusal is Refusal.AWAY:
-        _log.error("the database is out of reach: %s", (str(error).splitlines() or [""])[0])
+        _log.error("the database cannot be reached: %s", (str(error).splitlines() or [""])[0])
         detail = "the database does not answer: try again later"
         return Problem(503, "database-away", detail, headers=_RETRY_SOON)
     return None
 
 
-def _unexpected(error: Exception) -> Problem:
-    # In the message: the handler of the commands prints nothing else.
+def _unexpected_problem(error: Exception) -> Problem:
+    # The traceback is in the message, because the console handler prints nothing else.
     _log.error("a request failed\n%s", "".join(traceback.format_exception(error)).rstrip())
-    return Problem(500, "internal-error", "something failed here; the server's log says what")
+    return Problem(500, "internal-error", "the server failed: see its log for the cause")
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What the OpenAPI document says about each of ``statuses``, and about those that any request may get."""
+    """Return what the OpenAPI document says about each of ``statuses``, and about those that any request may get."""
     return {
         status: {
             "description": HTTPStatus(status).phrase,

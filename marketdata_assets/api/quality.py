@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from marketdata_assets.api import cursors
 from marketdata_assets.api.formats import Table, content
 from marketdata_assets.api.guard import READ, GuardedRoute
-from marketdata_assets.api.parameters import CompletenessQuery, GapsQuery, given
+from marketdata_assets.api.parameters import CompletenessQuery, GapsQuery, arguments_of
 from marketdata_assets.api.problems import responses
 from marketdata_assets.api.service import answer
 from marketdata_assets.domain.calendar import microseconds, moment_of
@@ -32,7 +32,7 @@ _SECONDS: Final = 60
 
 @router.get(
     "/gaps",
-    summary="What is missing, and why",
+    summary="Missing bars, and why they are missing",
     response_model=None,
     responses={
         200: {
@@ -45,11 +45,11 @@ _SECONDS: Final = 60
     openapi_extra=READ,
 )
 async def gaps(request: Request, query: Annotated[GapsQuery, Query()]) -> Response:
-    """The known gaps that reach into a range: what `gaps()` returns in Python."""
-    question = cursors.question_of("gaps", given(query))
+    """Return the known gaps that reach into a range, as `gaps()` does in Python."""
+    fingerprint = cursors.query_fingerprint("gaps", arguments_of(query))
     after = None
     if query.cursor is not None:
-        cursor = cursors.decode(query.cursor, cursors.GapCursor, question)
+        cursor = cursors.decode(query.cursor, cursors.GapCursor, fingerprint)
         after = (cursor.symbol, cursor.timeframe, moment_of(cursor.start))
 
     def work(database: Database) -> Table:
@@ -59,27 +59,27 @@ async def gaps(request: Request, query: Annotated[GapsQuery, Query()]) -> Respon
             query.timeframe,
             query.start,
             query.end,
-            states=[one.value for one in query.state],
+            states=[state.value for state in query.state],
             after=after,
             limit=query.limit + 1,
         )
-        following = None
+        next_cursor = None
         if rows.height > query.limit:
             last = rows.row(query.limit - 1, named=True)
             key = (last["symbol"], last["timeframe"], microseconds(last["gap_start"]))
-            following = cursors.encode(cursors.GapCursor(question, *key))
-        return Table(rows.head(query.limit), {}, following, _SECONDS)
+            next_cursor = cursors.encode(cursors.GapCursor(fingerprint, *key))
+        return Table(rows.head(query.limit), {}, next_cursor, _SECONDS)
 
-    return await answer(request, work, most=query.limit)
+    return await answer(request, work, max_rows=query.limit)
 
 
 @router.get(
     "/completeness",
-    summary="How whole each series is",
+    summary="How complete each series is",
     response_model=None,
     responses={
         200: {
-            "description": "A row a series, in the order of the symbols",
+            "description": "One row for each series, in the order of the symbols",
             "content": content(MATRIX_SCHEMA, {}),
         },
         304: {"description": "The client has it already"},
@@ -88,7 +88,7 @@ async def gaps(request: Request, query: Annotated[GapsQuery, Query()]) -> Respon
     openapi_extra=READ,
 )
 async def completeness(request: Request, query: Annotated[CompletenessQuery, Query()]) -> Response:
-    """How whole each active series was when the matrix was last made: what `completeness()` returns in Python."""
+    """How complete each active series was when the matrix was last updated: what `completeness()` returns in Python."""
     return await answer(
         request,
         lambda database: Table(read_completeness(database, query.symbol, query.timeframe), max_age=_SECONDS),

@@ -1,4 +1,4 @@
-"""The database for the API: a few threads, each with connections of its own, and no endless queue before them."""
+"""The database for the API: a few threads, each with its own connections, and a bounded queue in front of them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PATIENCE: Final = timedelta(seconds=2)
-"""A client rather hears that the database is away than waits for it."""
+"""How long to wait for a database that does not answer: a client should get an error rather than wait."""
 
 
-class Readers:
-    """``size`` threads that work on the database, and ``waiting`` questions at most that wait for one of them.
+class ReaderPool:
+    """A pool of ``size`` threads that read the database, and at most ``waiting`` requests that wait for one of them.
 
-    A kept connection per thread: opening one takes ten times as long as reading a day of minutes.
+    Each thread keeps its connection: opening one takes ten times as long as reading a day of minutes.
     """
 
     def __init__(self, url: str, *, size: int, waiting: int, statement_timeout: timedelta) -> None:
         self._url = url
         self._size = size
-        self._most = size + waiting
+        self._max_pending = size + waiting
         self._timeouts = Timeouts(
             statement=statement_timeout, lock=timedelta(seconds=5), idle_in_transaction=timedelta(seconds=30)
         )
@@ -41,41 +41,43 @@ class Readers:
         self._pending = 0
 
     async def run(self, work: Callable[[Database], T]) -> T:
-        """What ``work`` returns, run by one of the threads.
+        """Call ``work`` in one of the threads, and return its result.
 
         Raises:
-            Problem: 503, when too many questions are waiting already.
+            Problem: 503, when too many requests are waiting already.
         """
-        if self._pending >= self._most:
+        if self._pending >= self._max_pending:
             raise Problem(
                 503,
                 "busy",
-                "too many questions are waiting for the database: try again later",
+                "too many requests are waiting for the database: try again later",
                 headers={"Retry-After": "1"},
             )
         self._pending += 1
         loop = asyncio.get_running_loop()
         future = self._executor.submit(self._work, work)
-        # Not when the client goes away: its question is still being worked on then.
+        # Not when the client goes away: the database is still working on its request then.
         future.add_done_callback(lambda done: self._done(loop, done))
         return await asyncio.wrap_future(future)
 
     async def warm_up(self) -> None:
-        """Open every thread's connections, so that nobody's first answer waits for that."""
+        """Open every thread's connections, so that no first response waits for that."""
         together = threading.Barrier(self._size)
 
         def touch(database: Database) -> None:
-            # Each thread takes exactly one of these.
+            # The barrier makes each thread take exactly one of these calls.
             with contextlib.suppress(threading.BrokenBarrierError):
                 together.wait(5)
             database.open_reader()
             database.require_answer()
 
-        with contextlib.suppress(MarketDataError):  # it starts all the same, and /health says that it is away
+        with contextlib.suppress(
+            MarketDataError
+        ):  # the server starts anyway, and /health reports the failure
             await asyncio.gather(*(self.run(touch) for _ in range(self._size)))
 
     def close(self) -> None:
-        """Wait for what is being worked on, and close the connections."""
+        """Wait for the calls that are running, and close the connections."""
         self._executor.shutdown(cancel_futures=True)
         for database in self._open:
             database.close()
@@ -92,7 +94,7 @@ class Readers:
         except (MarketDataError, Problem):
             raise
         except BaseException:
-            # In what state the connection is nobody knows.
+            # The state of the connection is unknown.
             database.close()
             raise
 

@@ -1,4 +1,4 @@
-"""Log lines about refused requests and closed connections: who was refused what, and never so many that they fill a disk."""
+"""Log lines about refused requests and closed connections, limited so that they cannot fill a disk."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class _Allowance:
 
 
 class RefusalLog:
-    """A log of refusals by kind, such as ``unknown-key``: of each, 5 lines at once and 10 a minute after that.
+    """A log of refusals by kind, such as ``unknown-key``: for each kind, 5 lines at once and then 10 a minute.
 
-    The next line of a kind counts those that were left out before it. ``clock`` counts seconds and never goes back.
+    The next line of a kind counts the lines that were left out before it. ``clock`` counts seconds and never goes back.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -49,7 +49,7 @@ class RefusalLog:
         allowance.lines -= 1
         more = f" ({allowance.left_out:,} more since the last such line)" if allowance.left_out else ""
         allowance.left_out = 0
-        # Escaped: what a client writes must not look like a line of its own.
+        # Escaped, so that a client cannot forge log lines.
         shown = what.encode("unicode_escape").decode("ascii")[:_MAX_CHARACTERS]
         _log.warning(
             "%s refused %s: %s, %s%s", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", address, kind, shown, more

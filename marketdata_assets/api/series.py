@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from marketdata_assets.api import cursors
 from marketdata_assets.api.formats import Table, content
 from marketdata_assets.api.guard import READ, GuardedRoute
-from marketdata_assets.api.parameters import BarsQuery, CandlesQuery, SeriesQuery, Symbol, given
+from marketdata_assets.api.parameters import BarsQuery, CandlesQuery, SeriesQuery, Symbol, arguments_of
 from marketdata_assets.api.problems import Problem, responses
 from marketdata_assets.api.service import answer
 from marketdata_assets.domain.bars import BAR_SCHEMA
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/api/v1", route_class=GuardedRoute)
 
 _DEFAULT_RANGE: Final = timedelta(days=30)
-_MOST_INTRADAY: Final = timedelta(days=5 * 366)
-_MOST_DAILY: Final = timedelta(days=100 * 366)
+_MAX_INTRADAY: Final = timedelta(days=5 * 366)
+_MAX_DAILY: Final = timedelta(days=100 * 366)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 _CLOSED_SECONDS: Final = 300
-"""What the daily fetches do not touch any more is still repaired, lengthened, pruned, and scaled by new splits."""
+"""The age of closed bars: repairs, longer histories, retention and new splits still change what daily runs no longer do."""
 _OPEN_SECONDS: Final = {
     Timeframe.M1: 5,
     Timeframe.M5: 15,
@@ -58,7 +58,7 @@ _OPEN_SECONDS: Final = {
 
 _SERIES_FACTS: Final[dict[str, Any]] = {
     "symbol": {"type": "string"},
-    "timeframe": {"type": "string", "enum": [one.value for one in Timeframe]},
+    "timeframe": {"type": "string", "enum": [timeframe.value for timeframe in Timeframe]},
 }
 _BAR_FACTS: Final[dict[str, Any]] = {
     **_SERIES_FACTS,
@@ -71,8 +71,8 @@ INCOMPLETE: Final = "Marketdata-Incomplete"
 _INCOMPLETE: Final[dict[str, Any]] = {
     INCOMPLETE: {
         "description": (
-            "Only when the rows lack something that may be fetched: `never-fetched` and `removed` (by retention) days,"
-            " `lost` bars, a list of RFC 9651 with `first`, `last`, counts, and in `do` the command for the server's"
+            "Present only when bars are missing that may be fetched: `never-fetched` days, days `removed` by retention,"
+            " or `lost` bars. A list (RFC 9651) with `first`, `last`, counts, and in `do` the command for the server's"
             " operator."
         ),
         "schema": {"type": "string"},
@@ -94,10 +94,10 @@ _SymbolPath = Annotated[Symbol, Path(description="`AAPL`, `BRK.B`, `BTC-USD`.")]
     openapi_extra=READ,
 )
 async def historical(request: Request, symbol: _SymbolPath, query: Annotated[BarsQuery, Query()]) -> Response:
-    """The stored bars that open between `start` and `end`, sorted by time: what `bars()` returns in Python."""
-    question = cursors.question_of("historical", {"of": symbol, **given(query)})
-    start, end, before = _range(query, question)
-    scale = query.as_of if before is None else before.scale
+    """Return the stored bars that open between `start` and `end`, sorted by time, as `bars()` does in Python."""
+    fingerprint = cursors.query_fingerprint("historical", {"of": symbol, **arguments_of(query)})
+    start, end, cursor = _range(query, fingerprint)
+    scale = query.as_of if cursor is None else cursor.scale
     _check_scale(query)
     requested = BarQuestion(
         symbol,
@@ -111,25 +111,27 @@ async def historical(request: Request, symbol: _SymbolPath, query: Annotated[Bar
 
     def work(database: Database) -> Table:
         page = read_bars(database, requested, limit=query.limit + 1)
-        _require_within(query, before, page.asset_class)
-        splits = _splits(page)
-        if before is not None and before.splits != splits:
+        _require_within(query, cursor, page.asset_class)
+        splits = _splits_fingerprint(page)
+        if cursor is not None and cursor.splits != splits:
             raise Problem(
                 409,
                 "scale-changed",
-                f"the splits of {page.series.symbol} are not those of the earlier pages, whose prices are on another"
-                " scale now: begin again without a cursor",
+                f"the splits of {page.series.symbol} have changed since the earlier pages, whose prices are now on"
+                " another scale: start again without a cursor",
             )
-        following = _following(page.bars, page.window, query.limit, question, scale=page.scale, splits=splits)
+        next_cursor = _next_cursor(
+            page.bars, page.window, query.limit, fingerprint, scale=page.scale, splits=splits
+        )
         return Table(
             page.bars.head(query.limit),
             _bar_facts(page.series, page.scale),
-            following,
-            _max_age(page.bars.head(query.limit), page.window, page.asset_class, page.series, following),
+            next_cursor,
+            _max_age(page.bars.head(query.limit), page.window, page.asset_class, page.series, next_cursor),
             incomplete_header(page.holes),
         )
 
-    return await answer(request, work, most=query.limit)
+    return await answer(request, work, max_rows=query.limit)
 
 
 @router.get(
@@ -138,7 +140,7 @@ async def historical(request: Request, symbol: _SymbolPath, query: Annotated[Bar
     response_model=None,
     responses={
         200: {
-            "description": "Sorted by time, the latest last",
+            "description": "Sorted by time, the latest bar last",
             "headers": _INCOMPLETE,
             "content": content(BAR_SCHEMA, _BAR_FACTS),
         },
@@ -148,7 +150,7 @@ async def historical(request: Request, symbol: _SymbolPath, query: Annotated[Bar
     openapi_extra=READ,
 )
 async def candles(request: Request, symbol: _SymbolPath, query: Annotated[CandlesQuery, Query()]) -> Response:
-    """The last `limit` stored bars, however long ago they opened."""
+    """Return the last `limit` stored bars, however long ago they opened."""
     now = datetime.now(UTC)
     _check_scale(query)
     requested = BarQuestion(
@@ -170,7 +172,7 @@ async def candles(request: Request, symbol: _SymbolPath, query: Annotated[Candle
             headers=incomplete_header(page.holes),
         )
 
-    return await answer(request, work, most=query.limit)
+    return await answer(request, work, max_rows=query.limit)
 
 
 @router.get(
@@ -185,25 +187,25 @@ async def candles(request: Request, symbol: _SymbolPath, query: Annotated[Candle
     openapi_extra=READ,
 )
 async def features(request: Request, symbol: _SymbolPath, query: Annotated[SeriesQuery, Query()]) -> Response:
-    """The stored features of the bars that open between `start` and `end`: what `features()` returns in Python."""
-    question = cursors.question_of("features", {"of": symbol, **given(query)})
-    start, end, before = _range(query, question)
+    """Return the stored features of the bars that open between `start` and `end`, as `features()` does in Python."""
+    fingerprint = cursors.query_fingerprint("features", {"of": symbol, **arguments_of(query)})
+    start, end, cursor = _range(query, fingerprint)
     requested = BarQuestion(symbol, query.timeframe, start, end, regular_hours=query.regular_hours)
 
     def work(database: Database) -> Table:
         page = read_features(database, requested, limit=query.limit + 1)
-        _require_within(query, before, page.asset_class)
-        following = _following(page.features, page.window, query.limit, question)
+        _require_within(query, cursor, page.asset_class)
+        next_cursor = _next_cursor(page.features, page.window, query.limit, fingerprint)
         rows = page.features.head(query.limit)
         return Table(
             rows,
             _series_facts(page.series),
-            following,
-            _max_age(rows, page.window, page.asset_class, page.series, following),
+            next_cursor,
+            _max_age(rows, page.window, page.asset_class, page.series, next_cursor),
             incomplete_header(page.holes),
         )
 
-    return await answer(request, work, most=query.limit)
+    return await answer(request, work, max_rows=query.limit)
 
 
 def _check_scale(query: BarsQuery | CandlesQuery) -> None:
@@ -216,7 +218,7 @@ def _check_scale(query: BarsQuery | CandlesQuery) -> None:
 
 
 def incomplete_header(holes: Holes) -> dict[str, str]:
-    """Return the header that names ``holes``; no header without any."""
+    """Return the header that names ``holes``; no header when there are none."""
     parts = []
     for name, hole in (
         ("never-fetched", holes.never_fetched),
@@ -234,87 +236,87 @@ def incomplete_header(holes: Holes) -> dict[str, str]:
     return {INCOMPLETE: ", ".join(described)}
 
 
-def _splits(page: BarPage) -> str | None:
-    """By what a later page knows whether its prices are on the scale of this one; None for prices as traded."""
+def _splits_fingerprint(page: BarPage) -> str | None:
+    """Return a hash of the splits of ``page``, equal on pages of one scale; None for prices as traded."""
     if page.splits is None or page.scale is None:
         return None
-    return cursors.splits_of(page.splits.iter_rows(), page.scale)
+    return cursors.splits_fingerprint(page.splits.iter_rows(), page.scale)
 
 
 def _range(
-    query: SeriesQuery | BarsQuery, question: str
+    query: SeriesQuery | BarsQuery, fingerprint: str
 ) -> tuple[date | datetime, date | datetime, cursors.SeriesCursor | None]:
-    """The edges of what is left to read, and the cursor that says so; None on the first page."""
+    """Return the edges of the range that is left to read, and the cursor of ``query``, None on the first page."""
     if query.cursor is not None:
-        cursor = cursors.decode(query.cursor, cursors.SeriesCursor, question)
+        cursor = cursors.decode(query.cursor, cursors.SeriesCursor, fingerprint)
         start, end = moment_of(cursor.last) + _MICROSECOND, moment_of(cursor.end)
         if start >= end:
             raise cursors.not_a_cursor()
         return start, end, cursor
     first, last = _edges(query, datetime.now(UTC))
-    longest = _MOST_INTRADAY if query.timeframe.is_intraday else _MOST_DAILY
-    if _day(last) - _day(first) > longest:
+    longest = _MAX_INTRADAY if query.timeframe.is_intraday else _MAX_DAILY
+    if _day_of(last) - _day_of(first) > longest:
         raise Problem(
             422,
             "range-too-long",
-            f"a range of {query.timeframe} bars spans {longest.days:,} days at the most: ask for parts of it",
+            f"a range of {query.timeframe} bars may span {longest.days:,} days at most: request parts of it",
         )
     return first, last, None
 
 
 def _edges(query: SeriesQuery | BarsQuery, now: datetime) -> tuple[date | datetime, date | datetime]:
-    """The edges that ``query`` asks for, defaults included."""
+    """Return the edges of the range of ``query``, defaults included."""
     last = now if query.end is None else parse_edge("end", query.end)
-    return _before(last) if query.start is None else parse_edge("start", query.start), last
+    return _default_start(last) if query.start is None else parse_edge("start", query.start), last
 
 
 def _require_within(
     query: SeriesQuery | BarsQuery, cursor: cursors.SeriesCursor | None, asset_class: AssetClass
 ) -> None:
-    """Raise :class:`Problem` for a ``cursor`` that leads out of the range of ``query``: it is not one of ours."""
+    """Raise :class:`Problem` for a ``cursor`` that leads out of the range of ``query``: such a cursor was forged."""
     if cursor is None:
         return
-    # The end of the first page, which was "now" there when none was asked for.
+    # The end of the first page: "now" at that time, when the request has no end.
     end = moment_of(cursor.end)
     requested = window_of(*_edges(query, end), calendar_of(asset_class))
     if moment_of(cursor.last) < requested.start or end > requested.end:
         raise cursors.not_a_cursor()
 
 
-def _before(last: date | datetime) -> date | datetime:
+def _default_start(last: date | datetime) -> date | datetime:
     try:
         return last - _DEFAULT_RANGE
     except OverflowError:
-        raise Problem(422, "invalid-argument", f"nothing lies before {last}: give a later end") from None
+        raise Problem(422, "invalid-argument", f"no date lies before {last}: give a later end") from None
 
 
-def _day(edge: date | datetime) -> date:
+def _day_of(edge: date | datetime) -> date:
     return edge.date() if isinstance(edge, datetime) else edge
 
 
-def _following(
+def _next_cursor(
     rows: pl.DataFrame,
     window: Window,
     limit: int,
-    question: str,
+    fingerprint: str,
     *,
     scale: date | None = None,
     splits: str | None = None,
 ) -> str | None:
-    """The cursor behind the first ``limit`` of ``rows``; None when there are no more."""
+    """Return the cursor after the first ``limit`` of ``rows``; None when there are no more rows."""
     if rows.height <= limit:
         return None
     last, end = microseconds(rows["time"][limit - 1]), microseconds(window.end)
-    return cursors.encode(cursors.SeriesCursor(question, last, end, scale, splits))
+    return cursors.encode(cursors.SeriesCursor(fingerprint, last, end, scale, splits))
 
 
 def _max_age(
-    rows: pl.DataFrame, window: Window, asset_class: AssetClass, series: Series, following: str | None
+    rows: pl.DataFrame, window: Window, asset_class: AssetClass, series: Series, next_cursor: str | None
 ) -> int:
-    """For how long a page may be taken for the truth."""
-    end = window.end if following is None else rows["time"][-1]
-    settled = calendar_of(asset_class).final_before(datetime.now(UTC), CORRECTION_SESSIONS)
-    return _CLOSED_SECONDS if end <= settled else _OPEN_SECONDS[series.timeframe]
+    """Return the seconds for which a client may reuse a page."""
+    end = window.end if next_cursor is None else rows["time"][-1]
+    final_before = calendar_of(asset_class).final_before(datetime.now(UTC), CORRECTION_SESSIONS)
+    return _CLOSED_SECONDS if end <= final_before else _OPEN_SECONDS[series.timeframe]
 
 
 def _series_facts(series: Series) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Serving the app with uvicorn: in this process, or in several that share the port."""
+"""The server: uvicorn serves the app in this process, or in several that share the port."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from uvicorn.supervisors.multiprocess import Process
 
 _OPTIONS: Final = "MARKETDATA_SERVE_OPTIONS"
-"""How the processes of one server hear what its command line said; what is secret they read where it did."""
+"""The variable that passes the options of the command line to the processes of one server; secrets are not in it."""
 _READY_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What the command line says: see ``marketdata serve --help``."""
+    """The options of the command line: see ``marketdata serve --help``."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -72,7 +72,7 @@ class _Workers(Multiprocess):
         while waiting and not self.should_exit.is_set():
             self.handle_signals()
             if not all(process.process.is_alive() for process in waiting.values()):
-                return  # the supervisor starts it again, or says why it cannot
+                return  # the supervisor starts the process again, or reports why it cannot
             answered: list[Any] = multiprocessing.connection.wait(list(waiting), timeout=_READY_SECONDS)
             for pipe in answered:
                 if pipe.recv():
@@ -98,15 +98,15 @@ def serve(options: ServeOptions, announce: Callable[[], None]) -> None:
             host=options.host,
             port=options.port,
             workers=options.workers,
-            # X-Forwarded-For is whatever a client writes there: it must not make anybody local.
+            # A client may write anything into X-Forwarded-For: it must not make a caller local.
             proxy_headers=False,
             server_header=False,
             access_log=False,
-            # Its warnings are about single requests, without limit; ours name the client and are few.
+            # uvicorn logs a warning for each bad request, without limit; the refusal log names the client and is limited.
             log_level="error",
             timeout_keep_alive=5,
             timeout_graceful_shutdown=10,
-            # A worker that is still importing on a busy machine would be killed, and its successor again.
+            # With a shorter timeout, a worker that is still importing on a busy machine is killed, again and again.
             timeout_worker_healthcheck=60,
         )
         with contextlib.suppress(KeyboardInterrupt):
@@ -121,8 +121,8 @@ def serve(options: ServeOptions, announce: Callable[[], None]) -> None:
 
 
 def app_of_environment() -> FastAPI:
-    """The app that :func:`serve` asks for, in whatever process."""
-    # Here, because the metrics decide where they are kept when they are imported.
+    """Return the app with the options of :func:`serve`, in any of its processes."""
+    # Imported here, because the metrics choose where they are kept when they are imported.
     from marketdata_assets.api.app import create_app  # noqa: PLC0415
     from marketdata_assets.api.service import ServiceOptions  # noqa: PLC0415
     from marketdata_assets.api.store_metrics import StoreCollector  # noqa: PLC0415

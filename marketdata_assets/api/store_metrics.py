@@ -1,14 +1,14 @@
-"""Gauges of the store for ``/metrics``: what ``marketdata status`` shows, for an alarm of one's own."""
+"""Gauges of the store for ``/metrics``: what ``marketdata status`` shows, for alerts in Prometheus."""
 
 from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Lock
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import GaugeMetricFamily
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.monitoring import Runs, TableSize, Vitals
 
 KEPT_SECONDS: Final = 30.0
-"""How long a look at the store is told again, one that failed too: every scraper asks."""
+"""How long a reading of the store is reused, a failed one too, because every scraper requests it."""
 _KEPT_COSTS: Final = 20
-"""How many times as long as it took, when that is longer: judging hundreds of silent series takes seconds."""
+"""How many times its own duration a reading is reused, if that is longer: judging hundreds of silent series takes seconds."""
 
-# A scraper gives up after ten seconds, by default, and has nothing then, not even what the API counts itself: no single
-# step of a look may take as long.
+# By default a scraper gives up after ten seconds, and then gets nothing, not even what the API counts itself: no single
+# step of a reading may take that long.
 _TIMEOUTS: Final = Timeouts(
     statement=timedelta(seconds=4), lock=timedelta(seconds=2), connect=timedelta(seconds=2)
 )
@@ -47,8 +47,8 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """What a look at the store has found; ``runs`` is None where Dagster's tables are elsewhere."""
+class _Reading:
+    """A reading of the store; ``runs`` is None when Dagster's tables are in another database."""
 
     now: datetime
     vitals: Vitals
@@ -100,28 +100,29 @@ _GAUGES: Final[dict[str, tuple[str, Callable[[Vitals, datetime], float]]]] = {
         lambda found, _: found.vendor.per_minute,
     ),
     "marketdata_vendor_plan_used_ratio": (
-        "Today's requests, of those that the plan allowed since midnight UTC.",
+        "Today's requests as a share of those that the plan allowed since midnight UTC.",
         lambda found, now: found.vendor.share_of_plan(now),
     ),
     "marketdata_vendor_blocked_until_timestamp_seconds": (
-        "Until when a 429 holds every request back; 0 when none does.",
+        "Until when a 429 blocks all requests; 0 when none does.",
         lambda found, _: found.vendor.blocked_until.timestamp() if found.vendor.blocked_until else 0,
     ),
     "marketdata_failed_minute_fetches": (
-        "Symbols whose latest failed request for minutes was not answered since.",
+        "Symbols whose latest failed request for minutes has not been answered later.",
         lambda found, _: len(found.failed_fetches),
     ),
     "marketdata_slow_queries": (
-        "Queries over 500 ms, by what Postgres keeps of them.",
+        "Queries over 500 ms, as Postgres records them.",
         lambda found, _: len(found.slow.queries),
     ),
 }
 
 
 class StoreCollector(Collector):
-    """Looks at the store when it is scraped, at most every :data:`KEPT_SECONDS`. ``clock`` tells the time, UTC.
+    """A collector that reads the store when it is scraped, at most every :data:`KEPT_SECONDS`.
 
-    What it found is told again until then, by this process to whoever asks.
+    Until then all scrapers of this process get the same reading. ``clock`` returns the current time, in UTC, and
+    ``monotonic`` counts seconds.
     """
 
     def __init__(
@@ -130,112 +131,116 @@ class StoreCollector(Collector):
         settings: Settings,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = database_url
         self._settings = settings
         self._clock = clock
+        self._monotonic = monotonic
         self._lock = Lock()
-        self._look_due = -math.inf
-        self._found: _Look | None = None
+        self._reading_due = -math.inf
+        self._reading: _Reading | None = None
 
     def describe(self) -> list[Metric]:
-        """Nothing: a registry would otherwise look at the store to learn the names."""
+        """Return nothing: a registry would otherwise read the store to learn the names."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges; ``marketdata_store_up 0`` alone, and a line in the log, when the store cannot be asked."""
-        look = self._look()
+        """Yield the gauges; only ``marketdata_store_up 0``, and a line in the log, when the store cannot be read."""
+        reading = self._read_store_when_due()
         yield GaugeMetricFamily(
-            "marketdata_store_up", "Whether the database told the gauges of the store.", look is not None
+            "marketdata_store_up",
+            "Whether the database answered; 0 without the gauges of the store.",
+            reading is not None,
         )
-        if look is None:
+        if reading is None:
             return
         for name, (text, value) in _GAUGES.items():
-            yield GaugeMetricFamily(name, text, value(look.vitals, look.now))
-        if (disk := look.vitals.disk) is not None:
+            yield GaugeMetricFamily(name, text, value(reading.vitals, reading.now))
+        if (disk := reading.vitals.disk) is not None:
             yield GaugeMetricFamily(
-                "marketdata_disk_used_ratio", "Of the embedded server's disk.", disk.share
+                "marketdata_disk_used_ratio", "Share of the embedded server's disk in use.", disk.share
             )
         yield GaugeMetricFamily(
-            "marketdata_database_bytes", "The whole database on disk.", look.database_bytes
+            "marketdata_database_bytes", "The whole database on disk.", reading.database_bytes
         )
-        yield from _of_tables(look.tables)
-        yield from _of_series(look.freshness)
-        if look.runs is not None:
-            yield from _of_runs(look.runs, look.now)
+        yield from _gauges_of_tables(reading.tables)
+        yield from _gauges_of_series(reading.freshness)
+        if reading.runs is not None:
+            yield from _gauges_of_runs(reading.runs, reading.now)
 
-    def _look(self) -> _Look | None:
+    def _read_store_when_due(self) -> _Reading | None:
         with self._lock:
-            began = monotonic()
-            if began > self._look_due:
+            began = self._monotonic()
+            if began > self._reading_due:
                 try:
-                    self._found = self._looked_anew()
+                    self._reading = self._read_store()
                 except (MarketDataError, *DRIVER_ERRORS) as error:
-                    self._found = None
+                    self._reading = None
                     _LOG.error("/metrics is without the store's gauges: %s", one_line(str(error)))
-                ended = monotonic()
-                cost = 0 if self._found is None else ended - began
-                self._look_due = ended + max(KEPT_SECONDS, _KEPT_COSTS * cost)
-            return self._found
+                ended = self._monotonic()
+                cost = 0 if self._reading is None else ended - began
+                self._reading_due = ended + max(KEPT_SECONDS, _KEPT_COSTS * cost)
+            return self._reading
 
-    def _looked_anew(self) -> _Look:
+    def _read_store(self) -> _Reading:
         now = self._clock()
         with Database(
             self._url, application_name="marketdata metrics", timeouts=_TIMEOUTS, patience=_PATIENCE
         ) as database:
             freshness = freshness_of(database, now)
-            return _Look(
+            return _Reading(
                 now=now,
                 vitals=vitals(database, self._settings, now, freshness=freshness),
                 freshness=freshness,
                 tables=table_sizes(database, now),
                 database_bytes=database_size(database),
-                # Its schema in this database may be what it left behind when it moved.
-                runs=None if self._settings.dagster_postgres_url else _runs(database),
+                # With a database of its own, Dagster's schema in this one may be a leftover from before it moved.
+                runs=None if self._settings.dagster_postgres_url else _read_runs(database),
             )
 
 
-def _runs(database: Database) -> Runs | None:
+def _read_runs(database: Database) -> Runs | None:
     try:
         return runs_in_store(database)
     except (UnknownTablesError, TypeError) as error:
-        # Dagster may change its tables: the store's own gauges do not depend on them.
+        # Dagster may change its tables; the store's own gauges must not depend on them.
         _LOG.error("/metrics is without Dagster's runs: %s", one_line(str(error)))
         return None
 
 
-def _of_tables(tables: Iterable[TableSize]) -> Iterator[Metric]:
-    sizes = _labelled("marketdata_table_bytes", "On disk, with indexes and partitions.", "table")
-    rows = _labelled("marketdata_table_rows", "Rows, an estimate but for ohlcv.", "table")
-    growth = _labelled(
-        "marketdata_table_rows_per_day", "Rows about the last seven days, by day; an estimate.", "table"
+def _gauges_of_tables(tables: Iterable[TableSize]) -> Iterator[Metric]:
+    sizes = _gauge("marketdata_table_bytes", "Bytes on disk, with indexes and partitions.", "table")
+    rows = _gauge("marketdata_table_rows", "Rows; an estimate, except for ohlcv.", "table")
+    growth = _gauge(
+        "marketdata_table_rows_per_day", "Rows a day over the last seven days; an estimate.", "table"
     )
-    for one in tables:
-        sizes.add_metric([one.table], one.size)
-        if one.rows is not None:
-            rows.add_metric([one.table], one.rows)
-        if one.rows_a_day is not None:
-            growth.add_metric([one.table], one.rows_a_day)
+    for table in tables:
+        sizes.add_metric([table.table], table.size)
+        if table.rows is not None:
+            rows.add_metric([table.table], table.rows)
+        if table.rows_a_day is not None:
+            growth.add_metric([table.table], table.rows_a_day)
     yield from (sizes, rows, growth)
 
 
-def _of_series(freshness: pl.DataFrame) -> Iterator[Metric]:
+def _gauges_of_series(freshness: pl.DataFrame) -> Iterator[Metric]:
     counts = Counter(freshness["state"].to_list())
-    states = _labelled("marketdata_series", "Active series by freshness.", "state")
+    states = _gauge("marketdata_series", "Active series by freshness.", "state")
     for state in Freshness:
         states.add_metric([state.value], counts[state.value])
-    each = _labelled(
+    fresh = _gauge(
         "marketdata_series_fresh", "1 when the series has the bars that are due.", "symbol", "timeframe"
     )
     for symbol, timeframe, state in freshness.select("symbol", "timeframe", "state").iter_rows():
-        each.add_metric([symbol, timeframe], state == Freshness.FRESH.value)
-    yield from (states, each)
+        fresh.add_metric([symbol, timeframe], state == Freshness.FRESH.value)
+    yield from (states, fresh)
 
 
-def _of_runs(runs: Runs, now: datetime) -> Iterator[Metric]:
-    latest = _labelled(
+def _gauges_of_runs(runs: Runs, now: datetime) -> Iterator[Metric]:
+    latest = _gauge(
         "marketdata_last_run_timestamp_seconds",
-        "When the latest run of the job ended, else began, else was asked for; and its status.",
+        "When the latest run of the job ended, else started, else was created; and its status.",
         "job",
         "status",
     )
@@ -256,5 +261,5 @@ def _of_runs(runs: Runs, now: datetime) -> Iterator[Metric]:
         )
 
 
-def _labelled(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, labels=labels)

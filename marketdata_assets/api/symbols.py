@@ -1,4 +1,4 @@
-"""Routes of what is collected: to see for readers, to change for admins."""
+"""Routes of the tracked symbols: readers list them, admins change them."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ _SymbolPath = Annotated[Symbol, Path(description="`AAPL`, `BRK.B`, `BTC-USD`.")]
 
 @router.get(
     "/symbols",
-    summary="What is collected",
+    summary="The tracked symbols",
     response_model=Symbols,
     responses=responses(422),
     openapi_extra=READ,
 )
 async def list_(request: Request, query: Annotated[SymbolsQuery, Query()]) -> Symbols:
-    """The tracked symbols in the order in which they were added."""
-    tracked = await service_of(request).ask(
+    """Return the tracked symbols in the order in which they were added."""
+    tracked = await service_of(request).run(
         request, lambda database: list_symbols(database, active_only=query.active)
     )
-    return Symbols(data=[SymbolFacts(**one.facts) for one in tracked])
+    return Symbols(data=[SymbolFacts(**symbol.facts) for symbol in tracked])
 
 
 @router.post(
@@ -63,28 +63,28 @@ async def list_(request: Request, query: Annotated[SymbolsQuery, Query()]) -> Sy
     summary="Collect a symbol",
     response_model=SymbolFacts,
     responses={
-        201: {"model": SymbolFacts, "description": "It was not tracked before"},
+        201: {"model": SymbolFacts, "description": "The symbol was not tracked before"},
         **responses(400, 403, 409, 413, 422),
     },
     openapi_extra=WRITE,
 )
 async def add(request: Request, response: Response, wanted: Annotated[NewSymbol, Body()]) -> SymbolFacts:
-    """Track a symbol from now on, or take it up again, as `marketdata symbols add` does."""
-    tracked, is_new = await service_of(request).ask(request, lambda database: _add(database, wanted))
+    """Start collecting a symbol, or resume a deactivated one, as `marketdata symbols add` does."""
+    tracked, is_new = await service_of(request).run(request, lambda database: _add(database, wanted))
     response.status_code = 201 if is_new else 200
     return SymbolFacts(**tracked.facts)
 
 
 @router.get(
     "/admin/symbols/{symbol}",
-    summary="A symbol and what is stored of it",
+    summary="A symbol, and how many of its bars are stored",
     response_model=SymbolDetails,
     responses=responses(404, 422),
     openapi_extra=READ,
 )
 async def details(request: Request, symbol: _SymbolPath) -> SymbolDetails:
-    """How a symbol is collected, and how many bars of it are stored in each timeframe."""
-    return await service_of(request).ask(request, lambda database: _details(database, parse_symbol(symbol)))
+    """Return how a symbol is collected, and how many of its bars are stored in each timeframe."""
+    return await service_of(request).run(request, lambda database: _details(database, parse_symbol(symbol)))
 
 
 @router.put(
@@ -97,12 +97,12 @@ async def details(request: Request, symbol: _SymbolPath) -> SymbolDetails:
 async def put_timeframes(
     request: Request, symbol: _SymbolPath, wanted: Annotated[Timeframes, Body()]
 ) -> SymbolFacts:
-    """Collect a symbol in these timeframes from now on, as `marketdata symbols set-timeframes` does. Bars stay."""
+    """Change the timeframes in which a symbol is collected, as `marketdata symbols set-timeframes` does. Bars stay."""
 
     def work(database: Database) -> TrackedSymbol:
-        return set_timeframes(database, parse_symbol(symbol), _sorted(wanted.timeframes))
+        return set_timeframes(database, parse_symbol(symbol), _sort_timeframes(wanted.timeframes))
 
-    return SymbolFacts.model_validate((await service_of(request).ask(request, work)).facts)
+    return SymbolFacts.model_validate((await service_of(request).run(request, work)).facts)
 
 
 @router.delete(
@@ -113,13 +113,13 @@ async def put_timeframes(
     openapi_extra=WRITE,
 )
 async def remove(request: Request, symbol: _SymbolPath) -> SymbolFacts:
-    """Deactivate a symbol, as `marketdata symbols deactivate` does. Its bars stay, and POST takes it up again."""
+    """Deactivate a symbol, as `marketdata symbols deactivate` does. Its bars stay; POST resumes collecting."""
 
     def work(database: Database) -> TrackedSymbol:
         (stopped,) = deactivate(database, parse_symbol(symbol))
         return stopped
 
-    return SymbolFacts.model_validate((await service_of(request).ask(request, work)).facts)
+    return SymbolFacts.model_validate((await service_of(request).run(request, work)).facts)
 
 
 def _add(database: Database, requested: NewSymbol) -> tuple[TrackedSymbol, bool]:
@@ -127,7 +127,7 @@ def _add(database: Database, requested: NewSymbol) -> tuple[TrackedSymbol, bool]
         parse_symbol(requested.symbol),
         requested.asset_class,
         requested.name,
-        _sorted(requested.timeframes) if requested.timeframes else None,
+        _sort_timeframes(requested.timeframes) if requested.timeframes else None,
     )
     ((tracked, outcome),) = add_symbols(database, [wanted], is_careful=not requested.confirmed)
     return tracked, outcome is Outcome.NEW
@@ -137,13 +137,13 @@ def _details(database: Database, name: str) -> SymbolDetails:
     tracked = find_symbol(database, name)
     counts = bars_by_series(database)
     stored = [
-        StoredSeries(timeframe=one.timeframe, bars=bars)
-        for one, bars in sorted(counts.items(), key=lambda item: item[0].timeframe.duration)
-        if one.symbol == tracked.symbol and bars
+        StoredSeries(timeframe=series.timeframe, bars=bars)
+        for series, bars in sorted(counts.items(), key=lambda item: item[0].timeframe.duration)
+        if series.symbol == tracked.symbol and bars
     ]
     return SymbolDetails(**tracked.facts, stored=stored)
 
 
-def _sorted(timeframes: Iterable[Timeframe]) -> tuple[Timeframe, ...]:
+def _sort_timeframes(timeframes: Iterable[Timeframe]) -> tuple[Timeframe, ...]:
     chosen = set(timeframes)
-    return tuple(one for one in Timeframe if one in chosen)
+    return tuple(timeframe for timeframe in Timeframe if timeframe in chosen)

@@ -1,4 +1,4 @@
-"""``marketdata actions``: splits, dividends and earnings of what is tracked, brought up to date."""
+"""``marketdata actions``: update the splits, dividends and earnings of the tracked symbols."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def actions(
     *,
     as_json: JsonArray = False,
 ) -> None:
-    """Bring splits and, where the plan has them, dividends and earnings of every active stock and ETF up to date.
+    """Update splits and, if the plan includes them, dividends and earnings of every active stock and ETF.
 
-    Adjusted prices follow at once: they are made when they are read. Features wait for `marketdata features`.
+    Adjusted prices change at once, because they are computed on reading. For features, run `marketdata features`.
     """
     from marketdata_assets.cli.session import open_instance, open_store, require_vendor_of
     from marketdata_assets.definitions import build_definitions
@@ -34,20 +34,20 @@ def actions(
         require_vendor_of(store)
         with open_instance(store, "actions") as (instance, command):
             reports = refresh_actions(Runner(build_definitions(), instance, command.tags))
-        series = [
-            one
+        adjustable = [
+            series
             for symbol in list_symbols(store.database, active_only=True)
             if symbol.asset_class.can_split
-            for one in symbol.series
+            for series in symbol.series
         ]
-        stale = stale_days(store.database, series, store.settings.start, now=datetime.now(UTC))
+        stale = stale_days(store.database, adjustable, store.settings.start, now=datetime.now(UTC))
     if as_json:
         typer.echo(json.dumps([asdict(report) for report in reports], indent=2))
         return
     for report in reports:
         typer.echo(_line(report))
     if stale:
-        typer.echo(f"features of {len(stale):,} series are out of date: run `marketdata features`")
+        typer.echo(f"features of {len(stale):,} series are stale: run `marketdata features`")
 
 
 def _line(report: ActionsReport) -> str:

@@ -1,4 +1,4 @@
-"""The root of the command line: the commands, and what becomes of their errors."""
+"""The root of the command line: the commands, and how their errors are reported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from marketdata_assets.cli.helping import lay_out_help
 from marketdata_assets.cli.interrupts import INTERRUPTED, report_interrupt
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.wording import one_line
-from marketdata_assets.storage.failures import explain_failure, is_of_a_driver
+from marketdata_assets.storage.failures import explain_failure, is_driver_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,12 +44,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=(
         "OHLCV market data in Postgres, collected and checked by Dagster.\n\n"
-        "Begin with `demo`, which needs no key. Then choose symbols, bring their history with `backfill`, look with"
-        " `status`, `matrix` and `bars`, and let `up` keep it whole by itself."
+        "Begin with `demo`, which needs no key. Then choose symbols, fetch their history with `backfill`, inspect it with"
+        " `status`, `matrix` and `bars`, and let `up` keep it up to date."
     ),
     epilog=(
         "Example: marketdata symbols add NFLX --timeframes 1m,1d && marketdata backfill --symbols NFLX --days 30\n\n"
-        "Every command says more: marketdata backfill --help. Completion for your shell: marketdata --install-completion"
+        "Details of a command: marketdata backfill --help. Shell completion: marketdata --install-completion"
     ),
 )
 
@@ -67,18 +67,18 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    # Multi-partition backfill policies are beta in Dagster; whoever runs a command cannot do anything about it.
+    # Multi-partition backfill policies are beta in Dagster; the user of a command can do nothing about it.
     warnings.filterwarnings("ignore", message=".*is currently in beta.*")
     logging.basicConfig(level=logging.WARNING, handlers=[ConsoleHandler()])
-    # That a lost or interrupted transaction cannot be rolled back: why it is lost is reported anyway.
+    # psycopg warns when a lost transaction cannot be rolled back; the cause of the loss is reported anyway.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
-    # How long a run waits for the vendor's limit is worth a line.
+    # The limiter logs at INFO how long a run waits for the vendor's limit.
     logging.getLogger("marketdata_assets.polygon.limiter").setLevel(logging.INFO)
 
 
-_START, _COLLECT, _LOOK = "Begin", "Bring and complete", "Look"
-_STORE, _SERVE, _DEVELOP = "Keep", "Serve", "Develop"
-"""Under which headings the help of `marketdata` lists its commands."""
+_START, _COLLECT, _INSPECT = "Get started", "Fetch and repair", "Inspect"
+_STORE, _SERVE, _DEVELOP = "Maintain", "Serve", "Develop"
+"""The headings under which the help of `marketdata` lists its commands."""
 
 
 def _command(heading: str, example: str, function: Callable[..., None]) -> None:
@@ -92,9 +92,9 @@ _command(_COLLECT, "marketdata backfill --symbols AAPL,SPY --timeframes 1h,1d --
 _command(_COLLECT, "marketdata gaps --symbols SPY --days 30 --repair", gaps.gaps)
 _command(_COLLECT, "marketdata features --symbols AAPL --timeframes 1m,1h", features.features)
 _command(_COLLECT, "marketdata actions", actions.actions)
-_command(_LOOK, "marketdata status", status.status)
-_command(_LOOK, "marketdata bars AAPL 1m --days 2 --plot aapl.png", bars.bars)
-_command(_LOOK, "marketdata matrix --refresh --html matrix.html", matrix.matrix)
+_command(_INSPECT, "marketdata status", status.status)
+_command(_INSPECT, "marketdata bars AAPL 1m --days 2 --plot aapl.png", bars.bars)
+_command(_INSPECT, "marketdata matrix --refresh --html matrix.html", matrix.matrix)
 _command(_STORE, "marketdata prune --timeframes 1m --older-than 60 --dry-run", prune.prune)
 _command(_STORE, "marketdata doctor --repair", doctor.doctor)
 _command(_STORE, "marketdata migrate --check", database.migrate)
@@ -106,7 +106,7 @@ lay_out_help(app)
 
 
 def main() -> None:
-    """Run the command line in a process that is not its own, such as a test: signals stay as they are."""
+    """Run the command line inside another process, such as a test: signal handlers stay as they are."""
     sys.exit(run())
 
 
@@ -116,19 +116,19 @@ def run() -> int:
     try:
         code = app(prog_name="marketdata", standalone_mode=False)
     except typer.TyperException as error:
-        # Without a command there is no error to report: the help has been printed.
+        # Without a command there is no error to report, because the help has been printed.
         if text := error.format_message():
             typer.echo(f"marketdata: {text.rstrip('.')}; see --help", err=True)
         code = error.exit_code
     except typer.Abort:
         code = 1
     except Exception as error:
-        # Dagster wraps what its storage raises, and an error of the store may hide behind one that it caused.
+        # Dagster wraps the errors of its storage, so the error of the store may be the cause of another one.
         expected = error if isinstance(error, MarketDataError) else explain_failure(error)
         if expected is not None:
             typer.echo(f"marketdata: {expected}", err=True)
             code = expected.exit_code
-        elif is_of_a_driver(error) or isinstance(error, OSError):
+        elif is_driver_error(error) or isinstance(error, OSError):
             why = one_line(str(error))
             typer.echo(f"marketdata: {type(error).__name__}: {why}; see `marketdata db status`", err=True)
             code = 1

@@ -1,4 +1,4 @@
-"""The time axis of a picture of bars: what is open stands side by side, what is closed takes no room."""
+"""The time axis of a picture of bars: open hours stand side by side, closed hours take no room."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.windows import Window
 
 MAX_SLOTS: Final = 5_000
-"""Bars that the axis has room for: with more, none is a pixel wide."""
+"""The bars that the axis has room for: with more of them, a bar is less than a pixel wide."""
 MAX_TICKS: Final = 9
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MINUTE: Final = timedelta(minutes=1) // _MICROSECOND
 _DAY: Final = timedelta(days=1) // _MICROSECOND
 _STEPS: Final = (1, 2, 5, 10, 15, 30, 60, 120, 180, 240, 360, 720)
-"""Minutes between ticks within a day; all divide the hours of a day."""
+"""The minutes between ticks within a day; a day is a multiple of each."""
 _HALF_BAR: Final = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class TimeAxis:
-    """Stretches of open time, one after the other; a position counts bars from the left edge.
+    """Stretches of open time, side by side; a position counts bars from the left edge.
 
     Attributes:
-        timeframe: Of the bars.
-        calendar: Whose local dates the days of ticks are.
-        starts: Where each stretch begins: sorted int64 microseconds since the epoch.
-        ends: Where each ends.
-        offsets: The position of each start.
+        timeframe: The timeframe of the bars.
+        calendar: The calendar whose local dates the ticks show.
+        starts: The beginning of each stretch: sorted int64 microseconds since the epoch.
+        ends: The end of each stretch.
+        offsets: The position of each beginning.
         length: The position of the right edge.
     """
 
@@ -52,7 +52,7 @@ class TimeAxis:
     length: float
 
     def positions(self, times: Integers) -> npt.NDArray[np.float64]:
-        """Return the position of each of ``times``; a closed moment is where the next stretch begins."""
+        """Return the position of each of ``times``; of a time in closed hours, the beginning of the next stretch."""
         if not len(self.starts):
             return np.zeros(len(times))
         current = np.maximum(np.searchsorted(self.starts, times, side="right") - 1, 0)
@@ -63,9 +63,9 @@ class TimeAxis:
         return found
 
     def spans(self, windows: Sequence[Window]) -> list[tuple[float, float]]:
-        """Return from where to where each of ``windows`` reaches; one that is closed throughout is left out."""
+        """Return the first and last position of each of ``windows``; a window without open hours is left out."""
         edges = np.array(
-            [[microseconds(one.start), microseconds(one.end)] for one in windows], dtype=np.int64
+            [[microseconds(window.start), microseconds(window.end)] for window in windows], dtype=np.int64
         )
         if not len(edges):
             return []
@@ -74,14 +74,14 @@ class TimeAxis:
             (float(left), float(right)) for left, right in zip(lefts, rights, strict=True) if right > left
         ]
 
-    def ticks(self, most: int = MAX_TICKS) -> list[tuple[float, str]]:
-        """Return positions and labels at round times in UTC, at local days and months: ``most`` of them, or fewer."""
+    def ticks(self, max_ticks: int = MAX_TICKS) -> list[tuple[float, str]]:
+        """Return at most ``max_ticks`` positions and labels, at round times in UTC or at local days and months."""
         best: list[tuple[float, str]] = []
         for candidates in self._candidates():
-            best = self._apart(candidates(), most)
-            if len(best) <= most:
+            best = self._thin_out(candidates(), max_ticks)
+            if len(best) <= max_ticks:
                 break
-        return best[:most]
+        return best[:max_ticks]
 
     def _candidates(self) -> Iterator[Callable[[], list[tuple[float, str]]]]:
         if self.timeframe.is_intraday:
@@ -98,7 +98,7 @@ class TimeAxis:
             yield lambda years=years: self._days(lambda day: day.year // years, "%Y")  # type: ignore[misc]
 
     def _times(self, step: int) -> list[tuple[float, str]]:
-        """Ticks every ``step``, round in UTC; the first of a day has its date."""
+        """Return ticks every ``step`` microseconds, round in UTC; the first tick of a day has its date."""
         found = []
         last_day = None
         for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True):
@@ -111,7 +111,7 @@ class TimeAxis:
         return found
 
     def _days(self, group: Callable[[date], object], pattern: str) -> list[tuple[float, str]]:
-        """A tick where the first stretch of each group of local days begins; a group that is cut off has none."""
+        """Return a tick at the first stretch of each group of local days; a group that is cut off on the left has none."""
         found = []
         before: object = None
         for position, (start, offset) in enumerate(
@@ -119,21 +119,21 @@ class TimeAxis:
         ):
             day = self.calendar.local_day(moment_of(start))
             current = group(day)
-            is_whole = position > 0 or current == day or pattern == "%Y-%m-%d"
-            if current != before and is_whole:
+            is_complete = position > 0 or current == day or pattern == "%Y-%m-%d"
+            if current != before and is_complete:
                 found.append((offset, f"{day:{pattern}}"))
             before = current
         return found
 
-    def _apart(self, ticks: list[tuple[float, str]], most: int) -> list[tuple[float, str]]:
-        """``ticks`` without those whose labels would run into the one before."""
-        least = self.length / (2 * most)
+    def _thin_out(self, ticks: list[tuple[float, str]], max_ticks: int) -> list[tuple[float, str]]:
+        """Return ``ticks`` without those whose labels would overlap the label before."""
+        least = self.length / (2 * max_ticks)
         kept: list[tuple[float, str]] = []
         for position, label in ticks:
-            if not kept or position - kept[-1][0] >= least or len(ticks) > 4 * most:
+            if not kept or position - kept[-1][0] >= least or len(ticks) > 4 * max_ticks:
                 kept.append((position, label))
             elif "\n" in label and "\n" not in kept[-1][1]:
-                # The date of a day must not be lost with the tick that has it.
+                # The tick that is left out has the date of its day, so it replaces the tick before.
                 kept[-1] = (position, label)
         return kept
 
@@ -148,10 +148,10 @@ def lay_out(
 
     Args:
         times: Opens of the bars, sorted int64 microseconds since the epoch; at least one.
-        timeframe: Of the bars.
-        window: What was read.
-        calendar: Whose hours.
-        now: The current time: nothing is shown as missing after it.
+        timeframe: The timeframe of the bars.
+        window: The window that was read.
+        calendar: The calendar of the open hours.
+        now: The current time, after which no bar is shown as missing.
     """
     step = timeframe.duration // _MICROSECOND
     low, high = (
@@ -196,7 +196,7 @@ def lay_out(
 def _hours(
     times: Integers, step: int, midnights: Integers, opens: Integers, closes: Integers
 ) -> tuple[Integers, Integers]:
-    """The open hours of each session, and of days without one that have bars, on the grid of the bars."""
+    """Return the open hours of each session, and of other days that have bars, rounded to the grid of the bars."""
     starts = midnights + (opens - midnights) // step * step
     ends = midnights - (midnights - closes) // step * step
     if not len(midnights):
@@ -213,8 +213,8 @@ def _hours(
     return starts, ends
 
 
-def session_borders(axis: TimeAxis, most: int = 80) -> list[float]:
-    """Return the positions at which an intraday session begins, the first apart; none when there are more than ``most``."""
-    if not axis.timeframe.is_intraday or not 1 < len(axis.starts) <= most:
+def session_borders(axis: TimeAxis, max_sessions: int = 80) -> list[float]:
+    """Return where each intraday session but the first begins; nothing for more than ``max_sessions`` sessions."""
+    if not axis.timeframe.is_intraday or not 1 < len(axis.starts) <= max_sessions:
         return []
     return [float(offset) for offset in axis.offsets[1:]]

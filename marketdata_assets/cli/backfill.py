@@ -1,4 +1,4 @@
-"""``marketdata backfill``: bring history, through the Dagster asset, with progress and a summary."""
+"""``marketdata backfill``: fetch history through the Dagster asset, with progress and a summary."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import typer
 from marketdata_assets.cli.files import check_writable, is_stdout, write_file
 from marketdata_assets.cli.options import Days, End, Start, Symbols, Timeframes
 from marketdata_assets.cli.selection import (
-    checked_days,
-    chosen_days,
-    chosen_series,
-    chosen_symbols,
+    choose_days,
+    choose_series,
+    choose_symbols,
+    validate_days,
 )
 from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
 
@@ -42,31 +42,31 @@ def backfill(
     start: Start = None,
     end: End = None,
     with_features: Annotated[
-        bool, typer.Option("--features/--no-features", help="Compute the features of what has changed.")
+        bool, typer.Option("--features/--no-features", help="Compute stale features.")
     ] = True,
-    force: Annotated[bool, typer.Option("--force", help="Ask again for what is stored already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch days again that are already stored.")] = False,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write the summary to this file; - for stdout.")
     ] = None,
 ) -> None:
-    """Bring bars, scan for gaps, ask again for what is missing, compute features, sum up how whole each series is.
+    """Fetch bars, scan for gaps, refetch what is missing, compute features and update the completeness matrix.
 
-    What is stored already is not asked for again. Splits, dividends and earnings are asked for when the splits of a
-    stock or ETF never were: features need them. A timeframe that a symbol is not tracked in is added to the
-    symbol. Exits with 1 when a symbol failed or a gap stays unfilled.
+    Days that are already stored are not fetched again. Splits, dividends and earnings are fetched when those of a
+    stock or ETF never were, because features need its splits. A timeframe that a symbol is not tracked in is added
+    to the symbol. Exits with 1 when a symbol failed or a gap stays open or unfilled.
     """
     from marketdata_assets.cli.session import open_store, require_vendor_of
     from marketdata_assets.defs.runs.backfill import BackfillRequest
 
     now = datetime.now(UTC)
-    chosen = chosen_days(days, start, end, now)
+    chosen = choose_days(days, start, end, now)
     wanted_timeframes = None if timeframes is None else parse_timeframes(timeframes)
     if json_path is not None and not is_stdout(json_path):
         check_writable("--json", json_path)
     with open_store() as store:
         require_vendor_of(store)
-        first, last = checked_days(chosen, store.settings.start, now)
-        series = chosen_series(_tracked(store, symbols, wanted_timeframes), wanted_timeframes)
+        first, last = validate_days(chosen, store.settings.start, now)
+        series = choose_series(_track_timeframes(store, symbols, wanted_timeframes), wanted_timeframes)
         outcome = run(
             store, BackfillRequest(tuple(series), first, last, force=force, with_features=with_features)
         )
@@ -96,7 +96,7 @@ def run(store: Store, request: BackfillRequest, *, polygon: PolygonResource | No
 
     with open_instance(store, "backfill") as (instance, command), console_progress() as progress:
         return execute(
-            build_definitions(resources={"polygon": watched(polygon, progress)}),
+            build_definitions(resources={"polygon": watch_vendor(polygon, progress)}),
             instance,
             store.database,
             request,
@@ -107,8 +107,8 @@ def run(store: Store, request: BackfillRequest, *, polygon: PolygonResource | No
         )
 
 
-def watched(polygon: PolygonResource | None, watcher: ConsoleProgress) -> PolygonResource:
-    """``polygon`` (default: as the environment says) with ``watcher`` seeing every event of its streams."""
+def watch_vendor(polygon: PolygonResource | None, watcher: ConsoleProgress) -> PolygonResource:
+    """Return ``polygon`` (default: from the environment) that passes every event of its streams to ``watcher``, too."""
     from marketdata_assets.defs.resources.polygon import PolygonResource
 
     class WatchedPolygon(PolygonResource):
@@ -117,23 +117,23 @@ def watched(polygon: PolygonResource | None, watcher: ConsoleProgress) -> Polygo
         ) -> Generator[FetchEvent]:
             watcher.expect(requests)
             for event in super().stream(requests, database_url=database_url):
-                watcher.saw(event)
+                watcher.note_event(event)
                 yield event
 
     return WatchedPolygon(**(polygon.model_dump() if polygon else {}))
 
 
-def _tracked(
+def _track_timeframes(
     store: Store, symbols: str | None, timeframes: tuple[Timeframe, ...] | None
 ) -> list[TrackedSymbol]:
-    """The active symbols that are asked for, tracked in ``timeframes`` too."""
+    """Return the requested active symbols, which are tracked in ``timeframes`` from now on."""
     from dataclasses import replace
 
     from marketdata_assets.storage.symbols import set_timeframes
 
-    active = chosen_symbols(store, symbols)
+    active = choose_symbols(store, symbols)
     if symbols is None:
-        # Without --symbols, --timeframes narrows: it must not widen what every symbol is tracked in.
+        # Without --symbols, --timeframes only selects: it must not add timeframes to every symbol.
         return active
     chosen = []
     for symbol in active:
@@ -141,11 +141,11 @@ def _tracked(
         if not missing:
             chosen.append(symbol)
             continue
-        # Nothing is widened for a backfill that cannot start.
+        # A backfill that cannot start must not add timeframes.
         from marketdata_assets.defs.resources.polygon import PolygonResource
 
         PolygonResource().ready()
-        wider = tuple(one for one in Timeframe if one in {*symbol.timeframes, *missing})
+        wider = tuple(timeframe for timeframe in Timeframe if timeframe in {*symbol.timeframes, *missing})
         set_timeframes(store.database, symbol.symbol, wider)
         typer.echo(f"{symbol.symbol}: tracked in {', '.join(missing)} from now on", err=True)
         chosen.append(replace(symbol, timeframes=wider))
@@ -162,7 +162,7 @@ def _report(outcome: Outcome, json_path: Path | None) -> None:
         show(outcome)
         if json_path is not None:
             write_file("--json", json_path, text + "\n")
-    complain(outcome)
+    report_problems(outcome)
 
 
 def show(outcome: Outcome) -> None:
@@ -177,11 +177,11 @@ def show(outcome: Outcome) -> None:
 
 
 def describe(outcome: Outcome) -> list[str]:
-    """The summary for people, a line each for what was asked, bars, gaps and the vendor."""
+    """Return the summary for people: a line each for symbols, bars, gaps, features and the vendor."""
     from marketdata_assets.domain.gaps import GapState
     from marketdata_assets.domain.wording import counted
 
-    symbols = {one.symbol for one in outcome.request.series}
+    symbols = {series.symbol for series in outcome.request.series}
     failed = len(symbols & set(outcome.failures))
     bars = outcome.bars.totals
     computed = outcome.features.totals
@@ -192,7 +192,7 @@ def describe(outcome: Outcome) -> list[str]:
     features = [
         (
             f"features: {counted(computed.rows_written, 'row')},"
-            f" {counted(computed.partitions_blocked, 'partition')} held back"
+            f" {counted(computed.partitions_blocked, 'partition')} blocked"
         )
     ][: outcome.request.with_features]
     return [
@@ -208,13 +208,13 @@ def describe(outcome: Outcome) -> list[str]:
         *features,
         (
             f"vendor: {counted(outcome.requests, 'request')} ({counted(outcome.pages, 'page')}, {outcome.retries:,} retries),"
-            f" {outcome.seconds_waited_for_limit:.1f} s waited for the limit by all of them together"
+            f" {outcome.seconds_waited_for_limit:.1f} s waited for the limit, all requests together"
         ),
     ]
 
 
-def complain(outcome: Outcome) -> None:
-    """Print on standard error why symbols failed, what was never fetched, and which gaps are without explanation."""
+def report_problems(outcome: Outcome) -> None:
+    """Print on standard error why symbols failed, which days were never fetched, and which gaps are unexplained."""
     from marketdata_assets.cli.matrix_lines import ended_line, unchecked_line
 
     for symbol, reason in outcome.failures.items():

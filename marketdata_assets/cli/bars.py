@@ -1,4 +1,4 @@
-"""``marketdata bars``: stored bars for a look, in a file, or as a picture."""
+"""``marketdata bars``: stored bars as a table, in a file, or as a picture."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.table import Table
 
+    from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.queries import BarPage
     from marketdata_assets.storage.connection import Database
 
 _HEAD: Final = 10
-"""Rows that a table shows from each end."""
+"""The rows that a table shows from each end."""
 _DAYS: Final = {Timeframe.H1: 14, Timeframe.H4: 30, Timeframe.D1: 60, Timeframe.W1: 730}
 _MINUTE_DAYS: Final = 5
 
 
 class Format(StrEnum):
-    """How bars are written."""
+    """The format in which bars are written."""
 
     TABLE = "table"
     CSV = "csv"
@@ -61,28 +62,28 @@ def bars(  # noqa: PLR0913 - each is an option
     ] = "1d",
     *,
     days: Annotated[
-        int | None, typer.Option(help="The last N days, today included; by default enough for a look.")
+        int | None, typer.Option(help="The last N days, today included. Default: enough to show recent bars.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="First local day, YYYY-MM-DD, or a time as 2024-01-02T14:30:00Z.")
+        str | None, typer.Option(help="First local day, YYYY-MM-DD, or a time such as 2024-01-02T14:30:00Z.")
     ] = None,
     end: Annotated[
-        str | None, typer.Option(help="Last local day, inclusive, or a time, exclusive; default today.")
+        str | None, typer.Option(help="Last local day, inclusive, or a time, exclusive. Default: today.")
     ] = None,
     as_of: Annotated[
         str | None,
-        typer.Option("--as-of", help="Adjust for the splits up to this day; default today.", metavar="DAY"),
+        typer.Option("--as-of", help="Adjust for the splits up to this day. Default: today.", metavar="DAY"),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Prices as they were traded, not adjusted.")] = False,
     regular_hours: Annotated[
         bool,
-        typer.Option("--regular-hours", help="Only intraday bars of 09:30 to 16:00 in New York."),
+        typer.Option("--regular-hours", help="Only intraday bars from 09:30 to 16:00 in New York."),
     ] = False,
     form: Annotated[
         Format | None,
-        typer.Option("--format", help="Default: what the ending of the file says, else table."),
+        typer.Option("--format", help="Default: by the file extension, otherwise table."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to this file instead (- for stdout).")
     ] = None,
@@ -90,10 +91,10 @@ def bars(  # noqa: PLR0913 - each is an option
         Path | None, typer.Option(help="Draw candles and volume to this PNG, and print nothing.")
     ] = None,
 ) -> None:
-    """Show stored bars, split-adjusted; fetches nothing. Times are the opens, in UTC.
+    """Show stored bars, split-adjusted, without fetching any. Times are the opens, in UTC.
 
-    A table shows both ends of what is long; in a pipe it is every bar, a line each, apart by tabs. What the range lacks,
-    and the command that fetches it, goes to standard error.
+    A long table shows only its beginning and end; in a pipe, every bar is a tab-separated line. What is missing from the
+    range, and the command that fetches it, goes to standard error.
     """
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.domain.calendar import calendar_of
@@ -101,7 +102,7 @@ def bars(  # noqa: PLR0913 - each is an option
     from marketdata_assets.queries import BarQuestion, read_bars
     from marketdata_assets.storage.symbols import find_symbol
 
-    chosen = _format(form, output, as_json=as_json)
+    chosen = _choose_format(form, output, as_json=as_json)
     if plot is not None:
         _check_plot(plot, is_alone=output is None and form is None and not as_json)
     for option, path in (("--output", output), ("--plot", plot)):
@@ -114,12 +115,12 @@ def bars(  # noqa: PLR0913 - each is an option
         message = "--as-of chooses the scale of adjusted prices, and --raw gives prices as traded: leave one of them out"
         raise ConfigurationError(message)
     if chosen is Format.PARQUET and _to_terminal(output):
-        message = "parquet is no text for a terminal: give -o FILE.parquet, or pipe it on"
+        message = "parquet is not text for a terminal: give -o FILE.parquet, or use a pipe"
         raise ConfigurationError(message)
     with open_store() as store:
         tracked = find_symbol(store.database, name)
         name, calendar = tracked.symbol, calendar_of(tracked.asset_class)
-        first, last = _range(days, start, end, given, calendar.local_day(datetime.now(UTC)))
+        first, last = choose_range(days, start, end, given, calendar=calendar, now=datetime.now(UTC))
         question = BarQuestion(
             name, given, first, last, adjusted=not raw, as_of=scale, regular_hours=regular_hours
         )
@@ -136,21 +137,21 @@ def bars(  # noqa: PLR0913 - each is an option
     elif chosen is not Format.TABLE:
         _write(found, chosen, output)
     elif output is not None and not is_stdout(output):
-        write_bytes("--output", output, _lines(found).encode())
+        write_bytes("--output", output, _format_lines(found).encode())
     else:
-        _show(found)
+        show_bars(found)
 
 
-def _report(page: BarPage, asked: str) -> None:
-    """Print to standard error what ``page`` lacks; ``asked`` is the series and the range."""
+def _report(page: BarPage, requested: str) -> None:
+    """Print to standard error what ``page`` lacks; ``requested`` is the series and the range."""
     if page.bars.is_empty():
-        closed = "" if page.holes else ": the market was closed, or the vendor has none"
-        typer.echo(f"no bar of {asked}{closed}", err=True)
+        closed = "" if page.holes else ": the market was closed, or the vendor has no bars"
+        typer.echo(f"no bars of {requested}{closed}", err=True)
     if page.holes:
         typer.echo(page.holes.sentence(), err=True)
 
 
-def _format(form: Format | None, output: Path | None, *, as_json: bool) -> Format:
+def _choose_format(form: Format | None, output: Path | None, *, as_json: bool) -> Format:
     if as_json and form not in (None, Format.JSON):
         message = f"--json and --format {form} exclude each other: give one of them"
         raise ConfigurationError(message)
@@ -161,7 +162,7 @@ def _format(form: Format | None, output: Path | None, *, as_json: bool) -> Forma
     ending = "" if output is None or is_stdout(output) else output.suffix.lower().lstrip(".")
     if ending in _ENDINGS:
         return _ENDINGS[ending]
-    message = f"nothing writes .{ending}: use .csv, .json, .parquet or .txt, or say which with --format"
+    message = f"unknown format .{ending}: use .csv, .json, .parquet or .txt, or give --format"
     raise ConfigurationError(message)
 
 
@@ -169,18 +170,28 @@ def _check_plot(path: Path, *, is_alone: bool) -> None:
     if not is_alone:
         message = "--plot draws a picture and writes no bars: leave --output, --format and --json out, or run it twice"
     elif not is_stdout(path) and path.suffix.lower() != ".png":
-        message = f"--plot {path}: a picture is a PNG: end the name with .png"
+        message = f"--plot {path}: the picture is a PNG file: end the name with .png"
     else:
         return
     raise ConfigurationError(message)
 
 
-def _range(
-    days: int | None, start: str | None, end: str | None, timeframe: Timeframe, today: date
+def choose_range(
+    days: int | None,
+    start: str | None,
+    end: str | None,
+    timeframe: Timeframe,
+    *,
+    calendar: TradingCalendar,
+    now: datetime,
 ) -> tuple[date | str, date | str]:
-    """First and last day, or moments, as :func:`marketdata_assets.bars` takes them."""
+    """Return the first and last day, or moments, as :func:`marketdata_assets.bars` takes them.
+
+    Without an end the last day is the market's own at ``now``.
+    """
     from marketdata_assets.queries import EARLIEST, parse_edge
 
+    today = calendar.local_day(now)
     check_number_of_days(days, start)
     if start is not None:
         for option, text in (("--start", start), ("--end", end)):
@@ -190,7 +201,7 @@ def _range(
                 raise ConfigurationError(message)
         return start, end or today
     if end is not None and "T" in end:
-        message = f"--end {end} is a time, so --start must say from when: give both"
+        message = f"--end {end} is a time, which needs a --start: give both"
         raise ConfigurationError(message)
     last = today if end is None else parse_day("--end", end)
     if last < EARLIEST.date():
@@ -228,7 +239,7 @@ def _with_text_times(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def _draw(database: Database, page: BarPage) -> bytes | None:
-    """Return the picture of ``page``, with its gaps and quarantined rows; None without a bar."""
+    """Return the picture of ``page``, with its gaps and quarantined rows, as PNG; None without a bar."""
     from marketdata_assets.cli.candles import Chart, candles
     from marketdata_assets.storage.gaps import list_gaps, quarantined_times
 
@@ -257,23 +268,24 @@ def _plot(picture: bytes | None, path: Path, count: int) -> None:
         typer.echo(f"written: {path}, {count:,} bars", err=True)
 
 
-def _lines(found: pl.DataFrame) -> str:
+def _format_lines(found: pl.DataFrame) -> str:
     return _with_text_times(found).write_csv(separator="\t")
 
 
 _COLUMNS: Final = ("time", "open", "high", "low", "close", "volume", "vwap", "transactions")
 _WIDE: Final = 1_000
-"""Columns that no table needs: how wide it would like to be is measured with them."""
+"""Characters, more than any table needs: the natural width of a table is measured in this room."""
 _LEFT_OUT_FIRST: Final = ("transactions", "vwap", "volume", "open", "high", "low")
-"""What a narrow terminal does without, in this order. Time and close are always there, and never shortened."""
+"""The columns that a narrow terminal leaves out, in this order. Time and close are always shown in full."""
 
 
-def _show(found: pl.DataFrame) -> None:
+def show_bars(found: pl.DataFrame) -> None:
+    """Print ``found`` as a table; to a pipe, as lines."""
     from marketdata_assets.cli.console import out
     from marketdata_assets.domain.wording import counted
 
     if not out.is_terminal:
-        typer.echo(_lines(found), nl=False)
+        typer.echo(_format_lines(found), nl=False)
         return
     if found.is_empty():
         return
@@ -286,7 +298,7 @@ def _show(found: pl.DataFrame) -> None:
             break
     out.print(table)
     is_long = found.height > 2 * _HEAD
-    more = f", {2 * _HEAD} of them shown: -o FILE.csv has all" if is_long else ""
+    more = f", {2 * _HEAD} of them shown: -o FILE.csv writes all" if is_long else ""
     typer.echo(f"{counted(found.height, 'bar')}{more}")
     if absent := [name for name in _COLUMNS if name not in shown]:
         typer.echo(f"too narrow for {', '.join(absent)}")
@@ -295,7 +307,7 @@ def _show(found: pl.DataFrame) -> None:
 def bar_table(found: pl.DataFrame, columns: Sequence[str]) -> Table:
     """Return both ends of ``found`` (``BAR_SCHEMA``, at least one bar) as a table of ``columns``.
 
-    The decimals of a column stand below each other. A day bar shows its day, which is not the UTC hour of its open.
+    The decimal points of a column are aligned. A day bar shows its local day, not the time of its open in UTC.
     """
     import polars as pl
     from rich.table import Table
@@ -337,14 +349,14 @@ def bar_table(found: pl.DataFrame, columns: Sequence[str]) -> Table:
 
 
 def _zone(found: pl.DataFrame) -> str:
-    """The zone in which every bar of ``found``, of days or weeks, opens at midnight."""
+    """Return the time zone in which every bar of ``found``, of days or weeks, opens at midnight."""
     return "UTC" if (found["time"].dt.hour() == 0).all() else "America/New_York"
 
 
 def _decimals(columns: Sequence[pl.Series], *, price: bool) -> int:
-    """How many decimals the numbers of ``columns`` are shown with: as many as they have, within what their size needs.
+    """Return how many decimals to show of ``columns``: as many as their numbers have, limited by their size.
 
-    Prices have two, or six significant digits; others none from 100,000 on.
+    Prices have at least two decimals and at most six significant digits; other numbers have none from 100,000 on.
     """
     values = [abs(value) for column in columns for value in column if value is not None]
     largest = max(values, default=0.0)

@@ -1,4 +1,4 @@
-"""Bars as a picture: candles over their volume, with what is missing between them, as PNG."""
+"""Bars as a PNG picture: candles above their volume, with the gaps between them."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ _SHADES: Final = {
     GapState.UNFILLED: ("#e9806e", "gap: unfilled"),
     GapState.NO_TRADES: ("#d5dbe1", "gap: no trades"),
 }
-"""Colours of the gaps that have no bars; a filled one has."""
+"""The colours of gaps without bars; a filled gap has bars."""
 _NEVER: Final = "#b8bfc7"
 _MARK: Final = "#6a4c93"
 
 
 @dataclass(frozen=True)
 class Chart:
-    """What a picture shows beside the bars.
+    """The parts of a picture beside the bars.
 
     Attributes:
-        series: Whose bars.
-        asset_class: Of the symbol.
-        window: What was read.
+        series: The series of the bars.
+        asset_class: The asset class of the symbol.
+        window: The window that was read.
         title: The heading.
-        gaps: Known gaps: ``gap_start``, ``gap_end`` and ``state`` at least.
-        quarantined: Times of the vendor's rows that broke a rule.
-        never_fetched: Windows of which nothing was requested.
-        now: Behind it nothing is missing yet.
+        gaps: The known gaps, with at least ``gap_start``, ``gap_end`` and ``state``.
+        quarantined: The times of quarantined rows.
+        never_fetched: The windows that were never fetched.
+        now: The current time, after which no bar is missing yet.
     """
 
     series: Series
@@ -62,11 +62,11 @@ class Chart:
 
 
 def candles(bars: pl.DataFrame, chart: Chart) -> bytes:
-    """The last 5,000 places of ``bars`` (``BAR_SCHEMA``, sorted by time, at least one) as PNG.
+    """Draw the last 5,000 slots of ``bars`` (``BAR_SCHEMA``, sorted by time, at least one), and return a PNG.
 
-    Closed hours take no room; missing bars do, shaded by the state of their gap, and days that were never fetched are
-    hatched. A bar that closed at its open or above is green, the others red. Quarantined rows are marked above. Times are
-    UTC. Without a volume, as of an index, there are only candles.
+    Closed hours take no room. Missing bars take room, shaded by the state of their gap, and days that were never fetched
+    are hatched. A bar that closed at or above its open is green, any other bar is red. Quarantined rows are marked at the
+    top. Times are UTC. Bars without volume, such as those of an index, are drawn as candles only.
     """
     from matplotlib.collections import LineCollection, PolyCollection
     from matplotlib.ticker import EngFormatter
@@ -87,16 +87,16 @@ def candles(bars: pl.DataFrame, chart: Chart) -> bytes:
     heights = [4, 1] if has_volume else [1]
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
     prices: Axes = panels[0][0]
-    place = axis.positions(shown["time"].cast(UTC_TIME).to_physical().to_numpy()) + 0.5
+    positions = axis.positions(shown["time"].cast(UTC_TIME).to_physical().to_numpy()) + 0.5
     opens, highs, lows, closes = (shown[name].to_numpy() for name in ("open", "high", "low", "close"))
     colours = [_UP if close >= open_ else _DOWN for open_, close in zip(opens, closes, strict=True)]
-    wicks = np.stack([np.column_stack([place, lows]), np.column_stack([place, highs])], axis=1)
+    wicks = np.stack([np.column_stack([positions, lows]), np.column_stack([positions, highs])], axis=1)
     prices.add_collection(LineCollection(list(wicks), colors=colours, linewidths=0.8))
-    left, right = place - _WIDTH / 2, place + _WIDTH / 2
+    left, right = positions - _WIDTH / 2, positions + _WIDTH / 2
     low, high = np.minimum(opens, closes), np.maximum(opens, closes)
     corners = [(left, low), (right, low), (right, high), (left, high)]
     bodies = np.stack([np.column_stack(corner) for corner in corners], axis=1)
-    # A line as well: a bar that closed where it opened has no body.
+    # The edge makes a bar visible that closed where it opened and so has no body.
     prices.add_collection(
         PolyCollection(list(bodies), facecolors=colours, edgecolors=colours, linewidths=0.6)
     )
@@ -105,7 +105,7 @@ def candles(bars: pl.DataFrame, chart: Chart) -> bytes:
     prices.set_ylabel("price", fontsize=8, color=INK)
     if has_volume:
         volume: Axes = panels[1][0]
-        volume.bar(place, shown["volume"].fill_null(0.0).to_numpy(), width=_WIDTH, color=colours)
+        volume.bar(positions, shown["volume"].fill_null(0.0).to_numpy(), width=_WIDTH, color=colours)
         volume.yaxis.set_major_formatter(EngFormatter(sep=""))
         volume.set_ylabel("volume", fontsize=8, color=INK)
     for (axes,) in panels:
@@ -126,8 +126,8 @@ def candles(bars: pl.DataFrame, chart: Chart) -> bytes:
     return png(figure)
 
 
-def shaded(axis: TimeAxis, chart: Chart) -> dict[GapState, list[tuple[float, float]]]:
-    """Return from where to where the gaps of ``chart`` are shaded on ``axis``, by state; a filled gap is not."""
+def shaded_spans(axis: TimeAxis, chart: Chart) -> dict[GapState, list[tuple[float, float]]]:
+    """Return the first and last position on ``axis`` of each gap of ``chart``, by state; filled gaps are left out."""
     found: dict[GapState, list[tuple[float, float]]] = {}
     if chart.gaps is None:
         return found
@@ -146,7 +146,7 @@ def _shade(panels: Sequence[Axes], axis: TimeAxis, chart: Chart) -> list[Artist]
     from matplotlib.patches import Patch
 
     legend: list[Artist] = []
-    for state, spans in shaded(axis, chart).items():
+    for state, spans in shaded_spans(axis, chart).items():
         colour, label = _SHADES[state]
         _fill(panels, spans, facecolor=colour, alpha=0.55, linewidth=0)
         legend.append(Patch(facecolor=colour, alpha=0.55, label=label))
@@ -156,14 +156,14 @@ def _shade(panels: Sequence[Axes], axis: TimeAxis, chart: Chart) -> list[Artist]
     return legend
 
 
-def _fill(panels: Sequence[Axes], spans: Sequence[tuple[float, float]], **look: object) -> None:
-    """Fill ``spans`` from the bottom to the top of each panel, without a change of its scale."""
+def _fill(panels: Sequence[Axes], spans: Sequence[tuple[float, float]], **style: object) -> None:
+    """Fill ``spans`` from the bottom to the top of each panel, without changing its scale."""
     from matplotlib.collections import PolyCollection
 
     for axes in panels:
         corners = [[(left, 0), (right, 0), (right, 1), (left, 1)] for left, right in spans]
         axes.add_collection(
-            PolyCollection(corners, transform=axes.get_xaxis_transform(), zorder=0.4, **look),  # type: ignore[arg-type]
+            PolyCollection(corners, transform=axes.get_xaxis_transform(), zorder=0.4, **style),  # type: ignore[arg-type]
             autolim=False,
         )
 
@@ -188,4 +188,4 @@ def _mark(prices: Axes, axis: TimeAxis, chart: Chart) -> list[Artist]:
     )
 
 
-__all__ = ["MAX_SLOTS", "Chart", "candles", "shaded"]
+__all__ = ["MAX_SLOTS", "Chart", "candles", "shaded_spans"]

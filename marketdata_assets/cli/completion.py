@@ -1,6 +1,6 @@
-"""What the shell completes: symbols and keys' names from the store, and timeframes; alone, or in a list with commas.
+"""The shell's completion of symbols, names of keys, and timeframes, alone or in a list with commas.
 
-Cheap, or nothing: a server that is down is not started, and no error is ever told.
+Completion is cheap or gives nothing: it does not start a server that is down, and it never reports an error.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ _PATIENCE: Final = timedelta(seconds=2)
 
 
 def complete_symbol(incomplete: str) -> list[str]:
-    """The active symbols that begin so."""
-    return [one for one in _symbols() if one.startswith(incomplete)]
+    """Return the active symbols that begin with ``incomplete``."""
+    return [name for name in _symbols() if name.startswith(incomplete)]
 
 
 def complete_symbols(incomplete: str) -> list[str]:
-    """The same for the last of a list."""
-    return _continued(incomplete, _symbols())
+    """Return completions of the last symbol of the list ``incomplete``."""
+    return _complete_last(incomplete, _symbols())
 
 
 def complete_key(incomplete: str) -> list[str]:
-    """The names of API keys that work and begin so."""
+    """Return the names of working API keys that begin with ``incomplete``."""
     from marketdata_assets.storage.keys import list_working_names
 
-    return [one for one in _asked(list_working_names) if one.startswith(incomplete)]
+    return [name for name in _read_names(list_working_names) if name.startswith(incomplete)]
 
 
 def complete_timeframe(incomplete: str) -> list[str]:
-    """The timeframes that begin so."""
-    return [one.value for one in Timeframe if one.value.startswith(incomplete)]
+    """Return the timeframes that begin with ``incomplete``."""
+    return [timeframe.value for timeframe in Timeframe if timeframe.value.startswith(incomplete)]
 
 
 def complete_timeframes(incomplete: str) -> list[str]:
-    """The same for the last of a list."""
-    return _continued(incomplete, [one.value for one in Timeframe])
+    """Return completions of the last timeframe of the list ``incomplete``."""
+    return _complete_last(incomplete, [timeframe.value for timeframe in Timeframe])
 
 
-def _continued(incomplete: str, known: Iterable[str]) -> list[str]:
+def _complete_last(incomplete: str, known: Iterable[str]) -> list[str]:
     before, comma, last = incomplete.rpartition(",")
     given = before.split(",")
-    return [f"{before}{comma}{one}" for one in known if one.startswith(last) and one not in given]
+    return [f"{before}{comma}{name}" for name in known if name.startswith(last) and name not in given]
 
 
 def _symbols() -> list[str]:
     from marketdata_assets.storage.symbols import list_active_names
 
-    return _asked(list_active_names)
+    return _read_names(list_active_names)
 
 
-def _asked(read: Callable[[Session], list[str]]) -> list[str]:
+def _read_names(read: Callable[[Session], list[str]]) -> list[str]:
     from marketdata_assets.config import load_settings
     from marketdata_assets.domain.errors import MarketDataError
     from marketdata_assets.storage.connection import DRIVER_ERRORS, Timeouts, connect, resolve_database_url
@@ -73,5 +73,5 @@ def _asked(read: Callable[[Session], list[str]]) -> list[str]:
         with closing(connect(url, application_name="completion", timeouts=timeouts)) as session:
             return read(session)
     except (MarketDataError, *DRIVER_ERRORS, OSError):
-        # A shell that waits for words has no place for a line about a server.
+        # An error message would garble the shell's prompt.
         return []

@@ -1,4 +1,4 @@
-"""Terminals and pipes: colour for people, plain lines for everything else."""
+"""Output to terminals and pipes: colour for people, plain lines for programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ err = Console(stderr=True)
 
 
 class ConsoleHandler(logging.Handler):
-    """Log messages as lines on standard error, above the progress bars when there are any."""
+    """A handler that prints log messages as lines on standard error, above any progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the message of ``record``."""
@@ -25,9 +25,9 @@ class ConsoleHandler(logging.Handler):
 
 _FORGIVING: Final = "marketdata.forgiving"
 _PLAIN: Final = {
-    "✓": "v",  # not "?", which the matrix shows for what was never scanned
+    "✓": "v",  # not "?", which in the matrix stands for never scanned
     "✗": "x",
-    "…": ".",  # as wide as it is, for the columns of tables
+    "…": ".",  # of the same width, for the columns of tables
     "\u00d7": "x",
     "\u2013": "-",
     "—": "-",
@@ -42,9 +42,9 @@ _PLAIN: Final = {
 
 
 def make_streams_forgiving() -> None:
-    """Print what the terminal's encoding lacks as something near it, instead of ending with a traceback.
+    """Make standard output and error print similar letters for those that their encoding lacks, instead of failing.
 
-    For standard output and error, in every encoding: a file name that is not UTF-8 cannot be printed in UTF-8 either.
+    This applies to every encoding: a file name that is not UTF-8 cannot be printed in UTF-8 either.
     """
     codecs.register_error(_FORGIVING, _replace_unprintable)
     for stream in (sys.stdout, sys.stderr):
@@ -53,7 +53,7 @@ def make_streams_forgiving() -> None:
 
 
 def _replace_unprintable(error: UnicodeError) -> tuple[str, int]:
-    """Return what stands for the letters that ``error`` is about, and where to go on, as codecs want it."""
+    """Return the replacement of the letters that ``error`` is about, and where to continue, as ``codecs`` requires."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     found = "".join(plain_text(letter) for letter in error.object[error.start : error.end])
@@ -61,7 +61,7 @@ def _replace_unprintable(error: UnicodeError) -> tuple[str, int]:
 
 
 def plain_text(letter: str) -> str:
-    """Return ASCII that stands for ``letter``: its own look-alike, its base letter, else its number as Python writes it."""
+    """Return ASCII text for ``letter``: a similar character, its base letter, or else its escape sequence in Python."""
     if letter in _PLAIN:
         return _PLAIN[letter]
     base = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()

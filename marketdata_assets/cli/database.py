@@ -1,6 +1,6 @@
 """``marketdata db …`` and ``marketdata migrate``: the market database from the command line.
 
-Belongs here: arguments and what is printed. Does not belong here: how a server lives (``storage``).
+Belongs here: arguments and output. Does not belong here: the management of a server (``storage``).
 Errors are raised as :class:`MarketDataError`; the command line's entry point prints them.
 """
 
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="The embedded Postgres server: start, stop, look, connect.",
+    help="Manage the database and the embedded Postgres server.",
     epilog="Example: marketdata db status",
 )
 
 
 @app.command(epilog="Example: marketdata db start")
 def start(*, as_json: JsonObject = False) -> None:
-    """Start the embedded server, making it on first use. Nothing happens when it runs already."""
+    """Start the embedded server, creating it on first use. Does nothing if it is already running."""
     from marketdata_assets.storage.connection import redacted
 
-    server = _embedded(load_settings())
+    server = _require_embedded(load_settings())
     url = redacted(server.ensure_running())
     typer.echo(json.dumps(_facts(server.status())) if as_json else f"running: {url}")
 
 
 @app.command(epilog="Example: marketdata db stop")
 def stop(*, as_json: JsonObject = False) -> None:
-    """Stop the embedded server, ending its sessions. The data stay."""
-    server = _embedded(load_settings())
+    """Stop the embedded server and end its sessions. The data stay."""
+    server = _require_embedded(load_settings())
     was_running = server.stop()
     if as_json:
         typer.echo(json.dumps({**_facts(server.status()), "was_running": was_running}))
@@ -50,7 +50,7 @@ def stop(*, as_json: JsonObject = False) -> None:
 
 @app.command(epilog="Example: marketdata db status --json")
 def status(*, as_json: JsonObject = False) -> None:
-    """Show whether the database answers and can be used; exit with 1 when it cannot."""
+    """Show whether the database answers and can be used; exit with 1 if not."""
     from marketdata_assets.storage.connection import redacted, resolve_database_url
     from marketdata_assets.storage.embedded import EmbeddedServer
     from marketdata_assets.storage.migrations import find_obstacle
@@ -86,7 +86,7 @@ def status(*, as_json: JsonObject = False) -> None:
 def url(
     *,
     show_password: Annotated[
-        bool, typer.Option("--show-password", help="Print the password, too, so that psql can use the URL.")
+        bool, typer.Option("--show-password", help="Include the password, so that psql can use the URL.")
     ] = False,
 ) -> None:
     """Print the URL of the database, starting the embedded server when it is down."""
@@ -95,16 +95,16 @@ def url(
     found = resolve_database_url(load_settings())
     typer.echo(found if show_password else redacted(found))
     if not show_password:
-        typer.echo("the password is left out; --show-password prints it", err=True)
+        typer.echo("the password is left out: --show-password prints it", err=True)
 
 
 @app.command(epilog="Example: marketdata db dump marketdata.dump")
 def dump(
-    file: Annotated[Path, typer.Argument(help="The file to write, replaced when it is there.")],
+    file: Annotated[Path, typer.Argument(help="The file to write; an existing file is replaced.")],
     *,
     as_json: JsonObject = False,
 ) -> None:
-    """Dump the whole database, bars and Dagster's history, to a file. Needs no Postgres programs of your own."""
+    """Dump the whole database, Dagster's history included, to a file. Needs no Postgres programs of your own."""
     from marketdata_assets.cli.files import check_writable
     from marketdata_assets.storage.connection import resolve_database_url
     from marketdata_assets.storage.dumps import dump_database
@@ -118,14 +118,12 @@ def dump(
 
 @app.command(epilog="Example: marketdata db restore marketdata.dump")
 def restore(
-    file: Annotated[Path, typer.Argument(help="A file that `marketdata db dump` made.")],
+    file: Annotated[Path, typer.Argument(help="A file written by `marketdata db dump`.")],
     *,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Put the dump in the place of a database that is not empty.")
-    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a database that is not empty.")] = False,
     as_json: JsonObject = False,
 ) -> None:
-    """Restore a dump into an empty database, completely or not at all. Stop `marketdata up` before."""
+    """Restore a dump into an empty database, completely or not at all. Stop `marketdata up` first."""
     from marketdata_assets.storage.connection import redacted, resolve_database_url
     from marketdata_assets.storage.dumps import restore_database
 
@@ -142,11 +140,13 @@ def migrate(
     *,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Apply nothing: list what is pending, exit with 1 when anything is."),
+        typer.Option(
+            "--check", help="List pending migrations without applying them; exit with 1 if there are any."
+        ),
     ] = False,
     as_json: JsonObject = False,
 ) -> None:
-    """Bring the database's schema up to date. Safe to repeat, and to run in several processes at once."""
+    """Migrate the database schema. Safe to repeat, and to run in several processes at once."""
     from marketdata_assets.storage import migrations
     from marketdata_assets.storage.connection import resolve_database_url
 
@@ -174,12 +174,10 @@ def _facts(found: ServerStatus) -> dict[str, object]:
     }
 
 
-def _embedded(settings: Settings) -> EmbeddedServer:
+def _require_embedded(settings: Settings) -> EmbeddedServer:
     from marketdata_assets.storage.embedded import EmbeddedServer
 
     if settings.database_url is not None:
-        message = (
-            "DATABASE_URL is set, so the server is not ours to start or stop: unset it, or manage that server"
-        )
+        message = "DATABASE_URL is set, so this command does not manage the server: unset it, or manage that server yourself"
         raise ConfigurationError(message)
     return EmbeddedServer(settings.home)

@@ -1,4 +1,4 @@
-"""``marketdata demo``: the whole pipeline on a bare machine, against the vendor simulator."""
+"""``marketdata demo``: the whole pipeline against the vendor simulator, without any setup."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _REQUESTS_PER_MINUTE = 150
 def demo() -> None:
     """Fetch, store, check and repair six symbols in eight timeframes over the last ten sessions, without a key.
 
-    Starts the embedded Postgres and a simulated vendor; what is stored shows in the UI (`marketdata up`).
+    Starts the embedded Postgres and a simulated vendor. View the results in the UI with `marketdata up`.
     """
     from marketdata_assets.cli import backfill
     from marketdata_assets.cli.session import open_store
@@ -40,24 +40,24 @@ def demo() -> None:
     started = datetime.now(UTC)
     typer.echo("starting Postgres ...", err=True)
     with open_store() as store:
-        # First of all: a store of real bars must not even learn the demo's symbols.
+        # Before anything is written: a store of real bars must not even get the demo's symbols.
         claim_store(store.database, simulated=True)
-        by_name = {one.symbol: one for one in packaged_universe()}
+        by_name = {symbol.symbol: symbol for symbol in packaged_universe()}
         tracked = [_in_every_timeframe(by_name[name]) for name in SYMBOLS]
         add_symbols(store.database, tracked)
         first, last = _range(started)
         simulator = RunningSimulator(SimulatorConfig(requests_per_minute=_REQUESTS_PER_MINUTE), port=0)
         with simulator:
-            # The simulator takes any key; the real one, when set, must not leave this machine's settings.
+            # The simulator accepts any key; the real key, if there is one, must not be sent to it.
             os.environ["POLYGON_API_KEY"], os.environ["POLYGON_BASE_URL"] = "demo", simulator.url
-            series = tuple(one for symbol in tracked for one in symbol.series)
+            requested = tuple(series for symbol in tracked for series in symbol.series)
             polygon = PolygonResource(requests_per_minute=_REQUESTS_PER_MINUTE)
-            outcome = backfill.run(store, BackfillRequest(series, first, last), polygon=polygon)
+            outcome = backfill.run(store, BackfillRequest(requested, first, last), polygon=polygon)
         stored = bars_by_series(store.database)
-        _show_bars({one: stored.get(one, 0) for one in series})
+        _show_bars({series: stored.get(series, 0) for series in requested})
     backfill.show(outcome)
-    backfill.complain(outcome)
-    typer.echo(f"demo: {(datetime.now(UTC) - started).total_seconds():.1f} s in all")
+    backfill.report_problems(outcome)
+    typer.echo(f"demo: {(datetime.now(UTC) - started).total_seconds():.1f} s in total")
     if not outcome.is_whole:
         raise typer.Exit(1)
     typer.echo("Open the UI with: marketdata up --simulate   (then http://127.0.0.1:3000, asset ohlcv)")
@@ -70,9 +70,9 @@ def _in_every_timeframe(symbol: TrackedSymbol) -> TrackedSymbol:
 
 
 def _range(now: datetime) -> tuple[date, date]:
-    """The last ten sessions whose day has closed, from the Sunday before them on, so that a week bar is whole.
+    """Return the first and last day of the last ten closed sessions, from the Sunday before, so that week bars are complete.
 
-    Everything in it has closed: a second demo on the same day finds nothing new.
+    All bars of these days have closed, so that a second demo on the same day finds nothing new.
     """
     from marketdata_assets.domain.calendar import calendar_of, sunday_of
 
@@ -89,6 +89,6 @@ def _show_bars(bars: Mapping[Series, int]) -> None:
     table = Table("symbol", title="Stored bars by series", title_justify="left")
     for timeframe in Timeframe:
         table.add_column(timeframe.value, justify="right")
-    for symbol in dict.fromkeys(one.symbol for one in bars):
+    for symbol in dict.fromkeys(series.symbol for series in bars):
         table.add_row(symbol, *(f"{bars.get(Series(symbol, timeframe), 0):,}" for timeframe in Timeframe))
     out.print(table)

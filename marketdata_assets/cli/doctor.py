@@ -1,4 +1,4 @@
-"""``marketdata doctor``: what a clock that was far ahead has left in the store, and its removal."""
+"""``marketdata doctor``: list or remove the rows that a clock far ahead has left in the store."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ if TYPE_CHECKING:
 
 def doctor(
     *,
-    repair: Annotated[bool, typer.Option("--repair", help="Remove what is found.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove the records found.")] = False,
     as_json: JsonArray = False,
 ) -> None:
-    """List what the store holds of days that have not come, as a clock that was far ahead leaves it.
+    """List future-dated records that a wrong clock left in the store.
 
-    Coverage, gaps, completeness, rows of the matrix and requests on record. Bars and their revisions are not touched.
+    It looks at coverage, gaps, completeness, matrix rows and logged requests; bars and revisions are never touched.
     Without --repair nothing is changed, and the exit code is 1 when something is found.
     """
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.clock import future_rows, remove_future_rows, require_right_clock
 
     with open_store() as store:
-        # By whose clock would the future be told, when the two disagree?
+        # When the clocks of this machine and the database disagree, it is unclear which rows lie in the future.
         require_right_clock(store.database, is_repair=True)
         found = remove_future_rows(store.database) if repair else future_rows(store.database)
     if as_json:
-        typer.echo(json.dumps([{**one._asdict(), "removed": repair} for one in found], indent=2))
+        typer.echo(json.dumps([{**leftover._asdict(), "removed": repair} for leftover in found], indent=2))
     else:
-        for one in found:
-            typer.echo(_line(one, repaired=repair))
+        for leftover in found:
+            typer.echo(_line(leftover, repaired=repair))
         if not found:
-            typer.echo("nothing is recorded of days that have not come")
+            typer.echo("nothing is recorded for future days")
         elif not repair:
             typer.echo("remove it with: marketdata doctor --repair")
     if found and not repair:
         raise typer.Exit(1)
 
 
-def _line(one: Leftover, *, repaired: bool) -> str:
-    return f"{one.table}: {'repaired' if repaired else 'found'} {one.rows:,} {one.what}"
+def _line(leftover: Leftover, *, repaired: bool) -> str:
+    return f"{leftover.table}: {'repaired' if repaired else 'found'} {leftover.rows:,} {leftover.what}"

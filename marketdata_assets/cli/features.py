@@ -1,4 +1,4 @@
-"""``marketdata features``: compute what bars, gaps and splits have put out of date."""
+"""``marketdata features``: compute the features that changes of bars, gaps or splits have made stale."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import typer
 from marketdata_assets.cli.options import JsonObject, Symbols, Timeframes
 from marketdata_assets.cli.selection import (
     DEFAULT_DAYS,
-    checked_days,
-    chosen_days,
-    chosen_series,
-    chosen_symbols,
+    choose_days,
+    choose_series,
+    choose_symbols,
+    validate_days,
 )
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.timeframe import parse_timeframes
@@ -38,20 +38,20 @@ def features(
     days: Annotated[int | None, typer.Option(help="With --force: the last N days, today included.")] = None,
     start: Annotated[str | None, typer.Option(help="With --force: first day, YYYY-MM-DD.")] = None,
     end: Annotated[
-        str | None, typer.Option(help="With --force: last day, YYYY-MM-DD, inclusive; default today.")
+        str | None, typer.Option(help="With --force: last day, YYYY-MM-DD, inclusive. Default: today.")
     ] = None,
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help=f"Compute days again, out of date or not; the last {DEFAULT_DAYS} without others."
+            "--force", help=f"Recompute days even if not stale. Default: the last {DEFAULT_DAYS} days."
         ),
     ] = False,
     as_json: JsonObject = False,
 ) -> None:
-    """Compute features from the midnight before the first bar, gap or split on that has changed; nothing else.
+    """Compute stale features: from the midnight before the first bar, gap or split that has changed.
 
-    Exits with 1 when a run failed. Days that a check holds back get no features: see `marketdata gaps`. Nor do stocks
-    and ETFs whose splits were never asked for: see `marketdata actions`.
+    Exits with 1 when a run failed. Days blocked by a check get no features (see `marketdata gaps`), nor do stocks and
+    ETFs whose splits were never fetched (see `marketdata actions`).
     """
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.domain.wording import counted
@@ -60,15 +60,15 @@ def features(
     now = datetime.now(UTC)
     if not force and (days is not None or start is not None or end is not None):
         message = (
-            "--days, --start and --end choose what --force computes again: without it, what is out of date is"
+            "--days, --start and --end need --force: without it, stale features of all days are computed"
         )
         raise ConfigurationError(message)
-    chosen = chosen_days(days, start, end, now)
+    chosen = choose_days(days, start, end, now)
     wanted = None if timeframes is None else parse_timeframes(timeframes)
     with open_store() as store:
-        forced = checked_days(chosen, store.settings.start, now) if force else None
-        series = chosen_series(chosen_symbols(store, symbols), wanted)
-        _tell_unadjusted(store, series)
+        forced = validate_days(chosen, store.settings.start, now) if force else None
+        series = choose_series(choose_symbols(store, symbols), wanted)
+        _report_unadjusted(store, series)
         outcome = _compute(store, series, forced)
         blocked = blocked_since(store.database, series, store.settings.start)
     for line in outcome.failures:
@@ -85,7 +85,7 @@ def features(
         raise typer.Exit(int(bool(outcome.failures)))
     typer.echo(
         f"features: {totals.series_computed:,} series computed, {counted(totals.rows_written, 'row')} written,"
-        f" {counted(totals.partitions_blocked, 'partition')} held back"
+        f" {counted(totals.partitions_blocked, 'partition')} blocked"
     )
     for line in blocked_lines(blocked):
         typer.echo(line)
@@ -93,23 +93,23 @@ def features(
         raise typer.Exit(1)
 
 
-def _tell_unadjusted(store: Store, series: list[Series]) -> None:
+def _report_unadjusted(store: Store, series: list[Series]) -> None:
     from marketdata_assets.domain.wording import counted
     from marketdata_assets.pipeline.adjusted import symbols_without_splits
 
-    if unchecked := symbols_without_splits(store.database, series):
-        shown = ", ".join(unchecked[:_SHOWN]) + (" …" if len(unchecked) > _SHOWN else "")
+    if symbols := symbols_without_splits(store.database, series):
+        shown = ", ".join(symbols[:_SHOWN]) + (" …" if len(symbols) > _SHOWN else "")
         typer.echo(
-            f"the splits of {counted(len(unchecked), 'symbol')} ({shown}) were never asked for, so their prices cannot"
+            f"the splits of {counted(len(symbols), 'symbol')} ({shown}) were never fetched, so their prices cannot"
             " be adjusted and they get no features: run `marketdata actions`",
             err=True,
         )
 
 
 def blocked_lines(blocked: pl.DataFrame) -> list[str]:
-    """How many days have no features because a check holds them back, and why: one line, or none.
+    """Return a line about the days without features because a check blocks them, with the reasons; an empty list if none.
 
-    ``blocked`` has a row for each ``symbol, timeframe, day, check``.
+    ``blocked`` has the columns symbol, timeframe, day and check, and a row for each blocked day and check.
     """
     from marketdata_assets.domain.wording import counted
     from marketdata_assets.pipeline.gates import NO_GAPS, VALID
@@ -123,13 +123,16 @@ def blocked_lines(blocked: pl.DataFrame) -> list[str]:
         for check, what_to_do in (
             (
                 NO_GAPS,
-                f"`marketdata gaps --start {min(lacking, default=None)}` lists what is missing, --repair asks for it again",
+                f"`marketdata gaps --start {min(lacking, default=None)}` lists the missing bars, --repair refetches them",
             ),
-            (VALID, "the table ohlcv_quarantine has the rows, `marketdata backfill --force` asks again"),
+            (
+                VALID,
+                "the table ohlcv_quarantine has the rows, `marketdata backfill --force` fetches them again",
+            ),
         )
         if blocked.filter(check=check).height
     ]
-    return [f"{counted(days, 'day')} without features, held back: {'; '.join(reasons)}"]
+    return [f"{counted(days, 'day')} without features, blocked: {'; '.join(reasons)}"]
 
 
 def _compute(store: Store, series: list[Series], forced: tuple[date, date] | None) -> FeaturesOutcome:

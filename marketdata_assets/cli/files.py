@@ -1,4 +1,4 @@
-"""Files that commands write for people and machines: refused before the work, replaced at once after it."""
+"""Files that commands write: checked before the work, and replaced atomically after it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Raise before the work, not after it, when the file of ``option`` cannot be written; leaves nothing behind.
+    """Check that the file ``path`` of ``option`` can be written, without writing it, so that a command fails early.
 
     Raises:
-        ConfigurationError: Its folder is none, may not be written to, or something other than a file is there.
+        ConfigurationError: The folder does not exist or may not be written to, or ``path`` is not a regular file.
     """
     if is_stdout(path):
         return
     try:
         if not path.parent.is_dir():
-            raise _unwritable(option, path, f"{path.parent} is no folder")
-        if path.exists() and not path.is_file():  # replacing it would take away a device or a pipe
-            raise _unwritable(option, path, "it is no plain file")
+            raise _unwritable(option, path, f"{path.parent} is not a folder")
+        if path.exists() and not path.is_file():  # replacing it would remove a device or a pipe
+            raise _unwritable(option, path, "it is not a regular file")
     except OSError as error:
         raise _unwritable(option, path, error.strerror) from None
     if not os.access(path.parent, os.W_OK | os.X_OK):
@@ -32,16 +32,16 @@ def check_writable(option: str, path: Path) -> None:
 
 
 def write_file(option: str, path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` at once: whoever reads it meanwhile sees the old file or the new one.
+    """Write ``text`` to ``path`` atomically: a reader sees either the old file or the new one.
 
     Raises:
-        ConfigurationError: It cannot be written.
+        ConfigurationError: The file cannot be written.
     """
     write_bytes(option, path, text.encode())
 
 
 def write_bytes(option: str, path: Path, data: bytes) -> None:
-    """As :func:`write_file`, of ``data``."""
+    """Write ``data`` to ``path`` as :func:`write_file` does."""
     if is_stdout(path):
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -58,22 +58,22 @@ def write_bytes(option: str, path: Path, data: bytes) -> None:
 
 
 def decode_text(data: bytes, source: str) -> str:
-    """The text of ``data``, a file in UTF-8 with or without a byte order mark.
+    """Return the text of ``data``, a file in UTF-8 with or without a byte order mark.
 
     Raises:
-        ConfigurationError: It is not UTF-8; names ``source``, the line and the byte of the line.
+        ConfigurationError: ``data`` is not UTF-8; the message names ``source``, the line and the byte in the line.
     """
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = data[: error.start]
         line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
-        message = f"{source}, line {line}, byte {column}: this is not UTF-8; save the file in UTF-8"
+        message = f"{source}, line {line}, byte {column}: this is not UTF-8: save the file in UTF-8"
         raise ConfigurationError(message) from None
 
 
 def is_stdout(path: Path | None) -> bool:
-    """Whether ``path`` is the ``-`` that stands for standard output."""
+    """Whether ``path`` is ``-``, which stands for standard output."""
     return str(path) == "-"
 
 

@@ -1,4 +1,4 @@
-"""``marketdata gaps``: where history is not whole, and why; with ``--repair``, ask for it again."""
+"""``marketdata gaps``: the gaps in stored history, and their reasons; with ``--repair``, refetch them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import typer
 
 from marketdata_assets.cli.options import Days, End, JsonArray, Start, Symbols, Timeframes
 from marketdata_assets.cli.selection import (
-    checked_days,
-    chosen_days,
-    chosen_series,
-    chosen_symbols,
+    choose_days,
+    choose_series,
+    choose_symbols,
+    validate_days,
 )
 from marketdata_assets.domain.timeframe import parse_timeframes
 
@@ -35,29 +35,27 @@ def gaps(  # noqa: PLR0913 - one for each option
     days: Days = None,
     start: Start = None,
     end: End = None,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Ask the vendor again for what is missing, at most twice.")
-    ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Refetch what is missing, at most twice.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Scan days again that have not changed since their last scan.")
+        bool, typer.Option("--force", help="Also scan days that have not changed since their last scan.")
     ] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Filled and explained gaps, too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also show filled and explained gaps.")] = False,
     as_json: JsonArray = False,
 ) -> None:
-    """Scan stored bars for what the trading calendar expects and is not there.
+    """Find bars that the trading calendar expects and that are not stored.
 
     Exits with 1 when a gap is open or unfilled.
     """
     from marketdata_assets.cli.session import open_store, require_vendor_of
 
     now = datetime.now(UTC)
-    chosen = chosen_days(days, start, end, now)
+    chosen = choose_days(days, start, end, now)
     wanted = None if timeframes is None else parse_timeframes(timeframes)
     with open_store() as store:
         if repair:
             require_vendor_of(store)
-        first, last = checked_days(chosen, store.settings.start, now)
-        series = chosen_series(chosen_symbols(store, symbols), wanted)
+        first, last = validate_days(chosen, store.settings.start, now)
+        series = choose_series(choose_symbols(store, symbols), wanted)
         found = _find_gaps(
             store, series, first, last, repair=repair, force=force, now=now, is_named=symbols is not None
         )
@@ -95,19 +93,19 @@ def _find_gaps(
     ):
         _scan(store, series, first, last, repair=repair)
     else:
-        err.print("no bar changed since the last scan: gaps are as it found them", highlight=False)
-    # The presets would drown the result: name one to list it.
+        err.print("no bar has changed since the last scan: these are the gaps that it found", highlight=False)
+    # The many unused presets would hide the result: --symbols lists them.
     unused = frozenset() if is_named else unused_presets(store.database)
-    wanted = [one for one in series if one.symbol not in unused]
-    seen = completeness_between(store.database, wanted, first, last)
-    if unseen := seen.filter(status="unchecked").height:
+    shown = [candidate for candidate in series if candidate.symbol not in unused]
+    rows = completeness_between(store.database, shown, first, last)
+    if unchecked := rows.filter(status="unchecked").height:
         err.print(
-            f"{unseen:,} of {seen.height:,} series were never asked for on these days, or expect nothing:"
-            " `marketdata backfill` brings them",
+            f"{unchecked:,} of {rows.height:,} series were never fetched on these days, or expect no bars:"
+            " `marketdata backfill` fetches them",
             highlight=False,
         )
-    unseen_days = read_unchecked(store.database, series, first, last + timedelta(days=1), now=now)
-    if line := unchecked_line(unseen_days):
+    unchecked_days = read_unchecked(store.database, series, first, last + timedelta(days=1), now=now)
+    if line := unchecked_line(unchecked_days):
         err.print(line, highlight=False, soft_wrap=True)
     return list_gaps(store.database, partition_windows_of(store.database, series, first, last))
 
@@ -172,7 +170,7 @@ def _show(found: pl.DataFrame, *, everything: bool, as_json: bool) -> None:
             )
         out.print(table)
         if shown.height > _SHOWN:
-            typer.echo(f"and {shown.height - _SHOWN} smaller ones: --json prints all")
+            typer.echo(f"and {shown.height - _SHOWN} smaller gaps: --json prints all")
     counts = ", ".join(
         f"{found.filter(state=state).height:,} {state}"
         for state in ("open", "unfilled", "filled", "no_trades")

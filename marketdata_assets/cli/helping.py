@@ -1,4 +1,4 @@
-"""How ``--help`` is laid out: paragraphs wrapped to the terminal, and no type beside an option that takes no value."""
+"""The layout of ``--help``: paragraphs are wrapped to the terminal, and flags show no type."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from marketdata_assets.domain.wording import one_line
+
 if TYPE_CHECKING:
     import typer
 
 
 class _Flag(TyperOption):
-    """An option that is given or not: its type, ``<bool>``, would read as if it took a value."""
+    """A flag: its type, ``<bool>``, would look as if the option took a value."""
 
     def display_type_rich(self, ctx: Any) -> str | None:  # noqa: ANN401, ARG002 - typer's own class of contexts is private
         """Return nothing to show in the column of types."""
@@ -27,7 +29,7 @@ class _Command(TyperCommand):
 
 class _Group(TyperGroup):
     def get_params(self, ctx: Any) -> list[Any]:  # noqa: ANN401 - typer's own classes are private
-        """As of a command."""
+        """Return the options of the group, with flags that show no type."""
         return _hide_types_of_flags(super().get_params(ctx))
 
 
@@ -39,9 +41,9 @@ def _hide_types_of_flags(params: list[Any]) -> list[Any]:
 
 
 def lay_out_help(app: typer.Typer) -> None:
-    """Change every command of ``app`` and of its groups so that its help is laid out as this module says.
+    """Change the layout of the help of every command of ``app`` and of its groups.
 
-    Call it when all commands are registered.
+    Call this function after all commands are registered.
     """
     app.info.cls = _Group
     for command in app.registered_commands:
@@ -54,4 +56,4 @@ def lay_out_help(app: typer.Typer) -> None:
 
 def join_lines(text: str) -> str:
     """Return ``text`` with each paragraph on one line: the width of the source is not the terminal's."""
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text).split("\n\n"))
+    return "\n\n".join(one_line(paragraph) for paragraph in inspect.cleandoc(text).split("\n\n"))

@@ -1,10 +1,10 @@
-"""Ctrl-C and SIGTERM: a command ends within two seconds of either, at any moment, with 130 and one line.
+"""Ctrl-C and SIGTERM: a command ends within two seconds of either, at any moment, with exit code 130 and one line.
 
-Python hears a signal only between two of its own instructions: while a driver or a library works in C, or while
-something tidies up, a command would go on. A thread watches instead, and ends the process when it takes too long: a
-transaction rolls back when its connection ends, files are replaced at once, and the next command closes the runs.
+Python handles a signal only between two of its own instructions: while a driver or a library runs C code, or during
+clean-up, a command would go on. A thread watches instead, and ends the process when that takes too long. This is safe: a
+transaction rolls back when its connection ends, files are replaced atomically, and the next command closes the runs.
 
-Belongs here: signals, the deadline. Imports nothing that takes time: an import may be interrupted, too.
+Belongs here: signals and the deadline. This module imports nothing slow, because an import can be interrupted, too.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
 INTERRUPTED: Final = 130
-"""Exit code of a command that Ctrl-C or SIGTERM ended, as shells have it."""
+"""The exit code of a command that Ctrl-C or SIGTERM ended, as in shells."""
 
-MESSAGE: Final = "marketdata: interrupted; what is stored stays, and the same command goes on from there"
+MESSAGE: Final = "marketdata: interrupted; stored data stays, and the same command continues from there"
 
 _SECONDS_TO_TIDY_UP: Final = 1.5
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -30,9 +30,9 @@ _stopped = threading.Event()
 
 
 def watch_signals() -> None:
-    """Let SIGINT and SIGTERM raise :class:`KeyboardInterrupt`, and end the process soon after, or at a second one.
+    """Make SIGINT and SIGTERM raise :class:`KeyboardInterrupt`, and end the process soon after, or at a second signal.
 
-    Handlers may be replaced afterwards, as Dagster does for each run: the watch goes on.
+    The watch goes on when handlers are replaced later, as Dagster does for each run.
     """
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
@@ -43,21 +43,21 @@ def watch_signals() -> None:
 
 
 def leave_signals_to_the_command() -> None:
-    """End the watch: the command stops its children in order and keeps a deadline of its own."""
+    """End the watch, for a command that stops its children in order and has its own deadline."""
     _ignored.set()
 
 
 def note_stop() -> None:
-    """Note that a signal has stopped a command that serves until then: its exit is as quick as another's."""
+    """Note that a signal has stopped a command that runs until then, so that its exit is as quick as an interrupt's."""
     _stopped.set()
 
 
 def exit_with(code: int) -> NoReturn:
-    """End the process with ``code``. An interrupt no longer raises, but still ends what takes too long."""
+    """End the process with ``code``. A signal no longer raises, but still ends an exit that takes too long."""
     for number in _SIGNALS:
         signal.signal(number, _do_nothing)
     if code == INTERRUPTED or _stopped.is_set():
-        # Taking modules apart takes seconds on a busy machine, and threads are interrupted in it once more.
+        # Unloading modules takes seconds on a busy machine, and may print errors of threads that are cut off.
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
@@ -90,6 +90,6 @@ def _watch(reading: int) -> None:
 
 
 def _end() -> NoReturn:
-    # Written to the descriptor: another thread may hold the stream's lock.
+    # Written to the file descriptor, because another thread may hold the lock of the stream.
     os.write(2, f"\r{MESSAGE}\n".encode())
     os._exit(INTERRUPTED)

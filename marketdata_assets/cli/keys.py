@@ -1,4 +1,4 @@
-"""``marketdata keys …``: who may use the HTTP API from elsewhere, and who may change what is collected."""
+"""``marketdata keys …``: the keys that allow programs to use the HTTP API from elsewhere or to change tracked symbols."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from marketdata_assets.cli.options import JsonArray, JsonObject
 from marketdata_assets.domain.errors import ConfigurationError
 
 app = typer.Typer(
-    no_args_is_help=True, help="Keys of the HTTP API.", epilog="Example: marketdata keys create notebook"
+    no_args_is_help=True,
+    help="Manage keys of the HTTP API.",
+    epilog="Example: marketdata keys create notebook",
 )
 
 
 @app.command(epilog="Example: marketdata keys create notebook")
 def create(
-    name: Annotated[str, typer.Argument(help="Whose key it is: a person or a program.")],
+    name: Annotated[str, typer.Argument(help="The key's owner: a person or a program.")],
     *,
     scope: Annotated[
         str, typer.Option(help="read, or admin, which also changes what is collected.")
     ] = "read",
     as_json: JsonObject = False,
 ) -> None:
-    """Make a key and print it, once: what is kept is its hash. A server that runs knows it within 5 seconds."""
+    """Create a key and print it once; only its hash is stored. Running servers accept it within 5 seconds."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.keys import Scope, create_key
 
@@ -46,7 +48,7 @@ def list_(
     *,
     as_json: JsonArray = False,
 ) -> None:
-    """List the keys that were made, revoked ones too; the keys themselves are not kept."""
+    """List the names of all keys, revoked ones included; the keys themselves are not stored."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.keys import list_keys
 
@@ -54,12 +56,12 @@ def list_(
         keys = list_keys(store.database)
     rows = [
         {
-            "name": one.name,
-            "scope": one.scope.value,
-            "created_at": one.created_at.isoformat(),
-            "revoked_at": one.revoked_at.isoformat() if one.revoked_at else None,
+            "name": key.name,
+            "scope": key.scope.value,
+            "created_at": key.created_at.isoformat(),
+            "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
         }
-        for one in keys
+        for key in keys
     ]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -70,14 +72,14 @@ def list_(
         ended = f"revoked {row['revoked_at']}" if row["revoked_at"] else "works"
         typer.echo(f"{row['name']}\t{row['scope']}\tcreated {row['created_at']}\t{ended}")
     if not rows:
-        typer.echo("no key yet: `marketdata keys create NAME` makes one", err=True)
+        typer.echo("no keys yet: `marketdata keys create NAME` creates one", err=True)
 
 
 @app.command(epilog="Example: marketdata keys revoke notebook")
 def revoke(
     name: Annotated[str, typer.Argument(help="The key's name.", autocompletion=complete_key)],
 ) -> None:
-    """End a key for good. A server that runs refuses it within 5 seconds."""
+    """Revoke a key permanently. Running servers refuse it within 5 seconds."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.keys import revoke_key
 

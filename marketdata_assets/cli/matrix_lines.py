@@ -1,4 +1,4 @@
-"""Lines about the completeness matrix: its sum, which days were never scanned, which series end too early."""
+"""Lines about the completeness matrix: its summary, days that were never scanned, and series that end too early."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def summary_of(matrix: pl.DataFrame) -> str:
-    """Count the series of ``matrix`` (``MATRIX_SCHEMA``) by status, as of which day, in a line."""
+    """Return a line that counts the series of ``matrix`` (``MATRIX_SCHEMA``) by status, with the day of the matrix."""
     counts = [
-        f"{number:,} {said}"
-        for status, said in (
+        f"{number:,} {words}"
+        for status, words in (
             ("whole", "whole"),
             ("gaps", "with gaps"),
             ("empty", "empty"),
@@ -30,7 +30,10 @@ def summary_of(matrix: pl.DataFrame) -> str:
 
 
 def unchecked_line(days: pl.DataFrame) -> str | None:
-    """Name the days that were never fetched or scanned, and the remedy; ``days`` has ``DAILY_COMPLETENESS_SCHEMA``."""
+    """Return a line that counts the days that were never fetched or scanned, with a remedy; None without such days.
+
+    ``days`` has ``DAILY_COMPLETENESS_SCHEMA``.
+    """
     import polars as pl
 
     if days.is_empty():
@@ -43,12 +46,15 @@ def unchecked_line(days: pl.DataFrame) -> str | None:
     return (
         f"{counted(days.height, 'day')} of {series} {'was' if days.height == 1 else 'were'} never fetched, or never"
         f" scanned, such as {symbol}:{timeframe} from {first} to {last}: `marketdata backfill --symbols {symbol}"
-        f" --timeframes {timeframe} --start {first} --end {last}` brings them"
+        f" --timeframes {timeframe} --start {first} --end {last}` fetches them"
     )
 
 
 def ended_line(ended: pl.DataFrame | None) -> str | None:
-    """Name the series that were not scanned up to the day that is due, and the remedy; ``ended`` is of ``ended_series``."""
+    """Return a line that counts the series not scanned up to the day that is due, with a remedy; None without them.
+
+    ``ended`` comes from ``ended_series``.
+    """
     if ended is None or ended.is_empty():
         return None
     oldest = ended.sort("last_scanned", maintain_order=True).row(0, named=True)
@@ -57,5 +63,5 @@ def ended_line(ended: pl.DataFrame | None) -> str | None:
     return (
         f"{counted(ended.height, 'series')} {ends} before the day that is due, such as {symbol}:{timeframe}, scanned up"
         f" to {last} where {due} is due: `marketdata backfill --symbols {symbol} --timeframes {timeframe}"
-        f" --start {last + timedelta(days=1)}` brings the rest"
+        f" --start {last + timedelta(days=1)}` fetches the rest"
     )

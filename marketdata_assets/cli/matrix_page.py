@@ -1,4 +1,4 @@
-"""The completeness matrix as one HTML page that needs nothing else: frames in, text out."""
+"""The completeness matrix as a self-contained HTML page: frames in, text out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from marketdata_assets.storage.completeness import Recent
 
-_HALF, _NEARLY_WHOLE = 0.5, 0.9
+_HALF, _NEARLY_COMPLETE = 0.5, 0.9
 _LEGEND: Final = {
     "w": "whole",
     "g1": "90 % or more",
@@ -31,13 +31,13 @@ _LEGEND: Final = {
     "u": "never scanned",
     "n": "nothing expected",
 }
-"""Class of a cell, and what it says."""
+"""The classes of cells in the style sheet, and their meanings."""
 
 _NUMBER: Final = "{:,}".format
 
 
 class _Cell(NamedTuple):
-    """A cell of a table: its class in the style sheet, what it says when pointed at, and its text."""
+    """A cell of a table: its class in the style sheet, its tooltip, and its text."""
 
     name: str
     title: str = ""
@@ -52,9 +52,9 @@ def matrix_page(
     lost_count: int,
     ended: pl.DataFrame | None = None,
 ) -> str:
-    """Render the page: symbols x timeframes, series x days, and what is missing without an explanation.
+    """Render the page: symbols x timeframes, series x days, and the gaps without an explanation.
 
-    ``matrix`` are rows of ``MATRIX_SCHEMA``, ``lost`` (``KNOWN_GAP_SCHEMA``) the largest of ``lost_count`` gaps, ``ended``
+    ``matrix`` has ``MATRIX_SCHEMA``; ``lost`` (``KNOWN_GAP_SCHEMA``) holds the largest of ``lost_count`` gaps, and ``ended``
     the rows whose scanned days end before the day that is due.
     """
     environment = Environment(
@@ -65,13 +65,16 @@ def matrix_page(
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _NUMBER, "minute": minute_of}
-    laid = grid(matrix)
+    layout = grid(matrix)
     cells = _matrix_cells(matrix, ended)
     return environment.get_template("matrix.html").render(
         summary=summary_of(matrix),
         legend=_LEGEND,
-        timeframes=laid.timeframes,
-        symbols=[(symbol, [cells.get((symbol, one)) for one in laid.timeframes]) for symbol in laid.symbols],
+        timeframes=layout.timeframes,
+        symbols=[
+            (symbol, [cells.get((symbol, timeframe)) for timeframe in layout.timeframes])
+            for symbol in layout.symbols
+        ],
         mark=ENDED,
         ended=ended_line(ended),
         recent=recent,
@@ -84,12 +87,12 @@ def matrix_page(
 
 def _class(status: Status, share: float | None) -> str:
     if status is Status.GAPS and share is not None:
-        return "g1" if share >= _NEARLY_WHOLE else "g2" if share >= _HALF else "g3"
+        return "g1" if share >= _NEARLY_COMPLETE else "g2" if share >= _HALF else "g3"
     return {Status.WHOLE: "w", Status.EMPTY: "e", Status.UNCHECKED: "u"}.get(status, "n")
 
 
 def _matrix_cells(matrix: pl.DataFrame, ended: pl.DataFrame | None) -> dict[tuple[str, Timeframe], _Cell]:
-    short = set() if ended is None else set(ended.select("symbol", "timeframe").iter_rows())
+    marked = set() if ended is None else set(ended.select("symbol", "timeframe").iter_rows())
     found = grid(matrix).cells
     cells = {}
     for row in matrix.iter_rows(named=True):
@@ -102,13 +105,13 @@ def _matrix_cells(matrix: pl.DataFrame, ended: pl.DataFrame | None) -> dict[tupl
         if row["last_scanned"] is not None:
             title += f"; scanned from {row['first_scanned']} to {row['last_scanned']}"
         status = found[symbol, timeframe]
-        text = cell(*status, ended=(symbol, timeframe.value) in short)
+        text = cell(*status, ended=(symbol, timeframe.value) in marked)
         cells[symbol, timeframe] = _Cell(_class(*status), title, text)
     return cells
 
 
 def _weeks(recent: Recent) -> list[tuple[date, int]]:
-    """List the first day of each week and how many days it has, counted from the last day back: the first may be shorter."""
+    """List the first day and the length of each week, counted back from the last day: the first may be shorter."""
     count = (recent.last - recent.first).days + 1
     starts = [0, *range(count % 7 or 7, count, 7)]
     return [
@@ -118,7 +121,7 @@ def _weeks(recent: Recent) -> list[tuple[date, int]]:
 
 
 def _days(recent: Recent) -> Iterable[tuple[str, list[_Cell]]]:
-    """Yield each series with a cell for each day: blank before its first, faint where nothing is expected."""
+    """Yield each series with a cell for each day: blank before the series' first day, faint when no bar is expected."""
     count = (recent.last - recent.first).days + 1
     for (symbol, timeframe), part in recent.days.group_by("symbol", "timeframe", maintain_order=True):
         before = (part["day"][0] - recent.first).days
@@ -127,7 +130,7 @@ def _days(recent: Recent) -> Iterable[tuple[str, list[_Cell]]]:
             "day", "status", "completeness", "missing_bars", "expected_bars"
         ).iter_rows():
             name = _class(Status(status), share)
-            # A whole day is nothing to look up, and most are: the page stays small.
+            # Most days are complete and need no tooltip, which keeps the page small.
             title = "" if name == "w" else f"{day}: {missing:,} of {expected:,} missing"
             cells[(day - recent.first).days] = _Cell(name, title)
         yield f"{symbol}:{timeframe}", cells

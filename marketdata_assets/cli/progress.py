@@ -1,4 +1,4 @@
-"""How far a backfill is: stage headings for everybody, progress bars with rate and ETA on a terminal."""
+"""The progress of a backfill: headings of its stages, and on a terminal progress bars with rate and ETA."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ if TYPE_CHECKING:
 
 
 _SLOTS_A_SECOND: Final = 50_000
-"""About as many bars a second a stage gets through on two cores: says how long it takes until it has shown its own pace."""
+"""Bars a second that a stage processes on two cores: the basis of its first estimate, before its own pace is known."""
 _LONGER: Final = 1.1
-"""A stage that takes longer than was estimated is taken to have a tenth of its time ahead."""
+"""A stage that takes longer than estimated is assumed to need another tenth of its time so far."""
 
 
 def seconds_left(elapsed: float, share: float, slots: float) -> float:
-    """How long a stage over ``slots`` bars still takes, of which a ``share`` (0 to 1) was done after ``elapsed`` seconds."""
+    """Return the seconds that a stage over ``slots`` bars still takes, when ``share`` (0 to 1) took ``elapsed`` seconds."""
     guess = max(1 + slots / _SLOTS_A_SECOND, elapsed * _LONGER)
-    # Its own pace counts more and more over the first tenth.
+    # Over the first tenth of the stage, its own pace gains weight over the guess.
     trust = min(1.0, 10 * share)
-    whole = (elapsed * (trust / share) if share else 0.0) + (1 - trust) * guess
-    return max(0.0, whole - elapsed) if share < 1 else 0.0
+    total = (elapsed * (trust / share) if share else 0.0) + (1 - trust) * guess
+    return max(0.0, total - elapsed) if share < 1 else 0.0
 
 
 class RemainingColumn(ProgressColumn):
-    """The time that is left of the stage: a number from the first second on."""
+    """The column of the time that the stage still takes: it shows a number from the first second on."""
 
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        """The time that is left, as h:mm:ss."""
+        """Return the time that is left, as h:mm:ss."""
         share = task.fields["share"]()
         left = round(seconds_left(task.elapsed or 0, share, task.fields["slots"]))
         return Text(str(timedelta(seconds=left)), style="progress.remaining")
@@ -61,7 +61,7 @@ class RemainingColumn(ProgressColumn):
 
 @contextmanager
 def console_progress() -> Iterator[ConsoleProgress]:
-    """Progress on standard error; the bars vanish when done, and in a pipe none are drawn."""
+    """Yield progress on standard error; bars vanish when they are done, and in a pipe there are no bars."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -76,7 +76,7 @@ def console_progress() -> Iterator[ConsoleProgress]:
 
 
 class ConsoleProgress(BackfillProgress):
-    """Counts the series of each stage, and the requests to the vendor."""
+    """A progress that shows the series of each stage and the requests to the vendor."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
@@ -86,23 +86,25 @@ class ConsoleProgress(BackfillProgress):
         self._slots: dict[Series, float] = {}
         self._part_done: dict[Series, float] = {}
         self._slots_done = 0.0
-        self._slots_in_all = 0.0
+        self._total_slots = 0.0
         self._pending: Counter[tuple[str, Timeframe]] = Counter()
         self._bars_fetched = 0
 
-    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[Rectangle], *, is_idle: bool) -> None:
+    def stage(
+        self, stage: Stage, position: int, of: int, runs: Sequence[Rectangle], *, is_idle: bool
+    ) -> None:
         """Print the heading of ``stage`` and begin its bar."""
-        self.begin(f"{place}/{of} {stage}", runs, is_empty=is_idle)
+        self.begin(f"{position}/{of} {stage}", runs, is_empty=is_idle)
 
     def begin(self, title: str, runs: Sequence[Rectangle], *, is_empty: bool = False) -> None:
-        """Print ``title`` with what ``runs`` are about, and begin their bar."""
+        """Print ``title`` with the series and days of ``runs``, and begin their bar."""
         for task in self._bars.task_ids:
             self._bars.remove_task(task)
         self._series = self._requests = None
         self._left.clear()
         self._bars_fetched = 0
         self._slots_done = 0.0
-        self._slots_in_all = sum(sum(_slots_of(run).values()) for run in runs)
+        self._total_slots = sum(sum(_slots_of(run).values()) for run in runs)
         series = sum(len(run.series) for run in runs)
         scope = ": nothing to do" if is_empty else ""
         if runs:
@@ -113,8 +115,8 @@ class ConsoleProgress(BackfillProgress):
             self._series = self._add("series", series)
 
     def run(self, run: Rectangle) -> None:
-        """The series of the run before are done."""
-        self._done(set(self._left))
+        """Note that ``run`` begins, and so that the series of the run before are done."""
+        self._finish(set(self._left))
         self._left = set(run.series)
         self._slots = _slots_of(run)
         self._part_done = {}
@@ -126,20 +128,21 @@ class ConsoleProgress(BackfillProgress):
             err.print(f"run: {label}, {run.first} to {run.last}", highlight=False)
 
     def expect(self, requests: Sequence[FetchRequest]) -> None:
-        """``requests`` are going to be made."""
-        self._pending = Counter((one.symbol, one.base) for one in requests)
+        """Note that ``requests`` are going to be made."""
+        self._pending = Counter((request.symbol, request.base) for request in requests)
         if self._requests is None:
             self._requests = self._add("requests", 0)
         total = self._bars.tasks[self._bars.task_ids.index(self._requests)].total or 0
         self._bars.update(self._requests, total=total + len(requests))
 
-    def saw(self, event: FetchEvent) -> None:
-        """A page arrived, or a request failed."""
+    def note_event(self, event: FetchEvent) -> None:
+        """Note that a page arrived, or that a request failed."""
         self._bars_fetched += event.record.bars
         key = (event.request.symbol, event.request.base)
         is_done = getattr(event, "is_last", True)
         self._part_done |= dict.fromkeys(
-            (one for one in self._left if (one.symbol, one.timeframe.base) == key), _share_of(event)
+            (series for series in self._left if (series.symbol, series.timeframe.base) == key),
+            _share_of(event),
         )
         if self._requests is not None:
             self._bars.update(
@@ -149,9 +152,9 @@ class ConsoleProgress(BackfillProgress):
             )
         self._pending[key] -= int(is_done)
         if self._pending[key] <= 0:
-            done = {one for one in self._left if (one.symbol, one.timeframe.base) == key}
+            done = {series for series in self._left if (series.symbol, series.timeframe.base) == key}
             self._note(f"{key[0]}:{key[1]}")
-            self._done(done)
+            self._finish(done)
 
     def _pace(self, task: TaskID, waited: float) -> str:
         elapsed = self._bars.tasks[self._bars.task_ids.index(task)].elapsed or 0
@@ -161,16 +164,18 @@ class ConsoleProgress(BackfillProgress):
 
     def _add(self, description: str, total: float) -> TaskID:
         return self._bars.add_task(
-            description, total=total, note="", share=self._share, slots=self._slots_in_all
+            description, total=total, note="", share=self._share, slots=self._total_slots
         )
 
     def _share(self) -> float:
-        """How much of the stage is done, from 0 to 1, by the bars that its series expect."""
-        begun = sum(self._slots[one] * share for one, share in self._part_done.items() if one in self._left)
-        return min(1.0, (self._slots_done + begun) / self._slots_in_all) if self._slots_in_all else 0.0
+        """Return how much of the stage is done, from 0 to 1, weighted by the bars that its series expect."""
+        begun = sum(
+            self._slots[series] * share for series, share in self._part_done.items() if series in self._left
+        )
+        return min(1.0, (self._slots_done + begun) / self._total_slots) if self._total_slots else 0.0
 
-    def _done(self, series: set[Series]) -> None:
-        self._slots_done += sum(self._slots[one] for one in series & self._left)
+    def _finish(self, series: set[Series]) -> None:
+        self._slots_done += sum(self._slots[done] for done in series & self._left)
         self._left -= series
         if self._series is not None:
             self._bars.update(self._series, advance=len(series))
@@ -181,13 +186,13 @@ class ConsoleProgress(BackfillProgress):
 
 
 def _slots_of(run: Rectangle) -> dict[Series, float]:
-    """About how many bars each series of ``run`` expects."""
+    """Return about how many bars each series of ``run`` expects."""
     length = timedelta(days=(run.last - run.first).days + 1)
-    return {one: length / one.timeframe.duration for one in run.series}
+    return {series: length / series.timeframe.duration for series in run.series}
 
 
 def _share_of(event: FetchEvent) -> float:
-    """How much of its request has arrived with ``event``, from 0 to 1, by the time of its last bar."""
+    """Return how much of its request has arrived with ``event``, from 0 to 1, judged by the time of its last bar."""
     if getattr(event, "is_last", True):
         return 1.0
     frame = getattr(event, "frame", None)

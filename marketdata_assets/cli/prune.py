@@ -1,4 +1,4 @@
-"""``marketdata prune``: remove bars that are older than their timeframe is kept."""
+"""``marketdata prune``: remove bars that are older than the retention of their timeframe."""
 
 from __future__ import annotations
 
@@ -18,59 +18,63 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from marketdata_assets.config import Settings
+    from marketdata_assets.domain.retention import Pruned
     from marketdata_assets.domain.timeframe import Timeframe
-    from marketdata_assets.storage.retention import Pruned
 
 
 def prune(
     *,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count what would go, and remove nothing.")
+        bool, typer.Option("--dry-run", help="Count what would be removed, but remove nothing.")
     ] = False,
     timeframes: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated; default those of MARKETDATA_RETENTION, else 1m.",
+            help="Comma-separated. Default: those of MARKETDATA_RETENTION, otherwise 1m.",
             autocompletion=complete_timeframes,
         ),
     ] = None,
     older_than: Annotated[
         int | None,
-        typer.Option("--older-than", metavar="DAYS", help="Keep so many days; default the setting's."),
+        typer.Option(
+            "--older-than",
+            metavar="DAYS",
+            help="Days to keep. Default: as in MARKETDATA_RETENTION, otherwise 30 for 1m.",
+        ),
     ] = None,
     as_json: JsonArray = False,
 ) -> None:
-    """Remove old bars, of every symbol, with their features; 1m bars older than 30 days unless told otherwise.
+    """Remove old bars of every symbol, with their features. Default: 1m bars older than 30 days.
 
-    Bars of other timeframes stay, those made of the removed ones as well. Ctrl-C at any moment loses nothing else.
+    Bars of other timeframes stay, even those rolled up from removed bars. Ctrl-C at any moment is safe.
     """
     from marketdata_assets.cli.session import open_store
+    from marketdata_assets.pipeline.retention import prunable
+    from marketdata_assets.pipeline.retention import prune as remove
     from marketdata_assets.storage.clock import require_right_clock
-    from marketdata_assets.storage.retention import prunable
-    from marketdata_assets.storage.retention import prune as remove
 
     with open_store() as store:
         require_right_clock(store.database)
-        first_kept = first_kept_days(_chosen(store.settings, timeframes, older_than), datetime.now(UTC))
+        first_kept = first_kept_days(_choose_days(store.settings, timeframes, older_than), datetime.now(UTC))
         pruned = prunable(store.database, first_kept) if dry_run else remove(store.database, first_kept)
     if as_json:
-        typer.echo(json.dumps([{**_facts(one), "dry_run": dry_run} for one in pruned], indent=2))
+        typer.echo(json.dumps([{**_facts(removed), "dry_run": dry_run} for removed in pruned], indent=2))
         return
-    for one in pruned:
-        typer.echo(_line(one, dry_run=dry_run))
+    for removed in pruned:
+        typer.echo(_line(removed, dry_run=dry_run))
 
 
-def _chosen(settings: Settings, timeframes: str | None, older_than: int | None) -> Mapping[Timeframe, int]:
+def _choose_days(
+    settings: Settings, timeframes: str | None, older_than: int | None
+) -> Mapping[Timeframe, int]:
     kept = settings.retention or DEFAULT_RETENTION
     chosen = tuple(kept) if timeframes is None else parse_timeframes(timeframes)
     if older_than is not None:
         return dict.fromkeys(chosen, kept_days(older_than))
-    if unlimited := [one.value for one in chosen if one not in kept]:
-        message = (
-            f"{unlimited[0]} bars are kept for ever: give --older-than DAYS, or set MARKETDATA_RETENTION"
-        )
+    if unlimited := [timeframe.value for timeframe in chosen if timeframe not in kept]:
+        message = f"{unlimited[0]} bars are kept forever: give --older-than DAYS, or set MARKETDATA_RETENTION"
         raise ConfigurationError(message)
-    return {one: kept[one] for one in chosen}
+    return {timeframe: kept[timeframe] for timeframe in chosen}
 
 
 def _facts(pruned: Pruned) -> dict[str, object]:

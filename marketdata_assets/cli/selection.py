@@ -1,6 +1,6 @@
-"""What commands are asked for: series and days, from their options.
+"""The series and days that the options of a command select.
 
-Whatever is wrong raises :class:`ConfigurationError` with a line that says what to write instead.
+An invalid option raises :class:`ConfigurationError` with a line that shows what to write instead.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.symbols import TrackedSymbol
 
 DEFAULT_DAYS: Final = 14
-"""Two weeks: the last week that has closed is always inside."""
-_MOST_DAYS: Final = 36_525
+"""The default number of days: two weeks always contain the last closed week."""
+_MAX_DAYS: Final = 36_525
 
 
-def chosen_symbols(store: Store, symbols: str | None) -> list[TrackedSymbol]:
-    """The active symbols of ``--symbols A,B`` in that order; all of them without it."""
+def choose_symbols(store: Store, symbols: str | None) -> list[TrackedSymbol]:
+    """Return the active symbols of ``--symbols A,B`` in that order; all active symbols without the option."""
     from marketdata_assets.storage.symbols import choose_symbol, list_symbols
 
-    active = {one.symbol: one for one in list_symbols(store.database, active_only=True)}
+    active = {symbol.symbol: symbol for symbol in list_symbols(store.database, active_only=True)}
     if symbols is None:
         return list(active.values())
     names = [parse_symbol(name) for name in symbols.split(",") if name.strip()]
     if not names:
-        message = "--symbols names none: give symbols such as AAPL,SPY"
+        message = "--symbols is empty: give symbols such as AAPL,SPY"
         raise ConfigurationError(message)
     return [active[name] for name in dict.fromkeys(choose_symbol(name, active) for name in names)]
 
 
-def chosen_series(symbols: Iterable[TrackedSymbol], timeframes: Collection[Timeframe] | None) -> list[Series]:
-    """The series of ``symbols`` in ``timeframes``; in those that each is tracked in when it is None."""
-    series = [
-        one
+def choose_series(symbols: Iterable[TrackedSymbol], timeframes: Collection[Timeframe] | None) -> list[Series]:
+    """Return the series of ``symbols`` in ``timeframes``; None stands for the timeframes that each symbol is tracked in."""
+    chosen = [
+        series
         for symbol in symbols
-        for one in symbol.series
-        if timeframes is None or one.timeframe in timeframes
+        for series in symbol.series
+        if timeframes is None or series.timeframe in timeframes
     ]
-    if not series:
+    if not chosen:
         message = "no symbol is tracked in these timeframes: see `marketdata symbols list`"
         if timeframes is None:
             message = "no symbol is tracked: add one with `marketdata symbols add`"
         raise ConfigurationError(message)
-    return series
+    return chosen
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenDays:
-    """Days that a command is asked for, both inclusive, and which options said so; the others are defaults."""
+    """The first and last day of a command, both inclusive, and which options were given; the others are defaults."""
 
     first: date
     last: date
@@ -66,8 +66,8 @@ class ChosenDays:
     has_end: bool = False
 
 
-def chosen_days(days: int | None, start: str | None, end: str | None, now: datetime) -> ChosenDays:
-    """The days of ``--days N`` or ``--start`` and ``--end``."""
+def choose_days(days: int | None, start: str | None, end: str | None, now: datetime) -> ChosenDays:
+    """Return the days of ``--days N`` or ``--start`` and ``--end``."""
     from marketdata_assets.domain.ranges import day_window
 
     check_number_of_days(days, start)
@@ -78,22 +78,22 @@ def chosen_days(days: int | None, start: str | None, end: str | None, now: datet
 
 
 def check_number_of_days(days: int | None, start: str | None) -> None:
-    """Refuse ``--days`` that is no length of a history, or stands beside ``--start``."""
+    """Refuse ``--days`` that is not a possible length of a history, or that is combined with ``--start``."""
     if days is None:
         return
     if start is not None:
         message = "--days and --start exclude each other: give one of them"
     elif days < 1:
-        message = f"--days {days} is no number of days: give 1 or more"
-    elif days > _MOST_DAYS:
-        message = f"--days {days} reaches beyond any history: give {_MOST_DAYS} or less"
+        message = f"--days {days} is not a number of days: give 1 or more"
+    elif days > _MAX_DAYS:
+        message = f"--days {days} is longer than any history: give {_MAX_DAYS} or less"
     else:
         return
     raise ConfigurationError(message)
 
 
 def parse_day(option: str, text: str) -> date:
-    """The day that ``option`` was given."""
+    """Return the day that ``text``, the value of ``option``, names."""
     try:
         return date.fromisoformat(text)
     except ValueError:
@@ -101,10 +101,10 @@ def parse_day(option: str, text: str) -> date:
         raise ConfigurationError(message) from None
 
 
-def checked_days(chosen: ChosenDays, earliest: date, now: datetime) -> tuple[date, date]:
-    """First and last day of ``chosen``; a first day that nobody asked for begins with the first partition.
+def validate_days(chosen: ChosenDays, earliest: date, now: datetime) -> tuple[date, date]:
+    """Return the first and last day of ``chosen``; a default first day is at least ``earliest``, the first partition.
 
-    Refused are days that are reversed, in the future or before ``earliest``, the first partition.
+    Days that are reversed, in the future or before ``earliest`` are refused.
     """
     today = now.date()
     first, last = chosen.first, chosen.last

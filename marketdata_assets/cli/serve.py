@@ -14,31 +14,33 @@ from marketdata_assets.domain.errors import ConfigurationError
 def serve(
     *,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; with any but loopback, all but /health needs a key.")
+        str,
+        typer.Option(help="Address to listen on; unless it is loopback, everything but /health needs a key."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1,
     requests_per_second: Annotated[
-        float, typer.Option(min=0.1, help="Of each client, in each process; 1,000 rows count as one more.")
+        float,
+        typer.Option(
+            min=0.1, help="Limit per client and process; every 1,000 rows count as one more request."
+        ),
     ] = 100.0,
     require_key: Annotated[
         bool,
-        typer.Option(
-            "--require-key", help="Ask programs of this machine for a key, too; needed behind any proxy."
-        ),
+        typer.Option("--require-key", help="Require a key from local programs too; needed behind any proxy."),
     ] = False,
 ) -> None:
     """Serve bars, features, gaps and completeness over HTTP; the page /docs describes every route.
 
-    Reads need no key from this machine, and one from elsewhere (`marketdata keys create NAME`). There is no TLS:
-    outside of loopback, put a proxy in front that has it. Behind any proxy: --require-key, since a proxy on this
-    machine may look like a program of it.
+    Reads from this machine need no key, reads from elsewhere do (`marketdata keys create NAME`). There is no TLS: to
+    serve other machines, put a proxy with TLS in front. Behind any proxy use --require-key, because requests through
+    a proxy on this machine look local.
     """
-    # Answers are small and several at a time: threads within one would only wait for those of another.
+    # Responses are small and made several at a time: Polars' threads would only compete with each other.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     from marketdata_assets.cli.session import open_store
 
-    with open_store():  # migrated once, before several processes look at it
+    with open_store():  # migrates once, before several processes open the store
         pass
     _require_free(host, port)
     from marketdata_assets.api.server import ServeOptions

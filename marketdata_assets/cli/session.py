@@ -1,4 +1,4 @@
-"""What every command that touches the store needs first: settings, a migrated database, Dagster's instance."""
+"""The session of a command that uses the store: settings, a migrated database, and Dagster's instance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Store:
-    """An open market database, its schema up to date."""
+    """An open market database with a current schema, and the settings."""
 
     settings: Settings
     database: Database
@@ -35,8 +35,8 @@ class Store:
 
 @contextmanager
 def open_store() -> Iterator[Store]:
-    """The market database: started when embedded, migrated, and with the packaged universe when it is new."""
-    # stamina's own notices go to stdout, where --json is read; the client logs every retry itself.
+    """Yield the market database: started if embedded, migrated, and with the packaged universe if it is new."""
+    # stamina logs to stdout, which would garble --json; the client logs every retry itself.
     stamina.instrumentation.set_on_retry_hooks(())
     settings = load_settings()
     url = resolve_database_url(settings)
@@ -48,7 +48,7 @@ def open_store() -> Iterator[Store]:
 
 
 def require_vendor_of(store: Store) -> None:
-    """Refuse, before anything runs, to mix simulated bars and real ones. Raises :class:`ConfigurationError`.
+    """Refuse to mix simulated and real bars in ``store``, before anything runs. Raises :class:`ConfigurationError`.
 
     Without a key, the vendor is the simulator of a running ``marketdata up --simulate``.
     """
@@ -57,18 +57,18 @@ def require_vendor_of(store: Store) -> None:
     from marketdata_assets.storage.vendor import require_kind
 
     use_simulator(store)
-    # The simulator's address may have become a setting just now.
+    # Loaded again, because use_simulator may have set the address of the simulator.
     require_kind(store.database, simulated=is_simulator(load_settings().polygon_base_url))
 
 
 @contextmanager
 def open_instance(store: Store, name: str) -> Iterator[tuple[DagsterInstance, Command]]:
-    """Dagster's instance, and the command ``name`` that this process is: its tags belong on every run that it executes.
+    """Yield Dagster's instance and the running command ``name``, whose tags belong on every run that it executes.
 
-    What earlier commands have left unfinished whose process is gone is ended first.
+    Unfinished runs of earlier commands whose process is gone are marked as failed first.
 
     Raises:
-        ClockError: This machine's clock is far off: nothing is written.
+        ClockError: The clock of this machine is far off, so nothing may be written.
     """
     from marketdata_assets.cli.console import err
     from marketdata_assets.defs.instance.environment import prepare_environment
@@ -78,7 +78,7 @@ def open_instance(store: Store, name: str) -> Iterator[tuple[DagsterInstance, Co
     require_right_clock(store.database)
     prepare_environment(store.settings)
     logging.getLogger().addFilter(_is_worth_a_line)
-    # That a connection which is lost cannot be closed: why it is lost is raised.
+    # The pool logs that a lost connection cannot be closed; the cause of the loss is raised anyway.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     home = Path(os.environ["DAGSTER_HOME"]).expanduser()
     with open_instance_of_commands(home) as instance, under_way(store.database, name) as command:

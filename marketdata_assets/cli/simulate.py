@@ -1,4 +1,4 @@
-"""``marketdata simulate``: a vendor on this machine, to build and test against without a key."""
+"""``marketdata simulate``: a simulated vendor on this machine, for development and tests without a key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 def simulate(
     *,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Loopback port; 0 takes a free one.")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Loopback port; 0 picks a free one.")] = 8765,
     seed: Annotated[int, typer.Option(help="Chooses the market; the same seed gives the same bars.")] = 0,
     replay: Annotated[
         Path | None, typer.Option(help="Serve the bars of this folder's lean_*.parquet files instead.")
@@ -20,11 +20,11 @@ def simulate(
         typer.Option(min=1, help="Answer 429 above this many requests in any 60 seconds, per key."),
     ] = None,
     api_key: Annotated[
-        list[str] | None, typer.Option(help="Let only this key in (repeatable); without it, any key.")
+        list[str] | None, typer.Option(help="Accept only this key (repeatable). Default: any key.")
     ] = None,
     fault: Annotated[
         list[str] | None,
-        typer.Option(help="What goes wrong, as KIND:name=value,... (repeatable); see the example."),
+        typer.Option(help="Inject a fault, as KIND:name=value,... (repeatable); see the example."),
     ] = None,
 ) -> None:
     """Serve a simulated Polygon.io on 127.0.0.1 until Ctrl-C.
@@ -39,7 +39,7 @@ def simulate(
     Options of a fault: rate (share of requests or bars hit), ticker, start and end (UTC), skip and count (requests),
     active_from and active_until (seconds), status, retry_after, body, seconds, variant, returns_after (requests).
     """
-    # Imported here: NumPy, Polars and the server cost a second that `marketdata --help` need not pay.
+    # Imported here, because NumPy, Polars and the server take a second that `marketdata --help` does not need.
     from marketdata_assets.simulator import (
         RunningSimulator,
         SimulatorConfig,

@@ -1,4 +1,4 @@
-"""Where the simulator of a running ``marketdata up --simulate`` is, for the commands of other terminals."""
+"""The address of the simulator of a running ``marketdata up --simulate``, for commands in other terminals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FILE: Final = "up.simulator"
 
 @dataclass(frozen=True, slots=True)
 class _Address:
-    """A simulator's URL, and the process that serves it: its id and, because ids come again, its start."""
+    """A simulator's URL and the process that serves it: its id and, because ids are reused, its start (Unix time)."""
 
     url: str
     pid: int
@@ -42,8 +42,8 @@ class _Address:
 
 
 @contextlib.contextmanager
-def published(home: Path, url: str) -> Iterator[None]:
-    """Let commands on ``home`` find the simulator of this process at ``url`` until the ``with`` block ends."""
+def publish_simulator(home: Path, url: str) -> Iterator[None]:
+    """Publish the address ``url`` of this process's simulator to commands on ``home`` until the ``with`` block ends."""
     address = _Address(url, os.getpid(), psutil.Process().create_time())
     draft = home / f"{_FILE}.{address.pid}"
     draft.write_text(json.dumps(asdict(address)), encoding="utf-8")
@@ -60,12 +60,12 @@ def forget_simulator(home: Path) -> None:
 
 
 def use_simulator(store: Store) -> None:
-    """Ask the simulator of an ``up --simulate`` on the same MARKETDATA_HOME, when no other vendor is set.
+    """Use the simulator of an ``up --simulate`` on the same MARKETDATA_HOME, unless another vendor is set.
 
-    Settings win, and a store of real bars never meets a simulator.
+    Settings take precedence, and a store of real bars never uses a simulator.
 
     Raises:
-        ConfigurationError: The process of that ``up`` is gone without a farewell.
+        ConfigurationError: The process of that ``up`` ended without removing its address.
     """
     settings = store.settings
     if settings.polygon_api_key is not None or "polygon_base_url" in settings.model_fields_set:
@@ -84,7 +84,7 @@ def use_simulator(store: Store) -> None:
 
 
 def _read(path: Path) -> _Address | None:
-    """The address in ``path``; None without one, or when the file holds something else."""
+    """Return the address in the file ``path``; None when there is no file or it holds something else."""
     try:
         address = _Address(**json.loads(path.read_text(encoding="utf-8")))
         return address if is_loopback(address.url) else None

@@ -1,4 +1,4 @@
-"""``marketdata status``: what needs attention first, then how runs, series, vendor, tables and disk are."""
+"""``marketdata status``: what needs attention, then the state of runs, series, vendor, tables and disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TABLES: Final = 8
 
 @dataclass(frozen=True)
 class Report:
-    """What is shown."""
+    """The facts that the command shows."""
 
     now: datetime
     vitals: Vitals
@@ -42,29 +42,27 @@ def status(
 ) -> None:
     """Show what needs attention first; then runs, freshness, the vendor, tables, slow queries and disk.
 
-    Starts no run and fetches nothing: it reads what is stored, whether the daemon runs or not. Like every command it
-    starts the embedded server when that is down. Exits with 0 whatever it finds; scripts look at `attention` in --json.
+    Starts no run and fetches nothing, and works without the daemon. Like every command it starts the embedded server
+    when that is down. Always exits with 0; scripts should read `attention` in --json.
     """
     from marketdata_assets.cli.session import open_store
 
     with open_store() as store:
-        report = _look(store, datetime.now(UTC))
-    if as_json:
-        typer.echo(json.dumps(_facts(report), indent=2, default=_plain))
-    else:
-        _show(report)
+        report = read_report(store, datetime.now(UTC))
+    show_report(report, as_json=as_json)
 
 
-def _look(store: Store, now: datetime) -> Report:
+def read_report(store: Store, now: datetime) -> Report:
+    """Return what ``marketdata status`` shows at ``now``."""
     from marketdata_assets.domain.monitoring import concerns, headings
     from marketdata_assets.pipeline.freshness import freshness_of
-    from marketdata_assets.pipeline.health import vitals as look_at_vitals
+    from marketdata_assets.pipeline.health import vitals as read_vitals
     from marketdata_assets.storage import monitoring
 
     database, settings = store.database, store.settings
     runs = _known_runs(store, now)
     freshness = freshness_of(database, now)
-    vitals = look_at_vitals(database, settings, now, freshness=freshness, runs=runs)
+    vitals = read_vitals(database, settings, now, freshness=freshness, runs=runs)
     return Report(
         now=now,
         vitals=vitals,
@@ -76,7 +74,7 @@ def _look(store: Store, now: datetime) -> Report:
 
 
 def _known_runs(store: Store, now: datetime) -> Runs:
-    """Runs, ticks and the daemon: without Dagster, whose import takes seconds, where its tables are in this database."""
+    """Read runs, ticks and the daemon; when Dagster's tables are in this database, without its import, which takes seconds."""
     from marketdata_assets.storage.dagster_tables import are_dagsters_tables_here, runs_with_ticks
 
     if are_dagsters_tables_here(store.settings):
@@ -93,6 +91,14 @@ def _known_runs(store: Store, now: datetime) -> Runs:
         return runs_of(instance, now)
 
 
+def show_report(report: Report, *, as_json: bool) -> None:
+    """Print ``report``, as JSON or for reading."""
+    if as_json:
+        typer.echo(json.dumps(_facts(report), indent=2, default=_to_text))
+    else:
+        _show(report)
+
+
 def _facts(report: Report) -> dict[str, object]:
     vitals = report.vitals
     vendor = vitals.vendor
@@ -100,21 +106,21 @@ def _facts(report: Report) -> dict[str, object]:
     disk = vitals.disk
     return {
         "as_of": report.now,
-        "attention": [asdict(one) for one in report.attention],
+        "attention": [asdict(heading) for heading in report.attention],
         "runs": {
-            "latest": [asdict(one) for one in runs.latest] if runs else [],
-            "next": [asdict(one) for one in runs.ticks] if runs else [],
+            "latest": [asdict(run) for run in runs.latest] if runs else [],
+            "next": [asdict(tick) for tick in runs.ticks] if runs else [],
             "daemon_seen": runs.daemon_seen if runs else None,
             "daemon_alive": runs is not None and runs.is_daemon_alive(report.now),
         },
         "freshness": {
             "series": report.freshness.height,
             "states": _states(report.freshness),
-            "stale": [asdict(one) for one in vitals.stale],
+            "stale": [asdict(series) for series in vitals.stale],
             "by_series": report.freshness.to_dicts(),
         },
         "vendor": {**asdict(vendor), "share_of_plan_today": vendor.share_of_plan(report.now)},
-        "tables": [{**asdict(one), "bytes_a_day": one.bytes_a_day} for one in report.tables],
+        "tables": [{**asdict(table), "bytes_a_day": table.bytes_a_day} for table in report.tables],
         "database_bytes": report.database_bytes,
         "slow_queries": asdict(vitals.slow),
         "disk": None if disk is None else {**asdict(disk), "share": disk.share},
@@ -122,7 +128,7 @@ def _facts(report: Report) -> dict[str, object]:
     }
 
 
-def _plain(value: object) -> str:
+def _to_text(value: object) -> str:
     if isinstance(value, datetime | date):
         return value.isoformat()
     return str(value)
@@ -158,17 +164,17 @@ def _attention(report: Report) -> list[str]:
     if not report.attention:
         return ["nothing"]
     lines = []
-    for place, one in enumerate(report.attention, 1):
-        # A line after `do:` can be pasted.
-        label = "do" if one.remedy.startswith("marketdata ") else "what helps"
-        lines += [f"{place}. {one.title}: {one.text}", f"   {label}: {one.remedy}"]
+    for number, heading in enumerate(report.attention, 1):
+        # `do:` precedes a command that can be pasted.
+        label = "do" if heading.remedy.startswith("marketdata ") else "remedy"
+        lines += [f"{number}. {heading.title}: {heading.text}", f"   {label}: {heading.remedy}"]
     return lines
 
 
 def _runs(report: Report) -> list[str]:
     runs = report.vitals.runs
     if runs is None or not runs.latest:
-        lines = ["no run yet: marketdata backfill, or marketdata up"]
+        lines = ["no runs yet: marketdata backfill, or marketdata up"]
     else:
         lines = [
             f"{run.job:<18} {run.status.lower():<9} {_ago(report.now, run.ended or run.started or run.created)}"
@@ -177,7 +183,7 @@ def _runs(report: Report) -> list[str]:
             for run in runs.latest
         ]
     if runs is not None and runs.ticks:
-        soon = ", ".join(f"{one.schedule} {one.at:%m-%d %H:%M}" for one in runs.ticks)
+        soon = ", ".join(f"{tick.schedule} {tick.at:%m-%d %H:%M}" for tick in runs.ticks)
         while_up = "" if runs.is_daemon_alive(report.now) else " (when the daemon runs)"
         lines.append(f"next, UTC{while_up}: {soon}")
     return lines
@@ -187,7 +193,7 @@ def _freshness(report: Report) -> list[str]:
     counts = _states(report.freshness)
     if not counts:
         return ["no series is due yet"]
-    # Which of them are not fresh, and why, stands under Attention.
+    # The section Attention names the series that are not fresh, and why.
     more = ": `marketdata status --json` has each" if report.vitals.stale else ""
     return [", ".join(f"{number:,} {state}" for state, number in sorted(counts.items())) + more]
 
@@ -208,21 +214,21 @@ def _vendor(report: Report) -> list[str]:
         ),
     ]
     if use.blocked_until is not None:
-        lines.append(f"held back by a 429 until {use.blocked_until:%H:%M:%S} UTC")
+        lines.append(f"requests paused by a 429 until {use.blocked_until:%H:%M:%S} UTC")
     return lines
 
 
 def _tables(report: Report) -> list[str]:
     largest = report.tables[:_TABLES]
-    lines = [f"{_bytes(report.database_bytes)} in all"]
-    width = max((len(one.table) for one in largest), default=0)
-    for one in largest:
-        rows = "" if one.rows is None else f"{one.rows:>14,} rows"
+    lines = [f"{_bytes(report.database_bytes)} in total"]
+    width = max((len(table.table) for table in largest), default=0)
+    for table in largest:
+        rows = "" if table.rows is None else f"{table.rows:>14,} rows"
         growth = ""
-        if one.rows_a_day is not None:
-            size = "" if one.bytes_a_day is None else f", {_bytes(one.bytes_a_day)}"
-            growth = f"  {one.rows_a_day:,.0f} rows{size} a day"
-        lines.append(f"{one.table:<{width}} {_bytes(one.size):>10}{rows:>20}{growth}".rstrip())
+        if table.rows_a_day is not None:
+            size = "" if table.bytes_a_day is None else f", {_bytes(table.bytes_a_day)}"
+            growth = f"  {table.rows_a_day:,.0f} rows{size} a day"
+        lines.append(f"{table.table:<{width}} {_bytes(table.size):>10}{rows:>20}{growth}".rstrip())
     return lines
 
 
@@ -236,17 +242,17 @@ def _slow(report: Report) -> list[str]:
     if not slow.queries:
         return [f"none over 500 ms, {seen}"]
     lines = [f"over 500 ms, {seen}:"]
-    for one in slow.queries[:_WORST]:
-        calls = "" if one.calls is None else f", {one.calls:,} calls"
-        who = f", {one.application}" if one.application else ""
-        lines.append(f"{one.milliseconds:,.0f} ms{calls}{who}: {one.text}")
+    for query in slow.queries[:_WORST]:
+        calls = "" if query.calls is None else f", {query.calls:,} calls"
+        application = f", {query.application}" if query.application else ""
+        lines.append(f"{query.milliseconds:,.0f} ms{calls}{application}: {query.text}")
     return lines
 
 
 def _disk(report: Report) -> list[str]:
     disk = report.vitals.disk
     if disk is None:
-        return ["the server's own (DATABASE_URL): not to be seen from here"]
+        return ["on the server of DATABASE_URL: not visible from here"]
     free = disk.total - disk.used
     return [f"{disk.path}: {disk.share:.0%} of {_bytes(disk.total)} in use, {_bytes(free)} free"]
 

@@ -1,4 +1,4 @@
-"""``marketdata symbols …``: what is collected, and in which timeframes."""
+"""``marketdata symbols …``: the tracked symbols and their timeframes."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.symbols import TrackedSymbol, WantedSymbol
 
 _NAMED: Final = 5
-"""Symbols that one line names."""
+"""The most symbols that one line names."""
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="What is collected: symbols, their asset classes and timeframes.",
+    help="Choose what is collected: symbols, their asset classes and timeframes.",
     epilog="Example: marketdata symbols add NFLX --timeframes 1m,1h,1d",
 )
 
 _Json = Annotated[
     bool,
-    typer.Option("--json", help="Print what is tracked now of these symbols as a JSON array for a machine."),
+    typer.Option("--json", help="Print the resulting rows of these symbols as a JSON array for a machine."),
 ]
 
 
 _Confirmed = Annotated[
     bool,
-    typer.Option("--yes", help="Take a new symbol although it is not spelt as the vendor spells it."),
+    typer.Option("--yes", help="Accept a new symbol that is not spelt as the vendor spells it."),
 ]
 
 
 @app.command("list", epilog="Example: marketdata symbols list --json")
 def list_(
     *,
-    everything: Annotated[bool, typer.Option("--all", help="Deactivated symbols, too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include deactivated symbols.")] = False,
     as_json: JsonArray = False,
 ) -> None:
     """List the tracked symbols in the order in which they were added."""
@@ -64,18 +64,20 @@ def list_(
         _print_json(tracked)
     elif not out.is_terminal:
         typer.echo("symbol\tclass\ttimeframes\tname")
-        for one in tracked:
-            typer.echo("\t".join((one.symbol, one.asset_class, ",".join(one.timeframes), one.name or "")))
+        for symbol in tracked:
+            typer.echo(
+                "\t".join((symbol.symbol, symbol.asset_class, ",".join(symbol.timeframes), symbol.name or ""))
+            )
     else:
         table = Table("symbol", "class", "timeframes", "vendor ticker", "calendar", "name")
-        for one in tracked:
+        for symbol in tracked:
             table.add_row(
-                one.symbol if one.active else f"[dim]{one.symbol} (inactive)[/dim]",
-                one.asset_class,
-                " ".join(one.timeframes),
-                one.vendor_ticker,
-                one.calendar,
-                one.name or "",
+                symbol.symbol if symbol.active else f"[dim]{symbol.symbol} (inactive)[/dim]",
+                symbol.asset_class,
+                " ".join(symbol.timeframes),
+                symbol.vendor_ticker,
+                symbol.calendar,
+                symbol.name or "",
             )
         out.print(table)
     if not tracked and not as_json:
@@ -86,28 +88,30 @@ def list_(
 def add(
     symbols: Annotated[
         list[str],
-        typer.Argument(help="Symbols such as NFLX, BACpL or SOL-USD, apart by spaces or commas."),
+        typer.Argument(help="Symbols such as NFLX, BACpL or SOL-USD, separated by spaces or commas."),
     ],
     *,
     asset_class: Annotated[
         str | None,
-        typer.Option("--class", help="stock, etf, crypto or index; default stock, crypto for BASE-QUOTE."),
+        typer.Option(
+            "--class", help="stock, etf, crypto or index. Default: crypto for BASE-QUOTE, otherwise stock."
+        ),
     ] = None,
     timeframes: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated; default 1h,1d, and what it had for a symbol that is known.",
+            help="Comma-separated. Default: 1h,1d, or what a known symbol had.",
             autocompletion=complete_timeframes,
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
+    name: Annotated[str | None, typer.Option(help="The name of the company, fund, pair or index.")] = None,
     confirmed: _Confirmed = False,
     as_json: _Json = False,
 ) -> None:
-    """Track symbols from now on, or take them up again.
+    """Start collecting symbols, or resume deactivated ones.
 
-    Capitals and small letters tell the vendor's securities apart: BACpL is a preferred share. A symbol in small letters
-    alone is taken for the tracked one with these letters, else for the one in capitals.
+    Symbols are case-sensitive: BACpL is a preferred share. An all-lowercase symbol means the tracked symbol with these
+    letters, otherwise the one in capitals.
     """
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.symbols import WantedSymbol, parse_asset_class
@@ -129,13 +133,13 @@ def set_timeframes(
     timeframes: Annotated[
         str,
         typer.Argument(
-            help="Comma-separated; replaces what it is tracked in.", autocompletion=complete_timeframes
+            help="Comma-separated; replaces the current timeframes.", autocompletion=complete_timeframes
         ),
     ],
     *,
     as_json: _Json = False,
 ) -> None:
-    """Change the timeframes that a symbol is collected in. Bars that are stored stay."""
+    """Change the timeframes in which a symbol is collected. Stored bars stay."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage import symbols
 
@@ -152,12 +156,14 @@ def set_timeframes(
 def deactivate(
     symbol: Annotated[
         list[str],
-        typer.Argument(help="Tracked symbols, apart by spaces or commas.", autocompletion=complete_symbol),
+        typer.Argument(
+            help="Tracked symbols, separated by spaces or commas.", autocompletion=complete_symbol
+        ),
     ],
     *,
     as_json: _Json = False,
 ) -> None:
-    """Stop collecting symbols, or none of them when one is not tracked. Their bars stay; `symbols add` takes them up again."""
+    """Stop collecting symbols; if one is not tracked, change none. Their bars stay; `symbols add` resumes collecting."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage import symbols
 
@@ -167,13 +173,13 @@ def deactivate(
     if as_json:
         _print_json(stopped)
         return
-    for one in stopped:
-        typer.echo(f"{one.symbol}: no longer collected")
+    for tracked in stopped:
+        typer.echo(f"{tracked.symbol}: no longer collected")
 
 
 @app.command(epilog="Example: marketdata symbols clear")
 def clear(*, as_json: _Json = False) -> None:
-    """Stop collecting every symbol: the universe is empty then. Bars stay; `symbols add` takes symbols up again."""
+    """Stop collecting every symbol. Their bars stay; `symbols add` resumes collecting."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.symbols import deactivate_all
 
@@ -190,14 +196,14 @@ def import_(
     path: Annotated[
         Path,
         typer.Argument(
-            help="CSV with the heading symbol,asset_class,name,timeframes; timeframes apart by spaces or commas."
+            help="CSV with the header symbol,asset_class,name,timeframes; timeframes separated by spaces or commas."
         ),
     ],
     *,
     confirmed: _Confirmed = False,
     as_json: _Json = False,
 ) -> None:
-    """Track every symbol of a CSV file, or none when a line is wrong."""
+    """Start collecting every symbol of a CSV file; if a line is wrong, change none."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.storage.symbols import read_lines
 
@@ -221,7 +227,7 @@ def import_(
 
 
 def find_line(lines: Sequence[tuple[int, WantedSymbol | TrackedSymbol]], symbol: str) -> int:
-    """Return the number of the line of ``symbol``: the one that spells it so, else one that has its letters."""
+    """Return the number of the line of ``symbol``: the line with that spelling, else one with other capitals."""
     for line, wanted in lines:
         if wanted.symbol == symbol:
             return line
@@ -229,13 +235,13 @@ def find_line(lines: Sequence[tuple[int, WantedSymbol | TrackedSymbol]], symbol:
 
 
 def option_for(error: DoubtfulSymbolError, given_class: AssetClass | None) -> str:
-    """Return the beginning of a remedy, that an option names the class which ``error`` asks about; else nothing."""
+    """Return the part of a remedy that names the option for an index, if ``error`` may be about one; else nothing."""
     is_without_class = given_class is None and is_index(error.symbol)
     return "`--class index` tracks the index, " if is_without_class else ""
 
 
 def _parse_symbols(texts: Iterable[str]) -> list[str]:
-    """The symbols of arguments that may each be a list with commas, as they are written, each of them once."""
+    """Return the symbols of ``texts``, each of which may be a list with commas, in order and without duplicates."""
     names = [parse_symbol(name) for text in texts for name in text.replace(",", " ").split() or [text]]
     return list(dict.fromkeys(names))
 
@@ -247,15 +253,15 @@ def _write(
 
     tracked = add_symbols(store.database, wanted, is_careful=is_careful)
     if as_json:
-        _print_json(one for one, _ in tracked)
+        _print_json(symbol for symbol, _ in tracked)
         return
-    for one, outcome in tracked:
+    for symbol, outcome in tracked:
         if outcome is not Outcome.UNCHANGED:
-            typer.echo(f"tracked: {one.symbol} ({one.asset_class})")
-    unchanged = [one.symbol for one, outcome in tracked if outcome is Outcome.UNCHANGED]
+            typer.echo(f"tracked: {symbol.symbol} ({symbol.asset_class})")
+    unchanged = [symbol.symbol for symbol, outcome in tracked if outcome is Outcome.UNCHANGED]
     if unchanged:
-        typer.echo(f"already tracked so: {name_first(unchanged, _NAMED)}", err=True)
+        typer.echo(f"already tracked like this: {name_first(unchanged, _NAMED)}", err=True)
 
 
 def _print_json(symbols: Iterable[TrackedSymbol]) -> None:
-    typer.echo(json.dumps([one.facts for one in symbols], indent=2))
+    typer.echo(json.dumps([symbol.facts for symbol in symbols], indent=2))

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 _START_SECONDS = 120
 _STOP_SECONDS = 1.5
-"""For all children together; what is not done by then is killed, which every one of them survives."""
+"""The time for all children to end; those that take longer are killed, which does no harm to any of them."""
 _LEFTOVER_SECONDS = 20
-"""For those of an earlier ``up``, which may be many and busy."""
+"""The time for the children of an earlier ``up`` to end, which may be many and busy."""
 _WATCH_SECONDS = 1.0
 _SERVER_SECONDS = 10.0
-"""Between two looks at the embedded server, each a connection."""
+"""The time between two checks of the embedded server, each of which opens a connection."""
 _MAX_ENDS = 5
 _ENDS_SECONDS = 300.0
 _LOCATION = "marketdata_assets"
@@ -61,7 +61,7 @@ def up(
         bool, typer.Option("--simulate", help="Run a simulated vendor beside it, so that no key is needed.")
     ] = False,
 ) -> None:
-    """Serve Dagster's UI on 127.0.0.1 and run its daemon; Ctrl-C stops all of it."""
+    """Serve Dagster's UI on 127.0.0.1 and run its daemon; Ctrl-C stops both."""
     from marketdata_assets.cli.session import open_store
     from marketdata_assets.cli.simulator_address import forget_simulator
     from marketdata_assets.config import load_settings
@@ -70,14 +70,14 @@ def up(
     from marketdata_assets.storage.vendor import require_kind
 
     with contextlib.suppress(_StopRequested), ExitStack() as stack:
-        # From before the first child on: whatever ends this process must end them, in order.
+        # Before the first child starts: whatever ends this process must end its children, in order.
         leave_signals_to_the_command()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, _stop)
-        # stamina's own notices are for whoever reads code.
+            signal.signal(number, _request_stop)
+        # stamina's own messages are meant for developers.
         stamina.instrumentation.set_on_retry_hooks(())
         settings = load_settings()
-        held = stack.enter_context(_only_one(settings.home))
+        child_lock = stack.enter_context(_lock_home(settings.home))
         _check_port(port)
         forget_simulator(settings.home)
         with open_store() as store:
@@ -90,12 +90,14 @@ def up(
                 close_orphans(instance, store.database)
                 sync_series(instance, store.database)
         if simulate:
-            stack.enter_context(_simulator(settings.home))
+            stack.enter_context(_run_simulator(settings.home))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="marketdata-")))
-        # One code server for both, so that a run outlives either of them. A socket's path is a hundred bytes at most.
+        # One code server for webserver and daemon, so that a run outlives either. A socket's path has at most 100 bytes.
         sock, workspace = folder / "code", folder / "workspace.yaml"
         workspace.write_text(_WORKSPACE.format(socket=sock), encoding="utf-8")
-        code = _Child("code server", ["dagster", "api", "grpc", *_DEFINITIONS, "--socket", str(sock)], held)
+        code = _Child(
+            "code server", ["dagster", "api", "grpc", *_DEFINITIONS, "--socket", str(sock)], child_lock
+        )
         children = [code]
         stack.callback(_stop_all, children)
         _wait_until_listening(sock, code)
@@ -103,26 +105,26 @@ def up(
             ("webserver", ["dagster_webserver", "-h", HOST, "-p", str(port)]),
             ("daemon", ["dagster._daemon", "run"]),
         ):
-            children.append(_Child(name, [*arguments, "-w", str(workspace)], held))
-        held.note(children)
+            children.append(_Child(name, [*arguments, "-w", str(workspace)], child_lock))
+        child_lock.note(children)
         url = f"http://{HOST}:{port}"
         _wait_until_ready(url, children)
         typer.echo(f"Dagster at {url} (Ctrl-C stops it)")
-        looked = time.monotonic()
+        checked_at = time.monotonic()
         while True:
-            is_time = time.monotonic() - looked >= _SERVER_SECONDS
-            if is_time or any(child.process.poll() is not None for child in children):
-                _keep_up(settings, children)
-                looked = time.monotonic()
-            held.note(children)
+            is_due = time.monotonic() - checked_at >= _SERVER_SECONDS
+            if is_due or any(child.process.poll() is not None for child in children):
+                _revive_ended(settings, children)
+                checked_at = time.monotonic()
+            child_lock.note(children)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 children[0].process.wait(_WATCH_SECONDS)
 
 
-class _Held:
-    """A file that ``up`` and its children keep locked; it names the children.
+class _ChildLock:
+    """A file that ``up`` and its children keep locked; the file holds the process ids of the children.
 
-    The kernel frees the lock when the last of them is gone, so whoever can take it knows that nothing is left.
+    The kernel frees the lock when the last of these processes ends, so a process that takes the lock knows they are gone.
     """
 
     def __init__(self, path: Path) -> None:
@@ -130,7 +132,7 @@ class _Held:
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def take(self) -> None:
-        """Take the lock. Children of a killed ``up`` are told to end by the kernel; those that do not, are ended."""
+        """Take the lock. The kernel signals the children of a killed ``up`` to end; those that do not end are killed."""
         with contextlib.suppress(BlockingIOError):
             self._lock()
             return
@@ -151,7 +153,7 @@ class _Held:
                     self._lock()
 
     def note(self, children: Sequence[_Child]) -> None:
-        """Write down which processes hold the lock beside this one."""
+        """Write the process ids of ``children``, which hold the lock beside this process, to the file."""
         pids = "\n".join(str(child.process.pid) for child in children).encode("ascii")
         os.truncate(self.descriptor, 0)
         os.pwrite(self.descriptor, pids, 0)
@@ -161,7 +163,7 @@ class _Held:
 
 
 def _end_leftover(pid: int) -> None:
-    """Kill a child of a killed ``up``, unless something else has its id by now."""
+    """Kill the child ``pid`` of a killed ``up``, unless another process has its id by now."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         if any("dagster" in word for word in process.cmdline()):
@@ -169,17 +171,17 @@ def _end_leftover(pid: int) -> None:
 
 
 @contextlib.contextmanager
-def _only_one(home: Path) -> Iterator[_Held]:
+def _lock_home(home: Path) -> Iterator[_ChildLock]:
     home.mkdir(parents=True, exist_ok=True)
     lock = FileLock(home / "up.lock")
     try:
         with lock.acquire(timeout=0):
-            held = _Held(home / "up.children")
+            child_lock = _ChildLock(home / "up.children")
             try:
-                held.take()
-                yield held
+                child_lock.take()
+                yield child_lock
             finally:
-                os.close(held.descriptor)
+                os.close(child_lock.descriptor)
     except Timeout:
         message = f"marketdata up already runs on {home}: use it, stop it, or set another MARKETDATA_HOME"
         raise ConfigurationError(message) from None
@@ -196,40 +198,40 @@ def _check_port(port: int) -> None:
 
 
 @contextlib.contextmanager
-def _simulator(home: Path) -> Iterator[None]:
-    from marketdata_assets.cli.simulator_address import published
+def _run_simulator(home: Path) -> Iterator[None]:
+    from marketdata_assets.cli.simulator_address import publish_simulator
     from marketdata_assets.simulator import RunningSimulator, SimulatorConfig
 
-    with RunningSimulator(SimulatorConfig(), port=0) as simulator, published(home, simulator.url):
+    with RunningSimulator(SimulatorConfig(), port=0) as simulator, publish_simulator(home, simulator.url):
         os.environ["POLYGON_API_KEY"], os.environ["POLYGON_BASE_URL"] = "demo", simulator.url
         typer.echo(f"vendor simulator at {simulator.url}; commands in other terminals find it without a key")
         yield
 
 
 class _Child:
-    """A process of its own group, so that Ctrl-C reaches it in order and not all at once."""
+    """A process in a group of its own, so that Ctrl-C does not reach all children at once but ``up`` ends them in order."""
 
-    def __init__(self, name: str, arguments: list[str], held: _Held) -> None:
+    def __init__(self, name: str, arguments: list[str], child_lock: _ChildLock) -> None:
         self.name = name
         self._command = [sys.executable, "-m", *arguments]
-        self._held = held
+        self._lock_of_children = child_lock
         self._ends: deque[float] = deque(maxlen=_MAX_ENDS)
         self.process = self._start()
 
     def check(self) -> None:
-        """Raise :class:`MarketDataError` when it has ended."""
+        """Raise :class:`MarketDataError` when the process has ended."""
         if self.process.poll() is not None:
-            message = f"the {self.name} ended with {self.process.returncode}: its messages stand above"
+            message = f"the {self.name} ended with {self.process.returncode}: see its messages above"
             raise MarketDataError(message)
 
     def revive(self) -> None:
-        """Start it again. Raises :class:`MarketDataError` when it has ended too often for that to help."""
+        """Start the process again. Raises :class:`MarketDataError` when it has ended too often for that to help."""
         code = self.process.returncode
         self._ends.append(time.monotonic())
         if len(self._ends) == _MAX_ENDS and self._ends[-1] - self._ends[0] < _ENDS_SECONDS:
             message = (
                 f"the {self.name} ended with {code}, {_MAX_ENDS} times within {_ENDS_SECONDS:.0f} s:"
-                " its messages stand above"
+                " see its messages above"
             )
             raise MarketDataError(message)
         typer.echo(f"marketdata: the {self.name} ended with {code} and is started again", err=True)
@@ -239,7 +241,7 @@ class _Child:
         return subprocess.Popen(
             self._command,
             start_new_session=True,
-            pass_fds=[self._held.descriptor],
+            pass_fds=[self._lock_of_children.descriptor],
             preexec_fn=_end_with_parent(),  # noqa: PLW1509 - one call into libc, no lock
         )
 
@@ -248,20 +250,20 @@ def _stop_all(children: Sequence[_Child]) -> None:
     """End ``children`` at once, and kill those that take too long."""
     running = [child.process for child in children if child.process.poll() is None]
     for process in running:
-        # SIGTERM: as SIGINT once Dagster has its handlers, and without a traceback before that.
+        # SIGTERM works like SIGINT once Dagster has its handlers, and leaves no traceback before that.
         process.terminate()
     end = time.monotonic() + _STOP_SECONDS
     for process in running:
         try:
             process.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
-            # Not its group: the runs that a code server waits for go on to their end without it.
+            # Not its group: the runs that a code server waits for finish without it.
             process.kill()
             process.wait()
 
 
 def _end_with_parent() -> Callable[[], None] | None:
-    """What makes a child end when this process is killed: only Linux can say so."""
+    """Return a function that makes a child end when this process is killed; None except on Linux."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl
@@ -291,8 +293,8 @@ def _wait_until_ready(url: str, children: Sequence[_Child]) -> None:
             httpx.get(f"{url}/server_info", timeout=5, trust_env=False).raise_for_status()
 
 
-def _keep_up(settings: Settings, children: Sequence[_Child]) -> None:
-    """Start again what has ended by itself: the embedded server first, without which the others end again."""
+def _revive_ended(settings: Settings, children: Sequence[_Child]) -> None:
+    """Restart the processes that have ended: the embedded server first, without which the children end again."""
     if settings.database_url is None:
         EmbeddedServer(settings.home).ensure_running()
     for child in children:
@@ -301,11 +303,11 @@ def _keep_up(settings: Settings, children: Sequence[_Child]) -> None:
 
 
 class _StopRequested(KeyboardInterrupt):
-    """Ctrl-C, or the end of the terminal or of the service. Of a kind for which psycopg cancels its statement."""
+    """Ctrl-C, or the end of the terminal or the service. As a KeyboardInterrupt, it makes psycopg cancel its statement."""
 
 
-def _stop(_number: int, _frame: object) -> None:
+def _request_stop(_number: int, _frame: object) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # what has begun to stop is not to be interrupted
+        signal.signal(number, signal.SIG_IGN)  # the stop itself must not be interrupted
     note_stop()
     raise _StopRequested

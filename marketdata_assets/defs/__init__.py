@@ -1,4 +1,4 @@
-"""Everything that knows Dagster: how the use-cases are run, in which partitions, when and by whom.
+"""Everything that knows Dagster: how the use-cases are run, in which partitions, when, and what starts them.
 
 Belongs here: ``assets``, ``checks``, ``sensors``, schedules, jobs, ``resources``, ``runs`` (what a command or a sensor
 starts) and ``instance`` (storage, launcher, Dagster's private parts).

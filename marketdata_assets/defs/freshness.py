@@ -1,4 +1,4 @@
-"""Looking every hour whether each series is fresh, whatever else runs or has stopped running."""
+"""The hourly check that each series is fresh, which depends on no other run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ HOURLY_FRESHNESS: Final = "hourly_freshness"
 
 
 def freshness_schedule() -> ScheduleDefinition:
-    """Runs ``bars_fresh`` at 20 past every hour: an alarm that needs no run of ``ohlcv`` to ring."""
+    """Return the schedule of ``bars_fresh`` at 20 past every hour, which finds late bars without a run of ``ohlcv``."""
     return ScheduleDefinition(
         name=HOURLY_FRESHNESS,
         job=freshness_job,
         cron_schedule="20 * * * *",
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.RUNNING,
-        description="Looks whether every active series holds the bars that should be there by now.",
+        description="Checks every hour whether every active series has the bars that are due.",
         tags=Purpose.FRESHNESS.tags,
     )

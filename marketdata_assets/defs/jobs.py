@@ -1,4 +1,4 @@
-"""Jobs: named selections of assets, their checks included, that runs, schedules and people start."""
+"""Jobs: named selections of assets and their checks, which commands, schedules, sensors and people start."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from marketdata_assets.domain.jobs import (
 bars_job = define_asset_job(
     BARS_JOB,
     selection=["ohlcv"],
-    description="Bring bars: what is missing from the store, and the latest sessions again.",
+    description="Fetch bars: those that are not stored, and the latest sessions again.",
 )
 
 history_job = define_asset_job(
     HISTORY_JOB,
     selection=["ohlcv", "gap_report"],
-    description="Bring bars, then scan for missing ones: what the platform does by itself every night.",
+    description="Fetch bars, then scan for gaps. The daily run is a run of this job.",
 )
 
 gaps_job = define_asset_job(
     GAPS_JOB,
     selection=["gap_report"],
-    description="Scan for missing bars, ask for them again, and say why what is still missing is missing.",
+    description="Scan for gaps, refetch them, and record why the remaining ones are missing.",
 )
 
 matrix_job = define_asset_job(
     MATRIX_JOB,
     selection=["completeness_matrix"],
-    description="Sum up how whole each series is, from the days that were scanned.",
+    description="Sum up how complete each series is over the scanned days.",
 )
 
 corporate_actions_job = define_asset_job(
     CORPORATE_ACTIONS_JOB,
     selection=["splits", "dividends", "earnings"],
-    description="Bring the vendor's lists of splits, dividends and, where the plan has them, earnings.",
+    description="Fetch splits, dividends and, if the plan includes them, earnings.",
 )
 
 features_job = define_asset_job(
     FEATURES_JOB,
     selection=["features"],
-    description="Compute the features that bars, gaps or splits have put out of date.",
+    description="Compute stale features.",
 )
 
 freshness_job = define_asset_job(
     FRESHNESS_JOB,
     selection=AssetSelection.checks(AssetCheckKey(AssetKey("ohlcv"), FRESH)),
-    description="Look whether every active series holds the bars that should be there by now; fetches nothing.",
+    description="Check whether every active series has the bars that are due; fetches nothing.",
 )

@@ -1,4 +1,4 @@
-"""Dagster's partitions: day x series. What a key means is in ``domain.partitions``."""
+"""Dagster's partitions: day x series. ``domain.partitions`` defines what a key means."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def day_by_series(start: date) -> MultiPartitionsDefinition:
-    """The partitions of every asset that holds bars, from ``start`` on; today is the last day."""
+    """Return the partitions of every asset with bars or features, from ``start`` on; today (UTC) is the last day."""
     from dagster import (  # noqa: PLC0415 - costs seconds that a command with nothing to do need not pay
         DailyPartitionsDefinition,
         DynamicPartitionsDefinition,
@@ -24,7 +24,7 @@ def day_by_series(start: date) -> MultiPartitionsDefinition:
 
     return MultiPartitionsDefinition(
         {
-            # The last partition is today's: closed bars of an open session have a place.
+            # The last partition is today's, for the closed bars of an open session.
             DAY: DailyPartitionsDefinition(start_date=start.isoformat(), end_offset=1),
             SERIES: DynamicPartitionsDefinition(name=SERIES),
         }
@@ -32,7 +32,7 @@ def day_by_series(start: date) -> MultiPartitionsDefinition:
 
 
 def partition_key(day: date, series: Series) -> MultiPartitionKey:
-    """The key of one partition."""
+    """Return the key of the partition of ``day`` and ``series``."""
     from dagster import MultiPartitionKey  # noqa: PLC0415 - as above
 
     return MultiPartitionKey({DAY: day.isoformat(), SERIES: series.key})

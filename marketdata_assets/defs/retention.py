@@ -1,4 +1,4 @@
-"""Retention: a job that removes bars that are older than their timeframe is kept, and its weekly schedule."""
+"""Retention: a job that removes the bars that are older than their timeframe allows, and its weekly schedule."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -26,39 +26,39 @@ from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.jobs import RETENTION_JOB
 from marketdata_assets.domain.retention import (
     SHORTEST_DAYS,
+    Pruned,
     first_kept_days,
     kept_days,
 )
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.pipeline.retention import chosen_retention
-from marketdata_assets.storage.retention import Pruned, prunable, prune
+from marketdata_assets.pipeline.retention import chosen_retention, prunable, prune
 
 WEEKLY_RETENTION: Final = "weekly_retention"
 
 
 class RetentionConfig(Config):
-    """What a run of ``retention`` may be told."""
+    """The options of a run of ``retention``."""
 
     keep_days: dict[str, int] | None = Field(
         default=None,
-        description="Days that are kept, by timeframe, such as `{1m: 30, 5m: 365}`; others are left alone. Default:"
-        f" MARKETDATA_RETENTION, else 1m: 30. At least {SHORTEST_DAYS}.",
+        description="Days to keep, by timeframe, such as `{1m: 30, 5m: 365}`; bars of other timeframes stay. Default:"
+        f" MARKETDATA_RETENTION, otherwise 1m: 30. At least {SHORTEST_DAYS}.",
     )
     dry_run: bool = Field(
         default=True,
-        description="Only count what would be removed; false removes it. The weekly schedule sets it to false.",
+        description="Only count what would be removed; set to false to remove it, as the weekly schedule does.",
     )
 
 
 @op(
     name="prune",
-    description="Removes bars that are older than their timeframe is kept, with their features, in small transactions.",
+    description="Removes old bars, with their features, in small transactions.",
 )
 def prune_op(
     context: OpExecutionContext, config: RetentionConfig, postgres: PostgresResource
 ) -> Output[None]:
-    """Prune, and tell so in the run and on ``ohlcv``."""
+    """Remove old bars, and record the counts in the run and on ``ohlcv``."""
     chosen = (
         chosen_retention()
         if config.keep_days is None
@@ -69,10 +69,10 @@ def prune_op(
         pruned = prunable(database, first_kept) if config.dry_run else prune(database, first_kept)
     metadata = {
         "dry_run": MetadataValue.bool(config.dry_run),
-        "rows_removed": MetadataValue.int(sum(one.bars for one in pruned)),
-        "feature_rows_removed": MetadataValue.int(sum(one.features for one in pruned)),
-        "bytes_returned": MetadataValue.int(sum(one.bytes_returned for one in pruned)),
-        "bytes_reusable": MetadataValue.int(sum(one.bytes_reusable for one in pruned)),
+        "rows_removed": MetadataValue.int(sum(table.bars for table in pruned)),
+        "feature_rows_removed": MetadataValue.int(sum(table.features for table in pruned)),
+        "bytes_returned": MetadataValue.int(sum(table.bytes_returned for table in pruned)),
+        "bytes_reusable": MetadataValue.int(sum(table.bytes_reusable for table in pruned)),
         "pruned": MetadataValue.md(pruned_table(pruned)),
     }
     if not config.dry_run:
@@ -81,12 +81,12 @@ def prune_op(
 
 
 def retention_job() -> JobDefinition:
-    """The job."""
+    """Return the job ``retention``."""
 
     @job(
         name=RETENTION_JOB,
-        description="Removes bars that are older than `MARKETDATA_RETENTION` keeps them (`1m` for 30 days unless it says"
-        " otherwise). Bars of other timeframes stay, those that were rolled up from the removed ones as well. The run"
+        description="Removes bars that are older than `MARKETDATA_RETENTION` allows (default: `1m` for 30 days)."
+        " Bars of other timeframes stay, even those rolled up from removed bars. The run"
         " reports rows and bytes. Started by hand it only counts, until `dry_run` is set to false.",
         tags=Purpose.RETENTION.tags,
     )
@@ -97,11 +97,10 @@ def retention_job() -> JobDefinition:
 
 
 def retention_schedule() -> ScheduleDefinition:
-    """Sundays at 04:00 UTC. On by itself only where ``MARKETDATA_RETENTION`` is set.
+    """Return the schedule of Sundays at 04:00 UTC, which is on by default only if ``MARKETDATA_RETENTION`` is set.
 
-    Nobody's history is deleted for want of a setting: minutes that somebody has backfilled for years may be beyond
-    what the vendor still lets them fetch. The days that are kept travel in the run: where it executes, the setting
-    may be missing.
+    Without the setting, nothing is removed: the vendor may no longer offer minutes that were backfilled years ago. The
+    run's configuration has the days to keep, because the setting may be missing in the process that executes the run.
     """
     is_chosen = load_settings().retention is not None
 
@@ -111,7 +110,7 @@ def retention_schedule() -> ScheduleDefinition:
         cron_schedule="0 4 * * 0",
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.RUNNING if is_chosen else DefaultScheduleStatus.STOPPED,
-        description="Removes old bars once a week. Off until it is switched on, or MARKETDATA_RETENTION is set.",
+        description="Removes old bars once a week. Off until it is turned on or MARKETDATA_RETENTION is set.",
         tags=Purpose.RETENTION.tags,
     )
     def weekly_retention(context: ScheduleEvaluationContext) -> RunRequest:
@@ -126,11 +125,11 @@ def retention_schedule() -> ScheduleDefinition:
 
 
 def pruned_table(pruned: list[Pruned]) -> str:
-    """What was removed, by timeframe, as a Markdown table."""
+    """Return what was removed, by timeframe, as a Markdown table."""
     lines = [
-        f"| {one.timeframe} | {one.before} | {one.bars:,} | {one.features:,} | {one.bytes_returned:,} |"
-        f" {one.bytes_reusable:,} |"
-        for one in pruned
+        f"| {table.timeframe} | {table.before} | {table.bars:,} | {table.features:,} | {table.bytes_returned:,} |"
+        f" {table.bytes_reusable:,} |"
+        for table in pruned
     ]
     head = (
         "| timeframe | first day kept | bars | features | bytes returned | bytes reusable |\n"

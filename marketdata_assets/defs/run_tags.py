@@ -1,4 +1,4 @@
-"""Which runs of a purpose are queued or under way, as Dagster's instance knows them."""
+"""The runs with given tags, such as those of a purpose, that are queued or under way in Dagster's instance."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.run_tags import Purpose
 
 REQUEST_TAG: Final = "marketdata/request"
-"""On a run whose end somebody waits for: what it is known by in the table that waits."""
+"""On a run that a row of ``initial_backfill`` waits for: the value of its column ``request``."""
 
 WILL_RETRY_TAG: Final = "dagster/will_retry"
-"""On a failed run: whether Dagster starts it again."""
+"""On a failed run: whether Dagster will retry it."""
 
 _RETRIED_AS_TAG: Final = "dagster/auto_retry_run_id"
 _UNFINISHED: Final = [
@@ -32,22 +32,22 @@ _UNFINISHED: Final = [
 
 
 def unfinished(instance: DagsterInstance, **tags: str) -> list[DagsterRun]:
-    """The runs with ``tags`` that are queued or under way."""
+    """List the runs with ``tags`` that are queued or under way."""
     return list(instance.get_runs(RunsFilter(statuses=_UNFINISHED, tags=tags)))
 
 
 def under_way(instance: DagsterInstance, purpose: Purpose) -> list[DagsterRun]:
-    """The runs of ``purpose`` that are queued or under way."""
+    """List the runs of ``purpose`` that are queued or under way."""
     return unfinished(instance, **{PURPOSE_TAG: purpose.value})
 
 
 def unfinished_ranges(instance: DagsterInstance) -> list[DagsterRun]:
-    """The range runs, whoever started them, that are queued or under way: they go by the order of the series."""
+    """List the range runs of any origin that are queued or under way: they depend on the order of the series."""
     return [run for run in unfinished(instance) if RANGE_START in run.tags]
 
 
 def is_unfinished(run: DagsterRun) -> bool:
-    """Whether ``run`` is queued or under way, or Dagster is about to start it again."""
+    """Whether ``run`` is queued or under way, or Dagster is about to retry it."""
     awaits_retry = (
         run.status is DagsterRunStatus.FAILURE
         and run.tags.get(WILL_RETRY_TAG) == "true"
@@ -57,5 +57,5 @@ def is_unfinished(run: DagsterRun) -> bool:
 
 
 def ended_at(record: RunRecord) -> datetime | None:
-    """When the run of ``record`` ended, UTC; None when it has not."""
+    """Return when the run of ``record`` ended, UTC; None if it has not ended."""
     return None if record.end_time is None else datetime.fromtimestamp(record.end_time, UTC)

@@ -1,4 +1,4 @@
-"""Totals of a run: what it did, as every partition of the run carries it in metadata that begins with ``run_``."""
+"""The totals of a run, which every partition of the run has in metadata whose names begin with ``run_``."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunTotals:
-    """Counts of one run, or of several added up. A subclass names the counts; each is a field that is 0 by default."""
+    """Counts of one run, or of several added up. A subclass names the counts; each field defaults to 0."""
 
     def to_metadata(self) -> dict[str, MetadataValue]:
         """Return the counts as metadata."""
-        # Imported here: a backfill with nothing to do adds up totals, and need not wait two seconds for Dagster.
+        # Imported here, because it takes two seconds, which a backfill with nothing to do need not wait.
         from dagster import MetadataValue  # noqa: PLC0415
 
         return {_key(name): MetadataValue.int(count) for name, count in vars(self).items()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, MetadataValue]) -> Self:
-        """Read the counts from ``metadata``; one that the run did not record is 0."""
-        values = {one.name: metadata.get(_key(one.name)) for one in fields(cls)}
+        """Read the counts from ``metadata``; a count that the run did not record is 0."""
+        values = {count.name: metadata.get(_key(count.name)) for count in fields(cls)}
         return cls(**{name: integer_of(value) for name, value in values.items() if value is not None})
 
     def __add__(self, other: Self) -> Self:
-        """Add the counts up."""
+        """Return the sum of each count."""
         return type(self)(*map(add, vars(self).values(), vars(other).values()))
 
 
 @dataclass(frozen=True)
 class RowTotals(RunTotals):
-    """Stored bars."""
+    """The numbers of stored bars."""
 
     rows_inserted: int = 0
     rows_changed: int = 0
@@ -47,14 +47,14 @@ class RowTotals(RunTotals):
 
 @dataclass(frozen=True)
 class BarTotals(RowTotals):
-    """Fetched bars, with those that went to quarantine."""
+    """The numbers of stored and of quarantined bars."""
 
     rows_quarantined: int = 0
 
 
 @dataclass(frozen=True)
 class WrittenTotals(RunTotals):
-    """Stored rows of features."""
+    """The numbers of stored rows of features."""
 
     rows_written: int = 0
     rows_replaced: int = 0
@@ -62,14 +62,14 @@ class WrittenTotals(RunTotals):
 
 @dataclass(frozen=True)
 class BlockedTotals(RunTotals):
-    """Partitions that get nothing, because a check holds them back or because something is not there."""
+    """The number of partitions that get nothing, because a check blocks them or because their input is missing."""
 
     partitions_blocked: int = 0
 
 
 @dataclass(frozen=True)
 class SeriesTotals(BlockedTotals):
-    """Series that features were computed of, and their bars."""
+    """The numbers of series, and of their bars, that features were computed for."""
 
     bars: int = 0
     series_computed: int = 0
@@ -78,7 +78,7 @@ class SeriesTotals(BlockedTotals):
 
 @dataclass(frozen=True)
 class FeatureTotals(WrittenTotals, SeriesTotals):
-    """All counts of a run of ``features``: the asset records some of them, the IO manager the others."""
+    """All counts of a run of ``features``, some recorded by the asset and the others by the IO manager."""
 
 
 def _key(name: str) -> str:

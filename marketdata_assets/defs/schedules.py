@@ -1,10 +1,10 @@
-"""Schedules: what the platform does by the clock, in UTC.
+"""Schedules: the runs at fixed times, in UTC.
 
-Belongs here: when a schedule ticks, and which runs it asks for. Does not belong here: which days those take
-(``domain.upkeep``), what a run does (``assets``).
+Belongs here: when a schedule ticks, and which runs it requests. Does not belong here: which days these runs cover
+(``domain.maintenance``), what a run does (``assets``).
 
-A tick that was missed (the machine slept) is made up for once, by its latest; what a run key has asked for is not
-asked for again after a restart.
+After missed ticks (the machine slept), only the latest is made up for; a run key that was requested is not requested
+again after a restart.
 """
 
 from collections.abc import Sequence
@@ -30,35 +30,35 @@ from marketdata_assets.defs.run_tags import under_way
 from marketdata_assets.defs.runs.execution import ops_config
 from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.freshness import DAILY_RUN
+from marketdata_assets.domain.maintenance import INTRADAY, daily_run_days, traded_day
 from marketdata_assets.domain.partitions import SERIES, Rectangle
 from marketdata_assets.domain.ranges import feature_runs, range_runs
 from marketdata_assets.domain.run_tags import Purpose
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.domain.upkeep import INTRADAY, nightly_days, traded_day
 from marketdata_assets.pipeline.adjusted import symbols_without_splits
 from marketdata_assets.pipeline.idle import stale_days
 from marketdata_assets.storage.connection import Database
+from marketdata_assets.storage.maintenance import requested_until
 from marketdata_assets.storage.symbols import TrackedSymbol, asset_classes, list_symbols
-from marketdata_assets.storage.upkeep import requested_until
 
 HISTORY_CONFIG: Final = {
-    # A symbol that fails must not keep the others from being scanned.
+    # A symbol that fails must not prevent the scan of the others.
     "ohlcv": {"keep_going": True},
-    # Later, by gap_repair: at once, the vendor would have the same answer.
+    # gap_repair refetches later: at once, the vendor would send the same response.
     "gap_report": {"repair": False},
 }
-"""The options of a run of bars and gaps that nobody watches."""
+"""The options of a scheduled run of bars and gaps."""
 
 INTRADAY_CONFIG: Final = {"ohlcv": {"keep_going": True}}
-"""The next tick asks for a symbol that failed again."""
+"""The options of an intraday run: the next tick requests a symbol that failed again."""
 
 _NOTHING: Final = "no series is tracked: add one with `marketdata symbols add`"
 _LAST_FEATURES_HOUR: Final = 8
 
 
 def platform_schedules() -> list[ScheduleDefinition]:
-    """Every schedule."""
+    """Return every schedule."""
     return [
         corporate_actions_schedule(),
         bars_schedule(),
@@ -70,7 +70,7 @@ def platform_schedules() -> list[ScheduleDefinition]:
 
 
 def corporate_actions_schedule() -> ScheduleDefinition:
-    """``daily_corporate_actions``, before the bars: one run."""
+    """Return the schedule ``daily_corporate_actions``: one run, before the daily run."""
 
     @schedule(
         name="daily_corporate_actions",
@@ -78,22 +78,22 @@ def corporate_actions_schedule() -> ScheduleDefinition:
         job=corporate_actions_job,
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.RUNNING,
-        description="Splits, dividends and earnings of every stock and ETF, before the bars and features of the night.",
+        description="Fetches splits, dividends and earnings of every stock and ETF, before the daily run of bars and features.",
     )
     def daily_corporate_actions(
         context: ScheduleEvaluationContext, postgres: PostgresResource
     ) -> RunRequest | SkipReason:
         with postgres.database() as database:
             symbols = list_symbols(database, active_only=True)
-        if not any(one.asset_class.can_split for one in symbols):
-            return SkipReason("no stock and no ETF is tracked: nothing to ask for")
-        return RunRequest(run_key=_key(context), tags=Purpose.CORPORATE_ACTIONS.tags)
+        if not any(symbol.asset_class.can_split for symbol in symbols):
+            return SkipReason("no stock or ETF is tracked: nothing to fetch")
+        return RunRequest(run_key=_run_key(context), tags=Purpose.CORPORATE_ACTIONS.tags)
 
     return daily_corporate_actions
 
 
 def bars_schedule() -> ScheduleDefinition:
-    """``daily_bars``: one range run over every series."""
+    """Return the schedule ``daily_bars``: one range run over every series, the daily run."""
 
     @schedule(
         name="daily_bars",
@@ -102,8 +102,8 @@ def bars_schedule() -> ScheduleDefinition:
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.RUNNING,
         description=(
-            "Yesterday's bars of every series, with the sessions that late trades still revise, the week that closed,"
-            " and days that were missed; then a scan for gaps. One run."
+            "Fetches yesterday's bars of every series, with the sessions that late trades still revise, the week that"
+            " closed, and missed days; then scans for gaps. One run."
         ),
     )
     def daily_bars(context: ScheduleEvaluationContext, postgres: PostgresResource) -> RunRequest | SkipReason:
@@ -112,16 +112,16 @@ def bars_schedule() -> ScheduleDefinition:
             return SkipReason(_NOTHING)
         series = tuple(map(Series.parse, ordered))
         with postgres.database() as database:
-            collected = _collected(database, series)
+            collected = _read_timeframes(database, series)
             lagging = requested_until(database, series)
         now = context.scheduled_execution_time.astimezone(UTC)
         start = load_settings().start
-        days = nightly_days(collected, now, earliest=start, requested_until=lagging)
+        days = daily_run_days(collected, now, earliest=start, requested_until=lagging)
         if days is None:
-            return SkipReason(f"yesterday lies before MARKETDATA_START, {start}: nothing to bring")
+            return SkipReason(f"yesterday is before MARKETDATA_START, {start}: nothing to fetch")
         run = Rectangle(days.first, days.last, series)
         return RunRequest(
-            run_key=_key(context),
+            run_key=_run_key(context),
             run_config=ops_config(HISTORY_CONFIG),
             tags={**Purpose.DAILY_BARS.tags, **run.tags},
         )
@@ -130,18 +130,16 @@ def bars_schedule() -> ScheduleDefinition:
 
 
 def features_schedule() -> ScheduleDefinition:
-    """``daily_features``: what is out of date, in as few runs as rectangles allow."""
+    """Return the schedule ``daily_features``: stale features, in as few runs as rectangles allow."""
 
     @schedule(
         name="daily_features",
-        # After 03:30 for what the night's repairs have put out of date, and when its bars took longer.
+        # Also after 03:30, for features that repairs made stale, and for a daily run that took longer.
         cron_schedule=f"30 3-{_LAST_FEATURES_HOUR} * * *",
         job=features_job,
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.RUNNING,
-        description=(
-            "Features that bars, gaps or splits have put out of date: at 03:30, and until 08:30 whenever something is."
-        ),
+        description=("Computes stale features, hourly from 03:30 to 08:30."),
     )
     def daily_features(
         context: ScheduleEvaluationContext, postgres: PostgresResource
@@ -150,23 +148,25 @@ def features_schedule() -> ScheduleDefinition:
             return SkipReason(f"run {runs[0].run_id} of an earlier tick is under way")
         is_last = context.scheduled_execution_time.astimezone(UTC).hour >= _LAST_FEATURES_HOUR
         if not is_last and (runs := under_way(context.instance, Purpose.DAILY_BARS)):
-            return SkipReason(f"the night's bars are under way (run {runs[0].run_id}): an hour later")
+            return SkipReason(
+                f"the daily run is under way (run {runs[0].run_id}): features follow an hour later"
+            )
         with postgres.database() as database:
             requests = feature_requests(
                 context.instance,
                 database,
                 Purpose.DAILY_FEATURES,
-                key=_key(context),
+                key=_run_key(context),
                 now=context.scheduled_execution_time,
                 series=None,
             )
-        return requests or SkipReason("every feature is up to date")
+        return requests or SkipReason("no feature is stale")
 
     return daily_features
 
 
 def intraday_schedule() -> ScheduleDefinition:
-    """``intraday_bars``: today's closed bars of what is traded now. Off until somebody turns it on."""
+    """Return the schedule ``intraday_bars``: today's closed bars of series that are traded now. Off by default."""
 
     @schedule(
         name="intraday_bars",
@@ -175,8 +175,8 @@ def intraday_schedule() -> ScheduleDefinition:
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.STOPPED,
         description=(
-            "Every 15 minutes in market hours: today's closed bars of the series whose market is open. Off by default:"
-            " it asks the vendor for every symbol at every tick."
+            "Fetches today's closed bars of series whose market is open, every 15 minutes in market hours. Off by default:"
+            " it requests every symbol at every tick."
         ),
     )
     def intraday_bars(
@@ -187,17 +187,17 @@ def intraday_schedule() -> ScheduleDefinition:
         ordered = context.instance.get_dynamic_partitions(SERIES)
         now = context.scheduled_execution_time.astimezone(UTC)
         with postgres.database() as database:
-            traded = _traded(list_symbols(database, active_only=True), ordered, now)
+            traded = _find_traded(list_symbols(database, active_only=True), ordered, now)
         if not traded:
             return SkipReason(f"no market is open at {now:%Y-%m-%d %H:%M} UTC" if ordered else _NOTHING)
-        ranges = [one for day, wanted in traded.items() for one in range_runs(ordered, wanted, day, day)]
+        ranges = [run for day, wanted in traded.items() for run in range_runs(ordered, wanted, day, day)]
         return [
             RunRequest(
-                run_key=_key(context, position),
+                run_key=_run_key(context, position),
                 run_config=ops_config(INTRADAY_CONFIG),
-                tags={**Purpose.INTRADAY_BARS.tags, **one.tags},
+                tags={**Purpose.INTRADAY_BARS.tags, **run.tags},
             )
-            for position, one in enumerate(ranges)
+            for position, run in enumerate(ranges)
         ]
 
     return intraday_bars
@@ -212,15 +212,16 @@ def feature_requests(
     now: datetime,
     series: Sequence[Series] | None,
 ) -> list[RunRequest]:
-    """The runs that compute what is out of date at ``now`` of ``series``, or of all, as far as these are partitions.
+    """Request the runs that compute the features of ``series``, or of all partitions, that are stale at ``now``.
 
-    Series whose splits were never asked for are left out: they would be held back. ``key`` begins each run's key.
+    Series that are not partitions are left out, as are series whose splits were never fetched: they would be blocked.
+    ``key`` begins each run's key.
     """
     ordered = instance.get_dynamic_partitions(SERIES)
     partitions = list(map(Series.parse, ordered))
     chosen = set(partitions if series is None else series)
     unadjusted = set(symbols_without_splits(database, chosen))
-    wanted = [one for one in partitions if one in chosen and one.symbol not in unadjusted]
+    wanted = [item for item in partitions if item in chosen and item.symbol not in unadjusted]
     days = stale_days(database, wanted, load_settings().start, now=now)
     return [
         RunRequest(
@@ -232,28 +233,28 @@ def feature_requests(
     ]
 
 
-def _key(context: ScheduleEvaluationContext, position: int = 0) -> str:
+def _run_key(context: ScheduleEvaluationContext, position: int = 0) -> str:
     return f"{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}:{position}"
 
 
-def _collected(database: Database, series: Sequence[Series]) -> dict[AssetClass, set[Timeframe]]:
-    """The timeframes of ``series`` by asset class."""
+def _read_timeframes(database: Database, series: Sequence[Series]) -> dict[AssetClass, set[Timeframe]]:
+    """Return the timeframes of ``series`` by asset class."""
     classes = asset_classes(database)
     collected: dict[AssetClass, set[Timeframe]] = {}
-    for one in series:
-        if one.symbol in classes:
-            collected.setdefault(classes[one.symbol], set()).add(one.timeframe)
+    for item in series:
+        if item.symbol in classes:
+            collected.setdefault(classes[item.symbol], set()).add(item.timeframe)
     return collected
 
 
-def _traded(
+def _find_traded(
     symbols: Sequence[TrackedSymbol], ordered: Sequence[str], now: datetime
 ) -> dict[date, list[Series]]:
-    """The series whose market is open at ``now`` by their local day, as far as they are partitions."""
+    """Return the series whose market is open at ``now``, by their local day; without series that are not partitions."""
     partitions = set(ordered)
     traded: dict[date, list[Series]] = {}
     for symbol in symbols:
         day = traded_day(calendar_of(symbol.asset_class), now)
         if day is not None:
-            traded.setdefault(day, []).extend(one for one in symbol.series if one.key in partitions)
+            traded.setdefault(day, []).extend(item for item in symbol.series if item.key in partitions)
     return {day: series for day, series in traded.items() if series}

@@ -1,4 +1,4 @@
-"""Corporate actions: splits, dividends and earnings, and when a vendor's list of them can be relied on."""
+"""Corporate actions: splits, dividends and earnings, and when the vendor's list of them can be relied on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ActionKind(StrEnum):
-    """A kind of corporate action. The value is the name of its asset and of its table."""
+    """A kind of corporate action. The value names both its asset and its table."""
 
     SPLITS = "splits"
     DIVIDENDS = "dividends"
@@ -68,21 +68,21 @@ SCHEMAS: Final = {
         }
     ),
 }
-"""The columns of each kind. Dates are local to the exchange; ``time`` is UTC's on that date.
+"""The columns of each kind. Dates are local to the exchange; ``time`` is a time of that date, in UTC.
 
-``cash_amount`` is per share of its own time, ``frequency`` how often a year it is paid; ``last_updated`` is when the
-vendor last touched the row. What the vendor leaves out is null.
+``cash_amount`` is per share as of its date, not adjusted for splits; ``frequency`` is the number of payments a year;
+``last_updated`` is when the vendor last changed the row. Values that the vendor leaves out are null.
 """
 
 NUMBER: Final = "number"
-"""The column of stored dividends that tells those of one amount and day apart."""
+"""The column of stored dividends that distinguishes those of one amount and day."""
 
 KEYS: Final = {
     ActionKind.SPLITS: ("symbol", "execution_date"),
     ActionKind.DIVIDENDS: ("symbol", "ex_dividend_date", "cash_amount", NUMBER),
     ActionKind.EARNINGS: ("symbol", "vendor_id"),
 }
-"""What no two stored rows of a kind share."""
+"""The columns whose values no two stored rows of a kind share."""
 
 FACTS: Final = {
     **KEYS,
@@ -91,9 +91,10 @@ FACTS: Final = {
         *("currency", "distribution_type", "dividend_type"),
     ),
 }
-"""What two rows of a list share when they are one action listed twice.
+"""The columns whose values two rows of a list share when they are one action listed twice.
 
-Not the vendor's id where the facts suffice: it has listed one split, and one dividend, under two.
+They hold the vendor's id only where other facts do not suffice: the vendor has listed one split, and one dividend, under
+two ids.
 """
 
 DATES: Final = {
@@ -101,28 +102,28 @@ DATES: Final = {
     ActionKind.DIVIDENDS: "ex_dividend_date",
     ActionKind.EARNINGS: "date",
 }
-"""The date that each kind of action is known by."""
+"""The column with the date of an action, by kind."""
 
 _EVERY_PLAN_REACHES: Final = timedelta(days=2 * 365)
-"""The vendor's smallest plan lists two years of splits and dividends (its documentation, "Plan History")."""
+"""The history of splits and dividends in the vendor's smallest plan: two years (its documentation, "Plan History")."""
 
 
 class ScreenedActions(NamedTuple):
-    """A vendor's list, divided by whether a symbol's rows make sense."""
+    """The vendor's list, divided by whether the rows of a symbol are sound."""
 
     rows: pl.DataFrame
-    """The kind's schema, one row per :data:`FACTS`, sorted by them. Nothing of the symbols in ``problems``."""
+    """The schema of the kind, one row per :data:`FACTS`, sorted by them; without the symbols in ``problems``."""
     problems: dict[str, str]
-    """By symbol, what is wrong with the list of it, in one line."""
+    """What is wrong with the list of each symbol that is left out, in one line."""
 
 
 def screen_actions(kind: ActionKind, listed: pl.DataFrame, symbols: Collection[str]) -> ScreenedActions:
-    """What can be stored of ``listed`` (the schema of ``kind``) for ``symbols``; rows of others are left out.
+    """Select what can be stored of ``listed`` (the schema of ``kind``) for ``symbols``; rows of others are left out.
 
-    Rows with the same :data:`FACTS` count once: the one that was updated last, else the one with the smallest id. A
-    symbol is set aside as a whole when one of its rows lacks a date, an amount or an id, has a ratio or an amount
-    that cannot be, or when two splits of one date have different ratios: half of a list would be taken for all of
-    it. A split that changes nothing (1 to 1) contradicts none, and gives way to one of its day that does.
+    Of rows with the same :data:`FACTS`, the one that was updated last counts, else the one with the smallest id. A symbol
+    is left out when one of its rows lacks a date, an amount or an id, or has an impossible ratio or amount, or when two
+    splits of one date have different ratios: half of a list would be taken for all of it. A split that changes nothing
+    (1 to 1) contradicts no other, and is dropped for a split of the same day that changes prices.
     """
     of_symbols = listed.filter(pl.col("symbol").is_in(list(symbols)))
     problems: dict[str, str] = {}
@@ -131,16 +132,18 @@ def screen_actions(kind: ActionKind, listed: pl.DataFrame, symbols: Collection[s
         facts = ", ".join(f"{name} {row[name]}" for name in _required(kind))
         problems.setdefault(row["symbol"], f"{row['symbol']} has one of its {kind} listed with {facts}")
     if kind is ActionKind.SPLITS:
-        for symbol, message in _contradictions(of_symbols.filter(_is_sound(kind) & changes_scale())).items():
+        for symbol, message in _find_contradictions(
+            of_symbols.filter(_is_sound(kind) & changes_scale())
+        ).items():
             problems.setdefault(symbol, message)
-    first = {
+    order = {
         ActionKind.SPLITS: [~changes_scale(), pl.col("vendor_id")],
         ActionKind.DIVIDENDS: [pl.col("vendor_id")],
         ActionKind.EARNINGS: [-pl.col("last_updated").to_physical(), pl.col("vendor_id")],
     }[kind]
     rows = (
         of_symbols.filter(~pl.col("symbol").is_in(list(problems)))
-        .sort(first, nulls_last=True)
+        .sort(order, nulls_last=True)
         .unique(FACTS[kind], keep="first", maintain_order=True)
         .sort(FACTS[kind])
     )
@@ -148,15 +151,15 @@ def screen_actions(kind: ActionKind, listed: pl.DataFrame, symbols: Collection[s
 
 
 def number_dividends(listed: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
-    """Return ``listed`` with :data:`NUMBER`: that of the stored row that each listed one is, else one that is free.
+    """Return ``listed`` with :data:`NUMBER`: the number of the stored row that is the same dividend, else a free number.
 
-    Most amounts are paid once on a day, and a listed one is the stored one whatever else was corrected. Among
-    several, a row is the stored one with its id, else with its currency and kind, else one that these do not
-    exclude: the vendor's two endpoints name kinds differently.
+    Most amounts are paid once on a day: then the listed and the stored row are the same dividend, whatever else was
+    corrected. Of several, a listed row is the stored one with the same id, else with the same currency and kind, else one
+    that currency and kind do not exclude: the vendor's two endpoints name kinds differently.
 
     Args:
         listed: The schema of dividends, one row per :data:`FACTS`.
-        stored: :data:`FACTS`, ``vendor_id`` and :data:`NUMBER` of every stored dividend of those symbols, withdrawn ones
+        stored: :data:`FACTS`, ``vendor_id`` and :data:`NUMBER` of every stored dividend of those symbols, withdrawn dividends
             included.
     """
     amount = FACTS[ActionKind.DIVIDENDS][:3]
@@ -172,7 +175,7 @@ def number_dividends(listed: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame
         groups[tuple(facts)].append(_Dividend(vendor_id, currency, (distribution, dividend), row))
     numbers = [0] * listed.height
     for paid, rows in groups.items():
-        for row, number in _pair(rows, sorted(known[paid], key=lambda one: one.position)):
+        for row, number in _pair(rows, sorted(known[paid], key=lambda dividend: dividend.position)):
             numbers[row] = number
     return listed.with_columns(pl.Series(NUMBER, numbers, dtype=pl.Int16)).sort(*amount, NUMBER)
 
@@ -181,13 +184,13 @@ class _Dividend(NamedTuple):
     vendor_id: str | None
     currency: str | None
     kinds: tuple[str | None, str | None]
-    """As the current endpoint names it, and as the former one does."""
+    """The kind as the current endpoint names it, and as the former endpoint does."""
     position: int
     """The number of a stored row, the index of a listed one."""
 
 
 def _pair(listed: Sequence[_Dividend], stored: Sequence[_Dividend]) -> list[tuple[int, int]]:
-    """Return the index of each listed dividend with its number, the surest pairs first."""
+    """Pair the position of each listed dividend with its number, the surest pairs first."""
     tests: list[Callable[[_Dividend, _Dividend], bool]] = [
         lambda new, old: new.vendor_id is not None and new.vendor_id == old.vendor_id,
         lambda new, old: (new.currency, new.kinds) == (old.currency, old.kinds),
@@ -209,18 +212,18 @@ def _pair(listed: Sequence[_Dividend], stored: Sequence[_Dividend]) -> list[tupl
 
 
 def _may_be(new: tuple[str | None, str | None], old: tuple[str | None, str | None]) -> bool:
-    """Return whether the kinds that both endpoints or one of them gave two rows leave room for one dividend."""
-    if any(one is not None and one == other for one, other in zip(new, old, strict=True)):
+    """Whether two rows can be one dividend by their kinds, which both endpoints or one of them gave."""
+    if any(kind is not None and kind == other for kind, other in zip(new, old, strict=True)):
         return True
     if any(None not in pair for pair in zip(new, old, strict=True)):
         return False
-    # Each endpoint has words of its own: special of the current one is mostly SC of the former.
+    # The endpoints use different words: special of the current one is mostly SC of the former.
     special = [{"special", "SC"} & set(kinds) for kinds in (new, old)]
     return bool(special[0]) == bool(special[1])
 
 
 def _required(kind: ActionKind) -> tuple[str, ...]:
-    """The columns that :func:`_is_sound` looks at, besides the symbol."""
+    """Return the columns that :func:`_is_sound` reads, besides the symbol."""
     return {
         ActionKind.SPLITS: ("execution_date", "split_from", "split_to"),
         ActionKind.DIVIDENDS: ("ex_dividend_date", "cash_amount"),
@@ -237,7 +240,7 @@ def _is_sound(kind: ActionKind) -> pl.Expr:
     return pl.all_horizontal(given)
 
 
-def _contradictions(splits: pl.DataFrame) -> dict[str, str]:
+def _find_contradictions(splits: pl.DataFrame) -> dict[str, str]:
     ratios: dict[tuple[str, date], Fraction] = {}
     found: dict[str, str] = {}
     for symbol, day, before, after in splits.select(SPLIT_SCHEMA.names()).iter_rows():
@@ -248,11 +251,10 @@ def _contradictions(splits: pl.DataFrame) -> dict[str, str]:
 
 
 def reach_of(kind: ActionKind, listed: pl.DataFrame, today: date) -> date | None:
-    """The first date that a list surely goes back to: what lies later and is not in it is withdrawn.
+    """Return the date from which on a list is complete: a later action that is not in the list is withdrawn.
 
-    A plan with a shorter history lists less, and that withdraws nothing: a list reaches to its own earliest row,
-    and no plan to less than two years before ``today``. None when nothing at all is listed: then it proves
-    nothing.
+    A plan with a shorter history lists fewer actions, which does not withdraw the others: a list reaches back to its own
+    earliest row, and that of every plan at least two years before ``today``. None for an empty list, which proves nothing.
     """
     earliest = listed[DATES[kind]].min()
     return min(earliest, today - _EVERY_PLAN_REACHES) if isinstance(earliest, date) else None

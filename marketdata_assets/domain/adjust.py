@@ -1,8 +1,8 @@
-"""Split adjustment: raw prices on the scale of a chosen day.
+"""Split adjustment: raw prices, converted to the scale of a chosen day.
 
-Prices are stored as they were traded. A split that comes later changes the scale of all that lies before it, so
-adjusted prices are made when they are read, as of any day, and are never stored. Only splits that the vendor
-names are applied: a price that halves overnight is not one by itself. Dividends stay in.
+Prices are stored as they were traded. A split changes the scale of all earlier prices, so adjusted prices are computed
+when they are read, as of any day, and are never stored. Only splits that the vendor lists are applied: a price that
+halves overnight is not by itself a split. Prices are not adjusted for dividends.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ SPLIT_SCHEMA: Final = pl.Schema(
 )
 """Splits of any number of symbols: ``split_from`` shares become ``split_to`` when ``execution_date`` begins.
 
-``execution_date`` is the local date of the first session on the new scale. A 7-for-1 split is from 1 to 7; a
-reverse split's ``split_to`` is the smaller one.
+``execution_date`` is the local date of the first session on the new scale. A 7-for-1 split is from 1 to 7; in a
+reverse split, ``split_to`` is the smaller number.
 """
 
 FACTOR_SCHEMA: Final = pl.Schema(
@@ -47,7 +47,7 @@ FACTOR_SCHEMA: Final = pl.Schema(
         "volume_factor": pl.Float64(),
     }
 )
-"""By what to multiply the bars that open before ``until``, and not before an earlier ``until`` of the symbol.
+"""The factors of the bars that open before ``until`` (UTC), but not before an earlier ``until`` of the same symbol.
 
 Bars from the last ``until`` on, and those of symbols without a row, stay as they are. The factors are the floats
 nearest to the exact fraction and to its inverse.
@@ -55,21 +55,21 @@ nearest to the exact fraction and to its inverse.
 
 _PRICES: Final = ("open", "high", "low", "close", "vwap")
 _DECIMALS: Final = {**dict.fromkeys(_PRICES, 6), "volume": 3}
-"""Digits behind the point of the numbers that :func:`multiply` takes for the decimals as which they were sent."""
+"""The digits after the decimal point of the numbers that the vendor sends, which :func:`multiply` keeps exact."""
 _EXACT: Final = 2.0**53
-"""Integers up to here are floats without rounding."""
+"""The largest integer up to which all integers are floats without rounding."""
 
 
 class SplitError(MarketDataError):
-    """A split that makes no sense, or two that contradict each other."""
+    """An impossible split, or two splits that contradict each other."""
 
 
 def split_factors(splits: pl.DataFrame, as_of: date, calendar: TradingCalendar) -> pl.DataFrame:
-    """The factors that ``splits`` (:data:`SPLIT_SCHEMA`) make as of ``as_of``, as :data:`FACTOR_SCHEMA`, sorted.
+    """Return the factors that ``splits`` (:data:`SPLIT_SCHEMA`) make as of ``as_of``, as :data:`FACTOR_SCHEMA`, sorted.
 
-    The factor of a day is the product of split_from / split_to over the splits executed after it and up to
-    ``as_of``, a local date, itself included. Rows that repeat a symbol's execution date with the same ratio
-    count once, and a split from as many shares to as many changes nothing, whatever stands beside it.
+    The factor of a day is the product of split_from / split_to over the splits executed after that day and on or before
+    ``as_of``, a local date. Rows that repeat the execution date of a symbol with the same ratio count once, and a split
+    of a number of shares into the same number changes nothing, whatever other split is listed for that date.
 
     Raises:
         SplitError: A date or a ratio is missing, ``split_from`` or ``split_to`` is not above 0, or two rows of
@@ -77,25 +77,25 @@ def split_factors(splits: pl.DataFrame, as_of: date, calendar: TradingCalendar) 
     """
     rows = [
         (symbol, until, float(price), float(volume))
-        for symbol, steps in sorted(_steps(splits, as_of, calendar).items())
+        for symbol, steps in sorted(_exact_factors(splits, as_of, calendar).items())
         for until, price, volume in steps
     ]
     return pl.DataFrame(rows, schema=FACTOR_SCHEMA, orient="row")
 
 
-def _steps(
+def _exact_factors(
     splits: pl.DataFrame, as_of: date, calendar: TradingCalendar
 ) -> dict[str, list[tuple[datetime, Fraction, Fraction]]]:
-    """``until``, ``price_factor`` and ``volume_factor`` of each symbol in the order of time, exactly."""
+    """Return ``until``, ``price_factor`` and ``volume_factor`` of each symbol, in order of time and exact."""
     ratios: dict[str, dict[date, Fraction]] = {}
-    # By columns: the query engine's threads take longer to wake than a handful of splits to read.
+    # By columns: waking the threads of the query engine takes longer than reading a few splits.
     for symbol, executed, before, after in zip(*(splits[name] for name in SPLIT_SCHEMA), strict=True):
         ratio = _ratio(symbol, executed, before, after)
         if ratio == 1:
             continue
         known = ratios.setdefault(symbol, {}).setdefault(executed, ratio)
         if known != ratio:
-            message = f"{symbol} has two splits on {executed}, {known} and {ratio} of the old price: keep the right one"
+            message = f"{symbol} has two splits on {executed}, {known} and {ratio} of the old price: keep the right split"
             raise SplitError(message)
     steps = {}
     for symbol, of_symbol in ratios.items():
@@ -111,31 +111,31 @@ def _steps(
 def adjust_for_splits(
     bars: pl.DataFrame, splits: pl.DataFrame, as_of: date, calendar: TradingCalendar
 ) -> pl.DataFrame:
-    """``bars`` on the scale of ``as_of``: the same rows, columns and order.
+    """Convert ``bars`` to the scale of ``as_of``, with the same rows, columns and order.
 
     Prices and vwap are multiplied by the factor of the bar's local day (:func:`split_factors`), volume is divided
-    by it, as :func:`multiply` does; the other columns stay, and so does what is null. Money, price times volume, does
-    not change. A bar after ``as_of`` stays on its own scale.
+    by it, as :func:`multiply` does; other columns and nulls stay. Price times volume does not change. A bar after
+    ``as_of`` stays on its own scale.
 
-    Week bars cannot be adjusted: one that holds a split mixes two scales, and its Sunday lies before a split
-    that all of its sessions follow. Adjust the ``1d`` bars and roll them up
+    Week bars cannot be adjusted: a week with a split mixes two scales, and its Sunday lies before a split that all of
+    its sessions follow. Adjust the ``1d`` bars and roll them up
     (:func:`~marketdata_assets.domain.rollup.roll_up`).
 
     Args:
         bars: symbol, timeframe, time (UTC), open, high, low, close, volume, vwap and any others, in any order;
             unadjusted.
-        splits: :data:`SPLIT_SCHEMA`; those of other symbols do no harm.
+        splits: :data:`SPLIT_SCHEMA`; splits of other symbols are ignored.
         as_of: The local date whose scale is wanted.
-        calendar: Of every bar.
+        calendar: The calendar of every bar.
 
     Raises:
-        SplitError: As :func:`split_factors`.
+        SplitError: As in :func:`split_factors`.
         ValueError: There are week bars.
     """
     if (bars["timeframe"] == Timeframe.W1.value).any():
         message = "week bars cannot be adjusted for splits: adjust the 1d bars and roll them up"
         raise ValueError(message)
-    steps = _steps(splits, as_of, calendar)
+    steps = _exact_factors(splits, as_of, calendar)
     if bars.is_empty() or not any(steps.values()):
         return bars
     if bars["symbol"].n_unique() == 1:
@@ -175,7 +175,7 @@ def adjust_for_splits(
 
 
 def _scale(column: pl.Series, factor: Fraction) -> pl.Series:
-    """Return the ``column`` of bars that open where prices are multiplied by ``factor``."""
+    """Multiply a ``column`` of bars whose prices have the factor ``factor``; other columns than prices and volume stay."""
     if column.name not in _DECIMALS:
         return column
     by = 1 / factor if column.name == "volume" else factor
@@ -184,11 +184,10 @@ def _scale(column: pl.Series, factor: Fraction) -> pl.Series:
 
 
 def multiply(values: np.ndarray, factor: Fraction, decimals: int) -> np.ndarray:
-    """Return the floats nearest to the products of ``values``, decimals that were sent as text, and ``factor``.
+    """Multiply ``values``, floats that stand for decimals, by ``factor``, and return the floats nearest to the products.
 
-    A fifth of 1190.4 is 238.08: multiplied as floats, both of which are rounded, it would be 238.07999999999998. A
-    value that has more than ``decimals`` digits behind the point, or is too large to be counted in them, is multiplied
-    as it is.
+    A fifth of 1190.4 is 238.08: the product of the two rounded floats would be 238.07999999999998. A value that has more
+    than ``decimals`` digits after the point, or is too large for exact arithmetic, is multiplied as a float.
     """
     if not any(part & (part - 1) for part in factor.as_integer_ratio()):
         return values * float(factor)  # powers of two round nothing
@@ -196,7 +195,7 @@ def multiply(values: np.ndarray, factor: Fraction, decimals: int) -> np.ndarray:
     above, below = float(factor.numerator), float(factor.denominator) * unit
     counted = np.rint(values * unit)
     found: np.ndarray = counted * above / below
-    # Two of its steps are rounded otherwise, or what was counted is another number.
+    # Where the decimals do not represent the value, or are too large to be exact floats.
     is_inexact = (counted / unit != values) | (np.abs(counted) * above > _EXACT)
     if below > _EXACT:
         is_inexact |= True
@@ -206,16 +205,16 @@ def multiply(values: np.ndarray, factor: Fraction, decimals: int) -> np.ndarray:
 
 
 def changes_scale() -> pl.Expr:
-    """Return whether each of the splits (:data:`SPLIT_SCHEMA`) changes prices: 1 to 1 does not.
+    """Whether each split (:data:`SPLIT_SCHEMA`) changes prices, as 1 to 1 does not.
 
-    True as well for a split that makes no sense, which :func:`split_factors` refuses.
+    True as well for an impossible split, for which :func:`split_factors` raises an error.
     """
     before, after = pl.col("split_from"), pl.col("split_to")
     return ~(before.is_finite() & (before > 0) & (before == after)).fill_null(value=False)
 
 
 def _edges(times: pl.Series) -> tuple[datetime, datetime]:
-    """The first and the last of ``times``; there is one."""
+    """Return the first and the last of ``times``, which must not be empty."""
     first, last = times.min(), times.max()
     if not isinstance(first, datetime) or not isinstance(last, datetime):
         message = f"times are datetimes, not {times.dtype}"
@@ -233,5 +232,5 @@ def _ratio(symbol: str, executed: date | None, before: float | None, after: floa
             " remove it"
         )
         raise SplitError(message)
-    # By way of its decimal digits: 1.1 means eleven tenths, not the binary number nearest to it.
+    # From its decimal digits: 1.1 means eleven tenths, not the binary number nearest to it.
     return Fraction(str(before)) / Fraction(str(after))

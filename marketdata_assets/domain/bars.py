@@ -1,4 +1,4 @@
-"""Bars: their schema, the rules that a stored bar obeys, and the buckets of each timeframe."""
+"""Bars: the schema, the rules that a stored bar obeys, and the buckets of each timeframe."""
 
 from __future__ import annotations
 
@@ -48,37 +48,38 @@ BAR_SCHEMA: Final = pl.Schema(
 KEY: Final = ("symbol", "timeframe", "time")
 
 QUARANTINE_SCHEMA: Final = pl.Schema({**BAR_SCHEMA, "rule": pl.String(), "vendor_row": pl.String()})
-"""Rows that break a rule, with the name of the first rule that each breaks and the vendor's own text of the row.
+"""Rows that break a rule, each with the name of the first rule that it breaks and the vendor's own text of the row.
 
-``vendor_row`` is null where that text is not at hand.
+``vendor_row`` is null where that text is not available.
 """
 
 PAGE_SCHEMA: Final = pl.Schema({**VENDOR_SCHEMA, "fault": pl.String(), "source": pl.UInt64()})
-"""Rows of vendor pages: :data:`VENDOR_SCHEMA`, and what reading them left.
+"""Rows of vendor pages: :data:`VENDOR_SCHEMA` with the fault that was found while reading each row, and its source.
 
-``fault`` is the rule that a row broke while it was read (:data:`READING_RULES`), null for a row that was read whole.
-``source`` is a number by which the caller finds the vendor's own text of the row again.
+``fault`` is the rule that a row broke while it was read (:data:`READING_RULES`), null for a row without such a fault.
+``source`` is a number by which the caller finds the vendor's own text of the row.
 """
 
 READING_RULES: Final = ("wrong_type", "transactions_not_whole", "transactions_too_large")
-"""Rules that are broken by a value that its column cannot hold. Such a value is null in the frame."""
+"""Rules about values that their column cannot hold. Such a value is null in the frame."""
 
 LARGEST_PRICE: Final = 1e12
-"""A price above is an error of the vendor's: a bitcoin in the cheapest currency costs a thousandth of it."""
+"""The largest price that is believed: a bitcoin in the cheapest currency costs a thousandth of this."""
 LARGEST_COUNT: Final = 1e15
-"""A volume or a number of transactions of a fetched bar above is one, too: the busiest coins trade some 1e14 units a day.
+"""The largest volume or number of transactions of a fetched bar that is believed: the busiest coins trade about 1e14
+units a day.
 
 A rolled-up bar may have as much for each of its ``base_bars``.
 """
 _LARGEST_ADJUSTMENT: Final = 1e12
-"""Splits of a whole history multiply a price or a volume by less: shares that are merged every year come to 1e10."""
+"""More than the splits of a whole history multiply a price or a volume by: a reverse split every year comes to 1e10."""
 
 RULES_WITHOUT_LOSS: Final = ("outside_window", "duplicate_time")
-"""Rules whose broken row is no lost bar: nobody asked for it, or another row of its time was kept."""
+"""Rules whose quarantined row is not a lost bar: it was not requested, or another row of its time was kept."""
 
 
 class Screened(NamedTuple):
-    """A vendor frame divided by the rules."""
+    """A vendor frame divided into sound bars and quarantined rows."""
 
     bars: pl.DataFrame
     """:data:`BAR_SCHEMA`, sorted by time, one row per time."""
@@ -86,11 +87,6 @@ class Screened(NamedTuple):
     """:data:`QUARANTINE_SCHEMA`, in the vendor's order."""
     sources: pl.Series
     """The ``source`` of each quarantined row (:data:`PAGE_SCHEMA`), null where the vendor frame had none."""
-
-
-def empty_bars() -> pl.DataFrame:
-    """No bars, in :data:`BAR_SCHEMA`."""
-    return pl.DataFrame(schema=BAR_SCHEMA)
 
 
 def screen(
@@ -104,12 +100,12 @@ def screen(
     """Divide ``vendor`` (:data:`PAGE_SCHEMA` or :data:`VENDOR_SCHEMA`) into bars of ``series`` and rows that break a rule.
 
     The rules, in the order in which they are named: ``time_missing``, ``outside_window``, ``off_grid``, those of
-    reading (:data:`READING_RULES`), ``price_not_positive`` (null, NaN and infinity included), ``price_too_large``,
-    ``high_below_body``, ``low_above_body``, ``volume_missing`` (not of an index, which has none),
+    :data:`READING_RULES`, ``price_not_positive`` (null, NaN and infinity included), ``price_too_large``,
+    ``high_below_body``, ``low_above_body``, ``volume_missing`` (except of an index, which has none),
     ``volume_negative``, ``volume_too_large``, ``vwap_not_positive``, ``vwap_too_large``,
     ``transactions_negative``, ``transactions_too_large``, ``duplicate_time`` (the last of several rows for one
-    time is kept: the vendor sends corrections after what they correct; identical rows are not a violation). A vwap
-    outside [low, high] breaks no rule: the vendor's own bars have it.
+    time is kept: the vendor sends corrections after the rows that they correct; identical rows break no rule). A vwap
+    outside [low, high] breaks no rule: the vendor's bars have such values.
     """
     missing = [
         pl.lit(None, dtype).alias(name) for name, dtype in PAGE_SCHEMA.items() if name not in vendor.columns
@@ -144,7 +140,7 @@ def _first_broken_rule(
     timeframe: Timeframe, window: Window, calendar: TradingCalendar, asset_class: AssetClass
 ) -> pl.Expr:
     time = pl.col("time")
-    return _first_of(
+    return _name_first_broken(
         [
             ("time_missing", time.is_null()),
             ("outside_window", (time < window.start) | (time >= window.end)),
@@ -156,20 +152,20 @@ def _first_broken_rule(
 
 
 def broken_value_rule(*, has_volume: bool = False, is_adjusted: bool = False) -> pl.Expr:
-    """The first rule that a bar's own values break, or null: those of :func:`screen` that no time enters into.
+    """Return the first rule that a bar's own values break, or null: those of :func:`screen` that do not depend on time.
 
-    With ``has_volume``, a bar without a volume breaks one: any but an index's. With ``is_adjusted``, prices and volumes
-    may be as large as splits make them.
+    With ``has_volume``, which is right for all but indices, a bar without a volume breaks a rule. With ``is_adjusted``, prices
+    and volumes may be as large as splits make them.
     """
-    return _first_of(
+    return _name_first_broken(
         _value_rules(has_volume=has_volume, adjustment=_LARGEST_ADJUSTMENT if is_adjusted else 1.0)
     )
 
 
 def _value_rules(*, has_volume: bool = False, adjustment: float = 1.0) -> list[tuple[str, pl.Expr]]:
-    """The rules of values; with ``has_volume`` a bar without a volume breaks one, too.
+    """Return the rules of values; with ``has_volume``, a bar without a volume breaks a rule.
 
-    ``adjustment`` is the largest factor between a price or volume of the vendor's and that of the bar.
+    ``adjustment`` is the largest factor by which splits multiply the vendor's prices and volumes.
     """
     largest_price = LARGEST_PRICE * adjustment
     largest_count = LARGEST_COUNT * pl.col("base_bars").cast(pl.Float64)
@@ -178,7 +174,7 @@ def _value_rules(*, has_volume: bool = False, adjustment: float = 1.0) -> list[t
     sound_price = pl.all_horizontal(
         (pl.col(name).is_finite() & (pl.col(name) > 0)).fill_null(value=False) for name in prices
     )
-    # The vendor may give a bar without any volume the vwap 0.
+    # The vendor may send a bar with a volume of 0 with the vwap 0.
     sound_vwap = vwap.is_finite() & ((vwap > 0) | ((vwap == 0) & (volume == 0)))
     missing = [("volume_missing", volume.is_null())] if has_volume else []
     optional = {
@@ -199,20 +195,20 @@ def _value_rules(*, has_volume: bool = False, adjustment: float = 1.0) -> list[t
     ]
 
 
-def _first_of(rules: Sequence[tuple[str, pl.Expr]]) -> pl.Expr:
+def _name_first_broken(rules: Sequence[tuple[str, pl.Expr]]) -> pl.Expr:
     return pl.coalesce(
         [pl.when(broken).then(pl.lit(name)) for name, broken in rules] + [pl.lit(None, pl.String)]
     )
 
 
 def bucket_open(time: pl.Expr, timeframe: Timeframe, calendar: TradingCalendar) -> pl.Expr:
-    """The open, in UTC, of the bar of ``timeframe`` that holds each ``time``.
+    """Return the open, in UTC, of the bar of ``timeframe`` that holds each ``time``.
 
     Buckets align to local midnight; a week opens on Sunday 00:00 local time.
     """
     zone = calendar.timezone.key
     if timeframe.duration <= Timeframe.H1.duration or zone == "UTC":
-        # Whole-hour offsets: UTC and local buckets coincide, and UTC needs no conversion.
+        # Offsets are whole hours: UTC and local buckets coincide, and UTC needs no conversion.
         every = "1d" if timeframe is Timeframe.W1 else _EVERY[timeframe]
         opened = time.dt.truncate(every)
         if timeframe is Timeframe.W1:
@@ -226,7 +222,7 @@ def bucket_open(time: pl.Expr, timeframe: Timeframe, calendar: TradingCalendar) 
 
 
 def bucket_close(opened: pl.Expr, timeframe: Timeframe, calendar: TradingCalendar) -> pl.Expr:
-    """The moment, in UTC, at which the bar that opened at ``opened`` is complete."""
+    """Return the moment, in UTC, at which the bar that opened at ``opened`` closes."""
     zone = calendar.timezone.key
     if timeframe.duration <= Timeframe.H1.duration or zone == "UTC":
         return opened + pl.duration(seconds=int(timeframe.duration.total_seconds()))
@@ -248,12 +244,12 @@ _EVERY: Final = {
 }
 
 
-def complete(
+def keep_closed(
     bars: pl.DataFrame, timeframe: Timeframe, calendar: TradingCalendar, now: datetime
 ) -> pl.DataFrame:
-    """The rows of ``bars`` whose interval has closed at ``now``; an unfinished bar is never stored.
+    """Return the rows of ``bars`` that have closed at ``now``; a bar that is still open is never stored.
 
-    A day is closed when its trading has ended: nothing happens in New York between 20:00 and midnight.
+    A day bar closes when the trading of its day ends: there is none in New York between 20:00 and midnight.
     """
     closed = bucket_close(pl.col("time"), timeframe, calendar)
     if timeframe is Timeframe.D1:

@@ -1,8 +1,8 @@
-"""Trading calendars: which local days have a session, and which hours of them.
+"""Trading calendars: which local days have a session, and its hours.
 
 A *session* is a local date on which the market opens. Local dates and clock times appear only here; every
 other module speaks UTC. XNYS comes from ``exchange_calendars``, which knows half days and unscheduled
-closures, and from the late opens that it lacks; crypto trades every UTC day.
+closures, plus the late opens that it lacks; crypto trades every UTC day.
 """
 
 from __future__ import annotations
@@ -35,17 +35,22 @@ _LATE_OPENS = {
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 WEEK: Final = timedelta(days=7)
-"""From the Sunday on which a week begins to the next: the length of the longest bar."""
+"""The time from the Sunday on which a week begins to the next Sunday: the length of the longest bar."""
 
 
 def sunday_of(day: date) -> date:
-    """The Sunday on which the week of ``day`` begins."""
+    """Return the Sunday on which the week of ``day`` begins."""
     return day - timedelta(days=(day.weekday() + 1) % 7)
+
+
+def next_month(month: datetime) -> datetime:
+    """The first moment of the UTC month after the one that begins at ``month``."""
+    return datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One local trading date.
+    """A local trading date.
 
     ``regular`` is the window in which bars are expected; ``extended`` is the window in which the vendor may
     have bars (pre-market and after-hours included). Both are UTC.
@@ -68,17 +73,17 @@ class SessionTable(NamedTuple):
 
 
 def microseconds(moment: datetime) -> int:
-    """``moment`` as microseconds since the epoch, exactly."""
+    """Return ``moment`` as microseconds since the epoch, exactly."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def milliseconds(moment: datetime) -> int:
-    """``moment`` as milliseconds since the epoch, rounded down."""
+    """Return ``moment`` as milliseconds since the epoch, rounded down."""
     return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 def moment_of(microseconds: int) -> datetime:
-    """The inverse of :func:`microseconds`."""
+    """Return the moment that lies ``microseconds`` after the epoch: the inverse of :func:`microseconds`."""
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
@@ -99,19 +104,19 @@ class TradingCalendar:
 
     @property
     def idle_before_midnight(self) -> timedelta:
-        """From the last moment of a day at which the vendor may have bars to local midnight."""
+        """The time from the last moment of a day at which the vendor may have bars to local midnight."""
         return timedelta(0) if self.is_always_open else timedelta(hours=24 - _EXTENDED_CLOSE.hour)
 
     def day_start(self, day: date) -> datetime:
-        """Local midnight that opens ``day``, as UTC."""
+        """Return the local midnight that opens ``day``, as UTC."""
         return datetime.combine(day, time(), self.timezone).astimezone(UTC)
 
     def day_window(self, day: date) -> Window:
-        """``day`` from local midnight to local midnight: 23, 24 or 25 hours."""
+        """Return the window of ``day``, from local midnight to local midnight: 23, 24 or 25 hours."""
         return Window(self.day_start(day), self.day_start(day + timedelta(days=1)))
 
     def local_day(self, moment: datetime) -> date:
-        """The local date on which ``moment`` falls."""
+        """Return the local date on which ``moment`` falls."""
         return moment.astimezone(self.timezone).date()
 
     def is_session(self, day: date) -> bool:
@@ -122,7 +127,7 @@ class TradingCalendar:
         return position < len(self._days) and self._days[position] == day
 
     def sessions(self, first: date, last: date) -> list[date]:
-        """The sessions from ``first`` to ``last``, both inclusive."""
+        """Return the sessions from ``first`` to ``last``, both inclusive."""
         if self._days is None:
             return [first + timedelta(days=n) for n in range((last - first).days + 1)]
         return list(
@@ -130,7 +135,7 @@ class TradingCalendar:
         )
 
     def session(self, day: date) -> Session | None:
-        """The session of ``day``, or None when the market stays closed."""
+        """Return the session of ``day``, or None when the market is closed all day."""
         window = self.day_window(day)
         if self._days is None:
             return Session(day, window, window)
@@ -144,14 +149,14 @@ class TradingCalendar:
         return Session(day, Window(self._opens[position], self._closes[position]), extended)
 
     def session_table(self, first: date, last: date) -> SessionTable:
-        """The sessions from ``first`` to ``last``, both inclusive, with their regular hours."""
+        """Return the sessions from ``first`` to ``last``, both inclusive, with their regular hours."""
         if self._days is None:
             days = np.arange(np.datetime64(first, "D"), np.datetime64(last, "D") + 1)
             edges = np.append(days, days[-1:] + 1).astype("datetime64[us]").astype(np.int64)
             return SessionTable(days, edges[:-1], edges[:-1], edges[1:])
-        chosen = slice(bisect_left(self._days, first), bisect_left(self._days, last + timedelta(days=1)))
+        indices = slice(bisect_left(self._days, first), bisect_left(self._days, last + timedelta(days=1)))
         days, midnights, opens, closes = self._table
-        return SessionTable(days[chosen], midnights[chosen], opens[chosen], closes[chosen])
+        return SessionTable(days[indices], midnights[indices], opens[indices], closes[indices])
 
     @cached_property
     def _table(self) -> SessionTable:
@@ -164,14 +169,14 @@ class TradingCalendar:
         )
 
     def last_sessions(self, today: date, count: int) -> list[date]:
-        """The ``count`` latest sessions up to and including ``today``, in order."""
+        """Return the ``count`` latest sessions up to and including ``today``, in order."""
         if self._days is None:
             return self.sessions(today - timedelta(days=count - 1), today)
         end = bisect_left(self._days, today + timedelta(days=1))
         return list(self._days[max(0, end - count) : end])
 
     def final_before(self, now: datetime, sessions: int) -> datetime:
-        """Local midnight of the earliest of the latest ``sessions`` sessions that have begun at ``now``, as UTC."""
+        """Return local midnight of the earliest of the latest ``sessions`` sessions that have begun at ``now``, as UTC."""
         today = self.local_day(now)
         latest = self.last_sessions(today, sessions + 1)
         begun = [day for day in latest if (session := self.session(day)) and session.extended.start <= now]
@@ -180,7 +185,7 @@ class TradingCalendar:
 
 @cache
 def _xnys() -> TradingCalendar:
-    # Imported here: pandas and the calendar's tables cost a second that `marketdata --help` need not pay.
+    # Imported here: pandas and the calendar's tables take a second to load, which `marketdata --help` need not spend.
     import exchange_calendars  # noqa: PLC0415
 
     calendar = exchange_calendars.get_calendar(
@@ -188,19 +193,19 @@ def _xnys() -> TradingCalendar:
     )
     zone = ZoneInfo("America/New_York")
     days = calendar.sessions.to_numpy().astype("datetime64[D]").astype(object).tolist()
-    opens = _utc(calendar.opens.dt.tz_convert(None).to_numpy())
-    for day, opened in _LATE_OPENS.items():
-        opens[bisect_left(days, day)] = datetime.combine(day, opened, zone).astimezone(UTC)
+    opens = _to_utc(calendar.opens.dt.tz_convert(None).to_numpy())
+    for day, clock_time in _LATE_OPENS.items():
+        opens[bisect_left(days, day)] = datetime.combine(day, clock_time, zone).astimezone(UTC)
     return TradingCalendar(
         name="XNYS",
         timezone=zone,
         _days=days,
         _opens=opens,
-        _closes=_utc(calendar.closes.dt.tz_convert(None).to_numpy()),
+        _closes=_to_utc(calendar.closes.dt.tz_convert(None).to_numpy()),
     )
 
 
-def _utc(moments: np.ndarray) -> list[datetime]:
+def _to_utc(moments: np.ndarray) -> list[datetime]:
     return [moment.replace(tzinfo=UTC) for moment in moments.astype("datetime64[us]").astype(object)]
 
 
@@ -210,5 +215,5 @@ def _always_open() -> TradingCalendar:
 
 
 def calendar_of(asset_class: AssetClass) -> TradingCalendar:
-    """The calendar of an asset class: XNYS for stocks, ETFs and indices, 24/7 for crypto."""
+    """Return the calendar of an asset class: XNYS for stocks, ETFs and indices, 24/7 for crypto."""
     return _always_open() if asset_class is AssetClass.CRYPTO else _xnys()

@@ -1,4 +1,4 @@
-"""Completeness: how much of what is expected of a series is there, over a window and by day."""
+"""Completeness: the share of the expected bars of a series that are stored or explained, over a window and by day."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ _COUNTS: Final = {
 }
 
 COMPLETENESS_SCHEMA: Final = pl.Schema({**_KEY, **_COUNTS, "first_bar": UTC_TIME, "last_bar": UTC_TIME})
-"""One row a series.
+"""One row per series.
 
 ``expected_bars`` = ``present_bars`` + ``no_trade_bars`` (slots of gaps in the state no_trades) + ``missing_bars``.
 ``completeness`` is the share of the expected slots, from 0 to 1, that are present or explained; null when
-nothing is expected, which is neither whole nor missing. ``status`` is a :class:`Status`. ``first_bar`` and
-``last_bar`` are the opens of the first and last bar, expected or not; null without one.
+nothing is expected, which is neither complete nor missing. ``status`` is a :class:`Status`. ``first_bar`` and
+``last_bar`` are the opens of the first and last bar, expected or not; null without a bar.
 """
 
 DAILY_COMPLETENESS_SCHEMA: Final = pl.Schema({**_KEY, "day": pl.Date(), **_COUNTS})
-"""One row a series and local day with an expected slot; the columns are those of :data:`COMPLETENESS_SCHEMA`."""
+"""One row per series and local day with an expected slot; the columns are those of :data:`COMPLETENESS_SCHEMA`."""
 
 
 class Status(StrEnum):
@@ -57,13 +57,13 @@ class Status(StrEnum):
     WHOLE = "whole"
     """Every expected slot has a bar or is explained."""
     GAPS = "gaps"
-    """Some are missing."""
+    """Some expected slots are missing."""
     EMPTY = "empty"
-    """All are missing."""
+    """All expected slots are missing."""
     NOTHING_EXPECTED = "nothing_expected"
     """No slot is due: no session, no closed bar yet, or before the first bar."""
     UNCHECKED = "unchecked"
-    """Nobody looked: whether the bars are there is not known."""
+    """Not scanned: whether bars are missing is not known."""
 
 
 _MARKS: Final = {
@@ -74,19 +74,19 @@ _MARKS: Final = {
 
 
 ENDED: Final = "…"
-"""Follows the mark of a series whose scanned days end before the day that is due."""
+"""The suffix of the mark of a series whose scanned days end before the day that is due."""
 
 
 def daily_completeness(
     stored: Mapping[Series, StoredBars], expected: Mapping[Series, Slots], gaps: pl.DataFrame
 ) -> pl.DataFrame:
-    """One row for each series of ``expected`` and local day of its slots, as :data:`DAILY_COMPLETENESS_SCHEMA`.
+    """Return a row for each series of ``expected`` and local day of its slots, as :data:`DAILY_COMPLETENESS_SCHEMA`.
 
     ``gaps`` has symbol, timeframe, gap_start, gap_end and ``state``, a
     :class:`~marketdata_assets.domain.gaps.GapState`; it may hold other series and other times. A slot that has a
-    bar is present, whatever a gap says. A day on which nothing is expected of a series has no row.
+    bar is present, whatever a gap says. A day on which no slot of a series is expected has no row.
     """
-    explained = _explained(expected, gaps)
+    explained = _flag_explained(expected, gaps)
     parts = [DAILY_COMPLETENESS_SCHEMA.to_frame()]
     for series, slots in expected.items():
         has_bar = (
@@ -101,7 +101,7 @@ def daily_completeness(
             no_trade_bars=pl.col("explained").sum(),
         )
         parts.append(
-            _rated(
+            _rate(
                 by_day.with_columns(symbol=pl.lit(series.symbol), timeframe=pl.lit(series.timeframe.value)),
                 DAILY_COMPLETENESS_SCHEMA,
             )
@@ -110,26 +110,26 @@ def daily_completeness(
 
 
 def unchecked_days(
-    checked: pl.DataFrame,
-    spans: Mapping[Series, tuple[date, date]],
+    scanned: pl.DataFrame,
+    edges: Mapping[Series, tuple[date, date]],
     classes: Mapping[Series, AssetClass],
 ) -> pl.DataFrame:
-    """Days of each series' span that expect bars and are not in ``checked``, as ``DAILY_COMPLETENESS_SCHEMA``.
+    """Return the days between the ``edges`` of each series that expect bars and are not in ``scanned``.
 
     Args:
-        checked: Has symbol, timeframe and day: what was scanned. It may hold other series and days.
-        spans: First and last local day of each series. The last is not asked about: bars of it are not due yet, or it
+        scanned: The scanned days: symbol, timeframe and day. It may hold other series and days.
+        edges: The first and the last local day of each series. The last is left out: its bars are not due yet, or it
             was scanned.
-        classes: The asset class of each series in ``spans``; it may hold others.
+        classes: The asset class of each series of ``edges``; it may hold others.
 
     Returns:
-        A row a day, sorted by symbol, timeframe and day, with the status ``unchecked``. Every slot of it counts as
-        missing: a history must not look whole because nobody looked.
+        ``DAILY_COMPLETENESS_SCHEMA``: a row for each of these days, sorted by symbol, timeframe and day, with the status
+        ``unchecked``. Each of its slots counts as missing: a history that was not scanned must not look complete.
     """
-    # Series of one timeframe and calendar have the same slots: they are counted once.
+    # Series of one timeframe and calendar have the same slots, which are counted once.
     groups: dict[tuple[Timeframe, TradingCalendar], dict[Series, tuple[date, date]]] = {}
-    for one, span in spans.items():
-        groups.setdefault((one.timeframe, calendar_of(classes[one])), {})[one] = span
+    for series, days in edges.items():
+        groups.setdefault((series.timeframe, calendar_of(classes[series])), {})[series] = days
     parts = [DAILY_COMPLETENESS_SCHEMA.to_frame()]
     for (timeframe, calendar), members in groups.items():
         first, last = min(lo for lo, _ in members.values()), max(hi for _, hi in members.values())
@@ -138,19 +138,19 @@ def unchecked_days(
         end = calendar.day_start(last)
         slots = expected_slots(timeframe, Window(calendar.day_start(first), end), calendar, end)
         by_day = slots.days().to_frame().group_by("day").agg(expected_bars=pl.len())
-        edges = pl.DataFrame(
-            [(one.symbol, one.timeframe.value, lo, hi) for one, (lo, hi) in members.items()],
+        limits = pl.DataFrame(
+            [(series.symbol, series.timeframe.value, lo, hi) for series, (lo, hi) in members.items()],
             schema={**_KEY, "lo": pl.Date(), "hi": pl.Date()},
             orient="row",
         )
         holes = (
-            edges.join(by_day, how="cross")
+            limits.join(by_day, how="cross")
             .filter(pl.col("day").is_between("lo", "hi", closed="left"))
-            .join(checked, on=["symbol", "timeframe", "day"], how="anti")
+            .join(scanned, on=["symbol", "timeframe", "day"], how="anti")
             .with_columns(present_bars=pl.lit(0), no_trade_bars=pl.lit(0))
         )
         parts.append(
-            _rated(holes, DAILY_COMPLETENESS_SCHEMA).with_columns(status=pl.lit(Status.UNCHECKED.value))
+            _rate(holes, DAILY_COMPLETENESS_SCHEMA).with_columns(status=pl.lit(Status.UNCHECKED.value))
         )
     return pl.concat(parts).sort("symbol", "timeframe", "day")
 
@@ -162,40 +162,40 @@ def counted_days(
     calendar: TradingCalendar,
     now: datetime,
 ) -> tuple[date, date]:
-    """The span over which completeness is counted, as :func:`unchecked_days` takes it.
+    """Return the first and the last day over which completeness is counted, as :func:`unchecked_days` takes them.
 
-    It holds the ``scanned`` days, the first and the last, and the days of the first and the last of ``bars``: the days
-    in between that were not scanned count as missing, so that no series counts as whole because nothing was looked at.
-    ``bars`` are opens, None without any. Bars of the local day of ``now`` are not due yet.
+    Between them lie the first and the last of the ``scanned`` days, and the days of the first and the last of ``bars``
+    (opens; None without any). The days in between that were not scanned count as missing, so that a series that was not
+    scanned does not count as complete. Bars of the local day of ``now`` are not due yet.
     """
     first, last = scanned
     if bars is None:
         return first, last
     first_day, last_day = (calendar.local_day(edge) for edge in bars)
-    behind = last_day + timedelta(days=7 if timeframe is Timeframe.W1 else 1)
+    behind = last_day + max(timeframe.duration, timedelta(days=1))
     return min(first, first_day), max(last, min(behind, calendar.local_day(now)))
 
 
 def due_days(classes: Mapping[Series, AssetClass], now: datetime) -> dict[Series, date]:
-    """The local day of the last bar of each series that should be stored at ``now``; see :func:`~.freshness.due`."""
+    """Return the local day of the last bar of each series that should be stored at ``now`` (:func:`~.freshness.due`)."""
     days: dict[tuple[Timeframe, TradingCalendar], Due | None] = {}
     found = {}
-    for one, asset_class in classes.items():
-        key = (one.timeframe, calendar_of(asset_class))
+    for series, asset_class in classes.items():
+        key = (series.timeframe, calendar_of(asset_class))
         if key not in days:
             days[key] = due(*key, now)
         if (last := days[key]) is not None:
-            found[one] = last.day
+            found[series] = last.day
     return found
 
 
 def ended_series(matrix: pl.DataFrame, due_by_series: Mapping[Series, date]) -> pl.DataFrame:
-    """The rows of ``matrix`` whose scanned days end before the day that is due of the series, with it as ``due``.
+    """Return the rows of ``matrix`` whose scanned days end before the due day of the series, with that day as ``due``.
 
     ``matrix`` has symbol, timeframe and last_scanned. A series without scanned days is not listed: it is unchecked.
     """
     days = pl.DataFrame(
-        [(one.symbol, one.timeframe.value, day) for one, day in due_by_series.items()],
+        [(series.symbol, series.timeframe.value, day) for series, day in due_by_series.items()],
         schema={**_KEY, "due": pl.Date()},
         orient="row",
     )
@@ -203,30 +203,30 @@ def ended_series(matrix: pl.DataFrame, due_by_series: Mapping[Series, date]) -> 
     return joined.filter(pl.col("last_scanned") < pl.col("due"))
 
 
-def summed(daily: pl.DataFrame, series: Iterable[Series]) -> pl.DataFrame:
-    """``daily`` (``DAILY_COMPLETENESS_SCHEMA``) summed over its days: one row for each of ``series``, in their order.
+def sum_days(daily: pl.DataFrame, series: Iterable[Series]) -> pl.DataFrame:
+    """Sum ``daily`` (``DAILY_COMPLETENESS_SCHEMA``) over its days: one row for each of ``series``, in the same order.
 
     The columns are those of ``DAILY_COMPLETENESS_SCHEMA`` without the day. A series without a row in ``daily`` is
-    unchecked, of no expected bars.
+    unchecked, with 0 expected bars.
     """
     wanted = pl.DataFrame(
-        [(one.symbol, one.timeframe.value) for one in series], schema={**_KEY}, orient="row"
+        [(member.symbol, member.timeframe.value) for member in series], schema={**_KEY}, orient="row"
     )
     counts = ["expected_bars", "present_bars", "no_trade_bars"]
     totals = daily.group_by(*_KEY).agg(pl.col(counts).sum())
     joined = wanted.join(totals, on=list(_KEY), how="left", maintain_order="left")
-    rated = _rated(joined.with_columns(pl.col(counts).fill_null(0)), pl.Schema({**_KEY, **_COUNTS}))
-    unseen = joined["expected_bars"].is_null()
+    rated = _rate(joined.with_columns(pl.col(counts).fill_null(0)), pl.Schema({**_KEY, **_COUNTS}))
+    is_unscanned = joined["expected_bars"].is_null()
     return rated.with_columns(
-        status=pl.when(unseen).then(pl.lit(Status.UNCHECKED.value)).otherwise(pl.col("status"))
+        status=pl.when(is_unscanned).then(pl.lit(Status.UNCHECKED.value)).otherwise(pl.col("status"))
     )
 
 
 def below_threshold(matrix: pl.DataFrame, threshold: float) -> pl.DataFrame:
-    """The rows of ``matrix`` whose ``completeness`` is less than ``threshold`` (0 to 1), the least complete first.
+    """Return the rows of ``matrix`` whose ``completeness`` is less than ``threshold`` (0 to 1), the least complete first.
 
-    Among equals, more ``missing_bars`` come first. A row without a completeness, of which nothing was scanned or
-    expected, is not below.
+    Among equals, more ``missing_bars`` come first. A row without a completeness, because no slot was
+    scanned or expected, is not below.
     """
     return matrix.filter(pl.col("completeness") < threshold).sort(
         "completeness", "missing_bars", "symbol", "timeframe", descending=[False, True, False, False]
@@ -234,14 +234,14 @@ def below_threshold(matrix: pl.DataFrame, threshold: float) -> pl.DataFrame:
 
 
 def cell(status: Status, share: float | None, *, ended: bool = False) -> str:
-    """A status in a few characters: ✓, a percentage, ✗, a dash when nothing is expected, ? when it was not scanned.
+    """Return a status in a few characters: ✓, a percentage, ✗, a dash when nothing is expected, ? when not scanned.
 
     Three dots follow when the scanned days of the series have ``ended`` before the day that is due. ``share`` is the
-    completeness from 0 to 1; only a status with gaps needs it. A percentage is rounded down, so that 100 % is never
-    said of a series with gaps.
+    completeness from 0 to 1; only the status ``gaps`` needs it. A percentage is rounded down, so that a series with
+    gaps never shows 100 %.
     """
     if status is Status.GAPS and share is not None:
-        # 0.57 x 1000 is 569.99…: what is a tenth but for the last bit stays one.
+        # 0.57 x 1000 is 569.99…: rounding down must not cut a whole tenth because of the last bit.
         tenths = floor(share * 1000 + 1e-9)
         mark = f"{tenths / 10:.1f}%" if tenths else "<0.1%"
     else:
@@ -251,18 +251,18 @@ def cell(status: Status, share: float | None, *, ended: bool = False) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Series laid out as symbols x timeframes."""
+    """The completeness of series, laid out as symbols x timeframes."""
 
     symbols: tuple[str, ...]
-    """In their order of appearance."""
+    """The symbols, in their order of appearance."""
     timeframes: tuple[Timeframe, ...]
-    """Those of any of the series, shortest first."""
+    """The timeframes of all series, shortest first."""
     cells: Mapping[tuple[str, Timeframe], tuple[Status, float | None]]
-    """Status and completeness (from 0 to 1) of each series; a symbol need not be in every timeframe."""
+    """The status and the completeness (from 0 to 1) of each series; a symbol need not have every timeframe."""
 
 
 def grid(matrix: pl.DataFrame) -> Grid:
-    """``matrix``, with symbol, timeframe, status and completeness, one row a series, as symbols x timeframes."""
+    """Lay out ``matrix`` (symbol, timeframe, status, completeness; one row per series) as symbols x timeframes."""
     cells = {
         (symbol, Timeframe(timeframe)): (Status(status), share)
         for symbol, timeframe, status, share in matrix.select(*_KEY, "status", "completeness").iter_rows()
@@ -270,16 +270,16 @@ def grid(matrix: pl.DataFrame) -> Grid:
     present = {timeframe for _, timeframe in cells}
     return Grid(
         symbols=tuple(dict.fromkeys(symbol for symbol, _ in cells)),
-        timeframes=tuple(one for one in Timeframe if one in present),
+        timeframes=tuple(timeframe for timeframe in Timeframe if timeframe in present),
         cells=cells,
     )
 
 
-def _explained(expected: Mapping[Series, Slots], gaps: pl.DataFrame) -> dict[Series, Flags]:
+def _flag_explained(expected: Mapping[Series, Slots], gaps: pl.DataFrame) -> dict[Series, Flags]:
     return slots_in_gaps(gaps.filter(pl.col("state") == GapState.NO_TRADES.value), expected)
 
 
-def _rated(counted: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+def _rate(counted: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
     expected, missing = pl.col("expected_bars"), pl.col("missing_bars")
     return (
         counted.with_columns(pl.col("expected_bars", "present_bars", "no_trade_bars").cast(pl.Int64))

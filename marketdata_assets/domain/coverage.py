@@ -1,4 +1,4 @@
-"""Coverage: which windows an answer of the vendor settles, so that they need not be asked for again."""
+"""Coverage: the windows for which the vendor's answer is final, so that they need not be requested again."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.calendar import TradingCalendar
 
 CORRECTION_SESSIONS: Final = 3
-"""The latest sessions, whose bars late trades still revise: they are asked for again until they have settled."""
+"""The latest sessions, whose bars late trades still revise: they are fetched again until they are final."""
 
 
-def history_begins(first_bar: datetime, calendar: TradingCalendar) -> datetime:
-    """Where a history with this first bar begins: local midnight after the session before it, as UTC."""
+def start_of_history(first_bar: datetime, calendar: TradingCalendar) -> datetime:
+    """Return where a history with this first bar begins: local midnight after the session before it, as UTC."""
     day = calendar.local_day(first_bar)
     before = calendar.last_sessions(day - timedelta(days=1), 1)
     return calendar.day_start(before[-1] + timedelta(days=1) if before else day)
@@ -31,30 +31,30 @@ def answered_windows(
     window: Window,
     *,
     screened: Screened,
-    begins: datetime | None,
-    settled: datetime,
+    history_start: datetime | None,
+    final_before: datetime,
     calendar: TradingCalendar,
 ) -> list[Window]:
-    """The parts of ``window`` that an answer settles: bars that are absent there do not exist.
+    """Return the parts of ``window`` for which an answer is final: bars that are absent there do not exist.
 
     Args:
-        window: What was asked for and arrived.
-        screened: What arrived: a day of which a row broke a rule lacks that bar, unless it came as well.
-        begins: Where the history of the series begins (:func:`history_begins`). Emptiness before the first bar is
-            not known: the symbol may not have been listed, or the plan may cut its history off, and the vendor
+        window: The window that was requested and answered.
+        screened: The answer. A day with a quarantined row is left out, unless a sound row for the same bar came as well.
+        history_start: Where the history of the series begins (:func:`start_of_history`). An empty answer before the first
+            bar is not final: the symbol may not have been listed, or the plan may cut its history off, and the vendor
             answers both with success. None when no bar is known.
-        settled: What opens from then on may still be revised.
-        calendar: Whose days the broken rows belong to.
+        final_before: Bars that open at this time or later may still be revised.
+        calendar: The calendar whose days the quarantined rows belong to.
     """
-    if begins is None or max(window.start, begins) >= min(window.end, settled):
+    if history_start is None or max(window.start, history_start) >= min(window.end, final_before):
         return []
-    known = Window(max(window.start, begins), min(window.end, settled))
-    lost = screened.quarantined.filter(
+    known = Window(max(window.start, history_start), min(window.end, final_before))
+    absent = screened.quarantined.filter(
         ~pl.col("rule").is_in(RULES_WITHOUT_LOSS),
         ~pl.col("time").is_in(screened.bars["time"].implode()).fill_null(value=False),
     )["time"]
-    if lost.null_count():
+    if absent.null_count():
         # A row without a time may have been any of the bars.
         return []
-    days = {calendar.local_day(moment) for moment in lost}
+    days = {calendar.local_day(moment) for moment in absent}
     return difference([known], [calendar.day_window(day) for day in days])

@@ -1,9 +1,9 @@
-"""Scanning a series again: what earlier scans left on its slots, and what the scan writes.
+"""Scans of a series: what earlier scans recorded of its slots, and what a scan writes.
 
-A scan begins with the known gaps and the stored bars (:class:`GapContext`), is judged again after each refetch of what
-is open in its window, and settles as the rows that replace the known ones. Attempts are counted slot by slot, so that
-a slot that was never refetched does not inherit the attempts of its neighbours; neighbouring slots with one history
-are one row.
+A scan begins with the known gaps and the stored bars (:class:`GapContext`), is judged again after each refetch of the
+open gaps in its window, and ends with the rows that replace the known gaps. Attempts are counted by slot, so that a slot
+that was never refetched does not inherit the attempts of its neighbours; neighbouring slots with the same history are one
+row.
 """
 
 from __future__ import annotations
@@ -23,13 +23,10 @@ from marketdata_assets.domain.gaps import (
     MAX_ATTEMPTS,
     GapState,
     SlotTraits,
-    classify,
-    find_gaps,
     gaps_of_flags,
-    judge,
+    judge_pieces,
     missing_slots,
     slots_in_gaps,
-    split_gaps,
 )
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.slots import each_position
@@ -52,10 +49,10 @@ KNOWN_GAP_SCHEMA: Final = pl.Schema(
         "detected_at": UTC_TIME,
     }
 )
-"""Gaps as they are kept: ``state`` is a :class:`~marketdata_assets.domain.gaps.GapState`.
+"""Gaps as they are stored: ``state`` is a :class:`~marketdata_assets.domain.gaps.GapState`.
 
-``attempts`` counts re-fetches, ``failure`` says how the vendor failed at the last of them (null when it
-answered), ``reason`` explains the state, ``detected_at`` is when the first of its bars was found missing.
+``attempts`` counts refetches, ``failure`` says how the vendor failed at the last refetch (null when it answered),
+``reason`` explains the state, ``detected_at`` is when the first bar of the gap was found missing (UTC).
 """
 
 _NEVER: Final = np.iinfo(np.int64).max
@@ -63,57 +60,55 @@ _KEY: Final = ("symbol", "timeframe")
 
 
 class Refetch(NamedTuple):
-    """A window that was requested because of a gap, of every series of ``symbol`` on ``base``."""
+    """A window that was requested because of a gap, for every series of ``symbol`` on ``base``."""
 
     symbol: str
     base: Timeframe
     window: Window
     failure: str | None
-    """How the vendor failed, or None when it answered."""
+    """How the vendor failed; None when it answered."""
 
 
 @dataclass(frozen=True, eq=False)
 class _SlotHistory:
-    """What is known of the slots of one series from earlier: a value for each slot."""
+    """What earlier scans recorded of the slots of one series: a value for each slot."""
 
     traits: SlotTraits
-    """``failure`` is the position in the scan's list of failures."""
+    """The traits, whose ``failure`` is the index into the list of failures of the scan."""
     detected: Integers
-    """When each slot was first found missing: microseconds since the epoch, ``_NEVER`` when it never was."""
+    """When each slot was first found missing: microseconds since the epoch, in UTC; ``_NEVER`` when it was not."""
     missed: Flags
-    """Known to be missing when the scan began, or found missing by its first reading."""
+    """Whether each slot was known to be missing when the scan began, or was found missing by its first reading."""
 
 
 class ScanResult(NamedTuple):
-    """What a scan writes."""
+    """The result of a scan, which is written."""
 
     spans: dict[Series, Window]
-    """The window of each series in which the scan replaces what is stored: known gaps that overlap it, and the days
+    """The window of each series in which the scan replaces stored rows: known gaps that overlap the window, and the days
     that it touches."""
     gaps: pl.DataFrame
-    """``KNOWN_GAP_SCHEMA``."""
+    """The gaps, as :data:`KNOWN_GAP_SCHEMA`."""
     days: dict[Series, tuple[date, date]]
-    """The first and the last local day that each span touches."""
+    """The first and the last local day that the window of each series touches."""
     daily: pl.DataFrame
-    """``DAILY_COMPLETENESS_SCHEMA``."""
+    """The completeness of these days, as ``DAILY_COMPLETENESS_SCHEMA``."""
     begun: datetime | None = None
     """When the scan began to read, by the database's clock; None for the time at which the result is written."""
 
 
 @dataclass(frozen=True, eq=False)
 class GapContext:
-    """What a scan of some series of one base reads: each series in its window and as much around it as is evidence.
+    """The data that a scan of series of one base reads: each series in its window, and the evidence around it.
 
     Attributes:
-        windows: The window of each series that is scanned, whole local days: gaps outside it are evidence, and are not
-            refetched.
-        around: The window of each series that was read: whole local days that hold its window, the evidence and every
-            known gap that reaches into them.
-        slots: The expected slots of each series in the window around.
+        windows: The window of each scanned series, whole local days: gaps outside it are evidence, and are not refetched.
+        around: The window that was read of each series: whole local days that hold its scanned window, the evidence,
+            and every known gap that reaches into them.
+        slots: The expected slots of each series in ``around``.
         known: ``KNOWN_GAP_SCHEMA``: the stored gaps that are not filled.
-        stored: The stored bars of each series in the window around.
-        rejected: ``symbol``, ``timeframe`` (a base) and ``time`` (UTC) of the vendor's rows that broke a rule; None
-            when there are none.
+        stored: The stored bars of each series in ``around``.
+        quarantined: ``symbol``, ``timeframe`` (a base) and ``time`` (UTC) of the quarantined rows; None without any.
     """
 
     windows: Mapping[Series, Window]
@@ -121,49 +116,51 @@ class GapContext:
     slots: Mapping[Series, Slots]
     known: pl.DataFrame
     stored: Mapping[Series, StoredBars]
-    rejected: pl.DataFrame | None = None
+    quarantined: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class GapScan:
-    """The gaps of a :class:`GapContext`, as the stored bars and the refetches made so far leave them.
+    """The gaps of a :class:`GapContext`, as they are after the refetches made so far.
 
     Attributes:
-        context: What was read; ``stored`` are the bars that are stored now.
-        gaps: ``KNOWN_GAP_SCHEMA`` with ``stretch_start`` and ``stretch_end``, the gap as it was judged that a row is part of.
-        histories: What is known of the slots of each series from earlier.
-        failures: How the vendor failed, each text once; the first is None, for an answer.
+        context: The data that was read; ``stored`` are the bars that are stored now.
+        missing: Whether each slot of each series has no bar now.
+        gaps: ``KNOWN_GAP_SCHEMA`` with ``stretch_start`` and ``stretch_end``, the edges of the judged gap that a row is part of.
+        histories: The earlier history of the slots of each series.
+        failures: How the vendor failed, each text once; the first is None, which stands for an answer.
     """
 
     context: GapContext
+    missing: Mapping[Series, Flags]
     gaps: pl.DataFrame
     histories: Mapping[Series, _SlotHistory]
     failures: tuple[str | None, ...]
 
 
 def scan_gaps(context: GapContext) -> GapScan:
-    """Find and judge the gaps of ``context``, with what earlier scans and refetches left on their slots."""
+    """Find and judge the gaps of ``context``, with what earlier scans and refetches recorded of their slots."""
     known, slots = context.known, context.slots
     failures: list[str | None] = [None, *known["failure"].drop_nulls().unique(maintain_order=True)]
     missing = missing_slots(context.stored, slots)
     before = slots_in_gaps(known, slots)
     rows = known.partition_by(*_KEY, as_dict=True)
-    broken = _rejected_slots(context.rejected, slots)
+    quarantined = _flag_quarantined(context.quarantined, slots)
     histories = {
         series: _read_history(
             rows.get((series.symbol, series.timeframe.value)),
-            each,
+            series_slots,
             failures,
-            rejected=broken[series] & missing[series],
+            quarantined=quarantined[series] & missing[series],
             missed=missing[series] | before[series],
         )
-        for series, each in slots.items()
+        for series, series_slots in slots.items()
     }
-    return _judge_scan(context, histories, tuple(failures))
+    return _judge_scan(context, missing, histories, tuple(failures))
 
 
 def open_windows(scan: GapScan) -> dict[Series, list[Window]]:
-    """List what is open in the window of each series: what a refetch requests."""
+    """List the parts of open gaps in the window of each series, which a refetch requests."""
     due: dict[Series, list[Window]] = {}
     opened = scan.gaps.filter(state=GapState.OPEN.value)
     for symbol, name, start, end in opened.select(*_KEY, "gap_start", "gap_end").iter_rows():
@@ -175,7 +172,7 @@ def open_windows(scan: GapScan) -> dict[Series, list[Window]]:
 
 
 def rescan(scan: GapScan, refetches: Iterable[Refetch], stored: Mapping[Series, StoredBars]) -> GapScan:
-    """Judge the gaps of ``scan`` again after ``refetches`` of what was open, with the bars that are stored now."""
+    """Judge the gaps of ``scan`` again after ``refetches`` of its open gaps, with the bars that are ``stored`` now."""
     failures = list(scan.failures)
     requests: dict[tuple[str, Timeframe], list[Refetch]] = {}
     for refetch in refetches:
@@ -185,24 +182,25 @@ def rescan(scan: GapScan, refetches: Iterable[Refetch], stored: Mapping[Series, 
     histories = dict(scan.histories)
     for series, windows in open_windows(scan).items():
         slots, history = scan.context.slots[series], histories[series]
-        is_due = _inside(slots, windows)
+        is_due = _flag_inside(slots, windows)
         attempts, failure = history.traits.attempts.copy(), history.traits.failure.copy()
         for refetch in requests.get((series.symbol, series.timeframe.base), ()):
-            answered = is_due & _inside(slots, [refetch.window])
+            answered = is_due & _flag_inside(slots, [refetch.window])
             attempts[answered] = np.minimum(attempts[answered] + 1, MAX_ATTEMPTS)
             failure[answered] = failures.index(refetch.failure)
             is_due &= ~answered
         histories[series] = replace(
             history, traits=history.traits._replace(attempts=attempts, failure=failure)
         )
-    return _judge_scan(replace(scan.context, stored=stored), histories, tuple(failures))
+    missing = missing_slots(stored, scan.context.slots)
+    return _judge_scan(replace(scan.context, stored=stored), missing, histories, tuple(failures))
 
 
 def settle(scan: GapScan) -> ScanResult:
-    """Decide what ``scan`` writes: gaps and days of the windows, with the whole of each gap that reaches beyond them."""
+    """Decide what ``scan`` writes: the gaps and days of its windows, with each gap that reaches beyond a window whole."""
     context = scan.context
-    filled = _filled(scan)
-    spans = _spans(context.windows, [context.known, scan.gaps, filled])
+    filled = _find_filled(scan)
+    spans = _widen_windows(context.windows, [context.known, scan.gaps, filled])
     daily = daily_completeness(context.stored, context.slots, scan.gaps)
     days = {
         series: (
@@ -212,32 +210,28 @@ def settle(scan: GapScan) -> ScanResult:
         for series, span in spans.items()
     }
     rows = pl.concat([scan.gaps.select(KNOWN_GAP_SCHEMA.names()).cast(KNOWN_GAP_SCHEMA), filled])
-    return ScanResult(spans, _overlapping(rows, spans), days, _of_days(daily, days))
+    return ScanResult(spans, _select_overlapping(rows, spans), days, _select_days(daily, days))
 
 
 def _judge_scan(
-    context: GapContext, histories: Mapping[Series, _SlotHistory], failures: tuple[str | None, ...]
+    context: GapContext,
+    missing: Mapping[Series, Flags],
+    histories: Mapping[Series, _SlotHistory],
+    failures: tuple[str | None, ...],
 ) -> GapScan:
-    """Judge each gap as a whole, and give each piece with a history of its own its state and reason."""
-    judged = judge(find_gaps(context.stored, context.slots), context.stored, context.slots)
-    pieces = split_gaps(judged, context.slots, {series: each.traits for series, each in histories.items()})
-    texts = pl.Series(failures, dtype=pl.String())
-    gaps = classify(
-        pieces.with_columns(
-            pl.col("attempts").cast(pl.Int32),
-            is_loss=pl.col("is_loss") & ~pl.col("is_explained"),
-            failure=texts.gather(pieces["failure"]),
-            detected_at=_first_detected(pieces, context.slots, histories),
-        )
+    """Judge the ``missing`` slots, with their earlier ``histories``."""
+    traits = {series: history.traits for series, history in histories.items()}
+    pieces = judge_pieces(missing, context.stored, context.slots, traits, failures)
+    gaps = pieces.with_columns(
+        pl.col("attempts").cast(pl.Int32), detected_at=_first_detected(pieces, context.slots, histories)
     ).select(*KNOWN_GAP_SCHEMA, "stretch_start", "stretch_end")
-    return GapScan(context, gaps, histories, failures)
+    return GapScan(context, missing, gaps, histories, failures)
 
 
-def _filled(scan: GapScan) -> pl.DataFrame:
-    """The runs that were missing when the scan began, or known to be, and have a bar now."""
+def _find_filled(scan: GapScan) -> pl.DataFrame:
+    """Find the stretches of slots that were missing when the scan began, or known to be, and have bars now."""
     slots = scan.context.slots
-    missing = missing_slots(scan.context.stored, slots)
-    arrived = {series: history.missed & ~missing[series] for series, history in scan.histories.items()}
+    arrived = {series: history.missed & ~scan.missing[series] for series, history in scan.histories.items()}
     gaps = gaps_of_flags(arrived, slots)
     return (
         gaps.with_columns(
@@ -261,10 +255,10 @@ def _read_history(
     slots: Slots,
     failures: list[str | None],
     *,
-    rejected: Flags,
+    quarantined: Flags,
     missed: Flags,
 ) -> _SlotHistory:
-    """Spread what the ``known`` gaps of one series say over its slots."""
+    """Spread the facts about the ``known`` gaps of one series over its slots."""
     attempts, failure = np.zeros(len(slots), dtype=np.int64), np.zeros(len(slots), dtype=np.int64)
     detected, is_explained = np.full(len(slots), _NEVER), np.zeros(len(slots), dtype=np.bool_)
     if known is not None and known.height:
@@ -274,32 +268,32 @@ def _read_history(
         codes = {text: code for code, text in enumerate(failures)}
         attempts[positions] = np.repeat(known["attempts"].to_numpy(), sizes)
         failure[positions] = np.repeat([codes[text] for text in known["failure"]], sizes)
-        no_trades = (known["state"] == GapState.NO_TRADES.value).to_numpy()
-        is_explained[positions] = np.repeat(no_trades, sizes)
+        has_no_trades = (known["state"] == GapState.NO_TRADES.value).to_numpy()
+        is_explained[positions] = np.repeat(has_no_trades, sizes)
         moments = known["detected_at"].cast(UTC_TIME).to_physical().fill_null(_NEVER).to_numpy()
         detected[positions] = np.repeat(moments, sizes)
-    return _SlotHistory(SlotTraits(attempts, failure, is_explained, rejected), detected, missed)
+    return _SlotHistory(SlotTraits(attempts, failure, is_explained, quarantined), detected, missed)
 
 
-def _rejected_slots(rejected: pl.DataFrame | None, slots: Mapping[Series, Slots]) -> dict[Series, Flags]:
-    rows = {} if rejected is None else rejected.partition_by(*_KEY, as_dict=True)
+def _flag_quarantined(quarantined: pl.DataFrame | None, slots: Mapping[Series, Slots]) -> dict[Series, Flags]:
+    rows = {} if quarantined is None else quarantined.partition_by(*_KEY, as_dict=True)
     flags = {}
-    for series, each in slots.items():
+    for series, series_slots in slots.items():
         own = rows.get((series.symbol, series.timeframe.base.value))
         if own is None:
-            flags[series] = np.zeros(len(each), dtype=np.bool_)
+            flags[series] = np.zeros(len(series_slots), dtype=np.bool_)
             continue
         opens = own.select(
-            bucket_open(pl.col("time").cast(UTC_TIME), series.timeframe, each.calendar).to_physical()
+            bucket_open(pl.col("time").cast(UTC_TIME), series.timeframe, series_slots.calendar).to_physical()
         )
-        flags[series] = each.stored(np.unique(opens.to_series().to_numpy()))
+        flags[series] = series_slots.stored(np.unique(opens.to_series().to_numpy()))
     return flags
 
 
 def _first_detected(
     gaps: pl.DataFrame, slots: Mapping[Series, Slots], histories: Mapping[Series, _SlotHistory]
 ) -> pl.Series:
-    """When the first slot of each of ``gaps`` was found missing, in UTC; null when none was before."""
+    """Return when the first slot of each of ``gaps`` was found missing, in UTC; null when none was found before."""
     firsts = [
         np.minimum.reduceat(np.append(histories[series].detected, _NEVER), edges)[::2]
         for series, edges in _edges_by_series(gaps, slots)
@@ -311,39 +305,39 @@ def _first_detected(
 def _most_attempts(
     gaps: pl.DataFrame, slots: Mapping[Series, Slots], histories: Mapping[Series, _SlotHistory]
 ) -> pl.Series:
-    """How many refetches the slot of each of ``gaps`` had that had the most."""
-    most = [
+    """Return the largest number of refetches of a slot of each of ``gaps``."""
+    largest = [
         np.maximum.reduceat(np.append(histories[series].traits.attempts, 0), edges)[::2]
         for series, edges in _edges_by_series(gaps, slots)
     ]
-    return pl.Series(np.concatenate(most) if most else [], dtype=pl.Int64())
+    return pl.Series(np.concatenate(largest) if largest else [], dtype=pl.Int64())
 
 
 def _edges_by_series(gaps: pl.DataFrame, slots: Mapping[Series, Slots]) -> Iterator[tuple[Series, Integers]]:
-    """The positions of the first slot of each gap and of the one behind its last, in turn, as the gaps are sorted."""
+    """Yield each series with the positions of the first slot of each gap and of the slot behind its last, alternately."""
     for (symbol, timeframe), own in gaps.partition_by(*_KEY, as_dict=True, maintain_order=True).items():
         series = Series(str(symbol), Timeframe(str(timeframe)))
         yield series, np.stack(slots[series].positions(own), axis=1).ravel()
 
 
-def _inside(slots: Slots, windows: Iterable[Window]) -> Flags:
+def _flag_inside(slots: Slots, windows: Iterable[Window]) -> Flags:
     inside = np.zeros(len(slots), dtype=np.bool_)
-    for one in windows:
-        first, last = np.searchsorted(slots.opens, [microseconds(one.start), microseconds(one.end)])
+    for window in windows:
+        first, last = np.searchsorted(slots.opens, [microseconds(window.start), microseconds(window.end)])
         inside[first:last] = True
     return inside
 
 
-def _spans(windows: Mapping[Series, Window], frames: Sequence[pl.DataFrame]) -> dict[Series, Window]:
-    """Each window, widened by whatever gap reaches into it, until none is cut."""
+def _widen_windows(windows: Mapping[Series, Window], frames: Sequence[pl.DataFrame]) -> dict[Series, Window]:
+    """Widen each window by the gaps of ``frames`` that reach into it, until it cuts none."""
     edges: dict[Series, list[Integers]] = {}
     for frame in frames:
-        run = (
+        columns = (
             ("stretch_start", "stretch_end") if "stretch_start" in frame.columns else ("gap_start", "gap_end")
         )
         for (symbol, timeframe), own in frame.partition_by(*_KEY, as_dict=True).items():
             series = Series(str(symbol), Timeframe(str(timeframe)))
-            physical = own.select(pl.col(run).cast(UTC_TIME).to_physical()).to_numpy()
+            physical = own.select(pl.col(columns).cast(UTC_TIME).to_physical()).to_numpy()
             edges.setdefault(series, []).append(physical)
     spans = {}
     for series, window in windows.items():
@@ -366,9 +360,9 @@ def _spans(windows: Mapping[Series, Window], frames: Sequence[pl.DataFrame]) -> 
     return spans
 
 
-def _overlapping(rows: pl.DataFrame, spans: Mapping[Series, Window]) -> pl.DataFrame:
+def _select_overlapping(rows: pl.DataFrame, spans: Mapping[Series, Window]) -> pl.DataFrame:
     edges = pl.DataFrame(
-        [(one.symbol, one.timeframe.value, span.start, span.end) for one, span in spans.items()],
+        [(series.symbol, series.timeframe.value, span.start, span.end) for series, span in spans.items()],
         schema={**dict.fromkeys(_KEY, pl.String()), "_lo": UTC_TIME, "_hi": UTC_TIME},
         orient="row",
     )
@@ -379,9 +373,9 @@ def _overlapping(rows: pl.DataFrame, spans: Mapping[Series, Window]) -> pl.DataF
     )
 
 
-def _of_days(daily: pl.DataFrame, days: Mapping[Series, tuple[date, date]]) -> pl.DataFrame:
+def _select_days(daily: pl.DataFrame, days: Mapping[Series, tuple[date, date]]) -> pl.DataFrame:
     edges = pl.DataFrame(
-        [(one.symbol, one.timeframe.value, *span) for one, span in days.items()],
+        [(series.symbol, series.timeframe.value, *day_range) for series, day_range in days.items()],
         schema={**dict.fromkeys(_KEY, pl.String()), "_lo": pl.Date(), "_hi": pl.Date()},
         orient="row",
     )

@@ -1,7 +1,7 @@
-"""Gates: what is wrong with which partitions, and when that stops a whole run.
+"""Gates: the faults of partitions, and whether they stop a whole run.
 
-A *fault* is one kind of thing that is wrong with one partition. Each function here looks at one kind of evidence
-and answers with faults; a check shows them, and what comes after a blocking check leaves their partitions out.
+A *fault* is one kind of error in one partition. Each function here takes one kind of evidence and returns the faults
+that it shows; a check reports them, and the steps after a blocking check leave the faulty partitions out.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ FAULT_SCHEMA: Final = pl.Schema(
 )
 """One row for each partition and kind of fault.
 
-``rows`` is how many bars (or missing bars) have it, ``score`` how bad it is beside others of one check.
-``time`` and ``example`` are the open and the values of the worst of them, the earliest among equals.
+``rows`` counts the bars (or missing bars) with the fault, and ``score`` ranks the faults of one check, the worst highest.
+``time`` (UTC) and ``example`` are the open and the values of the worst of these bars, the earliest among equals.
 """
 
 LOST_TO_QUARANTINE: Final = "lost_to_quarantine"
@@ -53,25 +53,28 @@ _PARTITION: Final = ("symbol", "timeframe", "day")
 
 
 def stops_run(failing: int, partitions: int) -> bool:
-    """Whether ``failing`` of the ``partitions`` of a run leave nothing for what comes after them.
+    """Whether ``failing`` of the ``partitions`` of a run leave nothing for the steps after the check.
 
-    A gate closes for a whole run. One bad partition of a thousand must not keep the others from what comes
-    after: then the gate names the bad one, and what comes after leaves it out.
+    A blocking check stops a whole run. One faulty partition of a thousand must not keep the others from the next
+    steps: the check then names the faulty one, and the next steps leave it out.
     """
     return 0 < partitions <= failing
 
 
-def invalid(
+def find_invalid(
     bars: pl.DataFrame, quarantined: pl.DataFrame, timeframe: Timeframe, asset_class: AssetClass
 ) -> pl.DataFrame:
-    """Faults of partitions whose bars break a rule, or whose base bars mostly went to quarantine.
+    """Find the partitions whose bars break a rule, or whose base bars mostly went to quarantine.
 
     Args:
         bars: ``BAR_SCHEMA``, of ``timeframe`` and ``asset_class``, whole partitions.
         quarantined: ``symbol, time, rule`` of the base bars of the same partitions that broke a rule, as
-            :func:`of_buckets_within` picks them.
-        timeframe: Of ``bars``.
-        asset_class: Of ``bars``: an index has no volume, vwap or transactions.
+            :func:`select_buckets_within` selects them.
+        timeframe: The timeframe of ``bars``.
+        asset_class: The asset class of ``bars``: an index has no volume, vwap or transactions.
+
+    Returns:
+        :data:`FAULT_SCHEMA`.
     """
     calendar = calendar_of(asset_class)
     broken = broken_value_rule(has_volume=asset_class is not AssetClass.INDEX)
@@ -81,16 +84,16 @@ def invalid(
     rows = (
         bars.with_columns(what=broken)
         .filter(pl.col("what").is_not_null())
-        .with_columns(score=pl.lit(1.0), example=_values("open", "high", "low", "close", "volume"))
+        .with_columns(score=pl.lit(1.0), example=_format_values("open", "high", "low", "close", "volume"))
     )
-    faults = _by_partition(rows, calendar).with_columns(score=pl.col("rows").cast(pl.Float64))
-    return pl.concat([faults, _lost(bars, quarantined, timeframe, calendar)])
+    faults = _scored_by_rows(rows, calendar)
+    return pl.concat([faults, _find_lost_to_quarantine(bars, quarantined, timeframe, calendar)])
 
 
-def off_grid(bars: pl.DataFrame, timeframe: Timeframe, calendar: TradingCalendar) -> pl.DataFrame:
-    """Faults of partitions with bars where ``timeframe`` has none, or made of what a bar cannot hold.
+def find_off_grid(bars: pl.DataFrame, timeframe: Timeframe, calendar: TradingCalendar) -> pl.DataFrame:
+    """Find the partitions with a bar that :func:`~marketdata_assets.domain.grid.grid_fault` objects to, as :data:`FAULT_SCHEMA`.
 
-    ``bars`` has the columns of ``BAR_SCHEMA`` and is of one ``timeframe`` and ``calendar``.
+    ``bars`` has the columns of ``BAR_SCHEMA``, and all of them are of ``timeframe`` and on ``calendar``.
     """
     if bars.is_empty():
         return FAULT_SCHEMA.to_frame()
@@ -98,28 +101,31 @@ def off_grid(bars: pl.DataFrame, timeframe: Timeframe, calendar: TradingCalendar
     rows = (
         bars.with_columns(what=grid_fault(timeframe, calendar, days[0], days[-1]))
         .filter(pl.col("what").is_not_null())
-        .with_columns(score=pl.lit(1.0), example=_values("base_bars", "open", "close"))
+        .with_columns(score=pl.lit(1.0), example=_format_values("base_bars", "open", "close"))
     )
-    return _by_partition(rows, calendar).with_columns(score=pl.col("rows").cast(pl.Float64))
+    return _scored_by_rows(rows, calendar)
 
 
-def outlying(
+def find_outlying(
     bars: pl.DataFrame, windows: Mapping[Series, Window], timeframe: Timeframe, asset_class: AssetClass
 ) -> pl.DataFrame:
-    """Faults of partitions with bars that obey every rule and still look wrong; ``what`` is an :class:`Outlier`.
+    """Find the partitions with bars that obey every rule and still look wrong; ``what`` is an :class:`Outlier`.
 
     Args:
         bars: ``BAR_SCHEMA``, of ``timeframe`` and ``asset_class``, sorted by key, on one scale of prices, with the
-            bars before each window that judging needs (``outliers.LOOKBACK``). Bars that break a rule are left aside.
-        windows: What is judged, by series.
-        timeframe: Of ``bars``.
-        asset_class: Of ``bars``: only shares are split.
+            bars before each window that judging needs (``outliers.LOOKBACK``). Bars that break a rule are ignored.
+        windows: The window to judge, by series.
+        timeframe: The timeframe of ``bars``.
+        asset_class: The asset class of ``bars``: only shares are split.
+
+    Returns:
+        :data:`FAULT_SCHEMA`.
     """
     sound = bars.filter(broken_value_rule(is_adjusted=True).is_null())
     flagged = flag_outliers(sound, timeframe, may_split=pl.lit(asset_class.can_split))
     volume = pl.col("outlier").is_in([Outlier.VOLUME_HIGH.value, Outlier.VOLUME_LOW.value])
     spread = pl.col("outlier") == Outlier.RANGE.value
-    rows = within(flagged.with_columns(timeframe=pl.lit(timeframe.value)), windows).select(
+    rows = select_within(flagged.with_columns(timeframe=pl.lit(timeframe.value)), windows).select(
         "symbol",
         "timeframe",
         "time",
@@ -131,38 +137,38 @@ def outlying(
         .then(pl.format("high {} % above low", (pl.col("size") * 100).round_sig_figs(3)))
         .otherwise(pl.format("close {} % from the close before", (pl.col("size") * 100).round_sig_figs(3))),
     )
-    return _by_partition(rows, calendar_of(asset_class))
+    return _group_by_partition(rows, calendar_of(asset_class))
 
 
-def incomplete(
+def find_incomplete(
     bars: pl.DataFrame, features: pl.DataFrame, rows_before: pl.DataFrame, calendar: TradingCalendar
 ) -> pl.DataFrame:
-    """Faults of partitions whose features are not those of their bars.
+    """Find the partitions whose features are not those of their bars, as :data:`FAULT_SCHEMA`.
 
-    ``no_features``: a bar without; ``no_bar``: features without a bar; ``unexpected_null``: a null that neither
+    ``no_features``: a bar without features; ``no_bar``: features without a bar; ``unexpected_null``: a null that neither
     the start of the history nor a gap explains.
 
     Args:
         bars: ``symbol, timeframe, time``, whole partitions of any series on ``calendar``, sorted by key.
         features: The key, the columns of ``FIRST_ROW`` and ``gap_in_window``, of the same partitions.
-        rows_before: ``symbol, timeframe, before``: how many bars each series has before those; at least as
-            many as ``FIRST_ROW`` asks for are enough.
-        calendar: Of every bar.
+        rows_before: ``symbol, timeframe, before``: how many bars each series has before those; counting up to the
+            largest of ``FIRST_ROW`` is enough.
+        calendar: The calendar of every bar.
     """
     both = (
-        bars.select(*KEY, pl.int_range(pl.len()).over("symbol", "timeframe").alias("_place"))
+        bars.select(*KEY, pl.int_range(pl.len()).over("symbol", "timeframe").alias("_index"))
         .join(features.with_columns(_found=pl.lit(value=True)), on=KEY, how="full", coalesce=True)
         .join(rows_before, on=["symbol", "timeframe"], how="left")
     )
-    place = pl.col("_place") + pl.col("before").fill_null(0)
+    index = pl.col("_index") + pl.col("before").fill_null(0)
     nulls = {
-        name: pl.col(name).is_null() & (place >= first) & ~pl.col("gap_in_window")
+        name: pl.col(name).is_null() & (index >= first) & ~pl.col("gap_in_window")
         for name, first in FIRST_ROW.items()
     }
     what = (
         pl.when(pl.col("_found").is_null())
         .then(pl.lit("no_features"))
-        .when(pl.col("_place").is_null())
+        .when(pl.col("_index").is_null())
         .then(pl.lit("no_bar"))
         .when(pl.any_horizontal(nulls.values()))
         .then(pl.lit("unexpected_null"))
@@ -177,18 +183,21 @@ def incomplete(
         .filter(pl.col("what").is_not_null())
         .with_columns(pl.col("example").fill_null(""))
     )
-    return _by_partition(rows, calendar).with_columns(score=pl.col("rows").cast(pl.Float64))
+    return _scored_by_rows(rows, calendar)
 
 
-def gappy(
+def find_gappy(
     gaps: pl.DataFrame, windows: Mapping[Series, Window], classes: Mapping[str, AssetClass]
 ) -> pl.DataFrame:
-    """Faults of partitions in ``windows`` that lack bars by ``gaps``; ``what`` is the gap's state.
+    """Find the partitions in ``windows`` that lack bars because of ``gaps``; ``what`` is the state of the gap.
 
     Args:
-        gaps: ``KNOWN_GAP_SCHEMA``: gaps that count as loss. A long one is a fault of every day that it reaches into.
-        windows: By series.
-        classes: Asset class by symbol.
+        gaps: ``KNOWN_GAP_SCHEMA``: gaps that count as loss. A long gap is a fault of every day that it reaches into.
+        windows: The window of each series.
+        classes: The asset class of each symbol.
+
+    Returns:
+        :data:`FAULT_SCHEMA`.
     """
     by_series = gaps.partition_by("symbol", "timeframe", as_dict=True)
     groups: dict[tuple[Timeframe, TradingCalendar, Window], list[pl.DataFrame]] = defaultdict(list)
@@ -198,40 +207,43 @@ def gappy(
             groups[series.timeframe, calendar_of(classes[series.symbol]), window].append(own)
     faults = [FAULT_SCHEMA.to_frame()]
     for (timeframe, calendar, window), members in groups.items():
-        # Gaps are of bars that have closed: no slot of the window is still to come for them.
+        # Gaps hold bars that have closed, so even the last slots of the window have to be expected.
         slots = expected_slots(timeframe, window, calendar, window.end + WEEK)
-        faults.append(_days_of_gaps(pl.concat(members), slots))
+        faults.append(_count_gap_days(pl.concat(members), slots))
     return pl.concat(faults)
 
 
-def within(rows: pl.DataFrame, windows: Mapping[Series, Window]) -> pl.DataFrame:
-    """The ``rows`` (``symbol, timeframe, time`` and more) whose time lies in the window of their series."""
-    spans = pl.DataFrame(
-        [(one.symbol, one.timeframe.value, window.start, window.end) for one, window in windows.items()],
+def select_within(rows: pl.DataFrame, windows: Mapping[Series, Window]) -> pl.DataFrame:
+    """Return the ``rows`` (``symbol, timeframe, time`` and more) whose time lies in the window of their series."""
+    edges = pl.DataFrame(
+        [
+            (series.symbol, series.timeframe.value, window.start, window.end)
+            for series, window in windows.items()
+        ],
         schema={"symbol": pl.String(), "timeframe": pl.String(), "_lo": UTC_TIME, "_hi": UTC_TIME},
         orient="row",
     )
-    inside = rows.join(spans, on=["symbol", "timeframe"], maintain_order="left")
+    inside = rows.join(edges, on=["symbol", "timeframe"], maintain_order="left")
     time = pl.col("time")
     return inside.filter(time >= pl.col("_lo"), time < pl.col("_hi")).drop("_lo", "_hi")
 
 
-def of_buckets_within(
+def select_buckets_within(
     rows: pl.DataFrame, windows: Mapping[Series, Window], timeframe: Timeframe, calendar: TradingCalendar
 ) -> pl.DataFrame:
-    """The base ``rows`` (``symbol, time`` and more) that belong to a bar of ``timeframe`` in the window of its series.
+    """Return the base ``rows`` (``symbol, time`` and more) that belong to a bar of ``timeframe`` in the window of its series.
 
-    A bar lies where it opens: the days of a week belong to the partition of its Sunday, which may lie before the
-    window that holds them.
+    A bar belongs to the partition in which it opens: the days of a week belong to the partition of its Sunday, so they
+    may lie after the window of that week bar.
     """
     time = pl.col("time")
     opened = rows.with_columns(
         timeframe=pl.lit(timeframe.value), _time=time, time=bucket_open(time, timeframe, calendar)
     )
-    return within(opened, windows).with_columns(time="_time").select(rows.columns)
+    return select_within(opened, windows).with_columns(time="_time").select(rows.columns)
 
 
-def _lost(
+def _find_lost_to_quarantine(
     bars: pl.DataFrame, quarantined: pl.DataFrame, timeframe: Timeframe, calendar: TradingCalendar
 ) -> pl.DataFrame:
     if quarantined.is_empty():
@@ -251,39 +263,39 @@ def _lost(
             _rule=pl.col("rule").first(),
         )
     )
-    held = bars.group_by("symbol", "timeframe", day=local_day(time, calendar)).agg(
-        held=pl.col("base_bars").sum().cast(pl.Int64)
+    left = bars.group_by("symbol", "timeframe", day=local_day(time, calendar)).agg(
+        left=pl.col("base_bars").sum().cast(pl.Int64)
     )
     return (
-        broken.join(held, on=_PARTITION, how="left")
-        .with_columns(pl.col("held").fill_null(0))
-        # A few broken rows are the vendor's daily life; more than are left make a broken day. What came again
-        # in a sound form is held, and so ends it.
-        .filter(pl.col("rows") > pl.col("held"))
+        broken.join(left, on=_PARTITION, how="left")
+        .with_columns(pl.col("left").fill_null(0))
+        # Some quarantined rows are usual with this vendor: only more of them than bars are a fault. Bars that come
+        # in a sound form later are stored, and so end the fault.
+        .filter(pl.col("rows") > pl.col("left"))
         .select(
             *_PARTITION,
             what=pl.lit(LOST_TO_QUARANTINE),
             rows="rows",
             score=pl.col("rows").cast(pl.Float64),
             time="time",
-            example=pl.format("{}; {} base bars are left", "_rule", "held"),
+            example=pl.format("{}; {} base bars are left", "_rule", "left"),
         )
         .cast(FAULT_SCHEMA)
     )
 
 
-def _days_of_gaps(gaps: pl.DataFrame, slots: Slots) -> pl.DataFrame:
-    """Faults by series and day: the slots of ``gaps``, all of which are empty and like ``slots``, counted."""
+def _count_gap_days(gaps: pl.DataFrame, slots: Slots) -> pl.DataFrame:
+    """Count the slots of ``gaps``, all of which are empty and lie among ``slots``, by series and day: ``FAULT_SCHEMA``."""
     first, last = slots.positions(gaps)
     sizes = last - first
     gap = np.repeat(np.arange(gaps.height), sizes)
     positions = each_position(first, last)
     missing = pl.DataFrame({"gap": gap, "day": replace(slots, opens=slots.opens[positions]).days()})
-    told = gaps.with_columns(gap=pl.int_range(pl.len())).drop("day")
+    facts = gaps.with_columns(gap=pl.int_range(pl.len())).drop("day")
     return (
         missing.group_by("gap", "day")
         .agg(rows=pl.len().cast(pl.Int64))
-        .join(told, on="gap")
+        .join(facts, on="gap")
         .sort("missing_bars", "gap_start", descending=[True, False])
         .group_by("symbol", "timeframe", "day", what="state")
         .agg(
@@ -299,7 +311,11 @@ def _days_of_gaps(gaps: pl.DataFrame, slots: Slots) -> pl.DataFrame:
     )
 
 
-def _by_partition(rows: pl.DataFrame, calendar: TradingCalendar) -> pl.DataFrame:
+def _scored_by_rows(rows: pl.DataFrame, calendar: TradingCalendar) -> pl.DataFrame:
+    return _group_by_partition(rows, calendar).with_columns(score=pl.col("rows").cast(pl.Float64))
+
+
+def _group_by_partition(rows: pl.DataFrame, calendar: TradingCalendar) -> pl.DataFrame:
     """Faults from ``rows``: ``symbol, timeframe, time, what, score, example``, one for each broken bar."""
     return (
         rows.with_columns(day=local_day(pl.col("time"), calendar))
@@ -314,6 +330,6 @@ def _by_partition(rows: pl.DataFrame, calendar: TradingCalendar) -> pl.DataFrame
     )
 
 
-def _values(*columns: str) -> pl.Expr:
+def _format_values(*columns: str) -> pl.Expr:
     texts = {name: pl.col(name).round_sig_figs(8).cast(pl.String).fill_null("null") for name in columns}
     return pl.concat_str([pl.format(f"{name} {{}}", text) for name, text in texts.items()], separator=", ")

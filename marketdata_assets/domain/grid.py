@@ -1,4 +1,4 @@
-"""The grid: whether a stored bar opens where its timeframe has a bar, and is made of as much as it can hold."""
+"""The grid: where the bars of a timeframe open, and how many base bars each can hold."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _WEEK_DAYS: Final = 7
 
 
 def grid_fault(timeframe: Timeframe, calendar: TradingCalendar, first: date, last: date) -> pl.Expr:
-    """What is wrong with each bar's ``time`` and ``base_bars``, or null, for local days ``first`` to ``last``.
+    """Return the fault of each bar's ``time`` or ``base_bars``, or null, for local days ``first`` to ``last``.
 
-    ``off_grid``: no bar of ``timeframe`` opens then. ``no_session``: the market stays closed on that day (hours
-    are no matter: bars of extended hours are welcome). ``too_few_base_bars``, ``too_many_base_bars``: a bar is
-    made of one base bar at least, of one exactly in a base timeframe, and else of as many as its interval
-    has: a bar of 4 h that holds the change to winter time has 300 minutes.
+    ``off_grid``: no bar of ``timeframe`` opens at that time. ``no_session``: the market is closed on that day (bars of
+    extended hours on a day with a session are not a fault). ``too_few_base_bars``, ``too_many_base_bars``: a bar is
+    made of at least one base bar, of exactly one in a base timeframe, and otherwise of at most as many as its interval
+    holds: a 4h bar that holds the change to winter time has 300 minutes.
     """
     time = pl.col("time")
     if timeframe.is_base:
-        most = pl.lit(1)
+        largest = pl.lit(1)
     elif timeframe is Timeframe.W1:
-        most = pl.lit(_WEEK_DAYS if calendar.is_always_open else _WEEK_SESSIONS)
+        largest = pl.lit(_WEEK_DAYS if calendar.is_always_open else _WEEK_SESSIONS)
     else:
-        most = (bucket_close(time, timeframe, calendar) - time).dt.total_minutes()
-    # A week opens on a Sunday, whatever the market does then.
+        largest = (bucket_close(time, timeframe, calendar) - time).dt.total_minutes()
+    # A week opens on its Sunday, whether or not that is a session.
     is_closed = (
         pl.lit(value=False)
         if calendar.is_always_open or timeframe is Timeframe.W1
@@ -49,7 +49,7 @@ def grid_fault(timeframe: Timeframe, calendar: TradingCalendar, first: date, las
         .then(pl.lit("no_session"))
         .when(pl.col("base_bars") < 1)
         .then(pl.lit("too_few_base_bars"))
-        .when(pl.col("base_bars") > most)
+        .when(pl.col("base_bars") > largest)
         .then(pl.lit("too_many_base_bars"))
         .otherwise(pl.lit(None, pl.String))
     )

@@ -1,4 +1,4 @@
-"""Jobs of the platform by name, and which failed run of one only reports what is missing."""
+"""The names of the jobs, and which failed runs only report what is missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CORPORATE_ACTIONS_JOB: Final = "corporate_actions"
 FRESHNESS_JOB: Final = "freshness"
 RETENTION_JOB: Final = "retention"
 UI_JOB: Final = "__ASSET_JOB"
-"""Dagster's name of the job of assets that a person materializes in the UI."""
+"""Dagster's name for the job that materializes assets from the UI."""
 
 JOBS: Final = (
     BARS_JOB,
@@ -33,14 +33,14 @@ JOBS: Final = (
 )
 
 _CHECK_FAILED: Final = "DagsterAssetCheckFailedError"
-"""Dagster's name of the error of a step whose blocking check failed."""
+"""Dagster's name for the error of a step whose blocking check failed."""
 
 
 def may_leave_gaps(job: str, tags: Mapping[str, str]) -> bool:
-    """Whether a run of ``job`` with ``tags`` fails when it leaves gaps: a repair of the daemon, or a command's scan."""
+    """Whether a run of ``job`` with ``tags`` fails when it leaves gaps: a repair by the daemon, or the scan of a command."""
     return tags.get(PURPOSE_TAG) == Purpose.GAP_REPAIR or (job == GAPS_JOB and COMMAND_TAG in tags)
 
 
 def is_only_a_failed_check(errors: Collection[object]) -> bool:
-    """Whether a run whose failed steps had ``errors``, by class name, did all it could: only checks failed."""
+    """Whether only checks failed in a run whose failed steps had ``errors`` (class names), so that the run did its work."""
     return bool(errors) and all(error == _CHECK_FAILED for error in errors)

@@ -1,7 +1,7 @@
-"""What needs somebody's attention: facts about vendor, store and runs in, concerns out, the worst first.
+"""Monitoring: the concerns that facts about the vendor, the store and the runs raise, the worst first.
 
-A concern is known by its topic and its subject, and lasts for an *episode*: from the first look that finds it to the last
-one, and :data:`QUIET` beyond, so that what comes and goes is told once, not at every return.
+A concern is identified by its topic and its subject, and lasts for an *episode*: from the first reading that finds it to
+the last one, and for :data:`QUIET` after that, so that a concern that comes and goes is reported once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from marketdata_assets.domain.wording import counted, name_first, one_line
+from marketdata_assets.domain.wording import counted, join_first, name_first, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,23 +19,24 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.holes import LostGaps
 
 RECENT: Final = timedelta(minutes=15)
-"""How far back the share of refused requests is looked at."""
+"""The time over which the share of refused requests is taken."""
 RATE_LIMITED_SHARE: Final = 0.05
-"""Of the requests that are recent, refused with 429: above it, something else uses the key or the limit is set too high."""
+"""The largest share of recent requests that may be refused with 429: above it, the key has another user or the limit is
+too high."""
 RATE_LIMITED_LEAST: Final = 3
-"""Refusals that count at all: one on a quiet day is no rate."""
+"""The fewest refusals that raise a concern: one on a quiet day is not a rate."""
 SLOW_QUERY: Final = timedelta(milliseconds=500)
-"""A query that takes longer is slow."""
+"""The time above which a query is slow."""
 DISK_SHARE: Final = 0.8
-"""Of the disk in use."""
+"""The share of the disk in use above which it is a concern."""
 BACKFILL_MEMORY: Final = timedelta(days=1)
-"""How long a failed request for minutes that nobody has repeated is a concern."""
+"""How long a failed request for minutes that was not repeated is a concern."""
 DAEMON_SILENCE: Final = timedelta(minutes=5)
-"""Without a sign of life of Dagster's daemon for longer, no schedule and no sensor runs."""
+"""The time without a heartbeat of Dagster's daemon after which it counts as stopped."""
 HAND_MEMORY: Final = timedelta(days=7)
-"""How long a failed run that somebody started by hand in the UI is a concern: nothing starts it again."""
+"""How long a failed run that was started by hand in the UI is a concern: nothing starts it again."""
 QUIET: Final = timedelta(hours=1)
-"""A concern that was gone for less is the same episode when it returns."""
+"""A concern that returns after a shorter absence belongs to the same episode."""
 
 _NAMED: Final = 5
 _SYMBOLS_NAMED: Final = 20
@@ -43,7 +44,7 @@ _WIDTH: Final = 160
 
 
 class Topic(StrEnum):
-    """What a concern is about, in the order in which it is looked after."""
+    """The topic of a concern, in order of urgency."""
 
     DISK = "disk"
     RATE_LIMIT = "rate_limit"
@@ -55,25 +56,25 @@ class Topic(StrEnum):
     GAPS = "gaps"
 
 
-_ORDER: Final = {topic: place for place, topic in enumerate(Topic)}
+_ORDER: Final = {topic: index for index, topic in enumerate(Topic)}
 
 
 @dataclass(frozen=True, slots=True)
 class VendorUse:
-    """Requests to the vendor for bars, by UTC; lists of corporate actions, a few a day, are not counted.
+    """Requests to the vendor for bars, by UTC day and month; those for corporate actions, a few a day, are not counted.
 
     Attributes:
         per_minute: The plan's limit (POLYGON_REQUESTS_PER_MINUTE).
-        requests_today: Requests since midnight, attempts that were repeated included.
-        refused_today: Those of them that were refused with 429.
-        failed_today: Windows that were asked for and not answered whole today, whatever the reason.
+        requests_today: Requests since midnight UTC, repeated attempts included.
+        refused_today: Requests of today that were refused with 429.
+        failed_today: Windows that were requested today and not answered completely, whatever the reason.
         requests_month: Requests since the first of the month.
-        refused_month: Those of them that were refused with 429.
-        busiest: The minute of today with the most requests; None without one.
-        busiest_requests: How many it had.
+        refused_month: Requests of the month that were refused with 429.
+        busiest: The minute of today with the most requests; None without a request.
+        busiest_requests: The number of requests in that minute.
         requests_recent: Requests in the last 15 minutes.
-        refused_recent: Those of them that were refused with 429.
-        blocked_until: Until when a 429's Retry-After holds every process back; None when none does.
+        refused_recent: Requests of the last 15 minutes that were refused with 429.
+        blocked_until: When the Retry-After of a 429, for which every process waits, ends; None without one.
     """
 
     per_minute: int
@@ -89,20 +90,20 @@ class VendorUse:
     blocked_until: datetime | None = None
 
     def share_of_plan(self, now: datetime) -> float:
-        """Today's requests as a share of what the plan would have let through since midnight UTC, 0 to 1."""
+        """Return today's requests as a share of those that the plan allows from midnight UTC to ``now``, 0 to 1."""
         minutes = max(1.0, now.hour * 60 + now.minute + now.second / 60)
         return self.requests_today / (minutes * self.per_minute)
 
 
 @dataclass(frozen=True, slots=True)
 class TableSize:
-    """How much a table takes, its indexes and partitions included.
+    """The size of a table, its indexes and partitions included.
 
     Attributes:
-        table: Its name.
+        table: The name of the table.
         size: Bytes on disk.
-        rows: How many rows, an estimate but for ``ohlcv``; None when Postgres has none.
-        rows_a_day: Rows about the last seven days, by day; None where nothing tells.
+        rows: The number of rows, exact for ``ohlcv`` and an estimate for others; None without an estimate of Postgres.
+        rows_a_day: New rows per day, the mean of the last seven days; None where it cannot be counted.
     """
 
     table: str
@@ -112,13 +113,13 @@ class TableSize:
 
     @property
     def bytes_a_day(self) -> float | None:
-        """What those rows take, at the table's bytes per row; None where that is not known."""
+        """The bytes that the new rows of a day take, at the mean size of a row; None when that is not known."""
         return self.rows_a_day * self.size / self.rows if self.rows_a_day is not None and self.rows else None
 
 
 @dataclass(frozen=True, slots=True)
 class SlowQuery:
-    """A statement that takes longer than :data:`SLOW_QUERY`; ``calls`` is None for one that is running now."""
+    """A statement that takes longer than :data:`SLOW_QUERY`; ``calls`` is None while it is running."""
 
     text: str
     milliseconds: float
@@ -128,9 +129,9 @@ class SlowQuery:
 
 @dataclass(frozen=True, slots=True)
 class SlowQueries:
-    """The slow ones, the slowest first, and what told of them.
+    """The slow queries, the slowest first, and where Postgres lists them.
 
-    ``source`` is ``pg_stat_statements`` (means over all calls) or ``pg_stat_activity`` (what runs at this moment).
+    ``source`` is ``pg_stat_statements`` (means over all calls) or ``pg_stat_activity`` (queries that run at this moment).
     """
 
     source: str
@@ -147,13 +148,13 @@ class Disk:
 
     @property
     def share(self) -> float:
-        """In use, 0 to 1."""
+        """The share of the disk in use, 0 to 1."""
         return self.used / self.total if self.total else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class FailedFetch:
-    """Minutes of ``symbol`` that were asked for, failed, and were not answered since."""
+    """A request for minutes of ``symbol`` that failed ``at`` a time (UTC) and was not answered since."""
 
     symbol: str
     first: datetime
@@ -164,7 +165,7 @@ class FailedFetch:
 
 @dataclass(frozen=True, slots=True)
 class StaleSeries:
-    """A series that is not fresh (:mod:`~marketdata_assets.domain.freshness`), and why in a sentence."""
+    """A series that is not fresh (:mod:`~marketdata_assets.domain.freshness`), with the reason in a sentence."""
 
     series: str
     reason: str
@@ -173,10 +174,10 @@ class StaleSeries:
 
 @dataclass(frozen=True, slots=True)
 class JobRun:
-    """The latest run of a job. Times are UTC; ``started`` and ``ended`` are None before that.
+    """The latest run of a job. Times are UTC; ``started`` is None before the run starts, ``ended`` before it ends.
 
-    ``by_hand`` is true of the job of whatever somebody materializes in the UI. ``gap_stays`` is true of a repair that did
-    all it could, and which only the check turned red that says what is still missing.
+    ``by_hand`` is true for the job that materializes assets from the UI. ``gap_stays`` is true for a repair that did its
+    work and failed only because a check reports bars that are still missing.
     """
 
     job: str
@@ -191,18 +192,18 @@ class JobRun:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it ended red."""
+        """Whether the run failed."""
         return self.status == "FAILURE"
 
     def is_concern(self, now: datetime) -> bool:
-        """Whether it failed in a way that somebody should look after at ``now``."""
+        """Whether the run failed in a way that needs attention at ``now``."""
         is_forgotten = self.by_hand and now - (self.ended or self.created) > HAND_MEMORY
         return self.has_failed and not self.gap_stays and not is_forgotten
 
 
 @dataclass(frozen=True, slots=True)
 class NextTick:
-    """When a schedule that is on runs next, UTC."""
+    """The next tick of a schedule that is on, UTC."""
 
     schedule: str
     at: datetime
@@ -210,9 +211,9 @@ class NextTick:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """What Dagster's instance knows: the latest run of each job, newest first, and the ticks to come, soonest first.
+    """The runs on Dagster's instance: the latest run of each job, newest first, and the next ticks, soonest first.
 
-    ``daemon_seen`` is the daemon's last sign of life; None when it never ran.
+    ``daemon_seen`` is the last heartbeat of the daemon, UTC; None when it never ran.
     """
 
     latest: tuple[JobRun, ...] = ()
@@ -220,13 +221,13 @@ class Runs:
     daemon_seen: datetime | None = None
 
     def is_daemon_alive(self, now: datetime) -> bool:
-        """Whether the daemon has shown a sign of life lately."""
+        """Whether the daemon had a heartbeat within :data:`DAEMON_SILENCE` before ``now``."""
         return self.daemon_seen is not None and now - self.daemon_seen <= DAEMON_SILENCE
 
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """What is known at one moment; what was not looked at is empty or None."""
+    """The facts at one moment; a fact that was not read is empty or None."""
 
     vendor: VendorUse
     stale: tuple[StaleSeries, ...] = ()
@@ -239,27 +240,27 @@ class Vitals:
 
 @dataclass(frozen=True, slots=True)
 class Concern:
-    """Something to look after. ``text`` says what is wrong with ``subject``, in one line."""
+    """Something that needs attention. ``text`` says what is wrong with ``subject``, in one line."""
 
     topic: Topic
     subject: str
     text: str
     reason: str | None = None
-    """What several subjects can share: a heading then names them together."""
+    """A reason that several subjects can share: a heading then names them together."""
     days: tuple[date, date] | None = None
-    """The first and the last day that it is about."""
+    """The first and the last day that the concern is about."""
 
     @property
     def key(self) -> str:
-        """What it is known by."""
+        """The identity of the concern: its topic and its subject."""
         return f"{self.topic}:{self.subject}"
 
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """The concerns of a topic in a few words: what happened, to which of them, what to do.
+    """The concerns of a topic in a few words: what happened, to which subjects, and what to do.
 
-    ``remedy`` is a command that can be pasted where one helps, else a sentence.
+    ``remedy`` is a command that can be pasted, or a sentence where no command helps.
     """
 
     topic: Topic
@@ -276,52 +277,53 @@ _REMEDIES: Final = {
     Topic.FAILED_RUN: "marketdata up",
     Topic.SLOW_QUERY: "see docs/operating.md",
 }
-"""Of the topics whose remedy does not depend on what was found: others are made by :func:`_remedy`."""
+"""The remedies that do not depend on the concerns; :func:`_choose_remedy` makes the others."""
 
 
 def concerns(vitals: Vitals, now: datetime) -> list[Concern]:
-    """What needs attention at ``now``, in the order of :class:`Topic`."""
+    """Return what needs attention at ``now``, in the order of :class:`Topic`."""
     found = [
-        *_disk(vitals.disk),
-        *_rate(vitals.vendor),
-        *_runs(vitals.runs, now),
-        *_backfills(vitals.failed_fetches, now),
-        *(_stale(one, now.date()) for one in vitals.stale),
-        *_slow(vitals.slow),
-        *_gaps(vitals.gaps),
+        *_disk_concerns(vitals.disk),
+        *_rate_concerns(vitals.vendor),
+        *_run_concerns(vitals.runs, now),
+        *_fetch_concerns(vitals.failed_fetches, now),
+        *(_stale_concern(series, now.date()) for series in vitals.stale),
+        *_query_concerns(vitals.slow),
+        *_gap_concerns(vitals.gaps),
     ]
-    return sorted(found, key=lambda one: _ORDER[one.topic])
+    return sorted(found, key=lambda concern: _ORDER[concern.topic])
 
 
 def headings(found: Iterable[Concern]) -> list[Heading]:
-    """One heading a topic of ``found``, in the order in which the topics come; it names five subjects at most."""
+    """Return a heading for each topic of ``found``, in order of appearance; each names up to five subjects."""
     by_topic: dict[Topic, list[Concern]] = {}
-    for one in found:
-        by_topic.setdefault(one.topic, []).append(one)
-    return [_heading(topic, of_topic) for topic, of_topic in by_topic.items()]
+    for concern in found:
+        by_topic.setdefault(concern.topic, []).append(concern)
+    return [_write_heading(topic, members) for topic, members in by_topic.items()]
 
 
 def episodes(
     known: Mapping[str, datetime | None], found: Sequence[Concern], now: datetime
 ) -> tuple[list[Concern], dict[str, datetime | None]]:
-    """Those of ``found`` whose episode begins, and every episode that lasts: since when its concern is gone, or None.
+    """Return those of ``found`` whose episode begins, and the episodes that last.
 
-    ``known`` is the second of the two as the look before returned it: what is in it is told already. A concern that has
-    been gone for :data:`QUIET` begins anew when it returns; a time in which nobody looked ends nothing.
+    An episode is a concern's key with the time since which the concern is absent (UTC), or None while it is present.
+    ``known`` holds the episodes that the previous call returned: these were reported. A concern that returns after it was
+    absent for :data:`QUIET` begins a new episode; a time without a call ends none.
     """
     lasting = {key: gone for key, gone in known.items() if gone is None or now - gone < QUIET}
-    new = [one for one in found if one.key not in lasting]
+    new = [concern for concern in found if concern.key not in lasting]
     absent = {key: gone or now for key, gone in lasting.items()}
-    return new, {**absent, **dict.fromkeys(one.key for one in found)}
+    return new, {**absent, **dict.fromkeys(concern.key for concern in found)}
 
 
-def _disk(disk: Disk | None) -> Iterable[Concern]:
+def _disk_concerns(disk: Disk | None) -> Iterable[Concern]:
     if disk is not None and disk.share > DISK_SHARE:
         free = (disk.total - disk.used) / 1e9
         yield Concern(Topic.DISK, disk.path, f"{disk.path}: {disk.share:.0%} in use, {free:,.1f} GB free")
 
 
-def _rate(vendor: VendorUse) -> Iterable[Concern]:
+def _rate_concerns(vendor: VendorUse) -> Iterable[Concern]:
     refused = vendor.refused_recent
     if refused >= RATE_LIMITED_LEAST and refused > RATE_LIMITED_SHARE * vendor.requests_recent:
         minutes = RECENT // timedelta(minutes=1)
@@ -329,7 +331,7 @@ def _rate(vendor: VendorUse) -> Iterable[Concern]:
         yield Concern(Topic.RATE_LIMIT, "vendor", text)
 
 
-def _runs(runs: Runs | None, now: datetime) -> Iterable[Concern]:
+def _run_concerns(runs: Runs | None, now: datetime) -> Iterable[Concern]:
     if runs is None:
         return
     if not runs.is_daemon_alive(now):
@@ -346,87 +348,86 @@ def _runs(runs: Runs | None, now: datetime) -> Iterable[Concern]:
             yield Concern(Topic.FAILED_RUN, run.job, text)
 
 
-def _backfills(failed: Iterable[FailedFetch], now: datetime) -> Iterable[Concern]:
-    for one in failed:
-        if now - one.at <= BACKFILL_MEMORY:
-            text = f"{one.symbol}:1m from {one.first:%Y-%m-%d} until {one.end:%Y-%m-%d}: {one.error}"
-            days = (one.first.date(), min(one.end.date(), now.date()))
-            yield Concern(Topic.MINUTE_BACKFILL, one.symbol, text, days=days)
+def _fetch_concerns(failed: Iterable[FailedFetch], now: datetime) -> Iterable[Concern]:
+    for fetch in failed:
+        if now - fetch.at <= BACKFILL_MEMORY:
+            text = f"{fetch.symbol}:1m from {fetch.first:%Y-%m-%d} until {fetch.end:%Y-%m-%d}: {fetch.error}"
+            days = (fetch.first.date(), min(fetch.end.date(), now.date()))
+            yield Concern(Topic.MINUTE_BACKFILL, fetch.symbol, text, days=days)
 
 
-def _slow(slow: SlowQueries) -> Iterable[Concern]:
-    for one in slow.queries:
-        calls = "running" if one.calls is None else f"mean of {one.calls:,} calls"
-        text = f"{one.milliseconds:,.0f} ms ({calls}): {one.text}"
-        yield Concern(Topic.SLOW_QUERY, one.text, text)
+def _query_concerns(slow: SlowQueries) -> Iterable[Concern]:
+    for query in slow.queries:
+        calls = "running" if query.calls is None else f"mean of {query.calls:,} calls"
+        text = f"{query.milliseconds:,.0f} ms ({calls}): {query.text}"
+        yield Concern(Topic.SLOW_QUERY, query.text, text)
 
 
-def _gaps(gaps: LostGaps | None) -> Iterable[Concern]:
+def _gap_concerns(gaps: LostGaps | None) -> Iterable[Concern]:
     if gaps is not None and gaps.gaps:
-        span = f"from {gaps.first} to {gaps.last}"
+        between = f"from {gaps.first} to {gaps.last}"
         bars = f"{counted(gaps.bars, 'bar')} {'is' if gaps.bars == 1 else 'are'}"
-        text = f"{bars} missing without an explanation, {span}"
+        text = f"{bars} missing without an explanation, {between}"
         yield Concern(Topic.GAPS, "gaps", text, days=(gaps.first, gaps.last))
 
 
-def _heading(topic: Topic, found: Sequence[Concern]) -> Heading:
+def _write_heading(topic: Topic, found: Sequence[Concern]) -> Heading:
     count = len(found)
-    what = {
+    title = {
         Topic.DISK: "the disk is filling up",
         Topic.RATE_LIMIT: "the vendor refuses requests",
         Topic.DAEMON: "nothing runs by itself",
         Topic.FAILED_RUN: f"the latest run of {counted(count, 'job')} failed (the UI shows why)",
-        Topic.MINUTE_BACKFILL: f"minutes of {counted(count, 'symbol')} did not come",
+        Topic.MINUTE_BACKFILL: f"minutes of {counted(count, 'symbol')} did not arrive",
         Topic.STALE: f"{counted(count, 'series')} not fresh",
         Topic.SLOW_QUERY: f"{counted(count, 'slow query', 'slow queries')}",
         Topic.GAPS: "history has holes",
     }[topic]
-    lines = _lines(found)
-    named = "; ".join(_cut(line) for line, _ in lines[:_NAMED])
+    lines = _write_lines(found)
     left = sum(subjects for _, subjects in lines[_NAMED:])
-    more = f"; and {left:,} more" if left else ""
-    return Heading(topic, what, named + more, _remedy(topic, found), count)
+    text = join_first([_shorten(line) for line, _ in lines], _NAMED, total=_NAMED + left)
+    return Heading(topic, title, text, _choose_remedy(topic, found), count)
 
 
-def _lines(found: Sequence[Concern]) -> list[tuple[str, int]]:
-    """``found`` in sentences, each with the number of its subjects: those that share a reason are one sentence."""
+def _write_lines(found: Sequence[Concern]) -> list[tuple[str, int]]:
+    """Put ``found`` in sentences, each with the number of its subjects: concerns that share a reason are one sentence."""
     groups: dict[str, list[Concern]] = {}
-    for one in found:
-        groups.setdefault(one.reason or one.text, []).append(one)
+    for concern in found:
+        groups.setdefault(concern.reason or concern.text, []).append(concern)
     lines = []
     for reason, members in groups.items():
         if len(members) == 1:
             lines.append((members[0].text, 1))
             continue
-        names = name_first([one.subject for one in members], _NAMED)
+        names = name_first([member.subject for member in members], _NAMED)
         lines.append((f"{names}: {reason}", len(members)))
     return lines
 
 
-def _remedy(topic: Topic, found: Sequence[Concern]) -> str:
-    """What to do about ``found``: a command over the symbols and days that they are about."""
+def _choose_remedy(topic: Topic, found: Sequence[Concern]) -> str:
+    """Return what to do about ``found``: a command over the symbols and days that the concerns are about."""
     if topic in _REMEDIES:
         return _REMEDIES[topic]
-    days = [one.days for one in found if one.days is not None]
+    days = [concern.days for concern in found if concern.days is not None]
     first, last = min(first for first, _ in days), max(last for _, last in days)
     over = f"--start {first} --end {last}"
     if topic is Topic.GAPS:
         return f"marketdata gaps --repair {over}"
-    symbols = list(dict.fromkeys(one.subject.split(":")[0] for one in found))
+    symbols = list(dict.fromkeys(concern.subject.split(":")[0] for concern in found))
     named = f"--symbols {','.join(symbols)} " if len(symbols) <= _SYMBOLS_NAMED else ""
     minutes = "--timeframes 1m " if topic is Topic.MINUTE_BACKFILL else ""
     return f"marketdata backfill {named}{minutes}{over}"
 
 
-def _stale(stale: StaleSeries, today: date) -> Concern:
+def _stale_concern(stale: StaleSeries, today: date) -> Concern:
     is_weekly = stale.series.endswith(":1w")
     missed = stale.late or 1
-    # Sessions as calendar days, with a long weekend to spare.
+    # Missed sessions in calendar days, and a long weekend more.
     back = timedelta(days=7 * (missed + 1) if is_weekly else missed * 3 // 2 + 7)
     text = f"{stale.series}: {stale.reason}"
     return Concern(Topic.STALE, stale.series, text, reason=stale.reason, days=(today - back, today))
 
 
-def _cut(text: str) -> str:
+def _shorten(text: str) -> str:
     line = one_line(text)
     return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"

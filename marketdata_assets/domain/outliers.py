@@ -1,9 +1,9 @@
-"""Outliers: bars that obey every rule and still look wrong. They are flagged, never rejected.
+"""Outliers: bars that obey every rule and still look wrong. They are flagged, never quarantined.
 
-A jump is judged against the habits of its own series, so that a calm index and a wild coin have one rule. The
-volume of a bar shorter than a day follows the clock (open, lunch, close, night), and a thin one is mostly
-noise: against the median of its neighbours half a session would be flagged. Volume is judged in day and week
-bars alone, where a tenth of the usual means lost trades and ten times means news, or a doubled print.
+A jump is judged against the habits of its own series, so that one rule fits a calm index and a volatile coin. The
+volume of a bar shorter than a day follows the clock (open, lunch, close, night), and of a thin bar it is mostly
+noise: compared with the median of its neighbours, half a session would be flagged. So volume is judged in day
+and week bars alone, where a tenth of the usual volume means lost trades and ten times means news, or a doubled print.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ import polars as pl
 from marketdata_assets.domain.timeframe import Timeframe
 
 MAX_RANGE: Final = 5.0
-"""Largest (high - low) / low of a bar: 500 %."""
+"""The largest (high - low) / low of a bar: 500 %."""
 VOLUME_HIGH, VOLUME_LOW = 10.0, 0.1
-"""Volume as multiples of the median of the trailing bars."""
+"""The limits of volume, as multiples of the median of the trailing bars."""
 VOLUME_WINDOW: Final = {Timeframe.D1: 20, Timeframe.W1: 13}
-"""Trailing bars of the volume's median: a month of sessions, a quarter of weeks. Only these are judged."""
+"""The number of trailing bars for the median of volume: a month of sessions, a quarter of weeks. Volume of other
+timeframes is not judged."""
 JUMP_WINDOW: Final = 60
-"""Trailing close-to-close moves that tell how far a series is used to move, in bars."""
+"""The number of trailing close-to-close moves whose median is the habit of a series."""
 JUMP_MULTIPLE: Final = 10.0
-"""A jump exceeds the median absolute move this many times over."""
+"""A jump exceeds the median absolute move by this factor."""
 MIN_JUMP: Final = {
     Timeframe.M1: 0.05,
     Timeframe.M5: 0.06,
@@ -36,40 +37,42 @@ MIN_JUMP: Final = {
     Timeframe.D1: 0.25,
     Timeframe.W1: 0.40,
 }
-"""The smallest move that is called a jump (0.05: 5 %, as a logarithm): moves below happen every earnings season."""
+"""The smallest move that is a jump (0.05: 5 %, as a logarithm): smaller moves happen every earnings season."""
 NEIGHBOUR: Final = timedelta(days=14)
-"""A close-to-close move over a longer time says nothing about either bar: history has a hole there."""
+"""The longest time between two bars whose move is judged: over a hole in the history, a move shows nothing."""
 LOOKBACK: Final = JUMP_WINDOW + 1
-"""Bars before the first judged one that judging needs."""
+"""The number of bars that judging needs before the first judged bar."""
 _ENOUGH: Final = 10
-"""Trailing bars without which there is no habit to judge by."""
+"""The fewest trailing bars that make a habit."""
 _SPLIT_RATIOS: Final = (1.5, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100)
 _SPLIT_TOLERANCE: Final = 0.03
-"""How far the first price after a split may lie from the split's ratio: the market moved over night, too."""
+"""How far the first price after a split may lie from the ratio of the split, since the market moves overnight too."""
 
 
 class Outlier(StrEnum):
-    """Why a bar is flagged."""
+    """The reason why a bar is flagged."""
 
     RANGE = "range"
     VOLUME_HIGH = "volume_high"
     VOLUME_LOW = "volume_low"
     JUMP = "jump"
     SPLIT_LIKE = "split_like"
-    """A jump by a ratio at which shares are split, in prices that a listed split would have adjusted. Not a warning."""
+    """A jump by a ratio at which shares are split, in prices that are adjusted for listed splits. It is not a warning."""
 
 
 def flag_outliers(bars: pl.DataFrame, timeframe: Timeframe, *, may_split: pl.Expr) -> pl.DataFrame:
-    """The flagged rows of ``bars``, with ``outlier``, ``size`` and ``score``; a bar may be flagged twice.
+    """Select the flagged rows of ``bars``, with ``outlier``, ``size`` and ``score``; a bar may be flagged twice.
 
     Args:
         bars: ``symbol, time, open, high, low, close, volume`` of one timeframe, sorted by symbol and time, with
             :data:`LOOKBACK` bars before the first that is to be judged. Null volume is not judged.
-        timeframe: Theirs.
-        may_split: Whether the symbol is one whose shares can be split.
+        timeframe: The timeframe of the bars.
+        may_split: Whether the symbol of each bar can be split.
 
-    ``size`` is in the rule's own unit: range and moves as a share of the price (0.3: 30 %), volume as a
-    multiple of its median. ``score`` is how many times over the threshold it is, to sort by.
+    Returns:
+        ``symbol, time, outlier`` (an :class:`Outlier`), ``size``, ``score``. The unit of ``size`` depends on the rule:
+        ranges and moves are shares of the price (0.3: 30 %), volumes are multiples of their median. ``score`` is the
+        size as a multiple of the threshold, to sort by.
     """
     is_neighbour = pl.col("time") - pl.col("time").shift().over("symbol") <= NEIGHBOUR
     previous = pl.when(is_neighbour).then(pl.col("close").shift().over("symbol"))
@@ -84,17 +87,19 @@ def flag_outliers(bars: pl.DataFrame, timeframe: Timeframe, *, may_split: pl.Exp
             & pl.any_horizontal(_near_split_ratio(pl.col(name) / previous) for name in begins),
         )
         .with_columns(_habit=_trailing_median(pl.col("_move").abs(), JUMP_WINDOW))
-        .with_columns(_most=pl.max_horizontal(JUMP_MULTIPLE * pl.col("_habit"), MIN_JUMP[timeframe]))
+        .with_columns(_limit=pl.max_horizontal(JUMP_MULTIPLE * pl.col("_habit"), MIN_JUMP[timeframe]))
         .with_columns(
-            _jumps=pl.col("_habit").is_not_null() & (pl.col("_move").abs() > pl.col("_most")),
+            _jumps=pl.col("_habit").is_not_null() & (pl.col("_move").abs() > pl.col("_limit")),
         )
     )
     change = pl.col("_move").exp() - 1
-    over = pl.col("_move").abs() / pl.col("_most")
+    over = pl.col("_move").abs() / pl.col("_limit")
     found = [
-        _flagged(measured, Outlier.RANGE, pl.col("_range") > MAX_RANGE, pl.col("_range"), MAX_RANGE),
-        _flagged(measured, Outlier.JUMP, pl.col("_jumps") & ~pl.col("_is_split"), change, score=over),
-        _flagged(measured, Outlier.SPLIT_LIKE, pl.col("_jumps") & pl.col("_is_split"), change, score=over),
+        _select_flagged(measured, Outlier.RANGE, pl.col("_range") > MAX_RANGE, pl.col("_range"), MAX_RANGE),
+        _select_flagged(measured, Outlier.JUMP, pl.col("_jumps") & ~pl.col("_is_split"), change, score=over),
+        _select_flagged(
+            measured, Outlier.SPLIT_LIKE, pl.col("_jumps") & pl.col("_is_split"), change, score=over
+        ),
     ]
     if timeframe in VOLUME_WINDOW:
         traded = pl.when(pl.col("volume") > 0).then(pl.col("volume"))
@@ -103,13 +108,13 @@ def flag_outliers(bars: pl.DataFrame, timeframe: Timeframe, *, may_split: pl.Exp
         )
         times = pl.col("_times")
         found += [
-            _flagged(measured, Outlier.VOLUME_HIGH, times > VOLUME_HIGH, times, VOLUME_HIGH),
-            _flagged(
+            _select_flagged(measured, Outlier.VOLUME_HIGH, times > VOLUME_HIGH, times, VOLUME_HIGH),
+            _select_flagged(
                 measured,
                 Outlier.VOLUME_LOW,
                 times < VOLUME_LOW,
                 times,
-                # nothing traded at all is as far off as can be told
+                # The score of a volume of 0 is finite.
                 score=(VOLUME_LOW / times.clip(lower_bound=VOLUME_LOW / 1000)),
             ),
         ]
@@ -117,16 +122,16 @@ def flag_outliers(bars: pl.DataFrame, timeframe: Timeframe, *, may_split: pl.Exp
 
 
 def _trailing_median(values: pl.Expr, bars: int) -> pl.Expr:
-    """The median of the ``bars`` values before each; null where there are too few."""
+    """Return the median of the ``bars`` values before each value; null where there are too few."""
     return values.shift().rolling_median(bars, min_samples=_ENOUGH).over("symbol")
 
 
 def _near_split_ratio(ratio: pl.Expr) -> pl.Expr:
     fold = pl.max_horizontal(ratio, 1 / ratio)
-    return pl.any_horizontal((fold / one - 1).abs() <= _SPLIT_TOLERANCE for one in _SPLIT_RATIOS)
+    return pl.any_horizontal((fold / split - 1).abs() <= _SPLIT_TOLERANCE for split in _SPLIT_RATIOS)
 
 
-def _flagged(
+def _select_flagged(
     measured: pl.DataFrame,
     kind: Outlier,
     broken: pl.Expr,

@@ -1,4 +1,4 @@
-"""Partitions: day x series. One key per local date and per active (symbol, timeframe) pair.
+"""Partitions: day x series, with one key per local date and active (symbol, timeframe) pair.
 
 The dimension ``day`` sorts before ``series``; that order is part of every key (``2024-01-02|AAPL:1m``).
 """
@@ -22,22 +22,22 @@ PARTITION: Final = "dagster/partition"
 
 RANGE_START: Final = "dagster/asset_partition_range_start"
 RANGE_END: Final = "dagster/asset_partition_range_end"
-"""The tags that make a run take every partition between two keys, in both dimensions."""
+"""The tags for a run of every partition between two keys, in both dimensions."""
 
 
 def key_of(day: date, series: Series) -> str:
-    """The key of one partition."""
+    """Return the key of one partition."""
     return f"{day.isoformat()}|{series.key}"
 
 
 def parse_key(key: str) -> tuple[date, Series]:
-    """Day and series of a partition key."""
+    """Return the local day and the series of a partition key."""
     day, _, series = key.partition("|")
     return date.fromisoformat(day), Series.parse(series)
 
 
 def days_by_series(keys: Iterable[str]) -> dict[Series, list[date]]:
-    """The days of each series that partition ``keys`` name."""
+    """Return the days of each series that the partition ``keys`` name."""
     days: dict[Series, list[date]] = {}
     for key in keys:
         day, series = parse_key(key)
@@ -46,9 +46,9 @@ def days_by_series(keys: Iterable[str]) -> dict[Series, list[date]]:
 
 
 def islands(ordered: Sequence[str], wanted: Collection[str]) -> list[tuple[str, str]]:
-    """``wanted`` series keys as the fewest ranges of ``ordered``, Dagster's own order of the dimension.
+    """Return the ``wanted`` series keys as the fewest ranges of ``ordered``, Dagster's own order of the dimension.
 
-    A run takes a contiguous range of a dimension; each island is one run.
+    Each range, a pair of its first and last key, is one run: a run takes a contiguous range of a dimension.
     """
     ranges: list[tuple[str, str]] = []
     inside = False
@@ -61,9 +61,9 @@ def islands(ordered: Sequence[str], wanted: Collection[str]) -> list[tuple[str, 
 
 @dataclass(frozen=True, slots=True)
 class Rectangle:
-    """Every one of ``series`` on every day from ``first`` to ``last``, both inclusive: the partitions of one run.
+    """The partitions of one run: each of ``series`` on every day from ``first`` to ``last``, both inclusive.
 
-    A run of several partitions takes the series that lie between two others in Dagster's order.
+    A run of several partitions takes every series between its first and its last in Dagster's order.
     """
 
     first: date
@@ -72,13 +72,13 @@ class Rectangle:
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str], ordered: Sequence[str]) -> Rectangle | None:
-        """The partitions that a run with ``tags`` is about, or None when it names none.
+        """Return the partitions that the ``tags`` of a run name, or None when they name none.
 
-        ``ordered`` are the series keys in Dagster's own order. The tags alone tell an unpartitioned step of a
-        partitioned run which partitions it is about.
+        ``ordered`` are the series keys in Dagster's own order. An unpartitioned step of a
+        partitioned run learns the partitions of the run from the tags alone.
 
         Raises:
-            ConfigurationError: A series at an end of the run's range is not a partition any more.
+            ConfigurationError: The first or the last series of the range is no longer a partition.
         """
         if PARTITION in tags:
             day, series = parse_key(tags[PARTITION])
@@ -87,16 +87,14 @@ class Rectangle:
             return None
         (first, begin), (last, end) = parse_key(tags[RANGE_START]), parse_key(tags[RANGE_END])
         if gone := {begin.key, end.key}.difference(ordered):
-            message = (
-                f"{min(gone)} was untracked while the run was under way: add it with `marketdata symbols add`"
-            )
+            message = f"{min(gone)} was untracked during the run: add it with `marketdata symbols add`"
             raise ConfigurationError(message)
-        chosen = ordered[ordered.index(begin.key) : ordered.index(end.key) + 1]
-        return cls(first, last, tuple(map(Series.parse, chosen)))
+        keys = ordered[ordered.index(begin.key) : ordered.index(end.key) + 1]
+        return cls(first, last, tuple(map(Series.parse, keys)))
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags that make a run of a job take these partitions."""
+        """The tags for a run of these partitions."""
         return {
             RANGE_START: key_of(self.first, self.series[0]),
             RANGE_END: key_of(self.last, self.series[-1]),
@@ -104,7 +102,7 @@ class Rectangle:
 
     @property
     def days(self) -> list[date]:
-        """The days in order."""
+        """The days of the rectangle, in order."""
         return [self.first + timedelta(days=offset) for offset in range((self.last - self.first).days + 1)]
 
     @property

@@ -1,4 +1,4 @@
-"""Range runs: a rectangle of days x series as the fewest runs of a job."""
+"""Range runs: days x series, divided into as few runs of a job as possible."""
 
 from __future__ import annotations
 
@@ -15,32 +15,40 @@ if TYPE_CHECKING:
 
 
 MAX_PARTITIONS: Final = 10_000
-"""Partitions of one run: bounds the events and the memory of a run. A single series may exceed it."""
+"""The largest number of partitions in one run, which bounds its events and memory. A single symbol may exceed it."""
 
 SPARE_PARTITIONS: Final = 1_000
-"""Partitions that a run may hold for nothing: recording them costs less than another run."""
+"""How many partitions a run may hold without need: recording them costs less than another run."""
 
 
-def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, last: date) -> list[Rectangle]:
-    """The runs for ``wanted`` series over the days ``first`` to ``last``, both inclusive.
+def range_runs(
+    ordered: Sequence[str],
+    wanted: Sequence[Series],
+    first: date,
+    last: date,
+    *,
+    max_partitions: int = MAX_PARTITIONS,
+) -> list[Rectangle]:
+    """Return the runs for ``wanted`` series over the days ``first`` to ``last``, both inclusive.
 
-    Timeframes of one symbol stay in one run, with the tracked ones in between: they share their requests. A
-    run takes all the days, so that a page of the vendor is as full as it can be.
+    Timeframes of one symbol stay in one run, with the tracked timeframes in between: they share their requests. A
+    run takes all the days, so that each page of the vendor is as full as possible. Only a single symbol may exceed
+    ``max_partitions`` in one run.
 
     Raises:
-        ConfigurationError: A wanted series is no partition: it was taken out of ``tracked_symbols``.
+        ConfigurationError: A wanted series is not a partition: it is no longer in ``tracked_symbols``.
     """
-    if absent := {one.key for one in wanted}.difference(ordered):
-        message = f"{min(absent)} is not tracked any more: add it with `marketdata symbols add`"
+    if absent := {series.key for series in wanted}.difference(ordered):
+        message = f"{min(absent)} is no longer tracked: add it with `marketdata symbols add`"
         raise ConfigurationError(message)
     days = (last - first).days + 1
     runs: list[Rectangle] = []
-    place = {key: position for position, key in enumerate(ordered)}
-    for begin, end in islands(ordered, _without_holes(ordered, wanted)):
-        members = [Series.parse(key) for key in ordered[place[begin] : place[end] + 1]]
+    index = {key: position for position, key in enumerate(ordered)}
+    for begin, end in islands(ordered, _fill_symbols(ordered, wanted)):
+        members = [Series.parse(key) for key in ordered[index[begin] : index[end] + 1]]
         chunk: list[Series] = []
-        for symbol_members in _by_symbol(members):
-            if chunk and (len(chunk) + len(symbol_members)) * days > MAX_PARTITIONS:
+        for symbol_members in _group_by_symbol(members):
+            if chunk and (len(chunk) + len(symbol_members)) * days > max_partitions:
                 runs.append(Rectangle(first, last, tuple(chunk)))
                 chunk = []
             chunk += symbol_members
@@ -49,40 +57,40 @@ def range_runs(ordered: Sequence[str], wanted: Sequence[Series], first: date, la
 
 
 def covering_runs(
-    ordered: Sequence[str], stretches: Iterable[tuple[Series, date, date]], *, bridge: bool = False
+    ordered: Sequence[str], ranges: Iterable[tuple[Series, date, date]], *, bridge: bool = False
 ) -> list[Rectangle]:
-    """The runs that hold every one of ``stretches``: a series, its first and its last day, both inclusive.
+    """Return the runs that hold each of ``ranges``: a series with its first and its last day, both inclusive.
 
-    A run is a rectangle: stretches over much the same days share one. With ``bridge`` it also takes the series
-    that lie between, when they are few: for runs that do nothing with a series that needs nothing.
+    A run is a rectangle: ranges over much the same days share a run. With ``bridge`` the run also takes the series
+    that lie between them, when these are few: for runs that skip a series that needs nothing.
 
     Raises:
-        ConfigurationError: A series is no partition any more.
+        ConfigurationError: A series is no longer a partition.
     """
     groups: list[_Group] = []
-    for one, first, last in sorted(stretches, key=lambda item: (item[1], item[2], item[0].key)):
-        alone = _Group(first, last, {one: None}, (last - first).days + 1)
-        both = groups[-1].joined(alone) if groups else alone
+    for series, first, last in sorted(ranges, key=lambda item: (item[1], item[2], item[0].key)):
+        alone = _Group(first, last, {series: None}, (last - first).days + 1)
+        both = groups[-1].merge(alone) if groups else alone
         if groups and both.spare <= SPARE_PARTITIONS:
             groups[-1] = both
         else:
             groups.append(alone)
     if bridge:
-        groups = [group.bridged(ordered) for group in groups]
+        groups = [group.bridge(ordered) for group in groups]
     return [
         run for group in groups for run in range_runs(ordered, list(group.series), group.first, group.last)
     ]
 
 
 def feature_runs(ordered: Sequence[str], days: Mapping[Series, tuple[date, date]]) -> list[Rectangle]:
-    """The runs that compute each series over its ``days``, first and last, both inclusive.
+    """Return the runs that compute each series over its ``days``, first and last, both inclusive.
 
-    A run is a rectangle: series that are out of date over much the same days share one.
+    A run is a rectangle: series that are stale over much the same days share a run.
 
     Raises:
-        ConfigurationError: A series is no partition any more.
+        ConfigurationError: A series is no longer a partition.
     """
-    return covering_runs(ordered, ((one, *span) for one, span in days.items()))
+    return covering_runs(ordered, ((series, *edges) for series, edges in days.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +99,13 @@ class _Group:
     last: date
     series: Mapping[Series, None]
     wanted: int
-    """How many of its partitions are wanted."""
+    """How many partitions of the group are wanted."""
 
     @property
     def spare(self) -> int:
         return ((self.last - self.first).days + 1) * len(self.series) - self.wanted
 
-    def joined(self, other: _Group) -> _Group:
+    def merge(self, other: _Group) -> _Group:
         return _Group(
             min(self.first, other.first),
             max(self.last, other.last),
@@ -105,37 +113,37 @@ class _Group:
             self.wanted + other.wanted,
         )
 
-    def bridged(self, ordered: Sequence[str]) -> _Group:
-        """With every series between its first and its last, unless these are too many."""
-        places = [place for place, key in enumerate(ordered) if Series.parse(key) in self.series]
-        between = map(Series.parse, ordered[places[0] : places[-1] + 1]) if places else ()
+    def bridge(self, ordered: Sequence[str]) -> _Group:
+        """Return the group with every series between its first and its last, unless these are too many."""
+        indices = [index for index, key in enumerate(ordered) if Series.parse(key) in self.series]
+        between = map(Series.parse, ordered[indices[0] : indices[-1] + 1]) if indices else ()
         wider = replace(self, series={**self.series, **dict.fromkeys(between)})
         return wider if wider.spare <= SPARE_PARTITIONS else self
 
 
-def _without_holes(ordered: Sequence[str], wanted: Sequence[Series]) -> set[str]:
-    """Keys of ``wanted`` and of what lies between the series of one symbol: its bases are asked for anyway."""
-    chosen = {one.key for one in wanted}
+def _fill_symbols(ordered: Sequence[str], wanted: Sequence[Series]) -> set[str]:
+    """Return the keys of ``wanted`` and of what lies between the series of one symbol: its bases are fetched anyway."""
+    chosen = {series.key for series in wanted}
     filled: set[str] = set()
-    for group in _by_symbol([Series.parse(key) for key in ordered]):
-        places = [place for place, one in enumerate(group) if one.key in chosen]
-        if places:
-            filled |= {one.key for one in group[places[0] : places[-1] + 1]}
+    for group in _group_by_symbol([Series.parse(key) for key in ordered]):
+        indices = [index for index, series in enumerate(group) if series.key in chosen]
+        if indices:
+            filled |= {series.key for series in group[indices[0] : indices[-1] + 1]}
     return filled
 
 
-def _by_symbol(series: Sequence[Series]) -> Iterator[list[Series]]:
+def _group_by_symbol(series: Sequence[Series]) -> Iterator[list[Series]]:
     group: list[Series] = []
-    for one in series:
-        if group and group[-1].symbol != one.symbol:
+    for member in series:
+        if group and group[-1].symbol != member.symbol:
             yield group
             group = []
-        group.append(one)
+        group.append(member)
     yield group
 
 
 def day_window(days: int | None, start: date | None, end: date | None, *, now: datetime) -> tuple[date, date]:
-    """First and last day of a backfill, both inclusive: the last ``days`` days, or ``start`` to ``end``."""
+    """Return the first and the last day of a backfill, both inclusive: the last ``days`` days, or ``start`` to ``end``."""
     last = end or now.astimezone(UTC).date()
     if start is not None:
         return start, last

@@ -1,4 +1,4 @@
-"""Roll up: longer bars made from base bars, deterministically and without the vendor's anchor quirks."""
+"""Rolling up: longer bars made from base bars, deterministically and without the vendor's anchor quirks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def roll_up(base: pl.DataFrame, timeframe: Timeframe, calendar: TradingCalendar) -> pl.DataFrame:
-    """Bars of ``timeframe`` made from ``base`` (:data:`BAR_SCHEMA`, sorted by time within a symbol).
+    """Roll up bars of ``timeframe`` from ``base`` (:data:`BAR_SCHEMA`, sorted by time within a symbol).
 
     Open, high, low and close are the first, highest, lowest and last; volume and transactions add up; vwap is
-    the volume-weighted mean of the base vwaps. What every base bar lacks stays null (an index has no volume).
-    A bucket without a base bar has no bar. ``base_bars`` counts what each bar is made of. All bars of ``base``
-    take part: extended hours included.
+    the volume-weighted mean of the base vwaps. A value that every base bar lacks is null (an index has no volume).
+    A bucket without a base bar has no bar. ``base_bars`` counts the base bars of each bar. All bars of ``base``
+    take part, those of extended hours included.
     """
     if timeframe.is_base:
         return base
@@ -34,7 +34,7 @@ def roll_up(base: pl.DataFrame, timeframe: Timeframe, calendar: TradingCalendar)
             pl.col("low").min(),
             pl.col("close").last(),
             _sum_or_null("volume"),
-            # A bucket whose bars all have a volume of zero has no weights: its vwap is unknown, not NaN.
+            # Where all volumes are zero there are no weights: the vwap is unknown, not NaN.
             vwap=pl.when(weight.sum() > 0).then(weighted),
             transactions=_sum_or_null("transactions"),
             base_bars=pl.col("base_bars").sum().cast(pl.Int32),

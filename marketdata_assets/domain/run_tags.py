@@ -1,4 +1,4 @@
-"""Tags of runs: what a run is for, and which command executes it."""
+"""The tags of runs: the purpose of a run, and the command that executes it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from enum import StrEnum
 from typing import Final
 
 PURPOSE_TAG: Final = "marketdata/purpose"
-"""On every run that a schedule or a sensor asks for: a :class:`Purpose`; on a command's: what was typed."""
+"""The tag of every run that a schedule or a sensor requests, with a :class:`Purpose`, and of a command's run, with what was
+typed."""
 
 COMMAND_TAG: Final = "marketdata/command"
-"""On every run of a command; its value is the command's id."""
+"""The tag of every run of a command; the value is the command's id."""
 
 UNFINISHED: Final = ("NOT_STARTED", "STARTING", "STARTED", "CANCELING")
-"""What a run in the process of a command can be left as; it is never queued."""
+"""The states in which a killed command can leave its run, which is never queued."""
 
 _PRIORITY_TAG: Final = "dagster/priority"
 
 
 class Purpose(StrEnum):
-    """What a run of the daemon is for."""
+    """The purpose of a run of the daemon."""
 
     DAILY_BARS = "daily_bars"
     DAILY_FEATURES = "daily_features"
@@ -32,9 +33,9 @@ class Purpose(StrEnum):
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags of its runs. In the queue, what brings new bars goes before old history."""
-        patient = {_PRIORITY_TAG: "-1"} if self in _PATIENT else {}
-        return {PURPOSE_TAG: self.value, **patient}
+        """The tags of the runs with this purpose. In the queue, runs for new bars go before runs for old history."""
+        priority = {_PRIORITY_TAG: "-1"} if self in _PATIENT else {}
+        return {PURPOSE_TAG: self.value, **priority}
 
 
 _PATIENT: Final = (Purpose.INITIAL_BACKFILL, Purpose.GAP_REPAIR)

@@ -1,16 +1,17 @@
-"""What a scan for gaps covers: its windows, the evidence around them, and which series have to be scanned again."""
+"""Scans for gaps: the windows that a scan covers, the evidence around them, and which days were scanned before."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from marketdata_assets.domain.calendar import calendar_of, sunday_of
-from marketdata_assets.domain.gaps import SETTLING
+from marketdata_assets.domain.calendar import WEEK, calendar_of, sunday_of
+from marketdata_assets.domain.gaps import EVIDENCE, SETTLING
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.slots import expected_by_series
 from marketdata_assets.domain.timeframe import Timeframe
@@ -22,37 +23,35 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.series import AssetClass
     from marketdata_assets.domain.slots import Slots, StoredBars
 
-EVIDENCE: Final = {Timeframe.M1: timedelta(days=40), Timeframe.D1: timedelta(days=380)}
-"""How far before a window a scan reads the habits of a series, by base: somewhat more than the sessions that judging uses."""
-BEYOND: Final = timedelta(days=7)
-"""How far behind a window a scan reads known gaps that continue one of its own."""
+BEYOND: Final = WEEK
+"""How far behind a window a scan reads known gaps that continue a gap of the window."""
 _SLOTS_AT_ONCE: Final = 3_000_000
-"""Expected slots that are held in memory at once."""
+"""The number of expected slots in memory at once."""
 
 NEVER_DUE: Final = datetime.max.replace(tzinfo=UTC)
-"""The last scan of a window in which nothing is expected: later than any change."""
+"""The time of the last scan of a window without expected slots: later than any change."""
 
 
 class ScannedDay(NamedTuple):
-    """What a scan found expected of a series on a local day, and when the scan began to read."""
+    """The number of bars that a scan expected of a series on a local day, and when the scan began to read (UTC)."""
 
     expected_bars: int
     scanned_at: datetime
 
 
 def last_scan(slots: Slots, scanned: Mapping[date, ScannedDay]) -> datetime | None:
-    """The time before which every day of ``slots`` was scanned; None when a day was not, or not with these slots.
+    """Return the earliest of the last scans of the days of ``slots``; None when a day was not scanned with these slots.
 
-    ``slots`` are those that are expected now: a day that was scanned before its last bar was due does not count.
-    :data:`NEVER_DUE` when nothing is expected.
+    ``slots`` are the slots that are expected now: a scan of a day before its last bar was due does not count. The result
+    is :data:`NEVER_DUE` when no slot is expected.
     """
     counts = slots.days().value_counts()
     found = []
     for day, expected in counts.iter_rows():
-        seen = scanned.get(day)
-        if seen is None or seen.expected_bars != expected:
+        last = scanned.get(day)
+        if last is None or last.expected_bars != expected:
             return None
-        found.append(seen.scanned_at)
+        found.append(last.scanned_at)
     return min(found, default=NEVER_DUE)
 
 
@@ -62,23 +61,23 @@ def scan_windows(
     """Return the window that a scan of ``days`` covers of each of ``series``, the siblings of those in ``days``.
 
     ``days`` holds the first and the last local day of each series that is to be scanned, ``classes`` the asset class by
-    symbol. A window is whole local days, from the first to the last of all siblings. Whole weeks where week bars are among
-    the siblings: a week bar belongs to its Sunday, and a fetch for it brings all the days of the week.
+    symbol. A window consists of whole local days, from the first to the last of all siblings, and of whole weeks where week
+    bars are among the siblings: a week bar belongs to its Sunday, and a request for it fetches all the days of the week.
     """
     edges: dict[tuple[str, Timeframe], tuple[date, date]] = {}
-    for one, (first, last) in days.items():
-        key = (one.symbol, one.timeframe.base)
+    for member, (first, last) in days.items():
+        key = (member.symbol, member.timeframe.base)
         known = edges.get(key, (first, last))
         edges[key] = (min(first, known[0]), max(last, known[1]))
     scanned = list(series)
-    in_weeks = {one.symbol for one in scanned if one.timeframe is Timeframe.W1}
+    in_weeks = {member.symbol for member in scanned if member.timeframe is Timeframe.W1}
     windows = {}
-    for one in scanned:
-        calendar = calendar_of(classes[one.symbol])
-        first, last = edges[one.symbol, one.timeframe.base]
-        if one.timeframe.base is Timeframe.D1 and one.symbol in in_weeks:
+    for member in scanned:
+        calendar = calendar_of(classes[member.symbol])
+        first, last = edges[member.symbol, member.timeframe.base]
+        if member.timeframe.base is Timeframe.D1 and member.symbol in in_weeks:
             first, last = sunday_of(first), sunday_of(last) + timedelta(days=6)
-        windows[one] = Window(calendar.day_start(first), calendar.day_window(last).end)
+        windows[member] = Window(calendar.day_start(first), calendar.day_window(last).end)
     return windows
 
 
@@ -87,7 +86,7 @@ class ScanChunk:
     """Series of one base that are scanned together, siblings among them.
 
     Attributes:
-        windows: The window of each series that is scanned: whole local days.
+        windows: The window of each scanned series: whole local days.
         classes: The asset class of each series.
     """
 
@@ -99,8 +98,9 @@ class ScanChunk:
         """How far before its windows a scan reads the habits of the series."""
         return EVIDENCE[next(iter(self.windows)).timeframe.base]
 
-    def edges(self) -> dict[Series, tuple[date, date]]:
-        """Return the first and the last local day of each window."""
+    @cached_property
+    def days(self) -> dict[Series, tuple[date, date]]:
+        """The first and the last local day of each window."""
         days = {}
         for series, window in self.windows.items():
             local_day = calendar_of(self.classes[series]).local_day
@@ -109,7 +109,7 @@ class ScanChunk:
 
 
 def scan_chunks(windows: Mapping[Series, Window], classes: Mapping[str, AssetClass]) -> Iterator[ScanChunk]:
-    """Divide ``windows`` into as many symbols of one base as fit in memory at once; siblings stay together.
+    """Divide ``windows`` into chunks of one base that fit in memory; siblings stay together.
 
     ``classes`` holds the asset class by symbol.
     """
@@ -140,18 +140,17 @@ def widen_to_evidence(
     """Widen each window of ``chunk`` to the evidence that judging it needs, in whole local days.
 
     ``scanned`` holds the scanned days of each series before and after its window, nearest first, and ``known`` the
-    gaps (``symbol``, ``timeframe``, ``gap_start``, ``gap_end``) that reach into the windows. A gap that reaches into
-    its window is judged by what lies before all of it.
+    gaps (``symbol``, ``timeframe``, ``gap_start``, ``gap_end``) that reach into the windows. A gap that
+    reaches into its window is judged by the evidence before its beginning.
 
-    Days that were never fetched are no evidence, so the scanned days beyond them are. Where a history has fewer days
-    before the window, days after it take their place.
+    Days that were never fetched are not evidence: scanned days beyond them take their place. Where a history has too few
+    days before the window, days after it take their place.
     """
-    edges = chunk.edges()
     around = {}
     for series, window in chunk.windows.items():
         calendar = calendar_of(chunk.classes[series])
         start, end = window.start - chunk.evidence, window.end + BEYOND
-        sessions = calendar.sessions(calendar.local_day(start), edges[series][0] - timedelta(days=1))
+        sessions = calendar.sessions(calendar.local_day(start), chunk.days[series][0] - timedelta(days=1))
         count = len({sunday_of(day) for day in sessions} if series.timeframe is Timeframe.W1 else sessions)
         before, after = scanned.get(series, ((), ()))
         if before:
@@ -169,7 +168,7 @@ def widen_to_gaps(
     *,
     before: timedelta = timedelta(0),
 ) -> dict[Series, Window]:
-    """Widen each window of ``around`` to whole local days that hold it and each of its ``gaps``, so that none is cut.
+    """Widen each window of ``around`` to whole local days that hold it and each of its ``gaps``, so that no gap is cut.
 
     ``before`` is the time to add before each gap.
     """
@@ -198,10 +197,10 @@ def slots_to_scan(
     requested: Mapping[Series, Sequence[Window]],
     now: datetime,
 ) -> dict[Series, Slots]:
-    """Return the slots expected of each series in its window of ``around``, as far as it was ever ``requested``.
+    """Return the slots expected of each series in its window of ``around``, as far as the window was ever ``requested``.
 
-    Days with a bar count as requested, since the bar may have come in another way. Nothing is expected before the
-    series' bar of ``first_bars``, nor while it may still arrive at ``now``.
+    Days with a bar count as requested, since bars may be stored in other ways. No slot is expected before the first bar
+    of the series in ``first_bars``, nor while its bar may still arrive at ``now``.
     """
     hull = Window(
         min(window.start for window in around.values()), max(window.end for window in around.values())

@@ -1,4 +1,4 @@
-"""Series: a symbol in a timeframe, and the asset class that decides its calendar and vendor ticker."""
+"""Series: a symbol in a timeframe, and the asset class that decides the calendar and the vendor's ticker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from marketdata_assets.domain.spelling import suggest_symbol
 from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from marketdata_assets.domain.windows import Window
 
 _SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-]{0,19}")
 _NAME_LENGTH = 200
@@ -21,7 +23,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class AssetClass(StrEnum):
-    """What kind of instrument a symbol names."""
+    """The kind of instrument that a symbol names."""
 
     STOCK = "stock"
     ETF = "etf"
@@ -30,7 +32,7 @@ class AssetClass(StrEnum):
 
     @property
     def can_split(self) -> bool:
-        """Whether its instruments are shares, which companies and funds split."""
+        """Whether the instruments of the class are shares, which companies and funds split."""
         return self in (AssetClass.STOCK, AssetClass.ETF)
 
 
@@ -51,7 +53,11 @@ class Series:
 
     @classmethod
     def parse(cls, key: str) -> Series:
-        """The series of a key such as ``AAPL:1m`` or ``BRK.B:1d``; raises :class:`ConfigurationError`."""
+        """Return the series of a key such as ``AAPL:1m`` or ``BRK.B:1d``.
+
+        Raises:
+            ConfigurationError: ``key`` is not a series key.
+        """
         symbol, separator, timeframe = key.rpartition(":")
         if not separator:
             message = f"{key!r} is not a series key: write SYMBOL:TIMEFRAME, as in AAPL:1m"
@@ -60,32 +66,43 @@ class Series:
 
     @property
     def key(self) -> str:
-        """``SYMBOL:TIMEFRAME``."""
+        """The key of the series, ``SYMBOL:TIMEFRAME``."""
         return f"{self.symbol}:{self.timeframe}"
 
     def __str__(self) -> str:
         return self.key
 
 
+def by_market(
+    windows: Mapping[Series, Window], classes: Mapping[str, AssetClass]
+) -> dict[tuple[Timeframe, AssetClass], dict[Series, Window]]:
+    """Group ``windows`` by timeframe and asset class: those of a group have the same sessions and slots."""
+    groups: dict[tuple[Timeframe, AssetClass], dict[Series, Window]] = {}
+    for series, window in windows.items():
+        groups.setdefault((series.timeframe, classes[series.symbol]), {})[series] = window
+    return groups
+
+
 def with_siblings(series: Iterable[Series], tracked: Iterable[Series]) -> list[Series]:
     """List ``series``, then those of ``tracked`` that share symbol and base with one of them.
 
-    Siblings are fetched by the same requests and stored along, so they are scanned and counted along.
+    Siblings are fetched by the same requests and stored together, so they are scanned and counted together.
     """
     chosen = list(dict.fromkeys(series))
-    bases = {(one.symbol, one.timeframe.base) for one in chosen}
-    siblings = (one for one in tracked if (one.symbol, one.timeframe.base) in bases)
+    bases = {(member.symbol, member.timeframe.base) for member in chosen}
+    siblings = (member for member in tracked if (member.symbol, member.timeframe.base) in bases)
     return list(dict.fromkeys([*chosen, *siblings]))
 
 
 def parse_symbol(text: str) -> str:
-    """Read ``text`` as a symbol, as it is written: letters, digits, dots and dashes, at most 20 characters.
+    """Read ``text`` as a symbol, in its own spelling: letters, digits, dots and dashes, at most 20 characters.
 
-    Capitals and small letters tell the vendor's securities apart (BACpL, BACPL); which tracked symbol ``aapl`` means is
-    for :func:`~marketdata_assets.domain.spelling.match_symbol` to say.
+    Capitals and small letters distinguish the vendor's securities (BACpL, BACPL): the tracked symbol that ``aapl`` means
+    is found by :func:`~marketdata_assets.domain.spelling.match_symbol`. Dagster forbids ``| , [ ]`` in a partition key,
+    and ``:`` separates symbol and timeframe.
 
-    Raises :class:`ConfigurationError` for anything else; Dagster forbids ``| , [ ]`` in a partition key and
-    ``:`` separates symbol and timeframe.
+    Raises:
+        ConfigurationError: ``text`` is anything else.
     """
     symbol = text.strip()
     if not _SYMBOL.fullmatch(symbol):
@@ -104,7 +121,7 @@ def check_name(symbol: str, name: str) -> None:
     """Refuse a name of ``symbol`` that is empty, longer than 200 characters or more than one line of plain text.
 
     Raises:
-        ConfigurationError: It is one of these.
+        ConfigurationError: ``name`` is one of these.
     """
     if not name.strip():
         reason = "is empty: leave it out, or write some text"

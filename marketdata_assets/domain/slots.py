@@ -1,7 +1,7 @@
-"""Slots: the bar opens that a trading calendar lets us expect, as sorted integers.
+"""Slots: the bar opens that a trading calendar leads to expect, as sorted integers.
 
-Bars of extended hours may exist and are never expected. Everything is int64 microseconds since the epoch, in
-UTC, so that two years of minutes compare in milliseconds; series on one calendar share one array.
+Bars of extended hours may exist and are never expected. Slots are int64 microseconds since the epoch, in UTC, so that
+two years of minutes compare in milliseconds; series on one calendar share one array.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Slots:
     """Expected bar opens of one timeframe on one calendar.
 
     Attributes:
-        timeframe: Of every slot.
-        calendar: Whose sessions the slots touch.
+        timeframe: The timeframe of every slot.
+        calendar: The calendar whose sessions the slots touch.
         opens: Sorted, distinct int64 microseconds since the epoch, in UTC. Shared: never write to it.
     """
 
@@ -54,13 +54,13 @@ class Slots:
         return len(self.opens)
 
     def within(self, start: datetime | None = None, end: datetime | None = None) -> Slots:
-        """The slots that open in ``[start, end)``; None leaves that side as it is. A view, not a copy."""
+        """Return the slots that open in ``[start, end)``; None leaves that side open. The result is a view, not a copy."""
         first = 0 if start is None else np.searchsorted(self.opens, microseconds(start))
         last = None if end is None else np.searchsorted(self.opens, microseconds(end))
         return replace(self, opens=self.opens[first:last])
 
     def positions(self, gaps: pl.DataFrame) -> tuple[Integers, Integers]:
-        """The positions of the first slot of each of ``gaps``, and of the first after it: of gap_start and gap_end."""
+        """Return the positions of the first slot of each of ``gaps``, and of the first slot after the gap."""
         first, last = (
             np.searchsorted(self.opens, gaps[edge].cast(UTC_TIME).to_physical().to_numpy())
             for edge in ("gap_start", "gap_end")
@@ -68,16 +68,16 @@ class Slots:
         return first, last
 
     def requested_in(self, requested: Iterable[Window], known: Flags) -> Slots:
-        """The slots that lie in one of the ``requested`` windows or are ``known``, a flag for each slot, from elsewhere.
+        """Return the slots that lie in a ``requested`` window or are ``known`` to be requested, a flag for each slot.
 
-        The others belong to days that were never fetched: they are neither missing nor evidence of anything.
+        The other slots belong to days that were never fetched: they are neither missing nor evidence.
         """
-        edges = [microseconds(edge) for one in union(requested) for edge in (one.start, one.end)]
+        edges = [microseconds(edge) for window in union(requested) for edge in (window.start, window.end)]
         is_requested = (np.searchsorted(edges, self.opens, side="right") % 2 == 1) | known
         return self if is_requested.all() else replace(self, opens=self.opens[is_requested])
 
     def closes(self, positions: Integers | None = None) -> Integers:
-        """The closes of the slots at ``positions`` (default: of all)."""
+        """Return the closes of the slots at ``positions`` (default: of all slots), in microseconds."""
         opens = self.opens if positions is None else self.opens[positions]
         closes = pl.DataFrame({"opened": opens}).select(
             bucket_close(pl.col("opened").cast(UTC_TIME), self.timeframe, self.calendar).to_physical()
@@ -87,7 +87,7 @@ class Slots:
     def ends_before_a_hole(self, positions: Integers) -> Flags:
         """Whether days that were never fetched lie between each slot at ``positions``, ascending, and the next slot.
 
-        That is so where the calendar expects base slots between the close of the one and the open of the other.
+        That is so where the calendar expects base slots between the close of the first slot and the open of the second.
         """
         ends = np.zeros(len(positions), dtype=np.bool_)
         # Buckets tile time: a slot that opens one duration later follows directly.
@@ -105,12 +105,12 @@ class Slots:
         return self.days().is_in(days.implode()).to_numpy()
 
     def days(self) -> pl.Series:
-        """The local date of each slot, its partition, as ``pl.Date`` named ``day``."""
+        """Return the local date of each slot, which is its partition, as ``pl.Date`` named ``day``."""
         opens = pl.DataFrame({"time": self.opens}).select(pl.col("time").cast(UTC_TIME))
         return opens.select(day=local_day(pl.col("time"), self.calendar))["day"]
 
     def stored(self, times: Integers) -> Flags:
-        """Whether each slot has a bar among the bar opens ``times``, sorted; others among them are ignored."""
+        """Whether each slot has a bar among the bar opens ``times``, sorted; opens that are not slots are ignored."""
         found = np.zeros(len(self.opens), dtype=np.bool_)
         if len(self.opens):
             inside = times[
@@ -122,23 +122,23 @@ class Slots:
 
 
 class StoredBars(NamedTuple):
-    """The bars of one series, sorted by time, expected or not."""
+    """The stored bars of one series, sorted by time, whether expected or not."""
 
     times: Integers
     """Bar opens: int64 microseconds since the epoch, in UTC."""
     base_bars: Integers | None
-    """How many base bars each is made of; None when that was not read."""
+    """The number of base bars that each bar is made of; None when it was not read."""
 
 
 def each_position(first: Integers, last: Integers) -> Integers:
-    """Every position of the runs that begin at ``first`` and end before ``last``, one after the other."""
+    """Return every position of the stretches that begin at ``first`` and end before ``last``, stretch after stretch."""
     sizes = last - first
     positions: Integers = np.arange(sizes.sum()) + np.repeat(first - (np.cumsum(sizes) - sizes), sizes)
     return positions
 
 
 def local_day(time: pl.Expr, calendar: TradingCalendar) -> pl.Expr:
-    """The local date of each ``time``: the partition of a bar that opens then."""
+    """Return the local date of each ``time``: the partition of a bar that opens at that time."""
     return time.dt.convert_time_zone(calendar.timezone.key).dt.date()
 
 
@@ -149,20 +149,19 @@ def expected_slots(
     now: datetime,
     first_bar: datetime | None = None,
 ) -> Slots:
-    """The slots in ``window``: the opens of the bars that touch regular hours and have closed at ``now``.
+    """Return the slots that open in ``window``: the opens of bars that touch regular hours and have closed at ``now``.
 
-    A slot lies in the window when it opens there. Slots sit on the grid of
-    :func:`~marketdata_assets.domain.bars.bucket_open`, so an hour slot that opens at 09:00 is expected for a
-    session that opens at 09:30. A day slot opens at the local midnight of each session, a week slot on the
-    Sunday of each week with a session. Nothing is expected before ``first_bar``, the open of the series'
-    first bar; None (unknown) restricts nothing.
+    Slots lie on the grid of :func:`~marketdata_assets.domain.bars.bucket_open`, so an hour slot that opens at 09:00 is
+    expected for a session that opens at 09:30. A day slot opens at the local midnight of each session, a week slot on the
+    Sunday of each week with a session. No slot is expected before ``first_bar``, the open of the series'
+    first bar; None when it is unknown.
     """
     last = calendar.local_day(window.end - _MICROSECOND)
     if timeframe is Timeframe.W1:
         last += timedelta(days=6)
     table = calendar.session_table(calendar.local_day(window.start), last)
     opens = _opens(timeframe, table, calendar)
-    # Buckets tile time: a bar has closed when it opened before the bar that is open now.
+    # Buckets tile time: a bar has closed when it opened before the bar that is open at ``now``.
     present = now + calendar.idle_before_midnight if timeframe is Timeframe.D1 else now
     closed = pl.select(bucket_open(pl.lit(present, UTC_TIME), timeframe, calendar)).item()
     start = window.start if first_bar is None else max(window.start, first_bar)
@@ -175,23 +174,23 @@ def expected_by_series(
     now: datetime,
     first_bars: Mapping[Series, datetime] | None = None,
 ) -> dict[Series, Slots]:
-    """:func:`expected_slots` of each of ``series``; those of one timeframe and calendar share an array.
+    """Return the :func:`expected_slots` of each of ``series``; series of one timeframe and calendar share an array.
 
-    ``first_bars`` holds the open of a series' first bar where it is known.
+    ``first_bars`` holds the open of the first bar of each series of which it is known.
     """
     known = first_bars or {}
     shared: dict[tuple[Timeframe, TradingCalendar], Slots] = {}
     expected: dict[Series, Slots] = {}
-    for one, asset_class in series.items():
-        key = (one.timeframe, calendar_of(asset_class))
+    for member, asset_class in series.items():
+        key = (member.timeframe, calendar_of(asset_class))
         if key not in shared:
             shared[key] = expected_slots(key[0], window, key[1], now)
-        expected[one] = shared[key].within(known.get(one))
+        expected[member] = shared[key].within(known.get(member))
     return expected
 
 
 def stored_by_series(bars: pl.DataFrame) -> dict[Series, StoredBars]:
-    """The bars of each series in ``bars``: columns symbol, timeframe, time and, where read, base_bars."""
+    """Return the bars of each series of ``bars``, which has the columns symbol, timeframe, time and, if read, base_bars."""
     stored: dict[Series, StoredBars] = {}
     for part in bars.partition_by("symbol", "timeframe", maintain_order=True):
         ordered = part if part["time"].is_sorted() else part.sort("time")
@@ -204,10 +203,10 @@ def stored_by_series(bars: pl.DataFrame) -> dict[Series, StoredBars]:
 
 
 def base_slots_before(moments: Integers, timeframe: Timeframe, calendar: TradingCalendar) -> Integers:
-    """How many base slots of ``timeframe`` open before each of ``moments``, from an arbitrary zero on.
+    """Count the base slots of ``timeframe`` that open before each of ``moments``, from an arbitrary zero on.
 
-    Differences count what a stretch of time should hold: regular minutes for an intraday timeframe, sessions
-    for ``1d`` and ``1w``. ``moments`` are sorted int64 microseconds since the epoch, on whole minutes.
+    The difference of two counts is the number of base slots between two moments: regular minutes for an intraday
+    timeframe, sessions for ``1d`` and ``1w``. ``moments`` are sorted int64 microseconds since the epoch, on whole minutes.
     """
     if not len(moments):
         return moments
@@ -229,7 +228,7 @@ def _opens(timeframe: Timeframe, table: SessionTable, calendar: TradingCalendar)
     if timeframe is Timeframe.D1:
         return table.midnights
     if timeframe is Timeframe.W1:
-        # Day 0 of the epoch was a Thursday: four days later the week begins.
+        # Day 0 of the epoch was a Thursday, four days after a Sunday.
         weekday = (table.days.astype(np.int64) + 4) % 7
         sundays = np.unique(table.days - weekday)
         return np.array([microseconds(calendar.day_start(day)) for day in sundays.tolist()], dtype=np.int64)

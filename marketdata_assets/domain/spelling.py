@@ -1,4 +1,4 @@
-"""How people write symbols, and which symbol they mean. Texts in, texts out."""
+"""The spelling of symbols: how people write them, and which symbol they mean."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CURRENCIES: Final = frozenset(
         "ZAR",
     }
 )
-"""Currencies of countries in which coins are quoted."""
+"""National currencies in which coins are quoted."""
 
 _QUOTES: Final = ("USDT", "USDC", *sorted(CURRENCIES), "BTC", "ETH")
 _JOINED_PAIR: Final = re.compile(rf"([A-Z0-9]{{2,10}})({'|'.join(_QUOTES)})")
@@ -44,7 +44,7 @@ class Match:
     """The known symbol that a text means.
 
     Attributes:
-        symbol: It; None when there is none, or more than one.
+        symbol: That symbol; None when there is none, or more than one.
         similar: Known symbols that differ from the text in capitals and small letters only, when ``symbol`` is None.
     """
 
@@ -55,8 +55,8 @@ class Match:
 def match_symbol(text: str, known: Iterable[str]) -> Match:
     """Find the symbol of ``known`` that ``text`` means.
 
-    A symbol written as it is means itself. A text in small letters alone (``aapl``) means the one symbol that has
-    these letters; a text with a capital means nothing else, because capitals tell the vendor's securities apart.
+    A known symbol means itself. A text in small letters alone (``aapl``) means the only symbol with these letters; a
+    text with a capital means only itself, because capitals distinguish the vendor's securities.
     """
     similar = []
     for symbol in known:
@@ -75,18 +75,18 @@ def is_lower(text: str) -> bool:
 
 
 def capitalise(text: str) -> str:
-    """``text`` in capitals when it is written in small letters alone, else ``text`` itself."""
+    """Return ``text`` in capitals when it is written in small letters alone, else ``text`` itself."""
     return text.upper() if is_lower(text) else text
 
 
 def split_pair(text: str) -> str | None:
-    """The crypto pair that ``text`` writes in one word: ``BTC-USD`` for ``BTCUSD``; None when it is not one."""
+    """Return the crypto pair that ``text`` writes in one word: ``BTC-USD`` for ``BTCUSD``; None when ``text`` is not a pair."""
     joined = _JOINED_PAIR.fullmatch(text)
     return f"{joined[1]}-{joined[2]}" if joined else None
 
 
 def suggest_share(text: str) -> str | None:
-    """The vendor's spelling of a share that others write with a dash or a slash; None when that is not known.
+    """Return the vendor's spelling of a share that others write with a dash or a slash; None when that is not known.
 
     ``BRK.B`` for ``BRK-B``, ``BACpL`` for ``BAC-PL`` and ``BAC-PRL``, ``ACHR.WS`` for ``ACHR-WT``.
     """
@@ -102,7 +102,7 @@ def suggest_share(text: str) -> str | None:
 
 
 def suggest_symbol(text: str) -> str | None:
-    """The symbol that ``text``, which is not one, probably means, with its class where that is needed; else None.
+    """Return the symbol that ``text``, which is not a symbol, probably means, with its class if it needs one; else None.
 
     ``BTC-USD`` for ``X:BTCUSD`` and ``BTC/USD``, ``BRK.B`` for ``BRK/B``, ``VIX`` of the class index for ``^VIX``.
     """

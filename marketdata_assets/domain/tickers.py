@@ -1,4 +1,4 @@
-"""How the vendor writes a symbol, and what is probably a mistake in one."""
+"""Tickers: the vendor's spelling of a symbol, and what in a symbol is probably a mistake."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.domain.spelling import CURRENCIES, capitalise, split_pair, suggest_share
 
 _SHORTEST_QUOTE: Final = 3
-"""Share classes, warrants and units have one or two letters: BRK-B, ACHR-WS."""
+"""The fewest letters of a quote currency: share classes, warrants and units have one or two (BRK-B, ACHR-WS)."""
 _PREFERRED: Final = re.compile(r"[A-Z]{1,5}-PR[A-Z]")
 _JUNK: Final = re.compile(r".*(?:[.\-]{2}|[.\-]$|-.*-).*")
 _SHARE: Final = re.compile(r"[A-Z]{1,5}(?:p[A-Z]?)?[rw]{0,2}(?:\.[A-Z]{1,2}){0,2}w?")
-"""As the vendor writes shares: AAPL, BRK.B, BACpL (preferred), ACHR.WS (warrant), ABCr (right), ABCw (when issued)."""
+"""The vendor's spelling of shares: AAPL, BRK.B, BACpL (preferred), ACHR.WS (warrant), ABCr (right), ABCw (when issued)."""
 _INDEX: Final = re.compile(r"[A-Z0-9]{1,12}(?:\.[A-Z0-9]{1,6})?")
 _COIN: Final = re.compile(r"[A-Z0-9]{1,15}")
 _INDICES: Final = frozenset(
@@ -38,13 +38,14 @@ _INDICES: Final = frozenset(
         *("RUA", "OEX", "XEO", "XND", "NYA", "TNX", "TYX", "FVX", "IRX", "SOX"),
     }
 )
-"""Indices that people ask for by a name that no stock or ETF has."""
+"""Well-known indices whose names no stock or ETF has."""
 
 
 def vendor_ticker(symbol: str, asset_class: AssetClass) -> str:
-    """The vendor's ticker: ``X:BTCUSD`` for BTC-USD, ``I:VIX`` for the index VIX, a stock's symbol.
+    """Return the vendor's ticker: ``X:BTCUSD`` for BTC-USD, ``I:VIX`` for the index VIX, a stock's symbol.
 
-    Raises :class:`ConfigurationError` when a crypto symbol is not BASE-QUOTE.
+    Raises:
+        ConfigurationError: A crypto symbol is not BASE-QUOTE.
     """
     if asset_class is AssetClass.CRYPTO:
         base, separator, quote = symbol.partition("-")
@@ -57,10 +58,10 @@ def vendor_ticker(symbol: str, asset_class: AssetClass) -> str:
     return symbol
 
 
-def inferred_asset_class(symbol: str) -> AssetClass:
-    """Crypto for BASE-QUOTE with a quote of three letters or more (``ETH-EUR``, ``BTC-BRL``, ``ETH-BTC``), else stock.
+def infer_asset_class(symbol: str) -> AssetClass:
+    """Guess the class of an untracked symbol: crypto for BASE-QUOTE (``ETH-EUR``, ``BTC-BRL``, ``ETH-BTC``), else stock.
 
-    A guess for symbols that are not registered: a name does not tell an index or an ETF from a stock.
+    A quote has at least three letters. An index or an ETF cannot be recognised by its name.
     """
     base, _, quote = symbol.partition("-")
     is_pair = base and len(quote) >= _SHORTEST_QUOTE and "-" not in quote
@@ -73,13 +74,13 @@ def is_index(symbol: str) -> bool:
 
 
 def question_spelling(symbol: str, asset_class: AssetClass | None) -> str | None:
-    """Say in one line what makes ``symbol`` probably a mistake and what is probably meant; None when nothing does.
+    """Describe in one line why ``symbol`` is probably a mistake and what is probably meant; None when it looks right.
 
-    ``asset_class`` is the one that was given, if any. Tickers are told from their form alone, so what is questioned may
-    exist all the same.
+    ``asset_class`` is the class that was given, if any. Tickers are judged by their form alone, so a questioned symbol
+    may exist.
 
     Raises:
-        ConfigurationError: No ticker of the vendor can look so, or a crypto symbol is not a pair.
+        ConfigurationError: No ticker of the vendor has this form, or a crypto symbol is not a pair.
     """
     if _JUNK.fullmatch(symbol):
         message = (
@@ -87,7 +88,7 @@ def question_spelling(symbol: str, asset_class: AssetClass | None) -> str | None
             " one '-' in a pair, as in BTC-USD"
         )
         raise ConfigurationError(message)
-    kind = asset_class or inferred_asset_class(symbol)
+    kind = asset_class or infer_asset_class(symbol)
     if kind is AssetClass.CRYPTO:
         vendor_ticker(symbol, kind)
         return _question_pair(symbol)
@@ -113,7 +114,7 @@ def _question_pair(symbol: str) -> str | None:
 
 
 def _question_share(symbol: str) -> str:
-    if inferred_asset_class(symbol) is AssetClass.CRYPTO:
+    if infer_asset_class(symbol) is AssetClass.CRYPTO:
         return f"{symbol} is a crypto pair and not a share: do you mean {symbol} with the class crypto?"
     suggestion = suggest_share(symbol) or split_pair(symbol)
     if suggestion is None and _SHARE.fullmatch(symbol.upper()):

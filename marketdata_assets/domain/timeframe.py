@@ -23,7 +23,7 @@ _SPELLING: Final = re.compile(
 
 
 class Timeframe(StrEnum):
-    """The length of a bar. The value is its name everywhere: partition keys, columns, commands."""
+    """The length of a bar. The value is its name in partition keys, columns and commands."""
 
     M1 = "1m"
     M5 = "5m"
@@ -38,8 +38,10 @@ class Timeframe(StrEnum):
     def parse(cls, text: str) -> Timeframe:
         """Return the timeframe named ``text``, as here or as other libraries write it: ``1D``, ``5min``, ``60m``, ``1wk``.
 
-        A capital M alone is a month elsewhere, so ``1M`` is refused.
-        Raises :class:`ConfigurationError` naming the eight that exist.
+        A capital M alone means a month elsewhere, so ``1M`` is refused.
+
+        Raises:
+            ConfigurationError: ``text`` names none of the eight.
         """
         name = text.strip()
         for timeframe in cls:
@@ -56,7 +58,7 @@ class Timeframe(StrEnum):
 
     @property
     def multiplier(self) -> int:
-        """How many ``timespan`` units a bar has, as the vendor counts them."""
+        """The number of the vendor's ``timespan`` units in a bar."""
         return _VENDOR[self][0]
 
     @property
@@ -66,12 +68,12 @@ class Timeframe(StrEnum):
 
     @property
     def duration(self) -> timedelta:
-        """Nominal length. A local day is 23 or 25 hours long when the clock changes."""
+        """The nominal length of a bar. A local day is 23 or 25 hours long when the clock changes."""
         return _DURATION[self]
 
     @property
     def base(self) -> Timeframe:
-        """The fetched resolution that this one is rolled up from: ``1m`` or ``1d`` (itself, for a base)."""
+        """The fetched resolution that this timeframe is rolled up from: ``1m`` or ``1d`` (itself, for a base)."""
         return Timeframe.M1 if self.is_intraday else Timeframe.D1
 
     @property
@@ -86,9 +88,10 @@ class Timeframe(StrEnum):
 
 
 def parse_timeframes(text: str) -> tuple[Timeframe, ...]:
-    """The timeframes of ``text``, separated by commas or spaces, shortest first, each once.
+    """Return the timeframes of ``text``, separated by commas or spaces, shortest first, each once.
 
-    Raises :class:`ConfigurationError` when one is unknown or none is given.
+    Raises:
+        ConfigurationError: One of them is unknown, or none is given.
     """
     chosen = {Timeframe.parse(name) for name in text.replace(",", " ").split()}
     if not chosen:
@@ -120,4 +123,4 @@ _DURATION: dict[Timeframe, timedelta] = {
 }
 
 BASES: tuple[Timeframe, Timeframe] = (Timeframe.M1, Timeframe.D1)
-"""The two resolutions that are asked of the vendor."""
+"""The two resolutions that are fetched from the vendor."""

@@ -1,4 +1,4 @@
-"""Week bars on another scale: a split within a week divides it, and such a week is rolled up from its days."""
+"""Split adjustment of week bars: a week that a split divides is rolled up from its day bars."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _TO_SATURDAY: Final = timedelta(days=6)
 
 
 def divided_weeks(splits: pl.DataFrame, as_of: date, calendar: TradingCalendar) -> list[Window]:
-    """The weeks, from Sunday to Sunday, in which a session comes before a split: their day bars are needed.
+    """Return the weeks, from Sunday to Sunday, in which a session precedes a split: their day bars are needed.
 
-    ``splits`` has the columns of :data:`~marketdata_assets.domain.adjust.SPLIT_SCHEMA`; those executed after ``as_of``,
-    and those from as many shares to as many, divide nothing.
+    ``splits`` has the columns of :data:`~marketdata_assets.domain.adjust.SPLIT_SCHEMA`; splits executed after ``as_of``,
+    and splits into the same number of shares, divide no week.
     """
     sundays = set()
     for executed in splits.filter(changes_scale())["execution_date"]:
@@ -48,21 +48,21 @@ def refusal(symbol: str, refused: Sequence[datetime], calendar: TradingCalendar)
 def adjust_weeks(
     weeks: pl.DataFrame, days: pl.DataFrame, splits: pl.DataFrame, as_of: date, calendar: TradingCalendar
 ) -> tuple[pl.DataFrame, list[datetime]]:
-    """Adjust ``weeks`` to the scale of ``as_of``, and name those that cannot be, by their opens.
+    """Adjust ``weeks`` to the scale of ``as_of``, and return with them the opens of the weeks that cannot be adjusted.
 
-    A week takes the factor of its Saturday, which no split of its Monday changes any more; a divided one is
-    rolled up from its adjusted days, and cannot be adjusted when these are not all there. Columns and order stay;
-    the weeks that are named are left out.
+    A week takes the factor of its Saturday, after every split of the week; a divided week is rolled up from its adjusted
+    days, and cannot be adjusted unless all of these are stored. Columns and order stay; the weeks that cannot be adjusted
+    are left out.
 
     Args:
         weeks: ``BAR_SCHEMA``, ``1w`` bars of one symbol, unadjusted.
-        days: ``BAR_SCHEMA``, its ``1d`` bars in :func:`divided_weeks`, unadjusted; others do no harm.
-        splits: :data:`~marketdata_assets.domain.adjust.SPLIT_SCHEMA`, of that symbol.
+        days: ``BAR_SCHEMA``, its ``1d`` bars in :func:`divided_weeks`, unadjusted; bars of other days are ignored.
+        splits: :data:`~marketdata_assets.domain.adjust.SPLIT_SCHEMA`, the splits of that symbol.
         as_of: The local date whose scale is wanted.
-        calendar: Of the symbol.
+        calendar: The calendar of the symbol.
 
     Raises:
-        SplitError: A split makes no sense.
+        SplitError: A split is impossible, or two contradict each other.
     """
     divided = divided_weeks(splits, as_of, calendar)
     saturdays = [
@@ -79,10 +79,10 @@ def adjust_weeks(
     rolled = roll_up(adjust_for_splits(days.sort("time"), splits, as_of, calendar), Timeframe.W1, calendar)
     inside = pl.any_horizontal(
         pl.lit(value=False),
-        *(pl.col("time").is_between(one.start, one.end, closed="left") for one in divided),
+        *(pl.col("time").is_between(week.start, week.end, closed="left") for week in divided),
     )
     wanted = weeks.filter(inside).select("time", "base_bars")
     lacking = wanted.join(rolled, on=["time", "base_bars"], how="anti")
-    whole = scaled.join(lacking, on="time", how="anti", maintain_order="left")
-    adjusted = whole.update(rolled.filter(inside).select(weeks.columns), on="time", include_nulls=True)
+    adjustable = scaled.join(lacking, on="time", how="anti", maintain_order="left")
+    adjusted = adjustable.update(rolled.filter(inside).select(weeks.columns), on="time", include_nulls=True)
     return adjusted, lacking["time"].dt.convert_time_zone("UTC").sort().to_list()

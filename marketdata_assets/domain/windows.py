@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Window:
-    """The half-open interval ``[start, end)`` of aware UTC time. Never empty, never reversed."""
+    """The half-open interval ``[start, end)`` of aware UTC time; ``end`` is always after ``start``."""
 
     start: datetime
     end: datetime
@@ -28,7 +28,7 @@ class Window:
 
     @property
     def duration(self) -> timedelta:
-        """``end - start``."""
+        """The length of the window: ``end - start``."""
         return self.end - self.start
 
     def contains(self, moment: datetime) -> bool:
@@ -40,7 +40,7 @@ class Window:
         return self.start <= other.start and other.end <= self.end
 
     def intersection(self, other: Window) -> Window | None:
-        """The moments in both, or None."""
+        """Return the window of the moments that lie in this window and in ``other``, or None without any."""
         start, end = max(self.start, other.start), min(self.end, other.end)
         return Window(start, end) if start < end else None
 
@@ -49,7 +49,7 @@ class Window:
 
 
 def union(windows: Iterable[Window]) -> list[Window]:
-    """The same moments as disjoint, non-adjacent windows in order."""
+    """Return the moments of ``windows`` as disjoint, non-adjacent windows in order."""
     merged: list[Window] = []
     for window in sorted(windows):
         if merged and window.start <= merged[-1].end:
@@ -61,15 +61,15 @@ def union(windows: Iterable[Window]) -> list[Window]:
 
 
 def difference(windows: Iterable[Window], removed: Iterable[Window]) -> list[Window]:
-    """The moments of ``windows`` that lie in none of ``removed``, as disjoint windows in order."""
+    """Return the moments of ``windows`` that lie in none of ``removed``, as disjoint windows in order."""
     holes = union(removed)
     remaining: list[Window] = []
-    position = 0
+    index = 0
     for window in union(windows):
         start = window.start
-        while position < len(holes) and holes[position].end <= start:
-            position += 1
-        for hole in holes[position:]:
+        while index < len(holes) and holes[index].end <= start:
+            index += 1
+        for hole in holes[index:]:
             if hole.start >= window.end:
                 break
             if hole.start > start:

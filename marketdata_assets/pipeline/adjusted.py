@@ -1,4 +1,4 @@
-"""Stored bars on the scale of a day: what features are computed of."""
+"""Stored bars on the scale of a day: the input of features."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.weeks import adjust_weeks, divided_weeks, refusal
-from marketdata_assets.storage.actions import read_splits, unchecked
+from marketdata_assets.storage.actions import find_unfetched, read_splits
 from marketdata_assets.storage.bars import read_rows
 from marketdata_assets.storage.symbols import asset_classes
 from marketdata_assets.storage.tables import OHLCV
@@ -35,54 +35,54 @@ def read_adjusted(
     as_of: date,
     lookback_bars: int = 0,
 ) -> KnownBars:
-    """Read the bars in ``windows`` on the scale of ``as_of``, as far as they can be adjusted.
+    """Read the bars in ``windows`` on the split scale of ``as_of``, without those that cannot be adjusted.
 
     Args:
-        database: Where to read.
-        windows: By series, all of one timeframe.
-        asset_class: Of every series.
+        database: The market database.
+        windows: The window of each series; all series have one timeframe.
+        asset_class: The asset class of every series.
         as_of: The local date whose scale is wanted.
-        lookback_bars: How many bars before each window come with it.
+        lookback_bars: How many bars before each window to read as well.
 
     Raises:
         SplitError: Two splits contradict each other.
     """
-    spans = {one: [window] for one, window in windows.items()}
-    raw = read_rows(database, OHLCV, spans, lookback_bars=lookback_bars)
-    return adjusted_as_far_as_known(database, raw, asset_class, as_of=as_of)
+    by_series = {series: [window] for series, window in windows.items()}
+    raw = read_rows(database, OHLCV, by_series, lookback_bars=lookback_bars)
+    return adjust_as_far_as_known(database, raw, asset_class, as_of=as_of)
 
 
-def scaled(
+def scale_bars(
     database: Database, raw: pl.DataFrame, asset_class: AssetClass, splits: pl.DataFrame, *, as_of: date
 ) -> pl.DataFrame:
     """Return ``raw``, stored bars (``BAR_SCHEMA``) of one timeframe sorted by key, on the scale of ``as_of``.
 
-    ``splits`` (``SPLIT_SCHEMA``) are those of the symbols.
+    ``splits`` (``SPLIT_SCHEMA``) are the splits of the symbols of ``raw``.
 
     Raises:
         SplitError: Two splits contradict each other, or a split divides a week whose days are not stored.
     """
     if not asset_class.can_split or raw.is_empty() or splits.is_empty():
         return raw
-    known, refused = _scaled_as_far_as_known(database, raw, asset_class, splits, as_of=as_of)
+    known, refused = _scale_as_far_as_known(database, raw, asset_class, splits, as_of=as_of)
     for symbol, weeks in refused.items():
         raise SplitError(refusal(symbol, weeks, calendar_of(asset_class)))
     return known
 
 
 class KnownBars(NamedTuple):
-    """Adjusted bars, and which could not be adjusted."""
+    """Adjusted bars, and the bars that could not be adjusted."""
 
     bars: pl.DataFrame
-    """``BAR_SCHEMA``, sorted by key, without those of ``refused``."""
+    """The adjusted bars: ``BAR_SCHEMA``, sorted by key, without the weeks of ``refused``."""
     refused: dict[str, list[datetime]]
     """By symbol, the opens of the weeks that a split divides and whose days are not all stored."""
 
 
-def adjusted_as_far_as_known(
+def adjust_as_far_as_known(
     database: Database, raw: pl.DataFrame, asset_class: AssetClass, *, as_of: date
 ) -> KnownBars:
-    """Adjust ``raw`` as :func:`scaled` does, and name the week bars that it would refuse.
+    """Adjust ``raw`` as :func:`scale_bars` does, and return the week bars that it would refuse instead of raising.
 
     Raises:
         SplitError: Two splits contradict each other.
@@ -90,10 +90,10 @@ def adjusted_as_far_as_known(
     if not asset_class.can_split or raw.is_empty():
         return KnownBars(raw, {})
     splits = read_splits(database, raw["symbol"].unique().to_list())
-    return _scaled_as_far_as_known(database, raw, asset_class, splits, as_of=as_of)
+    return _scale_as_far_as_known(database, raw, asset_class, splits, as_of=as_of)
 
 
-def _scaled_as_far_as_known(
+def _scale_as_far_as_known(
     database: Database, raw: pl.DataFrame, asset_class: AssetClass, splits: pl.DataFrame, *, as_of: date
 ) -> KnownBars:
     calendar = calendar_of(asset_class)
@@ -105,7 +105,7 @@ def _scaled_as_far_as_known(
         own = splits.filter(symbol=symbol)
         first, last = weeks["time"][0], weeks["time"][-1]
         divided = [
-            one for one in divided_weeks(own, as_of, calendar) if one.end > first and one.start <= last
+            week for week in divided_weeks(own, as_of, calendar) if week.end > first and week.start <= last
         ]
         days = read_rows(database, OHLCV, {Series(symbol, Timeframe.D1): divided})
         known, lacking = adjust_weeks(weeks, days, own, as_of, calendar)
@@ -118,6 +118,6 @@ def _scaled_as_far_as_known(
 def symbols_without_splits(database: Database, series: Iterable[Series]) -> list[str]:
     """List the symbols of ``series`` that can split and whose splits were never fetched: they get no features."""
     classes = asset_classes(database)
-    symbols = dict.fromkeys(one.symbol for one in series)
-    splitting = [one for one in symbols if one in classes and classes[one].can_split]
-    return unchecked(database, ActionKind.SPLITS, splitting)
+    symbols = dict.fromkeys(member.symbol for member in series)
+    splitting = [symbol for symbol in symbols if symbol in classes and classes[symbol].can_split]
+    return find_unfetched(database, ActionKind.SPLITS, splitting)

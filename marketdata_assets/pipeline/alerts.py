@@ -1,6 +1,6 @@
-"""Alerts: what people should hear of without looking at the UI, as a log line and a POST to their webhook.
+"""Alerts: problems that people should learn of without opening the UI, as a log line and a POST to their webhook.
 
-Belongs here: how an alert is told. Does not belong here: what is worth one (``sensors``, ``checks``).
+Belongs here: how an alert is sent. Does not belong here: what deserves an alert (``sensors``, ``checks``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LEAST_SECONDS: Final = 0.1
 _WITHIN: Final = timedelta(seconds=30)
 _ATTEMPTS: Final = 3
 _SERVER_ERROR: Final = 500
-_TALKATIVE: Final = (
+_LOGGERS_OF_ADDRESSES: Final = (
     "httpx",
     *(f"httpcore.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")),
 )
@@ -47,7 +47,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One line of ``title`` that says what happened, one of ``text`` that says why; ``facts`` for machines."""
+    """A ``title`` of one line with what happened, a ``text`` of one line with the reason, and ``facts`` for machines."""
 
     title: str
     text: str
@@ -56,12 +56,12 @@ class Alert:
 
     @property
     def line(self) -> str:
-        """The alert in one line."""
+        """Return the alert in one line."""
         return one_line(f"{self.title}: {self.text}")
 
     @property
     def payload(self) -> dict[str, object]:
-        """The alert as JSON: ``text`` is the whole line, as chat services want it."""
+        """Return the alert as JSON: ``text`` is the whole line, which chat services display."""
         return {
             "text": self.line,
             "title": self.title,
@@ -71,10 +71,10 @@ class Alert:
 
 
 class AlertError(MarketDataError):
-    """An alert reached the log and not the webhook.
+    """An alert that reached the log and not the webhook.
 
     Attributes:
-        answered: Whether the webhook refused it; false when no answer came.
+        answered: Whether the webhook answered, with an error; false when no answer came.
     """
 
     def __init__(self, message: str, *, answered: bool) -> None:
@@ -91,12 +91,13 @@ def send(
 ) -> None:
     """Log ``alert`` in one line and, when there is a ``webhook``, POST its payload there.
 
-    Asked three times when the webhook cannot be reached or answers with 5xx, and given up ``within`` that time, give or
-    take two seconds: Dagster ends a sensor's tick after a minute, and what it told is forgotten. What was sent and not
-    answered in time may have arrived, and is not sent again.
+    A POST is attempted up to three times when the webhook cannot be reached or answers with 5xx. ``within`` limits the
+    time for all attempts, give or take two seconds: Dagster ends a sensor's tick after a minute, and the tick then loses
+    its record of the alerts that it sent. A POST that was sent and not answered in time may have arrived, so it is not
+    sent again.
 
     Raises:
-        AlertError: The webhook did not take it. Its address is a secret, and stands in no message.
+        AlertError: The webhook did not accept the alert. Its address is a secret, and no message contains it.
     """
     level = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING}.get(
         alert.severity, logging.ERROR
@@ -107,11 +108,11 @@ def send(
     try:
         _post(webhook.get_secret_value(), alert.payload, within)
     except _RefusedError as error:
-        message = f"the webhook answered {error.status}, and `{alert.title}` is in the log alone: check MARKETDATA_WEBHOOK_URL"
+        message = f"the webhook answered {error.status}, and `{alert.title}` is only in the log: check MARKETDATA_WEBHOOK_URL"
         raise AlertError(message, answered=True) from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         message = (
-            f"the webhook cannot be reached ({type(error).__name__}), and `{alert.title}` is in the log alone:"
+            f"the webhook cannot be reached ({type(error).__name__}), and `{alert.title}` is only in the log:"
             " check MARKETDATA_WEBHOOK_URL"
         )
         raise AlertError(message, answered=False) from None
@@ -124,7 +125,7 @@ class _RefusedError(Exception):
 
 
 class _SilentThread(logging.Filter):
-    """Keeps what this thread does from being logged: another may have a request of its own."""
+    """A filter of the log records of this thread alone: other threads may be making requests of their own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,31 +135,31 @@ class _SilentThread(logging.Filter):
         return record.thread != self._thread
 
 
-def _is_worth_another(error: Exception) -> bool:
+def _may_retry(error: Exception) -> bool:
     if isinstance(error, _RefusedError):
         return error.status >= _SERVER_ERROR
-    # What may have arrived is not sent twice.
+    # Any other failure may follow a POST that arrived, which must not be sent twice.
     return isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
 
 
 def _post(url: str, payload: Mapping[str, object], within: timedelta) -> None:
     end = time.monotonic() + within.total_seconds()
-    # They log the address of every request, written as they see fit: no comparison with the setting finds them all.
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    # These loggers write the address of every request in forms of their own, so comparing with the setting would miss some.
+    loggers = [logging.getLogger(name) for name in _LOGGERS_OF_ADDRESSES]
     silence = _SilentThread()
-    for one in loggers:
-        one.addFilter(silence)
+    for logger in loggers:
+        logger.addFilter(silence)
     try:
         for attempt in stamina.retry_context(
-            on=_is_worth_another, attempts=_ATTEMPTS, timeout=within, wait_initial=0.5, wait_max=2.0
+            on=_may_retry, attempts=_ATTEMPTS, timeout=within, wait_initial=0.5, wait_max=2.0
         ):
             with attempt:
                 left = min(_SECONDS, max(_LEAST_SECONDS, end - time.monotonic()))
                 limits = httpx.Timeout(left, connect=min(_CONNECT_SECONDS, left))
-                # The status says all; a body could go on for ever.
+                # The status is enough; a body could be endless.
                 with httpx.stream("POST", url, json=payload, timeout=limits) as answer:
                     if not answer.is_success:
                         raise _RefusedError(answer.status_code)
     finally:
-        for one in loggers:
-            one.removeFilter(silence)
+        for logger in loggers:
+            logger.removeFilter(silence)

@@ -1,4 +1,4 @@
-"""Corporate actions: what the vendor lists of the tracked stocks and ETFs, screened and stored."""
+"""Corporate actions: what the vendor lists for the tracked stocks and ETFs, screened and stored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class RefreshedActions(NamedTuple):
-    """What the vendor listed, what of it could be stored, and what storing it changed."""
+    """The rows that the vendor listed, those of them that could be stored, and the changes in the store."""
 
     listed: ListedActions
     screened: ScreenedActions
@@ -29,24 +29,26 @@ class RefreshedActions(NamedTuple):
 
 def symbols_with_actions(database: Database) -> list[str]:
     """List the active symbols that can have corporate actions: stocks and ETFs."""
-    return [one.symbol for one in list_symbols(database, active_only=True) if one.asset_class.can_split]
+    return [
+        symbol.symbol for symbol in list_symbols(database, active_only=True) if symbol.asset_class.can_split
+    ]
 
 
 def refresh_corporate_actions(
     database: Database, polygon: Vendor, kind: ActionKind, symbols: list[str], *, now: datetime
 ) -> RefreshedActions:
-    """Fetch everything of ``kind`` that the vendor lists of ``symbols``, and store what can be read.
+    """Fetch everything of ``kind`` that the vendor lists for ``symbols``, and store the rows that can be read.
 
     Raises:
-        EntitlementError: The plan includes no endpoint of this kind.
-        EndpointNotFoundError: The vendor has none.
-        PolygonError: Of the kind that fits, otherwise.
+        EntitlementError: The plan does not include an endpoint for this kind.
+        EndpointNotFoundError: The vendor does not have an endpoint for this kind.
+        PolygonError: A request failed for another reason; the subclass says which.
         ConfigurationError: The store has bars of the other kind of vendor, real or simulated.
     """
     require_kind(database, simulated=polygon.is_simulated)
     listed = polygon.actions(kind, symbols, database_url=database.url)
     claim_store(database, simulated=polygon.is_simulated)
-    screened = _screened(kind, listed, symbols)
+    screened = _screen(kind, listed, symbols)
     counts = store_actions(
         database,
         kind,
@@ -58,8 +60,8 @@ def refresh_corporate_actions(
     return RefreshedActions(listed, screened, counts)
 
 
-def _screened(kind: ActionKind, listed: ListedActions, symbols: list[str]) -> ScreenedActions:
-    """What can be stored of ``listed``: nothing of a symbol of which a value could not be read."""
+def _screen(kind: ActionKind, listed: ListedActions, symbols: list[str]) -> ScreenedActions:
+    """Return the rows of ``listed`` that can be stored; none of a symbol with a value that could not be read."""
     unread = {symbol: listed.problems[symbol] for symbol in symbols if symbol in listed.problems}
     screened = screen_actions(kind, listed.rows, [symbol for symbol in symbols if symbol not in unread])
     return ScreenedActions(screened.rows, {**unread, **screened.problems})

@@ -1,4 +1,4 @@
-"""What a run of ``features`` computed: ranges and null shares of its columns."""
+"""The summary of what a run of ``features`` computed: the range and the null share of each column."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import polars as pl
 from marketdata_assets.domain.features.columns import FEATURES_SCHEMA
 
 CHART_BARS: Final = 500
-"""Bars that the chart shows at most, the latest."""
+"""The number of latest bars that the chart shows."""
 CHARTED: Final = ("time", "close", "atr_14", "volatility_20")
-"""Columns that the chart is made of."""
+"""The columns that the chart needs."""
 _COLUMNS: Final = [name for name, dtype in FEATURES_SCHEMA.items() if dtype.is_numeric()]
 
 
 class FeatureSummary:
-    """Adds up the features of a run, batch by batch."""
+    """The totals of the features of a run, added up batch by batch."""
 
     def __init__(self) -> None:
         self._rows = 0
         self._parts: list[pl.DataFrame] = []
 
     def add(self, features: pl.DataFrame) -> None:
-        """Count ``features`` (``FEATURES_SCHEMA``) in."""
+        """Add ``features`` (``FEATURES_SCHEMA``) to the totals."""
         if features.is_empty():
             return
         self._rows += features.height
@@ -45,11 +45,11 @@ class FeatureSummary:
         )
 
     def table(self) -> str:
-        """The columns as a Markdown table; a sentence when nothing was computed."""
+        """Return the columns as a Markdown table; a sentence when nothing was computed."""
         if not self._rows:
-            return "Everything was up to date: nothing was computed."
-        found = pl.concat(self._parts).group_by("column", maintain_order=True)
-        rows = found.agg(pl.col("lowest").min(), pl.col("highest").max(), pl.col("nulls").sum())
+            return "No features were stale: nothing was computed."
+        parts = pl.concat(self._parts).group_by("column", maintain_order=True)
+        rows = parts.agg(pl.col("lowest").min(), pl.col("highest").max(), pl.col("nulls").sum())
         lines = [
             f"| {name} | {_number(low)} | {_number(high)} | {nulls / self._rows:.2%} |"
             for name, low, high, nulls in rows.iter_rows()

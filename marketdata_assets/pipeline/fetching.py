@@ -1,4 +1,4 @@
-"""What every use-case that asks the vendor shares: whom to ask about what, and the events."""
+"""What every use-case that requests bars shares: the instruments to request, the events, and unknown symbols."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ from marketdata_assets.domain.series import Instrument, Series
 from marketdata_assets.domain.tickers import vendor_ticker
 from marketdata_assets.pipeline.ingest import FailedRequest
 from marketdata_assets.polygon.vendor import PageFetched
-from marketdata_assets.storage.bars import bars_by_series, covered_without_bars
+from marketdata_assets.storage.bars import covered_without_bars, read_rows, symbols_with_bars
 from marketdata_assets.storage.symbols import list_symbols, not_tracked
+from marketdata_assets.storage.tables import OHLCV
 from marketdata_assets.storage.vendor import claim_store, require_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
     from datetime import date
+
+    import polars as pl
 
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.domain.windows import Window
-    from marketdata_assets.pipeline.ingest import IngestReport
+    from marketdata_assets.pipeline.ingest import Ingest, IngestReport
     from marketdata_assets.polygon.request import FetchRequest
     from marketdata_assets.polygon.vendor import FetchEvent, Vendor
+    from marketdata_assets.storage.bars import BarBatch
     from marketdata_assets.storage.connection import Database
 
 
 def vendor_events(
     polygon: Vendor, requests: Sequence[FetchRequest], database: Database
 ) -> Generator[FetchEvent]:
-    """The events of ``requests``; the first page that arrives settles what kind of bars the store holds."""
+    """Yield the events of ``requests``; the first page decides whether the store holds real or simulated bars."""
     if not requests:
         return
     require_kind(database, simulated=polygon.is_simulated)
@@ -42,23 +46,33 @@ def vendor_events(
             yield event
 
 
+def ingest_batches(database: Database, polygon: Vendor, ingest: Ingest) -> Iterator[BarBatch]:
+    """Make the requests of ``ingest`` and yield its batches, which are to be written in their order."""
+
+    def read_bars(series: Series, window: Window) -> pl.DataFrame:
+        return read_rows(database, OHLCV, {series: [window]})
+
+    with closing(vendor_events(polygon, ingest.requests, database)) as events:
+        yield from ingest.batches(events, read_bars)
+
+
 def instruments_of(
     database: Database, series: Iterable[Series]
 ) -> tuple[dict[Instrument, list[Timeframe]], dict[Instrument, tuple[Timeframe, ...]]]:
-    """The timeframes of ``series`` by instrument, and those that the instrument is tracked in.
+    """Return the timeframes of ``series`` by instrument, and the timeframes that each instrument is tracked in.
 
     Raises:
         ConfigurationError: A symbol is not tracked.
     """
-    symbols = {one.symbol: one for one in list_symbols(database)}
+    symbols = {symbol.symbol: symbol for symbol in list_symbols(database)}
     wanted: dict[Instrument, list[Timeframe]] = {}
     tracked: dict[Instrument, tuple[Timeframe, ...]] = {}
-    for one in series:
-        if one.symbol not in symbols:
-            raise not_tracked(one.symbol)
-        instrument = Instrument(one.symbol, symbols[one.symbol].asset_class)
-        wanted.setdefault(instrument, []).append(one.timeframe)
-        tracked[instrument] = symbols[one.symbol].timeframes
+    for member in series:
+        if member.symbol not in symbols:
+            raise not_tracked(member.symbol)
+        instrument = Instrument(member.symbol, symbols[member.symbol].asset_class)
+        wanted.setdefault(instrument, []).append(member.timeframe)
+        tracked[instrument] = symbols[member.symbol].timeframes
     return wanted, tracked
 
 
@@ -71,19 +85,19 @@ def unknown_symbols(
     days: Collection[date],
     coverage: Mapping[Series, Sequence[Window]],
 ) -> list[FailedRequest]:
-    """Find the symbols of which the vendor sent no bar, the store has none, and the vendor's directory has no entry.
+    """Find the symbols without a bar from the vendor or in the store, and without an entry in the vendor's directory.
 
-    Those count, too, whose empty answer an earlier run recorded as coverage: a run that requests nothing of them must
-    not pass either. Without a bar alone a symbol is not unknown: it may be listed later, or have been halted all the
-    while. ``coverage`` is that of ``wanted`` before the run.
+    Symbols whose empty response an earlier run recorded as coverage count too: a run that requests nothing of them must
+    not pass either. A symbol that only lacks bars is not unknown: it may be listed later, or have been halted all the
+    time. ``coverage`` is the coverage of ``wanted`` before the run.
     """
     failed = set(report.failed_symbols)
     silent: dict[Instrument, Window] = {}
     for request in report.empty:
         silent.setdefault(Instrument(request.symbol, request.asset_class), request.window)
-    with_bars = {series.symbol for series, bars in bars_by_series(database).items() if bars}
+    with_bars = symbols_with_bars(database)
     silent = covered_without_bars(database, wanted, coverage, days) | silent
-    doubtful = [one for one in silent if one.symbol not in failed | with_bars]
+    doubtful = [instrument for instrument in silent if instrument.symbol not in failed | with_bars]
     if not doubtful:
         return []
     unlisted = polygon.unlisted(doubtful, database_url=database.url)
@@ -99,7 +113,7 @@ def unknown_symbols(
 
 
 class UnknownTickerError(MarketDataError):
-    """The vendor has no bar of an instrument, and its directory of tickers has no entry."""
+    """An error for an instrument without a bar from the vendor and without an entry in its directory of tickers."""
 
     def __init__(self, instrument: Instrument, window: Window) -> None:
         ticker = vendor_ticker(instrument.symbol, instrument.asset_class)

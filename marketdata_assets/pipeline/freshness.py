@@ -1,4 +1,4 @@
-"""Whether the newest stored bars of every active series are fresh."""
+"""The freshness of every active series: whether its newest stored bars are those that are due."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from marketdata_assets.domain.freshness import (
     Known,
     due,
     evidence_window,
-    is_final,
+    is_decided,
     judge_freshness,
     last_daily_run,
 )
@@ -44,7 +44,7 @@ FRESHNESS_SCHEMA: Final = pl.Schema(
         "reason": pl.String(),
     }
 )
-"""One row a series: ``state`` is a :class:`~marketdata_assets.domain.freshness.Freshness`.
+"""One row per series: ``state`` is a :class:`~marketdata_assets.domain.freshness.Freshness`.
 
 ``late`` counts the sessions, or weeks, that were due and have no bar since ``newest``, the open of the newest bar;
 both are null without a bar. ``due`` is the open of the last bar that should be stored.
@@ -54,10 +54,10 @@ _SERIES_AT_ONCE: Final = 100
 
 
 def freshness_of(database: Database, now: datetime) -> pl.DataFrame:
-    """How fresh each active series is at ``now``, as :data:`FRESHNESS_SCHEMA`, in the order of ``tracked_symbols``.
+    """Return how fresh each active series is at ``now`` (UTC), as :data:`FRESHNESS_SCHEMA`, ordered as ``tracked_symbols`` is.
 
     A series that was added, or changed, after the latest daily run began, and has no bar yet, is left out. So is a preset
-    of which nothing was ever fetched.
+    without any fetched bars.
     """
     unused = unused_presets(database)
     classes = {
@@ -66,64 +66,70 @@ def freshness_of(database: Database, now: datetime) -> pl.DataFrame:
         if symbol.symbol not in unused
         for series in symbol.series
     }
-    last = _due_by_series(classes, now)
+    last = _find_due(classes, now)
     known = _read_known(database, last, now)
     windows = {
-        one: evidence_window(one.timeframe, calendar_of(classes[one]), now)
-        for one, each in known.items()
-        if not is_final(each, last[one])
+        series: evidence_window(series.timeframe, calendar_of(classes[series]), now)
+        for series, facts in known.items()
+        if not is_decided(facts, last[series])
     }
     stored = _read_in_chunks(database, windows)
     requested = read_requested(database, windows)
     rows = []
-    for one, each in known.items():
-        calendar = calendar_of(classes[one])
+    for series, facts in known.items():
+        calendar = calendar_of(classes[series])
         verdict = judge_freshness(
-            one, calendar, last[one], each, stored=stored.get(one), now=now, requested=requested.get(one, ())
+            series,
+            calendar,
+            last[series],
+            facts,
+            stored=stored.get(series),
+            now=now,
+            requested=requested.get(series, ()),
         )
         rows.append(
             (
-                *(one.symbol, one.timeframe.value, verdict.state.value, verdict.late),
-                *(each.newest, last[one].opens, verdict.reason),
+                *(series.symbol, series.timeframe.value, verdict.state.value, verdict.late),
+                *(facts.newest, last[series].opens, verdict.reason),
             )
         )
     return pl.DataFrame(rows, schema=FRESHNESS_SCHEMA, orient="row")
 
 
 def stale_rows(freshness: pl.DataFrame) -> pl.DataFrame:
-    """The rows of ``freshness`` (:data:`FRESHNESS_SCHEMA`) that are not fresh, the latest first."""
+    """Return the rows of ``freshness`` (:data:`FRESHNESS_SCHEMA`) that are not fresh, those that are most late first."""
     stale = freshness.filter(pl.col("state") != Freshness.FRESH.value)
     return stale.sort("late", descending=True, nulls_last=False, maintain_order=True)
 
 
-def _due_by_series(classes: Mapping[Series, AssetClass], now: datetime) -> dict[Series, Due]:
+def _find_due(classes: Mapping[Series, AssetClass], now: datetime) -> dict[Series, Due]:
     shared: dict[tuple[Timeframe, str], Due | None] = {}
     found = {}
-    for one, asset_class in classes.items():
+    for series, asset_class in classes.items():
         calendar = calendar_of(asset_class)
-        key = (one.timeframe, calendar.name)
+        key = (series.timeframe, calendar.name)
         if key not in shared:
-            shared[key] = due(one.timeframe, calendar, now)
+            shared[key] = due(series.timeframe, calendar, now)
         if (last := shared[key]) is not None:
-            found[one] = last
+            found[series] = last
     return found
 
 
 def _read_known(database: Database, last: Mapping[Series, Due], now: datetime) -> dict[Series, Known]:
-    run = last_daily_run(now)
+    daily_run = last_daily_run(now)
     found = {}
-    for one, newest in zip(last, read_newest(database, last), strict=True):
-        is_new = newest.changed_at > run
+    for series, newest in zip(last, read_newest(database, last), strict=True):
+        is_new = newest.changed_at > daily_run
         if newest.opens is None and not newest.is_answered and is_new:
             continue
-        found[one] = Known(newest.opens, newest.is_answered, newest.failure)
+        found[series] = Known(newest.opens, newest.is_answered, newest.failure)
     return found
 
 
 def _read_in_chunks(database: Database, windows: Mapping[Series, Window]) -> dict[Series, StoredBars]:
     chunks: dict[int, dict[Series, Window]] = defaultdict(dict)
-    for position, (one, window) in enumerate(windows.items()):
-        chunks[position // _SERIES_AT_ONCE][one] = window
+    for position, (series, window) in enumerate(windows.items()):
+        chunks[position // _SERIES_AT_ONCE][series] = window
     stored: dict[Series, StoredBars] = {}
     for chunk in chunks.values():
         stored |= read_stored_bars(database, chunk)

@@ -1,13 +1,12 @@
-"""Scanning for gaps and refetching what is missing, for one chunk of series at a time.
+"""The scan for gaps and the refetch of what is missing, for one chunk of series at a time.
 
-:func:`report_gaps` is the path, in the order in which a chunk takes it: load the context, scan it (pure), plan a
+:func:`report_gaps` does the steps in order: load the context, scan it (pure), plan a
 refetch (pure), fetch, settle (pure), write. Each step hands a frozen value to the next: a :class:`ScanChunk`, a
 :class:`GapContext`, a :class:`GapScan`, a :class:`Plan`, a :class:`Fetched` and a :class:`ScanResult`.
 """
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -32,23 +31,22 @@ from marketdata_assets.domain.scans import (
     widen_to_gaps,
 )
 from marketdata_assets.domain.series import Instrument, Series, with_siblings
-from marketdata_assets.pipeline.fetching import instruments_of, vendor_events
+from marketdata_assets.pipeline.fetching import ingest_batches, instruments_of
 from marketdata_assets.pipeline.ingest import Ingest, IngestReport
 from marketdata_assets.polygon.planner import Plan, plan_again
-from marketdata_assets.storage.bars import read_coverage, read_rows, write_batch
+from marketdata_assets.storage.bars import read_coverage, write_batch
 from marketdata_assets.storage.gaps import (
     database_time,
     exclusive_scan,
     first_bars,
+    nearest_scanned_days,
     read_gaps,
-    read_rejected,
+    read_quarantined_rows,
     read_requested,
     read_stored_bars,
-    scanned_around,
     write_gaps,
 )
 from marketdata_assets.storage.merge import MergeCounts
-from marketdata_assets.storage.tables import OHLCV
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -73,7 +71,7 @@ _RESULT_SCHEMA: Final = pl.Schema(
 
 @dataclass(slots=True)
 class GapOutcome:
-    """What a run found: gaps by state, as they stand in the end, how whole each day is, and what repairing cost."""
+    """What a run found: the gaps in their final states, the completeness of each day, and the cost of repairs."""
 
     gaps: list[pl.DataFrame] = field(default_factory=lambda: [_RESULT_SCHEMA.to_frame()])
     days: list[pl.DataFrame] = field(default_factory=list)
@@ -82,16 +80,16 @@ class GapOutcome:
 
     @property
     def frame(self) -> pl.DataFrame:
-        """Every gap of the run, the worst first."""
+        """Every gap of the run, the one with the most missing bars first."""
         return pl.concat(self.gaps).sort("missing_bars", descending=True)
 
     def add_fetched(self, fetched: Fetched) -> None:
-        """Count what a refetch cost and stored."""
+        """Add the cost of a refetch and the rows that it stored."""
         self.reports.append(fetched.report)
         self.rows += fetched.rows
 
     def add_result(self, result: ScanResult) -> None:
-        """Count the gaps and days that a scan wrote."""
+        """Add the gaps and days that a scan wrote."""
         self.gaps.append(result.gaps.select(_RESULT_SCHEMA.names()))
         self.days.append(result.daily)
 
@@ -102,8 +100,8 @@ class Fetched:
 
     Attributes:
         refetches: The requested windows, each with how the vendor failed, or without a failure.
-        report: What the requests cost.
-        rows: How many rows were inserted, changed and left unchanged.
+        report: The cost of the requests.
+        rows: The numbers of rows that were inserted, changed and left unchanged.
     """
 
     refetches: list[Refetch]
@@ -123,17 +121,17 @@ def report_gaps(
     """Find, repair (with ``polygon``) and write the gaps of each series between its first and last day.
 
     The siblings of a series, the tracked timeframes of its symbol that are made of the same base bars, are scanned
-    with it: a fetch stores all of them, and what a refetch shows of the base holds for each.
+    with it: a fetch stores bars of all of them, and what a refetch shows about the base holds for each.
 
-    ``attempts`` is the most refetches of one gap in this run.
+    ``attempts`` limits the refetches of one gap in this run.
 
-    One scan of a series runs at a time: a second one waits, and finds what the first has written.
+    Only one scan of a series runs at a time: a second one waits, and finds what the first one wrote.
     """
     outcome = GapOutcome()
     wanted, tracked = instruments_of(database, days)
     for chunk in plan_chunks(days, wanted, tracked):
         with exclusive_scan(database, chunk.windows):
-            # Before the first bar is read: the scan may miss what is stored from here on.
+            # Read before the first bar: the scan may miss bars that are stored from here on.
             begun = database_time(database)
             scan = scan_gaps(load_context(database, chunk, now))
             for _ in range(attempts if polygon is not None else 0):
@@ -144,7 +142,7 @@ def report_gaps(
                 outcome.add_fetched(fetched)
                 scan = rescan(scan, fetched.refetches, read_stored_bars(database, scan.context.around))
                 if any(refetch.failure is not None for refetch in fetched.refetches):
-                    # The next attempt is another run's: a second at once would meet the same failure.
+                    # Left to another run: a second attempt at once would meet the same failure.
                     break
             result = settle(scan)._replace(begun=begun)
             write_gaps(database, result)
@@ -169,13 +167,13 @@ def plan_chunks(
 
 
 def load_context(database: Database, chunk: ScanChunk, now: datetime) -> GapContext:
-    """Read what is known and stored of the series of ``chunk``, in their windows and as far around as is evidence."""
-    scanned = scanned_around(database, chunk.edges(), chunk.evidence.days)
+    """Read the known gaps and stored bars of the series of ``chunk``, in their windows and the evidence around them."""
+    scanned = nearest_scanned_days(database, chunk.days, chunk.evidence.days)
     around = widen_to_evidence(chunk, scanned, read_gaps(database, chunk.windows))
     known = read_gaps(database, around)
     around = widen_to_gaps(chunk, around, known)
     stored = read_stored_bars(database, around)
-    rejected = read_rejected(database, around)
+    quarantined = read_quarantined_rows(database, around)
     slots = slots_to_scan(
         chunk,
         around,
@@ -184,13 +182,13 @@ def load_context(database: Database, chunk: ScanChunk, now: datetime) -> GapCont
         requested=read_requested(database, around),
         now=now,
     )
-    return GapContext(chunk.windows, around, slots, known, stored, rejected)
+    return GapContext(chunk.windows, around, slots, known, stored, quarantined)
 
 
 def plan_refetch(
     scan: GapScan, chunk: ScanChunk, tracked: Mapping[Instrument, Sequence[Timeframe]], now: datetime
 ) -> Plan:
-    """Plan the fewest requests for what is open in the windows of ``scan``; none when nothing is."""
+    """Plan the fewest requests for the open gaps in the windows of ``scan``; none when no gap is open."""
     missing: dict[Instrument, dict[Timeframe, Sequence[Window]]] = {}
     for series, windows in open_windows(scan).items():
         instrument = Instrument(series.symbol, chunk.classes[series])
@@ -204,14 +202,9 @@ def fetch_missing(
     """Make the requests of ``plan`` and store the bars that arrive."""
     coverage = read_coverage(database, sorted({request.symbol for request in plan.requests}))
     ingest = Ingest(plan, now=now, coverage=coverage, run_id=run_id)
-    rows = MergeCounts()
-
-    def read_bars(series: Series, window: Window) -> pl.DataFrame:
-        return read_rows(database, OHLCV, {series: [window]})
-
-    with closing(vendor_events(polygon, plan.requests, database)) as events:
-        for batch in ingest.batches(events, read_bars):
-            rows += write_batch(database, batch)
+    rows = sum(
+        (write_batch(database, batch) for batch in ingest_batches(database, polygon, ingest)), MergeCounts()
+    )
     failures = {(failed.series, failed.window): str(failed.error) for failed in ingest.report.failures}
     refetches = [
         Refetch(

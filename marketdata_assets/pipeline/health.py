@@ -1,6 +1,6 @@
-"""The health of the platform: the facts that ``domain.monitoring`` weighs, gathered.
+"""The health of the platform: the facts that ``domain.monitoring`` judges.
 
-Bars are read only where a series is silent: what ``pipeline.freshness`` weighs.
+Bars are read only of series without a recent bar, as ``pipeline.freshness`` needs them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from marketdata_assets.domain.monitoring import StaleSeries, Vitals
 from marketdata_assets.pipeline.freshness import freshness_of, stale_rows
 from marketdata_assets.storage.monitoring import (
+    count_losses,
     disk_of,
     failed_fetches,
-    lost_gaps,
     slow_queries,
     vendor_use,
 )
@@ -35,9 +35,10 @@ def vitals(
     freshness: pl.DataFrame | None = None,
     runs: Runs | None = None,
 ) -> Vitals:
-    """Everything that ``domain.monitoring`` weighs, at once.
+    """Read the facts that ``domain.monitoring`` judges, as of ``now``.
 
-    ``freshness`` is ``freshness_of(database, now)`` where the caller has read it already; ``runs`` is Dagster's to tell.
+    ``freshness`` is ``freshness_of(database, now)`` if the caller has read it already. ``runs`` come from Dagster's instance,
+    which this package does not read.
     """
     return Vitals(
         vendor=vendor_use(database, settings.polygon_requests_per_minute, now),
@@ -45,13 +46,13 @@ def vitals(
         slow=slow_queries(database),
         disk=disk_of(settings),
         failed_fetches=tuple(failed_fetches(database, now)),
-        gaps=lost_gaps(database),
+        gaps=count_losses(database),
         runs=runs,
     )
 
 
 def stale_series(freshness: pl.DataFrame) -> tuple[StaleSeries, ...]:
-    """The series of ``freshness`` (``pipeline.freshness.FRESHNESS_SCHEMA``) that are not fresh, the latest first."""
+    """Return the series of ``freshness`` (``pipeline.freshness.FRESHNESS_SCHEMA``) that are not fresh, the most late first."""
     return tuple(
         StaleSeries(f"{row['symbol']}:{row['timeframe']}", row["reason"], row["late"])
         for row in stale_rows(freshness).iter_rows(named=True)

@@ -1,4 +1,4 @@
-"""What is stored about the holes of a window that was read."""
+"""The holes of a window that was read, and what is stored about them."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ def find_holes(
     has_lost_gaps: bool,
     now: datetime,
 ) -> Holes:
-    """Return what ``window`` of ``series`` lacks, as far as its bars are due at ``now``.
+    """Find the bars that ``window`` of ``series`` lacks of those that are due at ``now``.
 
-    Asks the database only about days without a bar, and about gaps when ``has_lost_gaps``.
+    The database is queried only about days without a bar, and about gaps if ``has_lost_gaps``.
 
     Args:
-        database: Where to read.
-        series: Which series.
-        asset_class: Of its symbol.
-        window: What was read.
+        database: The market database.
+        series: The series that was read.
+        asset_class: The asset class of its symbol.
+        window: The window that was read.
         times: The opens of the bars that were read, sorted.
         has_lost_gaps: Whether a gap that is open or unfilled may reach into ``window``.
-        now: The current time.
+        now: The current time, UTC.
     """
     calendar = calendar_of(asset_class)
     lost = _find_lost_gaps(database, series, asset_class, window) if has_lost_gaps else None
     last = _due_at(series.timeframe, calendar, now.replace(minute=0, second=0, microsecond=0))
-    scanned = None if last is None else _until(window, last.closes)
+    scanned = None if last is None else _cut_at(window, last.closes)
     if scanned is None:
         return Holes(series, lost=lost)
-    # Without Polars' query engine, which would take as long as the rest.
+    # NumPy, because Polars' query engine would take as long as everything else here.
     opens = times.to_numpy().astype("datetime64[us]").view(np.int64)
     empty = empty_days(opens, series.timeframe, scanned, calendar)
     if not empty:
@@ -67,22 +67,22 @@ def find_holes(
     _, unrequested = split_fetched(empty, requested, series.timeframe)
     pruned = read_pruned(database, [series]).get(series, []) if unrequested else []
     removed, never = split_fetched(unrequested, pruned, series.timeframe)
-    # Of a day or week bar, what is empty is no longer than its open.
+    # An empty day or week bar counts only from its open for its nominal duration.
     whole = (
         never
         if series.timeframe.is_intraday
-        else [Window(one.start, one.start + series.timeframe.duration) for one in never]
+        else [Window(slot.start, slot.start + series.timeframe.duration) for slot in never]
     )
     return Holes(series, day_holes(never, calendar), day_holes(removed, calendar), lost, tuple(whole))
 
 
 @lru_cache(maxsize=64)
 def _due_at(timeframe: Timeframe, calendar: TradingCalendar, hour: datetime) -> Due | None:
-    """What is due at ``hour``, which takes longer to find than a day of minutes to read."""
+    """Return what is due at ``hour``; cached, because computing it takes longer than reading a day of minutes."""
     return due(timeframe, calendar, hour)
 
 
-def _until(window: Window, end: datetime) -> Window | None:
+def _cut_at(window: Window, end: datetime) -> Window | None:
     return Window(window.start, min(window.end, end)) if window.start < end else None
 
 

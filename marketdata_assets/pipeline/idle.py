@@ -1,6 +1,6 @@
-"""What is left to do of series and days, from what is stored: runs that would do nothing are not started.
+"""The work that is left to do for series and days, found in the store: runs that would do nothing are not started.
 
-Nothing here imports Dagster, whose import alone takes longer than all of these questions.
+Nothing here imports Dagster, because its import alone takes longer than all of these queries.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from marketdata_assets.pipeline.scans import series_to_scan
 from marketdata_assets.polygon.planner import plan
 from marketdata_assets.storage.actions import stale_at
 from marketdata_assets.storage.bars import covered_without_bars, read_coverage
-from marketdata_assets.storage.completeness import MATRIX_SCHEMA, active_series, read_matrix, summed_matrix
+from marketdata_assets.storage.completeness import MATRIX_SCHEMA, active_series, read_matrix, sum_matrix
 from marketdata_assets.storage.dagster_tables import (
     are_dagsters_tables_here,
     has_unfinished_runs,
@@ -25,7 +25,7 @@ from marketdata_assets.storage.dagster_tables import (
     series_partitions,
 )
 from marketdata_assets.storage.partition_windows import partition_windows_of
-from marketdata_assets.storage.symbols import asset_classes, list_symbols
+from marketdata_assets.storage.symbols import asset_classes, list_active_keys, list_symbols
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,14 +39,16 @@ if TYPE_CHECKING:
 
 def bars_are_current(database: Database, rectangle: Rectangle, *, now: datetime) -> bool:
     """Whether a run of ``ohlcv`` over the partitions of ``rectangle`` would request and record nothing new."""
-    symbols = {one.symbol: one for one in list_symbols(database)}
+    symbols = {symbol.symbol: symbol for symbol in list_symbols(database)}
     wanted: dict[Instrument, list[Timeframe]] = {}
-    for one in rectangle.series:
-        if one.symbol not in symbols:
+    for series in rectangle.series:
+        if series.symbol not in symbols:
             return False
-        wanted.setdefault(Instrument(one.symbol, symbols[one.symbol].asset_class), []).append(one.timeframe)
+        wanted.setdefault(Instrument(series.symbol, symbols[series.symbol].asset_class), []).append(
+            series.timeframe
+        )
     days = rectangle.days
-    coverage = read_coverage(database, [one.symbol for one in wanted])
+    coverage = read_coverage(database, [instrument.symbol for instrument in wanted])
     planned = plan(wanted, days, coverage, now=now)
     return (
         not planned.fetches
@@ -61,25 +63,25 @@ def bars_are_current(database: Database, rectangle: Rectangle, *, now: datetime)
 def stale_days(
     database: Database, series: Iterable[Series], earliest: date, *, now: datetime
 ) -> dict[Series, tuple[date, date]]:
-    """The first and the last local day of each of ``series`` whose features are out of date, not before ``earliest``.
+    """Find the first and the last local day of the stale features of each of ``series``, not before ``earliest``.
 
-    The last is that of the last bar. A series that is up to date is left out.
+    The last day is the one of the last bar. A series without stale features is left out.
     """
     classes = asset_classes(database)
     days = {}
-    for one, stale in stale_at(database, now, list(series)).items():
-        calendar = calendar_of(classes[one.symbol])
+    for member, stale in stale_at(database, now, list(series)).items():
+        calendar = calendar_of(classes[member.symbol])
         last = calendar.local_day(max(stale.since, stale.last_bar or stale.since))
         if last >= earliest:
-            days[one] = (max(earliest, calendar.local_day(stale.since)), last)
+            days[member] = (max(earliest, calendar.local_day(stale.since)), last)
     return days
 
 
 def scans_are_current(database: Database, rectangle: Rectangle, *, now: datetime) -> bool:
-    """Whether a scan of the partitions of ``rectangle`` and of their siblings would find what an earlier scan found."""
+    """Whether a scan of the partitions of ``rectangle`` and of their siblings would only repeat an earlier scan."""
     first, last, series = rectangle.first, rectangle.last, rectangle.series
     classes = asset_classes(database)
-    if any(one.symbol not in classes for one in series):
+    if any(member.symbol not in classes for member in series):
         return False
     siblings = with_siblings(series, active_series(database))
     windows = partition_windows_of(database, siblings, first, last)
@@ -92,18 +94,18 @@ def scans_are_current(database: Database, rectangle: Rectangle, *, now: datetime
 
 
 def matrix_is_current(database: Database, today: date) -> bool:
-    """Whether a run of ``completeness_matrix`` on ``today`` would write what is stored already."""
+    """Whether a run of ``completeness_matrix`` on ``today`` would write only what is already stored."""
     stored = read_matrix(database)
-    sums = summed_matrix(database, today)
+    sums = sum_matrix(database, today)
     columns = MATRIX_SCHEMA.names()
     return stored.select(columns).equals(sums.select(columns))
 
 
 def is_instance_in_order(database: Database) -> bool:
-    """Whether opening Dagster's instance would change nothing: partitions follow the symbols, and no command left a run."""
+    """Whether opening Dagster's instance would change nothing: partitions match the symbols, and no command left a run."""
     if not are_dagsters_tables_here(load_settings()):
         return False
-    wanted = [one.key for symbol in list_symbols(database, active_only=True) for one in symbol.series]
+    wanted = list_active_keys(database)
     return series_partitions(database, SERIES) == wanted and not has_unfinished_runs(
         database, COMMAND_TAG, UNFINISHED
     )

@@ -1,13 +1,13 @@
-"""From vendor pages to batches that are committed whole: screened, rolled up, with their evidence.
+"""The way from vendor pages to batches that are committed as a whole: screened, rolled up, with their evidence.
 
 Pages are cut at local midnights: a batch holds whole days only, so that every rolled-up bar is made of all its
-base bars, and what is committed before an interruption need not be asked for again.
+base bars, and bars that were committed before an interruption need not be requested again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -18,11 +18,11 @@ from marketdata_assets.domain.bars import (
     PAGE_SCHEMA,
     QUARANTINE_SCHEMA,
     bucket_close,
-    complete,
+    keep_closed,
     screen,
 )
 from marketdata_assets.domain.calendar import calendar_of, sunday_of
-from marketdata_assets.domain.coverage import CORRECTION_SESSIONS, answered_windows, history_begins
+from marketdata_assets.domain.coverage import CORRECTION_SESSIONS, answered_windows, start_of_history
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import Series
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from marketdata_assets.polygon.request import FetchRequest
 
 BATCH_ROWS: Final = 100_000
-"""Rows that are worth a transaction of their own."""
+"""The number of rows that justifies a transaction of its own."""
 
 _ROLLUP_DAYS: Final = 31
 _LAST_ROWS: Final = 3
@@ -56,10 +56,10 @@ class QuarantinedError(MarketDataError):
 
 
 class FailedRequest(NamedTuple):
-    """A request that failed, and why."""
+    """A request that failed, and its error."""
 
     series: Series
-    """Symbol and base."""
+    """The symbol and the base of the request."""
     window: Window
     error: MarketDataError
 
@@ -81,6 +81,11 @@ class IngestReport:
     notices: list[str] = field(default_factory=list)
     empty: list[FetchRequest] = field(default_factory=list)
 
+    def __add__(self, other: IngestReport) -> IngestReport:
+        return IngestReport(
+            **{count.name: getattr(self, count.name) + getattr(other, count.name) for count in fields(self)}
+        )
+
     @property
     def failed_symbols(self) -> list[str]:
         """Symbols with a failure, sorted."""
@@ -89,7 +94,7 @@ class IngestReport:
 
 @dataclass(slots=True)
 class _Progress:
-    """How far one request has come."""
+    """The progress of one request."""
 
     fetch: Fetch
     log: FetchLogEntry
@@ -111,8 +116,9 @@ class Ingest:
     Args:
         plan: What is fetched and what is rolled up from the store.
         now: The present: bars that have not closed by then are dropped.
-        coverage: What is covered so far, by series: says where each history begins.
+        coverage: The covered windows by series, which show where each history begins.
         run_id: Stands in ``fetch_log``.
+        batch_rows: A batch ends with the day in which it reaches this number of rows.
     """
 
     def __init__(
@@ -122,11 +128,13 @@ class Ingest:
         now: datetime,
         coverage: Mapping[Series, Sequence[Window]] | None = None,
         run_id: str | None = None,
+        batch_rows: int = BATCH_ROWS,
     ) -> None:
         self.report = IngestReport()
         self._plan = plan
         self._now = now
         self._run_id = run_id
+        self._batch_rows = batch_rows
         self._begins: dict[tuple[str, Timeframe], datetime] = {}
         for series, windows in (coverage or {}).items():
             for window in windows:
@@ -134,6 +142,11 @@ class Ingest:
         self._fetches: dict[FetchRequest, Fetch] = {fetch.request: fetch for fetch in plan.fetches}
         self._progress: dict[FetchRequest, _Progress] = {}
         self._pending = _Pending()
+
+    @property
+    def requests(self) -> Sequence[FetchRequest]:
+        """The requests whose events :meth:`batches` takes."""
+        return self._plan.requests
 
     def batches(self, events: Iterable[FetchEvent], read_bars: ReadBars) -> Iterator[BarBatch]:
         """Batches in the order in which pages arrive, then those that are rolled up from the store.
@@ -145,15 +158,15 @@ class Ingest:
         try:
             for event in events:
                 self._take(event)
-                if self._pending.rows >= BATCH_ROWS:
+                if self._pending.rows >= self._batch_rows:
                     yield self._flush()
         except MarketDataError:
             yield self._flush()
             raise
         for rollup in self._plan.rollups:
-            for window in _chunks(rollup):
+            for window in _cut_into_chunks(rollup):
                 self._roll_up_stored(rollup, window)
-                if self._pending.rows >= BATCH_ROWS:
+                if self._pending.rows >= self._batch_rows:
                     yield self._flush()
         yield self._flush()
 
@@ -212,7 +225,7 @@ class Ingest:
             return
         if progress.quarantined:
             self.report.notices.append(
-                f"{event.request}: {_counted(progress.quarantined)} broke a rule and went to ohlcv_quarantine"
+                f"{event.request}: {_describe_counts(progress.quarantined)} broke a rule and went to ohlcv_quarantine"
             )
         self._end(progress, replace(progress.log, status="ok"))
 
@@ -273,12 +286,12 @@ class Ingest:
         _forget_pages(progress)
         first = screened.bars["time"].min()
         if isinstance(first, datetime):
-            self._has_begun(request.symbol, request.base, history_begins(first, calendar))
+            self._has_begun(request.symbol, request.base, start_of_history(first, calendar))
         answered = answered_windows(
             window,
             screened=screened,
-            begins=self._begins.get((request.symbol, request.base)),
-            settled=calendar.final_before(self._now, CORRECTION_SESSIONS),
+            history_start=self._begins.get((request.symbol, request.base)),
+            final_before=calendar.final_before(self._now, CORRECTION_SESSIONS),
             calendar=calendar,
         )
         timeframes = progress.fetch.timeframes
@@ -307,18 +320,18 @@ class Ingest:
         calendar: TradingCalendar,
     ) -> None:
         timeframe = series.timeframe
-        rolled = complete(roll_up(base, timeframe, calendar), timeframe, calendar, self._now)
+        rolled = keep_closed(roll_up(base, timeframe, calendar), timeframe, calendar, self._now)
         whole = rolled.filter(
             pl.col("time") >= window.start,
             bucket_close(pl.col("time"), timeframe, calendar) <= window.end,
         )
         if timeframe is Timeframe.W1:
-            answered = [week for one in answered if (week := _whole_weeks(one, calendar))]
+            answered = [weeks for piece in answered if (weeks := _whole_weeks(piece, calendar))]
         self._pending.add(series, whole, answered)
 
 
 def _with_sources(event: PageFetched) -> pl.DataFrame:
-    """The rows of a page in ``PAGE_SCHEMA``."""
+    """Return the rows of a page in ``PAGE_SCHEMA``."""
     frame = event.frame
     faults = pl.Series([None], dtype=pl.String).new_from_index(0, frame.height)
     if event.rows.faults:
@@ -330,7 +343,7 @@ def _with_sources(event: PageFetched) -> pl.DataFrame:
 
 
 def _with_texts(screened: Screened, pages: Mapping[int, PageRows]) -> pl.DataFrame:
-    """The quarantined rows, each with the vendor's own text of it."""
+    """Return the quarantined rows of ``screened``, each with the text that the vendor sent."""
     sources = screened.sources.to_list()
     by_page: dict[int, list[int]] = {}
     for source in sources:
@@ -347,7 +360,7 @@ def _with_texts(screened: Screened, pages: Mapping[int, PageRows]) -> pl.DataFra
 
 
 def _forget_pages(progress: _Progress) -> None:
-    """Drop the pages of which no row is carried."""
+    """Drop the pages without a carried row."""
     oldest = progress.carried["source"].min()
     kept = int(oldest) >> _PAGE_BITS if isinstance(oldest, int) else None
     for page in list(progress.pages):
@@ -356,7 +369,7 @@ def _forget_pages(progress: _Progress) -> None:
 
 
 def _last_closed_day(progress: _Progress, calendar: TradingCalendar) -> datetime | None:
-    """Local midnight before the latest carried rows: later pages add nothing before it."""
+    """Local midnight before the latest carried rows: later pages add no rows before it."""
     request = progress.fetch.request
     if request.base is Timeframe.D1:
         # A request of day bars has one page in practice; weeks stay whole when it waits for the last.
@@ -370,7 +383,7 @@ def _last_closed_day(progress: _Progress, calendar: TradingCalendar) -> datetime
 
 
 def _whole_weeks(window: Window, calendar: TradingCalendar) -> Window | None:
-    """The part of ``window`` from its first to its last local Sunday 00:00."""
+    """Return the part of ``window`` from its first to its last local Sunday 00:00, None when it has no whole week."""
     first = calendar.local_day(window.start - timedelta(microseconds=1)) + timedelta(days=1)
     last = calendar.local_day(window.end)
     start = sunday_of(first + timedelta(days=6))
@@ -378,16 +391,16 @@ def _whole_weeks(window: Window, calendar: TradingCalendar) -> Window | None:
     return Window(calendar.day_start(start), calendar.day_start(end)) if start < end else None
 
 
-def _chunks(rollup: StoredRollup) -> Iterator[Window]:
-    """The window of a stored rollup in stretches of whole local days that fit in memory."""
+def _cut_into_chunks(rollup: StoredRollup) -> Iterator[Window]:
+    """Cut the window of a stored rollup into windows of whole local days that fit in memory."""
     if rollup.base is Timeframe.D1:
         yield rollup.window
         return
     calendar = calendar_of(rollup.instrument.asset_class)
     start = rollup.window.start
     while start < rollup.window.end:
-        following = calendar.day_start(calendar.local_day(start) + timedelta(days=_ROLLUP_DAYS))
-        end = min(following, rollup.window.end)
+        next_start = calendar.day_start(calendar.local_day(start) + timedelta(days=_ROLLUP_DAYS))
+        end = min(next_start, rollup.window.end)
         yield Window(start, end)
         start = end
 
@@ -403,13 +416,13 @@ def _unsound(progress: _Progress) -> QuarantinedError | None:
     if progress.quarantined and not progress.bars:
         return QuarantinedError(
             f"{request}: all {sum(progress.quarantined.values())} rows that the vendor sent broke a rule"
-            f" ({_counted(progress.quarantined)}) and none was stored: see ohlcv_quarantine, then run the"
+            f" ({_describe_counts(progress.quarantined)}) and none was stored: see ohlcv_quarantine, then run the"
             " backfill again"
         )
     return None
 
 
-def _counted(rules: dict[str, int]) -> str:
+def _describe_counts(rules: dict[str, int]) -> str:
     return ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items(), key=lambda item: -item[1]))
 
 

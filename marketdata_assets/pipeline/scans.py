@@ -1,4 +1,4 @@
-"""Which series changed since they were scanned for gaps."""
+"""The series that changed since they were scanned for gaps."""
 
 from __future__ import annotations
 
@@ -31,37 +31,43 @@ def series_to_scan(
     *,
     widened: Mapping[Series, Window] | None = None,
 ) -> set[Series]:
-    """Those of ``windows`` that a scan can find something new of, with the others of their symbol and base.
+    """Return the series of ``windows`` in which a scan can find something new, and their siblings among ``windows``.
 
-    These are series with a day that was not scanned, or was scanned before its last bar was due; and series of which bars,
-    quarantined rows or empty answers came since, in the window or in the evidence before it; and series of which older
-    history was fetched since, whose habits are evidence wherever they lie. A scan from before the
+    These are series with a day that was not scanned, or was scanned before its last bar was due; series with bars,
+    quarantined rows or empty responses that came after the scan, in the window or in the evidence before it; and series
+    whose older history was fetched after the scan, because it is evidence wherever it lies. A scan from before the
     latest migration does not count: an earlier version may have judged otherwise.
 
-    ``widened`` holds the windows that a scan of ``windows`` covers, when they are wider. Days outside ``windows`` count as
-    far as they were asked for: a scan expects nothing of the others.
+    ``widened`` holds the windows that a scan of ``windows`` covers, when they are wider. Days outside ``windows`` count
+    only if they were requested: a scan expects nothing of other days.
     """
     if not windows:
         return set()
     wide = widened or windows
-    hull = Window(min(one.start for one in wide.values()), max(one.end for one in wide.values()))
+    hull = Window(min(window.start for window in wide.values()), max(window.end for window in wide.values()))
     slots = expected_by_series(
-        {one: classes[one.symbol] for one in windows}, hull, now - SETTLING, first_bars(database, windows)
+        {series: classes[series.symbol] for series in windows},
+        hull,
+        now - SETTLING,
+        first_bars(database, windows),
     )
     scanned = scanned_days(database, windows, hull)
     requested = read_requested(database, widened) if widened else {}
     since = {
-        one: last_scan(
-            _requested_or_inside(slots[one], wide[one], window, requested.get(one, ())), scanned.get(one, {})
+        series: last_scan(
+            _select_requested_or_inside(slots[series], wide[series], window, requested.get(series, ())),
+            scanned.get(series, {}),
         )
-        for one, window in windows.items()
+        for series, window in windows.items()
     }
-    new = {one for one, scan in since.items() if scan is None}
-    known = {one: scan for one, scan in since.items() if scan is not None and scan != NEVER_DUE}
+    new = {series for series, scan in since.items() if scan is None}
+    known = {series: scan for series, scan in since.items() if scan is not None and scan != NEVER_DUE}
     return set(with_siblings(new | changed_series(database, wide, known), windows))
 
 
-def _requested_or_inside(slots: Slots, wide: Window, window: Window, requested: Sequence[Window]) -> Slots:
-    """Return the ``slots`` of ``window``, and those of the ``wide`` one that were ``requested`` for."""
+def _select_requested_or_inside(
+    slots: Slots, wide: Window, window: Window, requested: Sequence[Window]
+) -> Slots:
+    """Return the ``slots`` in ``window``, and those in the window ``wide`` that were ``requested``."""
     chosen = slots.within(wide.start, wide.end)
     return chosen.requested_in([*requested, window], np.zeros(len(chosen), dtype=np.bool_))

@@ -20,7 +20,7 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import AssetClass, Instrument, parse_symbol
 from marketdata_assets.domain.spelling import capitalise
-from marketdata_assets.domain.tickers import inferred_asset_class, vendor_ticker
+from marketdata_assets.domain.tickers import infer_asset_class, vendor_ticker
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.polygon.actions import ENDPOINTS, Endpoint, ListRequest, plan_lists
 from marketdata_assets.polygon.client import HistoryNotice, PolygonClient, RetryPolicy, Timeouts, history_cut
@@ -170,7 +170,7 @@ def fetch_range(
         PolygonError: Of the kind that fits.
     """
     symbol = capitalise(parse_symbol(symbol))
-    asset_class = asset_class or inferred_asset_class(symbol)
+    asset_class = asset_class or infer_asset_class(symbol)
     request = FetchRequest(symbol, asset_class, timeframe, _window(start, end, asset_class))
     frames = [VENDOR_SCHEMA.to_frame()]
     with contextlib.closing(stream(plan, [request])) as events:

@@ -1,4 +1,4 @@
-"""Corporate actions in and out of Postgres."""
+"""Writing corporate actions to Postgres, and reading them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.rows import Session
 
 _EXACT: Final = frozenset({"split_from", "split_to", "cash_amount"})
-"""Columns that Postgres keeps as decimal numbers: ratios must stay exact, and amounts are part of a key."""
+"""The columns that Postgres keeps as decimal numbers: ratios must stay exact, and amounts are part of a key."""
 _POSTGRES_TYPES: Final[dict[pl.DataType, str]] = {
     pl.String(): "text",
     pl.Float64(): "double precision",
@@ -48,14 +48,14 @@ _POSTGRES_TYPES: Final[dict[pl.DataType, str]] = {
     pl.Time(): "time",
     pl.Datetime("us", "UTC"): "timestamptz",
 }
-_ONE_ENDPOINTS_OWN: Final = frozenset({"adjustment_type", "distribution_type", "dividend_type"})
-"""Columns that one of a kind's endpoints leaves out: what the other has said stays."""
+_OF_ONE_ENDPOINT: Final = frozenset({"adjustment_type", "distribution_type", "dividend_type"})
+"""The columns that one of the two endpoints of a kind leaves out: the value that the other one gave stays."""
 
 _MERGE: Final = sql.SQL("""
 merge into {table} t
 using (select * from unnest({arrays}) as s({names})) s on {same}
-when matched and ({old}, t.withdrawn_at) is distinct from ({said}, null)
-  then update set ({columns}) = row({said}), withdrawn_at = null, updated_at = now()
+when matched and ({old}, t.withdrawn_at) is distinct from ({given}, null)
+  then update set ({columns}) = row({given}), withdrawn_at = null, updated_at = now()
 when not matched by target
   then insert ({names}) values ({new})
 when not matched by source and t.symbol = any(%s) and t.{date} >= %s::date and t.withdrawn_at is null
@@ -73,7 +73,7 @@ select %s, symbol, %s
 from unnest(%s::text[]) as symbol
 on conflict (kind, symbol) do update set endpoint = excluded.endpoint, checked_at = now()
 """
-_TAKES_EFFECT: Final = """
+_HAS_UNAPPLIED: Final = """
 select exists (
   select from splits s
   join corporate_action_checks c on c.kind = 'splits' and c.symbol = s.symbol
@@ -122,7 +122,7 @@ where kind = %s and symbol = any(%s)
 
 
 class _Merged(NamedTuple):
-    """What merging did to a row."""
+    """The effect of a merge on a row."""
 
     action: str
     is_withdrawn: bool
@@ -139,14 +139,14 @@ class _Applied(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ActionCounts:
-    """What storing a list did, in rows.
+    """The effect of storing a list, in rows.
 
     Attributes:
-        inserted: New ones.
-        changed: Those with another value, and those that are listed again after they were withdrawn.
-        unchanged: Those that were not touched.
-        withdrawn: Those that the vendor lists no more, marked now.
-        kept: Those that the list lacks but does not reach back to: not touched either.
+        inserted: New rows.
+        changed: Rows with another value, and rows that are listed again after they were withdrawn.
+        unchanged: Listed rows that were already stored with the same values.
+        withdrawn: Rows that the vendor no longer lists, now marked as withdrawn.
+        kept: Rows from before the first day that the list covers, which is why it lacks them: not touched.
     """
 
     inserted: int = 0
@@ -165,31 +165,31 @@ def store_actions(
     endpoint: str,
     today: date,
 ) -> ActionCounts:
-    """Make ``rows`` (the schema of ``kind``, one per ``FACTS``) what is stored of ``symbols``, in one transaction.
+    """Store ``rows`` (the schema of ``kind``, one per ``FACTS``) as the list of ``symbols``, in one transaction.
 
-    ``rows`` is the whole list of ``symbols`` that ``endpoint`` gave. What is stored and not in it is marked as
-    withdrawn as far back as the list reaches (:func:`~marketdata_assets.domain.actions.reach_of`); nothing is
-    deleted. Safe to repeat.
+    ``rows`` is the complete list that ``endpoint`` gave for ``symbols``. Stored rows that are not in it are marked as
+    withdrawn, as far back as the list reaches (:func:`~marketdata_assets.domain.actions.reach_of`); nothing is
+    deleted. The call is safe to repeat.
     """
     merge = _merge_statement(kind)
     reach = reach_of(kind, rows, today)
     count_listed = _COUNT_LISTED.format(sql.Identifier(kind.value))
 
-    def work(connection: Session) -> ActionCounts:
+    def work(session: Session) -> ActionCounts:
         # Two writers of one list would insert the same keys.
-        _lock(connection, kind)
-        before = _applied(connection, symbols) if kind is ActionKind.SPLITS else set()
+        _lock_lists(session, kind)
+        before = _read_applied(session, symbols) if kind is ActionKind.SPLITS else set()
         keyed = (
-            number_dividends(rows, _numbered(connection, symbols)) if kind is ActionKind.DIVIDENDS else rows
+            number_dividends(rows, _read_numbered(session, symbols)) if kind is ActionKind.DIVIDENDS else rows
         )
         arrays = [_column(keyed[name]) for name in _stored_columns(kind)]
-        merged = fetch(connection, merge, [*arrays, list(symbols), reach], row=_Merged)
-        (listed,) = fetch(connection, count_listed, [list(symbols)], row=int)
-        connection.execute(_WRITE_CHECKS, [kind.value, endpoint, list(symbols)])
+        merged = fetch(session, merge, [*arrays, list(symbols), reach], row=_Merged)
+        (listed,) = fetch(session, count_listed, [list(symbols)], row=int)
+        session.execute(_WRITE_CHECKS, [kind.value, endpoint, list(symbols)])
         if kind is ActionKind.SPLITS:
-            _apply_through(connection, symbols, today)
-            differing = before ^ _applied(connection, symbols)
-            _mark_features_stale(connection, {split.symbol for split in differing})
+            _apply_through(session, symbols, today)
+            differing = before ^ _read_applied(session, symbols)
+            _mark_features_stale(session, {split.symbol for split in differing})
         inserted = sum(row.action == "INSERT" for row in merged)
         withdrawn = sum(row.is_withdrawn for row in merged)
         changed = len(merged) - inserted - withdrawn
@@ -205,65 +205,68 @@ def store_actions(
 
 
 def stale_at(database: Database, now: datetime, series: Collection[Series]) -> dict[Series, Stale]:
-    """What is out of date of ``series``, splits that were executed by ``now`` included.
+    """Return the stale marks of ``series``, after marking what the splits executed by ``now`` make stale.
 
-    A split is listed before its day, and the day itself brings no row: nobody but the reader would notice it.
+    A split is listed before its day, and no row arrives on the day itself: only a reader can notice that it has come.
     """
-    symbols = sorted({one.symbol for one in series})
+    symbols = sorted({item.symbol for item in series})
     today = calendar_of(AssetClass.STOCK).local_day(now)
 
-    def work(connection: Session) -> None:
-        _lock(connection, ActionKind.SPLITS)
-        before = _applied(connection, symbols)
-        _apply_through(connection, symbols, today)
-        executed = _applied(connection, symbols) - before
-        _mark_features_stale(connection, {split.symbol for split in executed})
+    def work(session: Session) -> None:
+        _lock_lists(session, ActionKind.SPLITS)
+        before = _read_applied(session, symbols)
+        _apply_through(session, symbols, today)
+        executed = _read_applied(session, symbols) - before
+        _mark_features_stale(session, {split.symbol for split in executed})
 
-    if _takes_effect(database, symbols, today):
+    if _has_unapplied_split(database, symbols, today):
         database.transaction(work)
     return read_stale(database, series)
 
 
-def _takes_effect(database: Database, symbols: Sequence[str], today: date) -> bool:
-    """Whether a split of ``symbols`` was executed by ``today`` and not applied."""
-    return database.fetch(_TAKES_EFFECT, [list(symbols), today], row=bool) == [True]
+def _has_unapplied_split(database: Database, symbols: Sequence[str], today: date) -> bool:
+    """Whether a split of ``symbols`` was executed by ``today`` and is not yet applied to features."""
+    return database.fetch(_HAS_UNAPPLIED, [list(symbols), today], row=bool) == [True]
 
 
-def _lock(connection: Session, kind: ActionKind) -> None:
+def _lock_lists(session: Session, kind: ActionKind) -> None:
     """Hold the lock of the lists of ``kind``."""
-    lock(connection, f"actions {kind}", LockSpace.LISTS)
+    lock(session, f"actions {kind}", LockSpace.LISTS)
 
 
-def _apply_through(connection: Session, symbols: Sequence[str], today: date) -> None:
-    connection.execute(_APPLY_THROUGH, [today, list(symbols)])
+def _apply_through(session: Session, symbols: Sequence[str], today: date) -> None:
+    session.execute(_APPLY_THROUGH, [today, list(symbols)])
 
 
-def _applied(connection: Session, symbols: Sequence[str]) -> set[_Applied]:
-    """The splits of ``symbols`` that have taken effect on features."""
+def _read_applied(session: Session, symbols: Sequence[str]) -> set[_Applied]:
+    """Read the splits of ``symbols`` that have taken effect on features."""
 
     def split(symbol: str, day: date, before: Decimal, after: Decimal) -> _Applied:
         return _Applied(symbol, day, Fraction(before) / Fraction(after))
 
-    return set(fetch(connection, _APPLIED, [list(symbols)], row=split))
+    return set(fetch(session, _APPLIED, [list(symbols)], row=split))
 
 
-def _mark_features_stale(connection: Session, symbols: Collection[str]) -> None:
-    """A split moves the prices of all that lies before it, and means remember for ever: all is out of date."""
-    firsts = fetch(connection, _FIRST_BARS, [sorted(symbols)], row=by_series(moment_or_none))
+def _mark_features_stale(session: Session, symbols: Collection[str]) -> None:
+    """Mark all features of ``symbols`` as stale.
+
+    A split moves every price before it, and an exponential mean depends on all of them.
+    """
+    firsts = fetch(session, _FIRST_BARS, [sorted(symbols)], row=by_series(moment_or_none))
     since = {series: first for series, first in firsts if first is not None}
-    lock_series(connection, since)
-    mark_stale(connection, since, "a split took effect, or was corrected or withdrawn")
+    lock_series(session, since)
+    mark_stale(session, since, "a split took effect, or was corrected or withdrawn")
 
 
 def _column(values: pl.Series) -> list[object]:
-    """The values of a column as psycopg sends them; what Postgres keeps exactly goes there by its digits."""
+    """Return the values of a column as psycopg sends them, decimal numbers by their digits."""
     if values.name in _EXACT:
         return [None if value is None else Decimal(str(value)) for value in values]
     return values.to_list()
 
 
-def _numbered(connection: Session, symbols: Sequence[str]) -> pl.DataFrame:
-    """The dividends of ``symbols`` that are stored, as ``number_dividends`` takes them."""
+def _read_numbered(session: Session, symbols: Sequence[str]) -> pl.DataFrame:
+    """Read the stored dividends of ``symbols``, as ``number_dividends`` takes them."""
     schema = {
         name: SCHEMAS[ActionKind.DIVIDENDS][name] for name in (*FACTS[ActionKind.DIVIDENDS], "vendor_id")
     }
@@ -273,23 +276,23 @@ def _numbered(connection: Session, symbols: Sequence[str]) -> pl.DataFrame:
         )
         for name in (*schema, NUMBER)
     )
-    found = connection.execute(_NUMBERED.format(columns), [list(symbols)]).fetchall()
+    found = session.execute(_NUMBERED.format(columns), [list(symbols)]).fetchall()
     return pl.DataFrame(found, schema={**schema, NUMBER: pl.Int16()}, orient="row")
 
 
 def _stored_columns(kind: ActionKind) -> list[str]:
-    """The columns that storing a list of ``kind`` writes."""
+    """Return the columns that storing a list of ``kind`` writes."""
     return list(dict.fromkeys([*SCHEMAS[kind].names(), *KEYS[kind]]))
 
 
-def _type(kind: ActionKind, name: str) -> sql.SQL:
+def _postgres_type(kind: ActionKind, name: str) -> sql.SQL:
     if name == NUMBER:
         return sql.SQL("smallint")
     return sql.SQL("numeric" if name in _EXACT else _POSTGRES_TYPES[SCHEMAS[kind][name]])
 
 
 def _arrays(kind: ActionKind, names: Sequence[str]) -> sql.Composed:
-    return sql.SQL(", ").join(sql.SQL("%s::{}[]").format(_type(kind, name)) for name in names)
+    return sql.SQL(", ").join(sql.SQL("%s::{}[]").format(_postgres_type(kind, name)) for name in names)
 
 
 def _pairs(separator: str, template: str, names: Sequence[str]) -> sql.Composed:
@@ -299,8 +302,8 @@ def _pairs(separator: str, template: str, names: Sequence[str]) -> sql.Composed:
 def _merge_statement(kind: ActionKind) -> sql.Composed:
     names = _stored_columns(kind)
     values = [name for name in names if name not in KEYS[kind]]
-    own = [name for name in values if name in _ONE_ENDPOINTS_OWN]
-    said = sql.SQL(", ").join(
+    own = [name for name in values if name in _OF_ONE_ENDPOINT]
+    given = sql.SQL(", ").join(
         sql.SQL("coalesce(s.{name}, t.{name})" if name in own else "s.{name}").format(
             name=sql.Identifier(name)
         )
@@ -312,7 +315,7 @@ def _merge_statement(kind: ActionKind) -> sql.Composed:
         names=_pairs(", ", "{name}", names),
         same=_pairs(" and ", "t.{name} = s.{name}", KEYS[kind]),
         old=_pairs(", ", "t.{name}", values),
-        said=said,
+        given=given,
         columns=_pairs(", ", "{name}", values),
         new=_pairs(", ", "s.{name}", names),
         date=sql.Identifier(DATES[kind]),
@@ -320,16 +323,18 @@ def _merge_statement(kind: ActionKind) -> sql.Composed:
 
 
 def read_splits(database: Database, symbols: Sequence[str]) -> pl.DataFrame:
-    """The splits of ``symbols`` that the vendor lists, future ones included, as ``SPLIT_SCHEMA``, sorted."""
-    return _read(database, ActionKind.SPLITS, SPLIT_SCHEMA, symbols)
+    """Read the splits that the vendor lists for ``symbols``, future ones included, as ``SPLIT_SCHEMA``, sorted."""
+    return _read_listed(database, ActionKind.SPLITS, SPLIT_SCHEMA, symbols)
 
 
 def read_actions(database: Database, kind: ActionKind, symbols: Sequence[str]) -> pl.DataFrame:
-    """What the vendor lists of ``symbols``, in the schema of ``kind``, sorted by key; withdrawn rows left out."""
-    return _read(database, kind, SCHEMAS[kind], symbols)
+    """Read the vendor's list for ``symbols``, without withdrawn rows, in the schema of ``kind``, sorted by key."""
+    return _read_listed(database, kind, SCHEMAS[kind], symbols)
 
 
-def _read(database: Database, kind: ActionKind, schema: pl.Schema, symbols: Sequence[str]) -> pl.DataFrame:
+def _read_listed(
+    database: Database, kind: ActionKind, schema: pl.Schema, symbols: Sequence[str]
+) -> pl.DataFrame:
     columns = sql.SQL(", ").join(
         # A numeric would arrive as text.
         sql.SQL("{name}::double precision as {name}" if name in _EXACT else "{name}").format(
@@ -342,16 +347,16 @@ def _read(database: Database, kind: ActionKind, schema: pl.Schema, symbols: Sequ
     return rows.cast(schema).select(schema.names()) if rows.width else schema.to_frame()
 
 
-def unchecked(database: Database, kind: ActionKind, symbols: Iterable[str]) -> list[str]:
-    """Those of ``symbols``, in their order, of which the vendor's whole list of ``kind`` was never stored."""
+def find_unfetched(database: Database, kind: ActionKind, symbols: Iterable[str]) -> list[str]:
+    """Return the ``symbols``, in their order, whose list of ``kind`` was never fetched and stored."""
     wanted = list(symbols)
     if not wanted:
         return []
     checked = set(database.fetch(_CHECKED, [kind.value, wanted], row=str))
-    return [one for one in wanted if one not in checked]
+    return [symbol for symbol in wanted if symbol not in checked]
 
 
 def count_actions(database: Database, kind: ActionKind) -> int:
-    """How many rows of ``kind`` the vendor lists, of every symbol that was ever tracked."""
-    query = f"select count(*) as n from {kind.value} where withdrawn_at is null"  # noqa: S608 - a table of this project
+    """Count the rows of ``kind`` that the vendor lists, of every symbol that was ever tracked."""
+    query = f"select count(*) as n from {kind.value} where withdrawn_at is null"  # noqa: S608 - a table of this package
     return int(database.read_frame(query).item())

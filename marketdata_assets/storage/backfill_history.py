@@ -1,4 +1,4 @@
-"""``backfill_history``: backfills as they began and ended, and the commands whose locks say that they are under way."""
+"""The table ``backfill_history``: when each backfill began and how it ended; which commands are still running, by their locks."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ where id::text = any(%s) and status = 'running'
 
 
 class Requests(NamedTuple):
-    """The requests to the vendor that runs have made."""
+    """The requests to the vendor that a set of runs has made."""
 
     requests: int
     pages: int
     retries: int
     waited_seconds: float
-    """Seconds that they waited for the limit."""
+    """Seconds that the requests waited for the rate limit."""
 
 
 def begin_backfill(database: Database, backfill_id: str, arguments: Mapping[str, object]) -> datetime:
-    """Write down that a backfill began; return when, by the database's clock."""
+    """Record the start of a backfill, and return its time by the database's clock."""
     values = [backfill_id, json.dumps(arguments)]
 
     def write(session: Session) -> datetime:
@@ -67,20 +67,20 @@ def count_requests(session: Session, run_ids: Sequence[str]) -> Requests:
 
 
 def end_backfill(session: Session, backfill_id: str, status: str, summary: Mapping[str, object]) -> None:
-    """Write down that a backfill ended with ``status``, and what it did."""
+    """Record the end of a backfill with its ``status`` and the ``summary`` of what it did."""
     session.execute(_END, [status, json.dumps(summary), backfill_id])
 
 
 def fail_dead(database: Database, command_ids: Iterable[str]) -> list[str]:
-    """Write down that the running backfills whose process is gone have failed.
+    """Record as failed the backfills that are recorded as running and whose process is gone.
 
-    Return which commands, of these backfills and of ``command_ids``, have no process any more: a command holds a lock
-    of its name while it runs.
+    Return the commands, of these backfills and of ``command_ids``, that have no process any more: a command holds the
+    lock of its identifier while it runs.
     """
 
     def work(session: Session) -> list[str]:
         known = sorted({*command_ids, *fetch(session, _RUNNING, row=str)})
-        gone = [one for one in known if try_lock(session, one, LockSpace.COMMANDS)]
+        gone = [command_id for command_id in known if try_lock(session, command_id, LockSpace.COMMANDS)]
         session.execute(_FAIL, [gone])
         return gone
 

@@ -1,4 +1,4 @@
-"""Bars in and out of Postgres: batches with their evidence, coverage, and columnar reads."""
+"""Writing bars to Postgres in batches with their evidence, and reading bars and coverage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.features import mark_stale
 from marketdata_assets.storage.merge import MergeCounts, lock_series, merge, read_clock
 from marketdata_assets.storage.months import ensure_months, months_between
-from marketdata_assets.storage.pruned import bring_back
+from marketdata_assets.storage.pruned import forget_pruned
 from marketdata_assets.storage.rows import (
     by_series,
     columns,
@@ -29,7 +29,7 @@ from marketdata_assets.storage.rows import (
     series_of,
 )
 from marketdata_assets.storage.tables import OHLCV, Table
-from marketdata_assets.storage.windows import multirange, span_values, spans_of
+from marketdata_assets.storage.windows import merged_windows, multirange, window_values
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -99,14 +99,14 @@ on conflict (id) do update set
   finished_at = excluded.finished_at
 """
 _COVERAGE: Final = """
-select symbol, timeframe, lower(one), upper(one)
-from coverage, unnest(covered) as one
+select symbol, timeframe, lower(piece), upper(piece)
+from coverage, unnest(covered) as piece
 where symbol = any(%s)
 order by 1, 2, 3
 """
 _ROWS: Final = sql.SQL("""
 select bars.*
-from (values {spans}) as w(symbol, timeframe, lo, hi),
+from (values {windows}) as w(symbol, timeframe, lo, hi),
   lateral ({rows}) as bars
 """)
 _INSIDE: Final = sql.SQL("""
@@ -125,7 +125,7 @@ _INSIDE_AND_BEFORE: Final = sql.SQL("""
 """)
 _COUNT_BY_DAY: Final = sql.SQL("""
 select w.symbol, w.timeframe, (t.time at time zone {zone})::date as day, count(*) as rows
-from (values {spans}) as w(symbol, timeframe, lo, hi)
+from (values {windows}) as w(symbol, timeframe, lo, hi)
 join {table} t
   on t.symbol = w.symbol and t.timeframe = w.timeframe and t.time >= w.lo and t.time < w.hi
 group by 1, 2, 3
@@ -154,7 +154,7 @@ _COUNT: Final = "select coalesce(sum(bars), 0)::bigint as bars from bar_counts"
 
 @dataclass(frozen=True, slots=True)
 class FetchLogEntry:
-    """A row of ``fetch_log``: one request to the vendor, as far as it has come. Counts are totals so far."""
+    """A row of ``fetch_log``: one request to the vendor and its progress. Counts are totals so far."""
 
     symbol: str
     base: Timeframe
@@ -176,12 +176,12 @@ class FetchLogEntry:
 
 @dataclass(frozen=True, slots=True)
 class BarBatch:
-    """What is committed together: bars, the rows that broke a rule, and the evidence of both.
+    """A batch that is committed in one transaction: bars, quarantined rows, and the evidence of both.
 
     Attributes:
-        bars: ``BAR_SCHEMA``, any number of series.
-        quarantined: ``QUARANTINE_SCHEMA``.
-        covered: Windows that ``bars`` answers whole, by series.
+        bars: Bars of any number of series, as ``BAR_SCHEMA``.
+        quarantined: Rows that broke a rule, as ``QUARANTINE_SCHEMA``.
+        covered: The windows for which ``bars`` is complete, by series.
         fetches: The requests that the bars came from.
         blocked: Keys of partitions that are not recorded, whatever was stored.
     """
@@ -194,27 +194,27 @@ class BarBatch:
 
 
 def write_batch(database: Database, batch: BarBatch) -> MergeCounts:
-    """Commit ``batch`` in one transaction, or nothing of it.
+    """Commit ``batch`` in one transaction.
 
-    Safe to repeat: bars merge, coverage adds up, a request's log row carries totals.
+    The call is safe to repeat: bars merge, coverage adds up, and a request's log row carries totals.
     """
     minutes = batch.bars.filter(pl.col("timeframe") == Timeframe.M1.value)["time"]
     first, last = minutes.min(), minutes.max()
     if isinstance(first, datetime) and isinstance(last, datetime):
         months = months_between(first, last)
-        database.transaction(lambda connection: ensure_months(connection, months))
+        database.transaction(lambda session: ensure_months(session, months))
 
-    def work(connection: Session) -> MergeCounts:
-        # Locks for everything that follows, in one sorted go: the merge's own are then held already.
-        lock_series(connection, {*batch.covered, *_series_of(batch.bars), *_series_of(batch.quarantined)})
-        stored_at = read_clock(connection)
-        counts = merge(connection, OHLCV, batch.bars, stored_at=stored_at)
-        _add_counts(connection, counts.inserted_by_series)
-        broken_from = _write_quarantine(connection, batch.quarantined, stored_at)
-        _mark_features_stale(connection, counts.touched_from, broken_from)
-        _add_coverage(connection, batch.covered)
-        bring_back(connection, batch.bars, batch.covered)
-        _write_fetch_log(connection, batch.fetches)
+    def work(session: Session) -> MergeCounts:
+        # All locks in one sorted pass, before the merge takes its own: locks taken in two passes could deadlock.
+        lock_series(session, {*batch.covered, *_series_of(batch.bars), *_series_of(batch.quarantined)})
+        stored_at = read_clock(session)
+        counts = merge(session, OHLCV, batch.bars, stored_at=stored_at)
+        _add_counts(session, counts.inserted_by_series)
+        quarantined_from = _write_quarantine(session, batch.quarantined, stored_at)
+        _mark_features_stale(session, counts.touched_from, quarantined_from)
+        _add_coverage(session, batch.covered)
+        forget_pruned(session, batch.bars, batch.covered)
+        _write_fetch_log(session, batch.fetches)
         return counts
 
     return database.transaction(work)
@@ -225,87 +225,89 @@ def _series_of(bars: pl.DataFrame) -> list[Series]:
     return [Series(symbol, Timeframe(timeframe)) for symbol, timeframe in pairs]
 
 
-def _add_counts(connection: Session, inserted: Mapping[Series, int]) -> None:
-    rows = [(one.symbol, one.timeframe.value, count) for one, count in inserted.items() if count]
+def _add_counts(session: Session, inserted: Mapping[Series, int]) -> None:
+    rows = [(series.symbol, series.timeframe.value, count) for series, count in inserted.items() if count]
     if rows:
-        connection.execute(_ADD_COUNTS, columns(rows))
+        session.execute(_ADD_COUNTS, columns(rows))
 
 
-def _write_quarantine(connection: Session, rows: pl.DataFrame, seen_at: datetime) -> dict[Series, datetime]:
-    """Keep ``rows``, seen at ``seen_at``; returns the time of each base series' first row that was not there yet."""
+def _write_quarantine(session: Session, rows: pl.DataFrame, seen_at: datetime) -> dict[Series, datetime]:
+    """Write ``rows``, seen at ``seen_at``, and return the time of each base series' first row that is new."""
     if rows.is_empty():
         return {}
     encoded = rows.select(
         *("symbol", "timeframe", "time", "rule"),
         vendor_row=pl.coalesce("vendor_row", pl.struct(_VENDOR_COLUMNS).struct.json_encode()),
     ).unique(["symbol", "timeframe", "rule", "vendor_row"])
-    # In one order everywhere, like every lock.
+    # In the same order in every transaction, so that two writers wait for each other instead of deadlocking.
     encoded = encoded.sort("symbol", "timeframe", "rule", "vendor_row")
     values = [encoded[name].to_list() for name in ("symbol", "timeframe", "time", "rule", "vendor_row")]
-    found = fetch(connection, _WRITE_QUARANTINE, [*values, seen_at], row=by_series(moment_or_none))
+    found = fetch(session, _WRITE_QUARANTINE, [*values, seen_at], row=by_series(moment_or_none))
     return {series: time for series, time in found if time is not None}
 
 
 def _mark_features_stale(
-    connection: Session,
+    session: Session,
     touched_from: Mapping[Series, datetime],
-    broken_from: Mapping[Series, datetime],
+    quarantined_from: Mapping[Series, datetime],
 ) -> None:
-    """Bars have changed, or a day is held back now that was not: features are out of date from there on."""
+    """Mark features as stale from each series' first changed bar on, or from the first newly quarantined row of its base."""
     since = dict(touched_from)
-    for base, time in broken_from.items():
-        # Longer bars of that day are made of what is left.
-        longer = [one.value for one in Timeframe if one.base is base.timeframe]
-        for timeframe in fetch(connection, _TIMEFRAMES_OF_BASE, [base.symbol, longer], row=Timeframe):
+    for base, time in quarantined_from.items():
+        # The longer bars of that day are rolled up without the quarantined row.
+        longer = [timeframe.value for timeframe in Timeframe if timeframe.base is base.timeframe]
+        for timeframe in fetch(session, _TIMEFRAMES_OF_BASE, [base.symbol, longer], row=Timeframe):
             series = Series(base.symbol, timeframe)
-            # A week bar opens up to a week before the day that it lacks.
+            # A week bar opens up to a week before the quarantined day.
             begins = time - WEEK if series.timeframe is Timeframe.W1 else time
             since[series] = min(begins, since.get(series, begins))
-    mark_stale(connection, since, "bars were added or changed")
+    mark_stale(session, since, "bars were added or changed")
 
 
-def _add_coverage(connection: Session, covered: Mapping[Series, Sequence[Window]]) -> None:
+def _add_coverage(session: Session, covered: Mapping[Series, Sequence[Window]]) -> None:
     rows = [
-        (one.symbol, one.timeframe.value, multirange(windows)) for one, windows in covered.items() if windows
+        (series.symbol, series.timeframe.value, multirange(windows))
+        for series, windows in covered.items()
+        if windows
     ]
     if rows:
-        connection.execute(_ADD_COVERAGE, columns(rows))
+        session.execute(_ADD_COVERAGE, columns(rows))
 
 
-def _write_fetch_log(connection: Session, fetches: Sequence[FetchLogEntry]) -> None:
+def _write_fetch_log(session: Session, fetches: Sequence[FetchLogEntry]) -> None:
     if not fetches:
         return
-    with connection.cursor() as cursor:
+    with session.cursor() as cursor:
         cursor.executemany(
             _WRITE_FETCH_LOG,
             [
                 (
-                    one.id,
-                    one.symbol,
-                    one.base.value,
-                    one.window.start,
-                    one.window.end,
-                    [timeframe.value for timeframe in one.timeframes],
-                    one.status,
-                    one.pages,
-                    one.bars,
-                    one.retries,
-                    one.rate_limited,
-                    one.duration_seconds,
-                    one.waited_seconds,
-                    one.request_id,
-                    one.error,
-                    one.run_id,
-                    one.requested_at,
-                    one.status != "partial",
+                    entry.id,
+                    entry.symbol,
+                    entry.base.value,
+                    entry.window.start,
+                    entry.window.end,
+                    [timeframe.value for timeframe in entry.timeframes],
+                    entry.status,
+                    entry.pages,
+                    entry.bars,
+                    entry.retries,
+                    entry.rate_limited,
+                    entry.duration_seconds,
+                    entry.waited_seconds,
+                    entry.request_id,
+                    entry.error,
+                    entry.run_id,
+                    entry.requested_at,
+                    entry.status != "partial",
                 )
-                for one in fetches
+                for entry in fetches
             ],
         )
 
 
 def read_coverage(database: Database, symbols: Sequence[str]) -> dict[Series, list[Window]]:
-    """The covered windows of every series of ``symbols``."""
+    """Read the covered windows of every series of ``symbols``."""
     return grouped(database.fetch(_COVERAGE, [list(symbols)], row=by_series(Window)))
 
 
@@ -317,18 +319,18 @@ def read_rows(
     columns: Sequence[str] | None = None,
     lookback_bars: int = 0,
 ) -> pl.DataFrame:
-    """Rows of ``table`` whose time lies in the windows of their series, sorted by key.
+    """Read the rows of ``table`` whose time lies in the windows of their series, sorted by key.
 
     Args:
-        database: Where to read.
-        table: Which table.
-        windows: By series.
-        columns: Which columns, default all of the table's schema.
-        lookback_bars: How many bars before each window come with it, however long ago they opened.
+        database: The database to read from.
+        table: The table to read.
+        windows: The windows to read, by series.
+        columns: The columns to read; the default is all of the table's schema.
+        lookback_bars: The number of bars before each window to read as well, however long ago they opened.
     """
     selected = table.selection(columns)
-    spans = spans_of(windows)
-    if not spans:
+    merged = merged_windows(windows)
+    if not merged:
         return table.schema.to_frame().select(selected)
     fetched = list(dict.fromkeys([*KEY, *selected]))
     listed = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in fetched)
@@ -338,7 +340,7 @@ def read_rows(
         rows = _INSIDE_AND_BEFORE.format(
             inside=rows, columns=listed, table=name, limit=sql.Literal(lookback_bars)
         )
-    query = _ROWS.format(spans=span_values(spans), rows=rows)
+    query = _ROWS.format(windows=window_values(merged), rows=rows)
     frame = database.read_frame(query.as_string(None))
     if lookback_bars > 0:
         frame = frame.unique(KEY)
@@ -360,20 +362,20 @@ def read_series(
     newest: bool = False,
     within: Sequence[Window] | None = None,
 ) -> pl.DataFrame:
-    """Rows of ``table`` of one series whose time lies in ``window``, in the table's schema, sorted by time.
+    """Read the rows of ``table`` of one series whose time lies in ``window``, in the table's schema, sorted by time.
 
     Args:
-        database: Where to read.
-        table: Which table.
-        series: Whose rows.
-        window: From when to when.
-        limit: How many rows at the most; None for all.
-        newest: With a limit, keep the last rows instead of the first.
-        within: Only rows whose time lies in one of these windows as well; None for all.
+        database: The database to read from.
+        table: The table to read.
+        series: The series to read.
+        window: The window of UTC time to read.
+        limit: The maximum number of rows; None for all.
+        newest: With a limit, whether to keep the last rows instead of the first.
+        within: Windows, in one of which a row's time must lie as well; None for no such condition.
     """
     if within is not None and not within:
         return table.schema.to_frame()
-    # The key is known: sent with every row, it would be a fifth of what is read.
+    # The series is known: its symbol and timeframe, sent with every row, would be a fifth of the bytes.
     values = [name for name in table.columns if name not in ("symbol", "timeframe")]
     query = _ROWS_OF_SERIES.format(
         columns=sql.SQL(", ").join(map(sql.Identifier, values)),
@@ -391,7 +393,7 @@ def read_series(
     frame = database.read_frame(query.as_string(None))
     if frame.is_empty():
         return table.schema.to_frame()
-    # By columns: starting the query engine for them would take as long as reading them.
+    # Column by column: starting Polars' query engine would take as long as reading the rows.
     rows = pl.DataFrame(
         [
             pl.Series("symbol", [series.symbol]).new_from_index(0, frame.height),
@@ -405,12 +407,12 @@ def read_series(
 def count_by_day(
     database: Database, table: Table, windows: Mapping[Series, Sequence[Window]], timezone: ZoneInfo
 ) -> dict[tuple[date, Series], int]:
-    """How many rows of ``table`` each series has on each local date of ``timezone``; days without are left out."""
-    spans = spans_of(windows)
-    if not spans:
+    """Count the rows of ``table`` that each series has on each local date of ``timezone``; days without rows are left out."""
+    merged = merged_windows(windows)
+    if not merged:
         return {}
     query = _COUNT_BY_DAY.format(
-        zone=sql.Literal(timezone.key), spans=span_values(spans), table=sql.Identifier(table.name)
+        zone=sql.Literal(timezone.key), windows=window_values(merged), table=sql.Identifier(table.name)
     )
     counts = database.read_frame(query.as_string(None))
     return {
@@ -420,9 +422,14 @@ def count_by_day(
 
 
 def bars_by_series(database: Database) -> dict[Series, int]:
-    """How many bars of each series are stored; a series without one is left out or 0."""
+    """Read the number of stored bars of each series; a series without bars is left out or 0."""
     rows = database.read_frame(_BARS_BY_SERIES)
     return {Series(symbol, Timeframe(timeframe)): bars for symbol, timeframe, bars in rows.iter_rows()}
+
+
+def symbols_with_bars(database: Database) -> set[str]:
+    """Return the symbols of which a bar is stored in any timeframe."""
+    return {series.symbol for series, bars in bars_by_series(database).items() if bars}
 
 
 def covered_without_bars(
@@ -431,11 +438,12 @@ def covered_without_bars(
     coverage: Mapping[Series, Sequence[Window]],
     days: Collection[date],
 ) -> dict[Instrument, Window]:
-    """Those of ``instruments`` of which some of ``days`` are covered and no bar is stored, each with such a window.
+    """Return the ``instruments`` without a stored bar for which some of ``days`` are covered, each with the window of ``days``.
 
-    ``coverage`` is that of :func:`read_coverage`. Not yet listed, or not known to the vendor: the store cannot tell.
+    ``coverage`` is the result of :func:`read_coverage`. Such an instrument is not yet listed or not known to the vendor;
+    the store cannot distinguish the two.
     """
-    with_bars = {series.symbol for series, bars in bars_by_series(database).items() if bars}
+    with_bars = symbols_with_bars(database)
     found = {}
     for instrument in instruments:
         if instrument.symbol in with_bars or not days:
@@ -446,16 +454,16 @@ def covered_without_bars(
             calendar.day_start(max(days) + timedelta(days=1)).astimezone(UTC),
         )
         for series, windows in coverage.items():
-            if series.symbol == instrument.symbol and any(wanted.intersection(one) for one in windows):
+            if series.symbol == instrument.symbol and any(wanted.intersection(window) for window in windows):
                 found[instrument] = wanted
     return found
 
 
 def series_with_bars(database: Database, series: Iterable[Series]) -> set[Series]:
-    """Those of ``series`` of which a bar is stored."""
+    """Return the ``series`` that have a stored bar."""
     return set(database.fetch(_WITH_BARS, key_columns(series), row=series_of))
 
 
 def count_rows(database: Database) -> int:
-    """How many bars are stored."""
+    """Return the number of stored bars."""
     return int(database.read_frame(_COUNT).item())

@@ -1,4 +1,4 @@
-"""What the store knows of the time, and what a clock that was far ahead has written into it."""
+"""The database's clock, and the rows that a clock far ahead has written into the store."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ class _Times(NamedTuple):
 
 
 def require_right_clock(database: Database, *, is_repair: bool = False) -> None:
-    """Do nothing when this machine's clock agrees with the database's and lies behind every request on record.
+    """Raise unless this machine's clock agrees with the database's and is later than every recorded request.
 
-    A repair of the record (``is_repair``) goes by the database's clock alone.
+    With ``is_repair``, for a command that repairs the records, only the database's clock counts.
 
     Raises:
-        ClockError: It does not: what a command would write by it could not be told from the truth later.
+        ClockError: The clocks disagree, or a request is recorded at a later time: rows that a command wrote by this
+            clock could not be distinguished from correct ones later.
     """
     (stored,) = database.fetch(_TIMES, row=_Times)
     local = datetime.now(UTC)
@@ -36,11 +37,11 @@ def require_right_clock(database: Database, *, is_repair: bool = False) -> None:
 
 
 class Leftover(NamedTuple):
-    """What a clock that was ahead has left in one table."""
+    """The rows that a clock far ahead has left in one table."""
 
     table: str
     what: str
-    """The rows, in words, for people."""
+    """A description of the rows, for people."""
     rows: int
 
 
@@ -48,17 +49,17 @@ class _Repair(NamedTuple):
     table: str
     what: str
     condition: LiteralString
-    """Which rows are of the future. ``clock_timestamp()`` is the present."""
+    """The condition that picks the rows of the future. ``clock_timestamp()`` is the present."""
     statement: LiteralString
-    """What mends the rows that the condition picks, which follows it."""
+    """The statement that repairs the rows, without its ``where`` and the condition."""
 
 
-# The local date of no market is later than UTC's, so that a day or a month after it is of the future everywhere.
+# No market's local date is later than UTC's, so that a day after it is in the future everywhere.
 _TODAY: Final[LiteralString] = "(clock_timestamp() at time zone 'UTC')::date"
 _REPAIRS: Final = (
     _Repair(
         "coverage",
-        "series with days that are recorded as answered",
+        "series with future days that are recorded as answered",
         "upper(covered) > clock_timestamp()",
         """
 update coverage
@@ -72,13 +73,13 @@ set covered = covered - tstzmultirange(tstzrange(clock_timestamp(), null)), upda
     ),
     _Repair(
         "fetch_log",
-        "requests about days to come",
+        "requests for future days",
         "window_start > clock_timestamp()",
         "delete from fetch_log",
     ),
     _Repair(
         "fetch_log",
-        "requests made at a time to come, which get the present as their time",
+        "requests recorded at a future time, which get the present as their time",
         "window_start <= clock_timestamp() and greatest(requested_at, finished_at) > clock_timestamp()",
         """
 update fetch_log
@@ -89,7 +90,7 @@ set requested_at = least(requested_at, clock_timestamp()),
     _Repair(
         "rate_limit",
         "keys whose next request would wait for days",
-        "greatest(paced_until, blocked_until, (select max(one) from unnest(grants) as one))"
+        "greatest(paced_until, blocked_until, (select max(granted) from unnest(grants) as granted))"
         " > clock_timestamp() + interval '2 hours'",
         "delete from rate_limit",
     ),
@@ -97,33 +98,33 @@ set requested_at = least(requested_at, clock_timestamp()),
 
 
 def future_rows(database: Database) -> list[Leftover]:
-    """What the store holds of days that have not come, by table; tables without any are left out."""
+    """Count the stored rows of future days, by table; tables without such rows are left out."""
 
-    def count(connection: Session) -> list[Leftover]:
+    def count(session: Session) -> list[Leftover]:
         found = []
-        for one in _REPAIRS:
-            query = f"select count(*) from {one.table} where {one.condition}"  # noqa: S608 - texts of this module
-            (rows,) = fetch(connection, query.encode(), row=int)
-            found.append(Leftover(one.table, one.what, rows))
-        return [one for one in found if one.rows]
+        for repair in _REPAIRS:
+            query = f"select count(*) from {repair.table} where {repair.condition}"  # noqa: S608 - texts of this module
+            (rows,) = fetch(session, query.encode(), row=int)
+            found.append(Leftover(repair.table, repair.what, rows))
+        return [leftover for leftover in found if leftover.rows]
 
     return database.transaction(count)
 
 
 def remove_future_rows(database: Database) -> list[Leftover]:
-    """Take out of the store, in one transaction, what :func:`future_rows` counts; what was taken out."""
+    """Remove or repair the rows that :func:`future_rows` counts, in one transaction, and return their numbers."""
 
-    def work(connection: Session) -> list[Leftover]:
+    def work(session: Session) -> list[Leftover]:
         found = [
             Leftover(
-                one.table,
-                one.what,
-                connection.execute(f"{one.statement} where {one.condition}".encode()).rowcount,
+                repair.table,
+                repair.what,
+                session.execute(f"{repair.statement} where {repair.condition}".encode()).rowcount,
             )
-            for one in _REPAIRS
+            for repair in _REPAIRS
         ]
-        # Days of which nothing is recorded as answered have no row.
-        connection.execute("delete from coverage where isempty(covered)")
-        return [one for one in found if one.rows]
+        # A series without covered days has no row in the table.
+        session.execute("delete from coverage where isempty(covered)")
+        return [leftover for leftover in found if leftover.rows]
 
     return database.transaction(work)

@@ -1,4 +1,4 @@
-"""Completeness in Postgres: what was found day by day, summed up per series, with one row kept per day."""
+"""Completeness in Postgres: the results of scans by day, their sums by series, and the history of those sums."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from marketdata_assets.domain.completeness import (
     DAILY_COMPLETENESS_SCHEMA,
     Status,
     counted_days,
-    summed,
+    sum_days,
     unchecked_days,
 )
 from marketdata_assets.domain.series import Series
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 MATRIX_SCHEMA: Final = pl.Schema(
     {**COMPLETENESS_SCHEMA, "as_of": pl.Date(), "first_scanned": pl.Date(), "last_scanned": pl.Date()}
 )
-"""``COMPLETENESS_SCHEMA``, the day on which the row was written, and the first and last day that were scanned.
+"""``COMPLETENESS_SCHEMA``, the day on which the row was written, and the first and last scanned day.
 
-``as_of`` is null when the matrix never saw the series, the scanned days when there is none or an older version wrote
-the row.
+``as_of`` is null when the matrix was never written for the series. The scanned days are null when no day was scanned, or
+when an older version wrote the row.
 """
 
 _KEY: Final = ("symbol", "timeframe", "as_of")
 
 RECENT_DAYS: Final = 60
-"""Days that :func:`read_recent` looks back over."""
+"""The number of days that :func:`read_recent` covers."""
 
 _ACTIVE: Final = "(select symbol, unnest(timeframes) as timeframe from tracked_symbols where active) as s"
 _WRITE_HISTORY: Final = sql.SQL("""
@@ -107,7 +107,7 @@ class _Scanned(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """Completeness by day from ``first`` to ``last``, both inclusive."""
+    """The completeness of each day from ``first`` to ``last``, both inclusive."""
 
     first: date
     last: date
@@ -115,23 +115,23 @@ class Recent:
     """``DAILY_COMPLETENESS_SCHEMA``, in the order of the tracked series, then by day."""
 
 
-def summed_matrix(database: Database, as_of: date) -> pl.DataFrame:
-    """Every active series summed up, as :func:`write_matrix` keeps it; writes nothing."""
+def sum_matrix(database: Database, as_of: date) -> pl.DataFrame:
+    """Sum up every active series as :func:`write_matrix` stores it, and write nothing."""
     classes = active_series(database)
-    daily = _stored_days(database)
-    edges = _edges(database)
-    scanned = _looked_through(database, classes)
-    holes = unchecked_days(daily, _counted(database, scanned, edges, classes), classes)
-    known = _kept(database, pl.concat([daily, holes]), classes)
+    daily = _read_days(database)
+    edges = _read_edges(database)
+    scanned = _read_scanned_days(database, classes)
+    holes = unchecked_days(daily, _days_to_count(database, scanned, edges, classes), classes)
+    known = _drop_pruned_days(database, pl.concat([daily, holes]), classes)
     scanned_days = pl.DataFrame(
-        [(one.symbol, one.timeframe.value, *days) for one, days in scanned.items()],
+        [(series.symbol, series.timeframe.value, *days) for series, days in scanned.items()],
         schema={
             name: MATRIX_SCHEMA[name] for name in ("symbol", "timeframe", "first_scanned", "last_scanned")
         },
         orient="row",
     )
     return (
-        _scanned_or_chosen(summed(known, classes), list_presets(database))
+        _drop_unscanned_presets(sum_days(known, classes), list_presets(database))
         .join(edges, on=["symbol", "timeframe"], how="left", maintain_order="left")
         .join(scanned_days, on=["symbol", "timeframe"], how="left", maintain_order="left")
         .with_columns(as_of=pl.lit(as_of))
@@ -141,73 +141,78 @@ def summed_matrix(database: Database, as_of: date) -> pl.DataFrame:
 
 
 def write_matrix(database: Database, as_of: date) -> pl.DataFrame:
-    """Sum up every active series, keep that as the history's rows of ``as_of``, and return it as ``MATRIX_SCHEMA``.
+    """Sum up every active series, write the sums to the history as of ``as_of``, and return them as ``MATRIX_SCHEMA``.
 
-    In the order of ``tracked_symbols``, shortest timeframe first. A second call for the same day replaces its
-    rows. Presets of which no series was scanned have none. Days that were not scanned count as missing when they lie
+    The rows are in the order of ``tracked_symbols``, shortest timeframe first. A second call for the same day replaces
+    its rows. Presets without a scanned series are left out. Days that were not scanned count as missing when they lie
     between the first and the last scanned day or stored bar of their series. Days that retention has removed do not
     count.
     """
-    rows = summed_matrix(database, as_of)
+    rows = sum_matrix(database, as_of)
 
-    def write(connection: Session) -> None:
+    def write(session: Session) -> None:
         # In the order of the key, so that two writers wait for each other instead of deadlocking.
-        connection.cursor().executemany(_WRITE_HISTORY, rows.sort("symbol", "timeframe").rows())
+        session.cursor().executemany(_WRITE_HISTORY, rows.sort("symbol", "timeframe").rows())
 
     database.transaction(write)
     return rows
 
 
 def read_matrix(database: Database, symbols: Collection[str] | None = None) -> pl.DataFrame:
-    """The newest row of each active series (of ``symbols``, when given), as ``MATRIX_SCHEMA``.
+    """Read the newest row of each active series (of ``symbols``, when given), as ``MATRIX_SCHEMA``.
 
-    In the order of ``tracked_symbols``, shortest timeframe first. A series without a row is unchecked. Presets of which
-    no series was scanned are left out, unless ``symbols`` names them.
+    The rows are in the order of ``tracked_symbols``, shortest timeframe first. A series without a row is unchecked.
+    Presets without a scanned series are left out, unless ``symbols`` names them.
     """
-    rows = _framed(database.read_frame(_MATRIX), MATRIX_SCHEMA).with_columns(
+    rows = _conform(database.read_frame(_MATRIX), MATRIX_SCHEMA).with_columns(
         pl.col("expected_bars", "present_bars", "no_trade_bars", "missing_bars").fill_null(0),
         pl.col("status").fill_null(Status.UNCHECKED.value),
     )
     if symbols is None:
-        rows = _scanned_or_chosen(rows, list_presets(database))
-    return _chosen(_ordered(rows, active_series(database)), symbols)
+        rows = _drop_unscanned_presets(rows, list_presets(database))
+    return _select_symbols(_sort_by_series(rows, active_series(database)), symbols)
 
 
-def _scanned_or_chosen(rows: pl.DataFrame, presets: Collection[str]) -> pl.DataFrame:
-    """``rows`` without the symbols of ``presets`` of which every series is unchecked."""
+def _drop_unscanned_presets(rows: pl.DataFrame, presets: Collection[str]) -> pl.DataFrame:
+    """Return ``rows`` without the symbols of ``presets`` whose every series is unchecked."""
     is_unscanned = (pl.col("status") == Status.UNCHECKED.value).all().over("symbol")
     return rows.filter(~(pl.col("symbol").is_in(list(presets)) & is_unscanned))
 
 
 def read_recent(database: Database, symbols: Collection[str] | None = None) -> Recent | None:
-    """Completeness by day over the 60 days up to the last one that was looked through, or has a bar, of any active series.
+    """Read the completeness of each of the 60 days up to the last one, of any active series, that was scanned or has a bar.
 
-    None before any was looked through. A day without an expected bar has no row; one that was not looked through,
-    from the first day of its series that was or has a bar, has the status unchecked. A series of which no day was looked
-    through has no row at all, and neither has a day that retention has removed.
+    None before the first scan. A day without expected bars has no row. A day that was not scanned has the status
+    unchecked, from the first day of its series that was scanned or has a bar. A series that was never scanned has no
+    rows; nor has a day that retention has removed.
     """
     classes = active_series(database)
-    looked = _looked_through(database, classes)
-    if not looked:
+    scanned = _read_scanned_days(database, classes)
+    if not scanned:
         return None
-    counted = _counted(database, looked, _edges(database), classes)
-    # A day behind the last scanned one is the end of a span, exclusive.
-    last = max(end if end == looked[one][1] else end - timedelta(days=1) for one, (_, end) in counted.items())
+    counted = _days_to_count(database, scanned, _read_edges(database), classes)
+    # A range that ends after the last scanned day ends exclusively.
+    last = max(
+        end if end == scanned[series][1] else end - timedelta(days=1) for series, (_, end) in counted.items()
+    )
     first = last - timedelta(days=RECENT_DAYS - 1)
-    spans = {one: (max(first, start), max(last, end)) for one, (start, end) in counted.items()}
-    daily = _stored_days(database, first)
-    days = _kept(database, pl.concat([daily, unchecked_days(daily, spans, classes)]), classes).sort("day")
-    return Recent(first, last, _chosen(_ordered(days, classes), symbols))
+    ranges = {series: (max(first, start), max(last, end)) for series, (start, end) in counted.items()}
+    daily = _read_days(database, first)
+    days = _drop_pruned_days(
+        database, pl.concat([daily, unchecked_days(daily, ranges, classes)]), classes
+    ).sort("day")
+    return Recent(first, last, _select_symbols(_sort_by_series(days, classes), symbols))
 
 
 def completeness_between(
     database: Database, series: Collection[Series], first: date, last: date
 ) -> pl.DataFrame:
-    """How whole each of ``series`` is over the local days ``first`` to ``last``, both inclusive; in their order.
+    """Sum up each of ``series`` over the local days ``first`` to ``last``, both inclusive, in the order of ``series``.
 
-    Columns of :func:`~marketdata_assets.domain.completeness.summed`. Days that were not looked through do not count.
+    The columns are those of :func:`~marketdata_assets.domain.completeness.sum_days`. Days that were not scanned do not
+    count.
     """
-    return summed(_stored_days(database, first, last), series)
+    return sum_days(_read_days(database, first, last), series)
 
 
 def read_unchecked(
@@ -218,47 +223,49 @@ def read_unchecked(
     *,
     now: datetime | None = None,
 ) -> pl.DataFrame:
-    """The local days of ``series`` that expect bars and were never looked through, as ``DAILY_COMPLETENESS_SCHEMA``.
+    """Read the local days of ``series`` that expect bars and were never scanned, as ``DAILY_COMPLETENESS_SCHEMA``.
 
-    Of each series from its first day that was or has a bar, or from ``first`` when that is later, to ``until``,
-    exclusive; without it to its last such day, as the matrix counts. Never the local day of ``now`` (default: the present,
-    by the database's clock), whose bars are not due yet, or later ones. Without the days that retention has removed, and
-    without series nothing of which was looked through, or that are not collected. Reads a row for every day that was
-    looked through: ask about few series, or few days.
+    The days of a series begin with its first one that was scanned or has a bar, or with ``first`` when that is later.
+    They end before ``until``; without it, with the last day that was scanned or has a bar, as in the matrix. The local
+    day of ``now`` (default: the present, by the database's clock) and later ones are left out, as their bars are not yet
+    due. Days that retention has removed, series that were never scanned and inactive series are left out. The query reads
+    a row for every scanned day: call it for few series or few days.
     """
     wanted = set(series)
-    classes = {one: each for one, each in active_series(database).items() if one in wanted}
+    classes = {item: asset_class for item, asset_class in active_series(database).items() if item in wanted}
     at = now or database.transaction(read_clock)
-    counted = _counted(database, _looked_through(database, classes), _edges(database), classes, at)
-    spans = {
-        one: (
+    counted = _days_to_count(
+        database, _read_scanned_days(database, classes), _read_edges(database), classes, at
+    )
+    ranges = {
+        item: (
             max(first or start, start),
-            end if until is None else min(until, calendar_of(classes[one]).local_day(at)),
+            end if until is None else min(until, calendar_of(classes[item]).local_day(at)),
         )
-        for one, (start, end) in counted.items()
+        for item, (start, end) in counted.items()
     }
-    if not spans:
+    if not ranges:
         return DAILY_COMPLETENESS_SCHEMA.to_frame()
     edges = [
-        [one.symbol for one in spans],
-        [one.timeframe.value for one in spans],
-        [start for start, _ in spans.values()],
-        [end for _, end in spans.values()],
+        [item.symbol for item in ranges],
+        [item.timeframe.value for item in ranges],
+        [start for start, _ in ranges.values()],
+        [end for _, end in ranges.values()],
     ]
 
     schema = {name: DAILY_COMPLETENESS_SCHEMA[name] for name in ("symbol", "timeframe", "day")}
     checked = pl.DataFrame(database.fetch(_SCANNED, edges, row=_Scanned), schema=schema, orient="row")
-    return _kept(database, unchecked_days(checked, spans, classes), classes)
+    return _drop_pruned_days(database, unchecked_days(checked, ranges, classes), classes)
 
 
 def incomplete_series(matrix: pl.DataFrame) -> list[Series]:
-    """The series of ``matrix`` (``MATRIX_SCHEMA``) that lack bars: of the others every day was looked through."""
+    """Return the series of ``matrix`` (``MATRIX_SCHEMA``) that lack bars: every day of the others was scanned."""
     lacking = matrix.filter(pl.col("missing_bars") > 0).select("symbol", "timeframe")
     return [Series(symbol, Timeframe(timeframe)) for symbol, timeframe in lacking.iter_rows()]
 
 
 def active_series(database: Database) -> dict[Series, AssetClass]:
-    """The asset class of every series that is collected, in the order of ``tracked_symbols``."""
+    """Return the asset class of every active series, in the order of ``tracked_symbols``."""
     return {
         series: symbol.asset_class
         for symbol in list_symbols(database, active_only=True)
@@ -266,91 +273,101 @@ def active_series(database: Database) -> dict[Series, AssetClass]:
     }
 
 
-def _stored_days(database: Database, first: date = date.min, last: date = date.max) -> pl.DataFrame:
-    """What was found of each active series on the days from ``first`` to ``last``, as ``DAILY_COMPLETENESS_SCHEMA``."""
-    return _framed(database.read_frame(_DAYS, [first, last]), DAILY_COMPLETENESS_SCHEMA)
+def _read_days(database: Database, first: date = date.min, last: date = date.max) -> pl.DataFrame:
+    """Read the scanned days of each active series from ``first`` to ``last``, as ``DAILY_COMPLETENESS_SCHEMA``."""
+    return _conform(database.read_frame(_DAYS, [first, last]), DAILY_COMPLETENESS_SCHEMA)
 
 
-def _kept(database: Database, days: pl.DataFrame, classes: Mapping[Series, AssetClass]) -> pl.DataFrame:
-    """``days`` (symbol, timeframe and day of series in ``classes``) without those that retention has removed."""
+def _drop_pruned_days(
+    database: Database, days: pl.DataFrame, classes: Mapping[Series, AssetClass]
+) -> pl.DataFrame:
+    """Return ``days`` (symbol, timeframe and day of series in ``classes``) without those that retention has removed."""
     removed = [
-        (one.symbol, one.timeframe.value, calendar.local_day(window.start), calendar.local_day(window.end))
-        for one, windows in read_pruned(database, classes).items()
-        for calendar in (calendar_of(classes[one]),)
+        (
+            series.symbol,
+            series.timeframe.value,
+            calendar.local_day(window.start),
+            calendar.local_day(window.end),
+        )
+        for series, windows in read_pruned(database, classes).items()
+        for calendar in (calendar_of(classes[series]),)
         for window in windows
     ]
-    spans = pl.DataFrame(
+    ranges = pl.DataFrame(
         removed,
         schema={"symbol": pl.String(), "timeframe": pl.String(), "_from": pl.Date(), "_until": pl.Date()},
         orient="row",
     )
     gone = (
         days.select("symbol", "timeframe", "day")
-        .join(spans, on=["symbol", "timeframe"])
+        .join(ranges, on=["symbol", "timeframe"])
         .filter(pl.col("day").is_between("_from", "_until", closed="left"))
     )
     return days.join(gone, on=["symbol", "timeframe", "day"], how="anti", maintain_order="left")
 
 
-def _looked_through(database: Database, series: Iterable[Series]) -> dict[Series, tuple[date, date]]:
-    """The first and last day of each of ``series`` that were looked through and expected a bar."""
+def _read_scanned_days(database: Database, series: Iterable[Series]) -> dict[Series, tuple[date, date]]:
+    """Read the first and last scanned day of each of ``series`` that expected a bar."""
     edges = database.read_frame(_SCANNED_EDGES)
     found = {(symbol, timeframe): (first, last) for symbol, timeframe, first, last in edges.iter_rows()}
     return {
-        one: found[one.symbol, one.timeframe.value]
-        for one in series
-        if (one.symbol, one.timeframe.value) in found
+        item: found[item.symbol, item.timeframe.value]
+        for item in series
+        if (item.symbol, item.timeframe.value) in found
     }
 
 
-def _counted(
+def _days_to_count(
     database: Database,
     scanned: Mapping[Series, tuple[date, date]],
     edges: pl.DataFrame,
     classes: Mapping[Series, AssetClass],
     now: datetime | None = None,
 ) -> dict[Series, tuple[date, date]]:
-    """The span over which the completeness of each ``scanned`` series is counted; ``edges`` is of :func:`_edges`."""
+    """Return the local days, the end exclusive, over which the completeness of each ``scanned`` series is counted.
+
+    ``edges`` is the result of :func:`_read_edges`.
+    """
     at = now or database.transaction(read_clock)
     bars = {
         (symbol, timeframe): (first.astimezone(UTC), last.astimezone(UTC))
         for symbol, timeframe, first, last in edges.drop_nulls().iter_rows()
     }
     return {
-        one: counted_days(
-            one.timeframe,
+        series: counted_days(
+            series.timeframe,
             days,
-            bars.get((one.symbol, one.timeframe.value)),
-            calendar_of(classes[one]),
+            bars.get((series.symbol, series.timeframe.value)),
+            calendar_of(classes[series]),
             at,
         )
-        for one, days in scanned.items()
+        for series, days in scanned.items()
     }
 
 
-def _edges(database: Database) -> pl.DataFrame:
-    """The opens of the first and last stored bar of each active series: two looks into the key's index each."""
-    return _framed(
+def _read_edges(database: Database) -> pl.DataFrame:
+    """Read the opens of the first and last stored bar of each active series: two index lookups for each."""
+    return _conform(
         database.read_frame(_STORED_EDGES),
         pl.Schema({name: MATRIX_SCHEMA[name] for name in ("symbol", "timeframe", "first_bar", "last_bar")}),
     )
 
 
-def _chosen(rows: pl.DataFrame, symbols: Collection[str] | None) -> pl.DataFrame:
+def _select_symbols(rows: pl.DataFrame, symbols: Collection[str] | None) -> pl.DataFrame:
     return rows if symbols is None else rows.filter(pl.col("symbol").is_in(list(symbols)))
 
 
-def _ordered(rows: pl.DataFrame, series: Collection[Series]) -> pl.DataFrame:
-    """``rows`` in the order of ``series``; the order within a series stays."""
-    places = pl.DataFrame(
-        [(one.symbol, one.timeframe.value, place) for place, one in enumerate(series)],
-        schema={"symbol": pl.String(), "timeframe": pl.String(), "place": pl.Int64()},
+def _sort_by_series(rows: pl.DataFrame, series: Collection[Series]) -> pl.DataFrame:
+    """Sort ``rows`` in the order of ``series``; the order within a series stays."""
+    positions = pl.DataFrame(
+        [(item.symbol, item.timeframe.value, position) for position, item in enumerate(series)],
+        schema={"symbol": pl.String(), "timeframe": pl.String(), "position": pl.Int64()},
         orient="row",
     )
-    joined = rows.join(places, on=["symbol", "timeframe"], maintain_order="left")
-    return joined.sort("place", maintain_order=True).drop("place")
+    joined = rows.join(positions, on=["symbol", "timeframe"], maintain_order="left")
+    return joined.sort("position", maintain_order=True).drop("position")
 
 
-def _framed(rows: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
-    """``rows`` with exactly ``schema``: an empty answer arrives without types."""
+def _conform(rows: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+    """Return ``rows`` with exactly ``schema``: an empty result arrives without types."""
     return rows.select(schema.names()).cast(schema) if rows.width else schema.to_frame()

@@ -1,7 +1,7 @@
-"""Connections to the market database: where it is, how a session is set up, what happens when one is lost.
+"""Connections to the market database: its URL, the set-up of a session, and reconnecting after a loss.
 
-Belongs here: URLs, session settings, kept connections, the one retry after a lost connection.
-Does not belong here: the statements that run on them.
+Belongs here: URLs, session settings, open connections, the one retry after a lost connection.
+Does not belong here: the statements that run on connections.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.datetime import TimestamptzLoader
 
 from marketdata_assets.domain.errors import ConfigurationError
+from marketdata_assets.domain.wording import one_line
 from marketdata_assets.storage.embedded import EmbeddedServer
 from marketdata_assets.storage.failures import (
     DiskFullError,
@@ -29,7 +30,7 @@ from marketdata_assets.storage.failures import (
     StoreError,
     UnreachableError,
     explain_failure,
-    explained_failures,
+    raise_store_errors,
 )
 from marketdata_assets.storage.interruptible import call_interruptibly
 from marketdata_assets.storage.locks import LockSpace, lock
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DRIVER_ERRORS: Final = (psycopg.Error, adbc_driver_manager.Error)
-"""What the drivers raise. Why, ``failures.find_refusal`` tells."""
+"""The errors that the drivers raise. ``failures.find_refusal`` returns the reason of one."""
 
 _SHAPE = "postgresql://user:password@host:port/database"
 _DAGSTER_SCHEMA = "dagster"
@@ -58,9 +59,9 @@ _PATIENCE = timedelta(seconds=30)
 
 
 _MARKER: Final = "marketdata.session"
-"""A setting that every session begins with, by which a pooler that drops such settings is noticed."""
+"""A setting that every session begins with: where it is missing, a pooler drops the settings of sessions."""
 _REFUSED_OPTIONS: Final = "startup parameter"
-"""What PgBouncer says of ``options`` that it neither knows nor has to ignore."""
+"""A part of the error of PgBouncer for ``options`` that it neither knows nor is configured to ignore."""
 
 
 _SCHEMA_FOUND: Final = "select current_setting('search_path'), to_regnamespace(%s) is not null"
@@ -73,10 +74,10 @@ class _SchemaFound(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Limits of one session; a zero length switches that limit off.
+    """The time limits of one session; a zero length switches a limit off.
 
-    `lock` bounds the wait for advisory locks, too: it is long enough to queue behind another writer's batch.
-    `connect`, in whole seconds, bounds the wait for a server; libpq takes one second for two.
+    ``lock`` bounds the wait for advisory locks, too: it is long enough to queue behind another writer's batch.
+    ``connect`` bounds the wait for a server, in whole seconds; libpq treats one second as two.
     """
 
     statement: timedelta = timedelta(minutes=10)
@@ -85,7 +86,7 @@ class Timeouts:
     connect: timedelta = timedelta(seconds=10)
 
     def options(self) -> str:
-        """The libpq ``options`` that set these limits and the UTC time zone before the first statement."""
+        """Return the libpq ``options`` that set these limits and the UTC time zone before the first statement."""
         values = {
             _MARKER: "on",
             "TimeZone": "UTC",
@@ -104,11 +105,11 @@ DEFAULT_TIMEOUTS = Timeouts()
 
 
 def resolve_database_url(settings: Settings) -> str:
-    """The URL of the market database: ``DATABASE_URL``, else the embedded server, which is started when down.
+    """Return the URL of the market database: ``DATABASE_URL``, else that of the embedded server, starting it when it is down.
 
     Raises:
-        ConfigurationError: DATABASE_URL is not a Postgres URL, or the home folder cannot hold a server.
-        MarketDataError: the embedded server does not start.
+        ConfigurationError: DATABASE_URL is not a Postgres URL, or the home folder is not fit for a server.
+        MarketDataError: The embedded server does not start.
     """
     if settings.database_url is None:
         return EmbeddedServer(settings.home).ensure_running()
@@ -120,51 +121,51 @@ def resolve_database_url(settings: Settings) -> str:
 def connect(
     url: str, *, application_name: str, timeouts: Timeouts = DEFAULT_TIMEOUTS, options: str = ""
 ) -> Session:
-    """A new connection: UTC, not autocommit, with `timeouts` and TCP keepalives.
+    """Open a connection in UTC, without autocommit, with ``timeouts`` and TCP keepalives.
 
-    ``options`` in the URL come after those of `timeouts` and win; `options` come last.
+    Options in the URL come after those of ``timeouts`` and override them; ``options`` come last.
 
     Raises:
         UnreachableError: The server is out of reach.
-        DroppedOptionsError: A pooler in between drops what the session begins with.
+        DroppedOptionsError: A pooler in between drops the settings that the session begins with.
     """
     try:
-        connection = psycopg.connect(_session(url, application_name, timeouts, options), autocommit=True)
+        session = psycopg.connect(_conninfo(url, application_name, timeouts, options), autocommit=True)
     except psycopg.OperationalError as error:
         if _REFUSED_OPTIONS in str(error):
-            raise _dropped_options(url) from None
-        raise _unreachable(url, error) from None
-    connection.adapters.register_loader("timestamptz", _UtcLoader)
+            raise _dropped_options_error(url) from None
+        raise _unreachable_error(url, error) from None
+    session.adapters.register_loader("timestamptz", _UtcLoader)
     try:
-        _require_marker(connection, url)
-        connection.autocommit = False
+        _require_marker(session, url)
+        session.autocommit = False
     except psycopg.OperationalError as error:
-        connection.close()
-        raise _unreachable(url, error) from None
+        session.close()
+        raise _unreachable_error(url, error) from None
     except BaseException:
-        connection.close()
+        session.close()
         raise
-    return connection
+    return session
 
 
-def _require_marker(connection: Session, url: str) -> None:
-    if fetch(connection, "select current_setting(%s, true)", [_MARKER], row=str) != ["on"]:
-        raise _dropped_options(url)
+def _require_marker(session: Session, url: str) -> None:
+    if fetch(session, "select current_setting(%s, true)", [_MARKER], row=str) != ["on"]:
+        raise _dropped_options_error(url)
 
 
-def _dropped_options(url: str) -> DroppedOptionsError:
+def _dropped_options_error(url: str) -> DroppedOptionsError:
     return DroppedOptionsError(
         f"{redacted(url)} drops the settings that a session begins with (libpq's `options`), as some connection"
         " poolers do: set DATABASE_URL to the server itself, or let the pooler pass them on (docs/operating.md)"
     )
 
 
-def _session(url: str, application_name: str, timeouts: Timeouts, options: str = "") -> str:
-    """What libpq needs to open a session as this project wants it. Holds the password."""
+def _conninfo(url: str, application_name: str, timeouts: Timeouts, options: str = "") -> str:
+    """Return the libpq connection string of a session, with its settings. It contains the password."""
     parameters = _parse(url)
     settings = {
         "connect_timeout": str(round(timeouts.connect.total_seconds())),
-        # a peer that vanished without a word is noticed after a minute
+        # A peer that vanished silently is noticed after a minute.
         "keepalives_idle": "30",
         "keepalives_interval": "10",
         "keepalives_count": "3",
@@ -176,7 +177,7 @@ def _session(url: str, application_name: str, timeouts: Timeouts, options: str =
 
 
 def redacted(url: str) -> str:
-    """`url` without its password, wherever in it that stands. Safe to print."""
+    """Return ``url`` without its password, in whichever part of it that is. The result is safe to print."""
     try:
         parameters = _parse(url)
     except ConfigurationError:
@@ -186,28 +187,26 @@ def redacted(url: str) -> str:
 
 
 def dagster_storage_url(url: str) -> str:
-    """The URL for Dagster's own storage: the same database, schema ``dagster``, which is made when missing.
+    """Return the URL for Dagster's own storage: the same database, schema ``dagster``, which is created when missing.
 
     The scheme is ``postgresql+psycopg2``: SQLAlchemy 2.1 resolves plain ``postgresql`` to psycopg 3, with
-    which dagster-postgres fails on its first event. Every libpq parameter of `url` is kept.
+    which dagster-postgres fails on its first event. Every libpq parameter of ``url`` is kept.
 
     Raises:
         ConfigurationError: The server is out of reach, or a pooler in between drops the schema's name.
     """
     search_path = f"-csearch_path={_DAGSTER_SCHEMA}"
     with (
-        connect(url, application_name="marketdata set-up", options=search_path) as connection,
-        explained_failures(*DRIVER_ERRORS),
+        connect(url, application_name="marketdata set-up", options=search_path) as session,
+        raise_store_errors(*DRIVER_ERRORS),
     ):
-        (found,) = fetch(connection, _SCHEMA_FOUND, [_DAGSTER_SCHEMA], row=_SchemaFound)
+        (found,) = fetch(session, _SCHEMA_FOUND, [_DAGSTER_SCHEMA], row=_SchemaFound)
         if found.search_path != _DAGSTER_SCHEMA:
-            raise _dropped_options(url)
+            raise _dropped_options_error(url)
         if not found.exists:
-            # `if not exists` does not see a schema that another process is just making.
-            lock(connection, _DAGSTER_SCHEMA, LockSpace.LISTS)
-            connection.execute(
-                sql.SQL("create schema if not exists {}").format(sql.Identifier(_DAGSTER_SCHEMA))
-            )
+            # `if not exists` does not see a schema that another process is creating at the same time.
+            lock(session, _DAGSTER_SCHEMA, LockSpace.LISTS)
+            session.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(_DAGSTER_SCHEMA)))
     parameters = _parse(url)
     kept = {key: value for key, value in parameters.items() if key not in {"user", "password", "dbname"}}
     kept["options"] = f"{kept.get('options', '')} {search_path}".strip()
@@ -228,7 +227,7 @@ def dagster_storage_url(url: str) -> str:
 
 
 def psycopg2_url(url: str) -> str:
-    """``url`` with the scheme ``postgresql+psycopg2``, which dagster-postgres needs (see above)."""
+    """Return ``url`` with the scheme ``postgresql+psycopg2``, which dagster-postgres needs (:func:`dagster_storage_url`)."""
     scheme, separator, rest = url.partition("://")
     plain = scheme in ("postgresql", "postgres")
     return f"postgresql+psycopg2{separator}{rest}" if plain else url
@@ -245,11 +244,11 @@ def _servers(parameters: dict[str, str]) -> str:
 
 
 def _parse(url: str) -> dict[str, str]:
-    """The libpq parameters of `url`. Errors never quote it: any part of it may be the password."""
+    """Parse the libpq parameters of ``url``. Errors never quote the URL: any part of it may be the password."""
     if not url.startswith(("postgresql://", "postgres://")):
         scheme = urlsplit(url).scheme if "://" in url else ""
-        said = f"starts with {scheme}://" if scheme.replace("+", "").isalnum() else "has no scheme"
-        message = f"DATABASE_URL {said}: write it as {_SHAPE}"
+        fault = f"starts with {scheme}://" if scheme.replace("+", "").isalnum() else "has no scheme"
+        message = f"DATABASE_URL {fault}: write it as {_SHAPE}"
         raise ConfigurationError(message)
     try:
         parameters = {key: str(value) for key, value in conninfo_to_dict(url).items() if value is not None}
@@ -262,7 +261,7 @@ def _parse(url: str) -> dict[str, str]:
         raise ConfigurationError(message)
     if _has_misplaced_at(url):
         message = (
-            f"DATABASE_URL has an @ too many: write it as {_SHAPE}, special characters of the password"
+            f"DATABASE_URL has one @ too many: write it as {_SHAPE}, special characters of the password"
             " percent-encoded (@ as %40, / as %2F)"
         )
         raise ConfigurationError(message)
@@ -272,7 +271,7 @@ def _parse(url: str) -> dict[str, str]:
 def _has_misplaced_at(url: str) -> bool:
     """Whether libpq takes a part of the password of ``url`` for the user, the host or the database.
 
-    libpq ends the account at the first @, or finds none when a / comes before it; a ? or # does not end it.
+    libpq ends the account at the first @, or finds no account when a / comes before it; a ? or # does not end it.
     """
     rest = url.partition("://")[2]
     found = re.match("[^@/]*@", rest)
@@ -281,24 +280,24 @@ def _has_misplaced_at(url: str) -> bool:
     return "@" in rest[len(account) :].partition("?")[0] or not {"?", "#"}.isdisjoint(user)
 
 
-def _unreachable(url: str, error: psycopg.OperationalError) -> StoreError:
-    why = " ".join(str(error).split())
+def _unreachable_error(url: str, error: psycopg.OperationalError) -> StoreError:
+    why = one_line(str(error))
     password = _parse(url).get("password", "")
     if password:
         why = why.replace(password, "***")
     if isinstance(full := explain_failure(error), DiskFullError):
         return full
     return UnreachableError(
-        f"cannot connect to {redacted(url)}: {why}; is the server up (`marketdata db status`) and, when it is"
-        " your own, DATABASE_URL right?"
+        f"cannot connect to {redacted(url)}: {why}; see whether the server is up (`marketdata db status`) and, for a"
+        " server of your own, whether DATABASE_URL is right"
     )
 
 
 class Database:
-    """The market database over kept connections, opened when first needed. Not for several threads at once.
+    """The market database over connections that open when first needed and stay open. Not safe for several threads.
 
-    Holds at most one psycopg connection, for transactions, and one ADBC connection, for columnar reads.
-    After a connection was lost, a server that restarts is waited for as long as `patience`.
+    It has at most one psycopg connection, for transactions, and one ADBC connection, for columnar reads.
+    After a loss of the connection it waits for a restarting server for at most ``patience``.
     """
 
     def __init__(
@@ -322,31 +321,31 @@ class Database:
 
     @property
     def url(self) -> str:
-        """The URL with its password: for handing on, not for printing."""
+        """The URL with its password: not for printing."""
         return self._url
 
     def transaction(self, work: Callable[[Session], T]) -> T:
-        """What `work` returns, run in one transaction: commits when it returns, rolls back when it raises.
+        """Run ``work`` in one transaction and return its result: commit when it returns, roll back when it raises.
 
-        When the connection is lost on the way, `work` runs once more, from its start, on a new connection: it
-        must not mind that a commit whose answer was lost has already happened. Other errors propagate.
+        When the connection is lost meanwhile, ``work`` runs once more from its start, on a new connection. As a commit
+        may have happened although its answer was lost, ``work`` must be safe to repeat. Other errors propagate.
 
         Raises:
             StoreError: The server is out of reach or was lost twice, has no room, or takes no writes.
         """
-        with explained_failures(*DRIVER_ERRORS):
-            connection = self._kept()
+        with raise_store_errors(*DRIVER_ERRORS):
+            session = self._open_session()
             try:
-                with connection.transaction():
-                    return work(connection)
+                with session.transaction():
+                    return work(session)
             except psycopg.OperationalError:
-                # closed includes broken: on an open connection the server has answered, so this is no loss
-                if not connection.closed:
+                # A broken connection counts as closed. On an open one the server has answered: nothing was lost.
+                if not session.closed:
                     raise
             self._drop_connection()
-            connection = self._reconnected()
-            with connection.transaction():
-                return work(connection)
+            session = self._reconnect()
+            with session.transaction():
+                return work(session)
 
     def fetch(
         self,
@@ -355,60 +354,61 @@ class Database:
         *,
         row: Callable[..., T],
     ) -> list[T]:
-        """Return the rows of one `statement` that changes nothing, each as what `row` makes of its columns.
+        """Return the rows of one read-only ``statement``, each as the value that ``row`` makes of its columns.
 
-        Without a transaction around it: one round trip, not three. Otherwise as :meth:`transaction`.
+        The statement runs without a transaction around it, in one round trip instead of three. Lost connections and
+        errors are handled as in :meth:`transaction`.
         """
-        with explained_failures(*DRIVER_ERRORS):
-            session = self._kept()
+        with raise_store_errors(*DRIVER_ERRORS):
+            session = self._open_session()
             try:
                 return _fetch_alone(session, statement, arguments, row)
             except psycopg.OperationalError:
                 if not session.closed:
                     raise
             self._drop_connection()
-            return _fetch_alone(self._reconnected(), statement, arguments, row)
+            return _fetch_alone(self._reconnect(), statement, arguments, row)
 
     def require_answer(self) -> None:
-        """Raise what :meth:`transaction` raises unless the database answers on its connection for transactions."""
+        """Raise the errors of :meth:`transaction` unless the database answers on its connection for transactions."""
         self.transaction(lambda session: session.execute("select 1"))
 
     def open_reader(self) -> None:
-        """Open the connection for columnar reads, and have it answer once."""
+        """Open the connection for columnar reads, and run one statement on it."""
         self.read_frame("select 1")
 
     def read_frame(self, query: str, parameters: Sequence[object] = ()) -> pl.DataFrame:
-        """The rows of `query` as a frame; timestamptz arrives as ``Datetime("us", "UTC")``.
+        """Read the rows of ``query`` as a frame; timestamptz arrives as ``Datetime("us", "UTC")``.
 
         Parameters are positional: ``$1``, ``$2`` …. After a lost connection the query runs once more.
         """
-        with explained_failures(*DRIVER_ERRORS):
+        with raise_store_errors(*DRIVER_ERRORS):
             try:
-                return self._read(query, parameters)
+                return self._read_once(query, parameters)
             except adbc_driver_manager.Error:
-                if self._answers():
+                if self._reader_answers():
                     raise
             self._drop_reader()
-            self._reconnected()
-            return self._read(query, parameters)
+            self._reconnect()
+            return self._read_once(query, parameters)
 
     def adbc(self) -> dbapi.Connection:
-        """The kept ADBC connection, in autocommit: a read leaves no transaction behind."""
+        """Return the ADBC connection, opening it when needed, in autocommit: a read leaves no transaction behind."""
         if self._reader is None:
-            # Imports pyarrow's data sets, a second that what reads no frame need not wait for.
+            # Imports pyarrow's data sets, which takes a second: only where frames are read.
             from adbc_driver_postgresql import dbapi  # noqa: PLC0415
 
-            session = _session(self._url, self._application_name, self._timeouts)
+            conninfo = _conninfo(self._url, self._application_name, self._timeouts)
             try:
                 self._reader = call_interruptibly(
-                    lambda: dbapi.connect(session, autocommit=True), cancel=lambda: None
+                    lambda: dbapi.connect(conninfo, autocommit=True), cancel=lambda: None
                 )
             except adbc_driver_manager.Error as error:
-                raise _unreachable(self._url, psycopg.OperationalError(str(error))) from None
+                raise _unreachable_error(self._url, psycopg.OperationalError(str(error))) from None
         return self._reader
 
     def close(self) -> None:
-        """Close what is open. The next use opens it again."""
+        """Close the open connections. The next use opens them again."""
         self._drop_connection()
         self._drop_reader()
 
@@ -420,23 +420,23 @@ class Database:
     ) -> None:
         self.close()
 
-    def _kept(self) -> Session:
+    def _open_session(self) -> Session:
         if self._connection is None or self._connection.closed:
             self._connection = connect(
                 self._url, application_name=self._application_name, timeouts=self._timeouts
             )
         return self._connection
 
-    def _reconnected(self) -> Session:
-        """The kept connection, while a server that restarts or recovers is given time to come back."""
+    def _reconnect(self) -> Session:
+        """Open the connection again, retrying while a server restarts or recovers."""
         for attempt in stamina.retry_context(
             on=UnreachableError, attempts=None, timeout=self._patience, wait_initial=0.05, wait_max=1.0
         ):
             with attempt:
-                self._kept()
-        return self._kept()
+                self._open_session()
+        return self._open_session()
 
-    def _read(self, query: str, parameters: Sequence[object]) -> pl.DataFrame:
+    def _read_once(self, query: str, parameters: Sequence[object]) -> pl.DataFrame:
         cursor = self.adbc().cursor()
 
         def fetch() -> pa.Table:
@@ -449,15 +449,15 @@ class Database:
             cursor.close()
             raise
         except BaseException:
-            # Interrupted: the statement may still be under way, and closing what it uses would crash.
+            # After an interrupt the statement may still be running, and closing its connection would crash.
             self._reader = None
             raise
         cursor.close()
         return pl.DataFrame(rows)
 
-    def _answers(self) -> bool:
+    def _reader_answers(self) -> bool:
         try:
-            self._read("select 1", ())
+            self._read_once("select 1", ())
         except adbc_driver_manager.Error:
             return False
         return True
@@ -490,7 +490,7 @@ def _fetch_alone(
 
 
 class _UtcLoader(TimestamptzLoader):
-    """Loads a ``timestamptz`` as an aware time in UTC, whatever the session's time zone."""
+    """A loader of ``timestamptz`` as an aware time in UTC, whatever the time zone of the session."""
 
     def load(self, data: Buffer) -> datetime:
         return super().load(data).astimezone(UTC)

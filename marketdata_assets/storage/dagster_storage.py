@@ -1,4 +1,4 @@
-"""Dagster's storage under the name that copies of ``dagster.yaml`` from earlier versions have for it."""
+"""An alias of Dagster's storage class, for copies of ``dagster.yaml`` that earlier versions wrote."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["MarketDataStorage"]
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        from marketdata_assets.defs.instance import storage  # noqa: PLC0415 - only where it is wanted
+        from marketdata_assets.defs.instance import storage  # noqa: PLC0415 - imports Dagster, so only on demand
 
         return getattr(storage, name)
     message = f"module {__name__!r} has no attribute {name!r}"

@@ -1,6 +1,6 @@
-"""Dagster's own tables, read without Dagster: runs, the daemon, schedules, partitions and what is recorded of them.
+"""Dagster's own tables, read without Dagster: runs, the daemon's heartbeats, schedules, partitions and materializations.
 
-They are private to Dagster. Nothing else reads them by hand, and a test holds what is read here against Dagster's answer.
+The tables are private to Dagster. No other module reads them, and a test compares these results with Dagster's own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.connection import Database
     from marketdata_assets.storage.rows import Session
 
-# From one name to the next by the index on it: a run is one row of very many.
+# From each job's name to the next by an index: the table has very many runs and few jobs.
 _LATEST_RUNS: Final = """
 with recursive jobs as (
   select min(pipeline_name) as job from dagster.runs
@@ -96,7 +96,7 @@ _DAEMON_SEEN: Final = "select max(timestamp) at time zone 'UTC' from dagster.dae
 
 
 class UnknownTablesError(MarketDataError):
-    """Dagster's tables are not as this version knows them."""
+    """Dagster's tables do not have the columns that this version expects."""
 
 
 class _Tag(NamedTuple):
@@ -121,7 +121,7 @@ class _Schedule(NamedTuple):
 
 
 def runs_with_ticks(database: Database, now: datetime) -> Runs | None:
-    """What ``defs.runs.history.runs_of`` answers, from Dagster's own tables; None where they are not in this database."""
+    """Read the result of ``defs.runs.history.runs_of`` from Dagster's own tables; None where they are not in this database."""
     found = runs_in_store(database)
     if found is None:
         return None
@@ -144,28 +144,31 @@ def runs_with_ticks(database: Database, now: datetime) -> Runs | None:
             for run in found.latest
         ]
         ticks = [
-            NextTick(schedule.name, min(_next_tick(one, now) for one in schedule.crons))
+            NextTick(schedule.name, min(_next_tick(cron, now) for cron in schedule.crons))
             for schedule in fetch(session, _SCHEDULES, row=_Schedule)
             if schedule.cron is not None
         ]
         return Runs(
-            tuple(latest), tuple(sorted(ticks, key=lambda one: (one.at, one.schedule))), found.daemon_seen
+            tuple(latest), tuple(sorted(ticks, key=lambda tick: (tick.at, tick.schedule))), found.daemon_seen
         )
 
     return database.transaction(read)
 
 
 def _next_tick(cron: str, now: datetime) -> datetime:
-    from cronsim import CronSim  # noqa: PLC0415 - only where a schedule is on
+    from cronsim import CronSim  # noqa: PLC0415 - only where a schedule is running
 
     return next(CronSim(cron, now.astimezone(UTC)))
 
 
 def runs_in_store(database: Database) -> Runs | None:
-    """The latest run of each job and the daemon's last sign of life, from Dagster's own tables, without Dagster.
+    """Read the latest run of each job and the daemon's last heartbeat from Dagster's own tables, without Dagster.
 
-    For what cannot afford to import it (seconds, 70 MB). The ticks to come and whether a repair's gap stays are not told:
-    ``defs.runs.history`` does. None where Dagster has no tables in this database. Raises :class:`UnknownTablesError`.
+    For callers that cannot afford to import Dagster (seconds, 70 MB). The next ticks, and whether the gap of a repair
+    stays, are left out: ``defs.runs.history`` has them. None where Dagster has no tables in this database.
+
+    Raises:
+        UnknownTablesError: Dagster's tables do not have the expected columns.
     """
 
     def read(session: Session) -> Runs | None:
@@ -182,7 +185,7 @@ def runs_in_store(database: Database) -> Runs | None:
 
 
 def are_dagsters_tables_here(settings: Settings) -> bool:
-    """Whether Dagster's instance of this process keeps its tables in the market database, as far as the settings say."""
+    """Whether, by the settings, the Dagster instance of this process has its tables in the market database."""
     home = os.environ.get("DAGSTER_HOME")
     return settings.dagster_postgres_url is None and (home is None or Path(home) == settings.home / "dagster")
 
@@ -190,11 +193,11 @@ def are_dagsters_tables_here(settings: Settings) -> bool:
 def is_recorded(
     database: Database, assets: Collection[str], series: Collection[Series], days: Sequence[date]
 ) -> bool:
-    """Whether Dagster has a materialization of every partition of ``assets``: each of ``series`` on each of ``days``.
+    """Whether Dagster has a materialization of every partition of ``assets``: of each of ``series`` on each of ``days``.
 
     False where Dagster has no tables in this database.
     """
-    keys = [f"{day.isoformat()}|{one.key}" for one in series for day in days]
+    keys = [f"{day.isoformat()}|{item.key}" for item in series for day in days]
 
     def read(session: Session) -> bool:
         if not _has_table(session, "dagster.event_logs"):
@@ -206,7 +209,7 @@ def is_recorded(
 
 
 def series_partitions(database: Database, dimension: str) -> list[str] | None:
-    """The keys of the dynamic partitions ``dimension`` in Dagster's order; None where Dagster has no tables here."""
+    """Read the keys of the dynamic partitions ``dimension`` in Dagster's order; None where Dagster has no tables here."""
 
     def read(session: Session) -> list[str] | None:
         if not _has_table(session, "dagster.dynamic_partitions"):
@@ -217,7 +220,7 @@ def series_partitions(database: Database, dimension: str) -> list[str] | None:
 
 
 def has_unfinished_runs(database: Database, tag: str, statuses: Collection[str]) -> bool:
-    """Whether a run that carries ``tag`` is in one of ``statuses``."""
+    """Whether a run with the tag ``tag`` is in one of ``statuses``."""
     return database.fetch(_HAS_UNFINISHED, [tag, list(statuses)], row=bool) == [True]
 
 

@@ -1,9 +1,9 @@
-"""Dumps of the whole database, made and restored by the Postgres programs that come with the embedded server.
+"""Dumps of the whole database, written and restored by the Postgres programs that come with the embedded server.
 
-Belongs here: running pg_dump and pg_restore. Does not belong here: migrations, which bring a restored database up to date.
+Belongs here: running pg_dump and pg_restore. Does not belong here: migrations, which update a restored database.
 
-A password reaches the programs in a file of mode 0600, never as an argument. A dump gets its name when it is complete; a
-restore is one transaction, or a database of its own that takes the place of the old one when it is complete.
+A password is passed to the programs in a file of mode 0600, never as an argument. A dump gets its name when it is
+complete. A restore is one transaction, or a new database that replaces the old one when it is complete.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
+from marketdata_assets.domain.wording import one_line
 from marketdata_assets.storage.connection import connect
 from marketdata_assets.storage.failures import DiskFullError, NotPermittedError
 from marketdata_assets.storage.rows import fetch
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 _SERVICE: Final = "marketdata"
 _NOT_INHERITED: Final = ("PGSERVICE", "PGSERVICEFILE", "PGOPTIONS")
-"""Variables that no other connection of ours goes by: each sets its own options."""
+"""Environment variables that the programs must not inherit: every other connection sets these options itself."""
 _OWN_OBJECTS: Final = """
 select exists (
   select from pg_class c
@@ -44,14 +45,14 @@ select exists (
 
 
 def dump_database(url: str, target: Path) -> int:
-    """Dump the database of ``url`` to the file ``target``, which appears when the dump is complete; return its bytes.
+    """Dump the database of ``url`` to the file ``target``, which appears when the dump is complete; return its size in bytes.
 
     Raises:
         ConfigurationError: ``target`` cannot be written.
-        StoreError: The server is out of reach, or does not permit to read everything; the disk is full.
-        MarketDataError: pg_dump failed otherwise, for example because the server is newer.
+        StoreError: The server is out of reach, the role may not read everything, or the disk is full.
+        MarketDataError: pg_dump failed for another reason, for example because the server is newer.
     """
-    # Names the reason better than pg_dump does.
+    # The error of a failed connection gives a better reason than pg_dump's.
     connect(url, application_name="marketdata dump").close()
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -73,24 +74,24 @@ def dump_database(url: str, target: Path) -> int:
 def restore_database(url: str, source: Path, *, replace: bool = False) -> None:
     """Restore the dump ``source`` into the database of ``url``, completely or not at all.
 
-    The database must be empty. With ``replace`` it need not be: the dump is restored into a new database beside it,
-    which takes its name in the end; sessions on the old one are ended.
+    The database must be empty unless ``replace`` is set. With ``replace``, the dump is restored into a new database
+    beside the old one; then the sessions of the old database end, and the new one takes its name.
 
     Raises:
-        ConfigurationError: ``source`` is not a readable file, or the database holds something.
-        MarketDataError: pg_restore failed; the database is what it was.
+        ConfigurationError: ``source`` is not a readable file, or the database is not empty.
+        MarketDataError: pg_restore failed; the database is unchanged.
     """
     if not source.is_file() or not os.access(source, os.R_OK):
-        message = f"{source} is not a file that can be read: give one that `marketdata db dump` made"
+        message = f"{source} is not a readable file: give one that `marketdata db dump` wrote"
         raise ConfigurationError(message)
-    with connect(url, application_name="marketdata restore") as connection:
-        has_objects = fetch(connection, _OWN_OBJECTS, row=bool) == [True]
+    with connect(url, application_name="marketdata restore") as session:
+        has_objects = fetch(session, _OWN_OBJECTS, row=bool) == [True]
     if not has_objects:
         _restore(url, source)
     elif replace:
         _restore_beside(url, source)
     else:
-        message = "the database is not empty: `marketdata db restore --replace` puts the dump in the place of all it holds"
+        message = "the database is not empty: `marketdata db restore --replace` replaces all that it contains with the dump"
         raise ConfigurationError(message)
 
 
@@ -127,7 +128,7 @@ def _restore_beside(url: str, source: Path) -> None:
                 raise
             server.execute(sql.SQL("drop database if exists {old} with (force)").format(**names))
     except psycopg.Error as error:
-        why = " ".join(str(error).split())
+        why = one_line(str(error))
         message = (
             f"the database cannot be replaced ({why}): stop what uses it, or restore into an empty database"
         )
@@ -141,7 +142,7 @@ def _with_database(url: str, name: str) -> str:
 
 
 def _run(program: str, url: str, *arguments: str) -> None:
-    """Run ``program`` on the database of ``url``. Raises :class:`MarketDataError` with what it says when it fails."""
+    """Run ``program`` on the database of ``url``; raise :class:`MarketDataError` with its message when it fails."""
     with _service_file(url) as service:
         try:
             done = subprocess.run(
@@ -152,7 +153,7 @@ def _run(program: str, url: str, *arguments: str) -> None:
                     f"service={_SERVICE}",
                     *arguments,
                 ],
-                env={**_inherited(), "PGSERVICEFILE": str(service), "PGAPPNAME": "marketdata"},
+                env={**_inherited_environment(), "PGSERVICEFILE": str(service), "PGAPPNAME": "marketdata"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -161,30 +162,30 @@ def _run(program: str, url: str, *arguments: str) -> None:
                 check=False,
             )
         except OSError as error:
-            message = f"{program} does not run ({error.strerror}): install marketdata_assets again"
+            message = f"{program} does not run ({error.strerror}): reinstall marketdata_assets"
             raise MarketDataError(message) from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error:" in line] or done.stderr.splitlines()
-        said = " ".join((lines or ["(no message)"])[0].removeprefix(f"{program}: ").split())
-        message = f"{program} failed: {said}; nothing was changed"
+        reported = one_line((lines or ["(no message)"])[0].removeprefix(f"{program}: "))
+        message = f"{program} failed: {reported}; nothing was changed"
         # The programs report no SQLSTATE.
-        if "permission denied" in said:
-            message = f"the database does not permit what {program} needs ({said}): use an account that may read all of it"
+        if "permission denied" in reported:
+            message = f"the database does not permit what {program} needs ({reported}): use an account that may read all of it"
             raise NotPermittedError(message)
-        if "No space left" in said:
+        if "No space left" in reported:
             message = f"{message}: make room, then run the same command again"
             raise DiskFullError(message)
         raise MarketDataError(message)
 
 
-def _inherited() -> Mapping[str, str]:
-    # From the other variables libpq takes what the URL leaves out, as it does for every connection.
+def _inherited_environment() -> Mapping[str, str]:
+    # libpq takes the parameters that the URL leaves out from the other variables, as for every connection.
     return {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
 
 
 @contextmanager
 def _service_file(url: str) -> Iterator[Path]:
-    """A connection service file with every parameter of ``url``, the password included, readable by us alone."""
+    """Write a connection service file with every parameter of ``url``, the password included, readable only by this user."""
     with tempfile.TemporaryDirectory(prefix="marketdata-service-") as folder:
         path = Path(folder) / "service.conf"
         path.touch(mode=0o600)

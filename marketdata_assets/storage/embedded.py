@@ -1,19 +1,19 @@
-"""The embedded Postgres: one server per home folder, shared by every process that asks for it.
+"""The embedded Postgres: one server per home folder, shared by every process that needs it.
 
 Files under the home folder:
 
 * ``postgres/``: the data directory, owned by the user the server runs as, logs in ``postgres/log``.
-* ``postgres.json``: port and password, mode 0600. The port is chosen once and kept unless somebody takes it.
+* ``postgres.json``: port and password, mode 0600. The port is chosen once and kept unless another program takes it.
 * ``postgres.lock``: held by the one process that initialises, starts or stops the server.
 * ``postgres.alive``: an flock that the server's own processes inherit and hold. The kernel releases it when
-  the last of them is gone, so it says whether the server lives where a pid file cannot (pids are reused,
-  zombies answer signals, containers number their own).
-* ``postgres-start.log``: what the server says before its own log files are open.
+  the last of them is gone. So the flock shows whether the server lives, which a pid file cannot (pids are
+  reused, zombies answer signals, containers number their own).
+* ``postgres-start.log``: the output of the server before its own log files are open.
 
-The server runs in a session of its own and hears nothing from the process that started it. It listens on
-loopback TCP only. Root hands it to an unprivileged user; where that user may not pass the folders above the
-data directory, the server addresses it as its own working directory (``/proc/self/cwd``), which needs no
-permission on them, so none is widened and the data stay where the user wants them.
+The server runs in a session of its own and receives no signal from the process that started it. It listens on
+loopback TCP only. Root runs it as an unprivileged user. Where that user may not pass the folders above the
+data directory, the server addresses the directory as its own working directory (``/proc/self/cwd``). That needs
+no permission on the folders, so none is widened and the data stay where the user wants them.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ from filelock import FileLock, Timeout
 from psycopg import sql
 
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
-from marketdata_assets.storage.failures import DiskFullError, StoreError, UnreachableError, explained_failures
-from marketdata_assets.storage.unprivileged import Account, postgres_programs, server_account, traversable
+from marketdata_assets.domain.wording import one_line
+from marketdata_assets.storage.failures import DiskFullError, StoreError, UnreachableError, raise_store_errors
+from marketdata_assets.storage.unprivileged import Account, is_traversable, postgres_programs, server_account
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -50,11 +51,11 @@ if sys.platform != "win32":
     import fcntl
 
 DATABASE = "marketdata"
-"""Name of the database, and of the role that owns it."""
+"""The name of the database, and of the role that owns it."""
 
 _HOST = "127.0.0.1"
 _PORTS = range(20_000, 32_000)
-"""Below every system's ephemeral range, so that no outgoing connection sits on the kept port."""
+"""Ports below every system's ephemeral range, so that no outgoing connection occupies the chosen one."""
 
 _READY_SECONDS = 60.0
 _RECOVERY_SECONDS = 1800.0
@@ -62,31 +63,31 @@ _STOP_SECONDS = 120.0
 _MAX_START_ATTEMPTS = 3
 _POLL_SECONDS = 0.02
 _LAST_LINES = 20
-"""How far back in the log the cause of what stands at its end is looked for."""
+"""The number of lines at the end of the log that are searched for the cause of a failure."""
 _LONGEST_PAUSE_SECONDS = 0.5
 _RECOVERING = ("starting up", "recovery", "shutting down", "not yet accepting")
-"""Fragments of the server's messages (English: lc_messages is C) while it is busy and will answer later."""
+"""Fragments of the messages (English: lc_messages is C) of a server that is busy and will answer later."""
 
 _DEFAULTS = {
-    # room for Dagster's short-lived connections beside the platform's own
+    # Dagster opens many short-lived connections beside the platform's own.
     "max_connections": "200",
     "shared_buffers": "256MB",
     "work_mem": "32MB",
     "maintenance_work_mem": "128MB",
     "effective_cache_size": "1GB",
-    # bulk loads: few checkpoints, compressed full-page images; fsync and synchronous_commit stay on
+    # For bulk loads: few checkpoints, compressed full-page images. fsync and synchronous_commit stay on.
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
     "wal_compression": "pglz",
     "random_page_cost": "1.1",
-    # one query per core is already there; parallel hash joins overrun the 64 MB /dev/shm of a container
+    # Queries already run one per core, and parallel hash joins overrun the 64 MB /dev/shm of a container.
     "max_parallel_workers_per_gather": "0",
-    # a query over every month of every timeframe locks each partition and its index
+    # A query over every month of every timeframe locks each partition and its index.
     "max_locks_per_transaction": "256",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "lc_messages": "C",
-    # seven files, one per weekday, each overwritten after a week; one-line errors keep them short
+    # Seven files, one per weekday, each overwritten after a week; one-line errors keep them short.
     "logging_collector": "on",
     "log_directory": "log",
     "log_filename": "server-%a.log",
@@ -97,12 +98,12 @@ _DEFAULTS = {
     "log_checkpoints": "off",
     "log_autovacuum_min_duration": "-1",
 }
-"""Written to postgresql.conf when the data directory is made; the user may change them there."""
+"""The settings that initdb writes to postgresql.conf; the user may change them there."""
 
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """What is known about the server. `port` is None before the first start, `pid` while it is down."""
+    """The state of the server. ``port`` is None before the first start, ``pid`` while the server is down."""
 
     running: bool
     port: int | None
@@ -112,7 +113,7 @@ class ServerStatus:
 
 @dataclass(frozen=True)
 class _Access:
-    """The kept port and password."""
+    """The stored port and password of the server."""
 
     port: int
     password: str
@@ -121,7 +122,7 @@ class _Access:
         return f"_Access(port={self.port})"
 
     def url(self, database: str = DATABASE) -> str:
-        """`sslmode` is said so that a PGSSLMODE meant for other servers does not reach this one."""
+        """Return the URL of ``database``. It sets ``sslmode``, as a PGSSLMODE of the environment is meant for other servers."""
         return f"postgresql://{DATABASE}:{self.password}@{_HOST}:{self.port}/{database}?sslmode=disable"
 
 
@@ -129,9 +130,9 @@ class EmbeddedServer:
     """The server of one home folder.
 
     Args:
-        home: the folder that holds the server's files; made when missing.
-        settings: extra settings for a server that this object starts, e.g. ``{"fsync": "off"}`` for tests.
-            They do not reach a server that is already running.
+        home: The folder of the server's files; created when missing.
+        settings: Extra settings for a server that this object starts, for example ``{"fsync": "off"}`` in tests.
+            They do not apply to a server that is already running.
     """
 
     def __init__(self, home: Path, settings: Mapping[str, str] | None = None) -> None:
@@ -143,31 +144,31 @@ class EmbeddedServer:
         self._start_log = self._home / "postgres-start.log"
 
     def ensure_running(self) -> str:
-        """The URL of the running server's database, after initialising, recovering or starting it as needed.
+        """Return the URL of the running server's database, after initialising, recovering or starting the server as needed.
 
         Raises:
-            ConfigurationError: the home folder cannot hold a server for this user.
-            StoreError: the server does not start, or its files cannot be written; the message quotes its last log line.
+            ConfigurationError: The home folder is not fit for a server of this user.
+            StoreError: The server does not start, or its files cannot be written; the message quotes its last log line.
         """
         access = self._read_access()
         if access is not None and self._try_connect(access, DATABASE) is None:
             return access.url()
-        with explained_failures(OSError):
-            self._make_home()
-            with self._exclusive():
+        with raise_store_errors(OSError):
+            self._create_home()
+            with self._hold_lock():
                 access = self._read_access() or self._write_access(_free_port())
                 account = server_account(self._data)
                 if not self._data.exists():
                     self._initialise(access, account)
-                access = self._bring_up(access, account)
+                access = self._start_and_wait(access, account)
                 return access.url()
 
     def stop(self) -> bool:
-        """Shut the server down, ending its sessions. False when it was not running."""
+        """Shut the server down, ending its sessions; return whether it was running."""
         if not self._home.is_dir():
             return False
-        with explained_failures(OSError), self._exclusive():
-            if self._server_is_gone():
+        with raise_store_errors(OSError), self._hold_lock():
+            if self._is_gone():
                 return False
             pid = self._pid()
             if pid is None:
@@ -181,7 +182,7 @@ class EmbeddedServer:
                 message = f"the server of {self._data} belongs to another user: stop it as that user or root"
                 raise ConfigurationError(message) from None
             deadline = time.monotonic() + _STOP_SECONDS
-            while not self._server_is_gone():
+            while not self._is_gone():
                 if time.monotonic() > deadline:
                     message = (
                         f"the server of {self._data} (pid {pid}) did not stop in {_STOP_SECONDS:.0f} s; "
@@ -192,27 +193,25 @@ class EmbeddedServer:
             return True
 
     def status(self) -> ServerStatus:
-        """Whether the server answers, without starting it or waiting for anyone."""
+        """Return the state of the server, without starting it or waiting for another process."""
         access = self._read_access()
         running = access is not None and self._try_connect(access, "postgres") is None
         return ServerStatus(
             running, access.port if access else None, self._pid() if running else None, self._data
         )
 
-    # ------------------------------------------------------------------ files
-
-    def _make_home(self) -> None:
+    def _create_home(self) -> None:
         try:
             self._home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            message = f"cannot make {self._home} ({error.strerror}): set MARKETDATA_HOME to another folder"
+            message = f"cannot create {self._home} ({error.strerror}): set MARKETDATA_HOME to another folder"
             raise ConfigurationError(message) from None
         if not os.access(self._home, os.W_OK | os.X_OK):
             message = f"cannot write to {self._home}: set MARKETDATA_HOME to a folder you can write to"
             raise ConfigurationError(message)
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _hold_lock(self) -> Iterator[None]:
         lock = FileLock(self._home / "postgres.lock", mode=0o600)
         try:
             with lock.acquire(timeout=_RECOVERY_SECONDS):
@@ -241,7 +240,9 @@ class EmbeddedServer:
             message = f"{self._home} is not a folder: set MARKETDATA_HOME to another one"
             raise ConfigurationError(message) from None
         except PermissionError:
-            message = f"cannot read {self._access_file}: run as the user that made it, or set MARKETDATA_HOME"
+            message = (
+                f"cannot read {self._access_file}: run as the user that created it, or set MARKETDATA_HOME"
+            )
             raise ConfigurationError(message) from None
         except (ValueError, KeyError, TypeError):
             message = f"{self._access_file} is damaged: restore it from a backup"
@@ -249,7 +250,7 @@ class EmbeddedServer:
 
     def _write_access(self, port: int, password: str | None = None) -> _Access:
         access = _Access(port, password or secrets.token_urlsafe(32))
-        # NamedTemporaryFile makes the file with mode 0600, so the password is never readable by others
+        # NamedTemporaryFile creates the file with mode 0600, so the password is never readable by others.
         with tempfile.NamedTemporaryFile(
             "w", dir=self._home, prefix=".postgres.json-", delete=False
         ) as draft:
@@ -268,26 +269,26 @@ class EmbeddedServer:
     def _last_log_line(self) -> str:
         logs = [*self._data.glob("log/*.log"), self._start_log]
         for log in sorted(
-            (each for each in logs if each.is_file()), key=lambda each: -each.stat().st_mtime_ns
+            (path for path in logs if path.is_file()), key=lambda path: -path.stat().st_mtime_ns
         ):
             lines = log.read_text(errors="replace").strip().splitlines()
-            # What follows from a full disk (a failed checkpoint, say) stands behind it.
+            # The consequences of a full disk (a failed checkpoint, for example) come after its own line.
             full = [line for line in lines[-_LAST_LINES:] if os.strerror(errno.ENOSPC) in line]
             if full:
                 return full[-1]
-            # the last complaint is worth more than the "shut down" after it and the callers turned away since
+            # The last error is more useful than the "shut down" and the rejected connections after it.
             complaints = [line for line in lines if "FATAL" in line or "PANIC" in line]
-            telling = [line for line in complaints if not any(each in line for each in _RECOVERING)] or lines
-            if telling:
-                return telling[-1]
+            causes = [
+                line for line in complaints if not any(fragment in line for fragment in _RECOVERING)
+            ] or lines
+            if causes:
+                return causes[-1]
         return "(empty)"
 
-    # ------------------------------------------------------------------ life
-
     def _initialise(self, access: _Access, account: Account) -> None:
-        """Make the data directory beside its final name, so that a killed initdb leaves nothing half-made."""
+        """Create the data directory under a temporary name and rename it, so that a killed initdb leaves no part of one."""
         for leftover in self._home.glob("postgres-init-*"):
-            # an initdb whose starter was killed may still be writing there: the next start clears the rest
+            # An initdb whose starter was killed may still be writing there: the next start removes the rest.
             shutil.rmtree(leftover, ignore_errors=True)
         scratch = Path(tempfile.mkdtemp(dir=self._home, prefix="postgres-init-"))
         data = scratch / "data"
@@ -295,7 +296,7 @@ class EmbeddedServer:
         password_file = scratch / "password"
         password_file.touch(mode=0o600)
         password_file.write_text(access.password)
-        if account.switch:
+        if account.must_switch:
             for path in (scratch, data, password_file):
                 os.chown(path, account.uid, account.gid)
         command = [
@@ -319,7 +320,7 @@ class EmbeddedServer:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    **_child(data, account),
+                    **_process_options(data, account),
                 )
             except (subprocess.CalledProcessError, OSError) as error:
                 cause = error.strerror if isinstance(error, OSError) else self._last_log_line()
@@ -329,26 +330,26 @@ class EmbeddedServer:
         data.rename(self._data)
         shutil.rmtree(scratch)
 
-    def _bring_up(self, access: _Access, account: Account) -> _Access:
-        """Start the server unless it lives, and wait until it takes connections."""
+    def _start_and_wait(self, access: _Access, account: Account) -> _Access:
+        """Start the server unless it is running, and wait until it accepts connections."""
         for _ in range(_MAX_START_ATTEMPTS):
-            starting = self._server_is_gone()
+            starting = self._is_gone()
             if starting:
                 if not _is_free(access.port):
                     access = self._write_access(_free_port(), access.password)
                 self._start(access, account)
             if self._wait_until_ready(access):
                 return access
-            # Gone. Worth another try when these were the last processes of an earlier server, or when
-            # somebody took the port between the look and the bind; otherwise the log says why it died.
+            # The server is gone. Another attempt helps when its processes were the last of an earlier server, or
+            # when another program took the port before the server bound it. Otherwise the log has the cause.
             if starting and _is_free(access.port):
                 break
         message = f"the server of {self._data} does not start; its log ends"
         raise _start_failure(message, self._last_log_line())
 
     def _start(self, access: _Access, account: Account) -> None:
-        # No process of this data directory lives, so a pid file is stale, whoever has its pid now. Should
-        # that ever be wrong, Postgres still refuses to start on the shared memory of a living server.
+        # No process of this data directory lives, so its pid file is stale, even if another process has the pid
+        # now. Should that ever be wrong, Postgres refuses to start on the shared memory of a living server.
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         options = {
             "listen_addresses": _HOST,
@@ -360,7 +361,7 @@ class EmbeddedServer:
         postgres = str(postgres_programs(self._home, account) / "postgres")
         command = [postgres, "-D", _data_argument(self._data, account)]
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        # the shell leaves at once, so the server is nobody's child and no zombie of a long-lived starter
+        # The shell exits at once, so the server is not a child, and never a zombie, of a long-lived starter.
         detached = ["/bin/sh", "-c", '"$@" &', "sh", *command]
         alive = self._open_alive()
         try:
@@ -374,7 +375,7 @@ class EmbeddedServer:
                     stderr=log,
                     pass_fds=[alive],
                     start_new_session=True,
-                    **_child(self._data, account),
+                    **_process_options(self._data, account),
                 )
         except OSError as error:
             message = f"cannot run Postgres for {self._data}"
@@ -383,7 +384,7 @@ class EmbeddedServer:
             os.close(alive)
 
     def _wait_until_ready(self, access: _Access) -> bool:
-        """True when it takes connections, False when it died. Patient as long as it says that it recovers."""
+        """Return True when the server accepts connections, False when it died. While it recovers, wait for longer."""
         began = time.monotonic()
         pause = _POLL_SECONDS
         while True:
@@ -391,7 +392,7 @@ class EmbeddedServer:
             if refusal is None:
                 return True
             recovering = any(fragment in refusal for fragment in _RECOVERING)
-            if self._server_is_gone():
+            if self._is_gone():
                 return False
             if not recovering and self._try_connect(access, "postgres") is None:
                 _create_missing_database(access)
@@ -402,13 +403,13 @@ class EmbeddedServer:
                 )
                 raise MarketDataError(message)
             time.sleep(pause)
-            pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)  # the server logs every attempt it turns away
+            pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)  # the server logs every rejected attempt
 
     def _try_connect(self, access: _Access, database: str) -> str | None:
-        """None when our server answers on `database`; else why not.
+        """Return None when this home's server answers on ``database``; otherwise the reason why it does not.
 
-        A foreign server on the port neither learns the password (scram is required) nor passes for ours
-        (the marker is compared, which also tells a copied home folder from its original).
+        Another server on the port cannot learn the password (scram is required), nor is it mistaken for this home's:
+        the marker is compared, which also distinguishes a copied home folder from its original.
         """
         try:
             with psycopg.connect(
@@ -422,17 +423,15 @@ class EmbeddedServer:
             ) as connection:
                 row = connection.execute("select current_setting('marketdata.home', true)").fetchone()
         except psycopg.Error as error:
-            return " ".join(str(error).split())
+            return one_line(str(error))
         if row != (str(self._home),):
             return f"port {access.port} belongs to another server"
         return None
 
-    # ------------------------------------------------------------------ the lock that the server holds
-
     def _open_alive(self) -> int:
         return os.open(self._alive_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def _server_is_gone(self) -> bool:
+    def _is_gone(self) -> bool:
         alive = self._open_alive()
         try:
             fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -451,8 +450,8 @@ def _start_failure(what: str, why: str | None) -> StoreError:
 
 
 def _data_argument(data: Path, account: Account) -> str:
-    """How the server's user names `data`, which is its working directory."""
-    if not account.switch or traversable(data.parent, account):
+    """Return the path by which the server's user reaches ``data``, which is its working directory."""
+    if not account.must_switch or is_traversable(data.parent, account):
         return str(data)
     if not sys.platform.startswith("linux"):
         message = (
@@ -463,14 +462,14 @@ def _data_argument(data: Path, account: Account) -> str:
     return "/proc/self/cwd"
 
 
-def _child(data: Path, account: Account) -> dict[str, Any]:
-    """Arguments of :func:`subprocess.run`. The working directory is entered before the user changes."""
+def _process_options(data: Path, account: Account) -> dict[str, Any]:
+    """Return arguments for :func:`subprocess.run`. The working directory is entered before the user changes."""
     arguments: dict[str, Any] = {
         "cwd": data,
         "env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},  # no PG* setting meant for other servers
         "umask": 0o077,
     }
-    if account.switch:
+    if account.must_switch:
         arguments |= {"user": account.uid, "group": account.gid, "extra_groups": []}
     return arguments
 
@@ -481,7 +480,7 @@ def _create_missing_database(access: _Access) -> None:
             connection.execute("select from pg_database where datname = %s", [DATABASE]).fetchone()
             is not None
         ):
-            return  # the server came up between the two looks
+            return  # the server came up after the last attempt
         connection.execute(sql.SQL("create database {}").format(sql.Identifier(DATABASE)))
 
 

@@ -1,7 +1,7 @@
-"""Failures of the store as a whole: no room, no permission, no server; and how drivers report them.
+"""Failures of the store as a whole (no room, no permission, no server), and how drivers report them.
 
-Three drivers reach Postgres (psycopg, ADBC, and psycopg2 under Dagster's SQLAlchemy), and files are written beside
-it. Whatever reports such a failure, :func:`explain_failure` finds its kind, by type, ``SQLSTATE`` and ``errno``.
+Three drivers connect to Postgres (psycopg, ADBC, and psycopg2 under Dagster's SQLAlchemy), and files are written beside
+it. :func:`explain_failure` finds the kind of a failure, whatever reports it, by type, ``SQLSTATE`` and ``errno``.
 
 Belongs here: kinds of failures and their remedies. Does not belong here: errors of a statement or of a bar.
 """
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 class StoreError(ConfigurationError):
-    """The store cannot be used as it is: every other command or run would fail like this one."""
+    """The store cannot be used: every other command or run would fail for the same reason."""
 
 
 class UnreachableError(StoreError):
-    """The database does not answer, or does not let this program in."""
+    """The database does not answer, or rejects the connection."""
 
 
 class LostServerError(UnreachableError):
-    """The database ended its connections, and no new one could be opened or was lost, too."""
+    """The database ended its connections, and a new connection failed or was lost, too."""
 
 
 class DiskFullError(StoreError):
@@ -43,7 +43,7 @@ class ReadOnlyStoreError(StoreError):
 
 
 class NotPermittedError(StoreError):
-    """The role, or the user, may not do what the platform needs."""
+    """The database role or the operating system user lacks a permission that the platform needs."""
 
 
 class DroppedOptionsError(StoreError):
@@ -59,7 +59,7 @@ STORE_ERRORS: Final = (
     NotPermittedError,
     DroppedOptionsError,
 )
-"""Every kind, for what knows an error by the name of its class."""
+"""Every kind, for code that has only the name of an error's class."""
 
 _AGAIN: Final = "then run the same command again; what is stored stays"
 REMEDIES: Final[dict[type[StoreError], str]] = {
@@ -84,12 +84,12 @@ _BY_STATE: Final[dict[str, type[StoreError]]] = {
     "57P03": LostServerError,
 }
 _CONNECTION_STATES: Final = "08"
-"""The class of SQLSTATE whose members are failures of the connection."""
+"""The class of the SQLSTATEs of failed connections."""
 
 _DRIVERS: Final = ("psycopg", "adbc_driver_manager", "psycopg2")
 
 _WRAPPERS: Final = frozenset({*_DRIVERS, "sqlalchemy", "dagster", "dagster_postgres", "dagster_shared"})
-"""The packages whose errors may be raised while the failure that explains them is handled, without naming it."""
+"""The packages that raise errors while they handle the failure that explains them, without naming it as the cause."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BY_ERRNO: Final[dict[int, str]] = {
@@ -102,19 +102,19 @@ _BY_ERRNO: Final[dict[int, str]] = {
 
 
 def explain_failure(error: BaseException) -> StoreError | None:
-    """Return the failure of the store that ``error`` reports, itself or by a cause of it; None when it is another."""
-    for link in _chain(error):
+    """Return the failure of the store that ``error`` or one of its causes reports; None when it is another error."""
+    for link in _iterate_causes(error):
         if isinstance(link, StoreError):
             return link
-        found = _of_a_file(link) if isinstance(link, OSError) else _of_a_driver(link)
+        found = _explain_os_error(link) if isinstance(link, OSError) else _explain_driver_error(link)
         if found is not None:
             return found
     return None
 
 
 @contextmanager
-def explained_failures(*kinds: type[BaseException]) -> Iterator[None]:
-    """Raise an error of ``kinds`` that reports a failure of the store as the :class:`StoreError` of its kind."""
+def raise_store_errors(*kinds: type[BaseException]) -> Iterator[None]:
+    """Turn each error of ``kinds`` that reports a failure of the store into the :class:`StoreError` of its kind."""
     try:
         yield
     except kinds as error:
@@ -125,82 +125,84 @@ def explained_failures(*kinds: type[BaseException]) -> Iterator[None]:
 
 
 class Refusal(Enum):
-    """Why a statement was not carried out, as far as a client can do something about it."""
+    """The reason why a statement was not executed, where a client can do something about it."""
 
     TOO_SLOW = auto()
-    """It took longer than its session permits."""
+    """The statement took longer than its session permits."""
     LOCKED = auto()
-    """Another session holds a lock that it needs."""
+    """Another session holds a lock that the statement needs."""
     TABLE_LACKING = auto()
-    """A table is not there: a migration was not applied."""
+    """A table does not exist: a migration was not applied."""
     AWAY = auto()
-    """The database does not answer, or cannot work."""
+    """The database does not answer, or is out of order."""
 
 
 _REFUSALS: Final = {"57014": Refusal.TOO_SLOW, "55P03": Refusal.LOCKED, "42P01": Refusal.TABLE_LACKING}
 
 
 def find_refusal(error: BaseException) -> Refusal | None:
-    """Return why the database did not carry out a statement, by the error of a driver or of the store."""
+    """Return why the database did not execute a statement, by the error of a driver or of the store."""
     found = _REFUSALS.get(getattr(error, "sqlstate", None) or "")
     if found is not None:
         return found
-    psycopg, adbc, _ = map(_imported, _DRIVERS)
+    psycopg, adbc, _ = map(_find_module, _DRIVERS)
     is_away = isinstance(error, StoreError) or any(
         isinstance(error, driver.OperationalError) for driver in (psycopg, adbc) if driver is not None
     )
     return Refusal.AWAY if is_away else None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Iterate over ``error`` and what it was raised from, newest first.
+def _iterate_causes(error: BaseException) -> Iterator[BaseException]:
+    """Iterate over ``error`` and its causes, newest first.
 
-    What an error was merely raised during does not explain it: a fault of this code stays one. Drivers and Dagster
-    are the exception.
+    An error that was merely being handled when another was raised does not explain it: a fault of this code is still
+    reported as one. Errors of drivers and of Dagster are the exception.
     """
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
-        during = link.__context__ if _is_of_a_wrapper(link) and not link.__suppress_context__ else None
+        during = link.__context__ if _is_wrapper_error(link) and not link.__suppress_context__ else None
         link = link.__cause__ or during
 
 
-def _is_of_a_wrapper(error: BaseException) -> bool:
+def _is_wrapper_error(error: BaseException) -> bool:
     return any(kind.__module__.partition(".")[0] in _WRAPPERS for kind in type(error).__mro__)
 
 
-def _of_a_file(error: OSError) -> StoreError | None:
+def _explain_os_error(error: OSError) -> StoreError | None:
     remedy = _BY_ERRNO.get(error.errno or 0)
     where = error.filename2 or error.filename
     if remedy is None:
         return None
     if error.errno in _FULL:
         return DiskFullError(f"cannot write {where or 'a file'} ({error.strerror}): {remedy}")
-    # Without a file it is a connection that a firewall refuses, or a signal.
+    # Without a file, the error is of a connection that a firewall blocks, or of a signal.
     return NotPermittedError(f"cannot use {where} ({error.strerror}): {remedy}") if where else None
 
 
-def _of_a_driver(error: BaseException) -> StoreError | None:
-    state, is_of_the_connection = _reported(error)
+def _explain_driver_error(error: BaseException) -> StoreError | None:
+    state, is_of_the_connection = _read_state(error)
     kind = _BY_STATE.get(state or "")
     if kind is None and (is_of_the_connection if state is None else state.startswith(_CONNECTION_STATES)):
         kind = LostServerError
-    # A server that finds no room for its own files refuses connections, or ends: that is the consequence.
+    # A server without room for its own files refuses connections or ends: the full disk is the cause.
     if kind is not None and os.strerror(errno.ENOSPC) in str(error):
         kind = DiskFullError
     return None if kind is None else kind(f"{REMEDIES[kind]} ({first_line(error)})")
 
 
-def is_of_a_driver(error: BaseException) -> bool:
-    """Whether ``error`` is one that a driver of Postgres raises."""
-    return any(isinstance(error, driver.Error) for driver in map(_imported, _DRIVERS) if driver is not None)
+def is_driver_error(error: BaseException) -> bool:
+    """Whether a driver of Postgres raised ``error``."""
+    return any(
+        isinstance(error, driver.Error) for driver in map(_find_module, _DRIVERS) if driver is not None
+    )
 
 
-def _reported(error: BaseException) -> tuple[str | None, bool]:
-    """Return the SQLSTATE that the driver reports, and whether an error without one is of the connection."""
-    psycopg, adbc, psycopg2 = map(_imported, _DRIVERS)
+def _read_state(error: BaseException) -> tuple[str | None, bool]:
+    """Return the SQLSTATE that the driver reports, and whether an error without one means a failed connection."""
+    psycopg, adbc, psycopg2 = map(_find_module, _DRIVERS)
     if psycopg is not None and isinstance(error, psycopg.Error):
         return error.sqlstate, isinstance(error, psycopg.OperationalError)
     if adbc is not None and isinstance(error, adbc.Error):
@@ -210,13 +212,13 @@ def _reported(error: BaseException) -> tuple[str | None, bool]:
     return None, False
 
 
-def _imported(driver: str) -> Any:  # noqa: ANN401 - a module of a driver, two of which have no types
-    """Return the module ``driver``, None when this process never imported it: no error can be one of its."""
+def _find_module(driver: str) -> Any:  # noqa: ANN401 - a module of a driver, two of which have no types
+    """Return the module ``driver``; None when this process never imported it, so that no error can come from it."""
     return sys.modules.get(driver)
 
 
 def first_line(error: BaseException) -> str:
-    """Return what the server said, without the statement, its parameters and the name of the driver."""
+    """Return the server's message, without the statement, its parameters and the name of the driver."""
     diagnosis = getattr(error, "diag", None)
     if primary := getattr(diagnosis, "message_primary", None):
         return str(primary)

@@ -1,8 +1,8 @@
-"""Features in Postgres, and from where on those of a series no longer belong to its bars.
+"""Features in Postgres, and the marks of series whose features are stale.
 
-Whoever changes what features are made of (bars, gaps, splits) marks the series as stale from the first bar that is
-concerned, in the transaction of the change. Every change has a version, which outlives the mark: a computation that
-was overtaken by another change does not clear a mark, and does not take the place of a newer computation.
+Every change to the inputs of features (bars, gaps, splits) marks its series as stale from the first affected bar on, in
+the transaction of the change. Every change has a version, which outlives the mark: a computation that was overtaken by
+another change does not clear a mark, and does not replace a newer computation.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.rows import Session
 
 _BEGINNING: Final = datetime(1, 1, 2, tzinfo=UTC)
-"""Before every bar, and representable in every time zone."""
+"""A time before every bar that every time zone can represent."""
 
 _WRITE_CHANGES: Final = """
 insert into feature_changes as c (symbol, timeframe, version)
@@ -102,9 +102,9 @@ where s.symbol = w.symbol and s.timeframe = w.timeframe
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """From which bar on the features of a series are out of date, and why.
+    """The mark of a series whose features are stale from the bar that opens at ``since`` on, with the reason.
 
-    ``last_bar`` is the open of the last bar that is stored; None when there is none.
+    ``last_bar`` is the open of the last stored bar; None when the series has no bar.
     """
 
     since: datetime
@@ -115,17 +115,17 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class FeatureBatch:
-    """What is committed together.
+    """A batch of features that is committed in one transaction.
 
     Attributes:
-        features: ``FEATURES_SCHEMA``: all that is to stand in the windows.
-        windows: By series: the features in it are replaced.
-        versions: The version of each series' latest change (:func:`read_versions`), read before its bars were.
-        refused: By series: the open of the first bar in its window whose price is unknown, and why: the series stays
-            stale from there on.
-        blocked: Partitions that are not recorded, by key, whatever their windows; each with the reason.
-        from_the_first: Those of ``windows`` that begin with the first partition: what lies before gets no features.
-        shown: What the partition shows that stands for the whole run, given its series, as Dagster's metadata.
+        features: All features of the windows, as ``FEATURES_SCHEMA``.
+        windows: The window of each series in which features are replaced.
+        versions: The version of each series' latest change (:func:`read_versions`), read before its bars.
+        refused: By series, the open of the first bar in its window whose price is unknown, and the reason: the series
+            stays stale from that bar on.
+        blocked: Keys of partitions that are not recorded, whatever their windows, each with the reason.
+        from_the_first: The series of ``windows`` that begin with the first partition: earlier bars get no features.
+        shown: Returns, for the series of the partition that represents the run, the Dagster metadata to show there.
     """
 
     features: pl.DataFrame = field(default_factory=FEATURES.schema.to_frame)
@@ -139,7 +139,7 @@ class FeatureBatch:
 
 @dataclass(frozen=True, slots=True)
 class ReplaceCounts:
-    """What replacing did, in rows."""
+    """The effect of replacing features, in rows."""
 
     written: int = 0
     deleted: int = 0
@@ -148,44 +148,44 @@ class ReplaceCounts:
         return ReplaceCounts(self.written + other.written, self.deleted + other.deleted)
 
 
-def mark_stale(connection: Session, since: Mapping[Series, datetime], reason: str) -> None:
-    """Mark each series as changed and stale from a moment on, within a transaction that holds their locks."""
+def mark_stale(session: Session, since: Mapping[Series, datetime], reason: str) -> None:
+    """Mark each series as changed, and as stale from its time on, within a transaction that holds the series' locks."""
     if since:
         # In the order of the key, so that two writers wait for each other instead of deadlocking.
-        keys = sorted((one.symbol, one.timeframe.value) for one in since)
-        connection.execute(_WRITE_CHANGES, columns(keys))
-        _mark(connection, {one: (moment, reason) for one, moment in since.items()})
+        keys = sorted((series.symbol, series.timeframe.value) for series in since)
+        session.execute(_WRITE_CHANGES, columns(keys))
+        _write_marks(session, {series: (moment, reason) for series, moment in since.items()})
 
 
-def _mark(connection: Session, since: Mapping[Series, tuple[datetime, str]]) -> None:
-    """Mark each series as stale from a moment on for a reason, as of its latest change."""
-    rows = sorted((one.symbol, one.timeframe.value, *why) for one, why in since.items())
+def _write_marks(session: Session, since: Mapping[Series, tuple[datetime, str]]) -> None:
+    """Mark each series as stale from its time on with its reason, as of the series' latest change."""
+    rows = sorted((series.symbol, series.timeframe.value, *why) for series, why in since.items())
     if rows:
-        connection.execute(_WRITE_MARKS, columns(rows))
+        session.execute(_WRITE_MARKS, columns(rows))
 
 
 def read_versions(database: Database, series: Iterable[Series]) -> dict[Series, int]:
-    """Return the version of the latest change of what the features of each of ``series`` are computed from.
+    """Return the version of the latest change to the inputs of each series' features.
 
-    A series of which nothing has changed yet has none.
+    A series whose inputs have never changed is left out.
     """
     return dict(database.fetch(_VERSIONS, key_columns(series), row=by_series(int)))
 
 
 def read_stale(database: Database, series: Iterable[Series] | None = None) -> dict[Series, Stale]:
-    """The marks of ``series``, or of all; a series that is up to date has none."""
-    keys = None if series is None else [one.key for one in series]
+    """Read the stale marks of ``series``, or of all; a series that is up to date has none."""
+    keys = None if series is None else [item.key for item in series]
 
     return dict(database.fetch(_STALE, {"keys": keys}, row=by_series(Stale)))
 
 
 def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
-    """Replace the features in the windows of ``batch`` in one transaction, or nothing of them.
+    """Replace the features in the windows of ``batch`` in one transaction.
 
-    A series that was changed since its bars were read is marked from the window's start on: what was written is old.
-    One that was changed and computed by another process since is left as that process wrote it.
-    The mark of a series moves behind its window when no bar lies between them and nothing has changed since the
-    bars were read; it goes when no bar is left behind it.
+    A series that has changed since its bars were read is marked from the window's start on, as its features are
+    already stale. One that has changed and that another process has computed since keeps that process's features.
+    The mark of a series moves to the end of its window when no bar lies between the mark and the window and nothing has
+    changed since the bars were read. The mark is removed when no bar follows it.
 
     Raises:
         FrameError: The frame does not fit the table; nothing was sent.
@@ -195,54 +195,58 @@ def write_features(database: Database, batch: FeatureBatch) -> ReplaceCounts:
     first, last = minutes.min(), minutes.max()
     if isinstance(first, datetime) and isinstance(last, datetime):
         months = months_between(first, last)
-        database.transaction(lambda connection: ensure_months(connection, months, FEATURES_1M))
+        database.transaction(lambda session: ensure_months(session, months, FEATURES_1M))
 
     if not batch.windows:
         return ReplaceCounts()
 
-    def work(connection: Session) -> ReplaceCounts:
-        lock_series(connection, batch.windows)
-        overtaken, done = _overtaken(connection, batch)
-        windows = {one: window for one, window in batch.windows.items() if one not in done}
-        written = rows.filter(~pl.format("{}:{}", "symbol", "timeframe").is_in([one.key for one in done]))
-        deleted = _delete(connection, windows)
+    def work(session: Session) -> ReplaceCounts:
+        lock_series(session, batch.windows)
+        overtaken, done = _find_overtaken(session, batch)
+        windows = {series: window for series, window in batch.windows.items() if series not in done}
+        written = rows.filter(
+            ~pl.format("{}:{}", "symbol", "timeframe").is_in([series.key for series in done])
+        )
+        deleted = _delete(session, windows)
         if written.height:
-            copy_rows(connection.cursor(), sql.Identifier(FEATURES.name), FEATURES.columns, written)
-        current = {one: version for one, version in batch.versions.items() if one not in overtaken | done}
-        _move_marks(connection, batch, current)
+            copy_rows(session.cursor(), sql.Identifier(FEATURES.name), FEATURES.columns, written)
+        current = {
+            series: version for series, version in batch.versions.items() if series not in overtaken | done
+        }
+        _move_marks(session, batch, current)
         why = "bars changed while features were computed"
         computed = {
             Series(symbol, Timeframe(timeframe))
             for symbol, timeframe in written.select("symbol", "timeframe").unique().iter_rows()
         }
-        _mark(connection, {one: (windows[one].start, why) for one in overtaken & computed})
-        _mark(connection, {one: found for one, found in batch.refused.items() if one in windows})
+        _write_marks(session, {series: (windows[series].start, why) for series in overtaken & computed})
+        _write_marks(session, {series: found for series, found in batch.refused.items() if series in windows})
         return ReplaceCounts(written.height, deleted)
 
     return database.transaction(work)
 
 
-def _overtaken(connection: Session, batch: FeatureBatch) -> tuple[set[Series], set[Series]]:
-    """Return the series that were changed since their bars were read, and those of them without a mark.
+def _find_overtaken(session: Session, batch: FeatureBatch) -> tuple[set[Series], set[Series]]:
+    """Return the series that have changed since their bars were read: those with a stale mark, and those without.
 
-    Of the latter another process has computed features since the change.
+    Another process has computed the features of the latter since the change.
     """
     keys = key_columns(batch.windows)
-    now = dict(fetch(connection, _VERSIONS, keys, row=by_series(int)))
-    changed = {one for one in batch.windows if now.get(one) != batch.versions.get(one)}
-    waiting = set(fetch(connection, _MARKED, keys, row=series_of))
+    now = dict(fetch(session, _VERSIONS, keys, row=by_series(int)))
+    changed = {series for series in batch.windows if now.get(series) != batch.versions.get(series)}
+    waiting = set(fetch(session, _MARKED, keys, row=series_of))
     return changed & waiting, changed - waiting
 
 
-def _delete(connection: Session, windows: Mapping[Series, Window]) -> int:
+def _delete(session: Session, windows: Mapping[Series, Window]) -> int:
     deleted = 0
-    # A timeframe at a time, as a constant: the planner looks into no other partition.
-    for timeframe in {one.timeframe for one in windows}:
-        members = {one: window for one, window in windows.items() if one.timeframe is timeframe}
-        deleted += connection.execute(
+    # One timeframe at a time, as a constant, so that the planner prunes the partitions of the others.
+    for timeframe in {series.timeframe for series in windows}:
+        members = {series: window for series, window in windows.items() if series.timeframe is timeframe}
+        deleted += session.execute(
             _DELETE,
             [
-                [one.symbol for one in members],
+                [series.symbol for series in members],
                 [window.start for window in members.values()],
                 [window.end for window in members.values()],
                 timeframe.value,
@@ -254,19 +258,19 @@ def _delete(connection: Session, windows: Mapping[Series, Window]) -> int:
     return deleted
 
 
-def _move_marks(connection: Session, batch: FeatureBatch, current: Collection[Series]) -> None:
-    """Move the marks of ``current``, the series of which nothing has changed since their bars were read."""
+def _move_marks(session: Session, batch: FeatureBatch, current: Collection[Series]) -> None:
+    """Move or remove the marks of ``current``, the series that have not changed since their bars were read."""
     known = [
         (
-            one.symbol,
-            one.timeframe.value,
-            _BEGINNING if one in batch.from_the_first else window.start,
+            series.symbol,
+            series.timeframe.value,
+            _BEGINNING if series in batch.from_the_first else window.start,
             window.end,
         )
-        for one, window in batch.windows.items()
-        if one in current
+        for series, window in batch.windows.items()
+        if series in current
     ]
     if not known:
         return
-    connection.execute(_MOVE_MARKS, columns(known))
-    connection.execute(_REMOVE_MARKS, columns(known))
+    session.execute(_MOVE_MARKS, columns(known))
+    session.execute(_REMOVE_MARKS, columns(known))

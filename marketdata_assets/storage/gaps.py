@@ -1,4 +1,4 @@
-"""Gaps and completeness in Postgres: the bars to scan, known gaps, and what became of them."""
+"""Gaps and completeness in Postgres: the bars to scan, the known gaps, and the results of scans."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from marketdata_assets.storage.merge import lock_series, read_clock
 from marketdata_assets.storage.pruned import pruned_windows
 from marketdata_assets.storage.rows import by_series, columns, fetch, grouped, moment
 from marketdata_assets.storage.tables import OHLCV
-from marketdata_assets.storage.windows import span_values
+from marketdata_assets.storage.windows import window_values
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -47,16 +47,16 @@ _DAILY: Final = (
     "status",
 )
 LISTED_SCHEMA: Final = pl.Schema({**KNOWN_GAP_SCHEMA, "resolved_at": KNOWN_GAP_SCHEMA["gap_start"]})
-"""Gaps as people and machines read them: ``resolved_at`` is when a gap left the state open."""
+"""The columns of listed gaps: ``resolved_at`` is the time at which a gap left the state open."""
 
-_ASKED_SCHEMA: Final = pl.Schema({"repairs": pl.Int32(), "repair_asked_at": LISTED_SCHEMA["gap_start"]})
+_REPAIRS_SCHEMA: Final = pl.Schema({"repairs": pl.Int32(), "repair_asked_at": LISTED_SCHEMA["gap_start"]})
 _REPLACED_SCHEMA: Final = pl.Schema(
     {
         **{
             name: LISTED_SCHEMA[name]
             for name in ("symbol", "timeframe", "gap_start", "state", "resolved_at", "gap_end")
         },
-        **_ASKED_SCHEMA,
+        **_REPAIRS_SCHEMA,
     }
 )
 
@@ -83,9 +83,6 @@ _TYPES: Final = {
     "checked_at": "timestamptz",
 }
 
-_ZONE: Final = "case t.calendar when '24/7' then 'UTC' else 'America/New_York' end"
-"""The time zone of the days of the symbol ``t``, as ``domain.calendar`` has it."""
-
 _FIRST_BARS: Final = """
 select s.symbol, f.timeframe, b.time
 from unnest(%s::text[]) as s(symbol),
@@ -97,7 +94,7 @@ from unnest(%s::text[]) as s(symbol),
     limit 1
   ) as b
 """
-_ASKED: Final = """
+_REQUESTED: Final = """
 with w as (
   select *
   from unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[])
@@ -118,17 +115,16 @@ select scanned.symbol, scanned.timeframe, lower(piece), upper(piece)
 from (
   select w.symbol, w.timeframe,
     range_agg(tstzrange(
-      d.day::timestamp at time zone z.zone, (d.day + 1)::timestamp at time zone z.zone
+      d.day::timestamp at time zone t.timezone, (d.day + 1)::timestamp at time zone t.timezone
     )) as days
   from w
   join completeness_daily d
     on d.symbol = w.symbol and d.timeframe = w.timeframe and d.day between w.lo::date - 1 and w.hi::date + 1
-  join tracked_symbols t on t.symbol = w.symbol,
-    lateral (select <zone> as zone) as z
+  join tracked_symbols t on t.symbol = w.symbol
   group by 1, 2
 ) as scanned,
   unnest(scanned.days) as piece
-""".replace("<zone>", _ZONE)
+"""
 _SCANNED_AROUND: Final = """
 select w.symbol, w.timeframe, earlier.days, later.days
 from unnest(%s::text[], %s::text[], %s::date[], %s::date[]) as w(symbol, timeframe, first, last),
@@ -151,7 +147,7 @@ from unnest(%s::text[], %s::text[], %s::date[], %s::date[]) as w(symbol, timefra
     ) as nearest
   ) as later
 """
-_REJECTED: Final = """
+_QUARANTINED_ROWS: Final = """
 select symbol, timeframe, time
 from ohlcv_quarantine
 where time >= $1 and time < $2
@@ -166,26 +162,26 @@ order by time
 """
 _GAPS: Final = sql.SQL("""
 select {columns}
-from (values {spans}) as w(symbol, timeframe, lo, hi)
+from (values {windows}) as w(symbol, timeframe, lo, hi)
 join gap_report g
   on g.symbol = w.symbol and g.timeframe = w.timeframe and g.gap_start < w.hi and g.gap_end > w.lo
 where {which}
 order by g.symbol, g.timeframe, g.gap_start{limit}
 """)
-_OF_LOST: Final = sql.SQL("""
+_OF_LOSSES: Final = sql.SQL("""
 from gap_report g
 join tracked_symbols t on t.symbol = g.symbol and g.timeframe = any(t.timeframes)
-where {lost} and g.symbol in (select jsonb_array_elements_text($1::jsonb))
+where {is_loss} and g.symbol in (select jsonb_array_elements_text($1::jsonb))
 """)
 _LARGEST: Final = sql.SQL("""
 select {columns}
-{of_lost}
+{of_losses}
 order by g.missing_bars desc, g.symbol, g.timeframe, g.gap_start
 limit {limit}
 """)
-_COUNT_LOST: Final = sql.SQL("""
+_COUNT_LOSSES: Final = sql.SQL("""
 select count(*) as n
-{of_lost}
+{of_losses}
 """)
 _REPLACE_GAPS: Final = """
 delete from gap_report g
@@ -200,7 +196,7 @@ using unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[]) as w(
 where g.symbol = w.symbol and g.timeframe = w.timeframe
   and g.gap_start < w.hi and g.gap_end > w.lo and g.state = 'filled'
 """
-# How whole a day was stays known when its bars are pruned.
+# The completeness of a day stays known after its bars are pruned.
 _DELETE_DAYS: Final = """
 delete from completeness_daily d
 using unnest(%s::text[], %s::text[], %s::date[], %s::date[]) as w(symbol, timeframe, first, last)
@@ -210,75 +206,75 @@ where d.symbol = w.symbol and d.timeframe = w.timeframe and d.day between w.firs
     join tracked_symbols t on t.symbol = p.symbol
     where p.symbol = d.symbol and p.timeframe = d.timeframe
       and p.pruned @> (
-        d.day::timestamp at time zone <zone>
+        d.day::timestamp at time zone t.timezone
       )
   )
-""".replace("<zone>", _ZONE)
+"""
 
 
 class _Around(NamedTuple):
-    """The scanned days before and after a series' days, the nearest first."""
+    """The scanned days before and after the days of a series, the nearest first."""
 
     earlier: list[date]
     later: list[date]
 
 
 def database_time(database: Database) -> datetime:
-    """Return the present by the database's clock, which every ``stored_at`` is of."""
+    """Return the present by the database's clock, which sets every ``stored_at``."""
     return database.transaction(read_clock)
 
 
 def read_stored_bars(database: Database, windows: Mapping[Series, Window]) -> dict[Series, StoredBars]:
-    """The stored bars of each series in its window."""
+    """Read the stored bars of each series in its window."""
     columns = ["symbol", "timeframe", "time", "base_bars"]
-    spans = {series: [window] for series, window in windows.items()}
-    return stored_by_series(read_rows(database, OHLCV, spans, columns=columns))
+    windows_of_series = {series: [window] for series, window in windows.items()}
+    return stored_by_series(read_rows(database, OHLCV, windows_of_series, columns=columns))
 
 
 def first_bars(database: Database, series: Iterable[Series]) -> dict[Series, datetime]:
-    """The open of the first stored bar of each series' symbol in any timeframe of the same base.
+    """Read the open of the first stored bar of each series or of its base, whichever is earlier.
 
     A series without such a bar is left out.
     """
     wanted = list(series)
-    timeframes = {one.timeframe for one in wanted} | {one.timeframe.base for one in wanted}
-    values = [sorted({one.symbol for one in wanted}), sorted(one.value for one in timeframes)]
+    timeframes = {item.timeframe for item in wanted} | {item.timeframe.base for item in wanted}
+    values = [sorted({item.symbol for item in wanted}), sorted(timeframe.value for timeframe in timeframes)]
     found = dict(database.fetch(_FIRST_BARS, values, row=by_series(moment)))
     firsts: dict[Series, datetime] = {}
-    for one in wanted:
-        sources = (one, Series(one.symbol, one.timeframe.base))
+    for item in wanted:
+        sources = (item, Series(item.symbol, item.timeframe.base))
         if times := [found[source] for source in sources if source in found]:
-            firsts[one] = min(times)
+            firsts[item] = min(times)
     return firsts
 
 
 def read_requested(database: Database, windows: Mapping[Series, Window]) -> dict[Series, list[Window]]:
-    """What of each series was asked of the vendor, whatever came of it, is stored whole or was looked through before.
+    """Read the windows of each series that were requested, with any result, are covered, or were scanned before.
 
-    As far as it overlaps the window of the series; what retention has removed does not count.
+    Only windows that overlap the window of the series count, and nothing that retention has removed.
     """
     wanted = [
-        (one.symbol, one.timeframe.value, one.timeframe.base.value, window.start, window.end)
-        for one, window in windows.items()
+        (item.symbol, item.timeframe.value, item.timeframe.base.value, window.start, window.end)
+        for item, window in windows.items()
     ]
 
-    def read(connection: Session) -> dict[Series, list[Window]]:
-        requested = grouped(fetch(connection, _ASKED, columns(wanted), row=by_series(Window)))
-        for series, removed in pruned_windows(connection, [one.key for one in requested]).items():
+    def read(session: Session) -> dict[Series, list[Window]]:
+        requested = grouped(fetch(session, _REQUESTED, columns(wanted), row=by_series(Window)))
+        for series, removed in pruned_windows(session, [item.key for item in requested]).items():
             requested[series] = difference(requested[series], removed)
         return requested
 
     return database.transaction(read) if wanted else {}
 
 
-def scanned_around(
+def nearest_scanned_days(
     database: Database, days: Mapping[Series, tuple[date, date]], limit: int
 ) -> dict[Series, tuple[tuple[date, ...], tuple[date, ...]]]:
-    """Read the scanned days of each series before and after its first and last of ``days``, the nearest first.
+    """Read the scanned days of each series before the first and after the last of its ``days``, the nearest first.
 
-    At most ``limit`` on either side; a series without any is left out.
+    There are at most ``limit`` days on either side; a series without any is left out.
     """
-    wanted = [(one.symbol, one.timeframe.value, first, last) for one, (first, last) in days.items()]
+    wanted = [(item.symbol, item.timeframe.value, first, last) for item, (first, last) in days.items()]
     if not wanted:
         return {}
     found = database.fetch(_SCANNED_AROUND, [*columns(wanted), limit, limit], row=by_series(_Around))
@@ -289,15 +285,18 @@ def scanned_around(
     }
 
 
-def read_rejected(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
-    """``symbol, timeframe, time`` of the vendor's rows that broke a rule and left no bar, around ``windows``."""
-    first, last = min(one.start for one in windows.values()), max(one.end for one in windows.values())
+def read_quarantined_rows(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
+    """Read ``symbol, timeframe, time`` of the quarantined rows that left no bar, from the first to the last of ``windows``."""
+    first, last = (
+        min(window.start for window in windows.values()),
+        max(window.end for window in windows.values()),
+    )
     rows = database.read_frame(
-        _REJECTED,
+        _QUARANTINED_ROWS,
         [
             first,
             last,
-            json.dumps(sorted({one.symbol for one in windows})),
+            json.dumps(sorted({series.symbol for series in windows})),
             json.dumps(sorted(RULES_WITHOUT_LOSS)),
         ],
     )
@@ -308,7 +307,7 @@ def read_rejected(database: Database, windows: Mapping[Series, Window]) -> pl.Da
 
 
 def quarantined_times(database: Database, series: Series, window: Window) -> list[datetime]:
-    """Return the times, each once, of the vendor's rows of ``series`` or its base that broke a rule in ``window``."""
+    """Read the times, each once, of the quarantined rows of ``series`` or its base in ``window``."""
     rows = database.read_frame(
         _QUARANTINED_TIMES,
         [series.symbol, series.timeframe.value, series.timeframe.base.value, window.start, window.end],
@@ -317,20 +316,20 @@ def quarantined_times(database: Database, series: Series, window: Window) -> lis
 
 
 def read_gaps(database: Database, windows: Mapping[Series, Window]) -> pl.DataFrame:
-    """The known gaps of each series that reach into its window and are not filled, as ``KNOWN_GAP_SCHEMA``."""
-    standing = sql.SQL("g.state <> {}").format(sql.Literal(GapState.FILLED.value))
-    return _read(database, windows, KNOWN_GAP_SCHEMA, standing)
+    """Read the known gaps of each series that overlap its window and are not filled, as ``KNOWN_GAP_SCHEMA``."""
+    not_filled = sql.SQL("g.state <> {}").format(sql.Literal(GapState.FILLED.value))
+    return _read_gaps_where(database, windows, KNOWN_GAP_SCHEMA, not_filled)
 
 
 def list_gaps(
     database: Database, windows: Mapping[Series, Window], states: Collection[str] | None = None
 ) -> pl.DataFrame:
-    """Every gap in one of ``states`` (default: any) that reaches into the window of its series, the largest first.
+    """List the gaps in ``states`` (default: all) that overlap the window of their series, as ``LISTED_SCHEMA``.
 
-    As ``LISTED_SCHEMA``.
+    The largest come first.
     """
     which = sql.SQL("true") if states is None else _state_in(states)
-    return _read(database, windows, LISTED_SCHEMA, which).sort("missing_bars", descending=True)
+    return _read_gaps_where(database, windows, LISTED_SCHEMA, which).sort("missing_bars", descending=True)
 
 
 def sorted_gaps(
@@ -341,10 +340,10 @@ def sorted_gaps(
     after: tuple[str, str, datetime] | None = None,
     limit: int | None = None,
 ) -> pl.DataFrame:
-    """What :func:`list_gaps` lists, in the order of the key (symbol, timeframe, gap_start): a page at a time.
+    """List the gaps of :func:`list_gaps` in the order of their key (symbol, timeframe, gap_start), one page per call.
 
-    Only keys behind ``after``, and at most ``limit`` rows. A gap that is found or split meanwhile moves no other one
-    to another page.
+    A page has only keys after ``after``, and at most ``limit`` rows. A gap that is found or split between two calls
+    does not move another gap to another page.
     """
     which = sql.SQL("true") if states is None else _state_in(states)
     if after is not None:
@@ -352,23 +351,27 @@ def sorted_gaps(
         which = sql.SQL(
             "{} and (g.symbol, g.timeframe, g.gap_start) > ({}::text, {}::text, {}::timestamptz)"
         ).format(which, *map(sql.Literal, (symbol, timeframe, start.isoformat())))
-    return _read(database, windows, LISTED_SCHEMA, which, limit)
+    return _read_gaps_where(database, windows, LISTED_SCHEMA, which, limit)
 
 
-def lost_gaps(database: Database, symbols: Collection[str], limit: int) -> tuple[pl.DataFrame, int]:
-    """The largest ``limit`` gaps of the series of ``symbols`` that are open or unfilled, and how many there are.
+def list_losses(database: Database, symbols: Collection[str], limit: int) -> tuple[pl.DataFrame, int]:
+    """List the largest ``limit`` gaps of ``symbols`` that are open or unfilled, and count all of them.
 
-    As ``KNOWN_GAP_SCHEMA``, largest first, of the timeframes that the symbols are tracked in.
+    The gaps are of the timeframes in which the symbols are tracked, as ``KNOWN_GAP_SCHEMA``, the largest first.
     """
-    of_lost = _OF_LOST.format(lost=_state_in(LOSSES))
-    largest = _LARGEST.format(columns=_listed(KNOWN_GAP_SCHEMA), of_lost=of_lost, limit=sql.Literal(limit))
+    of_losses = _OF_LOSSES.format(is_loss=_state_in(LOSSES))
+    largest = _LARGEST.format(
+        columns=_gap_columns(KNOWN_GAP_SCHEMA), of_losses=of_losses, limit=sql.Literal(limit)
+    )
     wanted = json.dumps(list(symbols))
     rows = database.read_frame(largest.as_string(None), [wanted])
-    count = int(database.read_frame(_COUNT_LOST.format(of_lost=of_lost).as_string(None), [wanted]).item())
+    count = int(
+        database.read_frame(_COUNT_LOSSES.format(of_losses=of_losses).as_string(None), [wanted]).item()
+    )
     return (rows.cast(KNOWN_GAP_SCHEMA) if rows.width else KNOWN_GAP_SCHEMA.to_frame()), count
 
 
-def _listed(schema: pl.Schema) -> sql.Composed:
+def _gap_columns(schema: pl.Schema) -> sql.Composed:
     return sql.SQL(", ").join(sql.SQL("g.{}").format(sql.Identifier(name)) for name in schema.names())
 
 
@@ -380,14 +383,14 @@ def _state_in(states: Collection[str]) -> sql.Composable:
 
 
 def gap_rows(gaps: pl.DataFrame) -> list[dict[str, object]]:
-    """``gaps`` as JSON can hold them: dates and times in ISO 8601."""
+    """Return ``gaps`` as rows of JSON values: dates and times in ISO 8601."""
     return [
         {name: value.isoformat() if isinstance(value, date) else value for name, value in row.items()}
         for row in gaps.iter_rows(named=True)
     ]
 
 
-def _read(
+def _read_gaps_where(
     database: Database,
     windows: Mapping[Series, Window],
     schema: pl.Schema,
@@ -397,8 +400,8 @@ def _read(
     if not windows:
         return schema.to_frame()
     query = _GAPS.format(
-        columns=_listed(schema),
-        spans=span_values(windows.items()),
+        columns=_gap_columns(schema),
+        windows=window_values(windows.items()),
         which=which,
         limit=sql.SQL("") if limit is None else sql.SQL(" limit {}").format(sql.Literal(limit)),
     )
@@ -408,56 +411,57 @@ def _read(
 
 @contextmanager
 def exclusive_scan(database: Database, series: Iterable[Series]) -> Iterator[None]:
-    """Hold the right to scan ``series``, over all of reading, fetching and writing.
+    """Hold the right to scan ``series``, from reading through fetching to writing.
 
-    A second scan of any of them waits. In a session of its own: the server frees it when this process is gone.
+    A second scan of any of the series waits. The locks are held by a session of their own, so that the server frees
+    them when this process is gone.
     """
     with connect(database.url, application_name="marketdata gaps") as session:
         session.autocommit = True
-        # However long the vendor keeps the other one waiting.
+        # Wait for another scan however long its requests to the vendor take.
         session.execute("set lock_timeout = 0")
         session.execute("set statement_timeout = 0")
-        lock_for_session(session, (one.key for one in series), LockSpace.GAP_SCANS)
+        lock_for_session(session, (item.key for item in series), LockSpace.GAP_SCANS)
         yield
 
 
 def write_gaps(database: Database, result: ScanResult) -> None:
-    """Replace what is known in the spans of ``result`` by what it found, in one transaction.
+    """Replace the known gaps and days in the windows of ``result`` with the scan's, in one transaction.
 
-    ``detected_at`` that is null becomes now; filled gaps that are known stay.
+    A null ``detected_at`` becomes the present. Known gaps that are filled stay.
     """
 
-    def work(connection: Session) -> None:
-        lock_series(connection, result.spans)
-        spans = [
-            (one.symbol, one.timeframe.value, span.start, span.end, *result.days[one])
-            for one, span in result.spans.items()
+    def work(session: Session) -> None:
+        lock_series(session, result.spans)
+        keys_and_days = [
+            (series.symbol, series.timeframe.value, window.start, window.end, *result.days[series])
+            for series, window in result.spans.items()
         ]
-        symbols, timeframes, starts, ends, firsts, lasts = columns(spans)
-        replaced = connection.execute(_REPLACE_GAPS, [symbols, timeframes, starts, ends]).fetchall()
+        symbols, timeframes, starts, ends, firsts, lasts = columns(keys_and_days)
+        replaced = session.execute(_REPLACE_GAPS, [symbols, timeframes, starts, ends]).fetchall()
         earlier = pl.DataFrame(replaced, schema=_REPLACED_SCHEMA, orient="row")
-        mark_stale(connection, _losses_changed_from(earlier, result.gaps), "gaps were found or explained")
-        _forget_filled(connection, result.gaps)
+        mark_stale(session, _first_changed_losses(earlier, result.gaps), "gaps were found or explained")
+        _forget_filled(session, result.gaps)
         start = ["symbol", "timeframe", "gap_start"]
         gaps = (
             result.gaps.select(KNOWN_GAP_SCHEMA.names())
             .join(earlier.select(*start, "state", "resolved_at"), on=[*start, "state"], how="left")
-            .join(earlier.select(*start, *_ASKED_SCHEMA), on=start, how="left")
+            .join(earlier.select(*start, *_REPAIRS_SCHEMA), on=start, how="left")
             .with_columns(pl.col("repairs").fill_null(0))
         )
-        written = [*LISTED_SCHEMA, *_ASKED_SCHEMA]
+        written = [*LISTED_SCHEMA, *_REPAIRS_SCHEMA]
         others = ", ".join(f"{name} = excluded.{name}" for name in written[3:])
         _insert(
-            connection,
+            session,
             "gap_report",
             gaps.select(written),
-            # What was filled once may be missing again, or be filled with more.
+            # Slots that were filled once may be missing again, and a filled gap may grow.
             f"on conflict (symbol, timeframe, gap_start) do update set {others}",
         )
-        connection.execute(_DELETE_DAYS, [symbols, timeframes, firsts, lasts])
+        session.execute(_DELETE_DAYS, [symbols, timeframes, firsts, lasts])
         others = ", ".join(f"{name} = excluded.{name}" for name in (*_DAILY[3:], "checked_at"))
         _insert(
-            connection,
+            session,
             "completeness_daily",
             result.daily.select(_DAILY).with_columns(checked_at=pl.lit(result.begun, UTC_TIME)),
             f"on conflict (symbol, timeframe, day) do update set {others}",
@@ -467,17 +471,17 @@ def write_gaps(database: Database, result: ScanResult) -> None:
         database.transaction(work)
 
 
-def _forget_filled(connection: Session, gaps: pl.DataFrame) -> None:
-    """What is missing again is not filled."""
-    standing = gaps.filter(pl.col("state") != GapState.FILLED.value)
-    connection.execute(
+def _forget_filled(session: Session, gaps: pl.DataFrame) -> None:
+    """Delete the filled gaps that overlap gaps which are not filled: their slots are missing again."""
+    not_filled = gaps.filter(pl.col("state") != GapState.FILLED.value)
+    session.execute(
         _FORGET_FILLED,
-        [standing[name].to_list() for name in ("symbol", "timeframe", "gap_start", "gap_end")],
+        [not_filled[name].to_list() for name in ("symbol", "timeframe", "gap_start", "gap_end")],
     )
 
 
-def _losses_changed_from(earlier: pl.DataFrame, gaps: pl.DataFrame) -> dict[Series, datetime]:
-    """The start of each series' first gap that counts as lost in one of the frames and not in the other."""
+def _first_changed_losses(earlier: pl.DataFrame, gaps: pl.DataFrame) -> dict[Series, datetime]:
+    """Return the start of each series' first gap that is a loss in one of the frames and not in the other."""
     key = ["symbol", "timeframe", "gap_start", "gap_end"]
     before, after = (frame.filter(pl.col("state").is_in(LOSSES)).select(key) for frame in (earlier, gaps))
     changed = pl.concat(
@@ -498,7 +502,7 @@ _COMPUTED: Final = {
 }
 
 
-def _insert(connection: Session, table: str, rows: pl.DataFrame, conflict: str) -> None:
+def _insert(session: Session, table: str, rows: pl.DataFrame, conflict: str) -> None:
     if rows.is_empty():
         return
     names = ", ".join(rows.columns)
@@ -508,4 +512,4 @@ def _insert(connection: Session, table: str, rows: pl.DataFrame, conflict: str) 
         f"insert into {table} ({names}) select {values}"  # noqa: S608 - names of this module
         f" from unnest({arrays}) as t({names}) {conflict}"
     )
-    connection.execute(statement.encode(), [rows[name].to_list() for name in rows.columns])
+    session.execute(statement.encode(), [rows[name].to_list() for name in rows.columns])

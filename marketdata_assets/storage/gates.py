@@ -1,4 +1,4 @@
-"""What gates are judged by: quarantined bars, the spans of losses, how many bars lie before a window."""
+"""The facts for judging gates: quarantined rows, the extent of losses, and the number of bars before a window."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from marketdata_assets.domain.calendar import WEEK
 from marketdata_assets.domain.gaps import LOSSES
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.storage.windows import span_values
+from marketdata_assets.storage.windows import window_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,11 +45,11 @@ select w.symbol, w.timeframe, (
     limit {limit}
   ) as earlier
 ) as before
-from (values {spans}) as w(symbol, timeframe, lo, hi)
+from (values {windows}) as w(symbol, timeframe, lo, hi)
 """)
 _QUARANTINED: Final = sql.SQL("""
 select q.symbol, q.time, q.rule
-from (values {spans}) as w(symbol, timeframe, lo, hi)
+from (values {windows}) as w(symbol, timeframe, lo, hi)
 join ohlcv_quarantine q
   on q.symbol = w.symbol and q.timeframe = {base} and q.time >= w.lo and q.time < w.hi
 where q.rule <> all({harmless})
@@ -61,12 +61,12 @@ where q.rule <> all({harmless})
 
 
 def lost_spans(database: Database) -> dict[tuple[str, str], tuple[datetime, datetime]]:
-    """From the first to the last gap of each symbol and timeframe that is in a state of ``LOSSES``."""
+    """Read the start of the first and the end of the last gap in a state of ``LOSSES``, by symbol and timeframe."""
     return _spans(database, _LOST_SPANS.format(sql.Literal(list(LOSSES))))
 
 
 def quarantined_spans(database: Database) -> dict[tuple[str, str], tuple[datetime, datetime]]:
-    """From the first to the last row in quarantine of each symbol and base whose rule means a loss."""
+    """Read the times of the first and the last quarantined row whose rule means a loss, by symbol and base."""
     return _spans(database, _QUARANTINED_SPANS.format(sql.Literal(list(RULES_WITHOUT_LOSS))))
 
 
@@ -79,22 +79,22 @@ def _spans(database: Database, query: sql.Composed) -> dict[tuple[str, str], tup
 
 
 def bars_before(database: Database, windows: Mapping[Series, Window], limit: int) -> pl.DataFrame:
-    """How many bars each series has before its window, ``limit`` at most: ``symbol, timeframe, before``."""
-    query = _BARS_BEFORE.format(limit=sql.Literal(limit), spans=span_values(windows.items()))
+    """Count the bars of each series before its window, up to ``limit``, as ``symbol, timeframe, before``."""
+    query = _BARS_BEFORE.format(limit=sql.Literal(limit), windows=window_values(windows.items()))
     return database.read_frame(query.as_string(None))
 
 
 def read_quarantined(
     database: Database, timeframe: Timeframe, windows: Mapping[Series, Window]
 ) -> pl.DataFrame:
-    """``symbol, time, rule`` of base bars in the windows; for weeks of those up to a week behind them, too.
+    """Read ``symbol, time, rule`` of quarantined base bars in the windows, for week bars up to a week after them, too.
 
-    A day whose bars retention removed has lost none to quarantine.
+    Days that retention has removed are left out: no bar is missing there.
     """
     beyond = WEEK if timeframe is Timeframe.W1 else timedelta(0)
-    spans = [(series, Window(window.start, window.end + beyond)) for series, window in windows.items()]
+    widened = [(series, Window(window.start, window.end + beyond)) for series, window in windows.items()]
     query = _QUARANTINED.format(
-        spans=span_values(spans),
+        windows=window_values(widened),
         base=sql.Literal(timeframe.base.value),
         harmless=sql.Literal(list(RULES_WITHOUT_LOSS)),
     )

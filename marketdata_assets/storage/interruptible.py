@@ -1,6 +1,6 @@
-"""Waiting for a driver so that Ctrl-C is heard.
+"""Waiting for a driver while Ctrl-C still works.
 
-Belongs here: the wait. Does not belong here: what becomes of an interrupted command (``cli``).
+Belongs here: the wait. Does not belong here: how an interrupted command ends (``cli``).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CANCEL_SECONDS: Final = 1.0
-"""How long a cancelled call is given to end. A command that is interrupted ends within two seconds."""
+"""The time in which a cancelled call may end. A command that is interrupted ends within two seconds."""
 
 
 def call_interruptibly(work: Callable[[], T], cancel: Callable[[], None]) -> T:
-    """Return what ``work`` returns; when a signal's handler raises meanwhile, call ``cancel`` and let that through.
+    """Return the result of ``work``; when a signal handler raises meanwhile, call ``cancel`` and raise that error.
 
-    A driver that waits in C keeps Python's handlers from running, and ADBC even replaces the one of SIGINT: an
+    A driver that waits in C keeps Python's handlers from running, and ADBC even replaces the handler of SIGINT: an
     interrupt becomes an error of the statement, or is lost between two statements. So ``work`` runs in a thread, and
     the main thread, where handlers run, waits for it. ``cancel`` is called from the main thread while ``work`` runs.
 
-    Whatever ``work`` uses must not be used or closed after an interrupt: a call that cannot be cancelled goes on.
+    The objects that ``work`` uses must not be used or closed after an interrupt: a call that cannot be cancelled goes on.
     """
     if threading.current_thread() is not threading.main_thread():
         return work()  # handlers never run here

@@ -1,4 +1,4 @@
-"""``api_keys``: who may use the HTTP API. A key is shown once, when it is made; its hash is kept."""
+"""The table ``api_keys`` of keys to the HTTP API. A key is shown once, when it is created; only its hash is stored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 _PREFIX: Final = "mda_"
-"""Tells people, and scanners of leaked secrets, what a key is for."""
+"""A prefix by which people, and scanners of leaked secrets, recognise a key."""
 _RANDOM_BYTES: Final = 32
 
 _CREATE: Final = """
@@ -47,7 +47,7 @@ where name = %s
 
 
 class Scope(StrEnum):
-    """What a key opens. An admin key reads, too."""
+    """The permission of a key. An admin key may read, too."""
 
     READ = "read"
     ADMIN = "admin"
@@ -55,7 +55,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as it is kept. ``revoked_at`` is None while it works; times are UTC."""
+    """A stored key. ``revoked_at`` is None while the key works; times are UTC."""
 
     name: str
     scope: Scope
@@ -65,33 +65,33 @@ class ApiKey:
 
 
 def hash_of(key: str) -> bytes:
-    """The SHA-256 of ``key``.
+    """Return the SHA-256 of ``key``.
 
-    A slow hash protects secrets that people choose. Keys are 256 random bits: trying them out is hopeless at any
-    speed, and the hash is computed with every request.
+    A slow hash protects secrets that people choose. Keys are 256 random bits: guessing one is hopeless at any speed, and
+    the hash is computed for every request.
     """
     return hashlib.sha256(key.encode()).digest()
 
 
 def create_key(database: Database, name: str, scope: Scope) -> str:
-    """Make a key called ``name`` and return it: it cannot be shown again.
+    """Create a key called ``name`` and return it: the key cannot be shown again.
 
     Raises:
-        ConfigurationError: The name is taken, by a revoked key too, or is none.
+        ConfigurationError: The name is taken, if only by a revoked key, or is not a valid name.
     """
     if not _NAME.fullmatch(name):
-        message = f"{name!r} is no name of a key: use letters, digits, '.', '_' and '-', 64 at the most"
+        message = f"{name!r} is not a name for a key: use letters, digits, '.', '_' and '-', at most 64"
         raise ConfigurationError(message)
     key = _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
     row = [name, scope.value, hash_of(key)]
     if database.transaction(lambda session: session.execute(_CREATE, row).rowcount) == 0:
-        message = f"there is a key called {name}, or was: choose another name, see `marketdata keys list`"
+        message = f"a key called {name} exists, or existed: choose another name, see `marketdata keys list`"
         raise ConfigurationError(message)
     return key
 
 
 def list_keys(database: Database) -> list[ApiKey]:
-    """Every key that was made, in that order."""
+    """Read every key, revoked ones included, in the order of creation."""
     return database.fetch(_LIST, row=_key_of)
 
 
@@ -107,10 +107,10 @@ def list_working_names(session: Session) -> list[str]:
 
 
 def revoke_key(database: Database, name: str) -> None:
-    """End the key called ``name``; one that has ended already stays so.
+    """Revoke the key called ``name``; a key that is already revoked stays so.
 
     Raises:
-        ConfigurationError: There is none of that name.
+        ConfigurationError: There is no key of that name.
     """
     if database.transaction(lambda session: session.execute(_REVOKE, [name]).rowcount) == 0:
         message = f"there is no key called {name}: see `marketdata keys list`"

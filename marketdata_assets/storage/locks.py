@@ -1,6 +1,6 @@
-"""Advisory locks: every space that this project hashes their keys with, and how they are taken.
+"""Advisory locks: the spaces of their names, and the functions that take them.
 
-A name is hashed with the number of its space, so that locks of two kinds never meet. The numbers are kept for ever: a
+A name is hashed with the number of its space, so that locks of two kinds never collide. The numbers never change: a
 process of an older version must wait for the same locks.
 """
 
@@ -18,66 +18,66 @@ if TYPE_CHECKING:
 
 
 class LockSpace(IntEnum):
-    """What the names of a space are of."""
+    """A space of names of locks."""
 
     STORE = 0x6D64
     """Series, months, the list of symbols, Dagster's list of series, and retention."""
     GAP_SCANS = 0x6D67
-    """Series that are scanned for gaps, over all of reading, asking the vendor and writing."""
+    """Series that are scanned for gaps, from reading through fetching to writing."""
     COMMANDS = 0x6D62
-    """Commands that are under way, by their identifiers."""
+    """Running commands, by their identifiers."""
     LISTS = 0
     """Lists of corporate actions, and Dagster's schema."""
 
 
 RETENTION: Final = "retention"
-"""The name in ``STORE`` that every writer of a series shares, and that retention holds alone."""
+"""The name in ``STORE`` that all writers of series share, and that retention holds exclusively."""
 SYMBOLS: Final = "tracked_symbols"
 """The name in ``STORE`` of the list of symbols."""
 MIGRATIONS: Final = 0x6D64_6D69_6772_6174
-"""The whole key, unhashed, that migrations hold: "mdmigrat" in ASCII."""
+"""The key, unhashed, of the lock that migrations hold: "mdmigrat" in ASCII."""
 
 _LOCK: Final = "select pg_advisory_xact_lock(hashtextextended(%s, %s))"
 _LOCK_SHARED: Final = "select pg_advisory_xact_lock_shared(hashtextextended(%s, %s))"
 _LOCK_ALL: Final = """
 select pg_advisory_xact_lock(hashtextextended(key, %s))
-from unnest(%s::text[]) with ordinality as wanted(key, place)
-order by place
+from unnest(%s::text[]) with ordinality as wanted(key, position)
+order by position
 """
 _LOCK_FOR_SESSION: Final = """
 select pg_advisory_lock(hashtextextended(key, %s))
-from unnest(%s::text[]) with ordinality as wanted(key, place)
-order by place
+from unnest(%s::text[]) with ordinality as wanted(key, position)
+order by position
 """
 _TRY_LOCK: Final = "select pg_try_advisory_xact_lock(hashtextextended(%s, %s))"
 _LOCK_MIGRATIONS: Final = "select pg_advisory_lock(%s)"
 
 
 def lock(session: Session, name: str, space: LockSpace = LockSpace.STORE) -> None:
-    """Hold the lock ``name`` of ``space`` alone until the transaction ends; wait for it."""
+    """Take the lock ``name`` of ``space`` exclusively until the transaction ends, waiting for it."""
     session.execute(_LOCK, [name, space.value])
 
 
 def lock_shared(session: Session, name: str, space: LockSpace = LockSpace.STORE) -> None:
-    """Hold the lock ``name`` of ``space`` until the transaction ends, beside others that share it; wait for it."""
+    """Take the lock ``name`` of ``space`` shared until the transaction ends, waiting for it."""
     session.execute(_LOCK_SHARED, [name, space.value])
 
 
 def lock_all(session: Session, names: Iterable[str], space: LockSpace = LockSpace.STORE) -> None:
-    """Hold the locks ``names`` of ``space`` until the transaction ends, taken in sorted order, each once."""
+    """Take the locks ``names`` of ``space`` until the transaction ends, in sorted order, each once."""
     session.execute(_LOCK_ALL, [space.value, sorted(set(names))])
 
 
 def lock_for_session(session: Session, names: Iterable[str], space: LockSpace) -> None:
-    """Hold the locks ``names`` of ``space`` until the session ends, taken in sorted order, each once."""
+    """Take the locks ``names`` of ``space`` until the session ends, in sorted order, each once."""
     session.execute(_LOCK_FOR_SESSION, [space.value, sorted(set(names))])
 
 
 def try_lock(session: Session, name: str, space: LockSpace) -> bool:
-    """Hold the lock ``name`` of ``space`` until the transaction ends, unless another session does; whether it is held."""
+    """Take the lock ``name`` of ``space`` until the transaction ends, unless another session has it; return whether."""
     return fetch(session, _TRY_LOCK, [name, space.value], row=bool) == [True]
 
 
 def lock_migrations(session: Session) -> None:
-    """Hold the lock of migrations until the session ends, however it ends."""
+    """Take the lock of migrations until the session ends, however it ends, waiting for it."""
     session.execute(_LOCK_MIGRATIONS, [MIGRATIONS])

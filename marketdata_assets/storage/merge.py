@@ -1,8 +1,8 @@
-"""Bulk writes: a frame into a keyed table, idempotent, in one transaction of the caller's.
+"""Bulk writes of a frame into a keyed table, idempotent, in a transaction of the caller.
 
-Rows that are already there with the same values are not touched; changed rows leave their old values in the
-table's revisions; a null replaces no stored number; nothing is ever deleted. Every writer takes the advisory
-locks of its series first, in sorted order, so that no two transactions deadlock or insert the same key.
+Rows that are already stored with the same values are not touched. Changed rows leave their old values in the table's
+revisions, and a null does not replace a stored number. Nothing is ever deleted. Every writer first takes the advisory
+locks of its series, in sorted order, so that no two transactions deadlock or insert the same key.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.tables import Table
 
 COPY_ROWS: Final = 65_536
-"""Rows that are encoded at once: bounds the memory of a copy."""
+"""The number of rows that are encoded at once, which bounds the memory of a copy."""
 
 
 _OCCUPIED: Final = sql.SQL("""
@@ -77,7 +77,7 @@ group by 1, 2
 
 @dataclass(frozen=True, slots=True)
 class MergeCounts:
-    """What a merge did, in rows."""
+    """The effect of a merge, in rows."""
 
     inserted: int = 0
     changed: int = 0
@@ -93,7 +93,10 @@ class MergeCounts:
             self.changed + other.changed,
             self.unchanged + other.unchanged,
             Counter(self.inserted_by_series) + Counter(other.inserted_by_series),
-            {one: min(times[one] for times in both if one in times) for one in {*both[0], *both[1]}},
+            {
+                series: min(times[series] for times in both if series in times)
+                for series in {*both[0], *both[1]}
+            },
         )
 
 
@@ -103,7 +106,7 @@ class _Key(NamedTuple):
 
 
 class _Merged(NamedTuple):
-    """What merging did to the rows of a series."""
+    """The effect of a merge on the rows of a series."""
 
     inserted: int
     changed: int
@@ -111,23 +114,23 @@ class _Merged(NamedTuple):
     """The time of the first row that was inserted or changed."""
 
 
-def lock_series(connection: Session, series: Iterable[Series]) -> None:
-    """Hold the advisory locks of ``series`` until the transaction ends, taken in the order of their keys.
+def lock_series(session: Session, series: Iterable[Series]) -> None:
+    """Take the advisory locks of ``series`` until the transaction ends, in the order of their keys.
 
-    While it lasts, retention removes nothing.
+    Until then retention removes nothing.
     """
-    lock_shared(connection, RETENTION)
-    lock_all(connection, (one.key for one in series))
+    lock_shared(session, RETENTION)
+    lock_all(session, (item.key for item in series))
 
 
-def read_clock(connection: Session) -> datetime:
-    """Return the present by the database's clock, which moves on within a transaction."""
-    (now,) = fetch(connection, "select clock_timestamp()", row=moment)
+def read_clock(session: Session) -> datetime:
+    """Return the present by the database's clock, which advances within a transaction."""
+    (now,) = fetch(session, "select clock_timestamp()", row=moment)
     return now
 
 
 def merge(
-    connection: Session,
+    session: Session,
     table: Table,
     frame: pl.DataFrame,
     *,
@@ -135,7 +138,7 @@ def merge(
 ) -> MergeCounts:
     """Merge ``frame`` into ``table`` within the open transaction.
 
-    ``stored_at`` is the time that is written down for every row, None for the present once the locks are held: the
+    ``stored_at`` is the time to store with every row. None stands for the present after the locks are taken, as the
     transaction may have waited for them since it began.
 
     Raises:
@@ -148,30 +151,30 @@ def merge(
         first=pl.col("time").min(), last=pl.col("time").max(), rows=pl.len()
     )
     lock_series(
-        connection,
+        session,
         (
             Series(symbol, Timeframe(timeframe))
             for symbol, timeframe in spans.select("symbol", "timeframe").iter_rows()
         ),
     )
-    at = stored_at or read_clock(connection)
-    occupied = _occupied(connection, table, spans)
+    at = stored_at or read_clock(session)
+    occupied = _read_occupied(session, table, spans)
     if occupied.is_empty():
-        _copy_stamped(connection, table, rows, at)
-        return _copied(rows)
+        _copy_stamped(session, table, rows, at)
+        return _count_copied(rows)
     fresh = rows.join(occupied, on=["symbol", "timeframe"], how="anti")
     if fresh.height:
-        _copy_stamped(connection, table, fresh, at)
+        _copy_stamped(session, table, fresh, at)
         rows = rows.join(occupied, on=["symbol", "timeframe"], how="semi")
-    return _copied(fresh) + _merge_staged(connection, table, rows, at)
+    return _count_copied(fresh) + _merge_staged(session, table, rows, at)
 
 
-def _copy_stamped(connection: Session, table: Table, rows: pl.DataFrame, stored_at: datetime) -> None:
+def _copy_stamped(session: Session, table: Table, rows: pl.DataFrame, stored_at: datetime) -> None:
     stamped = rows.with_columns(stored_at=pl.lit(stored_at, pl.Datetime("us", "UTC")))
-    copy_rows(connection.cursor(), sql.Identifier(table.name), [*table.columns, "stored_at"], stamped)
+    copy_rows(session.cursor(), sql.Identifier(table.name), [*table.columns, "stored_at"], stamped)
 
 
-def _copied(rows: pl.DataFrame) -> MergeCounts:
+def _count_copied(rows: pl.DataFrame) -> MergeCounts:
     found = rows.group_by("symbol", "timeframe").agg(pl.len(), pl.col("time").min())
     by_series = {
         Series(symbol, Timeframe(timeframe)): (count, first)
@@ -179,36 +182,36 @@ def _copied(rows: pl.DataFrame) -> MergeCounts:
     }
     return MergeCounts(
         inserted=rows.height,
-        inserted_by_series={one: count for one, (count, _) in by_series.items()},
-        touched_from={one: first for one, (_, first) in by_series.items()},
+        inserted_by_series={series: count for series, (count, _) in by_series.items()},
+        touched_from={series: first for series, (_, first) in by_series.items()},
     )
 
 
-def _occupied(connection: Session, table: Table, spans: pl.DataFrame) -> pl.DataFrame:
-    """The series of ``spans`` that have a row between the first and the last of the frame.
+def _read_occupied(session: Session, table: Table, spans: pl.DataFrame) -> pl.DataFrame:
+    """Read which series of ``spans`` have stored rows between the first and the last row of the frame.
 
-    A series without one can be copied straight into the table: the locks keep other writers out of it.
+    A series without such rows can be copied straight into the table: the locks keep other writers out of it.
     """
     query = _OCCUPIED.format(sql.Identifier(table.name))
     columns = [spans[name].to_list() for name in ("symbol", "timeframe", "first", "last")]
-    found = fetch(connection, query, columns, row=_Key)
+    found = fetch(session, query, columns, row=_Key)
     return pl.DataFrame(found, schema={"symbol": pl.String, "timeframe": pl.String}, orient="row")
 
 
-def _merge_staged(connection: Session, table: Table, rows: pl.DataFrame, stored_at: datetime) -> MergeCounts:
-    # Never without its schema: the user may have a table of this name.
+def _merge_staged(session: Session, table: Table, rows: pl.DataFrame, stored_at: datetime) -> MergeCounts:
+    # Always with its schema, as the user may have a table of this name.
     stage = sql.Identifier("pg_temp", "stage")
     columns = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind)) for name, kind in table.column_types()
     )
     # A nested loop over a stale estimate is quadratic; hash and merge joins are not, and their sorts fit in
     # memory. So the stage needs no statistics: collecting them would cost nearly as much as the merge.
-    connection.execute("set local enable_nestloop = off; set local work_mem = '256MB'")
-    connection.execute(sql.SQL("drop table if exists {}").format(stage))
-    connection.execute(sql.SQL("create temporary table {} ({}) on commit drop").format(stage, columns))
-    copy_rows(connection.cursor(), stage, table.columns, rows)
+    session.execute("set local enable_nestloop = off; set local work_mem = '256MB'")
+    session.execute(sql.SQL("drop table if exists {}").format(stage))
+    session.execute(sql.SQL("create temporary table {} ({}) on commit drop").format(stage, columns))
+    copy_rows(session.cursor(), stage, table.columns, rows)
     merged = fetch(
-        connection,
+        session,
         _merge_statement(table),
         {
             "symbols": rows["symbol"].unique().to_list(),
@@ -221,7 +224,7 @@ def _merge_staged(connection: Session, table: Table, rows: pl.DataFrame, stored_
         # A prepared statement could get a plan for any window, which prunes no partitions.
         prepare=False,
     )
-    connection.execute("set local enable_nestloop = on")
+    session.execute("set local enable_nestloop = on")
     inserted = sum(counts.inserted for _, counts in merged)
     changed = sum(counts.changed for _, counts in merged)
     return MergeCounts(
@@ -234,34 +237,34 @@ def _merge_staged(connection: Session, table: Table, rows: pl.DataFrame, stored_
 
 
 def _merge_statement(table: Table) -> sql.Composed:
-    def listed(template: str, names: list[str]) -> sql.Composed:
+    def join_names(template: str, names: list[str]) -> sql.Composed:
         return sql.SQL(", ").join(sql.SQL(template).format(name=sql.Identifier(name)) for name in names)
 
     kept = [*table.columns, "stored_at"]
-    # What an answer leaves out is not news: a null takes the place of no stored number.
-    given = listed("coalesce(s.{name}, t.{name})", table.values)
+    # A value that is missing in an answer has not changed: a null does not replace a stored number.
+    given = join_names("coalesce(s.{name}, t.{name})", table.values)
     merged = _MERGE.format(
         table=sql.Identifier(table.name),
-        old=listed("t.{name}", table.values),
+        old=join_names("t.{name}", table.values),
         new=given,
         guard=sql.SQL(" and s.{name} >= t.{name}").format(name=sql.Identifier(table.weight))
         if table.weight
         else sql.SQL(""),
-        update=sql.SQL("({}) = row({})").format(listed("{name}", table.values), given),
-        columns=listed("{name}", table.columns),
-        row=listed("s.{name}", table.columns),
-        kept=listed("old.{name}", kept),
+        update=sql.SQL("({}) = row({})").format(join_names("{name}", table.values), given),
+        columns=join_names("{name}", table.columns),
+        row=join_names("s.{name}", table.columns),
+        kept=join_names("old.{name}", kept),
     )
     revised = sql.Composed([])
     if table.revisions is not None:
-        revised = _REVISE.format(revisions=sql.Identifier(table.revisions), kept=listed("{name}", kept))
+        revised = _REVISE.format(revisions=sql.Identifier(table.revisions), kept=join_names("{name}", kept))
     return _COUNT_MERGED.format(merged=merged, revised=revised)
 
 
 def copy_rows(
     cursor: Cursor[TupleRow], table: sql.Identifier, columns: list[str], rows: pl.DataFrame
 ) -> None:
-    """Send ``rows``, which have exactly the types of ``columns``, by binary COPY."""
+    """Copy ``rows``, which have exactly the types of ``columns``, into ``table`` by binary COPY."""
     statement = sql.SQL("copy {} ({}) from stdin with (format binary)").format(
         table, sql.SQL(", ").join(map(sql.Identifier, columns))
     )

@@ -1,9 +1,9 @@
 """The schema of the market database, as numbered SQL files that are applied once, in order.
 
 A file is named ``NNNN_name.sql``, numbered from 0001 without gaps, and never edited once applied: its
-checksum is kept in ``schema_migrations``. Each file is one transaction. Concurrent migrators queue on a lock.
+checksum is stored in ``schema_migrations``. Each file is one transaction. Concurrent migrators queue for a lock.
 
-Belongs here: the bookkeeping. Does not belong here: tables (they are in ``sql/``).
+Belongs here: applying and recording migrations. Does not belong here: definitions of tables (``sql/``).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
+from marketdata_assets.domain.wording import one_line
 from marketdata_assets.storage.connection import Timeouts, connect
 from marketdata_assets.storage.failures import (
     REMEDIES,
@@ -38,7 +39,7 @@ MINIMUM_VERSION: Final = 18
 """The first Postgres whose MERGE returns the values that it replaces."""
 
 _TIMEOUTS = Timeouts(statement=timedelta(0), lock=timedelta(minutes=30))
-"""Building an index on years of bars takes as long as it takes; so does waiting for another migrator."""
+"""The limits of a migration: building an index on years of bars, or waiting for another migrator that does, takes long."""
 
 _CREATE_HISTORY: Final = """
 create table if not exists public.schema_migrations (
@@ -74,7 +75,7 @@ class _Permitted(NamedTuple):
 
 @dataclass(frozen=True)
 class Migration:
-    """One numbered file. `checksum` is the SHA-256 of its text with Unix line ends."""
+    """One numbered file. ``checksum`` is the SHA-256 of its text with Unix line ends."""
 
     version: int
     file_name: str
@@ -83,16 +84,17 @@ class Migration:
 
 
 def sql_folder() -> Path:
-    """Where the numbered files are: inside the installed package, or at the root of the checkout."""
+    """Return the folder of the numbered files: inside the installed package, or at the root of the checkout."""
     package = Path(str(files("marketdata_assets")))
     packaged = package / "sql"
     return packaged if packaged.is_dir() else package.parent / "sql"
 
 
 def load_migrations(folder: Path | None = None) -> list[Migration]:
-    """The migrations of `folder` (default: the platform's own) in order.
+    """Load the migrations of ``folder`` (default: the platform's own) in order.
 
-    Raises :class:`ConfigurationError` on a file that is misnamed, a number used twice, and a number left out.
+    Raises:
+        ConfigurationError: A file is misnamed, or a number is used twice or left out.
     """
     folder = sql_folder() if folder is None else folder
     if not folder.is_dir():
@@ -124,49 +126,53 @@ def load_migrations(folder: Path | None = None) -> list[Migration]:
     return migrations
 
 
-def migrate(url: str, folder: Path | None = None) -> list[str]:
-    """Apply what is pending and return the file names in order; empty when the schema is up to date.
+def migrate(url: str, folder: Path | None = None, *, minimum_version: int = MINIMUM_VERSION) -> list[str]:
+    """Apply the pending migrations and return their file names in order; none when the schema is up to date.
 
     Raises:
-        ConfigurationError: an applied file was edited or renamed, the database is ahead of this version, the
-            files are misnumbered, or the server is out of reach or older than Postgres 18.
-        MarketDataError: a migration failed; nothing of it was kept, the ones before it were.
+        ConfigurationError: An applied file was edited or renamed, the database is ahead of this version, the
+            files are misnumbered, or the server is out of reach or older than ``minimum_version`` of Postgres.
+        MarketDataError: A migration failed and was rolled back; the ones before it stay applied.
     """
     migrations = load_migrations(folder)
-    with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as connection:
-        connection.autocommit = True
-        _require_version(connection)
-        if not _pending(connection, migrations):
+    with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as session:
+        session.autocommit = True
+        _require_version(session, minimum_version)
+        if not _find_pending(session, migrations):
             return []
-        lock_migrations(connection)
-        connection.execute(_CREATE_HISTORY)
-        todo = _pending(connection, migrations)
+        lock_migrations(session)
+        session.execute(_CREATE_HISTORY)
+        todo = _find_pending(session, migrations)
         for migration in todo:
-            _apply(connection, migration)
+            _apply(session, migration)
         return [migration.file_name for migration in todo]
 
 
 def pending(url: str, folder: Path | None = None) -> list[str]:
-    """The file names that :func:`migrate` would apply. Raises what it raises before it applies anything."""
+    """Return the names of the files that :func:`migrate` would apply.
+
+    Raises:
+        ConfigurationError: As :func:`migrate` does.
+    """
     migrations = load_migrations(folder)
-    with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as connection:
-        connection.autocommit = True
-        _require_version(connection)
-        return [migration.file_name for migration in _pending(connection, migrations)]
+    with connect(url, application_name="marketdata migrate", timeouts=_TIMEOUTS) as session:
+        session.autocommit = True
+        _require_version(session)
+        return [migration.file_name for migration in _find_pending(session, migrations)]
 
 
 def find_obstacle(url: str) -> str | None:
     """Return why the platform cannot work with the database that answers at ``url``; None when it can.
 
     Raises:
-        StoreError: It does not answer, or a pooler in between is unfit.
+        StoreError: The database does not answer, or a pooler in between drops the settings of sessions.
     """
-    with connect(url, application_name="marketdata status") as connection:
+    with connect(url, application_name="marketdata status") as session:
         try:
-            _require_version(connection)
+            _require_version(session)
         except ConfigurationError as error:
             return str(error)
-        (permitted,) = fetch(connection, _PERMITTED, row=_Permitted)
+        (permitted,) = fetch(session, _PERMITTED, row=_Permitted)
         if not permitted.to_write:
             return REMEDIES[ReadOnlyStoreError]
         if not permitted.to_create:
@@ -174,19 +180,19 @@ def find_obstacle(url: str) -> str | None:
         return None
 
 
-def _require_version(connection: Session) -> None:
-    if connection.info.server_version < MINIMUM_VERSION * 10_000:
-        found = connection.info.server_version // 10_000
+def _require_version(session: Session, minimum: int = MINIMUM_VERSION) -> None:
+    if session.info.server_version < minimum * 10_000:
+        found = session.info.server_version // 10_000
         message = (
-            f"the server of DATABASE_URL is Postgres {found}: {MINIMUM_VERSION} or newer is needed;"
+            f"the server of DATABASE_URL is Postgres {found}: {minimum} or newer is needed;"
             " unset DATABASE_URL to use the embedded server"
         )
         raise ConfigurationError(message)
 
 
-def _pending(connection: Session, migrations: list[Migration]) -> list[Migration]:
+def _find_pending(session: Session, migrations: list[Migration]) -> list[Migration]:
     try:
-        rows = fetch(connection, _APPLIED, row=_Applied)
+        rows = fetch(session, _APPLIED, row=_Applied)
     except psycopg.errors.UndefinedTable:
         rows = []
     known = {migration.version: migration for migration in migrations}
@@ -206,22 +212,22 @@ def _pending(connection: Session, migrations: list[Migration]) -> list[Migration
     return list(known.values())
 
 
-def _apply(connection: Session, migration: Migration) -> None:
+def _apply(session: Session, migration: Migration) -> None:
     try:
-        with connection.transaction():
-            connection.execute(
+        with session.transaction():
+            session.execute(
                 migration.text.encode()
             )  # without parameters: several statements, % is a plain sign
-            if connection.info.transaction_status != TransactionStatus.INTRANS:
+            if session.info.transaction_status != TransactionStatus.INTRANS:
                 message = (
                     f"migration {migration.file_name} ends its own transaction: "
                     "remove its COMMIT or ROLLBACK and restore the database from a backup"
                 )
                 raise MarketDataError(message)
-            connection.execute(_RECORD, [migration.version, migration.file_name, migration.checksum])
+            session.execute(_RECORD, [migration.version, migration.file_name, migration.checksum])
     except psycopg.Error as error:
         if (failure := explain_failure(error)) is not None:
             raise failure from error
-        why = " ".join(str(error).split())
+        why = one_line(str(error))
         message = f"migration {migration.file_name} failed and was rolled back: {why}"
         raise MarketDataError(message) from error

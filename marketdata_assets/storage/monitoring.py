@@ -1,7 +1,7 @@
-"""What the store knows about the vendor, its own size and its queries: the facts that ``domain.monitoring`` weighs.
+"""The facts that ``domain.monitoring`` judges: requests to the vendor, sizes of tables, slow queries, losses.
 
-Every read is bounded, so that it can be repeated every half a minute: by index, from Postgres' own statistics or from
-small tables. Bars are read in one place alone: a week of a few series, by which growth is estimated.
+Every read is bounded, so that it can be repeated every half a minute: it goes by an index, Postgres' own statistics or
+small tables. Bars are read only to estimate growth: a week of a few series.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from marketdata_assets.domain.monitoring import (
     TableSize,
     VendorUse,
 )
+from marketdata_assets.domain.wording import one_line
 from marketdata_assets.storage.rows import fetch, fetch_one, moment_or_none
 
 if TYPE_CHECKING:
@@ -41,14 +42,14 @@ _MAINTENANCE: Final = (
     r"^\s*(/\*.*\*/\s*)?(copy\s+[^(\s]|(vacuum|analyze|reindex|cluster|create|alter|drop|truncate|checkpoint"
     r"|fetch|listen|begin|commit)\M)"
 )
-"""Statements that take as long as there are rows: nobody waits for them at a screen.
+"""Statements whose duration grows with the rows, and for which no user waits at a screen.
 
-``COPY (select …) TO STDOUT`` is none of them: so ADBC sends every read of ``Database.read_frame``.
+``COPY (select …) TO STDOUT`` is not among them, as ADBC sends every read of ``Database.read_frame`` in that form.
 """
-# Postgres keeps the first kilobyte of what runs: the end may be missing.
+# Postgres shows the first kilobyte of a running statement: the end may be missing.
 _COPIED: Final = re.compile(r"\s*copy\s*\((.*?)(\)\s*to\s+stdout\b.*)?", re.IGNORECASE | re.DOTALL)
 
-# Requests behind a row of `fetch_log`: its pages, what was repeated, and the one that failed for good.
+# The requests of a row of `fetch_log`: its pages, its retries, and the last one when it failed for good.
 _VENDOR: Final = """
 with counted as (
   select f.*, f.pages + f.retries + (f.status = 'failed')::int as requests,
@@ -83,7 +84,7 @@ from rate_limit
 where blocked_until > %s and isfinite(blocked_until)
 """
 
-# -1 row: not counted yet.
+# reltuples is -1 until the rows are counted.
 _SIZES: Final = """
 select c.relname::text,
   sum(pg_total_relation_size(l.oid))::bigint,
@@ -105,12 +106,12 @@ where c.relnamespace = to_regnamespace('dagster') and c.relkind = 'r'
 """
 _COUNT_BARS: Final = "select coalesce(sum(bars), 0)::bigint from bar_counts"
 _DATABASE_SIZE: Final = "select pg_database_size(current_database())"
-# Ten series of a kind tell how many rows a week brings to all of them: those with the same timeframe and calendar have
-# about as many bars. Which of them are counted is always the same.
+# The rows that a week adds to all series are estimated from ten of each kind, as series with the same timeframe and
+# calendar have about as many bars. It is always the same ten.
 _SAMPLED: Final = """
 with kinds as (
   select s.symbol, s.timeframe, t.calendar,
-    row_number() over (partition by s.timeframe, t.calendar order by md5(s.symbol)) as place,
+    row_number() over (partition by s.timeframe, t.calendar order by md5(s.symbol)) as position,
     count(*) over (partition by s.timeframe, t.calendar) as of_kind
   from bar_counts s
   left join tracked_symbols t on t.symbol = s.symbol and t.active
@@ -124,7 +125,7 @@ from (
     select count(*) as rows from <table> o
     where o.symbol = k.symbol and o.timeframe = k.timeframe and o.time >= %s and o.time < %s
   ) as found
-  where k.place <= 10
+  where k.position <= 10
   group by k.timeframe, k.calendar
 ) as kind
 """
@@ -143,7 +144,7 @@ where s.mean_exec_time > %s and s.query !~* %s
 order by s.mean_exec_time desc
 limit %s
 """
-# Who queues behind another writer of the series is no slow query.
+# A statement that queues behind another writer of its series is not a slow query.
 _ACTIVITY: Final = """
 select query, extract(epoch from clock_timestamp() - query_start)::float8 * 1000 as taken,
   nullif(application_name, '')
@@ -155,10 +156,10 @@ order by taken desc
 limit %s
 """
 
-# Several later answers may make up for it together; one that only overlaps does not. What was pruned is not missed.
+# Several later answers may cover the window together; one that only overlaps it does not. Pruned windows do not count.
 _FAILED: Final = """
 select distinct on (f.symbol) f.symbol, f.window_start, f.window_end,
-  coalesce(f.error, 'its answer did not arrive whole'), f.requested_at
+  coalesce(f.error, 'its answer did not arrive completely'), f.requested_at
 from fetch_log f
 join tracked_symbols t on t.symbol = f.symbol and t.active
 where f.base = '1m' and f.status = 'failed' and f.requested_at between %s and %s
@@ -171,7 +172,7 @@ where f.base = '1m' and f.status = 'failed' and f.requested_at between %s and %s
     @> tstzmultirange(tstzrange(f.window_start, f.window_end))
 order by f.symbol, f.requested_at desc
 """
-_LOST: Final = """
+_LOSSES: Final = """
 select count(*), coalesce(sum(g.missing_bars), 0)::bigint, min(g.day), max(g.day)
 from gap_report g
 join tracked_symbols t on t.symbol = g.symbol and t.active and g.timeframe = any(t.timeframes)
@@ -181,7 +182,7 @@ having count(*) > 0
 
 
 class _Requests(NamedTuple):
-    """Requests of today, of this month and of the last minutes, and how many of them the vendor refused or failed."""
+    """The requests of today, of this month and of the last minutes; how many were rate-limited, and how many failed."""
 
     today: int
     refused_today: int
@@ -204,12 +205,12 @@ class _Size(NamedTuple):
 
 
 def vendor_use(database: Database, per_minute: int, now: datetime) -> VendorUse:
-    """What was asked of the vendor up to ``now``, from ``fetch_log`` and the limiter's row.
+    """Read the requests to the vendor up to ``now``, from ``fetch_log`` and the rows of the rate limiter.
 
-    A request that is under way counts with the pages that are stored. ``per_minute`` is the plan's limit.
+    A running request counts with its stored pages. ``per_minute`` is the limit of the vendor's plan.
     """
     day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    # A long request began before the minutes that are looked at.
+    # A long request may have begun before the minutes that are counted.
     when = {"now": now, "day": day, "month": day.replace(day=1), "recent": now - RECENT, "long": day - WEEK}
 
     def read(session: Session) -> VendorUse:
@@ -234,10 +235,10 @@ def vendor_use(database: Database, per_minute: int, now: datetime) -> VendorUse:
 
 
 def table_sizes(database: Database, now: datetime) -> list[TableSize]:
-    """What each table takes, the largest first; all of Dagster's own in one row when they are in this database.
+    """Read the size of each table, the largest first; Dagster's own tables, when in this database, are one row.
 
-    What a day adds to bars and features is counted in ten series of each timeframe and calendar at most, and multiplied
-    by how many there are: it is exact for few series, and takes no longer for many.
+    The daily growth of bars and features is counted in at most ten series of each timeframe and calendar, and multiplied
+    by the number of such series: it is exact for few series, and takes no longer for many.
     """
 
     def read(session: Session) -> list[TableSize]:
@@ -253,21 +254,22 @@ def table_sizes(database: Database, now: datetime) -> list[TableSize]:
         (of_dagster,) = fetch(session, _SIZE_OF_DAGSTER, row=int)
         if of_dagster:
             sizes.append(TableSize("dagster.*", of_dagster, None))
-        return sorted(sizes, key=lambda one: (-one.size, one.table))
+        return sorted(sizes, key=lambda entry: (-entry.size, entry.table))
 
     return database.transaction(read)
 
 
 def database_size(database: Database) -> int:
-    """Bytes of the whole database on disk."""
+    """Return the size of the whole database on disk, in bytes."""
     (size,) = database.fetch(_DATABASE_SIZE, row=int)
     return size
 
 
 def slow_queries(database: Database) -> SlowQueries:
-    """Statements over :data:`~marketdata_assets.domain.monitoring.SLOW_QUERY`, maintenance left out, ten at most.
+    """Read at most ten statements that take longer than :data:`~marketdata_assets.domain.monitoring.SLOW_QUERY`.
 
-    By their mean where the extension ``pg_stat_statements`` is in use, else those that run at this moment.
+    Where the extension ``pg_stat_statements`` is in use, their mean counts; otherwise they are the ones running at
+    present. Maintenance is left out.
     """
     slowest = [SLOW_QUERY / timedelta(milliseconds=1), _MAINTENANCE, _SHOWN]
 
@@ -275,52 +277,52 @@ def slow_queries(database: Database) -> SlowQueries:
         if fetch(session, _HAS_STATEMENTS, row=bool) == [False]:
             return None
         return SlowQueries(
-            "pg_stat_statements", tuple(fetch(session, _STATEMENTS, slowest, row=_of_statements))
+            "pg_stat_statements", tuple(fetch(session, _STATEMENTS, slowest, row=_slow_statement))
         )
 
     try:
         known = database.transaction(means)
     except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.UndefinedTable):
-        # The extension is there, and the server does not load its library, or keeps it in another schema.
+        # The extension exists, but the server does not load its library, or has it in another schema.
         known = None
     if known:
         return known
-    return SlowQueries("pg_stat_activity", tuple(database.fetch(_ACTIVITY, slowest, row=_running)))
+    return SlowQueries("pg_stat_activity", tuple(database.fetch(_ACTIVITY, slowest, row=_running_statement)))
 
 
-def _of_statements(text: str, mean: float, calls: int) -> SlowQuery:
-    return SlowQuery(_shortened(text), mean, calls=calls)
+def _slow_statement(text: str, mean: float, calls: int) -> SlowQuery:
+    return SlowQuery(_shorten(text), mean, calls=calls)
 
 
-def _running(text: str, taken: float, application: str | None) -> SlowQuery:
-    return SlowQuery(_shortened(text), taken, application)
+def _running_statement(text: str, taken: float, application: str | None) -> SlowQuery:
+    return SlowQuery(_shorten(text), taken, application)
 
 
 def disk_of(settings: Settings) -> Disk | None:
-    """The disk of the embedded server; None when the database is elsewhere, where this machine's disk says nothing."""
+    """Return the disk of the embedded server; None when the database may be on another machine's disk."""
     if settings.database_url is not None or not settings.home.is_dir():
         return None
     found = shutil.disk_usage(settings.home)
-    # As `df` counts: what is reserved for root is not to be had.
+    # As `df` counts: the space that is reserved for root is not available.
     return Disk(str(settings.home), found.used + found.free, found.used)
 
 
 def failed_fetches(database: Database, now: datetime) -> list[FailedFetch]:
-    """The latest failed request for minutes of each active symbol, of the last day, that later ones have not answered.
+    """Read each active symbol's latest failed request for minutes, of the last day, that later requests did not answer.
 
-    Answered is what lies, whole, in the windows of later requests that succeeded.
+    A request is answered when its complete window lies in the windows of later requests that succeeded.
     """
     return database.fetch(_FAILED, [now - BACKFILL_MEMORY, now], row=FailedFetch)
 
 
-def lost_gaps(database: Database) -> LostGaps | None:
-    """Open and unfilled gaps of what is collected; None when there is none."""
-    return next(iter(database.fetch(_LOST, row=LostGaps)), None)
+def count_losses(database: Database) -> LostGaps | None:
+    """Count the open and unfilled gaps of the active series, and their missing bars; None when there is no such gap."""
+    return next(iter(database.fetch(_LOSSES, row=LostGaps)), None)
 
 
-def _shortened(text: str) -> str:
-    """A statement on one line, its values left out, so that two of a kind are the same."""
+def _shorten(text: str) -> str:
+    """Return a statement on one line, with its values replaced, so that two of a kind are equal."""
     copied = _COPIED.fullmatch(text)
     requested = copied[1] if copied else text
-    without = re.sub(r"'(?:[^']|'')*'|(?<![\w$])\d+(?:\.\d+)?", "?", " ".join(requested.split()))
+    without = re.sub(r"'(?:[^']|'')*'|(?<![\w$])\d+(?:\.\d+)?", "?", one_line(requested))
     return without if len(without) <= _TEXT else f"{without[: _TEXT - 1]}…"

@@ -1,6 +1,6 @@
-"""Monthly partitions of one-minute rows, made before the first row of a month is written.
+"""Monthly partitions of one-minute rows, created before the first row of a month is written.
 
-There is no default partition: Postgres refuses a new partition whose rows already sit in it.
+There is no default partition: Postgres rejects a new partition whose rows are already in the default one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from psycopg import sql
 
+from marketdata_assets.domain.calendar import next_month
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.storage.locks import lock
 from marketdata_assets.storage.rows import fetch
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 BARS_1M: Final = "ohlcv_1m"
 FEATURES_1M: Final = "features_1m"
-"""The tables that are divided by month."""
+"""``BARS_1M`` and ``FEATURES_1M`` are the tables that are partitioned by month."""
 
 _UNATTACHED: Final = """
 select name, c.oid is not null
@@ -38,49 +39,49 @@ class _Unattached(NamedTuple):
 
 
 def months_between(first: datetime, last: datetime) -> list[datetime]:
-    """The UTC months (as their first moments) from that of ``first`` to the one after that of ``last``."""
+    """Return the starts of the UTC months from that of ``first`` to the one after that of ``last``, both inclusive."""
     month = datetime(first.year, first.month, 1, tzinfo=UTC)
-    end = _next(datetime(last.year, last.month, 1, tzinfo=UTC))
+    end = next_month(datetime(last.year, last.month, 1, tzinfo=UTC))
     months = []
     while month <= end:
         months.append(month)
-        month = _next(month)
+        month = next_month(month)
     return months
 
 
-def ensure_months(connection: Session, months: Iterable[datetime], parent: str = BARS_1M) -> list[str]:
-    """Make the partitions of ``parent`` for ``months`` that are missing; returns their names.
+def ensure_months(session: Session, months: Iterable[datetime], parent: str = BARS_1M) -> list[str]:
+    """Create the partitions of ``parent`` for ``months`` that are missing, and return their names.
 
-    Attaching a table that was made on its own locks neither readers nor writers of the parent out.
+    A table that is created on its own and then attached locks out neither readers nor writers of the parent.
     """
     wanted = {partition_name(month, parent): month for month in months}
-    found = fetch(connection, _UNATTACHED, [list(wanted)], row=_Unattached)
+    found = fetch(session, _UNATTACHED, [list(wanted)], row=_Unattached)
     if detached := sorted(table.name for table in found if table.is_table):
         message = (
-            f"{detached[0]} is detached from {parent}, so rows of that month have no place: attach it again,"
+            f"{detached[0]} is detached from {parent}, so rows of that month cannot be stored: attach it again,"
             " or rename it"
         )
         raise MarketDataError(message)
     if not found:
         return []
-    lock(connection, parent)
+    lock(session, parent)
     made = []
     for name in sorted(table.name for table in found):
-        # Another writer may have made it while this one waited for the lock.
-        if fetch(connection, _IS_TABLE, [name], row=bool) == [True]:
+        # Another writer may have created the partition while this one waited for the lock.
+        if fetch(session, _IS_TABLE, [name], row=bool) == [True]:
             continue
         month = wanted[name]
-        connection.execute(
+        session.execute(
             sql.SQL("create table {} (like {} including all)").format(
                 sql.Identifier(name), sql.Identifier(parent)
             )
         )
-        connection.execute(
+        session.execute(
             sql.SQL("alter table {} attach partition {} for values from ({}) to ({})").format(
                 sql.Identifier(parent),
                 sql.Identifier(name),
                 sql.Literal(month.isoformat()),
-                sql.Literal(_next(month).isoformat()),
+                sql.Literal(next_month(month).isoformat()),
             )
         )
         made.append(name)
@@ -88,9 +89,5 @@ def ensure_months(connection: Session, months: Iterable[datetime], parent: str =
 
 
 def partition_name(month: datetime, parent: str = BARS_1M) -> str:
-    """``ohlcv_1m_YYYY_MM``."""
+    """Return the name of the partition of ``parent`` for ``month``, such as ``ohlcv_1m_2024_03``."""
     return f"{parent}_{month:%Y_%m}"
-
-
-def _next(month: datetime) -> datetime:
-    return datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""The windows of UTC time that partitions stand for."""
+"""The windows of UTC time that partitions represent."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def partition_windows(database: Database, keys: Iterable[str]) -> dict[Series, list[Window]]:
-    """The windows of UTC time that partition ``keys`` stand for, adjacent days merged, by series.
+    """Return the windows of UTC time that the partitions of ``keys`` represent, adjacent days merged, by series.
 
     Raises:
         ConfigurationError: A series is not tracked, so that its time zone is unknown.
     """
     days = days_by_series(keys)
     calendars = calendars_of(database, days)
-    # Series share few day sets: their windows are worked out once for each.
+    # There are few distinct sets of days: the windows of each are computed once.
     known: dict[tuple[str, tuple[date, ...]], list[Window]] = {}
     windows = {}
     for series, series_days in days.items():
@@ -40,23 +40,23 @@ def partition_windows(database: Database, keys: Iterable[str]) -> dict[Series, l
 def partition_windows_of(
     database: Database, series: Iterable[Series], first: date, last: date
 ) -> dict[Series, Window]:
-    """The window of UTC time that the days ``first`` to ``last``, both inclusive, are for each of ``series``."""
+    """Return the window of UTC time from the local day ``first`` to ``last``, both inclusive, for each of ``series``."""
     return {
-        one: Window(calendar.day_start(first), calendar.day_window(last).end)
-        for one, calendar in calendars_of(database, series).items()
+        item: Window(calendar.day_start(first), calendar.day_window(last).end)
+        for item, calendar in calendars_of(database, series).items()
     }
 
 
 def calendars_of(database: Database, series: Iterable[Series]) -> dict[Series, TradingCalendar]:
-    """The trading calendar of each of ``series``.
+    """Return the trading calendar of each of ``series``.
 
     Raises:
         ConfigurationError: A series is not tracked, so that its calendar is unknown.
     """
     classes = asset_classes(database)
     calendars = {}
-    for one in series:
-        if one.symbol not in classes:
-            raise not_tracked(one.symbol)
-        calendars[one] = calendar_of(classes[one.symbol])
+    for item in series:
+        if item.symbol not in classes:
+            raise not_tracked(item.symbol)
+        calendars[item] = calendar_of(classes[item.symbol])
     return calendars

@@ -1,6 +1,6 @@
-"""What retention has removed, by series: nothing is missing there, and nothing there is known to be empty.
+"""The windows that retention has removed, by series: bars are not missing there, nor is a day known to be empty.
 
-Windows are whole local days. Whoever stores a bar in one, or an answer of the vendor, takes it out again.
+The windows are of complete local days. Storing a bar or an answer of the vendor on such a day takes the day out again.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 _CLASSES: Final = "select symbol, asset_class from tracked_symbols"
 _PRUNED: Final = """
-select symbol, timeframe, lower(one), upper(one)
-from pruned, unnest(pruned) as one
+select symbol, timeframe, lower(piece), upper(piece)
+from pruned, unnest(pruned) as piece
 where %(keys)s::text[] is null or symbol || ':' || timeframe = any(%(keys)s)
 order by 1, 2, 3
 """
-_BRING_BACK: Final = """
+_FORGET_PRUNED: Final = """
 update pruned p
 set pruned = p.pruned - w.back, updated_at = now()
 from unnest(%s::text[], %s::text[], %s::tstzmultirange[]) as w(symbol, timeframe, back)
@@ -40,43 +40,43 @@ where p.symbol = w.symbol and p.timeframe = w.timeframe and p.pruned && w.back
 """
 
 
-def calendars(connection: Session) -> dict[str, TradingCalendar]:
-    """The calendar of every symbol that was ever tracked; a symbol whose row is gone counts as always open."""
+def calendars(session: Session) -> dict[str, TradingCalendar]:
+    """Read the calendar of every symbol that was ever tracked; a symbol without a row counts as always open."""
 
     def known(symbol: str, asset_class: str) -> tuple[str, TradingCalendar]:
         return symbol, calendar_of(AssetClass(asset_class))
 
     always_open = calendar_of(AssetClass.CRYPTO)
-    return defaultdict(lambda: always_open, fetch(connection, _CLASSES, row=known))
+    return defaultdict(lambda: always_open, fetch(session, _CLASSES, row=known))
 
 
 def read_pruned(database: Database, series: Iterable[Series] | None = None) -> dict[Series, list[Window]]:
-    """The pruned windows of ``series``, or of all, in order; a series without one is left out."""
-    keys = None if series is None else [one.key for one in series]
+    """Read the pruned windows of ``series``, or of all, in order; a series without one is left out."""
+    keys = None if series is None else [item.key for item in series]
     return grouped(database.fetch(_PRUNED, {"keys": keys}, row=by_series(Window)))
 
 
-def pruned_windows(connection: Session, keys: Sequence[str] | None) -> dict[Series, list[Window]]:
-    """:func:`read_pruned` within an open transaction, by series keys."""
-    return grouped(fetch(connection, _PRUNED, {"keys": keys}, row=by_series(Window)))
+def pruned_windows(session: Session, keys: Sequence[str] | None) -> dict[Series, list[Window]]:
+    """Read the pruned windows of the series ``keys``, or of all, as :func:`read_pruned` does, within an open transaction."""
+    return grouped(fetch(session, _PRUNED, {"keys": keys}, row=by_series(Window)))
 
 
-def bring_back(connection: Session, bars: pl.DataFrame, covered: Mapping[Series, Sequence[Window]]) -> None:
-    """Take the local days of ``bars`` (symbol, timeframe, time) and the ``covered`` windows out of what is pruned."""
+def forget_pruned(session: Session, bars: pl.DataFrame, covered: Mapping[Series, Sequence[Window]]) -> None:
+    """Take the local days of ``bars`` (symbol, timeframe, time) and the ``covered`` windows out of the pruned windows."""
     pairs = bars.select("symbol", "timeframe").unique().iter_rows()
     touched = {*covered, *(Series(symbol, Timeframe(timeframe)) for symbol, timeframe in pairs)}
-    pruned = pruned_windows(connection, [one.key for one in touched])
+    pruned = pruned_windows(session, [series.key for series in touched])
     if not pruned:
         return
-    known = calendars(connection)
+    known = calendars(session)
     rows = []
-    for one in pruned:
-        calendar = known[one.symbol]
-        own = bars.filter(symbol=one.symbol, timeframe=one.timeframe.value)
+    for series in pruned:
+        calendar = known[series.symbol]
+        own = bars.filter(symbol=series.symbol, timeframe=series.timeframe.value)
         days = own.select(day=local_day(pl.col("time"), calendar))["day"].unique()
-        windows = union([*covered.get(one, ()), *map(calendar.day_window, days)])
-        rows.append((one.symbol, one.timeframe.value, multirange(windows)))
-    connection.execute(
-        _BRING_BACK,
+        windows = union([*covered.get(series, ()), *map(calendar.day_window, days)])
+        rows.append((series.symbol, series.timeframe.value, multirange(windows)))
+    session.execute(
+        _FORGET_PRUNED,
         columns(rows),
     )

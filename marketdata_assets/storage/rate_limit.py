@@ -1,7 +1,7 @@
-"""The table ``rate_limit``: one row per API key, in which processes reserve when they may send a request.
+"""The table ``rate_limit``: one row per API key, in which processes reserve the time of their next request.
 
-Belongs here: the statements, and the connections that they run on. Does not belong here: how long a caller waits, and
-what happens when the database is away (``polygon.limiter``).
+Belongs here: the statements, and the connections on which they run. Does not belong here: the wait of a caller, and
+going on while the database does not answer (``polygon.limiter``).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _CHANNEL: Final = "marketdata_rate_limit"
 _LISTEN: Final = "listen marketdata_rate_limit"
 
 # One statement, evaluated under the row's lock (ON CONFLICT sees the newest row, not the snapshot's):
-#   ring   the grants with the oldest first, at least %(requests)s of them
+#   ring   the grants, the oldest first, at least %(requests)s of them
 #   slot   the earliest time that the ring, the pace and a penalty allow
-# A ring never shrinks: a smaller limit looks fewer places back, and a larger one later still knows the past.
+# A ring never shrinks: a smaller limit goes fewer positions back, and a later, larger one still has all grants.
 _RESERVE: Final[LiteralString] = """
 insert into rate_limit as kept (bucket, grants, position, paced_until)
 values (
@@ -35,9 +35,9 @@ values (
 )
 on conflict (bucket) do update set (grants, position, paced_until) = (
     select
-        slot.ring[: slot.place - 1] || slot.granted || slot.ring[slot.place + 1 :],
-        slot.place,
-        -- A caller held by the ring or by a penalty leaves no allowance to those behind it: no burst follows.
+        slot.ring[: slot.next_position - 1] || slot.granted || slot.ring[slot.next_position + 1 :],
+        slot.next_position,
+        -- A caller that the ring or a penalty delays leaves no allowance to those behind it: no burst follows.
         case when slot.granted > slot.free
             then slot.granted + (%(allowance)s::float8 + 1) * %(spacing)s::float8 * interval '1 second'
             else greatest(kept.paced_until, slot.granted) + %(spacing)s::float8 * interval '1 second'
@@ -45,7 +45,7 @@ on conflict (bucket) do update set (grants, position, paced_until) = (
     from (
         select
             turn.ring,
-            turn.latest %% cardinality(turn.ring) + 1 as place,
+            turn.latest %% cardinality(turn.ring) + 1 as next_position,
             free.free,
             greatest(
                 free.free,
@@ -95,17 +95,17 @@ _BLOCKED: Final = "select extract(epoch from blocked_until)::float8 from rate_li
 
 
 class Reservation(NamedTuple):
-    """What a limit of ``requests`` in a period asks of a reservation."""
+    """The parameters of a reservation under a limit of ``requests`` in a period."""
 
     bucket: str
-    """The row."""
+    """The key of the row."""
     requests: int
     allowance: int
-    """How many grants may come at once, after a pause."""
+    """The number of grants that may come at once after a pause."""
     spacing: float
     """Seconds from one grant to the next, on average."""
     hold: float
-    """Seconds that a grant counts for."""
+    """Seconds for which a grant counts against the limit."""
 
 
 class Grant(NamedTuple):
@@ -114,18 +114,18 @@ class Grant(NamedTuple):
     granted: float
     """Epoch seconds of the database's clock."""
     wait: float
-    """Seconds until then."""
+    """Seconds until ``granted``."""
     is_penalised: bool
-    """Whether a penalty is under way."""
+    """Whether a penalty lasts at present."""
 
 
 async def reserve(connection: psycopg.AsyncConnection, reservation: Reservation) -> Grant:
-    """Reserve the next slot."""
+    """Reserve the next slot, and return it."""
     return await _fetch_one(connection, _RESERVE, reservation._asdict(), Grant)
 
 
 async def penalise(connection: psycopg.AsyncConnection, bucket: str, seconds: float) -> float:
-    """Let nobody have a slot for ``seconds`` from now, and notify who listens; the end in epoch seconds."""
+    """Block all slots for ``seconds`` from now, and notify the listeners; return the end in epoch seconds."""
     values = {"bucket": bucket, "channel": _CHANNEL, "seconds": seconds}
     return await _fetch_one(connection, _PENALISE, values, _first)
 
@@ -176,6 +176,6 @@ async def connect_limiter(database_url: str) -> psycopg.AsyncConnection:
             keepalives_count=3,
         )
     except psycopg.ProgrammingError:
-        # libpq repeats the text that it could not read, password and all.
+        # The message of libpq quotes the text that it cannot parse, password included.
         message = "DATABASE_URL is malformed: write postgresql://user:password@host:port/database"
         raise ConfigurationError(message) from None

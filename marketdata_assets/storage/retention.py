@@ -1,4 +1,4 @@
-"""Removing bars that are older than their timeframe is kept: in small transactions, with all that follows from it.
+"""Removing bars in small transactions, with all that follows from it, after a plan of :mod:`domain.retention`.
 
 Each transaction leaves the store as if the bars it removed had never been wanted: their features and gaps go with
 them, coverage and ``bar_counts`` say what is left, and ``pruned`` says what was removed. Killed between two of them,
@@ -14,44 +14,32 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, time, timedelta
-from functools import partial
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import psycopg
 import stamina
 from psycopg import sql
 
-from marketdata_assets.domain.calendar import moment_of
+from marketdata_assets.domain.calendar import next_month
 from marketdata_assets.domain.errors import MarketDataError
-from marketdata_assets.domain.slots import expected_slots
-from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.domain.windows import Window
 from marketdata_assets.storage.locks import RETENTION, lock
-from marketdata_assets.storage.months import BARS_1M, FEATURES_1M, months_between
-from marketdata_assets.storage.pruned import calendars
+from marketdata_assets.storage.months import BARS_1M, FEATURES_1M
 from marketdata_assets.storage.rows import fetch, fetch_one, moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from datetime import date
+    from collections.abc import Callable, Mapping
 
-    from marketdata_assets.domain.calendar import TradingCalendar
+    from marketdata_assets.domain.retention import Pruned, PruningPlan
     from marketdata_assets.storage.connection import Database
     from marketdata_assets.storage.rows import Session
 
 T = TypeVar("T")
 
-LOCK_TIMEOUT: Final = timedelta(seconds=2)
-"""How long a transaction waits for a lock, and so the longest that others wait behind it; then it starts again."""
-PATIENCE: Final = timedelta(minutes=10)
-"""For how long it starts again."""
 BATCH_ROWS: Final = 50_000
 """Bars that one transaction deletes, about."""
 
 _TABLES: Final = ("ohlcv", "features")
-_LONGEST_BAR: Final = timedelta(days=7)
 
 _LOWER_COUNTS: Final = """
 update bar_counts c
@@ -170,102 +158,6 @@ from pg_partition_tree(%s::regclass)
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """What was removed of a timeframe, or would be.
-
-    Attributes:
-        timeframe: Of the bars.
-        before: The first local day whose bars stay.
-        bars: How many bars.
-        features: How many rows of features went with them.
-        bytes_returned: Space that returned to the disk: that of whole months.
-        bytes_reusable: About how much space inside the tables later bars will fill.
-    """
-
-    timeframe: Timeframe
-    before: date
-    bars: int = 0
-    features: int = 0
-    bytes_returned: int = 0
-    bytes_reusable: int = 0
-
-    def __add__(self, other: Pruned) -> Pruned:
-        return replace(
-            self,
-            bars=self.bars + other.bars,
-            features=self.features + other.features,
-            bytes_returned=self.bytes_returned + other.bytes_returned,
-            bytes_reusable=self.bytes_reusable + other.bytes_reusable,
-        )
-
-
-def prunable(database: Database, first_kept: Mapping[Timeframe, date]) -> list[Pruned]:
-    """What :func:`prune` would remove now; removes nothing."""
-    known = database.transaction(calendars)
-    return [
-        database.transaction(_Pruner(timeframe, before, known).estimate)
-        for timeframe, before in first_kept.items()
-    ]
-
-
-def prune(
-    database: Database,
-    first_kept: Mapping[Timeframe, date],
-    *,
-    lock_timeout: timedelta = LOCK_TIMEOUT,
-    patience: timedelta = PATIENCE,
-    on_batch: Callable[[Pruned], None] = lambda _: None,
-) -> list[Pruned]:
-    """Remove the bars of each timeframe that open before its first kept local day, whatever their symbol.
-
-    Bars of other timeframes stay, those that were rolled up from the removed ones as well. ``on_batch`` is told
-    of each transaction that removed something, once it is committed.
-
-    Raises:
-        MarketDataError: Others held a lock for all of ``patience``. What was removed before stays removed.
-    """
-    done = []
-    known = database.transaction(calendars)
-    for timeframe, before in first_kept.items():
-        pruner = _Pruner(timeframe, before, known)
-        total = Pruned(timeframe, before)
-        for step in pruner.steps(database):
-            while (removed := _patiently(database, step, lock_timeout, patience, pruner)) is not None:
-                total += removed
-                on_batch(removed)
-        done.append(total)
-    return done
-
-
-def _patiently(
-    database: Database,
-    step: Callable[[Session], T],
-    lock_timeout: timedelta,
-    patience: timedelta,
-    pruner: _Pruner,
-) -> T:
-    def work(connection: Session) -> T:
-        connection.execute(
-            f"set local lock_timeout = {round(lock_timeout.total_seconds() * 1000):d}".encode()
-        )
-        # Alone: no writer is under way, and none begins, until this transaction ends.
-        lock(connection, RETENTION)
-        return step(connection)
-
-    busy = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
-    try:
-        return stamina.retry(on=busy, attempts=None, timeout=patience, wait_initial=0.2, wait_max=5.0)(
-            database.transaction
-        )(work)
-    except busy:
-        message = (
-            f"{pruner.timeframe} bars before {pruner.before} could not all be pruned: others hold locks on them;"
-            " what was pruned stays so, run `marketdata prune` again for the rest"
-        )
-        raise MarketDataError(message) from None
-
-
 class _SizeAndRows(NamedTuple):
     size: int
     rows: int
@@ -298,198 +190,192 @@ class _Edge(NamedTuple):
     """The open of the first bar that went."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Pruner:
-    """Prunes one timeframe."""
+def retry_while_locked(
+    database: Database,
+    plan: PruningPlan,
+    step: Callable[[Session], T],
+    *,
+    lock_timeout: timedelta,
+    patience: timedelta,
+) -> T:
+    """Execute a ``step`` of ``plan`` in a transaction, without another writer; again for ``patience`` when locked out.
 
-    timeframe: Timeframe
-    before: date
-    calendars: Mapping[str, TradingCalendar]
-    """By symbol; it knows one for any."""
+    Raises:
+        MarketDataError: Others held a lock for all of ``patience``.
+    """
 
-    def steps(self, database: Database) -> Iterator[Callable[[Session], Pruned | None]]:
-        """What to do until it returns None, one after the other."""
-        if self.timeframe is Timeframe.M1:
-            for month, tables in database.transaction(self._months).items():
-                yield partial(self._empty_month, month, tables)
-        for symbol in database.transaction(self._symbols):
-            yield partial(self._delete_some, symbol)
-        yield self._tidy
+    def work(connection: Session) -> T:
+        connection.execute(
+            f"set local lock_timeout = {round(lock_timeout.total_seconds() * 1000):d}".encode()
+        )
+        # Alone: no writer is under way, and none begins, until this transaction ends.
+        lock(connection, RETENTION)
+        return step(connection)
 
-    def estimate(self, connection: Session) -> Pruned:
-        """What there is to remove."""
-        found = Pruned(self.timeframe, self.before)
-        months = self._months(connection) if self.timeframe is Timeframe.M1 else {}
-        for tables in months.values():
-            for table in tables:
-                query = _SIZE_AND_ROWS.format(name=sql.Literal(table), table=sql.Identifier(table))
-                ((size, rows),) = fetch(connection, query, row=_SizeAndRows)
-                is_bars = table.startswith(BARS_1M)
-                found += replace(
-                    Pruned(self.timeframe, self.before),
-                    bars=rows if is_bars else 0,
-                    features=0 if is_bars else rows,
-                    bytes_returned=size,
-                )
-        since = _after(max(months)) if months else None
-        for symbol in self._symbols(connection):
-            values = [symbol, self.timeframe.value, self._cut(symbol), since, since]
-            (bars,), (features,) = (
-                fetch(connection, _COUNT_OLD.format(sql.Identifier(table)), values, row=int)
-                for table in _TABLES
-            )
-            found += self._counted(connection, bars, features)
-        return found
+    busy = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
+    try:
+        return stamina.retry(on=busy, attempts=None, timeout=patience, wait_initial=0.2, wait_max=5.0)(
+            database.transaction
+        )(work)
+    except busy:
+        message = (
+            f"{plan.timeframe} bars before {plan.before} could not all be pruned: others hold locks on them;"
+            " what was pruned stays so, run `marketdata prune` again for the rest"
+        )
+        raise MarketDataError(message) from None
 
-    def _cut(self, symbol: str) -> datetime:
-        """The local midnight from which on bars of ``symbol`` stay."""
-        return self.calendars[symbol].day_start(self.before)
 
-    def _months(self, connection: Session) -> dict[datetime, list[str]]:
-        """The tables of the months of minutes, in UTC, that are over for every market and hold a row, in order."""
-        # Local midnight comes first in UTC: no other market's first kept day begins before it does there.
-        end = datetime.combine(self.before, time(), UTC)
-        months: dict[datetime, list[str]] = defaultdict(list)
-        for name in fetch(connection, _MONTHS, row=str):
-            found = re.fullmatch(rf"(?:{BARS_1M}|{FEATURES_1M})_(\d{{4}})_(\d{{2}})", name)
-            if found is not None:
-                months[datetime(int(found[1]), int(found[2]), 1, tzinfo=UTC)].append(name)
-        return {
-            month: months[month]
-            for month in sorted(months)
-            if _after(month) <= end and _hold_rows(connection, months[month])
-        }
+def read_symbols(plan: PruningPlan, connection: Session) -> list[str]:
+    """Read the symbols of which bars of the plan's timeframe are or were stored."""
+    return fetch(connection, _SYMBOLS, [plan.timeframe.value], row=str)
 
-    def _symbols(self, connection: Session) -> list[str]:
-        return fetch(connection, _SYMBOLS, [self.timeframe.value], row=str)
 
-    def _empty_month(self, month: datetime, tables: list[str], connection: Session) -> Pruned | None:
-        if not _hold_rows(connection, tables):
-            return None
-        held: list[_Stored] = []
-        features = size = 0
+def read_finished_months(plan: PruningPlan, connection: Session) -> dict[datetime, list[str]]:
+    """Read the tables of the months that go as a whole and hold a row, in order."""
+    months: dict[datetime, list[str]] = defaultdict(list)
+    for name in fetch(connection, _MONTHS, row=str):
+        found = re.fullmatch(rf"(?:{BARS_1M}|{FEATURES_1M})_(\d{{4}})_(\d{{2}})", name)
+        if found is not None:
+            months[datetime(int(found[1]), int(found[2]), 1, tzinfo=UTC)].append(name)
+    return {
+        month: months[month]
+        for month in plan.finished_months(months)
+        if _hold_rows(connection, months[month])
+    }
+
+
+def estimate_pruned(plan: PruningPlan, connection: Session) -> Pruned:
+    """Count what the steps of ``plan`` would remove."""
+    found = plan.removed()
+    months = read_finished_months(plan, connection)
+    for tables in months.values():
         for table in tables:
-            (table_size,) = fetch(connection, _SIZE, [table], row=int)
-            size += table_size
-            rows = fetch(connection, _COUNT_BY_SYMBOL.format(sql.Identifier(table)), row=_Stored)
-            if table.startswith(BARS_1M):
-                held = rows
-            else:
-                features += sum(row.rows for row in rows)
-        after = _after(month)
-        edges, tail = {}, Pruned(self.timeframe, self.before)
-        for symbol, count, first in held:
-            # The month ends in UTC, the day at local midnight: what is left of it goes, too.
-            until = self.calendars[symbol].day_start(after.date())
-            rest, rest_features = (self._delete(connection, table, symbol, after, until) for table in _TABLES)
-            tail += self._counted(connection, rest, rest_features)
-            edges[symbol] = _Edge(until, count + rest, first)
-        self._forget(connection, edges)
-        # Last: from here on until the end of the transaction readers of this month wait.
-        connection.execute(_TRUNCATE.format(sql.SQL(", ").join(map(sql.Identifier, tables))))
-        whole = Pruned(self.timeframe, self.before, sum(row.rows for row in held), features, size)
-        return whole + tail
+            query = _SIZE_AND_ROWS.format(name=sql.Literal(table), table=sql.Identifier(table))
+            ((size, rows),) = fetch(connection, query, row=_SizeAndRows)
+            is_bars = table.startswith(BARS_1M)
+            found += plan.removed(
+                bars=rows if is_bars else 0, features=0 if is_bars else rows, bytes_returned=size
+            )
+    since = next_month(max(months)) if months else None
+    for symbol in read_symbols(plan, connection):
+        values = [symbol, plan.timeframe.value, plan.cut(symbol), since, since]
+        (bars,), (features,) = (
+            fetch(connection, _COUNT_OLD.format(sql.Identifier(table)), values, row=int) for table in _TABLES
+        )
+        found += _with_space(plan, connection, bars, features)
+    return found
 
-    def _delete_some(self, symbol: str, connection: Session) -> Pruned | None:
-        cut, calendar = self._cut(symbol), self.calendars[symbol]
-        first = self._old_time(connection, symbol, cut)
-        if first is None:
-            return None
-        latest = self._old_time(connection, symbol, cut, BATCH_ROWS)
-        until = cut
-        if latest is not None:
-            # Whole days only, and at least one.
-            day = max(calendar.local_day(latest), calendar.local_day(first) + timedelta(days=1))
-            until = min(cut, calendar.day_start(day))
-        bars, features = (self._delete(connection, table, symbol, None, until) for table in _TABLES)
-        self._forget(connection, {symbol: _Edge(until, bars, first)})
-        return self._counted(connection, bars, features)
 
-    def _old_time(self, connection: Session, symbol: str, cut: datetime, offset: int = 0) -> datetime | None:
-        """The open of the first bar of ``symbol`` before ``cut``, or of the one ``offset`` bars later."""
-        values = [symbol, self.timeframe.value, cut, offset]
-        return fetch_one(connection, _OLD_TIME, values, row=moment, prepare=False)
+def empty_month(plan: PruningPlan, month: datetime, tables: list[str], connection: Session) -> Pruned | None:
+    """Truncate the ``tables`` of ``month``, and delete the rest of its last local day; None when they are empty."""
+    if not _hold_rows(connection, tables):
+        return None
+    bars: list[_Stored] = []
+    features = size = 0
+    for table in tables:
+        (table_size,) = fetch(connection, _SIZE, [table], row=int)
+        size += table_size
+        rows = fetch(connection, _COUNT_BY_SYMBOL.format(sql.Identifier(table)), row=_Stored)
+        if table.startswith(BARS_1M):
+            bars = rows
+        else:
+            features += sum(row.rows for row in rows)
+    edges, tail = {}, plan.removed()
+    for symbol, count, first in bars:
+        until = plan.end_of_month(symbol, month)
+        rest, rest_features = (
+            _delete(plan, connection, table, symbol, (next_month(month), until)) for table in _TABLES
+        )
+        tail += _with_space(plan, connection, rest, rest_features)
+        edges[symbol] = _Edge(until, count + rest, first)
+    _forget(plan, connection, edges)
+    # Last: from here on until the end of the transaction readers of this month wait.
+    connection.execute(_TRUNCATE.format(sql.SQL(", ").join(map(sql.Identifier, tables))))
+    return plan.removed(sum(row.rows for row in bars), features, bytes_returned=size) + tail
 
-    def _delete(
-        self, connection: Session, table: str, symbol: str, since: datetime | None, until: datetime
-    ) -> int:
-        if since is not None and since >= until:
-            return 0
-        return connection.execute(
-            _DELETE_OLD.format(sql.Identifier(table)),
-            [symbol, self.timeframe.value, until, since],
-            # With the values in sight the planner looks into no other partition, and locks none.
-            prepare=False,
-        ).rowcount
 
-    def _tidy(self, connection: Session) -> Pruned | None:
-        """Forget what is left of series whose bars are gone already, or never were."""
-        symbols = fetch(connection, _KNOWN_SYMBOLS, {"timeframe": self.timeframe.value}, row=str)
-        cuts = {symbol: self._cut(symbol) for symbol in symbols}
-        gone = {
-            symbol: cut
-            for symbol, cut in cuts.items()
-            # Bars that somebody has brought back since are the next call's.
-            if fetch(connection, _HAS_OLD, [symbol, self.timeframe.value, cut], row=bool, prepare=False)
-            == [False]
-        }
-        self._forget(connection, {symbol: _Edge(cut) for symbol, cut in gone.items()})
-        orphans = sum(self._delete(connection, "features", symbol, None, cut) for symbol, cut in gone.items())
-        return self._counted(connection, 0, orphans) if orphans else None
+def delete_batch(plan: PruningPlan, symbol: str, connection: Session) -> Pruned | None:
+    """Delete the oldest days of ``symbol``, about :data:`BATCH_ROWS` bars; None when nothing is left to delete."""
+    first = _read_old_time(plan, connection, symbol)
+    if first is None:
+        return None
+    until = plan.end_of_batch(symbol, first, _read_old_time(plan, connection, symbol, BATCH_ROWS))
+    bars, features = (_delete(plan, connection, table, symbol, (None, until)) for table in _TABLES)
+    _forget(plan, connection, {symbol: _Edge(until, bars, first)})
+    return _with_space(plan, connection, bars, features)
 
-    def _forget(self, connection: Session, edges: Mapping[str, _Edge]) -> None:
-        """Let everything follow from the bars of each symbol being gone up to its edge."""
-        if not edges:
-            return
-        firsts = [
-            None
-            if edge.first is None
-            else (calendar := self.calendars[symbol]).day_start(calendar.local_day(edge.first))
-            for symbol, edge in edges.items()
-        ]
-        values = {
-            "symbols": list(edges),
-            "firsts": firsts,
-            "untils": [edge.until for edge in edges.values()],
-            "bars": [edge.bars for edge in edges.values()],
-            "timeframe": self.timeframe.value,
-        }
-        for statement in _FORGET:
-            connection.execute(statement, values)
-        self._cut_gaps(connection, values)
 
-    def _cut_gaps(self, connection: Session, values: Mapping[str, object]) -> None:
-        """Shorten the gaps that reach over the edge: what is pruned is not missing."""
-        for symbol, start, end, until in fetch(connection, _GAPS_OVER_EDGE, values, row=_GapOverEdge):
-            calendar = self.calendars[symbol]
-            window = Window(until, end)
-            left = expected_slots(self.timeframe, window, calendar, window.end + _LONGEST_BAR)
-            key = [symbol, self.timeframe.value, start]
-            if not len(left):
-                connection.execute(_DELETE_GAP, key)
-                continue
-            opens = moment_of(int(left.opens[0]))
-            connection.execute(_SHORTEN_GAP, [opens, calendar.local_day(opens), len(left), *key])
+def forget_pruned(plan: PruningPlan, connection: Session) -> Pruned | None:
+    """Forget what is left of series whose bars are gone already, or never were; None when no row was left."""
+    symbols = fetch(connection, _KNOWN_SYMBOLS, {"timeframe": plan.timeframe.value}, row=str)
+    cuts = {symbol: plan.cut(symbol) for symbol in symbols}
+    gone = {
+        symbol: cut
+        for symbol, cut in cuts.items()
+        # Bars that were fetched again since are the next call's.
+        if fetch(connection, _HAS_OLD, [symbol, plan.timeframe.value, cut], row=bool, prepare=False)
+        == [False]
+    }
+    _forget(plan, connection, {symbol: _Edge(cut) for symbol, cut in gone.items()})
+    orphans = sum(_delete(plan, connection, "features", symbol, (None, cut)) for symbol, cut in gone.items())
+    return _with_space(plan, connection, 0, orphans) if orphans else None
 
-    def _counted(self, connection: Session, bars: int, features: int) -> Pruned:
-        """Rows that were deleted, and the space that they leave in the tables: that of a mean row each."""
-        (bars_left,) = fetch(connection, _COUNT_STORED, [self.timeframe.value], row=int)
-        stored = max(1, bars_left)
-        space = 0
-        for table, rows in zip(_TABLES, (bars, features), strict=True):
-            if rows:
-                (size,) = fetch(
-                    connection, _SIZE_OF_PARTITIONS, [f"public.{table}_{self.timeframe}"], row=int
-                )
-                space += rows * size // (stored + rows)
-        return Pruned(self.timeframe, self.before, bars, features, 0, space)
+
+def _read_old_time(plan: PruningPlan, connection: Session, symbol: str, offset: int = 0) -> datetime | None:
+    """Read the open of the first bar of ``symbol`` that goes, or of the one ``offset`` bars later."""
+    values = [symbol, plan.timeframe.value, plan.cut(symbol), offset]
+    return fetch_one(connection, _OLD_TIME, values, row=moment, prepare=False)
+
+
+def _delete(
+    plan: PruningPlan, connection: Session, table: str, symbol: str, span: tuple[datetime | None, datetime]
+) -> int:
+    since, until = span
+    if since is not None and since >= until:
+        return 0
+    return connection.execute(
+        _DELETE_OLD.format(sql.Identifier(table)),
+        [symbol, plan.timeframe.value, until, since],
+        # With the values in sight the planner looks into no other partition, and locks none.
+        prepare=False,
+    ).rowcount
+
+
+def _forget(plan: PruningPlan, connection: Session, edges: Mapping[str, _Edge]) -> None:
+    """Let everything follow from the bars of each symbol being gone up to its edge."""
+    if not edges:
+        return
+    values = {
+        "symbols": list(edges),
+        "firsts": [plan.start_of_day(symbol, edge.first) for symbol, edge in edges.items()],
+        "untils": [edge.until for edge in edges.values()],
+        "bars": [edge.bars for edge in edges.values()],
+        "timeframe": plan.timeframe.value,
+    }
+    for statement in _FORGET:
+        connection.execute(statement, values)
+    for symbol, start, end, until in fetch(connection, _GAPS_OVER_EDGE, values, row=_GapOverEdge):
+        key = [symbol, plan.timeframe.value, start]
+        left = plan.shorten_gap(symbol, until, end)
+        if left is None:
+            connection.execute(_DELETE_GAP, key)
+        else:
+            connection.execute(_SHORTEN_GAP, [*left, *key])
+
+
+def _with_space(plan: PruningPlan, connection: Session, bars: int, features: int) -> Pruned:
+    """Report deleted rows with the space that they leave in the tables: that of a mean row each."""
+    (bars_left,) = fetch(connection, _COUNT_STORED, [plan.timeframe.value], row=int)
+    stored = max(1, bars_left)
+    space = 0
+    for table, rows in zip(_TABLES, (bars, features), strict=True):
+        if rows:
+            (size,) = fetch(connection, _SIZE_OF_PARTITIONS, [f"public.{table}_{plan.timeframe}"], row=int)
+            space += rows * size // (stored + rows)
+    return plan.removed(bars, features, bytes_reusable=space)
 
 
 def _hold_rows(connection: Session, tables: list[str]) -> bool:
     return any(
         fetch(connection, _HOLDS_ROWS.format(sql.Identifier(table)), row=bool) == [True] for table in tables
     )
-
-
-def _after(month: datetime) -> datetime:
-    return months_between(month, month)[-1]

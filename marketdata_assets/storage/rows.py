@@ -1,9 +1,9 @@
-"""Rows with types: what a statement answers, as values of the class that is asked for.
+"""Typed rows: the result of a statement as values of a given class.
 
-A row is made by calling ``row`` with the columns of the statement, in their order: a class (``int``, a ``NamedTuple``,
-a dataclass) or a function. A ``timestamptz`` arrives as an aware time in UTC.
+Each row is the result of calling ``row`` with the columns of the statement, in their order. ``row`` is a class (``int``,
+a ``NamedTuple``, a dataclass) or a function. A ``timestamptz`` arrives as an aware time in UTC.
 
-Belongs here: the type of a session, running a statement, and making values of rows.
+Belongs here: the type of a session, running a statement, and turning rows into values.
 Does not belong here: statements.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from psycopg.abc import QueryNoTemplate
 
 Session: TypeAlias = psycopg.Connection[TupleRow]
-"""A connection to the market database, as a transaction hands it to its work."""
+"""A connection to the market database, as a transaction passes it to its work."""
 
 T = TypeVar("T")
 Key = TypeVar("Key")
@@ -38,7 +38,7 @@ def fetch(
     row: Callable[..., T],
     prepare: bool | None = None,
 ) -> list[T]:
-    """Return every row that ``statement`` answers, each as what ``row`` makes of its columns."""
+    """Return every row of ``statement``, each as the value that ``row`` makes of its columns."""
     with session.cursor(row_factory=args_row(row)) as cursor:
         return cursor.execute(statement, arguments, prepare=prepare).fetchall()
 
@@ -51,18 +51,21 @@ def fetch_one(
     row: Callable[..., T],
     prepare: bool | None = None,
 ) -> T | None:
-    """Return the first row that ``statement`` answers as :func:`fetch` does; None when it answers none."""
+    """Return the first row of ``statement`` as :func:`fetch` does; None when the result is empty."""
     with session.cursor(row_factory=args_row(row)) as cursor:
         return cursor.execute(statement, arguments, prepare=prepare).fetchone()
 
 
 def series_of(symbol: str, timeframe: str) -> Series:
-    """Make the series of a row that begins with its key."""
+    """Return the series with the key columns ``symbol`` and ``timeframe``."""
     return Series(symbol, Timeframe(timeframe))
 
 
 def by_series(row: Callable[..., T]) -> Callable[..., tuple[Series, T]]:
-    """Make pairs of rows that begin with a series' key: the series, and what ``row`` makes of the other columns."""
+    """Return a function that makes pairs of rows that begin with a series' key.
+
+    A pair is the series and the value that ``row`` makes of the other columns.
+    """
 
     def make(symbol: str, timeframe: str, *others: object) -> tuple[Series, T]:
         return series_of(symbol, timeframe), row(*others)
@@ -71,7 +74,7 @@ def by_series(row: Callable[..., T]) -> Callable[..., tuple[Series, T]]:
 
 
 def grouped(pairs: Iterable[tuple[Key, T]]) -> dict[Key, list[T]]:
-    """Return the second halves of ``pairs`` by their first, in their order."""
+    """Return the values of ``pairs`` by key, in the order of ``pairs``."""
     groups: dict[Key, list[T]] = {}
     for key, value in pairs:
         groups.setdefault(key, []).append(value)
@@ -79,21 +82,21 @@ def grouped(pairs: Iterable[tuple[Key, T]]) -> dict[Key, list[T]]:
 
 
 def moment(value: datetime) -> datetime:
-    """Return a time that is never null, as it is."""
+    """Return ``value`` unchanged: the ``row`` of a time that is never null."""
     return value
 
 
 def moment_or_none(value: datetime | None) -> datetime | None:
-    """Return a time that may be null, as it is."""
+    """Return ``value`` unchanged: the ``row`` of a time that may be null."""
     return value
 
 
 def key_columns(series: Iterable[Series]) -> list[list[str]]:
     """Return the symbols and the timeframes of ``series``, as two arrays that a statement unnests."""
     wanted = list(series)
-    return [[one.symbol for one in wanted], [one.timeframe.value for one in wanted]]
+    return [[item.symbol for item in wanted], [item.timeframe.value for item in wanted]]
 
 
 def columns(rows: Iterable[Iterable[object]]) -> list[list[object]]:
-    """Turn ``rows``, of which there is at least one, into one array for each column, for a statement to unnest."""
+    """Turn ``rows``, at least one, into an array for each column, for a statement to unnest."""
     return [list(column) for column in zip(*rows, strict=True)]

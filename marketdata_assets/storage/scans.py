@@ -1,13 +1,13 @@
-"""What was stored since series were scanned for gaps."""
+"""The days on which series were scanned for gaps, and the changes since then."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from marketdata_assets.domain.gaps import EVIDENCE
 from marketdata_assets.domain.scans import (
     BEYOND,
-    EVIDENCE,
     ScannedDay,
 )
 from marketdata_assets.storage.rows import by_series, grouped, series_of
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.connection import Database
 
 _OVERLAP: Final = timedelta(seconds=10)
-"""Bars that were stored this long before a scan began to read may not have been visible to it: they are committed later."""
+"""The age of bars at the start of a scan up to which they may have been committed too late to be visible to it."""
 
 _SCANNED: Final = """
 select symbol, timeframe, day, expected_bars, checked_at
@@ -54,14 +54,14 @@ where since < (select max(applied_at) from schema_migrations)
 def scanned_days(
     database: Database, windows: Mapping[Series, Window], hull: Window
 ) -> dict[Series, dict[date, ScannedDay]]:
-    """Read the scanned days of ``windows``, which lie in ``hull``, by series."""
+    """Read the scanned days of each symbol of ``windows`` in ``hull``, a window around all of them, by series."""
 
     def scanned(day: date, expected: int, at: datetime) -> tuple[date, ScannedDay]:
         return day, ScannedDay(expected, at)
 
     rows = database.fetch(
         _SCANNED,
-        [sorted({one.symbol for one in windows}), hull.start.date() - timedelta(days=1), hull.end.date()],
+        [sorted({item.symbol for item in windows}), hull.start.date() - timedelta(days=1), hull.end.date()],
         row=by_series(scanned),
     )
     return {series: dict(days) for series, days in grouped(rows).items()}
@@ -70,16 +70,16 @@ def scanned_days(
 def changed_series(
     database: Database, windows: Mapping[Series, Window], since: Mapping[Series, datetime]
 ) -> set[Series]:
-    """Read which series have bars, quarantined rows or answers that came ``since`` their scan, in or before ``windows``."""
+    """Read which series have bars, quarantined rows or answers from ``since`` their scan, in or before their ``windows``."""
     if not since:
         return set()
     rows = {
-        "symbol": [one.symbol for one in since],
-        "timeframe": [one.timeframe.value for one in since],
-        "base": [one.timeframe.base.value for one in since],
-        "lo": [windows[one].start for one in since],
-        "hi": [windows[one].end + BEYOND for one in since],
-        "evidence": [EVIDENCE[one.timeframe.base] for one in since],
+        "symbol": [series.symbol for series in since],
+        "timeframe": [series.timeframe.value for series in since],
+        "base": [series.timeframe.base.value for series in since],
+        "lo": [windows[series].start for series in since],
+        "hi": [windows[series].end + BEYOND for series in since],
+        "evidence": [EVIDENCE[series.timeframe.base] for series in since],
         "since": list(since.values()),
         "overlap": _OVERLAP,
     }

@@ -1,4 +1,4 @@
-"""``tracked_symbols``: what is collected, and in which timeframes."""
+"""The table ``tracked_symbols`` of the symbols to collect and their timeframes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from marketdata_assets.domain.errors import (
 )
 from marketdata_assets.domain.series import AssetClass, Series, check_name, parse_symbol
 from marketdata_assets.domain.spelling import capitalise, is_lower, match_symbol
-from marketdata_assets.domain.tickers import inferred_asset_class, question_spelling, vendor_ticker
+from marketdata_assets.domain.tickers import infer_asset_class, question_spelling, vendor_ticker
 from marketdata_assets.domain.timeframe import Timeframe, parse_timeframes
 from marketdata_assets.storage.locks import SYMBOLS, lock
 from marketdata_assets.storage.rows import fetch, fetch_one
@@ -47,7 +47,7 @@ select symbol, asset_class, name, timeframes, active
 from tracked_symbols
 where lower(symbol collate "C") = lower(%s::text collate "C")
 """
-# A row for each split; one without, where there is none.
+# One row for each split; a single row for a symbol without splits.
 _FIND_WITH_SPLITS: Final = """
 select t.symbol, t.asset_class, t.name, t.timeframes, t.active,
   c.symbol is not null,
@@ -63,11 +63,11 @@ left join splits s on s.symbol = t.symbol and s.withdrawn_at is null
 where lower(t.symbol collate "C") = lower(%s::text collate "C")
 order by s.execution_date
 """
-# By the rules of ASCII on both sides, whatever the locale of the database.
+# Lower case by the rules of ASCII on both sides, whatever the locale of the database.
 _SPELLINGS: Final = """
 select symbol
 from tracked_symbols
-where lower(symbol collate "C") in (select lower(one collate "C") from unnest(%s::text[]) one)
+where lower(symbol collate "C") in (select lower(spelling collate "C") from unnest(%s::text[]) spelling)
 """
 _LOCK_WITH_BARS: Final = """
 select symbol, asset_class
@@ -80,8 +80,8 @@ select symbol, asset_class, name, timeframes, active
 from tracked_symbols
 where symbol = any(%s)
 """
-# What is left out is filled in by the statement that writes: no other change comes in between. The row's own xmax tells
-# an insertion from an update.
+# The statement itself fills in the values that are left out, so that no other change comes in between. The row's xmax
+# distinguishes an insertion from an update.
 _UPSERT: Final = """
 insert into tracked_symbols as t (symbol, asset_class, name, timeframes)
 values (
@@ -142,7 +142,7 @@ where t.preset
 
 @dataclass(frozen=True, slots=True)
 class TrackedSymbol:
-    """A row of ``tracked_symbols``. Vendor ticker and calendar follow from symbol and asset class."""
+    """A row of ``tracked_symbols``. The vendor ticker and the calendar follow from symbol and asset class."""
 
     symbol: str
     asset_class: AssetClass
@@ -157,17 +157,17 @@ class TrackedSymbol:
 
     @property
     def calendar(self) -> str:
-        """The name of the calendar that the symbol trades by."""
+        """The name of the symbol's trading calendar."""
         return calendar_of(self.asset_class).name
 
     @property
     def series(self) -> list[Series]:
-        """One series per timeframe, shortest first."""
+        """The series of the symbol, one per timeframe, the shortest first."""
         return [Series(self.symbol, timeframe) for timeframe in Timeframe if timeframe in self.timeframes]
 
     @property
     def facts(self) -> dict[str, object]:
-        """All of the above by name, in values that JSON has: what commands and the HTTP API show."""
+        """The fields, the vendor ticker and the calendar by name, as JSON values for commands and the HTTP API."""
         return {
             "symbol": self.symbol,
             "asset_class": self.asset_class.value,
@@ -180,8 +180,13 @@ class TrackedSymbol:
 
 
 def list_symbols(database: Database, *, active_only: bool = False) -> list[TrackedSymbol]:
-    """The tracked symbols in the order in which they were added."""
+    """List the tracked symbols in the order in which they were added."""
     return database.fetch(_LIST, [active_only], row=_symbol_of)
+
+
+def list_active_keys(database: Database) -> list[str]:
+    """Return the series keys of the active symbols, in the order in which these were added."""
+    return [one.key for symbol in list_symbols(database, active_only=True) for one in symbol.series]
 
 
 def list_active_names(session: Session) -> list[str]:
@@ -191,34 +196,36 @@ def list_active_names(session: Session) -> list[str]:
 
 def asset_classes(database: Database) -> dict[str, AssetClass]:
     """Return the asset class of every tracked symbol, active or not."""
-    return {one.symbol: one.asset_class for one in list_symbols(database)}
+    return {tracked.symbol: tracked.asset_class for tracked in list_symbols(database)}
 
 
 def find_symbol(database: Database, symbol: str) -> TrackedSymbol:
-    """The row that ``symbol`` means (:func:`~marketdata_assets.domain.spelling.match_symbol`), active or not.
+    """Find the row that ``symbol`` means (:func:`~marketdata_assets.domain.spelling.match_symbol`), active or not.
 
     Raises:
-        UnknownSeriesError: There is none, or small letters fit several.
+        UnknownSeriesError: No tracked symbol matches, or a symbol in lower case matches several.
     """
     found = {tracked.symbol: tracked for tracked in database.fetch(_FIND, [symbol], row=_symbol_of)}
     return found[choose_symbol(symbol, found)]
 
 
 class SymbolToRead(NamedTuple):
-    """A tracked symbol, with what must be known before a window of its bars is read."""
+    """A tracked symbol, with the facts that are needed before a window of its bars is read."""
 
     tracked: TrackedSymbol
     splits: pl.DataFrame | None
-    """As of :func:`~marketdata_assets.storage.actions.read_splits`; None when they were never fetched."""
+    """The splits as :func:`~marketdata_assets.storage.actions.read_splits` returns them; None when they were never fetched."""
     has_lost_gaps: bool
-    """Whether a gap that is open or unfilled reaches into the window."""
+    """Whether a gap that is open or unfilled overlaps the window."""
 
 
 def find_with_splits(database: Database, symbol: str, timeframe: Timeframe, window: Window) -> SymbolToRead:
-    """Find the row that ``symbol`` means, active or not, its splits, and whether ``window`` of its ``timeframe`` has a lost gap.
+    """Find the row that ``symbol`` means, active or not, its splits, and whether ``window`` of its ``timeframe`` has a loss.
 
-    In one question: all are needed whenever bars are read.
-    Raises :class:`UnknownSeriesError` when the symbol is not tracked.
+    One query reads all three, as every read of bars needs them.
+
+    Raises:
+        UnknownSeriesError: The symbol is not tracked.
     """
     rows = database.fetch(
         _FIND_WITH_SPLITS, [timeframe.value, window.start, window.end, symbol], row=_with_split
@@ -233,7 +240,7 @@ def find_with_splits(database: Database, symbol: str, timeframe: Timeframe, wind
 
 
 class _Split(NamedTuple):
-    """A split as ``SPLIT_SCHEMA`` has it; all null where a symbol has none."""
+    """A split in the columns of ``SPLIT_SCHEMA``; all are null for a symbol without splits."""
 
     symbol: str | None
     day: date | None
@@ -242,7 +249,7 @@ class _Split(NamedTuple):
 
 
 class _WithSplit(NamedTuple):
-    """A symbol beside one of its splits."""
+    """A symbol with one of its splits."""
 
     tracked: TrackedSymbol
     is_checked: bool
@@ -256,17 +263,17 @@ def _with_split(*columns: Any) -> _WithSplit:  # noqa: ANN401 - the columns of t
 
 
 class Outcome(StrEnum):
-    """What became of a symbol that was to be collected."""
+    """The outcome of adding a symbol."""
 
     NEW = "new"
     CHANGED = "changed"
-    """It was known, and tracked otherwise, or not any more."""
+    """The symbol was tracked with other values, or no longer tracked."""
     UNCHANGED = "unchanged"
 
 
 @dataclass(frozen=True, slots=True)
 class WantedSymbol:
-    """A symbol to collect. None leaves what it has; a new one gets a guess at its class and the default timeframes."""
+    """A symbol to collect. None leaves a value unchanged; a new symbol gets a guessed class and the default timeframes."""
 
     symbol: str
     asset_class: AssetClass | None = None
@@ -277,90 +284,92 @@ class WantedSymbol:
 def add_symbols(
     database: Database, symbols: Iterable[WantedSymbol | TrackedSymbol], *, is_careful: bool = False
 ) -> list[tuple[TrackedSymbol, Outcome]]:
-    """Start to track ``symbols``, or take them up again, all or none; returns how each is tracked now.
+    """Track ``symbols``, new or deactivated ones, all or none; return each as it is tracked now, with the outcome.
 
-    A tracked symbol says everything that a wanted one may say, ``active`` and ``preset`` apart. A symbol in small
-    letters alone is the tracked one that has these letters, else the one in capitals.
+    A :class:`TrackedSymbol` is taken as a :class:`WantedSymbol` with all its values; ``active`` is ignored. A symbol
+    in lower case means the tracked symbol with the same letters, otherwise the symbol in capitals.
 
     Args:
-        database: Where to.
-        symbols: What to track.
-        is_careful: Refuse a new symbol that is not spelt as the vendor spells such an instrument, or that differs from
-            a known one in capitals and small letters alone.
+        database: The database to write to.
+        symbols: The symbols to track.
+        is_careful: Whether to reject a new symbol that is not spelt as the vendor spells such an instrument, or that
+            differs from a known one only in upper and lower case.
 
     Raises:
         ConfigurationError: A crypto symbol is not a pair, or a name is not one line of plain text.
         AnotherInstrumentError: Bars of a symbol are stored with another asset class.
         DoubtfulSymbolError: A new symbol is probably a mistake.
-        UnknownSeriesError: Small letters fit several tracked symbols.
+        UnknownSeriesError: A symbol in lower case matches several tracked symbols.
     """
     wanted = list(symbols)
-    for one in wanted:
-        if one.name is not None:
-            check_name(one.symbol, one.name)
+    for symbol in wanted:
+        if symbol.name is not None:
+            check_name(symbol.symbol, symbol.name)
 
-    def write(connection: Session) -> list[tuple[TrackedSymbol, Outcome]]:
-        # Their order is the order of the series, so rows cannot be locked in one order by all: two would deadlock.
-        lock(connection, SYMBOLS)
-        known = _spellings(connection, [one.symbol for one in wanted])
-        # Two texts may mean one symbol: nflx, NFLX.
-        named = {one.symbol: one for one in (_named(one, known, is_careful=is_careful) for one in wanted)}
-        stored = dict(fetch(connection, _LOCK_WITH_BARS, [list(named)], row=_class_of))
+    def write(session: Session) -> list[tuple[TrackedSymbol, Outcome]]:
+        # One lock for the whole list: the rows are written in the order of ``symbols``, which is that of the series,
+        # so two transactions that lock row by row could deadlock.
+        lock(session, SYMBOLS)
+        known = _spellings(session, [symbol.symbol for symbol in wanted])
+        # Two spellings may mean one symbol: nflx, NFLX.
+        resolved = [_resolve_symbol(symbol, known, is_careful=is_careful) for symbol in wanted]
+        named = {symbol.symbol: symbol for symbol in resolved}
+        stored = dict(fetch(session, _LOCK_WITH_BARS, [list(named)], row=_class_of))
         outcomes = {}
-        for one in named.values():
-            stored_as = stored.get(one.symbol)
-            if stored_as is not None and one.asset_class not in (None, stored_as):
+        for symbol in named.values():
+            stored_as = stored.get(symbol.symbol)
+            if stored_as is not None and symbol.asset_class not in (None, stored_as):
                 message = (
-                    f"bars of {one.symbol} are stored as {stored_as}, not {one.asset_class}: its history would mix"
+                    f"bars of {symbol.symbol} are stored as {stored_as}, not {symbol.asset_class}: its history would mix"
                     " two instruments; nothing was added"
                 )
-                raise AnotherInstrumentError(message, symbol=one.symbol)
-            outcomes[one.symbol] = _upsert(connection, one)
-        found = {one.symbol: one for one in fetch(connection, _NAMED, [list(named)], row=_symbol_of)}
+                raise AnotherInstrumentError(message, symbol=symbol.symbol)
+            outcomes[symbol.symbol] = _upsert(session, symbol)
+        found = {tracked.symbol: tracked for tracked in fetch(session, _NAMED, [list(named)], row=_symbol_of)}
         return [(found[name], outcome) for name, outcome in outcomes.items()]
 
     return database.transaction(write)
 
 
 def add_universe(database: Database) -> None:
-    """Track the packaged universe as presets, when no symbol was ever tracked.
+    """Track the packaged universe as presets, unless a symbol was ever tracked.
 
-    A preset is tracked like every other symbol, but the matrix leaves it out until one of its series was scanned.
+    A preset is tracked like every other symbol, but the matrix leaves it out until one of its series is scanned.
     """
 
-    def write(connection: Session) -> None:
-        lock(connection, SYMBOLS)
-        if fetch(connection, _IS_EVER_TRACKED, row=bool) == [False]:
-            for one in packaged_universe():
-                _upsert(connection, one)
-            connection.execute(_MAKE_PRESETS)
+    def write(session: Session) -> None:
+        lock(session, SYMBOLS)
+        if fetch(session, _IS_EVER_TRACKED, row=bool) == [False]:
+            for preset in packaged_universe():
+                _upsert(session, preset)
+            session.execute(_MAKE_PRESETS)
 
     database.transaction(write)
 
 
 def list_presets(database: Database) -> frozenset[str]:
-    """The symbols that came with the package and that were never added, nor their timeframes set."""
+    """List the symbols of the package that were neither added since, nor had their timeframes set."""
     return frozenset(database.fetch(_PRESETS, row=str))
 
 
 def unused_presets(database: Database) -> frozenset[str]:
-    """The presets (:func:`list_presets`) of which nothing was ever fetched, whether it failed or not, nor scanned.
+    """List the presets (:func:`list_presets`) that were never requested, not even without success, and never scanned.
 
-    Monitoring and hints leave them out: without a request nothing of them can be late or missing. What the daily run
-    fetches is monitored from its first request on.
+    Monitoring and hints leave these presets out: without a request, no bar of them can be late or missing. A preset
+    that the daily run fetches is monitored from its first request on.
     """
     return frozenset(database.fetch(_UNUSED_PRESETS, row=str))
 
 
-def _spellings(connection: Session, symbols: Collection[str]) -> list[str]:
-    """The tracked symbols that have the letters of ``symbols``, capitals or not."""
-    return fetch(connection, _SPELLINGS, [list(symbols)], row=str)
+def _spellings(session: Session, symbols: Collection[str]) -> list[str]:
+    """Read the tracked symbols that equal one of ``symbols``, upper or lower case aside."""
+    return fetch(session, _SPELLINGS, [list(symbols)], row=str)
 
 
-def _named(
+def _resolve_symbol(
     wanted: WantedSymbol | TrackedSymbol, known: Collection[str], *, is_careful: bool
 ) -> WantedSymbol | TrackedSymbol:
-    """``wanted`` with the symbol that its text means, known or new."""
+    """Return ``wanted`` with the symbol that its text means, known or new."""
     match = match_symbol(wanted.symbol, known)
     if match.symbol is not None:
         named = replace(wanted, symbol=match.symbol)
@@ -373,27 +382,27 @@ def _named(
         if is_careful and (question := question_spelling(named.symbol, named.asset_class)):
             raise DoubtfulSymbolError(wanted.symbol, question)
     if named.asset_class is not None:
-        vendor_ticker(named.symbol, named.asset_class)  # refuses a crypto symbol that is not a pair
+        vendor_ticker(named.symbol, named.asset_class)  # raises for a crypto symbol that is not a pair
     return named
 
 
 def _question_capitals(symbol: str, similar: Sequence[str]) -> str:
-    """Say that ``symbol``, which is new, differs from the known ``similar`` in capitals and small letters alone."""
+    """Return the question whether the new ``symbol`` means one of ``similar``, known symbols that differ only in case."""
     names = " and ".join(similar)
     return (
-        f"{symbol} differs from {names} in capitals and small letters alone, which tell securities apart: do you mean"
+        f"{symbol} differs from {names} only in upper and lower case, which distinguishes securities: do you mean"
         f" {similar[0]}?"
     )
 
 
-def _upsert(connection: Session, wanted: WantedSymbol | TrackedSymbol) -> Outcome:
+def _upsert(session: Session, wanted: WantedSymbol | TrackedSymbol) -> Outcome:
     is_new = fetch_one(
-        connection,
+        session,
         _UPSERT,
         {
             "symbol": wanted.symbol,
             "asset_class": wanted.asset_class,
-            "guess": inferred_asset_class(wanted.symbol),
+            "guess": infer_asset_class(wanted.symbol),
             "name": wanted.name,
             "timeframes": None if wanted.timeframes is None else list(wanted.timeframes),
             "default": list(DEFAULT_TIMEFRAMES),
@@ -406,16 +415,16 @@ def _upsert(connection: Session, wanted: WantedSymbol | TrackedSymbol) -> Outcom
 
 
 def set_timeframes(database: Database, symbol: str, timeframes: Sequence[Timeframe]) -> TrackedSymbol:
-    """Collect ``symbol`` in ``timeframes`` from now on; returns it. Bars of a timeframe that is left out stay.
+    """Collect ``symbol`` in ``timeframes`` from now on, and return it. Bars of a timeframe that is left out stay.
 
     Raises:
-        UnknownSeriesError: The symbol is not tracked, or small letters fit several.
+        UnknownSeriesError: The symbol is not tracked, or in lower case and matches several.
     """
 
-    def work(connection: Session) -> TrackedSymbol:
-        name = choose_symbol(symbol, _spellings(connection, [symbol]))
+    def work(session: Session) -> TrackedSymbol:
+        name = choose_symbol(symbol, _spellings(session, [symbol]))
         values = [[timeframe.value for timeframe in timeframes], name]
-        tracked = fetch_one(connection, _SET_TIMEFRAMES, values, row=_symbol_of)
+        tracked = fetch_one(session, _SET_TIMEFRAMES, values, row=_symbol_of)
         if tracked is None:
             raise not_tracked(symbol)
         return tracked
@@ -424,37 +433,37 @@ def set_timeframes(database: Database, symbol: str, timeframes: Sequence[Timefra
 
 
 def deactivate(database: Database, *symbols: str) -> list[TrackedSymbol]:
-    """Stop collecting ``symbols``, all or none of them; returns them. Their bars stay.
+    """Stop collecting ``symbols``, all or none of them, and return them. Their bars stay.
 
     Raises:
-        UnknownSeriesError: A symbol is not tracked, or small letters fit several.
+        UnknownSeriesError: A symbol is not tracked, or in lower case and matches several.
     """
 
-    def work(connection: Session) -> list[TrackedSymbol]:
-        lock(connection, SYMBOLS)
-        known = _spellings(connection, symbols)
+    def work(session: Session) -> list[TrackedSymbol]:
+        lock(session, SYMBOLS)
+        known = _spellings(session, symbols)
         names = list(dict.fromkeys(choose_symbol(symbol, known) for symbol in sorted(symbols)))
-        found = {one.symbol: one for one in fetch(connection, _DEACTIVATE, [names], row=_symbol_of)}
-        return [found[name] for name in dict.fromkeys(choose_symbol(one, known) for one in symbols)]
+        found = {tracked.symbol: tracked for tracked in fetch(session, _DEACTIVATE, [names], row=_symbol_of)}
+        return [found[name] for name in dict.fromkeys(choose_symbol(symbol, known) for symbol in symbols)]
 
     return database.transaction(work)
 
 
 def deactivate_all(database: Database) -> int:
-    """Stop collecting every symbol; returns how many were collected. Their bars stay."""
+    """Stop collecting every symbol, and return how many were collected. Their bars stay."""
 
-    def work(connection: Session) -> int:
-        lock(connection, SYMBOLS)
-        return connection.execute(_DEACTIVATE_ALL).rowcount
+    def work(session: Session) -> int:
+        lock(session, SYMBOLS)
+        return session.execute(_DEACTIVATE_ALL).rowcount
 
     return database.transaction(work)
 
 
 def choose_symbol(text: str, known: Iterable[str]) -> str:
-    """The symbol of ``known`` that ``text`` means (:func:`~marketdata_assets.domain.spelling.match_symbol`).
+    """Return the symbol of ``known`` that ``text`` means (:func:`~marketdata_assets.domain.spelling.match_symbol`).
 
     Raises:
-        UnknownSeriesError: There is none, or small letters fit several.
+        UnknownSeriesError: No symbol matches, or ``text`` is in lower case and matches several.
     """
     match = match_symbol(text, known)
     if match.symbol is None:
@@ -463,15 +472,15 @@ def choose_symbol(text: str, known: Iterable[str]) -> str:
 
 
 def not_tracked(symbol: str, similar: Sequence[str] = ()) -> UnknownSeriesError:
-    """The error for a symbol that ``tracked_symbols`` does not have; ``similar`` differ in capitals from it."""
+    """Return the error for a symbol that is not tracked; ``similar`` are tracked symbols that differ only in case."""
     if similar and is_lower(symbol):
         return UnknownSeriesError(
-            f"{symbol} may be {' or '.join(similar)}: write it with the capitals and small letters of the vendor"
+            f"{symbol} may be {' or '.join(similar)}: write it in the vendor's upper and lower case"
         )
     if similar:
         return UnknownSeriesError(
-            f"{symbol} is not tracked, but {' and '.join(similar)} {'is' if len(similar) == 1 else 'are'}: capitals and"
-            f" small letters tell securities apart; write {similar[0]}, or add {symbol} with `marketdata symbols add"
+            f"{symbol} is not tracked, but {' and '.join(similar)} {'is' if len(similar) == 1 else 'are'}: upper and"
+            f" lower case distinguish securities; write {similar[0]}, or add {symbol} with `marketdata symbols add"
             f" {symbol} --yes`"
         )
     return UnknownSeriesError(
@@ -481,35 +490,38 @@ def not_tracked(symbol: str, similar: Sequence[str] = ()) -> UnknownSeriesError:
 
 
 def packaged_universe() -> list[TrackedSymbol]:
-    """The universe that comes with the package: 20 US stocks, 20 ETFs, 22 crypto pairs."""
+    """Return the universe that comes with the package: 20 US stocks, 20 ETFs, 22 crypto pairs."""
     return read_universe(
         files("marketdata_assets").joinpath("universe.csv").read_text("utf-8"), "universe.csv"
     )
 
 
 def read_universe(text: str, source: str) -> list[TrackedSymbol]:
-    """The symbols of :func:`read_lines`."""
+    """Read the symbols of :func:`read_lines`, without the line numbers."""
     return [symbol for _, symbol in read_lines(text, source)]
 
 
 def read_lines(text: str, source: str) -> list[tuple[int, TrackedSymbol]]:
-    """Symbols from CSV, each with the line on which it ends.
+    """Read symbols from CSV, each with the number of the line on which its row ends.
 
-    The columns are ``symbol, asset_class`` and, optionally, ``name, timeframes``; timeframes are apart by spaces or
-    commas. Raises :class:`ConfigurationError` naming ``source``, the line and the column.
+    The columns are ``symbol, asset_class`` and, optionally, ``name, timeframes``; timeframes are separated by spaces or
+    commas.
+
+    Raises:
+        ConfigurationError: A row is not valid; the message names ``source``, the line and the column.
     """
-    # By StringIO: str.splitlines would end a line within a quoted name.
+    # StringIO, because str.splitlines would end a line within a quoted name.
     reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
     found: dict[str, tuple[int, TrackedSymbol]] = {}
     try:
         headings = _headings(reader.fieldnames or (), source)
         for row in reader:
-            place = f"{source}, line {reader.line_num}"
-            symbol = _listed_symbol(row, headings, place)
+            where = f"{source}, line {reader.line_num}"
+            symbol = _parse_row(row, headings, where)
             key = capitalise(symbol.symbol)
             if key in found:
                 message = (
-                    f"{place}, {headings['symbol']}: {key} is there twice, first on line {found[key][0]};"
+                    f"{where}, {headings['symbol']}: {key} appears twice, first on line {found[key][0]};"
                     " nothing was imported"
                 )
                 raise ConfigurationError(message)
@@ -524,15 +536,15 @@ _COLUMNS: Final = ("symbol", "asset_class", "name", "timeframes")
 
 
 def _headings(names: Sequence[str], source: str) -> dict[str, str]:
-    """What errors call each column of a file with the heading ``names``: its number and its name."""
+    """Return the words by which errors name each column of a file with the heading ``names``: its number and name."""
     headings = {name: f"column {number} ({name})" for number, name in enumerate(names, start=1)}
     wanted = ",".join(_COLUMNS)
     if {"symbol", "asset_class"} <= headings.keys():
         return headings
     missing = next(name for name in _COLUMNS if name not in headings)
-    separator = next((one for one in ";\t|" if any(one in name for name in names)), None)
+    separator = next((character for character in ";\t|" if any(character in name for name in names)), None)
     if separator is not None:
-        what = f"its columns are apart by {separator!r}: write commas between them"
+        what = f"its columns are separated by {separator!r}: write commas between them"
     elif not names:
         what = "it is empty"
     elif len(headings) < len(names):
@@ -548,10 +560,10 @@ def _headings(names: Sequence[str], source: str) -> dict[str, str]:
     raise ConfigurationError(message)
 
 
-def _listed_symbol(
-    row: Mapping[str | None, str | list[str] | None], headings: Mapping[str, str], place: str
+def _parse_row(
+    row: Mapping[str | None, str | list[str] | None], headings: Mapping[str, str], where: str
 ) -> TrackedSymbol:
-    """The symbol of a row. Raises :class:`ConfigurationError` with ``place`` and the column that is wrong."""
+    """Parse the symbol of a row; raise :class:`ConfigurationError` with ``where`` and the column that is wrong."""
 
     def cell(name: str) -> str:
         value = row.get(name)
@@ -564,13 +576,13 @@ def _listed_symbol(
                 f"the heading has {len(headings)} columns: put quotes around a text with a comma,"
                 ' as in "1h,1d"'
             )
-            raise ConfigurationError(message)  # noqa: TRY301 - reported with the place, below
+            raise ConfigurationError(message)  # noqa: TRY301 - reported with the line, below
         column = headings["symbol"]
         symbol = parse_symbol(cell("symbol"))
         column = headings["asset_class"]
         asset_class = parse_asset_class(cell("asset_class"))
         column = headings["symbol"]
-        vendor_ticker(symbol, asset_class)  # refuses a crypto symbol that is not a pair
+        vendor_ticker(symbol, asset_class)  # raises for a crypto symbol that is not a pair
         column = headings.get("name", "")
         name = cell("name") or None
         if name is not None:
@@ -578,13 +590,13 @@ def _listed_symbol(
         column = headings.get("timeframes", "")
         timeframes = parse_timeframes(given) if (given := cell("timeframes")) else DEFAULT_TIMEFRAMES
     except ConfigurationError as error:
-        message = f"{place}, {column}: {error}; nothing was imported"
+        message = f"{where}, {column}: {error}; nothing was imported"
         raise ConfigurationError(message) from None
     return TrackedSymbol(symbol, asset_class, name, timeframes)
 
 
 def parse_asset_class(text: str) -> AssetClass:
-    """The asset class named ``text``; raises :class:`ConfigurationError` naming the four that exist."""
+    """Return the asset class named ``text``; raise :class:`ConfigurationError` with the existing ones for another name."""
     try:
         return AssetClass(text.strip().lower())
     except ValueError:

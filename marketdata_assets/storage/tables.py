@@ -1,6 +1,6 @@
-"""The tables that frames are merged into, and the exact schema of each.
+"""The tables into which frames are written, and the exact schema of each.
 
-Binary COPY is type-blind: a frame is cast to its table's schema before a byte is sent.
+Binary COPY checks no types: a frame is cast to its table's schema before a byte is sent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _POSTGRES_TYPES: Final[dict[pl.DataType, str]] = {
 
 
 class FrameError(MarketDataError):
-    """A frame does not fit the table that it was meant for."""
+    """A frame does not fit its table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,12 @@ class Table:
 
     Attributes:
         name: The table's name in schema ``public``.
-        schema: Columns that frames carry, in the order in which they are sent.
-        descriptions: What each column holds, with units, for people.
+        schema: The columns of a frame for the table, in the order in which they are sent.
+        descriptions: A description of each column, with units, for people.
         revisions: The table that keeps the old values of a changed row, or None.
-        weight: A column that never falls: a row with less of it than the stored one changes nothing.
-        nullable: Columns that may be null; None for all outside the key.
-        kept: Columns that Postgres fills by itself, with their type and what they hold.
+        weight: A column that never decreases: a row with a smaller value than the stored one changes nothing.
+        nullable: The columns that may be null; None for all outside the key.
+        kept: The columns that Postgres fills by itself, with their type and description.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns that frames carry."""
+        """The names of the columns of a frame for the table."""
         return self.schema.names()
 
     @property
@@ -70,19 +70,19 @@ class Table:
         return [name for name in self.columns if name in KEY or name not in (self.nullable or self.values)]
 
     def column_types(self) -> list[tuple[str, str]]:
-        """Each column with its Postgres type."""
+        """Return each column with its Postgres type."""
         return [(name, _POSTGRES_TYPES[dtype]) for name, dtype in self.schema.items()]
 
     def conform(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """``frame`` in the table's exact schema, sorted by key.
+        """Return ``frame`` in the table's exact schema, sorted by key.
 
         Raises:
-            FrameError: A column is missing or of a kind that does not cast without loss, a key is null, or
+            FrameError: A column is missing or of a type that does not cast without loss, a key is null, or
                 two rows share a key.
         """
         missing = [name for name in self.columns if name not in frame.columns]
         if missing:
-            message = f"a frame for {self.name} lacks {', '.join(missing)}: nothing of it was written"
+            message = f"a frame for {self.name} lacks {', '.join(missing)}: nothing was written"
             raise FrameError(message)
         unfit = [
             f"{name} is {frame.schema[name]}, not {dtype}"
@@ -92,30 +92,28 @@ class Table:
         if unfit:
             message = (
                 f"a frame for {self.name} does not cast to the table's types ({'; '.join(unfit)}):"
-                " nothing of it was written"
+                " nothing was written"
             )
             raise FrameError(message)
         try:
             conformed = frame.select(self.columns).cast(self.schema, strict=True)
         except pl.exceptions.PolarsError as error:
             reason = str(error).splitlines()[0]
-            message = f"a frame for {self.name} does not cast to the table's types ({reason}): nothing of it was written"
+            message = (
+                f"a frame for {self.name} does not cast to the table's types ({reason}): nothing was written"
+            )
             raise FrameError(message) from error
         if conformed.select(pl.any_horizontal(pl.col(KEY).is_null().any())).item():
-            message = (
-                f"a frame for {self.name} has a null in its key ({', '.join(KEY)}): nothing of it was written"
-            )
+            message = f"a frame for {self.name} has a null in its key ({', '.join(KEY)}): nothing was written"
             raise FrameError(message)
         conformed = conformed.sort(KEY)
         if conformed.height > 1 and conformed.select(_repeats_previous_key()).item():
-            message = (
-                f"a frame for {self.name} has two rows for one ({', '.join(KEY)}): nothing of it was written"
-            )
+            message = f"a frame for {self.name} has two rows for one ({', '.join(KEY)}): nothing was written"
             raise FrameError(message)
         return conformed
 
     def selection(self, columns: Sequence[str] | None) -> list[str]:
-        """``columns`` in the given order, or all; raises :class:`FrameError` naming one that does not exist."""
+        """Return ``columns`` in the given order, or all; raise :class:`FrameError` for a column that does not exist."""
         unknown = [name for name in columns or () if name not in self.schema]
         if unknown:
             message = f"{self.name} has no column {unknown[0]!r}: it has {', '.join(self.columns)}"
@@ -124,8 +122,8 @@ class Table:
 
 
 def _casts_without_loss(given: pl.DataType, wanted: pl.DataType) -> bool:
-    # Polars' strict cast refuses values that do not fit, but reads 1.5 as 1, a number as a time and a naive
-    # time as UTC.
+    # Polars' strict cast raises for values that do not fit, but turns 1.5 into 1, a number into a time, and a
+    # naive time into one in UTC.
     if given == pl.Null:
         return True
     if wanted.is_float():
@@ -155,18 +153,18 @@ OHLCV: Final = Table(
         "volume": "Shares or coins traded; null for an index",
         "vwap": "Volume-weighted mean price; null for an index and without volume",
         "transactions": "Trades; null for an index",
-        "base_bars": "Fetched bars (1m or 1d) that the bar is made of",
+        "base_bars": "Number of base bars (1m or 1d) in the bar",
     },
     revisions="ohlcv_revision",
-    # A bar made of fewer base bars comes of an answer that lost some: the store keeps the fuller one.
+    # A bar of fewer base bars comes from an incomplete answer: the store keeps the more complete bar.
     weight="base_bars",
     nullable=frozenset({"volume", "vwap", "transactions"}),
 )
-"""Bars; what the vendor changes goes to ``ohlcv_revision``."""
+"""The table of bars; the old values of bars that the vendor changes go to ``ohlcv_revision``."""
 
 FEATURES: Final = Table(
     name="features",
-    # Postgres has no integer of one byte.
+    # Postgres does not have an integer of one byte.
     schema=pl.Schema({**FEATURES_SCHEMA, "trend": pl.Int16()}),
     descriptions={
         **{name: OHLCV.descriptions[name] for name in KEY},
@@ -182,23 +180,23 @@ FEATURES: Final = Table(
         "macd": "Exponential mean of 12 bars less that of 26",
         "macd_signal": "Exponential mean of macd over 9 bars",
         "adx_14": "Wilder's average directional index over 14 bars, 0 to 100",
-        "bb_upper_20": "sma_20 and two standard deviations",
+        "bb_upper_20": "sma_20 plus two standard deviations",
         "bb_lower_20": "sma_20 less two standard deviations",
         "slope_14": "Least-squares slope of the close over 14 bars, currency per bar",
-        "volatility_20": "Standard deviation of 20 log returns, annualised; intraday without the night",
+        "volatility_20": "Standard deviation of 20 log returns, annualised; intraday without overnight moves",
         "parkinson_20": "Parkinson's volatility of 20 bars, annualised",
         "garman_klass_20": "Garman and Klass's volatility of 20 bars, annualised",
         "rogers_satchell_20": "Rogers and Satchell's volatility of 20 bars, annualised",
-        "yang_zhang_20": "Yang and Zhang's volatility of 20 bars, annualised; intraday without the night",
+        "yang_zhang_20": "Yang and Zhang's volatility of 20 bars, annualised; intraday without overnight moves",
         "vwap_session": "Volume-weighted mean price since the session's first bar",
         "dollar_volume": "Close times volume, in currency",
-        "relative_volume_20": "Volume over the mean of the 20 days before, at the same time of day",
+        "relative_volume_20": "Volume over the mean of the 20 sessions before, at the same time of day",
         "trend": "1 up, -1 down, 0 neither: close against ema_20, and the sign of ema_spread_12_26",
-        "gap_in_window": "Lost bars lie among those that some column looks back over",
+        "gap_in_window": "Bars are lost in the look-back of some column",
     },
     kept={"computed_at": ("timestamptz", "When the row was last computed")},
 )
-"""Features, on split-adjusted prices; docs/features.md defines them."""
+"""The table of features, on split-adjusted prices; docs/features.md defines them."""
 
 TABLES: Final = {table.name: table for table in (OHLCV, FEATURES)}
-"""Tables by the name of the asset that owns them."""
+"""The tables by the name of the asset that owns each."""

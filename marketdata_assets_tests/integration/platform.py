@@ -29,7 +29,7 @@ from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.jobs import BARS_JOB
 from marketdata_assets.domain.partitions import Rectangle
 from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.tickers import inferred_asset_class
+from marketdata_assets.domain.tickers import infer_asset_class
 from marketdata_assets.storage.actions import store_actions
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
@@ -65,7 +65,7 @@ class Platform:
         add_symbols(
             self.database,
             [
-                TrackedSymbol(symbol, inferred_asset_class(symbol), timeframes=tuple(chosen))
+                TrackedSymbol(symbol, infer_asset_class(symbol), timeframes=tuple(chosen))
                 for symbol, chosen in timeframes.items()
             ],
         )

@@ -249,7 +249,7 @@ def test_a_cursor_leads_nowhere_outside_of_its_range(api: TestClient, database: 
     if kind == "historical":
         requested |= {"adjusted": True, "as_of": None}
     path = f"/api/v1/{kind}/AAPL?timeframe=1m&start=2024-01-02&end=2024-01-02&cursor="
-    question = cursors.question_of(kind, requested)
+    question = cursors.query_fingerprint(kind, requested)
     splits = None
     if kind == "historical":
         ours = cursors.decode(api.get(DAY + "&limit=1").json()["next_cursor"], cursors.SeriesCursor, question)

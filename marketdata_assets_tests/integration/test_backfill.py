@@ -191,17 +191,17 @@ def test_features_are_computed_by_a_command_of_their_own(
     arguments = ("--symbols", "SPY", "--timeframes", "1h", "--start", "2023-07-03", "--end", "2023-07-07")
     backfill(*arguments, "--no-features")
     raw = run("features", "--symbols", "SPY")
-    assert raw.stdout == "features: 0 series computed, 0 rows written, 5 partitions held back\n"
-    assert "the splits of 1 symbol (SPY) were never asked for" in raw.stderr
+    assert raw.stdout == "features: 0 series computed, 0 rows written, 5 partitions blocked\n"
+    assert "the splits of 1 symbol (SPY) were never fetched" in raw.stderr
     requested = run("actions")
-    assert requested.stdout.endswith("features of 1 series are out of date: run `marketdata features`\n")
+    assert requested.stdout.endswith("features of 1 series are stale: run `marketdata features`\n")
     # The one that computes is a process of its own.
     done = run_command(environment, tmp_path, "features", "--symbols", "SPY")
     assert done.returncode == 0, done.stderr
     bars = database.read_frame("select count(*) as n from ohlcv").item()
-    assert done.stdout == f"features: 1 series computed, {bars} rows written, 0 partitions held back\n"
+    assert done.stdout == f"features: 1 series computed, {bars} rows written, 0 partitions blocked\n"
     again = run("features")
-    assert again.stdout == "features: 0 series computed, 0 rows written, 0 partitions held back\n"
+    assert again.stdout == "features: 0 series computed, 0 rows written, 0 partitions blocked\n"
     wrong = run("features", "--days", "3")
     assert wrong.returncode == 2
     assert "--force" in wrong.stderr

@@ -75,13 +75,13 @@ def run(
 
 
 @pytest.fixture
-def here(
+def run_marketdata(
     database_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Run:
     """As ``run``, through the console script's function in this process: ends before Dagster starts."""
     monkeypatch.chdir(tmp_path)
 
-    def here(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run_marketdata(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["marketdata", *arguments])
             for name, value in {"DATABASE_URL": database_url, "POLYGON_API_KEY": KEY, **variables}.items():
@@ -91,7 +91,7 @@ def here(
         out, err = capfd.readouterr()
         return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out, err)
 
-    return here
+    return run_marketdata
 
 
 def one_line(done: subprocess.CompletedProcess[str], code: int, *said: str) -> None:
@@ -117,11 +117,11 @@ def commands() -> list[list[str]]:
     return found
 
 
-def test_every_command_explains_itself_with_an_example(here: Run) -> None:
+def test_every_command_explains_itself_with_an_example(run_marketdata: Run) -> None:
     listed = commands()
     assert ["symbols", "add"] in listed
     for path in listed:
-        done = here(*path, "--help")
+        done = run_marketdata(*path, "--help")
         assert done.returncode == 0, path
         assert "Usage: marketdata" in done.stdout
         assert "\x1b" not in done.stdout
@@ -129,7 +129,7 @@ def test_every_command_explains_itself_with_an_example(here: Run) -> None:
         assert "marketdata" in done.stdout.partition("Example:")[2], path
 
 
-def test_wrong_arguments_are_one_line_and_leave_nothing(here: Run, database: Database) -> None:
+def test_wrong_arguments_are_one_line_and_leave_nothing(run_marketdata: Run, database: Database) -> None:
     cases: list[tuple[tuple[str, ...], dict[str, str], tuple[str, ...]]] = [
         (("--symbols", "ZZZZ"), {}, ("ZZZZ is not tracked", "marketdata symbols add ZZZZ")),
         (("--symbols", "AAPL", "--timeframes", "7m"), {}, ("unknown timeframe '7m'", "1m, 5m")),
@@ -145,7 +145,7 @@ def test_wrong_arguments_are_one_line_and_leave_nothing(here: Run, database: Dat
         (WEEK, {"MARKETDATA_START": "soon"}, ("MARKETDATA_START is wrong",)),
     ]
     for arguments, variables, said in cases:
-        done = here("backfill", *arguments, **variables)
+        done = run_marketdata("backfill", *arguments, **variables)
         one_line(done, 2, *said)
         assert "hunter2" not in done.stderr
     for table in ("ohlcv", "coverage", "fetch_log", "backfill_history"):
@@ -153,21 +153,24 @@ def test_wrong_arguments_are_one_line_and_leave_nothing(here: Run, database: Dat
 
 
 @pytest.mark.parametrize("command", ["backfill", "gaps", "features"])
-def test_nothing_to_do_is_a_usage_error(here: Run, database: Database, command: str) -> None:
+def test_nothing_to_do_is_a_usage_error(run_marketdata: Run, database: Database, command: str) -> None:
     one_line(
-        here(command, "--timeframes", "5m"), 2, "no symbol is tracked in these timeframes", "symbols list"
+        run_marketdata(command, "--timeframes", "5m"),
+        2,
+        "no symbol is tracked in these timeframes",
+        "symbols list",
     )
     assert database.read_frame("select count(*) as n from backfill_history").item() == 0
 
 
-def test_days_that_are_no_number_are_a_usage_error(here: Run) -> None:
-    one_line(here("backfill", "--days", "many"), 2, "--days", "integer", "--help")
-    one_line(here("backfill", "--dayz", "3"), 2, "--dayz", "--help")
-    one_line(here("backfil"), 2, "backfil", "--help")
+def test_days_that_are_no_number_are_a_usage_error(run_marketdata: Run) -> None:
+    one_line(run_marketdata("backfill", "--days", "many"), 2, "--days", "integer", "--help")
+    one_line(run_marketdata("backfill", "--dayz", "3"), 2, "--dayz", "--help")
+    one_line(run_marketdata("backfil"), 2, "backfil", "--help")
 
 
-def test_no_command_shows_the_help(here: Run) -> None:
-    done = here()
+def test_no_command_shows_the_help(run_marketdata: Run) -> None:
+    done = run_marketdata()
     assert done.returncode == 2
     assert "Usage: marketdata" in done.stdout
     assert done.stderr == ""
@@ -272,9 +275,9 @@ def test_a_backfill_in_a_pipe_is_plain_and_its_json_parses(
     assert database.read_frame("select count(*) as n from ohlcv").item() == 2
 
 
-def test_the_life_of_a_tracked_symbol(here: Run, tmp_path: Path, database: Database) -> None:
+def test_the_life_of_a_tracked_symbol(run_marketdata: Run, tmp_path: Path, database: Database) -> None:
     def tracked(*options: str) -> dict[str, list[str]]:
-        done = here("symbols", "list", "--json", *options)
+        done = run_marketdata("symbols", "list", "--json", *options)
         assert done.returncode == 0, done.stderr
         return {one["symbol"]: one["timeframes"] for one in json.loads(done.stdout)}
 
@@ -282,12 +285,12 @@ def test_the_life_of_a_tracked_symbol(here: Run, tmp_path: Path, database: Datab
     assert len(universe) == 62
     assert universe["AAPL"] == ["1h", "1d"]
 
-    added = here("symbols", "add", "nflx", "ADA-EUR", "NFLX", "--timeframes", "1d,1m")
+    added = run_marketdata("symbols", "add", "nflx", "ADA-EUR", "NFLX", "--timeframes", "1d,1m")
     assert added.returncode == 0, added.stderr
     assert not {"NFLX", "ADA-EUR"} & set(universe)
     assert added.stdout == "tracked: NFLX (stock)\ntracked: ADA-EUR (crypto)\n"
-    assert here("symbols", "set-timeframes", "AAPL", "1w,5m").stdout == "AAPL: 5m, 1w\n"
-    assert here("symbols", "deactivate", "TSLA").returncode == 0
+    assert run_marketdata("symbols", "set-timeframes", "AAPL", "1w,5m").stdout == "AAPL: 5m, 1w\n"
+    assert run_marketdata("symbols", "deactivate", "TSLA").returncode == 0
     rows = database.read_frame(
         "select symbol, asset_class from tracked_symbols where symbol = any(array['NFLX','ADA-EUR'])"
     )
@@ -296,7 +299,7 @@ def test_the_life_of_a_tracked_symbol(here: Run, tmp_path: Path, database: Datab
     (tmp_path / "more.csv").write_text(
         "symbol,asset_class,name,timeframes\nVIX,index,Volatility,1m 1d\nrio,stock,,\n"
     )
-    imported = here("symbols", "import", "more.csv")
+    imported = run_marketdata("symbols", "import", "more.csv")
     assert imported.stdout == "tracked: VIX (index)\ntracked: RIO (stock)\n", imported.stderr
     now = tracked()
     assert (now["NFLX"], now["AAPL"], now["VIX"], now["RIO"]) == (
@@ -308,21 +311,23 @@ def test_the_life_of_a_tracked_symbol(here: Run, tmp_path: Path, database: Datab
     assert "TSLA" not in now
     assert "TSLA" in tracked("--all")
     for changed, active in (
-        (here("symbols", "deactivate", "RIO", "VIX", "--json"), False),
-        (here("symbols", "add", "RIO", "VIX", "--json"), True),
+        (run_marketdata("symbols", "deactivate", "RIO", "VIX", "--json"), False),
+        (run_marketdata("symbols", "add", "RIO", "VIX", "--json"), True),
     ):
         facts = json.loads(changed.stdout)
         assert [(one["symbol"], one["active"]) for one in facts] == [("RIO", active), ("VIX", active)]
-    (changed,) = json.loads(here("symbols", "set-timeframes", "VIX", "1h", "--json").stdout)
+    (changed,) = json.loads(run_marketdata("symbols", "set-timeframes", "VIX", "1h", "--json").stdout)
     assert (changed["timeframes"], changed["calendar"]) == (["1h"], "XNYS")
-    plain = here("symbols", "list").stdout
+    plain = run_marketdata("symbols", "list").stdout
     assert plain.splitlines()[0] == "symbol\tclass\ttimeframes\tname"
     assert "AAPL\tstock\t5m,1w\t" in plain
     assert "\x1b" not in plain
 
 
-def test_wrong_symbols_are_one_line_and_change_nothing(here: Run, tmp_path: Path, database: Database) -> None:
-    here("symbols", "list")
+def test_wrong_symbols_are_one_line_and_change_nothing(
+    run_marketdata: Run, tmp_path: Path, database: Database
+) -> None:
+    run_marketdata("symbols", "list")
     database.transaction(
         lambda connection: connection.execute("insert into bar_counts values ('MSFT', '1d', 1)")
     )
@@ -371,45 +376,47 @@ def test_wrong_symbols_are_one_line_and_change_nothing(here: Run, tmp_path: Path
         (("deactivate", "SPY", "ZZZZ"), ("ZZZZ is not tracked",)),
     ]
     for arguments, said in cases:
-        one_line(here("symbols", *arguments), 2, *said)
+        one_line(run_marketdata("symbols", *arguments), 2, *said)
     assert database.read_frame("select * from tracked_symbols order by symbol").equals(before)
 
 
-def test_an_empty_universe_takes_what_is_added_as_it_is_written(here: Run, tmp_path: Path) -> None:
-    assert here("symbols", "clear").stdout.startswith("62 no longer collected; their bars stay")
-    empty = here("symbols", "list")
+def test_an_empty_universe_takes_what_is_added_as_it_is_written(run_marketdata: Run, tmp_path: Path) -> None:
+    assert run_marketdata("symbols", "clear").stdout.startswith("62 no longer collected; their bars stay")
+    empty = run_marketdata("symbols", "list")
     assert empty.stdout == "symbol\tclass\ttimeframes\tname\n"
     assert "`marketdata symbols add`" in empty.stderr
-    one_line(here("gaps"), 2, "no symbol is tracked: add one with `marketdata symbols add`")
-    assert here("symbols", "add", "BACpL,BACPL", "nflx").stdout == (
+    one_line(run_marketdata("gaps"), 2, "no symbol is tracked: add one with `marketdata symbols add`")
+    assert run_marketdata("symbols", "add", "BACpL,BACPL", "nflx").stdout == (
         "tracked: BACpL (stock)\ntracked: BACPL (stock)\ntracked: NFLX (stock)\n"
     )
-    assert here("symbols", "add", "BRK-B", "--yes").stdout == "tracked: BRK-B (stock)\n"
-    assert here("symbols", "add", "nflx").stderr == "already tracked so: NFLX\n"
-    one_line(here("symbols", "deactivate", "bacpl"), 2, "bacpl may be BACPL or BACpL")
-    assert here("symbols", "deactivate", "BACpL", "nflx").stdout == (
+    assert run_marketdata("symbols", "add", "BRK-B", "--yes").stdout == "tracked: BRK-B (stock)\n"
+    assert run_marketdata("symbols", "add", "nflx").stderr == "already tracked like this: NFLX\n"
+    one_line(run_marketdata("symbols", "deactivate", "bacpl"), 2, "bacpl may be BACPL or BACpL")
+    assert run_marketdata("symbols", "deactivate", "BACpL", "nflx").stdout == (
         "BACpL: no longer collected\nNFLX: no longer collected\n"
     )
-    assert [one["symbol"] for one in json.loads(here("symbols", "list", "--json").stdout)] == [
+    assert [one["symbol"] for one in json.loads(run_marketdata("symbols", "list", "--json").stdout)] == [
         "BACPL",
         "BRK-B",
     ]
     (tmp_path / "latin.csv").write_bytes(b"symbol,asset_class,name\nRIO,stock,Soci\xe9t\xe9\n")
-    one_line(here("symbols", "import", "latin.csv"), 2, "latin.csv, line 2, byte 15: this is not UTF-8")
+    one_line(
+        run_marketdata("symbols", "import", "latin.csv"), 2, "latin.csv, line 2, byte 15: this is not UTF-8"
+    )
 
 
-def test_adding_a_known_symbol_takes_it_up_as_it_was(here: Run) -> None:
-    assert here("symbols", "set-timeframes", "SPY", "1m,1w").returncode == 0
-    assert here("symbols", "deactivate", "SPY,QQQ", "AAPL").returncode == 0
-    again = here("symbols", "add", "SPY")
+def test_adding_a_known_symbol_takes_it_up_as_it_was(run_marketdata: Run) -> None:
+    assert run_marketdata("symbols", "set-timeframes", "SPY", "1m,1w").returncode == 0
+    assert run_marketdata("symbols", "deactivate", "SPY,QQQ", "AAPL").returncode == 0
+    again = run_marketdata("symbols", "add", "SPY")
     assert (again.returncode, again.stdout) == (0, "tracked: SPY (etf)\n"), again.stderr
-    listed = {one["symbol"]: one for one in json.loads(here("symbols", "list", "--json").stdout)}
+    listed = {one["symbol"]: one for one in json.loads(run_marketdata("symbols", "list", "--json").stdout)}
     assert (listed["SPY"]["asset_class"], listed["SPY"]["timeframes"]) == ("etf", ["1m", "1w"])
     assert listed["BTC-USD"]["vendor_ticker"] == "X:BTCUSD"
 
 
-def test_a_symbol_added_by_hand_needs_no_ticker(here: Run, database: Database) -> None:
-    here("symbols", "list")
+def test_a_symbol_added_by_hand_needs_no_ticker(run_marketdata: Run, database: Database) -> None:
+    run_marketdata("symbols", "list")
     inserted = database.transaction(
         lambda connection: connection.execute(
             "insert into tracked_symbols (symbol, asset_class) values ('VIX', 'index'), ('ADA-USDT', 'crypto')"
@@ -419,24 +426,24 @@ def test_a_symbol_added_by_hand_needs_no_ticker(here: Run, database: Database) -
     assert inserted == [("I:VIX", "XNYS"), ("X:ADAUSDT", "24/7")]
 
 
-def test_a_matrix_nobody_looked_for_says_what_to_run(here: Run, tmp_path: Path) -> None:
-    done = here("matrix")
+def test_a_matrix_nobody_looked_for_says_what_to_run(run_marketdata: Run, tmp_path: Path) -> None:
+    done = run_marketdata("matrix")
     assert (done.returncode, done.stdout) == (0, "")
     (line,) = done.stderr.splitlines()
     assert "run `marketdata gaps`" in line
-    rows = json.loads(here("matrix", "--json", "--symbols", "SPY").stdout)
+    rows = json.loads(run_marketdata("matrix", "--json", "--symbols", "SPY").stdout)
     assert [(row["timeframe"], row["status"], row["as_of"]) for row in rows] == [
         ("1h", "unchecked", None),
         ("1d", "unchecked", None),
     ]
-    assert here("matrix", "--html", "page.html").returncode == 0
+    assert run_marketdata("matrix", "--html", "page.html").returncode == 0
     assert "never scanned" in (tmp_path / "page.html").read_text("utf-8")
 
 
 # slow: a whole pipeline of Dagster
 @pytest.mark.slow
-def test_a_matrix_is_summed_up_anew_and_printed(run: Run, here: Run, database: Database) -> None:
-    here("symbols", "set-timeframes", "SPY", "1d")
+def test_a_matrix_is_summed_up_anew_and_printed(run: Run, run_marketdata: Run, database: Database) -> None:
+    run_marketdata("symbols", "set-timeframes", "SPY", "1d")
     database.transaction(
         lambda connection: connection.execute(
             "insert into completeness_daily values ('SPY', '1d', '2023-07-03', 1, 1, 0, 0, 1, 'whole'),"
@@ -454,28 +461,37 @@ def test_a_matrix_is_summed_up_anew_and_printed(run: Run, here: Run, database: D
         ("SPY", "1d", "0.5"),
     ]
     assert "\x1b" not in done.stdout
-    stored = json.loads(here("matrix", "--symbols", "AAPL,SPY", "--json").stdout)
+    stored = json.loads(run_marketdata("matrix", "--symbols", "AAPL,SPY", "--json").stdout)
     assert [row["missing_bars"] for row in stored] == [0, 0, 1]
     assert [str(row["as_of"]) for row in stored] == [row["as_of"] for row in shown]
     assert database.read_frame("select count(*) as n from completeness_history").item() == 3
     every_run_is_known(database)
 
 
-def test_a_page_of_the_matrix_replaces_the_old_one_or_leaves_it(here: Run, tmp_path: Path) -> None:
+def test_a_page_of_the_matrix_replaces_the_old_one_or_leaves_it(run_marketdata: Run, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("old", encoding="utf-8")
-    done = here("matrix", "--symbols", "SPY", "--html", "page.html")
+    done = run_marketdata("matrix", "--symbols", "SPY", "--html", "page.html")
     assert done.returncode == 0, done.stderr
     assert page.read_text("utf-8").startswith("<!doctype html>")
     assert "AAPL" not in page.read_text("utf-8")
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.iterdir())
-    one_line(here("matrix", "--html", "nowhere/page.html"), 2, "nowhere/page.html", "nowhere is no folder")
     one_line(
-        here("matrix", "--html", "folder"), 2, "folder cannot be written", "no plain file", "give a file"
+        run_marketdata("matrix", "--html", "nowhere/page.html"),
+        2,
+        "nowhere/page.html",
+        "nowhere is not a folder",
     )
-    one_line(here("matrix", "--html", f"{'x' * 300}.html"), 2, "cannot be written")
-    one_line(here("matrix", "--symbols", "ZZZZ"), 2, "ZZZZ is not tracked")
+    one_line(
+        run_marketdata("matrix", "--html", "folder"),
+        2,
+        "folder cannot be written",
+        "not a regular file",
+        "give a file",
+    )
+    one_line(run_marketdata("matrix", "--html", f"{'x' * 300}.html"), 2, "cannot be written")
+    one_line(run_marketdata("matrix", "--symbols", "ZZZZ"), 2, "ZZZZ is not tracked")
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -487,7 +503,7 @@ def test_a_backfill_that_cannot_start_changes_nothing(run: Run, database: Databa
     wider = ("backfill", "--symbols", "AAPL", "--timeframes", "5m", *WEEK)
     one_line(run(*wider, POLYGON_API_KEY=None), 2, "no API key")
     nowhere = tmp_path / "nowhere" / "summary.json"
-    one_line(run(*wider, "--json", str(nowhere)), 2, "--json", "nowhere is no folder")
+    one_line(run(*wider, "--json", str(nowhere)), 2, "--json", "nowhere is not a folder")
     one_line(run(*wider, "--json", "summary.json", POLYGON_API_KEY=None), 2, "no API key")
     assert not (tmp_path / "summary.json").exists()
     assert database.read_frame("select * from tracked_symbols order by symbol").equals(before)

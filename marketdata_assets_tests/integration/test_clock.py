@@ -38,7 +38,7 @@ def move_database_clock(url: str, by: timedelta) -> str:
 
 
 @pytest.fixture
-def here(
+def run_marketdata(
     database_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Run:
     """Runs ``marketdata`` in this process with arguments, on the database of ``url``."""
@@ -47,7 +47,7 @@ def here(
     monkeypatch.setenv("POLYGON_API_KEY", "x")
     monkeypatch.setenv("POLYGON_BASE_URL", "http://127.0.0.1:9")
 
-    def here(*arguments: str, url: str = database_url) -> subprocess.CompletedProcess[str]:
+    def run_marketdata(*arguments: str, url: str = database_url) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", ["marketdata", *arguments])
         monkeypatch.setenv("DATABASE_URL", url)
         with pytest.raises(SystemExit) as ended:
@@ -55,7 +55,7 @@ def here(
         out, err = capfd.readouterr()
         return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out, err)
 
-    return here
+    return run_marketdata
 
 
 WRITING = [
@@ -71,12 +71,12 @@ WRITING = [
 
 @pytest.mark.parametrize("away", [timedelta(days=-365), timedelta(days=3)], ids=str)
 def test_no_command_writes_by_a_clock_that_is_not_the_databases(
-    here: Run, database_url: str, away: timedelta
+    run_marketdata: Run, database_url: str, away: timedelta
 ) -> None:
-    here("symbols", "list")
+    run_marketdata("symbols", "list")
     moved = move_database_clock(database_url, away)
     for command in WRITING:
-        done = here(*command, url=moved)
+        done = run_marketdata(*command, url=moved)
         assert done.returncode == 2, command
         # `features` says before what it looked at.
         assert done.stderr.splitlines()[-1].startswith("marketdata: the clock of this machine says"), command
@@ -92,7 +92,7 @@ def test_no_command_writes_by_a_clock_that_is_not_the_databases(
         ):
             assert connection.execute(f"select count(*) from {table}").fetchone() == (0,), table
     # To look does no harm.
-    assert here("symbols", "list", url=moved).returncode == 0
+    assert run_marketdata("symbols", "list", url=moved).returncode == 0
 
 
 def test_a_run_of_the_daemon_writes_nothing_by_it_either(
@@ -104,15 +104,15 @@ def test_a_run_of_the_daemon_writes_nothing_by_it_either(
 
 
 def test_a_clock_before_the_newest_request_is_refused_until_the_record_is_repaired(
-    here: Run, database: Database
+    run_marketdata: Run, database: Database
 ) -> None:
     spoil(database)
     with pytest.raises(ClockError, match="newest request on record"):
         require_right_clock(database)
-    assert here("prune").returncode == 2
-    assert here("doctor", "--repair").returncode == 0
+    assert run_marketdata("prune").returncode == 2
+    assert run_marketdata("doctor", "--repair").returncode == 0
     require_right_clock(database)
-    assert here("prune", "--dry-run").returncode == 0
+    assert run_marketdata("prune", "--dry-run").returncode == 0
 
 
 SPOILT = (
@@ -181,21 +181,25 @@ def by_table(found: list[dict[str, object]]) -> dict[str, int]:
     return counts
 
 
-def test_the_doctor_lists_what_is_of_the_future_and_removes_it_once(here: Run, database: Database) -> None:
-    clean = here("doctor")
-    assert (clean.returncode, clean.stdout) == (0, "nothing is recorded of days that have not come\n")
+def test_the_doctor_lists_what_is_of_the_future_and_removes_it_once(
+    run_marketdata: Run, database: Database
+) -> None:
+    clean = run_marketdata("doctor")
+    assert (clean.returncode, clean.stdout) == (0, "nothing is recorded for future days\n")
     spoil(database)
     before = totals(database)
-    looked = here("doctor", "--json")
+    looked = run_marketdata("doctor", "--json")
     assert looked.returncode == 1
     assert by_table(json.loads(looked.stdout)) == FOUND
     assert {one["removed"] for one in json.loads(looked.stdout)} == {False}
-    said = here("doctor")
+    said = run_marketdata("doctor")
     assert said.returncode == 1
-    assert "coverage: found 2 series with days that are recorded as answered" in said.stdout.splitlines()
+    assert (
+        "coverage: found 2 series with future days that are recorded as answered" in said.stdout.splitlines()
+    )
     assert said.stdout.splitlines()[-1] == "remove it with: marketdata doctor --repair"
     assert totals(database) == before
-    repaired = here("doctor", "--repair", "--json")
+    repaired = run_marketdata("doctor", "--repair", "--json")
     assert repaired.returncode == 0
     assert by_table(json.loads(repaired.stdout)) == FOUND
     assert {one["removed"] for one in json.loads(repaired.stdout)} == {True}
@@ -211,7 +215,7 @@ def test_the_doctor_lists_what_is_of_the_future_and_removes_it_once(here: Run, d
     kept = database.read_frame("select distinct covered::text as covered from coverage").to_series().to_list()
     assert len(kept) == 1
     assert "2024-01-01" in kept[0]
-    assert here("doctor", "--repair").stdout == "nothing is recorded of days that have not come\n"
+    assert run_marketdata("doctor", "--repair").stdout == "nothing is recorded for future days\n"
 
 
 def test_a_second_removal_finds_nothing(database_url: str) -> None:

@@ -23,7 +23,7 @@ from marketdata_assets.domain.windows import Window
 from marketdata_assets.pipeline.adjusted import symbols_without_splits
 from marketdata_assets.polygon.errors import EntitlementError, VendorFailureError
 from marketdata_assets.simulator import Fault, FaultKind, Split
-from marketdata_assets.storage.actions import ActionCounts, read_splits, store_actions, unchecked
+from marketdata_assets.storage.actions import ActionCounts, find_unfetched, read_splits, store_actions
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols, find_with_splits
 from marketdata_assets_tests.integration.platform import Platform, open_platform, reason_of
 
@@ -129,9 +129,9 @@ def test_stocks_and_etfs_are_asked_about_and_nothing_else(platform: Platform) ->
     request = platform.simulator.requests[0]
     assert request.params["ticker.any_of"] == "AAPL,KO,SPY"
     assert not request.key_in_url
-    assert unchecked(platform.database, ActionKind.SPLITS, ["SPY"]) == []
-    assert unchecked(platform.database, ActionKind.SPLITS, ["BTC-USD"]) == ["BTC-USD"]
-    assert unchecked(platform.database, ActionKind.EARNINGS, ["SPY"]) == ["SPY"]
+    assert find_unfetched(platform.database, ActionKind.SPLITS, ["SPY"]) == []
+    assert find_unfetched(platform.database, ActionKind.SPLITS, ["BTC-USD"]) == ["BTC-USD"]
+    assert find_unfetched(platform.database, ActionKind.EARNINGS, ["SPY"]) == ["SPY"]
 
 
 def test_without_stocks_nothing_is_asked(vendor: Any) -> None:  # noqa: ANN401
@@ -240,8 +240,8 @@ def test_lists_that_the_plan_or_the_vendor_does_not_have_fail_nothing(
         platform.track("AAPL:1d")
         reports = refresh(platform)
         assert {kind for kind, report in reports.items() if report.in_plan} == {ActionKind.SPLITS}
-        assert unchecked(platform.database, ActionKind.SPLITS, ["AAPL"]) == []
-        assert unchecked(platform.database, ActionKind.DIVIDENDS, ["AAPL"]) == ["AAPL"]
+        assert find_unfetched(platform.database, ActionKind.SPLITS, ["AAPL"]) == []
+        assert find_unfetched(platform.database, ActionKind.DIVIDENDS, ["AAPL"]) == ["AAPL"]
 
 
 def test_every_kind_that_failed_is_named_with_its_reason(vendor: Any) -> None:  # noqa: ANN401
@@ -261,7 +261,7 @@ def test_splits_that_contradict_each_other_fail_their_symbol_alone(vendor: Any) 
             refresh(platform)
         assert "KO" not in str(caught.value)
         assert read_splits(platform.database, ["AAPL", "KO"])["symbol"].to_list() == ["KO"]
-        assert unchecked(platform.database, ActionKind.SPLITS, ["AAPL"]) == ["AAPL"]
+        assert find_unfetched(platform.database, ActionKind.SPLITS, ["AAPL"]) == ["AAPL"]
 
 
 def split_frame(*found: tuple[str, date, float, float]) -> pl.DataFrame:

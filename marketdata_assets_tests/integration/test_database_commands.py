@@ -153,9 +153,9 @@ def test_a_dump_that_fails_leaves_no_file_and_no_password(
         dump_database(database_url, tmp_path / "absent" / "a.dump")
     with pytest.raises(UnreachableError, match=r"database .*nowhere.* does not exist"):
         dump_database(urlsplit(database_url)._replace(path="/nowhere").geturl(), tmp_path / "a.dump")
-    with pytest.raises(ConfigurationError, match="is no folder"):
+    with pytest.raises(ConfigurationError, match="is not a folder"):
         run("db", "dump", str(tmp_path / "absent" / "a.dump"))
-    with pytest.raises(ConfigurationError, match="not a file"):
+    with pytest.raises(ConfigurationError, match="not a readable file"):
         restore_database(database_url, tmp_path / "absent.dump")
     assert not list(tmp_path.glob("*dump*"))
     assert not list(tmp_path.glob(".*dump*"))

@@ -272,7 +272,7 @@ def test_a_home_that_cannot_be_written_is_one_line_of_every_command(execute: Any
 def test_a_full_disk_is_one_line_at_every_run_and_all_is_well_with_room(execute: Any, disk: Disk) -> None:  # noqa: ANN401
     assert execute(("backfill",)).returncode == 0
     disk.fill(spare=300_000)
-    hungry = ("--symbols", "AAPL,SPY", "--timeframes", "1m,1d", "--days", "90", "--no-features")
+    hungry = ("--symbols", "AAPL,SPY", "--timeframes", "1m,1d", "--days", "30", "--no-features")
     for _ in range(2):
         assert "make room" in complaint(execute(("backfill",), *hungry))
     for path in commands():

@@ -418,10 +418,8 @@ def test_what_is_held_back_is_not_incomplete(platform: Platform) -> None:
     assert found.passed
     assert found.metadata["partitions_held_back"].value == 1
     partitions = 2 * ((LAST - FIRST).days + 1)
-    assert found.description == f"{partitions - 1} partitions pass, 1 held back."
-    assert "| SPY:1h | 2023-07-05 | held back by no_gaps: unfilled | 1 |" in str(
-        found.metadata["worst"].value
-    )
+    assert found.description == f"{partitions - 1} partitions pass, 1 blocked."
+    assert "| SPY:1h | 2023-07-05 | blocked by no_gaps: unfilled | 1 |" in str(found.metadata["worst"].value)
     series = list(map(Series.parse, KEYS))
     lost = ("SPY", "1h", date(2023, 7, 5), "no_gaps")
     assert blocked_since(platform.database, series, FIRST).rows() == [lost]
@@ -435,7 +433,7 @@ def test_what_is_held_back_is_not_incomplete(platform: Platform) -> None:
     assert blocked_since(platform.database, series, FIRST).rows() == [invalid, lost]
     (line,) = blocked_lines(blocked_since(platform.database, series, FIRST))
     assert line.startswith(
-        "2 days without features, held back: 1 by no_gaps (`marketdata gaps --start 2023-07-05`"
+        "2 days without features, blocked: 1 by no_gaps (`marketdata gaps --start 2023-07-05`"
     )
     assert "; 1 by ohlcv_valid (" in line
 
@@ -446,8 +444,8 @@ def test_what_waits_for_splits_is_not_incomplete(platform: Platform) -> None:
     platform.run_range(FIRST, LAST, *keys)
     found = complete(platform, LAST, LAST, keys)
     assert found.passed
-    assert found.description == "1 partition pass, 1 held back."
-    said = "| AAPL:1d | 2023-07-07 | held back by splits: never asked for | 1 |"
+    assert found.description == "1 partition pass, 1 blocked."
+    said = "| AAPL:1d | 2023-07-07 | blocked by splits: never fetched | 1 |"
     assert said in str(found.metadata["worst"].value)
 
 

@@ -6,17 +6,17 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from marketdata_assets.definitions import build_definitions
-from marketdata_assets.defs.checks.bars import IN_LINE, ON_GRID
+from marketdata_assets.defs.checks.bars import IN_LINE, ON_GRID, judge_bars
 from marketdata_assets.defs.checks.series import FRESH
 from marketdata_assets.defs.checks.verdict import ALONE_DAYS, WORST
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.domain.series import Series
-from marketdata_assets.pipeline import gates
-from marketdata_assets.pipeline.gates import NO_GAPS, VALID, failing_partitions
+from marketdata_assets.pipeline.gates import BARS_AT_ONCE, NO_GAPS, VALID, failing_partitions
 from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets.storage.partition_windows import partition_windows_of
@@ -337,9 +337,7 @@ def test_the_table_ends_after_the_worst(platform: Platform) -> None:
     assert grid["worst"].endswith("\n… and 5 more.")
 
 
-# slow: many runs
-@pytest.mark.slow
-def test_chunks_change_nothing(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_nothing(platform: Platform) -> None:
     keys = ["BTC-USD:1h", "BTC-USD:1d", "AAPL:1h"]
     platform.track(*keys)
     first = date(2023, 6, 1)
@@ -347,14 +345,18 @@ def test_chunks_change_nothing(platform: Platform, monkeypatch: pytest.MonkeyPat
     execute(platform, "update ohlcv set close = 0 where extract(day from time) in (3, 13, 23)")
     execute(platform, "update ohlcv set high = high * 9, close = close * 2 where extract(day from time) = 28")
     windows = partition_windows_of(platform.database, map(Series.parse, keys), first, WEDNESDAY)
-    whole = verdicts(platform.run_range(first, WEDNESDAY, *keys, ask_vendor=False))
-    failing = failing_partitions(platform.database, windows).sort("symbol", "timeframe", "day")
+    now = datetime(2023, 7, 6, tzinfo=UTC)
+    whole, in_parts = (
+        judge_bars(platform.database, windows, (VALID, ON_GRID, IN_LINE), now=now, bars_at_once=bars)
+        for bars in (BARS_AT_ONCE, 60)
+    )
+    assert (in_parts.bars, in_parts.quarantined) == (whole.bars, whole.quarantined)
+    for name, faults in whole.faults.items():
+        assert in_parts.faults[name].sort(pl.all()).equals(faults.sort(pl.all())), name
+    assert {name for name, faults in whole.faults.items() if faults.height} >= {VALID, IN_LINE}
+    failing, again = (
+        failing_partitions(platform.database, windows, bars_at_once=bars).sort("symbol", "timeframe", "day")
+        for bars in (BARS_AT_ONCE, 60)
+    )
     assert failing.height > 8
-    monkeypatch.setattr(gates, "_BARS_AT_ONCE", 60)
-    in_parts = verdicts(platform.run_range(first, WEDNESDAY, *keys, ask_vendor=False))
-    assert {name: one.metadata for name, one in in_parts.items()} == {
-        name: one.metadata for name, one in whole.items()
-    }
-    assert not whole[IN_LINE].passed
-    again = failing_partitions(platform.database, windows).sort("symbol", "timeframe", "day")
     assert again.equals(failing)

@@ -7,9 +7,9 @@ import re
 import subprocess
 import sys
 from contextlib import nullcontext
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from io import BytesIO, StringIO
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
@@ -17,8 +17,9 @@ from dagster import DagsterInstance, instance_for_test
 
 from marketdata_assets import bars as read_bars
 from marketdata_assets.cli import bars as bars_command
-from marketdata_assets.cli import status as status_command
 from marketdata_assets.cli.app import main
+from marketdata_assets.cli.session import open_store
+from marketdata_assets.cli.status import read_report, show_report
 from marketdata_assets.storage.bars import BarBatch, write_batch
 from marketdata_assets.storage.symbols import WantedSymbol, add_symbols, add_universe
 from marketdata_assets_tests.integration.frames import run_of
@@ -30,24 +31,24 @@ if TYPE_CHECKING:
 
     from marketdata_assets.storage.connection import Database
 
-    Here = Callable[..., subprocess.CompletedProcess[bytes]]
+    RunCommand = Callable[..., subprocess.CompletedProcess[bytes]]
 
 NOON = datetime(2024, 7, 3, 12, tzinfo=UTC)
 DAY = ("--start", "2024-01-02", "--end", "2024-01-02")
 
 
 @pytest.fixture
-def here(
+def run_marketdata(
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
     capfdbinary: pytest.CaptureFixture[bytes],
     tmp_path: Path,
-) -> Here:
+) -> RunCommand:
     """Runs ``marketdata`` with arguments through the console script's function, its output as bytes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", database_url)
 
-    def here(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    def run_marketdata(*arguments: str) -> subprocess.CompletedProcess[bytes]:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["marketdata", *arguments])
             with pytest.raises(SystemExit) as ended:
@@ -55,7 +56,7 @@ def here(
         out, err = capfdbinary.readouterr()
         return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out, err)
 
-    return here
+    return run_marketdata
 
 
 @pytest.fixture
@@ -78,26 +79,28 @@ def stored(database: Database) -> None:
 
 
 @pytest.mark.usefixtures("stored")
-def test_bars_are_the_same_in_every_format(here: Here, database_url: str, tmp_path: Path) -> None:
+def test_bars_are_the_same_in_every_format(
+    run_marketdata: RunCommand, database_url: str, tmp_path: Path
+) -> None:
     expected = read_bars("AAPL", "1m", "2024-01-02", "2024-01-02", adjusted=False, database_url=database_url)
     assert expected.height == 30
     requested = ("bars", "AAPL", "1m", "--raw", *DAY)
-    as_parquet = here(*requested, "--format", "parquet")
+    as_parquet = run_marketdata(*requested, "--format", "parquet")
     assert pl.read_parquet(BytesIO(as_parquet.stdout)).equals(expected)
-    as_json = json.loads(here(*requested, "--json").stdout)
+    as_json = json.loads(run_marketdata(*requested, "--json").stdout)
     assert as_json[0]["time"] == "2024-01-02T14:30:00Z"
     assert [row["close"] for row in as_json] == expected["close"].to_list()
     as_csv = pl.read_csv(
-        here(*requested, "--format", "csv").stdout, try_parse_dates=True, schema_overrides=None
+        run_marketdata(*requested, "--format", "csv").stdout, try_parse_dates=True, schema_overrides=None
     )
     assert as_csv["time"].to_list() == expected["time"].to_list()
     assert as_csv.columns == expected.columns
     # A pipe: every bar, a line each.
-    as_lines = here(*requested).stdout.decode()
+    as_lines = run_marketdata(*requested).stdout.decode()
     assert pl.read_csv(StringIO(as_lines), separator="\t")["close"].to_list() == expected["close"].to_list()
     assert "\x1b" not in as_lines
     for name in ("bars.csv", "bars.parquet", "bars.json"):
-        done = here(*requested, "-o", name)
+        done = run_marketdata(*requested, "-o", name)
         assert (done.returncode, done.stdout) == (0, b"")
         assert b"30 bars" in done.stderr
     assert pl.read_parquet(tmp_path / "bars.parquet").equals(expected)
@@ -105,31 +108,34 @@ def test_bars_are_the_same_in_every_format(here: Here, database_url: str, tmp_pa
 
 
 @pytest.mark.usefixtures("stored")
-def test_bars_become_a_picture(here: Here, tmp_path: Path) -> None:
-    done = here("bars", "BTC-USD", "1m", *DAY, "--plot", "btc.png")
+def test_bars_become_a_picture(run_marketdata: RunCommand, tmp_path: Path) -> None:
+    done = run_marketdata("bars", "BTC-USD", "1m", *DAY, "--plot", "btc.png")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "btc.png").read_bytes().startswith(b"\x89PNG")
-    empty = here(
+    empty = run_marketdata(
         "bars", "BTC-USD", "1m", "--start", "2023-01-02", "--end", "2023-01-02", "--plot", "none.png"
     )
     assert empty.returncode == 1
-    assert b"no bar of BTC-USD:1m" in empty.stderr
+    assert b"no bars of BTC-USD:1m" in empty.stderr
     assert not (tmp_path / "none.png").exists()
 
 
 @pytest.mark.usefixtures("stored")
-def test_what_a_range_lacks_is_said_on_standard_error(here: Here) -> None:
+def test_what_a_range_lacks_is_said_on_standard_error(run_marketdata: RunCommand) -> None:
     wanted = ("--start", "2024-01-02", "--end", "2024-01-04")
-    done = here("bars", "AAPL", "1m", "--raw", *wanted)
+    done = run_marketdata("bars", "AAPL", "1m", "--raw", *wanted)
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 1 + 30
     assert done.stderr.decode() == (
         "AAPL:1m: 2 sessions from 2024-01-03 to 2024-01-04 were never fetched: `marketdata backfill --symbols AAPL"
         " --timeframes 1m --start 2024-01-03 --end 2024-01-04`\n"
     )
-    assert here("bars", "AAPL", "1m", "--raw", *DAY).stderr == b""
-    assert len(here("bars", "AAPL", "1m", "--raw", "--regular-hours", *DAY).stdout.splitlines()) == 1 + 30
-    weekend = here("bars", "AAPL", "1m", "--raw", "--start", "2024-01-06", "--end", "2024-01-07")
+    assert run_marketdata("bars", "AAPL", "1m", "--raw", *DAY).stderr == b""
+    assert (
+        len(run_marketdata("bars", "AAPL", "1m", "--raw", "--regular-hours", *DAY).stdout.splitlines())
+        == 1 + 30
+    )
+    weekend = run_marketdata("bars", "AAPL", "1m", "--raw", "--start", "2024-01-06", "--end", "2024-01-07")
     assert b"the market was closed" in weekend.stderr
 
 
@@ -164,30 +170,17 @@ def test_commands_run_in_locales_that_lack_letters(
             assert done.stdout.count("2024-01-02 14:") == 20
 
 
-@pytest.mark.usefixtures("stored")
-def test_the_last_days_are_those_of_the_market(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Evening(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> Self:
-            return cls(2024, 1, 3, 1, tzinfo=tz)  # 20:00 of the second in New York
-
-    monkeypatch.setattr(bars_command, "datetime", Evening)
-    done = here("bars", "AAPL", "1m", "--raw", "--days", "1")
-    assert len(done.stdout.splitlines()) == 1 + 30
-    assert here("bars", "BTC-USD", "1m", "--days", "1").stderr.startswith(
-        b"no bar of BTC-USD:1m from 2024-01-03"
-    )
-
-
-def test_a_new_store_is_made_before_it_is_looked_into(here: Here, database: Database) -> None:
+def test_a_new_store_is_made_before_it_is_looked_into(run_marketdata: RunCommand, database: Database) -> None:
     database.transaction(lambda session: session.execute("drop schema public cascade; create schema public"))
-    done = here("bars", "AAPL", "1d", "--raw")
+    done = run_marketdata("bars", "AAPL", "1d", "--raw")
     assert done.returncode == 0, done.stderr
-    assert b"no bar of AAPL:1d" in done.stderr
+    assert b"no bars of AAPL:1d" in done.stderr
 
 
 @pytest.mark.usefixtures("stored")
-def test_what_cannot_be_shown_is_one_line(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_shown_is_one_line(
+    run_marketdata: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bars_command, "_to_terminal", lambda _: True)
     for arguments, said in (
         (("ZZZZ", "1m"), "ZZZZ is not tracked"),
@@ -197,7 +190,7 @@ def test_what_cannot_be_shown_is_one_line(here: Here, monkeypatch: pytest.Monkey
         (("AAPL", "1m", "--format", "parquet"), "give -o FILE.parquet"),
         (("AAPL", "1m", "--json", "--format", "csv"), "exclude each other"),
         (("AAPL", "1m", "--as-of", "soon"), "--as-of 'soon'"),
-        (("AAPL", "1m", "-o", "nowhere/bars.csv"), "nowhere is no folder"),
+        (("AAPL", "1m", "-o", "nowhere/bars.csv"), "nowhere is not a folder"),
         (("AAPL", "1m", "--raw", "--as-of", "2024-01-02"), "leave one of them out"),
         (("AAPL", "1m", "--start", "2024-01-02T14:30"), "--start 2024-01-02T14:30 has no time zone"),
         (("BTC-USD", "1m", "--regular-hours"), "crypto trades at all hours"),
@@ -207,9 +200,9 @@ def test_what_cannot_be_shown_is_one_line(here: Here, monkeypatch: pytest.Monkey
         (("AAPL", "1m", "--plot", "a.png", "-o", "a.csv"), "run it twice"),
         (("AAPL", "1m", "--plot", "a.png", "--json"), "run it twice"),
         (("AAPL", "1m", "--plot", "a.jpg"), "end the name with .png"),
-        (("AAPL", "1m", "-o", "a.xlsx"), "nothing writes .xlsx"),
+        (("AAPL", "1m", "-o", "a.xlsx"), "unknown format .xlsx"),
     ):
-        done = here("bars", *arguments)
+        done = run_marketdata("bars", *arguments)
         assert done.returncode == 2, (arguments, done.stderr)
         (line,) = done.stderr.decode().splitlines()
         assert said in line
@@ -230,11 +223,20 @@ def test_a_new_store_says_what_to_do_first(tmp_path: Path, database_url: str) ->
 
 @pytest.mark.usefixtures("stored")
 def test_the_status_begins_with_what_needs_attention(
-    here: Here, database: Database, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    instance: DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.url)
     monkeypatch.setattr(DagsterInstance, "get", lambda: nullcontext(instance))
-    look = status_command._look
-    monkeypatch.setattr(status_command, "_look", lambda store, _: look(store, NOON))
+
+    def show_noon(*, as_json: bool = False) -> str:
+        with open_store() as store:
+            report = read_report(store, NOON)
+        show_report(report, as_json=as_json)
+        return capfd.readouterr().out
+
     database.transaction(
         lambda session: session.execute(
             "update tracked_symbols set updated_at = '2023-01-01', active = symbol = 'AAPL'"
@@ -249,20 +251,18 @@ def test_the_status_begins_with_what_needs_attention(
             [NOON - timedelta(minutes=5)] * 2,
         )
     )
-    done = here("status")
-    assert done.returncode == 0, done.stderr
-    shown = done.stdout.decode()
+    shown = show_noon()
     assert "\x1b" not in shown
     headings = [line for line in shown.splitlines() if not line.startswith(" ")]
     assert headings == ["Attention", "Runs", "Freshness", "Vendor", "Tables", "Slow queries", "Disk"]
     attention = [line.strip() for line in shown.partition("Runs\n")[0].splitlines()]
     assert attention[1].startswith("1. the vendor refuses requests: 5 of 5")
     assert attention[3].startswith("2. nothing runs by itself")
-    assert attention[5].startswith("3. minutes of 1 symbol did not come: AAPL:1m from 2023-07-03")
+    assert attention[5].startswith("3. minutes of 1 symbol did not arrive: AAPL:1m from 2023-07-03")
     assert attention[7].startswith("4. 1 series not fresh: AAPL:1m: newest bar 2024-01-02 14:59 UTC")
     assert "today 5 requests, 5 refused with 429, 1 windows failed" in shown
     assert f"{30 + 5:,} rows" in shown
-    facts = json.loads(here("status", "--json").stdout)
+    facts = json.loads(show_noon(as_json=True))
     assert facts["freshness"]["states"] == {"not_asked": 1}
     assert facts["as_of"] == "2024-07-03T12:00:00+00:00"
     database.transaction(
@@ -274,18 +274,21 @@ def test_the_status_begins_with_what_needs_attention(
         )
     )
     database.transaction(lambda session: session.execute("update tracked_symbols set active = true"))
-    each = json.loads(here("status", "--json").stdout)["freshness"]["by_series"]
+    each = json.loads(show_noon(as_json=True))["freshness"]["by_series"]
     assert [(one["symbol"], one["timeframe"]) for one in each] == [("AAPL", "1m"), ("BTC-USD", "1m")]
     assert each[1]["state"] == "not_asked"
     assert each[1]["newest"] == "2024-01-02T14:34:00+00:00"
 
 
 def test_gaps_does_not_list_presets_that_were_never_chosen(
-    here: Here, database: Database, monkeypatch: pytest.MonkeyPatch
+    run_marketdata: RunCommand, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("marketdata_assets.cli.gaps._scan", lambda *_, **__: None)
     add_universe(database)
-    assert b"never asked for" not in here("gaps", *DAY).stderr
-    assert b"2 of 2 series were never asked for" in here("gaps", "--symbols", "SPY", *DAY).stderr
+    assert b"never fetched on these days" not in run_marketdata("gaps", *DAY).stderr
+    assert (
+        b"2 of 2 series were never fetched on these days"
+        in run_marketdata("gaps", "--symbols", "SPY", *DAY).stderr
+    )
     add_symbols(database, [WantedSymbol("AAPL")])
-    assert b"2 of 2 series were never asked for" in here("gaps", *DAY).stderr
+    assert b"2 of 2 series were never fetched on these days" in run_marketdata("gaps", *DAY).stderr

@@ -25,7 +25,6 @@ from marketdata_assets.defs.assets import completeness_matrix as asset_module
 from marketdata_assets.defs.instance.environment import sync_series
 from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.defs.runs.matrix import refresh_matrix
-from marketdata_assets.defs.sensors import matrix as sensors
 from marketdata_assets.defs.sensors.matrix import REPORT_TAG
 from marketdata_assets.domain.completeness import DAILY_COMPLETENESS_SCHEMA
 from marketdata_assets.domain.errors import MarketDataError
@@ -42,7 +41,7 @@ from marketdata_assets.storage.completeness import (
     write_matrix,
 )
 from marketdata_assets.storage.connection import Database
-from marketdata_assets.storage.gaps import list_gaps, lost_gaps, write_gaps
+from marketdata_assets.storage.gaps import list_gaps, list_losses, write_gaps
 from marketdata_assets.storage.merge import merge
 from marketdata_assets.storage.migrations import migrate, sql_folder
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols, deactivate, set_timeframes
@@ -280,23 +279,19 @@ def test_the_largest_lost_gaps_of_what_is_collected(database: Database) -> None:
     gap("SPY:5m", 4, 8, "filled")
     gap("SPY:30m", 1, 7, "open")  # not tracked
     gap("BTC-USD:1d", 1, 4, "open")
-    rows, count = lost_gaps(database, ["SPY", "BTC-USD"], 2)
+    rows, count = list_losses(database, ["SPY", "BTC-USD"], 2)
     assert rows.schema == KNOWN_GAP_SCHEMA
     assert (rows["missing_bars"].to_list(), count) == ([5, 4], 3)
-    assert lost_gaps(database, ["SPY"], 9)[0]["missing_bars"].to_list() == [5, 3]
+    assert list_losses(database, ["SPY"], 9)[0]["missing_bars"].to_list() == [5, 3]
     windows = {Series.parse("SPY:5m"): A_WEEK}
     assert list_gaps(database, windows)["missing_bars"].to_list() == [9, 8, 5, 3]
     assert list_gaps(database, windows, LOSSES)["state"].to_list() == ["unfilled", "open"]
-    none, count = lost_gaps(database, ["QQQ"], 9)
+    none, count = list_losses(database, ["QQQ"], 9)
     assert (none.schema, none.height, count) == (KNOWN_GAP_SCHEMA, 0, 0)
 
 
 @pytest.fixture
 def instance(database_url: str, monkeypatch: pytest.MonkeyPatch) -> DagsterInstance:
-    """Dagster's instance, while the asset believes that today is TODAY."""
-
-    clock = Mock(wraps=datetime, now=lambda zone: datetime(2024, 7, 9, 12, tzinfo=zone))
-    monkeypatch.setattr(asset_module, "datetime", clock)
     monkeypatch.setenv("DATABASE_URL", database_url)
     return DagsterInstance.ephemeral()
 
@@ -307,8 +302,9 @@ def test_the_asset_keeps_a_day_once_and_shows_a_table_and_two_pictures(
     found(database, "SPY:1h", MONDAY, 7, 5)
     found(database, "BTC-USD:1d", MONDAY, 1, 1)
     write_matrix(database, TODAY - timedelta(days=1))
-    refresh_matrix(Runner(build_definitions(), instance))
-    refresh_matrix(Runner(build_definitions(), instance))
+    runner = Runner(build_definitions(clock=lambda: datetime(2024, 7, 9, 12, tzinfo=UTC)), instance)
+    refresh_matrix(runner)
+    refresh_matrix(runner)
     days = database.read_frame("select as_of, count(*) as n from completeness_history group by 1 order by 1")
     assert days.rows() == [(TODAY - timedelta(days=1), 4), (TODAY, 4)]
 
@@ -330,7 +326,9 @@ def test_the_asset_keeps_a_day_once_and_shows_a_table_and_two_pictures(
 
 def test_a_matrix_that_cannot_be_made_says_why(database: Database, instance: DagsterInstance) -> None:
     database.transaction(lambda connection: connection.execute("drop table completeness_history cascade"))
-    with pytest.raises(MarketDataError, match=r"matrix could not be made: .*completeness_history") as caught:
+    with pytest.raises(
+        MarketDataError, match=r"matrix could not be refreshed: .*completeness_history"
+    ) as caught:
         refresh_matrix(Runner(build_definitions(), instance))
     assert "\n" not in str(caught.value)
 
@@ -341,13 +339,11 @@ def report_gaps(instance: DagsterInstance, day: int) -> None:
 
 
 def test_the_matrix_follows_a_scan_for_gaps_and_is_tried_again_when_it_fails(
-    database: Database, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    database: Database, instance: DagsterInstance
 ) -> None:
-    definitions = build_definitions()
+    later = timedelta(0)
+    definitions = build_definitions(clock=lambda: datetime.now(UTC) + later)
     sensor = definitions.get_sensor_def("matrix_after_gaps")
-
-    clock = Mock(wraps=datetime, now=datetime.now)
-    monkeypatch.setattr(sensors, "datetime", clock)
 
     def requested() -> list[dict[str, str]]:
         with build_sensor_context(instance, definitions=definitions) as context:
@@ -365,10 +361,10 @@ def test_the_matrix_follows_a_scan_for_gaps_and_is_tried_again_when_it_fails(
     assert requested() == []
     instance.report_run_failed(run)
     assert requested() == []
-    clock.now = lambda zone: datetime.now(zone) + timedelta(minutes=11)
+    later = timedelta(minutes=11)
     assert requested() == [first]
     # A newer report does not wait.
-    clock.now = datetime.now
+    later = timedelta(0)
     report_gaps(instance, 3)
     [second] = requested()
     assert second != first

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.errors import ConfigurationError, MarketDataError
-from marketdata_assets.storage import migrations
+from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.storage.migrations import load_migrations, migrate, pending, sql_folder
 
 if TYPE_CHECKING:
@@ -123,7 +124,38 @@ def test_the_platforms_own_files_are_well_numbered_and_applied_to_the_template(d
     assert pending(database_url) == []
 
 
-def test_an_older_server_is_refused(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrations, "MINIMUM_VERSION", 99)
+def test_a_store_of_the_schema_before_gets_the_time_zone_of_each_symbol(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    before = tmp_path / "sql"
+    before.mkdir()
+    for migration in load_migrations():
+        if migration.file_name.endswith("_timezone.sql"):
+            break
+        (before / migration.file_name).write_text(migration.text)
+    migrate(empty_database_url, before)
+    symbols = {f"{asset_class.value.upper()}-USD": asset_class for asset_class in AssetClass}
+    kept = "select symbol, asset_class, calendar, vendor_ticker, position, created_at, updated_at from tracked_symbols"
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        for symbol, asset_class in symbols.items():
+            connection.execute(
+                "insert into tracked_symbols (symbol, asset_class, updated_at) values (%s, %s, '2024-01-02Z')",
+                [symbol, asset_class.value],
+            )
+    rows_before = rows(empty_database_url, f"{kept} order by 1")
+
+    migrate(empty_database_url)
+
+    # Unchanged rows: an edit of a symbol would have its partitions and history looked at again.
+    assert rows(empty_database_url, f"{kept} order by 1") == rows_before
+    zones = "select symbol, timezone from tracked_symbols order by 1"
+    expected = {symbol: calendar_of(asset_class).timezone.key for symbol, asset_class in symbols.items()}
+    assert rows(empty_database_url, zones) == sorted(expected.items())
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute("update tracked_symbols set asset_class = 'crypto'")
+    assert rows(empty_database_url, zones) == [(symbol, "UTC") for symbol in sorted(symbols)]
+
+
+def test_an_older_server_is_refused(empty_database_url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"Postgres 18: 99 or newer"):
-        migrate(empty_database_url)
+        migrate(empty_database_url, minimum_version=99)

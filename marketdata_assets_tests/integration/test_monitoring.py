@@ -6,7 +6,6 @@ import threading
 from datetime import UTC, datetime, timedelta
 from hashlib import md5
 from typing import TYPE_CHECKING, Any
-from unittest.mock import Mock
 
 import adbc_driver_manager
 import psycopg
@@ -58,7 +57,7 @@ NOW = datetime(2023, 7, 6, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-def requested(database: Database, *rows: tuple[datetime, dict[str, object]]) -> None:
+def log_fetches(database: Database, *rows: tuple[datetime, dict[str, object]]) -> None:
     """Requests for minutes of AAPL, answered in a minute unless told otherwise."""
     for at, values in rows:
         row: dict[str, object] = {
@@ -97,7 +96,7 @@ def track(database: Database, *symbols: str, timeframes: str = "{1m,1d}") -> Non
 
 
 def test_the_vendors_use_is_counted_by_day_month_and_minute(database: Database) -> None:
-    requested(
+    log_fetches(
         database,
         (NOW - timedelta(days=40), {"pages": 1000}),
         (NOW - timedelta(days=3), {"pages": 5, "retries": 2, "rate_limited": 2}),
@@ -248,7 +247,7 @@ def test_means_are_read_where_postgres_keeps_them(database: Database) -> None:
 def test_a_failed_request_counts_until_a_later_one_is_answered(database: Database) -> None:
     track(database, "AAPL", "MSFT")
     failed: dict[str, Any] = {"status": "failed", "error": "HTTP 503"}
-    requested(
+    log_fetches(
         database,
         (NOW - 40 * MINUTE, {}),
         (NOW - 30 * MINUTE, failed),
@@ -279,16 +278,16 @@ def test_a_failed_request_is_answered_by_what_covers_all_of_it(
 ) -> None:
     track(database, "AAPL")
     start = NOW - timedelta(days=2)
-    requested(database, (NOW - 30 * MINUTE, {"status": "failed", "error": "HTTP 503"}))
+    log_fetches(database, (NOW - 30 * MINUTE, {"status": "failed", "error": "HTTP 503"}))
     for first, end in answered:
         window = (start + timedelta(hours=first), start + timedelta(hours=end))
-        requested(database, (NOW - MINUTE, dict(zip(("window_start", "window_end"), window, strict=True))))
+        log_fetches(database, (NOW - MINUTE, dict(zip(("window_start", "window_end"), window, strict=True))))
     assert len(monitoring.failed_fetches(database, NOW)) == concerned
 
 
 def test_a_failed_request_for_what_was_pruned_since_concerns_nobody(database: Database) -> None:
     track(database, "AAPL")
-    requested(database, (NOW - 30 * MINUTE, {"status": "failed", "error": "HTTP 503"}))
+    log_fetches(database, (NOW - 30 * MINUTE, {"status": "failed", "error": "HTTP 503"}))
     for hours, concerned in ((23, 1), (24, 0)):
         prune_minutes(database, until=NOW - timedelta(days=2) + timedelta(hours=hours))
         assert len(monitoring.failed_fetches(database, NOW)) == concerned
@@ -305,7 +304,7 @@ def prune_minutes(database: Database, until: datetime) -> None:
 
 
 def test_gaps_without_an_explanation_are_summed_up(database: Database) -> None:
-    assert monitoring.lost_gaps(database) is None
+    assert monitoring.count_losses(database) is None
     track(database, "AAPL")
     database.transaction(
         lambda session: session.execute(
@@ -316,7 +315,7 @@ def test_gaps_without_an_explanation_are_summed_up(database: Database) -> None:
             " ('MSFT', '1m', '2023-07-06', '2023-07-06', '2023-07-07', 9, 'open', 2, '')"
         )
     )
-    found = monitoring.lost_gaps(database)
+    found = monitoring.count_losses(database)
     assert found is not None
     assert (found.gaps, found.bars, found.first.day, found.last.day) == (2, 61, 3, 5)
 
@@ -433,10 +432,8 @@ class Watch:
         self._cursor: str | None = None
         self._told: list[Alert] = []
         self._seconds = 0.0
-        self._definition = watch_sensor()
+        self._definition = watch_sensor(lambda: self.now, monotonic=lambda: self._seconds)
         self._instance = DagsterInstance.ephemeral()
-        monkeypatch.setattr(watch_module, "datetime", Mock(wraps=datetime, now=lambda _: self.now))
-        monkeypatch.setattr(watch_module, "monotonic", lambda: self._seconds)
         monkeypatch.setattr(watch_module, "send", self._send)
         monkeypatch.setattr(health, "disk_of", lambda _: self.disk)
 
@@ -502,7 +499,7 @@ def test_a_full_disk_is_told_once_and_again_when_it_was_better_for_an_hour(watch
 def test_refusals_and_minutes_that_did_not_come_are_told(watch: Watch, database: Database) -> None:
     track(database, "AAPL")
     database.transaction(lambda session: session.execute("update tracked_symbols set updated_at = %s", [NOW]))
-    requested(
+    log_fetches(
         database,
         (NOW, {"status": "failed", "pages": 0, "retries": 5, "rate_limited": 6, "error": "over the limit"}),
     )
@@ -510,7 +507,7 @@ def test_refusals_and_minutes_that_did_not_come_are_told(watch: Watch, database:
     assert "6 of 6 requests" in watch.texts[0]
     assert "AAPL:1m from 2023-07-04 until 2023-07-05: over the limit" in watch.texts[1]
     assert watch.tick() == []
-    requested(database, (NOW + 11 * MINUTE, {}))
+    log_fetches(database, (NOW + 11 * MINUTE, {}))
     assert watch.tick(after=timedelta(hours=2)) == []
     assert watch.skipped == "all is well"
 

@@ -233,10 +233,10 @@ def test_moments_are_half_open_in_any_zone(minutes: pl.DataFrame) -> None:
         (("MSFT", "1m", MONDAY, MONDAY), "MSFT is not tracked"),
         (("A B", "1m", MONDAY, MONDAY), "is not a symbol"),
         (("AAPL", "2h", MONDAY, MONDAY), "unknown timeframe '2h'"),
-        (("AAPL", "4h", MONDAY, MONDAY), "AAPL:4h is not collected: AAPL is in 1m, 1h"),
+        (("AAPL", "4h", MONDAY, MONDAY), "AAPL:4h is not collected: AAPL is tracked in 1m, 1h"),
         (("AAPL", "1m", datetime(2024, 6, 10), MONDAY), "start 2024-06-10 00:00:00 has no time zone"),  # noqa: DTZ001 - the point
         (("AAPL", "1m", "2024-06-10T10:00", MONDAY), "has no time zone"),
-        (("AAPL", "1m", "yesterday", MONDAY), "start 'yesterday' is no date and no time"),
+        (("AAPL", "1m", "yesterday", MONDAY), "start 'yesterday' is not a date or time"),
         (("AAPL", "1m", MONDAY, MONDAY - timedelta(days=1)), "empty or reversed"),
         (("AAPL", "1m", date.max, date.max), "lies outside of 1900 to 2199"),
         (("AAPL", "1M", MONDAY, MONDAY), "unknown timeframe '1M'"),
@@ -246,11 +246,11 @@ def test_moments_are_half_open_in_any_zone(minutes: pl.DataFrame) -> None:
         (("AAPL", "1m", pd.Timestamp("2024-06-10 09:30"), MONDAY), "has no time zone"),
         (
             ("AAPL", "1m", MONDAY, 20240610),
-            "end is a date, an aware datetime or a text such as '2024-01-02', not 2024",
+            "end must be a date, an aware datetime or a string such as '2024-01-02', not 2024",
         ),
-        ((None, "1m", MONDAY, MONDAY), "symbol is a text such as 'AAPL', not None"),
-        ((["AAPL"], "1m", MONDAY, MONDAY), "symbol is a text such as 'AAPL', not ['AAPL']"),
-        (("AAPL", 60, MONDAY, MONDAY), "timeframe is one of 1m, 5m"),
+        ((None, "1m", MONDAY, MONDAY), "symbol must be a string such as 'AAPL', not None"),
+        ((["AAPL"], "1m", MONDAY, MONDAY), "symbol must be a string such as 'AAPL', not ['AAPL']"),
+        (("AAPL", 60, MONDAY, MONDAY), "timeframe must be one of 1m, 5m"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_one_line(
@@ -371,13 +371,13 @@ def test_lost_gaps_and_removed_days_are_reported(database: Database, minutes: pl
 def test_as_of_is_a_date_and_for_adjusted_bars_alone(minutes: pl.DataFrame) -> None:
     with pytest.raises(ConfigurationError, match="adjusted=False"):
         bars("AAPL", "1m", MONDAY, MONDAY, adjusted=False, as_of=MONDAY)
-    with pytest.raises(ConfigurationError, match="as_of is a date"):
+    with pytest.raises(ConfigurationError, match="as_of must be a date"):
         bars("AAPL", "1m", MONDAY, MONDAY, as_of=datetime(2024, 6, 10, tzinfo=UTC))
-    with pytest.raises(ConfigurationError, match="as_of '2024-6-1' is no date: write YYYY-MM-DD"):
+    with pytest.raises(ConfigurationError, match="as_of '2024-6-1' is not a date: write YYYY-MM-DD"):
         bars("AAPL", "1m", MONDAY, MONDAY, as_of="2024-6-1")
-    with pytest.raises(ConfigurationError, match=r"as_of is a date or a text .* not 20240610"):
+    with pytest.raises(ConfigurationError, match=r"as_of must be a date or a string .* not 20240610"):
         bars("AAPL", "1m", MONDAY, MONDAY, as_of=20240610)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="adjusted is True or False, not 'no'"):
+    with pytest.raises(ConfigurationError, match="adjusted must be True or False, not 'no'"):
         bars("AAPL", "1m", MONDAY, MONDAY, adjusted="no")  # type: ignore[arg-type]
 
 
@@ -403,7 +403,7 @@ def test_a_range_without_bounds_and_a_scale_of_any_day(database: Database, timef
 def test_nothing_is_called_adjusted_whose_splits_nobody_asked_for(database: Database) -> None:
     track(database, "KO", "1d")
     write(database, days_of("KO", MONDAY, MONDAY))
-    with pytest.raises(ConfigurationError, match=r"splits of KO were never asked for.*marketdata actions"):
+    with pytest.raises(ConfigurationError, match=r"splits of KO were never fetched.*marketdata actions"):
         bars("KO", "1d", MONDAY, MONDAY)
     assert bars("KO", "1d", MONDAY, MONDAY, adjusted=False).height == 1
 
@@ -457,7 +457,7 @@ def test_another_database_can_be_named(
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
     assert bars("AAPL", "1m", MONDAY, MONDAY, database_url=database_url).height == 360
-    with pytest.raises(ConfigurationError, match=r"database_url is a text such as .*, not a int"):
+    with pytest.raises(ConfigurationError, match=r"database_url must be a string such as .*, not a int"):
         bars("AAPL", "1m", MONDAY, MONDAY, database_url=5)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="cannot connect"):
         bars("AAPL", "1m", MONDAY, MONDAY)
@@ -475,9 +475,11 @@ def test_one_name_is_a_list_of_one(database: Database) -> None:
     assert completeness("AAPL", "1h").select("symbol", "timeframe").rows() == [("AAPL", "1h")]
     assert gaps("AAPL", "1h", states="open").is_empty()
     assert gaps("AAPL", "1h", states=[]).is_empty()
-    with pytest.raises(ConfigurationError, match="symbols is a list of texts, one text, or None, not 5"):
+    with pytest.raises(
+        ConfigurationError, match="symbols must be a list of strings, a string, or None, not 5"
+    ):
         gaps(5)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="timeframes is a list of texts"):
+    with pytest.raises(ConfigurationError, match="timeframes must be a list of strings"):
         completeness(timeframes=[None])  # type: ignore[list-item]
-    with pytest.raises(ConfigurationError, match="symbol is a text such as 'AAPL', not None"):
+    with pytest.raises(ConfigurationError, match="symbol must be a string such as 'AAPL', not None"):
         features(None, "1m", MONDAY, MONDAY)  # type: ignore[arg-type]

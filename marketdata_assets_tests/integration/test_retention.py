@@ -21,6 +21,7 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.pipeline.gaps import report_gaps
 from marketdata_assets.pipeline.gates import failing_partitions
+from marketdata_assets.pipeline.retention import prunable, prune
 from marketdata_assets.storage import retention
 from marketdata_assets.storage.bars import BarBatch, bars_by_series, read_coverage, write_batch
 from marketdata_assets.storage.completeness import read_recent, write_matrix
@@ -29,7 +30,6 @@ from marketdata_assets.storage.features import FeatureBatch, write_features
 from marketdata_assets.storage.merge import lock_series
 from marketdata_assets.storage.partition_windows import partition_windows_of
 from marketdata_assets.storage.pruned import read_pruned
-from marketdata_assets.storage.retention import Pruned, prunable, prune
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
 from marketdata_assets.storage.tables import FEATURES
 from marketdata_assets_tests.integration.frames import bar, frame
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from marketdata_assets.domain.retention import Pruned
     from marketdata_assets.storage.rows import Session
 
 CUT = date(2024, 3, 11)
@@ -416,7 +417,7 @@ def test_the_command_counts_first_and_then_removes(
     assert {one for _, one, _ in stored(database)} == {"5m", "1h"}
 
     for arguments, said in (
-        (["--timeframes", "1h"], "1h bars are kept for ever"),
+        (["--timeframes", "1h"], "1h bars are kept forever"),
         (["--older-than", "3"], "give 14 or more"),
     ):
         refused = run_in_process(environment, tmp_path, capfd, "prune", *arguments)

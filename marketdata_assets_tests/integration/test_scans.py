@@ -120,7 +120,7 @@ def test_a_scan_is_of_the_time_at_which_it_began_to_read(
         times.append(scanned.read_frame("select clock_timestamp() as t").item())
         return read_stored_bars(*arguments)
 
-    monkeypatch.setattr("marketdata_assets.pipeline.gaps.read_held", read_late)
+    monkeypatch.setattr("marketdata_assets.pipeline.gaps.read_stored_bars", read_late)
     scan(scanned)
     latest = scanned.read_frame("select max(checked_at) as t from completeness_daily").item()
     assert latest < max(times)
@@ -244,7 +244,7 @@ def test_a_backfill_and_a_scan_with_nothing_to_do_start_no_run_and_one_with_some
         assert (history["status"].to_list(), history["finished_at"].null_count()) == (["ok", "ok"], 0)
         looked = run_command(environment, tmp_path, "gaps", *chosen)
         assert (looked.returncode, runs()) == (0, known)
-        assert "no bar changed since the last scan" in looked.stderr
+        assert "no bar has changed since the last scan" in looked.stderr
 
         execute(database, "update ohlcv set stored_at = now() where timeframe = '1h'")
         assert backfill()["runs"] != []

@@ -112,8 +112,8 @@ def test_a_series_that_died_does_not_widen_every_night(platform: Platform, daemo
 def test_nothing_tracked_is_nothing_to_do(platform: Platform, daemon: Daemon) -> None:
     for name in ("daily_bars", "daily_features", "daily_corporate_actions", "intraday_bars"):
         assert daemon.scheduled(name, NIGHT) == []
-        assert daemon.told
-        assert "\n" not in daemon.told
+        assert daemon.skip_reason
+        assert "\n" not in daemon.skip_reason
 
 
 def test_features_are_what_is_out_of_date_and_wait_for_the_bars(platform: Platform, daemon: Daemon) -> None:
@@ -123,7 +123,7 @@ def test_features_are_what_is_out_of_date_and_wait_for_the_bars(platform: Platfo
     run = daemon.begin(request, HISTORY_JOB)
     half_past = NIGHT.replace(hour=3, minute=30)
     assert daemon.scheduled("daily_features", half_past) == []
-    assert run.run_id in (daemon.told or "")
+    assert run.run_id in (daemon.skip_reason or "")
     daemon.cancel(run)
     daemon.execute(request, HISTORY_JOB)
     (features,) = daemon.scheduled("daily_features", half_past)
@@ -135,7 +135,7 @@ def test_features_are_what_is_out_of_date_and_wait_for_the_bars(platform: Platfo
     daemon.execute(features, FEATURES_JOB)
     assert platform.count("features") == platform.count("ohlcv") > 0
     assert daemon.scheduled("daily_features", half_past.replace(hour=4)) == []
-    assert daemon.told == "every feature is up to date"
+    assert daemon.skip_reason == "no feature is stale"
 
 
 def test_corporate_actions_are_one_run_when_something_splits(platform: Platform, daemon: Daemon) -> None:
@@ -168,12 +168,12 @@ def test_an_open_market_is_followed_and_ticks_do_not_pile_up(platform: Platform,
         ("2023-07-06|SPY:1m", "2023-07-06|SPY:1h"),
     ]
     assert ranges(3) == []
-    assert daemon.told == "no market is open at 2023-07-06 03:00 UTC"
+    assert daemon.skip_reason == "no market is open at 2023-07-06 03:00 UTC"
     requests = daemon.scheduled("intraday_bars", THURSDAY.replace(hour=15))
     assert len({one.run_key for one in requests}) == 2
     run = daemon.begin(requests[0], BARS_JOB)
     assert ranges(16) == []
-    assert run.run_id in (daemon.told or "")
+    assert run.run_id in (daemon.skip_reason or "")
     daemon.cancel(run)
     assert len(ranges(16)) == 2
 

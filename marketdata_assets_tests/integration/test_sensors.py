@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from unittest.mock import Mock
 
 import pytest
 from dagster import DagsterRunStatus, RunRequest, RunsFilter, build_sensor_context
@@ -16,7 +15,7 @@ from marketdata_assets.defs.runs import history as runs_module
 from marketdata_assets.defs.runs.commands import Command
 from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.defs.runs.gaps import scan_for_gaps
-from marketdata_assets.defs.sensors import failures, repairs
+from marketdata_assets.defs.sensors import failures
 from marketdata_assets.defs.sensors import series as series_module
 from marketdata_assets.defs.sensors.repairs import MAX_REPAIRS
 from marketdata_assets.defs.sensors.series import MAX_ATTEMPTS
@@ -28,45 +27,19 @@ from marketdata_assets.domain.series import Series
 from marketdata_assets.pipeline.alerts import AlertError
 from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets.storage.symbols import deactivate
-from marketdata_assets_tests.integration.daemon import Daemon
+from marketdata_assets_tests.integration.daemon import Clock, Daemon
 from marketdata_assets_tests.integration.platform import Platform, open_platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from dagster import RunRecord
 
 THURSDAY = datetime(2023, 7, 6, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 HOLE = datetime(2023, 7, 5, 15, tzinfo=UTC)
 
 
-class Clock:
-    """The present, as sensors see it."""
-
-    def __init__(self, now: datetime) -> None:
-        self.now = now
-        self.ends: dict[str, datetime] = {}
-
-    def ended_at(self, record: RunRecord) -> datetime | None:
-        """When a run ended, as this clock has it: Dagster goes by its own."""
-        return self.ends.get(record.dagster_run.run_id)
-
-    def advance(self, **duration: float) -> None:
-        self.now += timedelta(**duration)
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock(THURSDAY)
-    for module in (series_module, repairs):
-        monkeypatch.setattr(module, "datetime", Mock(wraps=datetime, now=lambda _: clock.now))
-    monkeypatch.setattr(series_module, "ended_at", clock.ended_at)
-    return clock
-
-
-@pytest.fixture
-def platform(database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
+def platform(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
     with open_platform(database_url, monkeypatch) as opened:
         monkeypatch.setenv("MARKETDATA_INITIAL_DAYS", "30")
         monkeypatch.setenv("MARKETDATA_INITIAL_MINUTE_DAYS", "3")
@@ -75,7 +48,12 @@ def platform(database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def daemon(platform: Platform) -> Daemon:
-    return Daemon(platform)
+    return Daemon(platform, THURSDAY)
+
+
+@pytest.fixture
+def clock(daemon: Daemon) -> Clock:
+    return daemon.clock
 
 
 def ranges(requests: list[RunRequest], job: str = HISTORY_JOB) -> list[tuple[str, str]]:
@@ -119,7 +97,7 @@ def test_series_that_are_edited_in_sql_get_their_partitions_and_their_history(
     assert platform.count("features", "timeframe = '1m'") > 1000
     assert platform.count("gap_report", "state = 'open'") == 0
     assert daemon.sensed("series_sync") == []
-    assert daemon.told == "every series has its partitions and its history"
+    assert daemon.skip_reason == "every series has its partitions and its history"
 
     platform.execute("update tracked_symbols set timeframes = '{1h,1d}' where symbol = 'AAPL'")
     (request,) = daemon.sensed("series_sync")
@@ -144,8 +122,8 @@ def test_many_series_share_few_runs(platform: Platform, daemon: Daemon) -> None:
 def test_a_history_that_did_not_come_is_asked_for_again_and_not_for_ever(
     platform: Platform, daemon: Daemon, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Any] = []
-    monkeypatch.setattr(series_module, "send", lambda alert, _webhook, **_: told.append(alert))
+    alerts: list[Any] = []
+    monkeypatch.setattr(series_module, "send", lambda alert, _webhook, **_: alerts.append(alert))
     platform.track("AAPL:1d", "MSFT:1d")
     platform.simulator.fail(FaultKind.SERVER_ERROR, ticker="MSFT")
     (request,) = histories(daemon.sensed("series_sync"))
@@ -160,19 +138,20 @@ def test_a_history_that_did_not_come_is_asked_for_again_and_not_for_ever(
         run = daemon.begin(request, HISTORY_JOB)
         clock.advance(days=1)
         assert daemon.sensed("series_sync") == []
-        assert run.run_id in (daemon.told or "")
+        assert run.run_id in (daemon.skip_reason or "")
         daemon.cancel(run)
+        clock.advance(hours=1)  # the pause doubles
         (request,) = histories(daemon.sensed("series_sync"))
     run = daemon.begin(request, HISTORY_JOB)
     clock.advance(days=1)
     assert daemon.sensed("series_sync") == []
-    assert told == []
+    assert alerts == []
     daemon.cancel(run)
     for _ in range(2):
         clock.advance(days=30)
         assert daemon.sensed("series_sync") == []
-        assert "the history of MSFT:1d was given up after 4 runs" in (daemon.told or "")
-    (alert,) = told
+        assert "the history of MSFT:1d was given up after 4 runs" in (daemon.skip_reason or "")
+    (alert,) = alerts
     assert alert.facts == {"series": "MSFT:1d"}
     # Whoever deletes the row has it brought again, and would hear of it again.
     platform.execute("delete from initial_backfill where symbol = 'MSFT'")
@@ -185,17 +164,16 @@ def test_the_pause_begins_with_the_end_of_the_run_and_its_retry_is_waited_for(
     platform.track("AAPL:1d")
     (request,) = histories(daemon.sensed("series_sync"))
     crashed = daemon.begin(request, HISTORY_JOB)
-    platform.instance.report_run_failed(crashed)
+    daemon.fail(crashed)
     (record,) = platform.instance.get_run_records(RunsFilter(run_ids=[crashed.run_id]))
-    assert ended_at(record) is not None
+    assert ended_at(record) == clock.now
     platform.instance.add_run_tags(crashed.run_id, {"dagster/will_retry": "true"})
     clock.advance(hours=2)
     assert daemon.sensed("series_sync") == []
-    assert crashed.run_id in (daemon.told or "")
+    assert crashed.run_id in (daemon.skip_reason or "")
     again = daemon.begin(request, HISTORY_JOB)
     platform.instance.add_run_tags(crashed.run_id, {"dagster/auto_retry_run_id": again.run_id})
-    platform.instance.report_run_failed(again)
-    clock.ends[again.run_id] = clock.now
+    daemon.fail(again)
     clock.advance(minutes=9)
     assert daemon.sensed("series_sync") == []
     clock.advance(minutes=1)
@@ -234,7 +212,7 @@ def test_the_order_of_the_series_does_not_change_under_a_run(platform: Platform,
     run = daemon.begin(request, HISTORY_JOB)
     platform.execute("update tracked_symbols set timeframes = '{1h,1d}' where symbol = 'AAPL'")
     assert daemon.sensed("series_sync") == []
-    assert run.run_id in (daemon.told or "")
+    assert run.run_id in (daemon.skip_reason or "")
     assert partitions(platform) == ["AAPL:1d", "MSFT:1d"]
     platform.execute("update tracked_symbols set timeframes = '{1d}' where symbol = 'AAPL'")
     platform.execute(
@@ -307,7 +285,7 @@ def test_an_hour_that_was_lost_is_asked_for_and_comes(platform: Platform, daemon
     daemon.execute(request, GAPS_JOB)
     assert gaps(platform) == [("SPY", "filled", 1, 1)] * 2
     assert daemon.sensed("gap_repair") == []
-    assert daemon.told == "no gap is open"
+    assert daemon.skip_reason == "no gap is open"
 
 
 def test_an_hour_that_does_not_come_is_asked_for_twice_with_a_pause(
@@ -320,7 +298,7 @@ def test_an_hour_that_does_not_come_is_asked_for_twice_with_a_pause(
     assert len(platform.simulator.requests) == before + 1
     assert gaps(platform) == [("SPY", "open", 1, 1)]
     assert daemon.sensed("gap_repair") == []
-    assert daemon.told == "1 gaps are open, none of them is due"
+    assert daemon.skip_reason == "1 open gap, none due"
     clock.advance(minutes=59)
     assert daemon.sensed("gap_repair") == []
     clock.advance(minutes=1)
@@ -377,7 +355,7 @@ def test_repairs_keep_to_their_budget(
     runs = [daemon.begin(one, GAPS_JOB) for one in (first, second)]
     clock.advance(days=1)
     assert daemon.sensed("gap_repair") == []
-    assert "MARKETDATA_REPAIR_RUNS" in (daemon.told or "")
+    assert "MARKETDATA_REPAIR_RUNS" in (daemon.skip_reason or "")
     daemon.cancel(runs[0])
     assert len(daemon.sensed("gap_repair")) == 1
     monkeypatch.setenv("MARKETDATA_REPAIR_RUNS", "9")
@@ -397,10 +375,10 @@ def test_gaps_of_many_series_are_one_run_and_those_of_nobody_none(platform: Plat
 
 @pytest.fixture
 def alerts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What was told."""
-    told: list[Any] = []
-    monkeypatch.setattr(failures, "send", lambda alert, _webhook, **_: told.append(alert))
-    return told
+    """The alerts of failed runs, which go nowhere else."""
+    sent: list[Any] = []
+    monkeypatch.setattr(failures, "send", lambda alert, _webhook, **_: sent.append(alert))
+    return sent
 
 
 def tick(platform: Platform, daemon: Daemon, cursor: str | None) -> tuple[str | None, list[str]]:
@@ -480,13 +458,13 @@ def test_a_look_that_finds_gaps_is_excused_when_a_command_tells_of_them(
 def test_a_dead_webhook_does_not_keep_later_failures_from_being_told(
     platform: Platform, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = []
+    sent = []
 
     def send(alert: Any, _webhook: object, *, within: timedelta, **_: object) -> None:  # noqa: ANN401 - as it came
         # Dagster hands five runs to a tick at most, and ends it after a minute.
         assert 5 * within < timedelta(minutes=1)
-        told.append(alert.facts["run_id"])
-        if len(told) == 1:
+        sent.append(alert.facts["run_id"])
+        if len(sent) == 1:
             message = "the webhook cannot be reached"
             raise AlertError(message, answered=False)
 
@@ -498,5 +476,5 @@ def test_a_dead_webhook_does_not_keep_later_failures_from_being_told(
     for _ in range(3):
         cursor, errors = tick(platform, daemon, cursor)
         outcomes.append(len(errors))
-    assert told == failed
+    assert sent == failed
     assert outcomes == [1, 0, 0]

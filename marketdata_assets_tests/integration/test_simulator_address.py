@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from marketdata_assets.cli.session import Store, require_vendor_of
-from marketdata_assets.cli.simulator_address import forget_simulator, published
+from marketdata_assets.cli.simulator_address import forget_simulator, publish_simulator
 from marketdata_assets.config import load_settings
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.storage.vendor import claim_store
@@ -43,7 +43,7 @@ def test_a_running_simulator_is_found_and_forgotten_with_its_process(
     database: Database, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim_store(database, simulated=True)
-    with published(home, URL):
+    with publish_simulator(home, URL):
         assert vendor(database) == ("demo", URL)
         assert capsys.readouterr().err == f"vendor: the simulator of `marketdata up --simulate` at {URL}\n"
     assert list(home.iterdir()) == []
@@ -56,7 +56,7 @@ def test_a_running_simulator_is_found_and_forgotten_with_its_process(
 def test_a_store_of_real_bars_and_a_vendor_of_ones_own_never_meet_the_simulator(
     database: Database, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with published(home, URL):
+    with publish_simulator(home, URL):
         with monkeypatch.context() as patch:
             patch.setenv("POLYGON_API_KEY", "mine")
             assert vendor(database) == ("mine", None)

@@ -16,13 +16,14 @@ from psycopg2 import connect as connect_psycopg2  # type: ignore[import-untyped]
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.domain.actions import SCHEMAS, ActionKind
 from marketdata_assets.domain.adjust import SplitError
-from marketdata_assets.domain.gates import outlying
+from marketdata_assets.domain.gates import find_outlying
 from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
-from marketdata_assets.pipeline.adjusted import adjusted_as_far_as_known
-from marketdata_assets.pipeline.features import FeatureReport, FeatureRun
+from marketdata_assets.pipeline.adjusted import adjust_as_far_as_known
+from marketdata_assets.pipeline.features import FeatureReport, plan_features
+from marketdata_assets.pipeline.features import compute as compute_features
 from marketdata_assets.queries import bars
 from marketdata_assets.storage.actions import read_actions, store_actions
 from marketdata_assets.storage.bars import BarBatch, write_batch
@@ -119,12 +120,11 @@ def test_a_divided_week_without_days_has_no_features_and_every_other_has(databas
     keys = [str(partition_key(day, weeks)) for day in sundays]
 
     def compute() -> FeatureReport:
-        run = FeatureRun(
-            database, keys, now=datetime(2024, 7, 1, tzinfo=UTC), earliest=sundays[0], force=False
-        )
-        for batch in run.batches():
+        now = datetime(2024, 7, 1, tzinfo=UTC)
+        report = FeatureReport(plan_features(database, keys, now=now, earliest=sundays[0], force=False))
+        for batch in compute_features(database, report.plan, report):
             write_features(database, batch)
-        return run.report
+        return report
 
     report = compute()
     assert list(report.blocked) == [str(partition_key(date.fromisoformat(SUNDAY), weeks))]
@@ -154,8 +154,10 @@ def test_a_listed_split_is_out_of_line_in_no_timeframe(database: Database, with_
 
     def faults(raw: pl.DataFrame) -> set[str]:
         timeframe = Timeframe(raw["timeframe"][0])
-        known, _ = adjusted_as_far_as_known(database, raw, AssetClass.STOCK, as_of=TODAY)
-        return set(outlying(known, {Series("AFL", timeframe): ever}, timeframe, AssetClass.STOCK)["what"])
+        known, _ = adjust_as_far_as_known(database, raw, AssetClass.STOCK, as_of=TODAY)
+        return set(
+            find_outlying(known, {Series("AFL", timeframe): ever}, timeframe, AssetClass.STOCK)["what"]
+        )
 
     assert "range" in faults(weeks)
     assert "volume_high" in faults(days)

@@ -138,8 +138,7 @@ def test_a_database_that_is_away_leaves_the_counts_of_the_api(
     database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = 1000.0
-    monkeypatch.setattr(store_metrics, "monotonic", lambda: clock)
-    collector = StoreCollector(database.url, load_settings(), clock=lambda: NOW)
+    collector = StoreCollector(database.url, load_settings(), clock=lambda: NOW, monotonic=lambda: clock)
     with monkeypatch.context() as patch:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -167,9 +166,8 @@ def test_a_look_that_takes_long_is_told_for_long(database: Database, monkeypatch
         looks += 1
         return freshness_of(database, now)
 
-    monkeypatch.setattr(store_metrics, "monotonic", lambda: clock)
     monkeypatch.setattr(store_metrics, "freshness_of", slowly)
-    collector = StoreCollector(database.url, load_settings(), clock=lambda: NOW)
+    collector = StoreCollector(database.url, load_settings(), clock=lambda: NOW, monotonic=lambda: clock)
     page_of(collector)
     clock += 100
     page_of(collector)

@@ -109,7 +109,7 @@ def test_two_securities_that_differ_in_one_capital_are_two_rows(database: Databa
         for requested, found in (("BACpL", "BACpL"), ("BACPL", "BACPL"), ("aapl", "AAPL"), ("AAPL", "AAPL")):
             assert find(database, requested).symbol == found
         with pytest.raises(
-            UnknownSeriesError, match="bacpl may be BACPL or BACpL: write it with the capitals"
+            UnknownSeriesError, match="bacpl may be BACPL or BACpL: write it in the vendor's upper"
         ):
             find(database, "bacpl")
         with pytest.raises(UnknownSeriesError, match="Aapl is not tracked, but AAPL is"):
@@ -155,7 +155,8 @@ def test_a_new_symbol_that_differs_in_capitals_from_a_known_one_is_questioned(
 ) -> None:
     assert add_symbols(database, [WantedSymbol(known)], is_careful=True)[0][1] is Outcome.NEW
     with pytest.raises(
-        DoubtfulSymbolError, match=f"{new} differs from {known} in capitals .* do you mean {known}"
+        DoubtfulSymbolError,
+        match=f"{new} differs from {known} only in upper and lower case.* do you mean {known}",
     ):
         add_symbols(database, [WantedSymbol(new)], is_careful=True)
     assert add_symbols(database, [WantedSymbol(new)])[0][1] is Outcome.NEW

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import yaml
 
-from marketdata_assets.domain.tickers import inferred_asset_class
+from marketdata_assets.domain.tickers import infer_asset_class
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.symbols import TrackedSymbol, add_symbols
@@ -171,9 +171,7 @@ def running_platform(
         add_symbols(
             database,
             [
-                TrackedSymbol(
-                    symbol, inferred_asset_class(symbol), timeframes=tuple(map(Timeframe, timeframes))
-                )
+                TrackedSymbol(symbol, infer_asset_class(symbol), timeframes=tuple(map(Timeframe, timeframes)))
                 for symbol, timeframes in symbols.items()
             ],
         )

@@ -36,5 +36,5 @@ def test_days_are_any_whole_number(days: object) -> None:
     ids=repr,
 )
 def test_days_that_are_no_whole_number_in_range_are_refused(days: object) -> None:
-    with pytest.raises(ConfigurationError, match="days is a whole number from 1 to"):
+    with pytest.raises(ConfigurationError, match="days must be a whole number from 1 to"):
         _Edges.of(None, None, days)

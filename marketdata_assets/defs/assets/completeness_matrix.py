@@ -1,6 +1,5 @@
-"""The ``completeness_matrix`` asset: how whole each series is, one row per series, kept for every day."""
+"""The ``completeness_matrix`` asset: how complete each series is, one row per series, kept for every day."""
 
-from datetime import UTC, datetime
 from typing import Final
 
 import polars as pl
@@ -19,21 +18,22 @@ from dagster import (
 from marketdata_assets.defs.assets.heatmap import MAX_ROWS, days_picture, matrix_picture
 from marketdata_assets.defs.assets.picture import markdown_image
 from marketdata_assets.defs.assets.presentation import DAILY_FRESHNESS, OWNERS, columns_of
+from marketdata_assets.defs.clock import Clock, read_utc_now
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.completeness import Status, cell
 from marketdata_assets.domain.wording import minute_of
 from marketdata_assets.storage.completeness import Recent, read_recent, write_matrix
 
 DESCRIPTION = """\
-Per series the bars that are expected, present, explained (`no_trades`) and missing, and the first and last bar.
+For each series, how many bars are expected, present, explained (`no_trades`) and missing, and the first and last bar.
 
-Sums up the days that `gap_report` scanned. Days between the first and last of them, or of the stored bars, that
-it never scanned count as missing.
-One row per series and day is kept in `completeness_history`; the newest are the view `completeness_matrix`.
+It sums up the days that `gap_report` scanned. Unscanned days between the first and the last day that was scanned or has
+a stored bar count as missing. `completeness_history` keeps one row per series and day; the view `completeness_matrix`
+has the newest ones.
 """
 
 GAP_REPORT: Final = "gap_report"
-"""Metadata: the event of the latest ``gap_report`` that the sums are sure to hold, as :func:`latest_report` has it."""
+"""Metadata: the event of the latest ``gap_report`` that the sums certainly include, as :func:`latest_report` returns it."""
 
 _SHOWN: Final = (
     *("symbol", "timeframe", "status", "completeness"),
@@ -45,29 +45,29 @@ _SHOWN: Final = (
 _COLUMNS: Final = {
     "symbol": ("text", "AAPL, BRK.B, BTC-USD"),
     "timeframe": ("text", "1m 5m 15m 30m 1h 4h 1d 1w"),
-    "expected_bars": ("bigint", "Bars that the trading calendar lets expect"),
-    "present_bars": ("bigint", "Those that are stored"),
-    "no_trade_bars": ("bigint", "Those that are missing and explained"),
-    "missing_bars": ("bigint", "The rest"),
+    "expected_bars": ("bigint", "Bars that the trading calendar expects"),
+    "present_bars": ("bigint", "Expected bars that are stored"),
+    "no_trade_bars": ("bigint", "Expected bars that are missing and explained"),
+    "missing_bars": ("bigint", "Expected bars that are missing without an explanation"),
     "completeness": (
         "double precision",
-        "Share that is present or explained, 0 to 1; null when nothing is expected",
+        "Share of expected bars that are present or explained, 0 to 1; null when none are expected",
     ),
     "status": ("text", "whole, gaps, empty, nothing_expected or unchecked"),
     "first_bar": ("timestamptz", "Open of the first stored bar, UTC"),
     "last_bar": ("timestamptz", "Open of the last stored bar, UTC"),
     "as_of": ("date", "The day, in UTC, on which the row was written"),
-    "first_scanned": ("date", "The first local day that was scanned for gaps and expected a bar"),
-    "last_scanned": ("date", "The last such day: nothing is claimed of the days after it"),
+    "first_scanned": ("date", "The first scanned local day with an expected bar"),
+    "last_scanned": ("date", "The last such day; later days are not counted"),
 }
 
 
-def completeness_matrix_asset() -> AssetsDefinition:
-    """The asset. It has no partitions: it sums up all of them."""
+def completeness_matrix_asset(clock: Clock = read_utc_now) -> AssetsDefinition:
+    """Return the asset ``completeness_matrix``. It has no partitions: it sums up all partitions of ``gap_report``."""
 
     @asset(
         name="completeness_matrix",
-        # None of its partitions: Dagster enumerates those that a step depends on, seconds a run with 400,000.
+        # No partitions: Dagster enumerates those that a step depends on, which takes seconds per run with 400,000.
         deps=[AssetDep("gap_report", partition_mapping=SpecificPartitionsPartitionMapping([]))],
         group_name="quality",
         kinds={"polars", "postgres"},
@@ -80,10 +80,10 @@ def completeness_matrix_asset() -> AssetsDefinition:
     def completeness_matrix(
         context: AssetExecutionContext, postgres: PostgresResource
     ) -> MaterializeResult[None]:
-        # Before anything is read: a report that is written meanwhile may not be in the sums.
+        # Read first: the sums may miss a report that is written meanwhile.
         report = latest_report(context.instance)
         with postgres.database() as database:
-            matrix = write_matrix(database, datetime.now(UTC).date())
+            matrix = write_matrix(database, clock().date())
             recent = read_recent(database)
         return MaterializeResult(
             metadata={**_metadata(matrix, recent), GAP_REPORT: MetadataValue.int(report)}
@@ -93,7 +93,7 @@ def completeness_matrix_asset() -> AssetsDefinition:
 
 
 def latest_report(instance: DagsterInstance) -> int:
-    """The position in the event log of the latest materialization of ``gap_report``, -1 without one."""
+    """Return the position in the event log of the latest materialization of ``gap_report``, -1 if there is none."""
     records = instance.fetch_materializations(AssetKey("gap_report"), limit=1).records
     return records[0].storage_id if records else -1
 
@@ -123,12 +123,12 @@ def _metadata(matrix: pl.DataFrame, recent: Recent | None) -> dict[str, Metadata
 
 
 def matrix_table(matrix: pl.DataFrame) -> str:
-    """``matrix`` as a Markdown table, the least complete series first; a sentence when it is empty.
+    """Return ``matrix`` as a Markdown table, the least complete series first; a sentence when it is empty.
 
-    Of more than 124 series the least complete are shown, and a line below says so.
+    Of more than 124 series only the least complete are shown, and a line below says so.
     """
     if matrix.is_empty():
-        return "No series was scanned yet."
+        return "No series has been scanned yet."
     lines = [
         f"| {symbol} | {timeframe} | {cell(Status(status), share)} | {expected:,} | {present:,} | {no_trades:,}"
         f" | {missing:,} | {minute_of(first)} | {minute_of(last)} | {since or ''} | {until or ''} |"

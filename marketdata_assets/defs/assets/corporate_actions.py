@@ -1,4 +1,4 @@
-"""The ``splits``, ``dividends`` and ``earnings`` assets: what the vendor lists of the stocks and ETFs that are tracked."""
+"""The ``splits``, ``dividends`` and ``earnings`` assets: what the vendor lists for the tracked stocks and ETFs."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -26,27 +26,27 @@ from marketdata_assets.storage.actions import ActionCounts, count_actions, read_
 from marketdata_assets.storage.connection import Database
 
 IN_PLAN: Final = "in_plan"
-"""Metadata: whether the vendor's plan includes what was asked for."""
+"""Metadata: whether the vendor's plan includes the requested actions."""
 NOT_IN_PLAN: Final = "not in your plan"
 
 _WHOLE: Final = """
-Each run asks for the whole history of every active stock and ETF, a hundred symbols a request. Rows that did not
-change are not touched; a row that the vendor lists no more gets `withdrawn_at`, and none is deleted.
+Each run fetches the whole history of every active stock and ETF, a hundred symbols per request. Unchanged rows are not
+touched. A row that the vendor stops listing gets `withdrawn_at`; no row is deleted.
 """
 
 _DESCRIPTIONS: Final = {
     ActionKind.SPLITS: f"""\
-Splits of the tracked stocks and ETFs: `split_from` shares become `split_to` when `execution_date` begins.
+Splits of the tracked stocks and ETFs: `split_from` shares become `split_to` at the start of `execution_date`.
 
-`ohlcv_adjusted` and `bars(…, adjusted=True)` apply them to the raw bars when they are read.
+`ohlcv_adjusted` and `bars(…, adjusted=True)` apply them to the stored bars on reading.
 {_WHOLE}""",
     ActionKind.DIVIDENDS: f"""\
-Cash dividends of the tracked stocks and ETFs, per share of their own time. No price is adjusted for them.
+Cash dividends of the tracked stocks and ETFs, per share as of their day. Prices are not adjusted for them.
 
 A run on a plan that does not include them succeeds, stores nothing and says so.
 {_WHOLE}""",
     ActionKind.EARNINGS: f"""\
-Announcements of results of the tracked stocks, past and to come: estimates and, once reported, actual figures.
+Past and future announcements of results of the tracked stocks: estimates and, once reported, actual figures.
 
 They come from an add-on to the vendor's plan. A run on a plan without it succeeds, stores nothing and says so.
 {_WHOLE}""",
@@ -70,28 +70,28 @@ _COLUMNS: Final = {
     ActionKind.SPLITS: {
         **_SYMBOL,
         "execution_date": ("date", "First local day of trading on the new scale"),
-        "split_from": ("numeric", "So many shares …"),
-        "split_to": ("numeric", "… became so many"),
+        "split_from": ("numeric", "Shares before the split"),
+        "split_to": ("numeric", "Shares after the split"),
         "adjustment_type": ("text", "forward_split, reverse_split or stock_dividend"),
-        "vendor_id": ("text", "The vendor's name of the row"),
+        "vendor_id": ("text", "The vendor's identifier of the row"),
     },
     ActionKind.DIVIDENDS: {
         **_SYMBOL,
-        "ex_dividend_date": ("date", "First day on which a buyer does not get it"),
+        "ex_dividend_date": ("date", "First day on which a buyer does not receive the dividend"),
         "cash_amount": ("numeric", "Per share of that day, in currency"),
-        "number": ("smallint", "Tells dividends of one amount and day apart: 1, 2, …"),
+        "number": ("smallint", "Distinguishes dividends of the same amount and day: 1, 2, …"),
         "currency": ("text", "USD, EUR"),
         "distribution_type": ("text", "recurring, special …: from the current endpoint"),
         "dividend_type": ("text", "CD, SC, LT or ST: from the former endpoint"),
         "frequency": ("integer", "Payments a year; 0 for a single one"),
-        "declaration_date": ("date", "When it was declared"),
-        "record_date": ("date", "Whose holders get it"),
-        "pay_date": ("date", "When it is paid"),
-        "vendor_id": ("text", "The vendor's name of the row"),
+        "declaration_date": ("date", "When the dividend was declared"),
+        "record_date": ("date", "Holders on this day receive the dividend"),
+        "pay_date": ("date", "When the dividend is paid"),
+        "vendor_id": ("text", "The vendor's identifier of the row"),
     },
     ActionKind.EARNINGS: {
         **_SYMBOL,
-        "vendor_id": ("text", "The vendor's name of the announcement, kept when it is postponed"),
+        "vendor_id": ("text", "The vendor's identifier of the announcement, kept when it is postponed"),
         "date": ("date", "Of the announcement"),
         "time": ("time", "Of the announcement, UTC"),
         "date_status": ("text", "projected or confirmed"),
@@ -113,12 +113,15 @@ _COLUMNS: Final = {
 _SEEN: Final = {
     "first_seen": ("timestamptz", "When the row was first stored"),
     "updated_at": ("timestamptz", "When one of its values last changed"),
-    "withdrawn_at": ("timestamptz", "When the vendor was first found to list it no more; null while it does"),
+    "withdrawn_at": (
+        "timestamptz",
+        "When the row was first missing from the vendor's list; null while it is listed",
+    ),
 }
 
 
 def corporate_action_assets() -> list[AssetsDefinition]:
-    """The three assets. They have no partitions: each run brings whole histories."""
+    """Return the three assets. They have no partitions: each run fetches whole histories."""
     return [_asset_of(kind) for kind in ActionKind]
 
 
@@ -138,24 +141,24 @@ def _asset_of(kind: ActionKind) -> AssetsDefinition:
         context: AssetExecutionContext, polygon: PolygonResource, postgres: PostgresResource
     ) -> MaterializeResult[None]:
         with postgres.database() as database:
-            return _refreshed(context, kind, polygon, database)
+            return _refresh(context, kind, polygon, database)
 
     return corporate_actions
 
 
-def _refreshed(
+def _refresh(
     context: AssetExecutionContext, kind: ActionKind, polygon: PolygonResource, database: Database
 ) -> MaterializeResult[None]:
     symbols = symbols_with_actions(database)
     if not symbols:
-        context.log.info("no stock and no ETF is tracked: nothing to ask for")
+        context.log.info("no stock or ETF is tracked: nothing to fetch")
         return MaterializeResult(metadata=_metadata(database, kind, symbols, ActionCounts()))
     try:
         refreshed = refresh_corporate_actions(database, polygon, kind, symbols, now=datetime.now(UTC))
     except (EntitlementError, EndpointNotFoundError) as error:
         if kind is ActionKind.SPLITS:
             raise
-        # Prices stand without them: whoever has not bought them is not to find a red run every day.
+        # Prices do not depend on dividends and earnings: a plan without them must not cause a failed run every day.
         context.log.warning("%s: %s (%s)", kind, NOT_IN_PLAN, error)
         return MaterializeResult(
             metadata={
@@ -171,7 +174,7 @@ def _refreshed(
     )
     if counts.kept:
         context.log.warning(
-            "%d stored %s are not in the vendor's list, which does not reach back to them: they stay",
+            "the vendor's list does not reach back to %d stored %s: they are unchanged",
             counts.kept,
             kind,
         )
@@ -184,8 +187,8 @@ def _refreshed(
 def _failure(kind: ActionKind, screened: ScreenedActions, metadata: Mapping[str, MetadataValue]) -> Failure:
     shown = "; ".join(screened.problems.values())
     return Failure(
-        description=f"{shown}: the {kind} of {', '.join(screened.problems)} stay as they were, all others are"
-        " stored; report it to the vendor",
+        description=f"{shown}: the {kind} of {', '.join(screened.problems)} are unchanged; all others are stored; report it to"
+        " the vendor",
         metadata={**metadata, "failed_symbols": MetadataValue.json(list(screened.problems))},
         allow_retries=False,
     )
@@ -217,7 +220,7 @@ def _request_metadata(listed: ListedActions) -> dict[str, MetadataValue]:
 
 
 def _latest(kind: ActionKind, rows: pl.DataFrame) -> str:
-    """The latest of ``rows`` as a Markdown table, a sentence when there is none."""
+    """Return the latest of ``rows`` as a Markdown table; a sentence when there are none."""
     if rows.is_empty():
         return f"No {kind} are listed."
     columns = _PREVIEW[kind]

@@ -1,4 +1,4 @@
-"""What a run of ``features`` shows of itself: a chart of one series."""
+"""The picture that a run of ``features`` shows: a chart of one series."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _PRICE, _ATR, _VOLATILITY = "#24292f", "#e76f51", "#2a9d8f"
 
 
 def feature_chart(series: Series, latest: pl.DataFrame) -> bytes:
-    """Close, ``atr_14`` and ``volatility_20`` of ``series``, one above the other, as PNG.
+    """Draw the close, ``atr_14`` and ``volatility_20`` of ``series``, one above the other, as PNG.
 
     ``latest`` has the columns ``CHARTED``, ``close`` split-adjusted, sorted by time.
     """
     figure = new_figure(7.5, 4.5)
-    # By position: nights and weekends would be most of the picture.
+    # By position, because nights and weekends would fill most of the picture.
     position = list(range(latest.height))
     panels = figure.subplots(3, 1, sharex=True, height_ratios=[2, 1, 1])
     for axes, values, name, colour in zip(

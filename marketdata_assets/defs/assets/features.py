@@ -24,24 +24,24 @@ from marketdata_assets.defs.resources.io_manager import table_metadata
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.defs.run_totals import SeriesTotals
 from marketdata_assets.domain.series import Series
-from marketdata_assets.pipeline.features import FeatureReport, FeatureRun
+from marketdata_assets.pipeline.features import FeatureReport, compute, plan_features
 from marketdata_assets.storage.features import FeatureBatch
 from marketdata_assets.storage.tables import FEATURES
 
 DESCRIPTION = """\
 Returns, ranges, momentum, trend, volatility and volume of each bar, on split-adjusted prices.
 
-A value depends on the bars before it, never on the partition that is computed. Computed anew is only what has become
-out of date: from the first bar, gap or split on that has changed since. A partition that `ohlcv_valid` or `no_gaps`
-holds back gets no features, and stays missing here. So does one of a stock or ETF whose splits were never asked for
-(`marketdata actions`), and one of a series without a single bar.
+A value depends on the bars before it, never on the partition that is computed. Only stale features are recomputed:
+those from the first bar, gap or split on that has changed. A partition blocked by `ohlcv_valid` or `no_gaps` gets no
+features and stays missing here. So does a partition of a stock or ETF whose splits were never fetched
+(`marketdata actions`), or of a series without any bar.
 """
 
 
 class FeaturesConfig(Config):
     """What a run of ``features`` may be told."""
 
-    force: bool = Field(default=False, description="Compute again what is up to date.")
+    force: bool = Field(default=False, description="Also recompute features that are not stale.")
 
 
 def features_asset(partitions: MultiPartitionsDefinition, *, earliest: date) -> AssetsDefinition:
@@ -74,9 +74,9 @@ def _batches(
 ) -> Iterator[FeatureBatch]:
     keys = context.partition_keys
     with postgres.database() as database:
-        run = FeatureRun(database, keys, now=datetime.now(UTC), earliest=earliest, force=force)
-        yield from run.batches()
-    report = run.report
+        plan = plan_features(database, keys, now=datetime.now(UTC), earliest=earliest, force=force)
+        report = FeatureReport(plan)
+        yield from compute(database, plan, report)
     for line in (*report.notices, *report.blocked_lines()):
         context.log.warning("%s", line)
     context.add_asset_metadata(

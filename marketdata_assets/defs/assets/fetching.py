@@ -1,4 +1,4 @@
-"""What every asset that asks the vendor shares: the pool of its runs, and what its requests cost."""
+"""What every asset that makes requests shares: the pool of its runs, and the cost of its requests."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from marketdata_assets.pipeline.ingest import IngestReport
 
 VENDOR_POOL: Final = "polygon"
-"""Dagster's pool of what asks the vendor: ``dagster.yaml`` says how many such runs go on at once."""
+"""Dagster's pool of the steps that make requests: ``dagster.yaml`` limits how many execute at once."""
 
 
 def request_metadata(report: IngestReport) -> dict[str, MetadataValue]:
-    """What the requests of a run cost, as the metadata that each of its partitions carries."""
+    """Return the cost of the requests of a run, as the metadata that each of its partitions gets."""
     return {
         "run_rows_fetched": MetadataValue.int(report.rows_fetched),
         "run_requests": MetadataValue.int(report.requests),

@@ -1,7 +1,6 @@
 """The ``gap_report`` asset: where the bars of a partition are not whole, and why; missing bars are re-fetched."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -33,10 +32,10 @@ from marketdata_assets.pipeline.gaps import GapOutcome, report_gaps
 from marketdata_assets.pipeline.ingest import IngestReport
 
 DESCRIPTION = """\
-Maximal runs of expected bars that are missing, each with a state and a reason.
+Maximal stretches of expected bars that are missing, each with a state and a reason.
 
-`open`: missing, and re-fetch attempts remain. `filled`: a re-fetch brought the bars. `no_trades`: re-fetched, the
-vendor has none, and the series' own habits explain it. `unfilled`: attempts are used up and it looks like loss.
+`open`: missing, with refetches left. `filled`: the bars arrived. `no_trades`: refetched, the vendor has no bars, and
+the history of the series explains it. `unfilled`: no refetches are left and it looks like a loss.
 """
 
 _WORST: Final = 20
@@ -44,28 +43,28 @@ _WORST: Final = 20
 _COLUMNS: Final = {
     "symbol": ("text", "AAPL, BRK.B, BTC-USD"),
     "timeframe": ("text", "1m 5m 15m 30m 1h 4h 1d 1w"),
-    "day": ("date", "Local date of gap_start: the partition"),
+    "day": ("date", "Local date of gap_start, which is the partition"),
     "gap_start": ("timestamptz", "Open of the first missing bar, UTC"),
     "gap_end": ("timestamptz", "Close of the last missing bar, UTC, exclusive"),
     "missing_bars": ("bigint", "Expected bars in between, all of them missing (or, when filled, arrived)"),
     "state": ("text", "open, filled, no_trades or unfilled"),
-    "attempts": ("integer", "How often it was asked for again"),
-    "failure": ("text", "How the vendor failed at the last of them; null when it answered"),
+    "attempts": ("integer", "How often the gap was refetched"),
+    "failure": ("text", "How the vendor failed in the last refetch; null when it answered"),
     "reason": ("text", "One sentence with the figures behind the state"),
     "detected_at": ("timestamptz", "When the first of its bars was found missing"),
-    "resolved_at": ("timestamptz", "When it left the state open"),
+    "resolved_at": ("timestamptz", "When the gap left the state open"),
 }
 
 
 class GapReportConfig(Config):
     """What a run of ``gap_report`` may be told."""
 
-    repair: bool = Field(default=True, description="Ask the vendor again for bars that are missing.")
+    repair: bool = Field(default=True, description="Refetch missing bars.")
     attempts: int = Field(
         default=MAX_ATTEMPTS,
         ge=1,
         le=MAX_ATTEMPTS,
-        description="How often this run does so for one gap at most.",
+        description="The most refetches of one gap in this run.",
     )
 
 
@@ -127,22 +126,12 @@ def _metadata(outcome: GapOutcome) -> dict[str, MetadataValue]:
         for state in GapState
     }
     lost = gaps.filter(pl.col("state").is_in(LOSSES))
-    total = IngestReport()
-    for report in outcome.reports:
-        total = replace(
-            total,
-            requests=total.requests + report.requests,
-            pages=total.pages + report.pages,
-            retries=total.retries + report.retries,
-            rows_fetched=total.rows_fetched + report.rows_fetched,
-            waited_seconds=total.waited_seconds + report.waited_seconds,
-        )
     return {
         **counts,
         **RowTotals(outcome.rows.inserted, outcome.rows.changed, outcome.rows.unchanged).to_metadata(),
         "run_missing_bars": MetadataValue.int(int(lost["missing_bars"].sum())),
         "worst": MetadataValue.md(gap_table(lost.head(_WORST))),
-        **request_metadata(total),
+        **request_metadata(sum(outcome.reports, start=IngestReport())),
     }
 
 

@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_ROWS: Final = 124
-"""Series, or symbols, that a picture shows: what stays legible, and under some 150 KB."""
+"""The number of series, or symbols, that a picture shows: it stays legible, and under some 150 KB."""
 
 _WHOLE, _UNCHECKED, _NOTHING = "#2a9d8f", "#b4bac1", "#f1f3f5"
 _GAPS: Final = ("#9b1d20", "#e76f51", "#f4a261", "#f6c945")
-"""Nothing there … nearly whole. Darker is worse, so that the picture reads without telling red from green."""
+"""From empty to nearly complete. Darker is worse, so that the picture can be read without telling red from green."""
 
 
-def matrix_picture(matrix: pl.DataFrame) -> bytes:
-    """Symbols x timeframes, each cell coloured by its completeness and labelled, as PNG.
+def matrix_picture(matrix: pl.DataFrame, *, max_rows: int = MAX_ROWS) -> bytes:
+    """Draw symbols x timeframes, each cell coloured by its completeness and labelled, as PNG.
 
     ``matrix`` has symbol, timeframe, status, completeness (from 0 to 1), expected_bars and missing_bars, one row per
-    series. Of more than 124 symbols the least complete are shown, and the title says so.
+    series. Of more than ``max_rows`` symbols only the least complete are shown, and the title says so.
     """
     symbols = matrix["symbol"].unique(maintain_order=True).to_list()
-    shown = _worst(matrix, "symbol", symbols)
+    shown = _worst(matrix, "symbol", symbols, max_rows)
     title = "Completeness: symbols x timeframes"
     if len(shown) < len(symbols):
         title += f": the {len(shown)} least complete of {len(symbols):,} symbols"
@@ -53,28 +53,28 @@ def matrix_picture(matrix: pl.DataFrame) -> bytes:
             color="white" if dark else INK,
         )
     axes.imshow(colours, aspect="auto", interpolation="nearest")
-    axes.set_xticks(range(columns), [one.value for one in laid.timeframes], fontsize=8)
+    axes.set_xticks(range(columns), [timeframe.value for timeframe in laid.timeframes], fontsize=8)
     axes.set_yticks(range(rows), laid.symbols, fontsize=7)
-    _lines(axes, columns, rows)
+    _draw_grid(axes, columns, rows)
     return _png(figure, axes, title)
 
 
-def days_picture(days: pl.DataFrame, first: date, last: date) -> bytes:
-    """Series x days from ``first`` to ``last``, each cell coloured by its completeness, as PNG.
+def days_picture(days: pl.DataFrame, first: date, last: date, *, max_rows: int = MAX_ROWS) -> bytes:
+    """Draw series x days from ``first`` to ``last``, each cell coloured by its completeness, as PNG.
 
-    ``days`` is in ``DAILY_COMPLETENESS_SCHEMA``, sorted by day within each series, which is blank before its first.
-    Of more than 124 series the least complete are shown, and the title says so.
+    ``days`` has ``DAILY_COMPLETENESS_SCHEMA``, sorted by day within each series. A series is blank before its first day.
+    Of more than ``max_rows`` series only the least complete are shown, and the title says so.
     """
     keys = pl.concat_str("symbol", pl.lit(":"), "timeframe")
     keyed = days.filter(pl.col("day").is_between(first, last)).with_columns(key=keys)
     series = keyed["key"].unique(maintain_order=True).to_list()
-    shown = _worst(keyed, "key", series)
+    shown = _worst(keyed, "key", series, max_rows)
     title = f"Completeness by day, {first} to {last}"
     if len(shown) < len(series):
         title += f": the {len(shown)} least complete of {len(series):,} series"
     count = (last - first).days + 1
     figure, axes = _figure(width=11, rows=len(shown), inches_per_row=0.125)
-    # Blank before the first day of a series: nobody knows whether anything was expected.
+    # Blank before the first day of a series: whether anything was expected is unknown.
     colours = np.full((max(len(shown), 1), count, 3), 1.0)
     for row, key in enumerate(shown):
         own = keyed.filter(key=key)
@@ -86,19 +86,19 @@ def days_picture(days: pl.DataFrame, first: date, last: date) -> bytes:
     dates = pl.date_range(first, last, eager=True).to_list()
     axes.set_xticks(list(ticks), [f"{dates[tick]:%m-%d}" for tick in ticks], fontsize=7)
     axes.set_yticks(range(len(shown)), shown, fontsize=6)
-    _lines(axes, count, len(shown))
+    _draw_grid(axes, count, len(shown))
     return _png(figure, axes, title)
 
 
-def _worst(counts: pl.DataFrame, key: str, every: list[str]) -> list[str]:
-    """The least complete of ``every`` value of the column ``key``, as many as a picture shows, in their order."""
-    if len(every) <= MAX_ROWS:
+def _worst(counts: pl.DataFrame, key: str, every: list[str], max_rows: int) -> list[str]:
+    """Return the ``max_rows`` least complete of ``every`` value of the column ``key``, in their order."""
+    if len(every) <= max_rows:
         return every
     expected, missing = pl.col("expected_bars").sum(), pl.col("missing_bars").sum()
-    # What was never scanned expects nothing: it comes after what is known to lack bars.
+    # Values that were never scanned expect nothing: they come after those that are known to lack bars.
     shares = counts.group_by(key).agg(share=pl.when(expected > 0).then(missing / expected))
-    worst = set(shares.sort("share", key, descending=[True, False], nulls_last=True).head(MAX_ROWS)[key])
-    return [one for one in every if one in worst]
+    worst = set(shares.sort("share", key, descending=[True, False], nulls_last=True).head(max_rows)[key])
+    return [value for value in every if value in worst]
 
 
 def _figure(*, width: float, rows: int, inches_per_row: float) -> tuple[Figure, Axes]:
@@ -106,8 +106,8 @@ def _figure(*, width: float, rows: int, inches_per_row: float) -> tuple[Figure, 
     return figure, figure.add_subplot()
 
 
-def _lines(axes: Axes, columns: int, rows: int) -> None:
-    """White lines between the cells, no frame, and the columns' names above."""
+def _draw_grid(axes: Axes, columns: int, rows: int) -> None:
+    """Draw white lines between the cells and the column names above them, without a frame."""
     axes.set_xticks([position - 0.5 for position in range(columns + 1)], minor=True)
     axes.set_yticks([position - 0.5 for position in range(rows + 1)], minor=True)
     axes.grid(which="minor", color="white", linewidth=0.8)
@@ -146,7 +146,7 @@ def _colour(status: Status, share: float | None) -> tuple[float, float, float]:
         return _rgb(_UNCHECKED)
     if status is Status.NOTHING_EXPECTED or share is None:
         return _rgb(_NOTHING)
-    # A day that lacks 1 % must not look like one that lacks half: equal steps of the ramp up to 50, 90 and 100 %.
+    # A day that lacks 1 % must not look like a day that lacks half: equal steps of the ramp up to 50, 90 and 100 %.
     position = float(np.interp(share, [0.0, 0.5, 0.9, 1.0], range(len(_GAPS))))
     red, green, blue = (
         float(np.interp(position, range(len(_GAPS)), [_rgb(colour)[channel] for colour in _GAPS]))

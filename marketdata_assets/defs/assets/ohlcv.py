@@ -1,12 +1,10 @@
 """The ``ohlcv`` asset: bars of every series, fetched or rolled up, one partition per day and series."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import polars as pl
 from dagster import (
     AssetExecutionContext,
     AssetsDefinition,
@@ -28,12 +26,11 @@ from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.bars import BAR_SCHEMA
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.partitions import days_by_series, parse_key
-from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.windows import Window
-from marketdata_assets.pipeline.fetching import instruments_of, unknown_symbols, vendor_events
+from marketdata_assets.domain.wording import join_first
+from marketdata_assets.pipeline.fetching import ingest_batches, instruments_of, unknown_symbols
 from marketdata_assets.pipeline.ingest import Ingest, IngestReport
 from marketdata_assets.polygon.planner import plan
-from marketdata_assets.storage.bars import BarBatch, read_coverage, read_rows
+from marketdata_assets.storage.bars import BarBatch, read_coverage
 from marketdata_assets.storage.tables import OHLCV
 
 DESCRIPTION = """\
@@ -41,7 +38,7 @@ OHLCV bars of every tracked series, **unadjusted**, keyed by `(symbol, timeframe
 
 `1m` and `1d` are fetched from Polygon.io; `5m` to `4h` are rolled up from `1m`, `1w` from `1d`. A bar belongs to
 the partition of the local date of its open. Rows that break a rule go to `ohlcv_quarantine`; old values of a
-revised bar go to `ohlcv_revision`; nothing but the job `retention` deletes a bar.
+revised bar go to `ohlcv_revision`; only retention deletes bars.
 """
 
 FAILED_SYMBOLS = "failed_symbols"
@@ -55,20 +52,18 @@ class OhlcvConfig(Config):
 
     ask_vendor: bool = Field(
         default=True,
-        description="False rolls up and records what is stored, and makes no request.",
+        description="False makes no requests: it rolls up and records what is stored.",
     )
-    force: bool = Field(
-        default=False, description="Ask the vendor again for windows that are stored already."
-    )
+    force: bool = Field(default=False, description="Fetch windows again that are already stored.")
     keep_going: bool = Field(
         default=False,
-        description="When some symbols fail, record the others and let what follows run; the partitions of the"
-        " failed ones stay missing. False fails the run. When every symbol fails, it fails either way.",
+        description="When some symbols fail, record the others and run the downstream steps; the partitions of the"
+        " failed ones stay missing. False fails the run. If every symbol fails, the run fails either way.",
     )
     correction_sessions: int = Field(
         default=CORRECTION_SESSIONS,
         ge=0,
-        description="Latest sessions that are asked for again: late trades revise them.",
+        description="Latest sessions that are fetched again, because late trades revise them.",
     )
 
 
@@ -128,12 +123,7 @@ def _batches(
         if not config.ask_vendor:
             planned = replace(planned, fetches=())
         ingest = Ingest(planned, now=now, coverage=coverage, run_id=context.run.run_id)
-
-        def read_bars(series: Series, window: Window) -> pl.DataFrame:
-            return read_rows(database, OHLCV, {series: [window]})
-
-        with closing(vendor_events(polygon, planned.requests, database)) as events:
-            yield from ingest.batches(events, read_bars)
+        yield from ingest_batches(database, polygon, ingest)
         report = ingest.report
         if config.ask_vendor:
             requested = {day for series_days in days.values() for day in series_days}
@@ -158,10 +148,9 @@ def _batches(
 
 
 def _failure(report: IngestReport) -> Failure:
-    shown = "; ".join(str(failed.error) for failed in report.failures[:3])
-    more = f"; and {len(report.failures) - 3} more" if len(report.failures) > 3 else ""  # noqa: PLR2004 - as shown above
+    shown = join_first([str(failed.error) for failed in report.failures], 3)
     return Failure(
-        description=f"{', '.join(report.failed_symbols)} failed, every other symbol is stored: {shown}{more}",
+        description=f"{', '.join(report.failed_symbols)} failed, every other symbol is stored: {shown}",
         metadata={**request_metadata(report), **_failure_metadata(report)},
         allow_retries=False,
     )

@@ -1,7 +1,7 @@
 """Pictures in Dagster's metadata: figures as small PNGs, and PNGs as Markdown.
 
-matplotlib is imported when a picture is drawn: it costs most of a second, which loading the definitions need
-not pay. Figures are drawn without pyplot, whose global state is not safe in a daemon's threads.
+matplotlib is imported when a picture is drawn: it takes most of a second, which would slow down loading the
+definitions. Figures are drawn without pyplot, whose global state is not safe in a daemon's threads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _COLOURS: Final = 64
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of ``width`` x ``height`` inches."""
+    """Return an empty figure of ``width`` x ``height`` inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - see the module's docstring
     from matplotlib.figure import Figure  # noqa: PLC0415 - same
 
@@ -32,7 +32,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
-    """``figure`` as PNG, in a palette of 64 colours: it halves what Dagster keeps with the materialization."""
+    """Return ``figure`` as PNG, in a palette of 64 colours, which halves the metadata that Dagster stores."""
     from PIL import Image  # noqa: PLC0415 - see the module's docstring
 
     drawn, small = BytesIO(), BytesIO()
@@ -44,5 +44,5 @@ def png(figure: Figure) -> bytes:
 
 
 def markdown_image(text: str, picture: bytes) -> MarkdownMetadataValue:
-    """``picture`` (PNG) as Markdown that holds it; ``text`` is for those who do not see it."""
+    """Return ``picture`` (PNG) as Markdown that embeds it, with ``text`` as its alternative text."""
     return MetadataValue.md(f"![{text}](data:image/png;base64,{b64encode(picture).decode()})")

@@ -18,20 +18,20 @@ DAILY_FRESHNESS: Final = FreshnessPolicy.cron(
     deadline_cron=f"{DAILY_RUN.minute} {DAILY_RUN.hour + GRACE // timedelta(hours=1)} * * *",
     lower_bound_delta=GRACE,
 )
-"""Something was materialized by the daily run, between 02:00 and 08:00 UTC. It says that the machinery lives, whatever
-day it brought: ``bars_fresh`` says whether each series holds what it should."""
+"""The policy that the daily run materializes something between 02:00 and 08:00 UTC. It shows that the machinery works,
+whatever days were fetched: ``bars_fresh`` checks that each series has the bars that are due."""
 
 FEATURES_FRESHNESS: Final = FreshnessPolicy.time_window(fail_window=timedelta(days=5))
-"""Something was computed within a long weekend: a night without new bars has nothing to compute."""
+"""The policy that something is computed within a long weekend: a daily run without new bars computes nothing."""
 
 ACTIONS_FRESHNESS: Final = FreshnessPolicy.time_window(
     fail_window=timedelta(hours=36), warn_window=timedelta(hours=28)
 )
-"""The lists were brought within a day."""
+"""The policy that the lists are fetched every day."""
 
 
 def columns_of(table: str, columns: Mapping[str, tuple[str, str]]) -> Mapping[str, Any]:
-    """Metadata of an asset whose rows are in ``table``: name, and each column's type and meaning."""
+    """Return metadata of an asset whose rows are in ``table``: its name, and the type and meaning of each column."""
     return {
         "dagster/table_name": f"public.{table}",
         "dagster/column_schema": MetadataValue.table_schema(

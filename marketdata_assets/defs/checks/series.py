@@ -1,4 +1,4 @@
-"""Checks that speak of whole series: is each of them fresh, and is each of them whole enough."""
+"""Checks of whole series: whether each of them is fresh, and complete enough."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,27 +28,28 @@ FRESH: Final = "bars_fresh"
 ABOVE_THRESHOLD: Final = "completeness_above_threshold"
 
 _FRESH_DESCRIPTION: Final = """\
-Each active series holds the bars that the latest daily run (02:00 UTC, six hours to finish) should have brought, by
-the trading calendar: neither a weekend nor a backfill of an old day counts. A series that lacks the last of them is
-fresh, too, when the vendor was asked since and the silence is usual for it. Looks at **every active series**, whatever
-the run was about. WARN while a series is one session late, ERROR beyond; it stops nothing.
+Each active series has the bars that the latest daily run (02:00 UTC, six hours to finish) should have fetched, by the
+trading calendar: weekends make nothing late, and a backfill of an old day makes nothing fresh. A series without the last
+due bar is also fresh if it was requested after its close and its absence is usual for the series. Checks **every active
+series**, whatever the run covered. WARN while every stale series is at most one session (or week) late, ERROR beyond; it blocks
+nothing.
 
-**What to do:** `not_asked`: did the schedule run? `marketdata backfill --days 7` catches up. `failed`: the vendor's
-answer is in the table. `silent`: the vendor has no bar where the series usually has; halted or delisted symbols are
-taken out with `marketdata symbols deactivate`.
+**What to do:** `not_asked`: check that the schedule ran; `marketdata backfill --days 7` catches up. `failed`: the table
+has the error. `silent`: the vendor has no bar where the series usually has one; remove halted or delisted symbols with
+`marketdata symbols deactivate`.
 """
 _COMPLETENESS_DESCRIPTION: Final = """\
-Of each active series at least 99.5 % (`MARKETDATA_COMPLETENESS_PERCENT`) of the expected bars are there or explained
-(`no_trades`), over all days that were scanned. **Only warns.** Series that were never scanned are counted,
-and do not fail.
+At least 99.5 % (`MARKETDATA_COMPLETENESS_PERCENT`) of the expected bars of each active series are stored or explained
+(`no_trades`), over the days that the matrix covers. **Only warns.** Series that were never scanned are counted but do not
+fail.
 
-**What to do:** `marketdata gaps --repair` asks for the missing bars again; `marketdata matrix --html matrix.html` shows the days.
+**What to do:** `marketdata gaps --repair` refetches missing bars; `marketdata matrix --html matrix.html` shows the days.
 """
 _SHOWN: Final = 50
 
 
 def freshness_check() -> AssetChecksDefinition:
-    """The check of ``ohlcv`` that needs no run of it."""
+    """Return the check of ``ohlcv`` that does not need a run of ``ohlcv``."""
     spec = AssetCheckSpec(FRESH, asset="ohlcv", description=_FRESH_DESCRIPTION)
 
     @multi_asset_check(name="freshness_checks", specs=[spec])
@@ -84,7 +85,7 @@ def freshness_check() -> AssetChecksDefinition:
 
 
 def completeness_check() -> AssetChecksDefinition:
-    """The check of ``completeness_matrix``."""
+    """Return the check of ``completeness_matrix``."""
     spec = AssetCheckSpec(ABOVE_THRESHOLD, asset="completeness_matrix", description=_COMPLETENESS_DESCRIPTION)
 
     @multi_asset_check(name="completeness_matrix_checks", specs=[spec])
@@ -128,12 +129,12 @@ def _series_verdict(
     metadata: Mapping[str, MetadataValue],
     aside: str = "",
 ) -> Iterator[Output[None] | AssetCheckEvaluation]:
-    """The two events of a check; like :func:`~marketdata_assets.defs.checks.verdict.verdict`, without enumerating partitions."""
+    """Yield the two events of a check as ``checks.verdict`` does, without enumerating partitions."""
     yield Output(None, output_name=spec.get_python_identifier())
     names = [
         f"{symbol}:{timeframe}" for symbol, timeframe in failing.select("symbol", "timeframe").iter_rows()
     ]
-    said = (
+    sentence = (
         f"{len(names):,} of {counts['series']:,} series are not {noun}: {name_first(names, 3)}."
         if names
         else f"All of {counts['series']:,} series are {noun}."
@@ -143,7 +144,7 @@ def _series_verdict(
         check_name=spec.name,
         passed=not names,
         severity=severity,
-        description=said + aside,
+        description=sentence + aside,
         metadata={**{name: MetadataValue.int(count) for name, count in counts.items()}, **metadata},
     )
 
@@ -189,7 +190,7 @@ def _completeness_table(below: pl.DataFrame) -> str:
 
 
 def _table(head: Sequence[str], alignment: str, rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of the first ``rows``; ``alignment`` has a colon for each column of numbers."""
+    """Return a Markdown table of the first ``rows``; ``alignment`` has a colon for each column of numbers."""
     if not rows:
         return "Nothing is wrong."
     lines = [f"| {' | '.join(map(table_cell, row))} |" for row in rows[:_SHOWN]]

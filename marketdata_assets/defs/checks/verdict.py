@@ -1,4 +1,4 @@
-"""What every check shares: the partitions that it looks at, and how it says what is wrong with them."""
+"""What every check shares: the partitions that it reads, and the report of what is wrong with them."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.connection import Database
 
 ALONE_DAYS: Final = 30
-"""How many days a check looks at that runs without an asset, up to and including today."""
+"""How many days a check that runs without an asset reads, up to and including today."""
 WORST: Final = 20
-"""Rows of the table of a verdict."""
+"""The number of rows in the table of a verdict."""
 _NAMED: Final = 3
 _PARTITION: Final = ("symbol", "timeframe", "day")
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a check looks at."""
+    """The partitions that a check reads."""
 
     rectangle: Rectangle
     windows: Mapping[Series, Window]
 
     @property
-    def told(self) -> str:
-        """The scope for people: how many series, which days."""
+    def description(self) -> str:
+        """The scope for people: its series or their number, and its days."""
         series = self.rectangle.series
         named = series[0].key if len(series) == 1 else f"{len(series):,} series"
         days = (
@@ -53,7 +53,7 @@ class Scope:
 
 
 def scope_of(context: AssetCheckExecutionContext, database: Database) -> Scope:
-    """The partitions of the run; when the check runs alone, the last days of every active series.
+    """Return the partitions of the run; when the check runs alone, the last days of every active series.
 
     Raises:
         ConfigurationError: A series of the run is no longer tracked.
@@ -61,7 +61,7 @@ def scope_of(context: AssetCheckExecutionContext, database: Database) -> Scope:
     rectangle = Rectangle.from_tags(context.run.tags, context.instance.get_dynamic_partitions(SERIES))
     if rectangle is None:
         today = datetime.now(UTC).date()
-        active = (one for symbol in list_symbols(database, active_only=True) for one in symbol.series)
+        active = (series for symbol in list_symbols(database, active_only=True) for series in symbol.series)
         rectangle = Rectangle(today - timedelta(days=ALONE_DAYS - 1), today, tuple(active))
     windows = partition_windows_of(database, rectangle.series, rectangle.first, rectangle.last)
     return Scope(rectangle, windows)
@@ -77,20 +77,20 @@ def verdict(
     listed: pl.DataFrame | None = None,
     blocked: int = 0,
 ) -> Iterator[Output[None] | AssetCheckEvaluation]:
-    """The events of a check that found ``faults`` in ``scope``.
+    """Yield the events of a check that found ``faults`` in ``scope``.
 
-    These are the two that Dagster makes of an ``AssetCheckResult``. It would also look for the materializations
-    that the check is of, and for that enumerate every partition of the asset: 3 s a run with 250,000. Without
-    them Dagster goes by the run and by the time.
+    These are the two events that Dagster makes of an ``AssetCheckResult``. From a result, Dagster would also search for
+    the materializations that the check belongs to, and enumerate every partition of the asset: 3 s per run with 250,000.
+    Without them Dagster uses the run and the time.
 
     Args:
-        spec: Of the check.
-        scope: What was looked at.
-        faults: ``FAULT_SCHEMA``: what is wrong.
-        counts: How much was looked at, and how much of it fails, by name.
-        only_warns: Never of severity ERROR.
-        listed: Faults to show at the end of the table that are no failure.
-        blocked: How many of the partitions that do not fail have nothing to be looked at.
+        spec: The specification of the check.
+        scope: The partitions that were read.
+        faults: The faults, as ``FAULT_SCHEMA``.
+        counts: How much was read, and how much of it fails, by name.
+        only_warns: Whether the severity is never ERROR.
+        listed: Faults to show at the end of the table that are not failures.
+        blocked: How many of the partitions that do not fail are blocked, so that they have nothing to check.
     """
     partitions = scope.rectangle.size
     failing = faults.select(_PARTITION).unique().height
@@ -104,9 +104,9 @@ def verdict(
         blocking=spec.blocking,
         passed=failing == 0,
         severity=AssetCheckSeverity.ERROR if stops else AssetCheckSeverity.WARN,
-        description=_sentence(scope, worst, failing, blocked),
+        description=_describe(scope, worst, failing, blocked),
         metadata={
-            "looked_at": MetadataValue.text(scope.told),
+            "looked_at": MetadataValue.text(scope.description),
             "partitions": MetadataValue.int(partitions),
             "failing_partitions": MetadataValue.int(failing),
             **{noun: MetadataValue.int(count) for noun, count in counts.items()},
@@ -115,22 +115,22 @@ def verdict(
     )
 
 
-def _sentence(scope: Scope, worst: pl.DataFrame, failing: int, blocked: int) -> str:
+def _describe(scope: Scope, worst: pl.DataFrame, failing: int, blocked: int) -> str:
     partitions = scope.rectangle.size
-    beside = f", {blocked:,} held back" if blocked else ""
+    aside = f", {blocked:,} blocked" if blocked else ""
     if not failing:
-        return f"{counted(partitions - blocked, 'partition')} pass{beside}."
+        return f"{counted(partitions - blocked, 'partition')} pass{aside}."
     named = list(
         dict.fromkeys(
             f"{symbol}:{timeframe} {day}" for symbol, timeframe, day in worst.select(_PARTITION).iter_rows()
         )
     )
     shown = name_first(named, _NAMED, total=failing)
-    return f"{failing:,} of {counted(partitions, 'partition')} fail{beside}: {shown}."
+    return f"{failing:,} of {counted(partitions, 'partition')} fail{aside}: {shown}."
 
 
 def fault_table(faults: pl.DataFrame) -> str:
-    """The first ``faults`` as a Markdown table, and how many more there are; a sentence when there is none."""
+    """Return the first ``faults`` as a Markdown table, and how many more there are; a sentence when there are none."""
     if faults.is_empty():
         return "Nothing is wrong."
     columns = ("symbol", "timeframe", "day", "what", "rows", "time", "example")
@@ -146,5 +146,5 @@ def fault_table(faults: pl.DataFrame) -> str:
 
 
 def table_cell(text: str) -> str:
-    """``text`` as a cell of a Markdown table: one line, no bar."""
+    """Return ``text`` as a cell of a Markdown table: on one line, with escaped vertical bars."""
     return one_line(text).replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""Dagster's instance as this project sets it up: where it stores, and the switches of every process."""
+"""Dagster's instance as this project sets it up: its storage, and the environment of every process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from marketdata_assets.config import project_root
 from marketdata_assets.defs.run_tags import unfinished_ranges
 from marketdata_assets.domain.partitions import SERIES
 from marketdata_assets.storage.locks import lock
-from marketdata_assets.storage.symbols import list_symbols
+from marketdata_assets.storage.symbols import list_active_keys
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -29,52 +29,52 @@ BATCHING = {
 
 
 def prepare_environment(settings: Settings) -> None:
-    """Set what Dagster reads from the environment, for this process and its children.
+    """Set the environment variables that Dagster reads, for this process and its children.
 
-    Dagster's files live under MARKETDATA_HOME, with a copy of the project's ``dagster.yaml``. What the user has
-    set stays.
+    Dagster's files live under MARKETDATA_HOME, with a copy of the project's ``dagster.yaml``. Variables that the user
+    has set stay.
     """
     home = settings.home / "dagster"
     home.mkdir(parents=True, exist_ok=True)
     wanted = _configuration().read_text(encoding="utf-8")
-    placed = home / "dagster.yaml"
-    if not placed.is_file() or placed.read_text(encoding="utf-8") != wanted:
+    copy = home / "dagster.yaml"
+    if not copy.is_file() or copy.read_text(encoding="utf-8") != wanted:
         draft = home / f"dagster.yaml.{os.getpid()}"
         draft.write_text(wanted, encoding="utf-8")
-        draft.replace(placed)  # at once: another process may be reading it
+        draft.replace(copy)  # atomically: another process may be reading it
     os.environ.setdefault("DAGSTER_HOME", str(home))
-    # The instance must be the one of these settings, whatever working folder a child has.
+    # A child must use the instance of these settings, whatever its working folder is.
     os.environ.setdefault("MARKETDATA_HOME", str(settings.home))
     for name, value in BATCHING.items():
         os.environ.setdefault(name, value)
 
 
 def _configuration() -> Traversable:
-    """The project's ``dagster.yaml``, else the package's own."""
+    """Return the project's ``dagster.yaml``, else the one of the package."""
     own = project_root() / "dagster.yaml"
     return own if own.is_file() else files("marketdata_assets").joinpath("dagster.yaml")
 
 
 def keeps_order(instance: DagsterInstance, database: Database) -> bool:
-    """Whether :func:`sync_series` would only add partitions behind those that exist, or nothing."""
+    """Whether :func:`sync_series` would at most add partitions after the existing ones."""
     present = list(instance.get_dynamic_partitions(SERIES))
-    return _wanted(database)[: len(present)] == present
+    return list_active_keys(database)[: len(present)] == present
 
 
 def sync_series(instance: DagsterInstance, database: Database) -> list[str]:
     """Make the dynamic ``series`` partitions exactly the active pairs of ``tracked_symbols``.
 
-    Returns all of them in Dagster's order, made that of ``tracked_symbols``: the timeframes of a symbol are
-    neighbours, so that one run takes them all. Keys that are no longer tracked lose their partitions; their
+    Returns all keys in Dagster's order, which becomes the order of ``tracked_symbols``: the timeframes of a symbol are
+    neighbours, so that one run can take them all. Keys that are no longer tracked lose their partitions; their
     bars and their history stay.
 
-    While range runs are queued or under way, which go by the present order, new keys are only added behind the
-    others, and none goes: the next call after their end makes up for it. Callers take turns.
+    While range runs, which depend on the present order, are queued or under way, new keys are only added after the
+    others, and no key is removed: the next call after the end of the runs does the rest. A lock serializes the callers.
     """
 
     def sync(session: Session) -> list[str]:
         lock(session, SERIES)
-        wanted = _wanted(database)
+        wanted = list_active_keys(database)
         present = list(instance.get_dynamic_partitions(SERIES))
         same = 0
         while same < min(len(wanted), len(present)) and wanted[same] == present[same]:
@@ -85,7 +85,7 @@ def sync_series(instance: DagsterInstance, database: Database) -> list[str]:
             if added:
                 instance.add_dynamic_partitions(SERIES, added)
             return [*present, *added]
-        # Dagster's order is that of insertion: what comes after the first difference is put in anew.
+        # Dagster's order is the order of insertion: the keys after the first difference are inserted again.
         for key in present[same:]:
             instance.delete_dynamic_partition(SERIES, key)
         if wanted[same:]:
@@ -93,7 +93,3 @@ def sync_series(instance: DagsterInstance, database: Database) -> list[str]:
         return wanted
 
     return database.transaction(sync)
-
-
-def _wanted(database: Database) -> list[str]:
-    return [one.key for symbol in list_symbols(database, active_only=True) for one in symbol.series]

@@ -1,4 +1,4 @@
-"""Runs as processes of this machine, and how it is seen that one is gone."""
+"""Runs as processes of this machine, and the detection of runs whose process is gone."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from dagster import DagsterRun
 
 _CLOCKS: Final = timedelta(seconds=2)
-"""How far a process' start, which the kernel counts in ticks since its own, may seem to lie after its first event."""
+"""How much later than its first event a process may seem to have started: the kernel counts in ticks since boot."""
 
 _STEP: Final = timedelta(minutes=15)
-"""How far the clock may have been set forward since: the start of every process moves with it."""
+"""How far the clock may have been set forward since the start: the start of every process moves with it."""
 
 _FORGET_SECONDS: Final = 3600.0
-"""After so long, a run that was seen without its process has been ended by its code server."""
+"""The time after which the code server has ended a run that was seen without its process."""
 
 
 class LocalRunLauncher(DefaultRunLauncher):
-    """Dagster's own launcher, and a look at the process of a run.
+    """Dagster's own launcher, with a check of whether the process of a run is alive.
 
-    The code server that started a run notices its end, unless it has ended itself: after a restart of the
-    machine nobody would, and the run would count as under way, and hold its places in the queue, for ever.
+    The code server that started a run notices its end, unless the code server has ended too: after a restart of the
+    machine, the run would count as under way, and occupy its slots of the queue, forever.
 
-    Dagster tries once to start a crashed run again, in vain while no code server answers. One that has ended with
-    its runs is given ``grace_seconds`` to come back before they count as failed.
+    Dagster tries once to resume a crashed run, which fails while no code server answers. A code server that has ended
+    with its runs has ``grace_seconds`` to come back before the runs count as failed.
     """
 
     def __init__(self, inst_data: Any = None, grace_seconds: int = 60) -> None:  # noqa: ANN401 - Dagster's signature
@@ -46,27 +46,27 @@ class LocalRunLauncher(DefaultRunLauncher):
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        """``grace_seconds``, 60 unless given."""
+        """Return the schema of the configuration: ``grace_seconds``, 60 by default."""
         return {"grace_seconds": Field(int, is_required=False, default_value=60)}
 
     @classmethod
     def from_config_value(cls, inst_data: Any, config_value: Any) -> Self:  # noqa: ANN401 - Dagster's signature
-        """The launcher of an instance."""
+        """Return the launcher of an instance."""
         return cls(inst_data=inst_data, **config_value)
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """Run monitoring asks about each run."""
+        """Whether run monitoring checks each run: always."""
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Whether the process of ``run`` lives. Of what runs elsewhere nothing is known, so nothing is said."""
+        """Check whether the process of ``run`` is alive. A run on another machine counts as running: its state is unknown."""
         if not launched_here(run):
             return CheckRunHealthResult(WorkerStatus.RUNNING, "not started by a code server of this machine")
-        told = worker_process(self._instance, run)
-        if told is None:
+        process = worker_process(self._instance, run)
+        if process is None:
             return CheckRunHealthResult(WorkerStatus.RUNNING, "its process has not reported yet")
-        pid, since = told
+        pid, since = process
         if is_alive(pid, since):
             return CheckRunHealthResult(WorkerStatus.RUNNING, run_worker_id=str(pid))
         gone = f"process {pid} of this run is gone"
@@ -74,18 +74,20 @@ class LocalRunLauncher(DefaultRunLauncher):
         forget = now - self._grace_seconds - _FORGET_SECONDS
         self._gone_since = {run_id: since for run_id, since in self._gone_since.items() if since > forget}
         if now - self._gone_since.setdefault(run.run_id, now) < self._grace_seconds:
-            return CheckRunHealthResult(WorkerStatus.RUNNING, f"{gone}, which its code server may still tell")
+            return CheckRunHealthResult(
+                WorkerStatus.RUNNING, f"{gone}; its code server may still report the end of the run"
+            )
         del self._gone_since[run.run_id]
         return CheckRunHealthResult(WorkerStatus.FAILED, gone, run_worker_id=str(pid))
 
 
 def _is_python(process: psutil.Process) -> bool:
-    """Whether it may be what a code server starts runs as."""
+    """Whether ``process`` may be a run: a code server starts runs as Python processes."""
     return any("python" in word for word in process.cmdline()[:1])
 
 
 def is_alive(pid: int, since: datetime) -> bool:
-    """Whether the process that had the id ``pid`` at ``since`` lives; another one that has it by now does not count."""
+    """Whether the process that had the id ``pid`` at ``since`` is alive; a later process with the same id does not count."""
     try:
         process = psutil.Process(pid)
         started = datetime.fromtimestamp(process.create_time(), UTC)

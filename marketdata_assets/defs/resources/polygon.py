@@ -1,7 +1,7 @@
 """The vendor as a Dagster resource.
 
 Settings that are left out come from the environment when the resource is used. The API key comes only from
-there: it is no field of the resource, so that no page of the UI and no run configuration can show it.
+there: it is not a field of the resource, so that no page of the UI and no run configuration can show it.
 """
 
 from __future__ import annotations
@@ -33,23 +33,25 @@ if TYPE_CHECKING:
 class PolygonResource(ConfigurableResource[None]):
     """Bars and corporate actions from Polygon.io (Massive), under the rate limit that every process with the same key shares."""
 
-    base_url: str | None = Field(default=None, description="Scheme and host; default POLYGON_BASE_URL.")
+    base_url: str | None = Field(default=None, description="Scheme and host. Default: POLYGON_BASE_URL.")
     requests_per_minute: int | None = Field(
         default=None,
         ge=0,
-        description="Default POLYGON_REQUESTS_PER_MINUTE. 0 sends without a limit, for a plan that has none.",
+        description="Default: POLYGON_REQUESTS_PER_MINUTE. 0 means no limit, for a plan that has none.",
     )
-    concurrency: int = Field(
-        default=8, ge=1, le=64, description="Requests that are fetched at the same time."
-    )
+    concurrency: int = Field(default=8, ge=1, le=64, description="Concurrent requests.")
     connect_timeout_seconds: float = Field(default=10.0, gt=0)
-    read_timeout_seconds: float = Field(default=30.0, gt=0, description="The longest pause within an answer.")
-    total_timeout_seconds: float = Field(default=120.0, gt=0, description="The longest whole answer.")
+    read_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="The longest pause within a response."
+    )
+    total_timeout_seconds: float = Field(
+        default=120.0, gt=0, description="The longest time for a whole response."
+    )
     max_attempts: int = Field(default=6, ge=1, description="Attempts for one page, the first included.")
     retry_budget_seconds: float = Field(
         default=300.0,
         gt=0,
-        description="No new attempt for a page after this long, waits for the limit left out.",
+        description="No new attempt for a page after this long, not counting waits for the rate limit.",
     )
     retry_first_wait_seconds: float = Field(
         default=0.5, ge=0, description="Upper bound of the first random wait; it doubles with each attempt."
@@ -61,7 +63,7 @@ class PolygonResource(ConfigurableResource[None]):
         return is_simulator(self.base_url or load_settings().polygon_base_url)
 
     def ready(self) -> Self:
-        """This resource. Raises :class:`ConfigurationError` when the key is not set."""
+        """Return this resource. Raises :class:`ConfigurationError` if the key is not set."""
         if load_settings().polygon_api_key is None:
             raise _no_key()
         return self
@@ -71,16 +73,16 @@ class PolygonResource(ConfigurableResource[None]):
     ) -> Generator[FetchEvent]:
         """Fetch ``requests``, up to ``concurrency`` at once; the pages of one request come in order.
 
-        Only a few pages are held, however long the caller takes. Closing the generator stops everything.
+        Only a few pages are in memory, however long the caller takes. Closing the generator stops all requests.
 
         Args:
-            requests: What to fetch; started in this order.
-            database_url: Where the shared rate limit lives; default DATABASE_URL.
+            requests: The requests, which are started in this order.
+            database_url: The database of the shared rate limit; default DATABASE_URL.
 
         Raises:
             ConfigurationError: At once, when the key or the database is not set.
-            AuthenticationError: When the vendor refuses the key; everything else is dropped.
-            RateLimiterUnavailableError: When the database is away.
+            AuthenticationError: When the vendor refuses the key; all other requests are dropped.
+            RateLimiterUnavailableError: When the database cannot be reached.
         """
         return vendor.stream(self._plan(database_url), requests)
 
@@ -94,19 +96,19 @@ class PolygonResource(ConfigurableResource[None]):
         asset_class: AssetClass | None = None,
         database_url: str | None = None,
     ) -> pl.DataFrame:
-        """The vendor's own bars of any timeframe, with ``VENDOR_SCHEMA``, sorted, one row per time.
+        """Fetch the vendor's own bars of any timeframe, as ``VENDOR_SCHEMA``, sorted, one row per time (UTC).
 
         Args:
-            symbol: As this project writes it.
+            symbol: The symbol, as this project writes it.
             timeframe: Any of the eight; the vendor's 4-hour and weekly bars keep the vendor's own anchors.
-            start: A local date, or an aware moment; bars that open from there on.
-            end: The last local date, inclusive; or an aware moment, exclusive.
+            start: The first local date, or an aware datetime: the earliest open, inclusive.
+            end: The last local date, inclusive, or an aware datetime, exclusive.
             asset_class: Default: crypto for BASE-QUOTE, else stock.
-            database_url: Where the shared rate limit lives; default DATABASE_URL.
+            database_url: The database of the shared rate limit; default DATABASE_URL.
 
         Raises:
             ConfigurationError: When an argument or a setting is wrong.
-            PolygonError: Of the kind that fits.
+            PolygonError: A request failed; the subclass says how.
         """
         return vendor.fetch_range(
             self._plan(database_url), symbol, timeframe, start, end, asset_class=asset_class
@@ -115,40 +117,40 @@ class PolygonResource(ConfigurableResource[None]):
     def actions(
         self, kind: ActionKind, symbols: Sequence[str], *, database_url: str | None = None
     ) -> ListedActions:
-        """Everything of ``kind`` that the vendor lists of ``symbols``, stocks and ETFs.
+        """List everything of ``kind`` that the vendor has for ``symbols``, stocks and ETFs.
 
-        The former endpoint is asked when the vendor does not know the current one, or the plan does not include
-        it; a failure is not answered by asking elsewhere.
+        The request goes to the former endpoint when the vendor does not know the current one, or the plan does not
+        include it; other failures are raised.
 
         Args:
-            kind: What to list.
-            symbols: Of whom; without any, nothing is asked.
-            database_url: Where the shared rate limit lives; default DATABASE_URL.
+            kind: Splits, dividends or earnings.
+            symbols: The symbols; without symbols, no request is made.
+            database_url: The database of the shared rate limit; default DATABASE_URL.
 
         Raises:
             ConfigurationError: When the key or the database is not set.
-            EntitlementError: The plan includes no endpoint of this kind.
-            EndpointNotFoundError: The vendor has none.
-            PolygonError: Of the kind that fits, otherwise.
-            RateLimiterUnavailableError: When the database is away.
+            EntitlementError: The plan does not include an endpoint for this kind.
+            EndpointNotFoundError: The vendor does not have an endpoint for this kind.
+            PolygonError: A request failed for another reason; the subclass says which.
+            RateLimiterUnavailableError: When the database cannot be reached.
         """
         return vendor.list_actions(self._plan(database_url), kind, symbols)
 
     def unlisted(
         self, instruments: Sequence[Instrument], *, database_url: str | None = None
     ) -> frozenset[Instrument]:
-        """Find those of ``instruments`` that the vendor's directory has neither as active nor as delisted.
+        """Find the ``instruments`` that the vendor's directory has neither as active nor as delisted.
 
-        An instrument counts as listed when the directory cannot be asked: the plan may not include it.
+        An instrument counts as listed when the directory cannot be read: the plan may not include it.
 
         Args:
-            instruments: Which; one or two requests each.
-            database_url: Where the shared rate limit lives; default DATABASE_URL.
+            instruments: The instruments; each takes one or two requests.
+            database_url: The database of the shared rate limit; default DATABASE_URL.
 
         Raises:
             ConfigurationError: When the key or the database is not set.
             AuthenticationError: When the vendor refuses the key.
-            RateLimiterUnavailableError: When the database is away.
+            RateLimiterUnavailableError: When the database cannot be reached.
         """
         return vendor.unlisted(self._plan(database_url), instruments)
 
@@ -161,9 +163,7 @@ class PolygonResource(ConfigurableResource[None]):
         if database_url is None and settings.database_url is not None:
             database_url = settings.database_url.get_secret_value()
         if limit and database_url is None:
-            message = (
-                "the rate limit is kept in Postgres, and none is known: set DATABASE_URL or pass database_url"
-            )
+            message = "the rate limit is kept in Postgres, and no database is given: set DATABASE_URL or pass database_url"
             raise ConfigurationError(message)
         return FetchPlan(
             base_url=self.base_url or settings.polygon_base_url,

@@ -1,6 +1,6 @@
 """The market database as a Dagster resource.
 
-The URL comes from the environment when the resource is used; it is no field, so that no page of the UI and no
+The URL comes from the environment when the resource is used; it is not a field, so that no page of the UI and no
 run configuration can show its password.
 """
 
@@ -24,11 +24,11 @@ class PostgresResource(ConfigurableResource[None]):
 
     @contextmanager
     def database(self) -> Iterator[Database]:
-        """A :class:`Database`, closed on leaving.
+        """Open a :class:`Database`, which is closed when the context ends.
 
         Raises:
-            ConfigurationError: It is out of reach.
-            ClockError: This machine's clock is far off: what a run writes by it would be wrong.
+            ConfigurationError: The database cannot be reached.
+            ClockError: This machine's clock is far off: times that a run writes would be wrong.
         """
         with Database(resolve_database_url(load_settings())) as database:
             require_right_clock(database)

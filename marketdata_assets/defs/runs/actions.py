@@ -1,4 +1,4 @@
-"""Bringing corporate actions up to date: a run of their three assets in this process."""
+"""The refresh of corporate actions: a run of their three assets in this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ActionsReport:
-    """What came of one kind, in rows; ``in_plan`` is False when the vendor's plan does not include it."""
+    """The result for one kind, in rows; ``in_plan`` is False when the vendor's plan does not include the kind."""
 
     kind: ActionKind
     in_plan: bool
@@ -42,9 +42,9 @@ def refresh_actions(runner: Runner) -> list[ActionsReport]:
     result = runner.execute(CORPORATE_ACTIONS_JOB)
     if not result.success:
         reasons = reasons_by_step(result)
-        # In one order, whichever failed first. Each says which kind and which symbols it is about.
+        # Always in the same order. Each reason names its kind and its symbols.
         why = [reasons[kind] for kind in ActionKind if kind in reasons] or [reason_of(result)]
-        message = f"corporate actions are not up to date: {'; and '.join(why)}"
+        message = f"corporate actions could not be refreshed: {'; and '.join(why)}"
         raise MarketDataError(message)
     reports = []
     for kind in ActionKind:

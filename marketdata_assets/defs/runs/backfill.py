@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from marketdata_assets.defs.runs.bars import BarsOutcome, bring_bars
+from marketdata_assets.defs.runs.bars import BarsOutcome, fetch_bars
 from marketdata_assets.defs.runs.commands import run_ids
 from marketdata_assets.defs.runs.execution import Runner
 from marketdata_assets.defs.runs.features import FeaturesOutcome, compute
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 class Stage(StrEnum):
-    """What a backfill does, in this order."""
+    """The stages of a backfill, in order."""
 
     BARS = "bars"
     GAPS = "gaps"
@@ -67,7 +67,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BackfillRequest:
-    """What a backfill is asked for. Days are local dates, both inclusive."""
+    """The request for a backfill. Days are local dates, both inclusive."""
 
     series: tuple[Series, ...]
     first: date
@@ -77,32 +77,34 @@ class BackfillRequest:
 
     @property
     def rectangle(self) -> Rectangle:
-        """The partitions."""
+        """The partitions of the request."""
         return Rectangle(self.first, self.last, self.series)
 
     @property
     def stages(self) -> list[Stage]:
-        """The stages in order."""
-        return [one for one in Stage if self.with_features or one is not Stage.FEATURES]
+        """The stages of the backfill, in order."""
+        return [stage for stage in Stage if self.with_features or stage is not Stage.FEATURES]
 
 
 class BackfillProgress:
-    """Is told how far a backfill is; this one keeps silent."""
+    """The observer of a backfill's progress; this class does nothing."""
 
-    def stage(self, stage: Stage, place: int, of: int, runs: Sequence[Rectangle], *, is_idle: bool) -> None:
-        """``stage`` begins, the ``place``-th ``of`` all, with ``runs`` to execute; ``is_idle`` when it does nothing."""
+    def stage(
+        self, stage: Stage, position: int, of: int, runs: Sequence[Rectangle], *, is_idle: bool
+    ) -> None:
+        """Note that ``stage``, number ``position`` ``of`` all, begins, with ``runs`` to execute; ``is_idle`` if none."""
 
     def run(self, run: Rectangle) -> None:
-        """``run`` begins; the one before it has ended."""
+        """Note that ``run`` begins; the run before it has ended."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What a backfill did and what it left.
+    """The outcome of a backfill: what it did, and what is left.
 
-    ``gaps`` (``LISTED_SCHEMA``) holds the gaps of the series and of their siblings, which are stored and scanned along, in
-    the windows that were scanned (whole weeks where there are week bars): those that stand, and those that were filled
-    since the backfill began. ``completeness`` has a row
+    ``gaps`` (``LISTED_SCHEMA``) holds the gaps of the series and of their siblings, which are stored and scanned with
+    them, in the windows that were scanned (whole weeks where there are week bars): those that remain, and those that
+    were filled since the backfill began. ``completeness`` has a row
     for each series, summed over the days of the window; ``matrix`` (``MATRIX_SCHEMA``) over all of its history.
     ``unchecked`` (``DAILY_COMPLETENESS_SCHEMA``) holds the days of the window that expect bars and were never scanned.
     ``ended`` holds the rows of ``matrix`` whose scanned days end before the day that is due.
@@ -126,21 +128,21 @@ class Outcome:
 
     @property
     def failures(self) -> dict[str, str]:
-        """Why symbols failed, one line each."""
+        """The reasons why symbols failed, one line each."""
         return self.bars.failures
 
     def gaps_in(self, state: GapState) -> pl.DataFrame:
-        """The gaps of a state."""
+        """Return the gaps in ``state``."""
         return self.gaps.filter(state=state.value)
 
     @property
     def lost(self) -> pl.DataFrame:
-        """The gaps that are left without an explanation, the largest first."""
+        """The gaps that remain without an explanation, the largest first."""
         return self.gaps.filter(pl.col("state").is_in(LOSSES))
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing failed and no gap is left without an explanation."""
+        """Whether nothing failed and no gap remains without an explanation."""
         return not self.failures and not self.features.failures and self.lost.is_empty()
 
 
@@ -155,16 +157,16 @@ def execute(
     earliest: date,
     progress: BackfillProgress,
 ) -> Outcome:
-    """Carry out ``request``, stage by stage, as ``command``, whose id the backfill gets.
+    """Carry out ``request``, stage by stage, as ``command``, whose id becomes the id of the backfill.
 
     ``ordered`` are the series keys in Dagster's order, ``earliest`` is the first day that is a partition.
 
-    A symbol that fails does not stop the others. Its gaps stay open: to ask for them again at once would spend
+    A symbol that fails does not stop the others. Its gaps stay open: to refetch them at once would spend
     their attempts on the same failure.
 
     Raises:
         ConfigurationError: A setting is wrong (the key, say): every other run would fail like this one.
-        MarketDataError: A scan for gaps failed, or the matrix not be made.
+        MarketDataError: A scan for gaps or the refresh of the matrix failed.
     """
     outcome = Outcome(command.id, request)
     begun = _begin_history(database, outcome)
@@ -186,7 +188,7 @@ def execute_idle(
 ) -> Outcome | None:
     """Carry out ``request`` without Dagster when no stage has anything to do; else return None and do nothing.
 
-    The backfill is written down in ``backfill_history`` like every other. ``earliest`` is the first day that is a partition.
+    The backfill is recorded in ``backfill_history`` like every other. ``earliest`` is the first day that is a partition.
 
     Raises:
         ClockError: This machine's clock is far off: nothing is written.
@@ -217,17 +219,17 @@ def execute_idle(
 
 
 def _conclude(database: Database, outcome: Outcome, *, begun: datetime, now: datetime) -> None:
-    """Read into ``outcome`` what the store holds at ``now``, the end of the backfill that began at ``begun``."""
+    """Read the state of the store at ``now``, the end of the backfill that began at ``begun``, into ``outcome``."""
     request = outcome.request
     outcome.gaps = _list_gaps(database, request, request.series).filter(
         (pl.col("state") != GapState.FILLED.value) | (pl.col("resolved_at") >= begun)
     )
     outcome.completeness = completeness_between(database, request.series, request.first, request.last)
-    outcome.matrix = read_matrix(database, {one.symbol for one in request.series}).join(
+    outcome.matrix = read_matrix(database, {series.symbol for series in request.series}).join(
         outcome.completeness, on=["symbol", "timeframe"], how="semi"
     )
     outcome.ended = ended_series(outcome.matrix, due_days(active_series(database), now))
-    # Of these days alone: what is missing of the others is for `status` and `matrix`.
+    # Only of these days: `status` and `matrix` report what other days lack.
     outcome.unchecked = read_unchecked(
         database,
         incomplete_series(outcome.matrix),
@@ -257,30 +259,30 @@ class _Stages:
     def execute(self, begun: datetime) -> None:
         request = self.outcome.request
         runs = range_runs(self.ordered, request.series, request.first, request.last)
-        self._bars(self._to_bring(runs))
-        self._scan(Stage.GAPS, self._to_scan(runs), repair=False)
-        self._scan(Stage.REPAIR, self._repairs(runs), repair=True)
+        self._fetch_bars(self._list_runs_to_fetch(runs))
+        self._scan(Stage.GAPS, self._list_runs_to_scan(runs), repair=False)
+        self._scan(Stage.REPAIR, self._plan_repairs(runs), repair=True)
         if request.with_features:
-            self._features()
-        self._matrix()
+            self._compute_features()
+        self._refresh_matrix()
         _conclude(self.database, self.outcome, begun=begun, now=datetime.now(UTC))
 
-    def _to_bring(self, runs: Sequence[Rectangle]) -> list[Rectangle]:
-        """Those of ``runs`` that have something to request, to roll up or to record."""
+    def _list_runs_to_fetch(self, runs: Sequence[Rectangle]) -> list[Rectangle]:
+        """List those of ``runs`` that have something to request, to roll up or to record."""
         if self.outcome.request.force:
             return list(runs)
         now = datetime.now(UTC)
         return [run for run in runs if not bars_are_current(self.database, run, now=now)]
 
-    def _to_scan(self, runs: Sequence[Rectangle]) -> list[Rectangle]:
-        """Those of ``runs`` whose scan can find something new; all of them once this backfill has stored a bar."""
+    def _list_runs_to_scan(self, runs: Sequence[Rectangle]) -> list[Rectangle]:
+        """List those of ``runs`` whose scan can find something new; all of them once this backfill has stored a bar."""
         bars = self.outcome.bars.totals
         if self.outcome.request.force or bars.rows_inserted or bars.rows_changed or bars.rows_quarantined:
             return list(runs)
         now = datetime.now(UTC)
         return [run for run in runs if not scans_are_current(self.database, run, now=now)]
 
-    def _matrix(self) -> None:
+    def _refresh_matrix(self) -> None:
         if not self.outcome.request.force and matrix_is_current(self.database, datetime.now(UTC).date()):
             self._begin(Stage.MATRIX, [], is_idle=True)
             return
@@ -289,24 +291,24 @@ class _Stages:
         self._begin(Stage.MATRIX, [], is_idle=False)
         refresh_matrix(self.runner)
 
-    def _bars(self, runs: Sequence[Rectangle]) -> None:
+    def _fetch_bars(self, runs: Sequence[Rectangle]) -> None:
         self._begin(Stage.BARS, runs)
-        bring_bars(self.runner, runs, force=self.outcome.request.force, outcome=self.outcome.bars)
+        fetch_bars(self.runner, runs, force=self.outcome.request.force, outcome=self.outcome.bars)
 
     def _scan(self, stage: Stage, runs: Sequence[Rectangle], *, repair: bool) -> None:
         self._begin(stage, runs)
         scan_for_gaps(self.runner, runs, repair=repair, bars=self.outcome.bars if repair else None)
 
-    def _features(self) -> None:
-        # First: what it finds puts whole histories out of date.
-        self._check_splits(self.outcome.request.series)
+    def _compute_features(self) -> None:
+        # First: new splits make whole histories stale.
+        self._fetch_missing_splits(self.outcome.request.series)
         days = stale_days(self.database, self.outcome.request.series, self.earliest, now=datetime.now(UTC))
         runs = feature_runs(self.ordered, days)
         self._begin(Stage.FEATURES, runs)
         compute(self.runner, runs, outcome=self.outcome.features)
 
-    def _check_splits(self, series: Iterable[Series]) -> None:
-        """Ask for splits when those of a symbol were never asked for: without them it gets no features."""
+    def _fetch_missing_splits(self, series: Iterable[Series]) -> None:
+        """Fetch splits if those of a symbol were never fetched: a symbol without them gets no features."""
         if not symbols_without_splits(self.database, series):
             return
         from marketdata_assets.defs.runs.actions import refresh_actions
@@ -328,20 +330,22 @@ class _Stages:
             is_idle=not runs if is_idle is None else is_idle,
         )
 
-    def _repairs(self, runs: Sequence[Rectangle]) -> list[Rectangle]:
+    def _plan_repairs(self, runs: Sequence[Rectangle]) -> list[Rectangle]:
         classes = asset_classes(self.database)
-        # A run may hold more than was asked for; what it found is repaired as well.
-        gaps = _list_gaps(self.database, self.outcome.request, (one for run in runs for one in run.series))
+        # A run may cover more series than requested; the gaps that it found there are repaired as well.
+        gaps = _list_gaps(
+            self.database, self.outcome.request, (series for run in runs for series in run.series)
+        )
         open_to_repair = gaps.filter(~pl.col("symbol").is_in(list(self.outcome.failures)))
         request = self.outcome.request
         return repair_runs(self.ordered, open_to_repair, classes, request.first, request.last)
 
 
 def _begin_history(database: Database, outcome: Outcome) -> datetime:
-    """Write down that the backfill began; returns when, by the database's clock."""
+    """Record that the backfill began; return when, by the database's clock."""
     request = outcome.request
     arguments = {
-        "series": [one.key for one in request.series],
+        "series": [series.key for series in request.series],
         "start": request.first.isoformat(),
         "end": request.last.isoformat(),
         "force": request.force,
@@ -353,16 +357,16 @@ def _begin_history(database: Database, outcome: Outcome) -> datetime:
 
 def _end_history(database: Database, outcome: Outcome, status: str) -> None:
     def write(session: Session) -> None:
-        counted = count_requests(session, outcome.run_ids)
-        outcome.requests, outcome.pages, outcome.retries, outcome.seconds_waited_for_limit = counted
-        end_backfill(session, outcome.backfill_id, status, summary(outcome))
+        counts = count_requests(session, outcome.run_ids)
+        outcome.requests, outcome.pages, outcome.retries, outcome.seconds_waited_for_limit = counts
+        end_backfill(session, outcome.backfill_id, status, summarize(outcome))
 
     database.transaction(write)
 
 
-def summary(outcome: Outcome) -> dict[str, object]:
-    """The figures of ``outcome`` as JSON can hold them."""
-    symbols = {one.symbol for one in outcome.request.series}
+def summarize(outcome: Outcome) -> dict[str, object]:
+    """Return the figures of ``outcome`` as values of JSON."""
+    symbols = {series.symbol for series in outcome.request.series}
     return {
         "backfill_id": outcome.backfill_id,
         "duration_seconds": round(outcome.duration_seconds, 3),
@@ -387,7 +391,7 @@ def summary(outcome: Outcome) -> dict[str, object]:
 
 
 def results(outcome: Outcome) -> dict[str, object]:
-    """``outcome`` whole, as JSON can hold it: its summary, every gap, and every series."""
+    """Return all of ``outcome`` as values of JSON: its summary, every gap, and every series."""
     counts = {
         (symbol, timeframe, state): gaps
         for symbol, timeframe, state, gaps in outcome.gaps.group_by("symbol", "timeframe", "state")
@@ -405,4 +409,4 @@ def results(outcome: Outcome) -> dict[str, object]:
         }
         for row in outcome.completeness.iter_rows(named=True)
     ]
-    return {"summary": summary(outcome), "gaps_detected": gap_rows(outcome.gaps), "series": series}
+    return {"summary": summarize(outcome), "gaps_detected": gap_rows(outcome.gaps), "series": series}

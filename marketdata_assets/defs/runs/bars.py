@@ -1,4 +1,4 @@
-"""Bringing bars: range runs of ``ohlcv``, one after the other in this process."""
+"""The fetch of bars: range runs of ``ohlcv``, one after the other in this process."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class BarsOutcome:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def bring_bars(runner: Runner, runs: Sequence[Rectangle], *, force: bool, outcome: BarsOutcome) -> None:
+def fetch_bars(runner: Runner, runs: Sequence[Rectangle], *, force: bool, outcome: BarsOutcome) -> None:
     """Execute ``runs`` in order, adding to ``outcome``. A symbol that fails does not stop the others.
 
-    When a run loses a symbol, Dagster records none of its partitions; the others are stored all the same, so
-    their partitions are recorded by a second run that asks the vendor for nothing.
+    When a symbol of a run fails, Dagster records no partition of the run. The bars of the other symbols are stored
+    nevertheless, so a second run, which makes no requests, records their partitions.
 
     Raises:
         ConfigurationError: A setting is wrong (the key, say): every other run would fail like this one.
@@ -40,20 +40,22 @@ def bring_bars(runner: Runner, runs: Sequence[Rectangle], *, force: bool, outcom
         result = _execute(runner, run, {"force": force}, outcome)
         if _is_recorded(result):
             continue
-        named = _given_up(result)
+        named = _read_failed_symbols(result)
         if not named:
-            # The run ended before its last request did: nothing is known of any of its symbols.
-            outcome.failures |= dict.fromkeys((one.symbol for one in run.series), reason_of(result))
+            # The run ended before its last request did, so the state of all of its symbols is unknown.
+            outcome.failures |= dict.fromkeys((series.symbol for series in run.series), reason_of(result))
             continue
-        reasons = _reasons(result)
+        reasons = _read_failure_reasons(result)
         outcome.failures |= {symbol: reasons.get(symbol, reason_of(result)) for symbol in named}
-        sound = [one for one in run.series if one.symbol not in named]
-        # Contiguous in the run's own order, which is a stretch of Dagster's.
-        ordered = [one.key for one in run.series]
+        sound = [series for series in run.series if series.symbol not in named]
+        # Contiguous in the order of the run, whose series are contiguous in Dagster's order.
+        ordered = [series.key for series in run.series]
         for again in range_runs(ordered, sound, run.first, run.last):
             recorded = _execute(runner, again, {"ask_vendor": False}, outcome)
             if not _is_recorded(recorded):
-                outcome.failures |= dict.fromkeys((one.symbol for one in again.series), reason_of(recorded))
+                outcome.failures |= dict.fromkeys(
+                    (series.symbol for series in again.series), reason_of(recorded)
+                )
 
 
 def _execute(
@@ -62,33 +64,35 @@ def _execute(
     from marketdata_assets.domain.jobs import BARS_JOB
 
     result = runner.execute(BARS_JOB, run, config={"ohlcv": config})
-    # A run that gave up on a symbol records its totals with the failure.
+    # A run in which a symbol failed records its totals with the failure.
     outcome.totals += BarTotals.from_metadata(run_metadata(result) or failure_metadata(result))
     return result
 
 
 def _is_recorded(result: ExecuteInProcessResult) -> bool:
-    """Whether the asset's partitions were recorded; a check that failed after that is no failure to bring bars."""
+    """Whether the asset's partitions were recorded; a check that failed later is not a failure to fetch bars."""
     return bool(result.get_asset_materialization_events())
 
 
-def _given_up(result: ExecuteInProcessResult) -> list[str]:
-    """The symbols that the asset gave up on after every other symbol was stored."""
+def _read_failed_symbols(result: ExecuteInProcessResult) -> list[str]:
+    """Return the symbols that failed in the run of ``result``; the bars of all other symbols are stored."""
     from dagster import JsonMetadataValue
 
     from marketdata_assets.defs.assets.ohlcv import FAILED_SYMBOLS
 
-    said = failure_metadata(result).get(FAILED_SYMBOLS)
-    symbols = said.value if isinstance(said, JsonMetadataValue) else None
+    recorded = failure_metadata(result).get(FAILED_SYMBOLS)
+    symbols = recorded.value if isinstance(recorded, JsonMetadataValue) else None
     return [str(symbol) for symbol in symbols] if isinstance(symbols, list) else []
 
 
-def _reasons(result: ExecuteInProcessResult) -> dict[str, str]:
-    """Why the asset gave up on symbols, one line each."""
+def _read_failure_reasons(result: ExecuteInProcessResult) -> dict[str, str]:
+    """Return why symbols failed in the run of ``result``, one line each."""
     from dagster import JsonMetadataValue
 
     from marketdata_assets.defs.assets.ohlcv import FAILURE_REASONS
 
-    said = failure_metadata(result).get(FAILURE_REASONS)
-    reasons = said.value if isinstance(said, JsonMetadataValue) else None
-    return {str(symbol): str(why) for symbol, why in reasons.items()} if isinstance(reasons, dict) else {}
+    recorded = failure_metadata(result).get(FAILURE_REASONS)
+    reasons = recorded.value if isinstance(recorded, JsonMetadataValue) else None
+    return (
+        {str(symbol): str(reason) for symbol, reason in reasons.items()} if isinstance(reasons, dict) else {}
+    )

@@ -1,4 +1,4 @@
-"""Commands that execute runs in their own process: how their runs are known, and ended when the process is gone."""
+"""Commands that execute runs in their own process: how their runs are identified, and ended when the process is gone."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Command:
     id: str
     """A UUID."""
     name: str
-    """What was typed: ``backfill``."""
+    """The name that was typed, such as ``backfill``."""
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags of its runs. The daemon does not start them again: the command does, when it is given again."""
+        """The tags of the runs of the command. The daemon does not retry these runs: running the command again does."""
         return {
             COMMAND_TAG: self.id,
             PURPOSE_TAG: f"marketdata {self.name}",
@@ -42,9 +42,9 @@ class Command:
 
 @contextmanager
 def under_way(database: Database, name: str) -> Iterator[Command]:
-    """The command ``name``, whose runs carry its tags; while it lasts, nobody takes them for those of a process that is gone.
+    """Yield the command ``name``, whose tags its runs get; during the context, its runs do not count as orphans.
 
-    It holds a lock in a session of its own, which the server frees when this process is gone.
+    The command holds a lock in a session of its own, which the server releases when this process is gone.
     """
     command = Command(str(uuid.uuid4()), name)
     with connect(database.url, application_name="marketdata command") as session:
@@ -54,10 +54,10 @@ def under_way(database: Database, name: str) -> Iterator[Command]:
 
 
 def close_orphans(instance: DagsterInstance, database: Database) -> int:
-    """End what commands have left whose process is gone (killed, or its machine restarted); returns of how many.
+    """End the runs and backfills of commands whose process is gone (killed, or its machine restarted).
 
-    Their runs and backfills count as failed. Nothing else is left of them: batches are transactions, and locks end
-    with their connection.
+    Returns the number of these commands. Their runs and backfills become failed. Nothing else is left of such a command:
+    batches are transactions, and locks end with their connection.
     """
     from dagster import DagsterRunStatus, RunsFilter
 
@@ -68,18 +68,18 @@ def close_orphans(instance: DagsterInstance, database: Database) -> int:
             runs[command_id].append(run)
 
     gone = fail_dead(database, runs)
-    for run in [run for one in gone for run in runs[one]]:
-        # It may have ended between the first look and the lock.
-        now = instance.get_run_by_id(run.run_id)
-        if now is not None and now.status in unfinished:
+    for run in [run for command_id in gone for run in runs[command_id]]:
+        # The run may have ended between the query and the lock.
+        current = instance.get_run_by_id(run.run_id)
+        if current is not None and current.status in unfinished:
             instance.report_run_failed(
-                now, message="The process that executed this run is gone; run the command again."
+                current, message="The process that executed this run is gone; run the command again."
             )
     return len(gone)
 
 
 def run_ids(instance: DagsterInstance, command: Command) -> list[str]:
-    """The ids of the runs of ``command``, in their order, those that did not finish included."""
+    """List the ids of the runs of ``command`` in the order of their creation, with those that did not finish."""
     from dagster import RunsFilter
 
     runs = instance.get_runs(RunsFilter(tags=command.tags), ascending=True)

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 def scan_for_gaps(
     runner: Runner, runs: Sequence[Rectangle], *, repair: bool, bars: BarsOutcome | None = None
 ) -> None:
-    """Execute ``runs`` of ``gap_report`` in order, asking again for what is missing with ``repair``.
+    """Execute ``runs`` of ``gap_report`` in order, with ``repair`` also refetching what is missing.
 
-    Adds the rows that came to ``bars``.
+    Adds the rows that were fetched to ``bars``.
 
     Raises:
         ConfigurationError: A setting is wrong.
@@ -42,12 +42,12 @@ def scan_for_gaps(
     for run in runs:
         runner.on_run(run)
         result = runner.execute(GAPS_JOB, run, config={"gap_report": {"repair": repair}})
-        # A check that failed afterwards is what the report is for.
+        # A check that failed afterwards is not a failure of the scan: reporting gaps is its purpose.
         recorded = run_metadata(result)
         if not recorded:
             message = (
-                f"gaps of {run.series[0]} … {run.series[-1]}, {run.first} to {run.last}, could not be"
-                f" scanned for: {reason_of(result)}"
+                f"the scan for gaps of {run.series[0]} … {run.series[-1]}, {run.first} to {run.last}, failed:"
+                f" {reason_of(result)}"
             )
             raise MarketDataError(message)
         if bars is not None:
@@ -61,19 +61,19 @@ def repair_runs(
     first: date,
     last: date,
 ) -> list[Rectangle]:
-    """The runs that ask again for the open ones of ``gaps`` within the days ``first`` to ``last``.
+    """Plan the runs that refetch the open gaps of ``gaps`` within the days ``first`` to ``last``.
 
-    ``gaps`` has symbol, timeframe, state, day (the local date of the start) and gap_end; ``classes`` the asset
-    class by symbol. A gap outside these days is asked for by the run over the nearest of them, which scans whole weeks.
-    One rectangle over every series and day that is concerned: its runs read what lies between,
-    and ask the vendor for the gaps alone.
+    ``gaps`` has symbol, timeframe, state, day (the local date of the start) and gap_end; ``classes`` has the asset
+    class by symbol. A gap outside these days is refetched by the run over the nearest of them, which scans whole weeks.
+    The runs cover one rectangle over every series and day with an open gap: they read the bars in between, and
+    request only the gaps.
     """
-    opened = gaps.filter(state=GapState.OPEN.value)
-    if opened.is_empty():
+    open_gaps = gaps.filter(state=GapState.OPEN.value)
+    if open_gaps.is_empty():
         return []
     series: dict[Series, None] = {}
     days: list[date] = []
-    for symbol, timeframe, day, end in opened.select("symbol", "timeframe", "day", "gap_end").iter_rows():
+    for symbol, timeframe, day, end in open_gaps.select("symbol", "timeframe", "day", "gap_end").iter_rows():
         series[Series(symbol, Timeframe(timeframe))] = None
         closed = end.astimezone(UTC) - timedelta(microseconds=1)
         days += [day, calendar_of(classes[symbol]).local_day(closed)]

@@ -1,4 +1,4 @@
-"""What Dagster's instance tells of runs: the latest of each job, the ticks to come, and whether its daemon lives."""
+"""The runs in Dagster's instance: the latest of each job, the next ticks, and whether the daemon is alive."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 
 
 def runs_of(instance: DagsterInstance, now: datetime) -> Runs:
-    """What ``instance`` knows at ``now``.
+    """Read the latest runs, the next ticks and the daemon's heartbeat from ``instance`` at ``now``.
 
-    Schedules are those that the daemon has seen switched on; their ticks come only while it lives.
+    Schedules are those that the daemon has seen switched on; they tick only while the daemon is alive.
     """
-    return Runs(tuple(_latest_by_job(instance)), tuple(_next_ticks(instance, now)), _daemon_seen(instance))
+    return Runs(
+        tuple(_list_latest(instance)), tuple(_list_next_ticks(instance, now)), _read_heartbeat(instance)
+    )
 
 
 def is_a_gap_that_stays(instance: DagsterInstance, run: DagsterRun) -> bool:
-    """Whether the failed ``run`` did all it could, and only the check failed that says what is missing."""
+    """Whether the failed ``run`` did everything it could, and only the check failed that reports missing bars."""
     if not may_leave_gaps(run.job_name, run.tags):
         return False
     records = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.STEP_FAILURE).records
@@ -34,8 +36,8 @@ def is_a_gap_that_stays(instance: DagsterInstance, run: DagsterRun) -> bool:
     return is_only_a_failed_check([error and error.cls_name for error in errors])
 
 
-def _latest_by_job(instance: DagsterInstance) -> list[JobRun]:
-    """The latest run of each of this platform's jobs that ran, newest first."""
+def _list_latest(instance: DagsterInstance) -> list[JobRun]:
+    """List the latest run of each of this platform's jobs that ran, newest first."""
     found = []
     for job in JOBS:
         records = instance.get_run_records(RunsFilter(job_name=job), limit=1)
@@ -50,24 +52,24 @@ def _job_run(instance: DagsterInstance, record: RunRecord) -> JobRun:
         run_id=run.run_id,
         status=run.status.value,
         created=record.create_timestamp.astimezone(UTC),
-        started=_moment(record.start_time),
-        ended=_moment(record.end_time),
+        started=_to_datetime(record.start_time),
+        ended=_to_datetime(record.end_time),
         purpose=run.tags.get(PURPOSE_TAG),
         by_hand=run.job_name == UI_JOB,
         gap_stays=run.is_failure and is_a_gap_that_stays(instance, run),
     )
 
 
-def _next_ticks(instance: DagsterInstance, now: datetime) -> list[NextTick]:
+def _list_next_ticks(instance: DagsterInstance, now: datetime) -> list[NextTick]:
     schedules = running_schedules(instance)
     ticks = [NextTick(name, next_tick(cron, now)) for name, cron in schedules.items()]
-    return sorted(ticks, key=lambda one: (one.at, one.schedule))
+    return sorted(ticks, key=lambda tick: (tick.at, tick.schedule))
 
 
-def _daemon_seen(instance: DagsterInstance) -> datetime | None:
+def _read_heartbeat(instance: DagsterInstance) -> datetime | None:
     beats = [beat.timestamp for beat in instance.get_daemon_heartbeats().values()]
-    return _moment(max(beats, default=None))
+    return _to_datetime(max(beats, default=None))
 
 
-def _moment(seconds: float | None) -> datetime | None:
+def _to_datetime(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

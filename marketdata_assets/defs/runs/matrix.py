@@ -1,4 +1,4 @@
-"""Summing up how whole each series is: a run of ``completeness_matrix`` in this process."""
+"""The refresh of the completeness of each series: a run of ``completeness_matrix`` in this process."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def refresh_matrix(runner: Runner) -> None:
-    """Execute a run of ``completeness_matrix``: today's row (UTC) of every active series is written anew.
+    """Execute a run of ``completeness_matrix``, which replaces today's row (UTC) of every active series.
 
     Raises:
         ConfigurationError: A setting is wrong.
-        MarketDataError: The run failed; the newest rows stay what they were.
+        MarketDataError: The run failed; the newest rows are unchanged.
     """
     result = runner.execute(MATRIX_JOB)
     if not result.get_asset_materialization_events():
-        message = f"the completeness matrix could not be made: {reason_of(result)}"
+        message = f"the completeness matrix could not be refreshed: {reason_of(result)}"
         raise MarketDataError(message)

@@ -24,15 +24,15 @@ from marketdata_assets.pipeline.alerts import Alert, send
 
 _SECONDS: Final = 30
 _WITHIN: Final = timedelta(seconds=8)
-"""For each alert: a tick tells of five runs at most, is ended after a minute, and would then tell all of them again."""
+"""The time limit of an alert: a tick handles up to five runs, and a tick that Dagster ends after a minute would repeat all."""
 
 
 def run_failure_alerts() -> SensorDefinition:
-    """Tells people of failed runs of this platform's jobs.
+    """Return the sensor that sends an alert for each failed run of this platform's jobs.
 
-    Runs that a command executes in its own process are none of them: who started it reads its output. Nor is a repair
-    that only its check has turned red: the gap is still missing, which the check says. A webhook that refuses an alert
-    fails the tick, which shows in the UI; the alert is in the log, and the next failure is told.
+    Runs that a command executes in its own process cause no alert: the command prints the failure. Nor does a repair
+    in which only the check failed: the gap is still missing, which the check reports. A webhook that refuses an alert
+    fails the tick, which the UI shows; the alert is in the log, and the next failure is reported as usual.
     """
 
     @run_failure_sensor(
@@ -40,24 +40,24 @@ def run_failure_alerts() -> SensorDefinition:
         minimum_interval_seconds=_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
         description=(
-            "One line in the log, and one POST to MARKETDATA_WEBHOOK_URL when that is set, for each run that has failed"
-            " and is not retried."
+            "Sends an alert, to the log and to MARKETDATA_WEBHOOK_URL if set, for each run that failed and will not be"
+            " retried."
         ),
     )
     def run_failure(context: RunFailureSensorContext) -> None:
-        # Dagster tags a failed run after it has failed: as it is now, not as it was when the tick began.
+        # Read again, because Dagster tags a failed run after its failure, which may be after the tick began.
         run = context.instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
         if run.tags.get(WILL_RETRY_TAG) == "true" or is_a_gap_that_stays(context.instance, run):
             return
-        alert = alert_of(run, _reason(context))
+        alert = alert_of(run, _find_reason(context))
         send(alert, load_settings().webhook_url, within=_WITHIN, log=context.log)
 
     return run_failure
 
 
 def alert_of(run: DagsterRun, reason: str) -> Alert:
-    """The alert of a failed run."""
-    where = _partitions(run)
+    """Return the alert for the failed ``run``."""
+    where = _describe_partitions(run)
     purpose = run.tags.get(PURPOSE_TAG)
     return Alert(
         title=f"run of {run.job_name} failed" + (f" ({where})" if where else ""),
@@ -71,18 +71,18 @@ def alert_of(run: DagsterRun, reason: str) -> Alert:
     )
 
 
-def _partitions(run: DagsterRun) -> str:
+def _describe_partitions(run: DagsterRun) -> str:
     if RANGE_START in run.tags and RANGE_END in run.tags:
         return f"{run.tags[RANGE_START]} to {run.tags[RANGE_END]}"
     return run.tags.get(PARTITION, "")
 
 
-def _reason(context: RunFailureSensorContext) -> str:
-    """Why the run failed, in one line: what its first failed step said, else what Dagster says of the run."""
+def _find_reason(context: RunFailureSensorContext) -> str:
+    """Return why the run failed, in one line: the error of its first failed step, else Dagster's message about the run."""
     for event in context.get_step_failure_events():
         data = event.step_failure_data
         if data.user_failure_data is not None and data.user_failure_data.description:
             return one_line(data.user_failure_data.description)
         if data.error is not None:
             return error_text(error_chain(data.error)[-1])
-    return one_line(context.failure_event.message or "no step says why")
+    return one_line(context.failure_event.message or "no step recorded a reason")

@@ -1,53 +1,57 @@
-"""``watch``: one alert when something begins to go wrong that no failed run tells of."""
+"""``watch``: one alert when a problem begins that no failed run reports."""
 
 import json
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from time import monotonic
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Final
 
 from dagster import DefaultSensorStatus, SensorDefinition, SensorEvaluationContext, SkipReason, sensor
 
 from marketdata_assets.config import load_settings
+from marketdata_assets.defs.clock import Clock, read_utc_now
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.monitoring import Concern, Topic, concerns, episodes, headings
+from marketdata_assets.domain.wording import counted
 from marketdata_assets.pipeline.alerts import Alert, AlertError, Severity, send
 from marketdata_assets.pipeline.health import vitals
 
 WATCHED: Final = (Topic.DISK, Topic.RATE_LIMIT, Topic.MINUTE_BACKFILL, Topic.STALE, Topic.SLOW_QUERY)
-"""What is told of. Failed runs are ``run_failure``'s; gaps are asked for again, and a check says what is left of them."""
+"""The topics of alerts. ``run_failure`` reports failed runs; gaps are refetched, and a check reports those that remain."""
 
 _SECONDS: Final = 600
 _TICK_SECONDS: Final = 40.0
-"""For the look and what it tells: Dagster ends a tick after a minute, and forgets what it told."""
+"""The time for reading and for alerts: Dagster ends a tick after a minute, and the tick loses its cursor."""
 _ERRORS: Final = (Topic.DISK, Topic.MINUTE_BACKFILL)
 
 
-def watch_sensor() -> SensorDefinition:
-    """Looks at the vendor, the store and its disk every ten minutes, without a run."""
+def watch_sensor(
+    clock: Clock = read_utc_now, *, monotonic: Callable[[], float] = time.monotonic
+) -> SensorDefinition:
+    """Return the sensor that watches the vendor, the store and its disk every ten minutes; ``monotonic`` times a tick."""
 
     @sensor(
         name="watch",
         minimum_interval_seconds=_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
         description=(
-            "Tells once, in the log and at MARKETDATA_WEBHOOK_URL, when the disk fills up, the vendor refuses requests,"
-            " minutes do not come, series go stale or queries are slow; and again after an hour without it."
+            "Sends one alert, to the log and to MARKETDATA_WEBHOOK_URL, when the disk fills up, the vendor refuses requests,"
+            " minutes are missing, series go stale or queries are slow; again only after an hour without the problem."
         ),
     )
     def watch(context: SensorEvaluationContext, postgres: PostgresResource) -> SkipReason:
-        now, end = datetime.now(UTC), monotonic() + _TICK_SECONDS
+        now, end = clock(), monotonic() + _TICK_SECONDS
         settings = load_settings()
         with postgres.database() as database:
             seen = vitals(database, settings, now)
-        found = [one for one in concerns(seen, now) if one.topic in WATCHED]
-        new, known = episodes(_known(context.cursor), found, now)
-        untold = {one.key for one in new}
+        found = [concern for concern in concerns(seen, now) if concern.topic in WATCHED]
+        new, known = episodes(_read_cursor(context.cursor), found, now)
+        unsent = {concern.key for concern in new}
         answers = True
-        for alert, keys in _alerts(new):
+        for alert, keys in _write_alerts(new):
             left = end - monotonic()
-            # A webhook that did not answer once would not again, and take the time that the tick has: the rest stands in
-            # the log for now, and is told at the next tick.
+            # A webhook that did not answer would probably not answer again, and use up the time of the tick: the other
+            # alerts are only logged for now, and are sent at the next tick.
             is_blocked = settings.webhook_url is not None and not (answers and left > 0)
             try:
                 send(
@@ -57,20 +61,22 @@ def watch_sensor() -> SensorDefinition:
                     log=context.log,
                 )
             except AlertError as error:
-                # Raising would lose the cursor, and with it what was told.
-                context.log.error(str(error))  # noqa: TRY400 - its line says all
+                # Raising would lose the cursor, and with it the record of the alerts that were sent.
+                context.log.error(str(error))  # noqa: TRY400 - the message is complete
                 answers = error.answered
             else:
                 if not is_blocked:
-                    untold -= keys
-        context.update_cursor(_text({key: gone for key, gone in known.items() if key not in untold}))
-        return SkipReason(f"{len(found)} to look after, {len(new)} of them new" if found else "all is well")
+                    unsent -= keys
+        context.update_cursor(_write_cursor({key: gone for key, gone in known.items() if key not in unsent}))
+        return SkipReason(
+            f"{counted(len(found), 'problem')}, {len(new):,} of them new" if found else "all is well"
+        )
 
     return watch
 
 
-def _alerts(new: list[Concern]) -> list[tuple[Alert, set[str]]]:
-    """One alert a topic, and the keys of the concerns that it tells of."""
+def _write_alerts(new: list[Concern]) -> list[tuple[Alert, set[str]]]:
+    """Return one alert per topic, each with the keys of the concerns that it reports."""
     return [
         (
             Alert(
@@ -79,18 +85,18 @@ def _alerts(new: list[Concern]) -> list[tuple[Alert, set[str]]]:
                 severity=Severity.ERROR if heading.topic in _ERRORS else Severity.WARNING,
                 facts={"topic": heading.topic.value, "count": str(heading.count)},
             ),
-            {one.key for one in new if one.topic is heading.topic},
+            {concern.key for concern in new if concern.topic is heading.topic},
         )
         for heading in headings(new)
     ]
 
 
-def _known(cursor: str | None) -> dict[str, datetime | None]:
+def _read_cursor(cursor: str | None) -> dict[str, datetime | None]:
     return {
         key: None if gone is None else datetime.fromisoformat(gone)
         for key, gone in json.loads(cursor or "{}").items()
     }
 
 
-def _text(known: Mapping[str, datetime | None]) -> str:
+def _write_cursor(known: Mapping[str, datetime | None]) -> str:
     return json.dumps({key: None if gone is None else gone.isoformat() for key, gone in known.items()})

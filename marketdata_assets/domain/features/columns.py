@@ -1,4 +1,4 @@
-"""The columns of the features, how many bars each looks back, and annualisation."""
+"""The columns of the features, the number of bars that each reads, and annualisation."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ never null.
 """
 
 _SLOWEST: Final = 26
-"""Bars of the slow average of MACD and of the EMA spread."""
+"""The length of the slow average of MACD and of the EMA spread, in bars."""
 
 LOOKBACK: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -88,16 +88,16 @@ LOOKBACK: Final[Mapping[str, int]] = MappingProxyType(
         "trend": 15 * _SLOWEST,
     }
 )
-"""How many earlier bars a column needs, so that a longer history changes it by less than 1e-9.
+"""The number of earlier bars that a column needs, so that a longer history changes it by less than 1e-9.
 
-Exact for finite windows. The recursive ones forget their seed geometrically: 12 n bars for an exponential mean of
-n, 25 n for Wilder's, 30 n for ADX (three of Wilder's in a row), 15 times the slow mean for MACD and the spread.
+Exact for finite windows. Recursive columns forget their seed geometrically: 12 n bars for an exponential mean of
+n, 25 n for a mean of Wilder's, 30 n for ADX (three such means in a row), 15 times the slow mean for MACD and the spread.
 Measured over thousands of random starts on daily, hourly and one-minute bars. MACD and slope cross zero: their
 1e-9 is relative to the price.
 """
 
 LOOKBACK_SESSIONS: Final[Mapping[str, int]] = MappingProxyType({"vwap_session": 0, "relative_volume_20": 20})
-"""How many earlier sessions (of week bars: weeks) a column needs, besides the whole of the bar's own day."""
+"""The number of earlier sessions (for week bars: weeks) that a column needs, besides the whole day of the bar."""
 
 FIRST_ROW: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -117,18 +117,18 @@ FIRST_ROW: Final[Mapping[str, int]] = MappingProxyType(
         "trend": 25,
     }
 )
-"""The position, from 0, of the first bar of a history that has a value; later ones have one unless flagged.
+"""The position, from 0, of the first bar of a history that has a value; later bars have one unless ``gap_in_window``.
 
-Left out are the columns that may stay null for other reasons: flat prices, no volume, a thin day.
+Columns that may be null for other reasons (flat prices, no volume, few trades) are left out.
 """
 
 MEMORY: Final = max(LOOKBACK.values())
-"""For how many bars a gap stays in the window of some column: as long as the longest look-back."""
+"""The number of bars for which a gap stays in the window of some column, which is the longest look-back."""
 
 LOOKBACK_BARS: Final = 2 * MEMORY
-"""How many bars before the first wanted local day every column of :data:`LOOKBACK` needs.
+"""The number of bars before the first wanted local day that every column of :data:`LOOKBACK` needs.
 
-Twice the memory: in a stretch without a price change RSI and ADX forget nothing, and it may be as long as the memory.
+It is twice the memory: RSI and ADX forget nothing while prices do not change, which may last as long as the memory.
 """
 
 _REGULAR_BARS: Final = {
@@ -140,15 +140,15 @@ _REGULAR_BARS: Final = {
     Timeframe.H4: 1.625,
     Timeframe.D1: 1.0,
 }
-_SESSIONS_OF_A_YEAR, _WEEKS_OF_A_YEAR, _DAYS_OF_A_YEAR = 252, 52, 365
+_SESSIONS_PER_YEAR, _WEEKS_PER_YEAR, _DAYS_PER_YEAR = 252, 52, 365
 
 
 def lookback_start(first: date, timeframe: Timeframe, calendar: TradingCalendar) -> datetime:
-    """Return from when on the bars before ``first``, the first wanted local day, are needed, as UTC.
+    """Return the moment (UTC) from which on the bars before ``first``, the first wanted local day, are needed.
 
-    Those bars, and :data:`LOOKBACK_BARS` before them, make every column of that day what a full history makes it. A
-    moment rather than a number of bars: however many bars a series has outside of sessions, the look-back holds
-    :data:`LOOKBACK_SESSIONS`.
+    With those bars, and :data:`LOOKBACK_BARS` before them, every column of that day is what a full history gives. It is a
+    moment and not a number of bars so that the look-back holds :data:`LOOKBACK_SESSIONS`, however many bars a series has
+    outside of sessions.
     """
     sessions = max(LOOKBACK_SESSIONS.values())
     if timeframe is Timeframe.W1:
@@ -158,13 +158,13 @@ def lookback_start(first: date, timeframe: Timeframe, calendar: TradingCalendar)
 
 
 def periods_per_year(timeframe: Timeframe, calendar: TradingCalendar) -> float:
-    """How many bars a year has, by which a variance per bar is annualised.
+    """Return the number of bars in a year, by which a variance per bar is annualised.
 
-    Exchange sessions count their regular time: 252 sessions of 390 minutes, so that an hour counts 6.5 times a
-    session although seven clock hours touch it. Always-open markets have 365 days, and 365/7 weeks.
+    A year of an exchange is 252 sessions of 390 regular minutes, so that a session has 6.5 hour bars although it touches
+    seven clock hours. Always-open markets have 365 days, and 365/7 weeks.
     """
     if calendar.is_always_open:
-        return _DAYS_OF_A_YEAR * (timedelta(days=1) / timeframe.duration)
+        return _DAYS_PER_YEAR * (timedelta(days=1) / timeframe.duration)
     if timeframe is Timeframe.W1:
-        return _WEEKS_OF_A_YEAR
-    return _SESSIONS_OF_A_YEAR * _REGULAR_BARS[timeframe]
+        return _WEEKS_PER_YEAR
+    return _SESSIONS_PER_YEAR * _REGULAR_BARS[timeframe]

@@ -1,4 +1,4 @@
-"""All features of a frame of bars."""
+"""The features of a frame of bars."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 _VALUES: Final = ("open", "high", "low", "close", "volume", "vwap")
 _BARS: Final = 20
 BARS_AT_ONCE: Final = 1 << 17
-"""Bars at a time: arrays of a megabyte are used again; larger ones go back to the system and come back empty."""
+"""The number of bars at a time: arrays of a megabyte are reused, while larger arrays are returned to the system."""
 _EQUAL: Final = 1e-9
-"""Relative to the price; what recursive means leave of a price that has not moved is smaller."""
+"""The largest difference, relative to the price, that counts as none: recursive means of constant prices err by less."""
 
 
 def compute_features(
@@ -40,53 +40,53 @@ def compute_features(
     *,
     bars_at_once: int = BARS_AT_ONCE,
 ) -> pl.DataFrame:
-    """The features of each of ``bars``, as :data:`~marketdata_assets.domain.features.columns.FEATURES_SCHEMA`.
+    """Compute the features of each of ``bars``, as :data:`~marketdata_assets.domain.features.columns.FEATURES_SCHEMA`.
 
-    A value depends on no more than the bars from
+    A value depends only on the bars from
     :func:`~marketdata_assets.domain.features.columns.lookback_start` on and the
-    :data:`~marketdata_assets.domain.features.columns.LOOKBACK_BARS` before them: take these along, keep the days that
-    are wanted, and each column is what a full history gives, to 1e-9. What is null at the start of ``bars`` is
-    warm-up: read further back, or it is the history's own.
+    :data:`~marketdata_assets.domain.features.columns.LOOKBACK_BARS` before them: pass these as well, keep the wanted
+    days, and each column is what a full history gives, to 1e-9. Nulls at the start of ``bars`` are warm-up: read further
+    back, unless the history begins there.
 
-    - **Bars.** All that exist enter, extended hours included; a minute without trades is no bar and is not
-      filled up.
+    - **Bars.** All bars count, those of extended hours included; a minute without trades has no bar and is not
+      filled.
     - **Gaps.** Where expected slots were lost between two bars, the step across is unknown: returns and true
-      range are null there, and the volatilities begin anew. The other columns go on over the bars that exist.
-      ``gap_in_window`` marks the bars of which any column may lack what was lost: for ``MEMORY`` bars, to the
-      end of the session, and at the same time of the following 20 sessions.
-    - **Sessions.** The returns and the true range of a day's first bar hold the night. Volatility of intraday
-      bars of exchange-traded series does not: ``volatility_20`` and ``yang_zhang_20`` leave out the step into a
-      day's first bar, and all five are annualised by regular hours alone. They say how much a day moves while
-      it lasts, not what holding overnight risks.
+      range are null there, and the volatilities start again. The other columns continue over the existing bars.
+      ``gap_in_window`` marks the bars of which a column may depend on lost slots: for ``MEMORY`` bars, to the end of
+      the session, and at the same time of the following 20 sessions.
+    - **Sessions.** The returns and the true range of the first bar of a day include the night. The volatility of
+      intraday bars of exchange-traded series does not: ``volatility_20`` and ``yang_zhang_20`` leave out the step into
+      the first bar of a day, and all five are annualised by regular hours alone. They measure how much prices move
+      during a session, not the risk of holding overnight.
     - **Flat series.** RSI is null where no close has moved within its memory, ADX where neither high nor low has:
-      TA-Lib has 0 there, which elsewhere means the strongest of falls.
+      TA-Lib returns 0 there, which elsewhere means the steepest possible fall.
 
     Args:
         bars: symbol, timeframe, time (UTC) and open, high, low, close, volume, vwap as floats; of any number of
-            series on one calendar, adjusted for splits. An index has null volume and vwap, and then null volume
+            series on one calendar, adjusted for splits. An index has null volume and vwap, and so null volume
             features. A traded bar without a vwap enters ``vwap_session`` with (high + low + close) / 3.
-        calendar: Of every series.
-        gaps: Real gaps, those not explained by a lack of trades: symbol, timeframe, gap_start, gap_end
-            (exclusive), UTC. Those of other series and times do no harm. None where there is none.
-        bars_at_once: How many bars are computed together, about, in whole series.
+        calendar: The calendar of every series.
+        gaps: The gaps that count as loss: symbol, timeframe, gap_start, gap_end (exclusive), UTC. Gaps of other series
+            and times are ignored. None without a gap.
+        bars_at_once: About how many bars are computed together, in whole series.
 
     Raises:
-        ValueError: A price is null, not finite or not above 0, or two bars have one key.
+        ValueError: A price is null, not finite or not above 0, or two bars have the same key.
     """
-    ordered = _ordered(bars)
-    of_one = ordered["timeframe"].n_unique() == 1
-    by_timeframe = [ordered] if of_one else ordered.partition_by("timeframe", maintain_order=True)
+    ordered = _sort_bars(bars)
+    has_one = ordered["timeframe"].n_unique() == 1
+    by_timeframe = [ordered] if has_one else ordered.partition_by("timeframe", maintain_order=True)
     parts = [
-        _of_one_timeframe(part, calendar, gaps)
-        for whole in by_timeframe
-        for part in _some_series(whole, bars_at_once)
+        _compute_timeframe(part, calendar, gaps)
+        for timeframe_bars in by_timeframe
+        for part in _split_series(timeframe_bars, bars_at_once)
     ]
     features = pl.concat([FEATURES_SCHEMA.to_frame(), *parts])
-    return features if of_one else features.sort(KEY)
+    return features if has_one else features.sort(KEY)
 
 
-def _some_series(bars: pl.DataFrame, bars_at_once: int) -> Iterator[pl.DataFrame]:
-    """``bars`` of one timeframe in parts of whole series, of about ``bars_at_once`` bars or one series each."""
+def _split_series(bars: pl.DataFrame, bars_at_once: int) -> Iterator[pl.DataFrame]:
+    """Split ``bars`` of one timeframe into parts of whole series, each of about ``bars_at_once`` bars or one series."""
     start = end = 0
     for length in bars["symbol"].rle().struct.field("len"):
         end += length
@@ -97,17 +97,17 @@ def _some_series(bars: pl.DataFrame, bars_at_once: int) -> Iterator[pl.DataFrame
         yield bars[start:end]
 
 
-def _ordered(bars: pl.DataFrame) -> pl.DataFrame:
-    """The columns that are needed, in the order of the key."""
+def _sort_bars(bars: pl.DataFrame) -> pl.DataFrame:
+    """Select the columns that are needed, and sort the bars by key."""
     needed = bars.select(
         "symbol", "timeframe", pl.col("time").cast(UTC_TIME), pl.col(_VALUES).cast(pl.Float64())
     )
     if _first_out_of_order(needed) is None:
         return needed
     needed = needed.sort(KEY)
-    twice = _first_out_of_order(needed)
-    if twice is not None:
-        symbol, timeframe, time = needed.row(twice)[:3]
+    duplicate = _first_out_of_order(needed)
+    if duplicate is not None:
+        symbol, timeframe, time = needed.row(duplicate)[:3]
         message = f"{symbol}:{timeframe} has more than one bar at {time:%Y-%m-%dT%H:%MZ}: pass each bar once"
         raise ValueError(message)
     return needed
@@ -136,25 +136,25 @@ class _Bars(NamedTuple):
     vwap: Floats
     """NaN where it is unknown."""
     previous: Floats
-    """The close of the bar before, whatever series that belongs to."""
+    """The close of the bar before, which may belong to another series."""
 
 
-def _of_one_timeframe(
+def _compute_timeframe(
     frame: pl.DataFrame, calendar: TradingCalendar, gaps: pl.DataFrame | None
 ) -> pl.DataFrame:
-    runs = frame["symbol"].rle().struct
+    lengths = frame["symbol"].rle().struct
     layout = Layout(
         timeframe=Timeframe(frame["timeframe"][0]),
         calendar=calendar,
-        symbols=runs.field("value").to_list(),
-        edges=np.concatenate([[0], np.cumsum(runs.field("len").to_numpy(), dtype=np.int64)]),
+        symbols=lengths.field("value").to_list(),
+        edges=np.concatenate([[0], np.cumsum(lengths.field("len").to_numpy(), dtype=np.int64)]),
         times=frame["time"].to_physical().to_numpy(),
     )
     arrays = {name: np.ascontiguousarray(frame[name].to_numpy()) for name in _VALUES}
     bars = _Bars(**arrays, previous=np.roll(arrays["close"], 1))
     _require_prices(bars, layout)
     losses = find_losses(layout, gaps)
-    features = _features(bars, layout, losses)
+    features = _compute_columns(bars, layout, losses)
     return frame.select(KEY).with_columns(
         pl.Series(name, features[name], dtype=dtype, nan_to_null=True)
         for name, dtype in FEATURES_SCHEMA.items()
@@ -171,12 +171,12 @@ def _require_prices(bars: _Bars, layout: Layout) -> None:
     symbol = layout.symbols[int(np.searchsorted(layout.edges, worst, side="right")) - 1]
     message = (
         f"{symbol}:{layout.timeframe} at {moment_of(int(layout.times[worst])):%Y-%m-%dT%H:%MZ} has a price that is"
-        " not a number above 0: such a bar belongs in quarantine, take it out of the table of bars"
+        " not a number above 0: quarantine the bar and delete it from the table of bars"
     )
     raise ValueError(message)
 
 
-def _features(bars: _Bars, layout: Layout, losses: Losses) -> dict[str, Floats | Integers | Flags]:
+def _compute_columns(bars: _Bars, layout: Layout, losses: Losses) -> dict[str, Floats | Integers | Flags]:
     _, high, low, close, volume, vwap, previous = bars
     begins = (layout.age == 0) | losses.crossed
     simple_return = np.where(begins, np.nan, (close - previous) / previous)
@@ -184,7 +184,7 @@ def _features(bars: _Bars, layout: Layout, losses: Losses) -> dict[str, Floats |
     recursive = recursive_indicators(high, low, close, layout.edges)
     spread = (recursive.ema_12 - recursive.ema_26) / recursive.ema_26
     closes = rolling_moments(close, _BARS)
-    middle = _warm(closes.mean, layout.age, _BARS - 1)
+    middle = _blank_warm_up(closes.mean, layout.age, _BARS - 1)
     width = 2 * closes.population_deviation()
     typical = np.where(np.isnan(vwap), (high + low + close) / 3, vwap)
     vwap_session = session_vwap(typical, volume, layout)
@@ -213,7 +213,7 @@ def _features(bars: _Bars, layout: Layout, losses: Losses) -> dict[str, Floats |
         "bb_upper_20": middle + width,
         "bb_lower_20": middle - width,
         "slope_14": recursive.slope_14,
-        **_volatilities(bars, log_return, layout, begins),
+        **_compute_volatilities(bars, log_return, layout, begins),
         "vwap_session": vwap_session,
         "dollar_volume": close * volume,
         "relative_volume_20": relative,
@@ -222,8 +222,10 @@ def _features(bars: _Bars, layout: Layout, losses: Losses) -> dict[str, Floats |
     }
 
 
-def _volatilities(bars: _Bars, log_return: Floats, layout: Layout, begins: Flags) -> dict[str, Floats]:
-    """The five annualised volatilities over 20 bars without a gap between them."""
+def _compute_volatilities(
+    bars: _Bars, log_return: Floats, layout: Layout, begins: Flags
+) -> dict[str, Floats]:
+    """Compute the five annualised volatilities, over 20 bars without a gap between them."""
     age = layout.since(begins)
     periods = periods_per_year(layout.timeframe, layout.calendar)
     inside_day = ~layout.opens_day if layout.breaks_overnight else None
@@ -237,9 +239,9 @@ def _volatilities(bars: _Bars, log_return: Floats, layout: Layout, begins: Flags
             (bars.open, bars.previous),
         )
     )
-    span = (up - down) ** 2
+    range_squared = (up - down) ** 2
     rogers_satchell = np.maximum(rolling_sum(up * (up - body) + down * (down - body), _BARS) / _BARS, 0)
-    garman_klass = np.maximum(rolling_sum(span / 2 - (2 * log(2) - 1) * body**2, _BARS) / _BARS, 0)
+    garman_klass = np.maximum(rolling_sum(range_squared / 2 - (2 * log(2) - 1) * body**2, _BARS) / _BARS, 0)
     close_to_close = rolling_moments(log_return, _BARS, inside_day).sample_variance()
     k = 0.34 / (1.34 + (_BARS + 1) / (_BARS - 1))
     yang_zhang = (
@@ -249,22 +251,22 @@ def _volatilities(bars: _Bars, log_return: Floats, layout: Layout, begins: Flags
     )
     year = sqrt(periods)
     return {
-        "volatility_20": year * _warm(np.sqrt(close_to_close), age, _BARS),
+        "volatility_20": year * _blank_warm_up(np.sqrt(close_to_close), age, _BARS),
         "parkinson_20": year
-        * _warm(np.sqrt(rolling_sum(span, _BARS) / (4 * _BARS * log(2))), age, _BARS - 1),
-        "garman_klass_20": year * _warm(np.sqrt(garman_klass), age, _BARS - 1),
-        "rogers_satchell_20": year * _warm(np.sqrt(rogers_satchell), age, _BARS - 1),
-        "yang_zhang_20": year * _warm(np.sqrt(yang_zhang), age, _BARS),
+        * _blank_warm_up(np.sqrt(rolling_sum(range_squared, _BARS) / (4 * _BARS * log(2))), age, _BARS - 1),
+        "garman_klass_20": year * _blank_warm_up(np.sqrt(garman_klass), age, _BARS - 1),
+        "rogers_satchell_20": year * _blank_warm_up(np.sqrt(rogers_satchell), age, _BARS - 1),
+        "yang_zhang_20": year * _blank_warm_up(np.sqrt(yang_zhang), age, _BARS),
     }
 
 
-def _warm(values: Floats, age: Integers, warm_up: int) -> Floats:
-    """``values`` with the first ``warm_up`` rows of each history, where windows reach into another, made NaN."""
+def _blank_warm_up(values: Floats, age: Integers, warm_up: int) -> Floats:
+    """Replace the first ``warm_up`` rows of each history, whose windows reach into another series, by NaN."""
     return np.where(age >= warm_up, values, np.nan)
 
 
 def _trend(over_mean: Floats, spread: Floats) -> Floats:
-    """1 where both are above 0, -1 where both are below, else 0; NaN where one is."""
+    """Return 1 where both are above 0, -1 where both are below 0, else 0; NaN where either is NaN."""
     direction = np.where((over_mean > _EQUAL) & (spread > _EQUAL), 1.0, 0.0)
     direction[(over_mean < -_EQUAL) & (spread < -_EQUAL)] = -1.0
     return np.where(np.isnan(over_mean) | np.isnan(spread), np.nan, direction)

@@ -1,4 +1,4 @@
-"""Where each bar lies in its series, its local day and its session, and which slots before it were lost."""
+"""The layout of bars: the position of each in its series, local day and session, and the slots lost before it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from marketdata_assets.domain.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import date
 
     from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.domain.slots import Flags, Integers
@@ -33,17 +34,17 @@ _NEVER: Final = np.iinfo(np.int64).max
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Bars of any number of series of one timeframe on one calendar, series after series, each sorted by time.
+    """The bars of any number of series of one timeframe on one calendar, series after series, each sorted by time.
 
-    Arrays have one value per bar unless they say otherwise; moments are int64 microseconds since the epoch, in
-    UTC. Shared: never write to them.
+    Arrays have one value per bar unless stated otherwise; moments are int64 microseconds since the epoch, in
+    UTC. They are shared: never write to them.
 
     Attributes:
-        timeframe: Of every bar.
-        calendar: Of every series.
-        symbols: One per series.
-        edges: The position of each series' first bar, and behind the last bar of all: one more than series.
-        times: Bar opens.
+        timeframe: The timeframe of every bar.
+        calendar: The calendar of every series.
+        symbols: The symbol of each series.
+        edges: The position of the first bar of each series, and the number of bars: one value more than series.
+        times: The open of each bar.
     """
 
     timeframe: Timeframe
@@ -53,56 +54,61 @@ class Layout:
     times: Integers
 
     def each_series(self) -> Iterator[tuple[str, slice]]:
-        """Symbol and bars of each series."""
+        """Yield the symbol of each series and the slice of its bars."""
         for symbol, (start, end) in zip(self.symbols, pairwise(self.edges.tolist()), strict=True):
             yield symbol, slice(start, end)
 
     @cached_property
     def position(self) -> Integers:
-        """Bars of all series before each."""
+        """The number of bars of all series before each bar."""
         return np.arange(len(self.times))
 
     @cached_property
     def age(self) -> Integers:
-        """Bars of the same series before each."""
+        """The number of bars of the same series before each bar."""
         return self.position - np.repeat(self.edges[:-1], np.diff(self.edges))
 
     def since(self, events: Flags) -> Integers:
-        """Bars since the latest of ``events`` in the same series, 0 at an event; without one, more than can be."""
+        """Count the bars since the latest of ``events`` in the same series, 0 at an event; without one, the largest int64."""
         latest = np.maximum.accumulate(np.where(events, self.position, -1))
         return np.where(latest >= self.position - self.age, self.position - latest, _NEVER)
 
     @cached_property
     def _midnights(self) -> Integers:
-        """The local midnights of every date from that of the first bar to the one after the last."""
+        """The local midnight of every date from that of the first bar to the date after the last bar."""
         first, last = (self.calendar.local_day(moment_of(int(edge(self.times)))) for edge in (np.min, np.max))
         dates = pl.date_range(first, last + _DAY, eager=True).cast(pl.Datetime("us"))
         local = dates.dt.replace_time_zone(self.calendar.timezone.key)
         return local.dt.convert_time_zone("UTC").to_physical().to_numpy()
 
     def days_of(self, moments: Integers) -> Integers:
-        """The local date of each moment, counted from that of the earliest bar; none is before or after the bars."""
+        """Return the local date of each moment, all on days of the bars, counted from that of the earliest bar."""
         return np.searchsorted(self._midnights, moments, side="right") - 1
 
     @cached_property
     def day(self) -> Integers:
-        """The local date, counted from that of the earliest bar."""
+        """The local date of each bar, counted from that of the earliest bar."""
         return self.days_of(self.times)
 
     @cached_property
     def opens_day(self) -> Flags:
-        """Whether a bar is the first of its series and local day."""
+        """Whether each bar is the first of its series on its local day."""
         first: Flags = self.age == 0
         first[1:] |= self.day[1:] != self.day[:-1]
         return first
 
+    @property
+    def _days(self) -> tuple[date, date]:
+        first, last = (moment_of(int(self._midnights[edge])) for edge in (0, -1))
+        return self.calendar.local_day(first), self.calendar.local_day(last)
+
     @cached_property
     def sessions_before(self) -> Integers:
-        """How many sessions lie before each local date, from that of the earliest bar to the one after the last bar.
+        """The number of sessions before each local date, from that of the earliest bar to the date after the last bar.
 
-        A date without a session has the number of the next session. Of week bars, weeks are counted.
+        A date without a session has the number of the next session. For week bars, weeks are counted.
         """
-        first, last = (self.calendar.local_day(moment_of(int(self._midnights[edge]))) for edge in (0, -1))
+        first, last = self._days
         opens = np.zeros(len(self._midnights), dtype=np.int64)
         if self.timeframe is Timeframe.W1:
             opens[-(first.isoweekday() % _WEEK) % _WEEK :: _WEEK] = 1
@@ -118,21 +124,20 @@ class Layout:
         return inside
 
     def clock(self, moments: Integers, days: Integers) -> Integers:
-        """The slot of the local day that opens at each moment: 0 at midnight."""
+        """Return the number of the slot of the local day that opens at each moment: 0 at midnight."""
         step = min(self.timeframe.duration, _DAY) // _MICROSECOND
         return (moments - self._midnights[days]) // step
 
     @cached_property
     def anchor(self) -> Integers:
-        """From when on the session's volume-weighted price counts.
+        """The moment at which the volume-weighted price of the session begins, for each bar.
 
-        Intraday: the slot in which regular hours open, for the bars from there to the end of the local day; local
-        midnight for those before it, and on a day without a session. A day or week bar begins with itself.
+        Intraday: the slot in which regular hours open, for the bars from that slot to the end of the local day; local
+        midnight for earlier bars, and on a day without a session. A day or week bar begins with itself.
         """
         if not self.timeframe.is_intraday:
             return self.times
-        first, last = (self.calendar.local_day(moment_of(int(self._midnights[edge]))) for edge in (0, -1))
-        table = self.calendar.session_table(first, last)
+        table = self.calendar.session_table(*self._days)
         step = self.timeframe.duration // _MICROSECOND
         opens = np.full(len(self._midnights), _NEVER)
         # As in expected_slots: no session falls on a day on which the clock changes.
@@ -150,13 +155,13 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """Expected slots in real gaps that no bar fills.
+    """The expected slots in lost gaps that no bar fills.
 
     Attributes:
-        slots: By symbol: sorted bar opens, int64 microseconds since the epoch, in UTC. Series that lost nothing
+        slots: The sorted lost slots of each symbol: int64 microseconds since the epoch, in UTC. Series without a loss
             have no entry.
         crossed: Whether slots were lost between the bar before and each bar.
-        in_session: Whether slots were lost between a bar's anchor (:attr:`Layout.anchor`) and the bar.
+        in_session: Whether slots were lost between the anchor of each bar (:attr:`Layout.anchor`) and the bar.
     """
 
     slots: dict[str, Integers]
@@ -165,19 +170,19 @@ class Losses:
 
 
 def find_losses(layout: Layout, gaps: pl.DataFrame | None) -> Losses:
-    """What ``gaps`` (symbol, timeframe, gap_start, gap_end) took from the series of ``layout``.
+    """Find the slots that the series of ``layout`` lost in ``gaps`` (symbol, timeframe, gap_start, gap_end).
 
-    A slot of a gap that has a bar is not lost, whatever the gap says. Slots outside the local days of the bars
+    A slot of a gap that has a bar is not lost, whatever the gap covers. Slots outside the local days of the bars
     are left out.
     """
     crossed, in_session = (np.zeros(len(layout.times), dtype=np.bool_) for _ in range(2))
     found: dict[str, Integers] = {}
     if gaps is not None:
         ours = gaps.filter(timeframe=layout.timeframe.value)
-        gone = set(ours["symbol"].to_list())
-        slots = _slots(layout) if gone.intersection(layout.symbols) else None
+        incomplete = set(ours["symbol"].to_list())
+        slots = _expected_slots(layout) if incomplete.intersection(layout.symbols) else None
         for symbol, bars in layout.each_series():
-            if slots is None or symbol not in gone:
+            if slots is None or symbol not in incomplete:
                 continue
             times = layout.times[bars]
             own = ours.filter(symbol=symbol).with_columns(pl.col("gap_start", "gap_end").cast(UTC_TIME))
@@ -192,9 +197,9 @@ def find_losses(layout: Layout, gaps: pl.DataFrame | None) -> Losses:
     return Losses(found, crossed, in_session)
 
 
-def _slots(layout: Layout) -> Slots:
+def _expected_slots(layout: Layout) -> Slots:
     calendar = layout.calendar
     first, last = (calendar.local_day(moment_of(int(edge(layout.times)))) for edge in (np.min, np.max))
     window = Window(calendar.day_start(first), calendar.day_start(last + _DAY))
-    # Every slot of a gap has closed; which of the others have makes no difference.
+    # Every slot of a gap has closed; whether other slots have closed makes no difference.
     return expected_slots(layout.timeframe, window, calendar, window.end + 2 * layout.timeframe.duration)

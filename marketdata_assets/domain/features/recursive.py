@@ -1,8 +1,8 @@
-"""Indicators that remember the whole series, and the regression slope: TA-Lib's, series by series.
+"""The indicators that depend on the whole series, and the regression slope, by TA-Lib, series by series.
 
-A value that is not a number would blank or, in RSI, silently zero every later row: callers pass finite prices, and
-only bars that exist. TA-Lib seeds an exponential mean with the mean of its first n values, Wilder's means
-likewise, and both means of MACD at its 26th bar (ta_EMA.c, ta_ATR.c, ta_MACD.c).
+A value that is not a number would make every later row NaN or, in RSI, silently 0: callers pass finite prices, and only
+bars that exist. TA-Lib seeds exponential means and Wilder's means with the mean of their first n values, and both means
+of MACD at its 26th bar (ta_EMA.c, ta_ATR.c, ta_MACD.c).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Recursive(NamedTuple):
-    """One value per bar; NaN in the warm-up of its series."""
+    """The indicators, one value per bar; NaN in the warm-up of a series."""
 
     atr_14: Floats
     rsi_14: Floats
@@ -32,11 +32,11 @@ class Recursive(NamedTuple):
 
 
 def recursive_indicators(high: Floats, low: Floats, close: Floats, edges: Integers) -> Recursive:
-    """The indicators of the series whose bars lie between neighbouring ``edges``, in order of time.
+    """Compute the indicators of the series whose bars lie between neighbouring ``edges``, in order of time.
 
     All arrays are contiguous float64 and finite. RSI is 0.0 in a series that never moved, as in TA-Lib.
     """
-    # Imported here: it loads pandas where that is installed, half a second that `marketdata --help` need not pay.
+    # Imported here: it loads pandas where installed, half a second that `marketdata --help` need not spend.
     import talib  # noqa: PLC0415
 
     out = Recursive(*(np.empty(len(close)) for _ in Recursive._fields))

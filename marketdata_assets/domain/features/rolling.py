@@ -1,9 +1,9 @@
-"""Sums and variances over the last n rows, made anew for every row.
+"""Sums and variances over the last n rows, each computed from its own rows alone.
 
-A running sum that adds the newest value and takes off the oldest depends, in its last digits, on where it began:
-after a large value has left the window, nothing but its rounding may be left of the small ones. Here the sum of
-20 rows is that of 16 and 4, each made of two halves, so that a row's value depends on its window alone, bit
-for bit, and costs five additions instead of twenty.
+A running sum that adds the newest value and subtracts the oldest depends, in its last digits, on where it began: after
+a large value has left the window, its rounding error may exceed the small values that remain. Here the sum of 20 rows is
+that of 16 and 4 rows, each computed from two halves, so that the value of a row depends on its window alone, bit for
+bit, and takes five additions instead of twenty.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 BLOCK: Final = 1 << 14
-"""Rows at a time: what a step reads and writes stays in the processor's cache."""
+"""The number of rows at a time: the arrays of a step stay in the processor's cache."""
 
 
 class Moments(NamedTuple):
-    """Of each row and the n - 1 rows before it; NaN in the first n - 1 rows."""
+    """The moments of each row with the n - 1 rows before it; NaN in the first n - 1 rows."""
 
     counted: Floats
-    """How many of the rows are counted."""
+    """The number of rows that are counted."""
     mean: Floats
     squares: Floats
     """The sum of squared deviations from the mean."""
 
     def sample_variance(self) -> Floats:
-        """With ddof 1; NaN where fewer than two rows are counted."""
+        """Return the variance with ddof 1; NaN where fewer than two rows are counted."""
         freedom = self.counted - 1
         return np.divide(self.squares, freedom, out=np.full_like(freedom, np.nan), where=freedom > 0)
 
     def population_deviation(self) -> Floats:
-        """The square root of the variance with ddof 0; NaN where no row is counted."""
+        """Return the square root of the variance with ddof 0; NaN where no row is counted."""
         known = self.counted > 0
         return np.sqrt(
             np.divide(self.squares, self.counted, out=np.full_like(self.mean, np.nan), where=known)
@@ -47,10 +47,10 @@ class Moments(NamedTuple):
 
 
 def rolling_sum(values: Floats, n: int, stride: int = 1, *, block: int = BLOCK) -> Floats:
-    """The sum of each value and the n - 1 before it that are ``stride`` apart; NaN where there are fewer."""
+    """Return the sum of each value and the n - 1 values before it, ``stride`` apart; NaN where there are fewer."""
     reach = (n - 1) * stride
     out = np.full(len(values), np.nan)
-    # A block shorter than its reach would mostly repeat its neighbour's work.
+    # A block shorter than the reach would mostly repeat the work of its neighbour.
     block = max(block, 4 * reach)
     for start in range(reach, len(values), block):
         part = values[start - reach : start + block]
@@ -59,55 +59,55 @@ def rolling_sum(values: Floats, n: int, stride: int = 1, *, block: int = BLOCK) 
 
 
 def rolling_moments(values: Floats, n: int, counted: Flags | None = None, *, block: int = BLOCK) -> Moments:
-    """The moments of each value and the n - 1 before it, of those that are ``counted`` (all of them by default).
+    """Return the moments of each value and the n - 1 values before it, of those that are ``counted`` (default: all).
 
     Two sets are merged by the difference of their means (Chan, Golub & LeVeque 1983, American Statistician 37):
-    equal values have a variance of exactly 0, and a large mean costs no digits. A value that does not count may
-    be NaN.
+    equal values have a variance of exactly 0, and a large mean does not cost digits. A value that is not counted may be
+    NaN.
     """
     count, mean, squares = (np.full(len(values), np.nan) for _ in range(3))
     for start in range(n - 1, len(values), block):
         part = values[start - n + 1 : start + block]
-        each: Floats | float = 1.0
+        weight: Floats | float = 1.0
         if counted is not None:
             counts = counted[start - n + 1 : start + block]
-            each, part = counts.astype(np.float64), np.where(counts, part, 0.0)
+            weight, part = counts.astype(np.float64), np.where(counts, part, 0.0)
         rows = slice(start, start + block)
-        windows = _over_windows(_Sets(each, part, np.zeros(len(part))), len(part), n)
+        windows = _over_windows(_Sets(weight, part, np.zeros(len(part))), len(part), n)
         count[rows], mean[rows], squares[rows] = windows
     return Moments(count, mean, squares)
 
 
 class _Windows(Protocol):
-    """What is known of each window of any one length."""
+    """The values of windows of one length."""
 
     def rows(self, chosen: slice) -> Self:
-        """Some of the windows."""
+        """Return the ``chosen`` windows."""
 
-    def joined(self, later: Self) -> Self:
-        """Each window and the one of ``later`` that follows on it as one."""
+    def join(self, later: Self) -> Self:
+        """Join each window with the window of ``later`` that follows it."""
 
 
 _AnyWindows = TypeVar("_AnyWindows", bound=_Windows)
 
 
 def _over_windows(single: _AnyWindows, length: int, n: int, stride: int = 1) -> _AnyWindows:
-    """Windows of ``n`` rows from ``length`` of one row, by way of windows of 2, 4, 8, ... rows."""
+    """Build windows of ``n`` rows from ``length`` windows of one row, through windows of 2, 4, 8, ... rows."""
     halves, width = single, 1
-    whole, covered = None, 0
+    built, covered = None, 0
     while True:
         if n & width:
-            if whole is None:
-                whole = halves
+            if built is None:
+                built = halves
             else:
                 rows = length - (covered + width - 1) * stride
                 offset = covered * stride
-                whole = whole.rows(slice(rows)).joined(halves.rows(slice(offset, offset + rows)))
+                built = built.rows(slice(rows)).join(halves.rows(slice(offset, offset + rows)))
             covered += width
             if covered == n:
-                return whole
+                return built
         rows = length - (2 * width - 1) * stride
-        halves = halves.rows(slice(rows)).joined(halves.rows(slice(width * stride, None)))
+        halves = halves.rows(slice(rows)).join(halves.rows(slice(width * stride, None)))
         width *= 2
 
 
@@ -117,12 +117,12 @@ class _Sums(NamedTuple):
     def rows(self, chosen: slice) -> _Sums:
         return _Sums(self.values[chosen])
 
-    def joined(self, later: _Sums) -> _Sums:
+    def join(self, later: _Sums) -> _Sums:
         return _Sums(self.values + later.values)
 
 
 class _Sets(NamedTuple):
-    """:class:`Moments` without a warm-up; ``counted`` is one number where every row counts."""
+    """The fields of :class:`Moments` without a warm-up; ``counted`` is a number where every row counts."""
 
     counted: Floats | float
     mean: Floats
@@ -132,7 +132,7 @@ class _Sets(NamedTuple):
         counted = self.counted if isinstance(self.counted, float) else self.counted[chosen]
         return _Sets(counted, self.mean[chosen], self.squares[chosen])
 
-    def joined(self, later: _Sets) -> _Sets:
+    def join(self, later: _Sets) -> _Sets:
         counted = self.counted + later.counted
         share = later.counted / np.maximum(counted, 1.0)
         apart = later.mean - self.mean

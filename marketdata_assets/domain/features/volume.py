@@ -1,4 +1,4 @@
-"""Features made of volume: the session's volume-weighted price, and volume beside that of the days before."""
+"""The features of volume: the volume-weighted price of the session, and volume relative to that of earlier days."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SESSIONS: Final = LOOKBACK_SESSIONS["relative_volume_20"]
 
 
 def session_vwap(price: Floats, volume: Floats, layout: Layout) -> Floats:
-    """The volume-weighted mean of ``price`` from each bar's anchor to the bar; NaN before any volume.
+    """Return the volume-weighted mean of ``price`` from the anchor of each bar to the bar; NaN before any volume.
 
-    A bar whose ``volume`` is NaN has no weight, and its own value is NaN.
+    A bar whose ``volume`` is NaN has no weight, and its value is NaN.
     """
     if not layout.timeframe.is_intraday:
         return np.where(volume > 0, price, np.nan)
@@ -39,11 +39,11 @@ def session_vwap(price: Floats, volume: Floats, layout: Layout) -> Floats:
 
 
 def relative_volume(volume: Floats, layout: Layout, losses: Losses) -> tuple[Floats, Flags]:
-    """Volume over its mean at the same local time in the 20 sessions before, and whether slots of that were lost.
+    """Return volume over its mean at the same local time in the 20 sessions before, and whether slots of these were lost.
 
-    Of the 20 sessions, those with a bar at that time count; a bar on a day without a session counts for no other.
-    NaN while there are fewer than 20 sessions since the first bar, and where nothing was traded at that time in any
-    of them.
+    Of the 20 sessions, those with a bar at that time count; a bar on a day without a session does not count in the mean
+    of others. The ratio is NaN for the first 20 sessions of a series, and where none of the sessions has volume at that
+    time.
     """
     out, lost = np.full(len(volume), np.nan), np.zeros(len(volume), dtype=np.bool_)
     clock = layout.clock(layout.times, layout.day)
@@ -51,14 +51,14 @@ def relative_volume(volume: Floats, layout: Layout, losses: Losses) -> tuple[Flo
         grid = _Grid(layout, bars, clock[bars])
         out[bars] = grid.relative(volume[bars])
         if symbol in losses.slots:
-            lost[bars] = grid.reached(losses.slots[symbol]) & ~np.isnan(out[bars])
+            lost[bars] = grid.is_affected(losses.slots[symbol]) & ~np.isnan(out[bars])
     return out, lost
 
 
 class _Grid:
-    """The bars of one series as a table: a row per session (of week bars: per week), a column per time of the day.
+    """The bars of one series as a table: a row per session (for week bars: per week), a column per time of the day.
 
-    The row of a bar on a day without a session is that of the next session, in which the bar is not counted.
+    A bar on a day without a session is in the row of the next session, but is not counted there.
     """
 
     def __init__(self, layout: Layout, bars: slice, clock: Integers) -> None:
@@ -84,14 +84,14 @@ class _Grid:
         traded[self._cell[counted]] = volume[counted]
         bars[self._cell[counted]] = 1.0
         before = self._cell[self._has_history] - self._width
-        sums, counts = (rolling_sum(each, _SESSIONS, self._width)[before] for each in (traded, bars))
-        # Volume over the mean, with one rounding fewer; without trades in the sessions before there is no mean.
+        sums, counts = (rolling_sum(table, _SESSIONS, self._width)[before] for table in (traded, bars))
+        # Volume times the count, over the sum, has one rounding fewer than volume over the mean.
         scaled = volume[self._has_history] * counts
         out[self._has_history] = np.divide(scaled, sums, out=np.full(len(sums), np.nan), where=sums > 0)
         return out
 
-    def reached(self, slots: Integers) -> Flags:
-        """Whether one of ``slots`` lies in the 20 sessions before each bar, at the same time of the day."""
+    def is_affected(self, slots: Integers) -> Flags:
+        """Whether one of ``slots`` lies in the 20 sessions before each bar, at the same time of day."""
         days = self._layout.days_of(slots)
         column = self._layout.clock(slots, days) - self._first_clock
         row = self._layout.sessions_before[days] - self._first
@@ -100,5 +100,5 @@ class _Grid:
         steps = np.zeros((self._rows + 1, self._width), dtype=np.int32)
         np.add.at(steps, (np.minimum(row + 1, self._rows), column), 1)
         np.add.at(steps, (np.minimum(row + 1 + _SESSIONS, self._rows), column), -1)
-        reached: Flags = np.cumsum(steps, axis=0).ravel()[self._cell] > 0
-        return reached
+        is_affected: Flags = np.cumsum(steps, axis=0).ravel()[self._cell] > 0
+        return is_affected

@@ -1,4 +1,4 @@
-"""Cursors: opaque, bound to a question, never trusted."""
+"""Cursors: opaque, bound to a query, never trusted."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def test_a_cursor_keeps_the_capitals_of_a_symbol(symbol: str) -> None:
     assert cursors.decode(text, GapCursor, "q").symbol == symbol
 
 
-def test_a_question_is_everything_but_the_page() -> None:
+def test_a_fingerprint_covers_everything_but_the_page() -> None:
     requested = {"symbol": "AAPL", "limit": 5, "cursor": None}
-    same = cursors.question_of("bars", {**requested, "limit": 7, "cursor": "x"})
-    assert cursors.question_of("bars", requested) == same
-    assert cursors.question_of("bars", {**requested, "symbol": "SPY"}) != same
-    assert cursors.question_of("features", requested) != same
+    same = cursors.query_fingerprint("bars", {**requested, "limit": 7, "cursor": "x"})
+    assert cursors.query_fingerprint("bars", requested) == same
+    assert cursors.query_fingerprint("bars", {**requested, "symbol": "SPY"}) != same
+    assert cursors.query_fingerprint("features", requested) != same
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_question_is_everything_but_the_page() -> None:
         cursors.encode(GapCursor("q", "AAPL", "1m", 0)),
     ],
 )
-def test_what_is_no_cursor_of_this_question_is_refused(text: str) -> None:
+def test_what_is_not_a_cursor_of_this_query_is_refused(text: str) -> None:
     with pytest.raises(Problem) as refused:
         cursors.decode(text, SeriesCursor, "q")
     assert (refused.value.status, refused.value.code) == (422, "invalid-cursor")

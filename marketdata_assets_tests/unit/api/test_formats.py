@@ -76,7 +76,7 @@ def test_a_tag_changes_with_every_byte_and_only_then() -> None:
         encode(Table(LONG.reverse()), JSON, None, NONE),
         encode(Table(LONG), CSV, None, NONE),
         encode(Table(LONG), JSON, "gzip", NONE),
-        encode(Table(LONG, following="x"), CSV, None, NONE),
+        encode(Table(LONG, next_cursor="x"), CSV, None, NONE),
     ]
     assert len({first.etag, *(one.etag for one in others)}) == 5
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketdata_assets.api.limits import RateLimiter, Turns, retry_after
+from marketdata_assets.api.limits import ClientQueue, RateLimiter, retry_after
 from marketdata_assets.api.problems import Problem
 
 
@@ -46,22 +46,22 @@ def test_rows_are_paid_for_before_they_are_read_and_those_that_were_not_come_bac
     assert limiter.admit("a") > 0
 
 
-class Questions:
-    """Questions of clients to :class:`Turns`, answered one by one when the test says so."""
+class Requests:
+    """Requests of clients in a :class:`ClientQueue`, answered one by one when the test says so."""
 
-    def __init__(self, turns: Turns) -> None:
-        self.turns = turns
+    def __init__(self, queue: ClientQueue) -> None:
+        self.queue = queue
         self.running: list[tuple[str, asyncio.Future[str]]] = []
 
-    async def ask(self, client: str) -> asyncio.Task[str]:
-        """A question that has come as far as it can."""
+    async def send(self, client: str) -> asyncio.Task[str]:
+        """Send a request of ``client``, and return once it has come as far as it can."""
 
         async def work() -> str:
             done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             self.running.append((client, done))
             return await done
 
-        requested = asyncio.create_task(self.turns.take(client, work))
+        requested = asyncio.create_task(self.queue.run(client, work))
         await self.settle()
         return requested
 
@@ -81,32 +81,32 @@ class Questions:
 
 def test_one_client_leaves_room_for_the_others() -> None:
     async def scenario() -> None:
-        requested = Questions(Turns(at_once=2, waiting=1))
-        mine = [await requested.ask("a") for _ in range(3)]
+        requested = Requests(ClientQueue(at_once=2, waiting=1))
+        mine = [await requested.send("a") for _ in range(3)]
         with pytest.raises(Problem) as refused:
-            await (await requested.ask("a"))
+            await (await requested.send("a"))
         assert (refused.value.status, refused.value.code) == (429, "too-many-requests")
-        await requested.ask("b")
+        await requested.send("b")
         assert requested.clients == "aab"
         await requested.answer()
         assert requested.clients == "aba"
         assert mine[0].result() == "answered"
-        assert not (await requested.ask("a")).done()
+        assert not (await requested.send("a")).done()
 
     asyncio.run(scenario())
 
 
-def test_a_client_that_goes_away_keeps_its_turn_until_its_question_is_answered() -> None:
+def test_a_client_that_goes_away_keeps_its_turn_until_its_request_is_answered() -> None:
     async def scenario() -> None:
-        requested = Questions(Turns(at_once=1, waiting=1))
-        (await requested.ask("a")).cancel()
-        await requested.ask("a")
+        requested = Requests(ClientQueue(at_once=1, waiting=1))
+        (await requested.send("a")).cancel()
+        await requested.send("a")
         assert requested.clients == "a"
         with pytest.raises(Problem):
-            await (await requested.ask("a"))
+            await (await requested.send("a"))
         await requested.answer()
         await requested.answer()
-        assert (await requested.ask("a")).cancel()
+        assert (await requested.send("a")).cancel()
 
     asyncio.run(scenario())
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from marketdata_assets.cli import bars as command
 from marketdata_assets.cli import console
 from marketdata_assets.cli.axis import MAX_SLOTS, lay_out, session_borders
-from marketdata_assets.cli.candles import Chart, candles, shaded
+from marketdata_assets.cli.candles import Chart, candles, shaded_spans
 from marketdata_assets.domain.bars import BAR_SCHEMA
 from marketdata_assets.domain.calendar import calendar_of, microseconds
 from marketdata_assets.domain.errors import ConfigurationError
@@ -25,24 +25,36 @@ from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 
+XNYS, CRYPTO = calendar_of(AssetClass.STOCK), calendar_of(AssetClass.CRYPTO)
 TODAY = date(2024, 1, 10)
+NOON = datetime(2024, 1, 10, 17, tzinfo=UTC)
 
 
-def requested(
+def chosen_range(
     *, days: int | None = None, start: str | None = None, end: str | None = None, timeframe: str = "1m"
 ) -> tuple[date | str, date | str]:
-    return command._range(days, start, end, Timeframe.parse(timeframe), TODAY)
+    return command.choose_range(days, start, end, Timeframe.parse(timeframe), calendar=XNYS, now=NOON)
 
 
 def test_days_end_today_or_where_they_are_told_to() -> None:
-    assert requested(days=2) == (date(2024, 1, 9), TODAY)
-    assert requested(days=1, end="2024-01-02") == (date(2024, 1, 2), date(2024, 1, 2))
-    assert requested() == (date(2024, 1, 6), TODAY)
-    assert requested(timeframe="1w") == (TODAY - timedelta(days=729), TODAY)
-    assert requested(start="2024-01-02T14:30:00Z", end="2024-01-02T15:00:00Z") == (
+    assert chosen_range(days=2) == (date(2024, 1, 9), TODAY)
+    assert chosen_range(days=1, end="2024-01-02") == (date(2024, 1, 2), date(2024, 1, 2))
+    assert chosen_range() == (date(2024, 1, 6), TODAY)
+    assert chosen_range(timeframe="1w") == (TODAY - timedelta(days=729), TODAY)
+    assert chosen_range(start="2024-01-02T14:30:00Z", end="2024-01-02T15:00:00Z") == (
         "2024-01-02T14:30:00Z",
         "2024-01-02T15:00:00Z",
     )
+
+
+def test_the_last_days_are_those_of_the_market() -> None:
+    evening = datetime(2024, 1, 3, 1, tzinfo=UTC)  # 20:00 of the second in New York
+    of_yesterday, of_today = (
+        command.choose_range(1, None, None, Timeframe.M1, calendar=calendar, now=evening)
+        for calendar in (XNYS, CRYPTO)
+    )
+    assert of_yesterday == (date(2024, 1, 2), date(2024, 1, 2))
+    assert of_today == (date(2024, 1, 3), date(2024, 1, 3))
 
 
 @pytest.mark.parametrize(
@@ -50,13 +62,13 @@ def test_days_end_today_or_where_they_are_told_to() -> None:
     [
         ({"days": 1, "start": "2024-01-02"}, "exclude each other"),
         ({"days": 0}, "--days 0"),
-        ({"end": "2024-01-02T15:00:00Z"}, "--start must say"),
+        ({"end": "2024-01-02T15:00:00Z"}, "needs a --start"),
         ({"end": "yesterday"}, "--end 'yesterday' is not a date"),
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        requested(**wrong)  # type: ignore[arg-type]
+        chosen_range(**wrong)  # type: ignore[arg-type]
 
 
 def made(count: int, *, volume: float | None = 10.0, falling: bool = False) -> pl.DataFrame:
@@ -113,7 +125,6 @@ def test_one_bar_an_index_and_a_long_history_are_drawn_too() -> None:
         assert len(picture) < 200_000
 
 
-XNYS = calendar_of(AssetClass.STOCK)
 FRIDAY_TO_TUESDAY = Window(datetime(2024, 1, 5, 5, tzinfo=UTC), datetime(2024, 1, 10, 5, tzinfo=UTC))
 LATER = datetime(2024, 2, 1, tzinfo=UTC)
 
@@ -164,7 +175,7 @@ def test_gaps_are_shaded_by_state_and_filled_ones_are_not() -> None:
     gaps = pl.DataFrame(rows, schema=["state", "gap_start", "gap_end"], orient="row")
     chart = Chart(Series("AAPL", Timeframe.M1), AssetClass.STOCK, FRIDAY_TO_TUESDAY, "", gaps=gaps)
     # The open one lies on a weekend: it has no width.
-    assert shaded(axis, chart) == {GapState.UNFILLED: [(360, 420)], GapState.NO_TRADES: [(780, 781)]}
+    assert shaded_spans(axis, chart) == {GapState.UNFILLED: [(360, 420)], GapState.NO_TRADES: [(780, 781)]}
 
 
 @given(
@@ -225,7 +236,7 @@ def test_a_table_of_any_width_shows_every_time_whole(
 ) -> None:
     terminal = Console(file=StringIO(), width=width, force_terminal=True, color_system=None)
     monkeypatch.setattr(console, "out", terminal)
-    command._show(priced(513.6, 509.75, 498.123, timeframe=timeframe))
+    command.show_bars(priced(513.6, 509.75, 498.123, timeframe=timeframe))
     assert isinstance(terminal.file, StringIO)
     lines = terminal.file.getvalue().splitlines()
     assert max(map(len, lines)) <= width

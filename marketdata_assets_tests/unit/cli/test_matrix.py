@@ -56,7 +56,7 @@ def test_a_series_that_was_scanned_only_up_to_an_earlier_day_is_marked_and_named
     assert "99.0%…" not in row
     assert capsys.readouterr().err.strip() == (
         "1 series ends before the day that is due, such as S0:1m, scanned up to 2024-06-28 where 2026-11-26 is due:"
-        " `marketdata backfill --symbols S0 --timeframes 1m --start 2024-06-29` brings the rest"
+        " `marketdata backfill --symbols S0 --timeframes 1m --start 2024-06-29` fetches the rest"
     )
 
 
@@ -87,7 +87,7 @@ def test_what_was_never_scanned_is_a_line_with_its_command() -> None:
     )
     assert unchecked_line(days) == (
         "3 days of 2 series were never fetched, or never scanned, such as B:1d from 2024-07-03 to 2024-07-05:"
-        " `marketdata backfill --symbols B --timeframes 1d --start 2024-07-03 --end 2024-07-05` brings them"
+        " `marketdata backfill --symbols B --timeframes 1d --start 2024-07-03 --end 2024-07-05` fetches them"
     )
     assert unchecked_line(days.clear()) is None
 

@@ -79,22 +79,22 @@ def page(*, is_last: bool = False, waited: float = 0) -> PageFetched:
 def test_the_rate_is_that_of_the_bars_since_the_first_request(
     bars: Progress, progress: ConsoleProgress, clock: Clock
 ) -> None:
-    progress.saw(page())
+    progress.note_event(page())
     assert bars.tasks[1].fields["note"] == "50,000 bars"
     clock.seconds = 4
-    progress.saw(page())
+    progress.note_event(page())
     assert bars.tasks[1].fields["note"] == "100,000 bars, 25,000 bars/s"
     clock.seconds = 10
-    progress.saw(page(waited=6, is_last=True))
+    progress.note_event(page(waited=6, is_last=True))
     assert bars.tasks[1].fields["note"] == "150,000 bars, 15,000 bars/s, waited 6 s for the limit"
 
 
 def test_a_request_ends_with_its_last_page_and_all_of_its_timeframes_with_it(
     bars: Progress, progress: ConsoleProgress
 ) -> None:
-    progress.saw(page())
+    progress.note_event(page())
     assert [(task.completed, task.total) for task in bars.tasks] == [(0, 2), (0, 1)]
-    progress.saw(page(is_last=True))
+    progress.note_event(page(is_last=True))
     assert [(task.completed, task.total) for task in bars.tasks] == [(2, 2), (1, 1)]
 
 
@@ -113,7 +113,7 @@ def test_the_time_left_is_a_number_from_the_first_moment_of_a_stage_to_its_last(
     ):
         clock.seconds = second
         if event is not None:
-            progress.saw(event)
+            progress.note_event(event)
         shown.append([RemainingColumn().render(task).plain for task in bars.tasks])
     assert all(re.fullmatch(r"\d:\d\d:\d\d", text) for texts in shown for text in texts)
     assert shown[-1] == ["0:00:00"] * 2

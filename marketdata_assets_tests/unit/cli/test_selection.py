@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from marketdata_assets.cli.selection import checked_days, chosen_days
+from marketdata_assets.cli.selection import choose_days, validate_days
 from marketdata_assets.domain.errors import ConfigurationError
 
 NOW = datetime(2024, 7, 5, 3, tzinfo=UTC)
@@ -17,7 +17,7 @@ MONDAY = date(2024, 7, 1)
 def days(
     number: int | None = None, start: str | None = None, end: str | None = None, *, earliest: date = MONDAY
 ) -> tuple[date, date]:
-    return checked_days(chosen_days(number, start, end, NOW), earliest, NOW)
+    return validate_days(choose_days(number, start, end, NOW), earliest, NOW)
 
 
 def test_days_that_nobody_asked_for_begin_with_the_first_partition() -> None:

@@ -88,7 +88,7 @@ def test_a_row_that_cannot_be_sets_its_symbol_aside(kind: ActionKind, row: dict[
     assert str(row[KEYS[kind][1]]) in screened.problems["AAPL"]
 
 
-def test_symbols_that_nobody_asked_for_are_left_out() -> None:
+def test_symbols_that_were_not_requested_are_left_out() -> None:
     rows = listed(ActionKind.SPLITS, split("MSFT", day=None), split())
     screened = screen_actions(ActionKind.SPLITS, rows, ["AAPL"])
     assert screened.rows["symbol"].to_list() == ["AAPL"]

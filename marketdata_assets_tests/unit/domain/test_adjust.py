@@ -183,8 +183,13 @@ def apple(realdata: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
         pl.col("volume").cast(pl.Float64), timeframe=pl.lit("1d"), vwap=pl.lit(None, pl.Float64)
     )
     rows = [
-        ("AAPL", date.fromisoformat(one["execution_date"]), float(one["split_from"]), float(one["split_to"]))
-        for one in known["replay"]["splits"]
+        (
+            "AAPL",
+            date.fromisoformat(split["execution_date"]),
+            float(split["split_from"]),
+            float(split["split_to"]),
+        )
+        for split in known["replay"]["splits"]
     ]
     return known["expected"], raw, splits(*rows)
 

@@ -19,8 +19,7 @@ from marketdata_assets.domain.bars import (
     VENDOR_SCHEMA,
     bucket_close,
     bucket_open,
-    complete,
-    empty_bars,
+    keep_closed,
     screen,
 )
 from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
@@ -177,7 +176,7 @@ def test_bars_are_sorted_and_quarantined_rows_keep_the_vendors_order() -> None:
 
 def test_no_rows_are_no_bars() -> None:
     result = screened()
-    assert_frame_equal(result.bars, empty_bars())
+    assert_frame_equal(result.bars, BAR_SCHEMA.to_frame())
     assert_frame_equal(result.quarantined, QUARANTINE_SCHEMA.to_frame())
 
 
@@ -235,16 +234,16 @@ def test_bars_and_quarantined_rows_partition_the_input_save_identical_duplicates
     vendor = pl.DataFrame(rows, schema=VENDOR_SCHEMA)
     result = screen(vendor, AAPL, HOUR, XNYS, asset_class=AssetClass.STOCK)
     columns = VENDOR_SCHEMA.names()
-    told = pl.concat([result.bars.select(columns), result.quarantined.select(columns)])
+    divided = pl.concat([result.bars.select(columns), result.quarantined.select(columns)])
     # Nothing is lost and nothing is made up.
-    assert set(map(str, told.rows())) == set(map(str, vendor.rows()))
+    assert set(map(str, divided.rows())) == set(map(str, vendor.rows()))
     assert result.bars["time"].is_unique().all()
     assert result.bars["time"].is_sorted()
     assert result.quarantined["rule"].null_count() == 0
     # Only a row that repeats the bar of its time is in neither.
     kept = set(result.bars.select(columns).rows())
     repeats = sum(row in kept for row in vendor.rows()) - result.bars.height
-    assert told.height == vendor.height - repeats
+    assert divided.height == vendor.height - repeats
     # A bar breaks no rule.
     again = screen(result.bars.select(columns), AAPL, HOUR, XNYS, asset_class=AssetClass.STOCK)
     assert again.quarantined.is_empty()
@@ -333,16 +332,15 @@ def test_buckets_tile_time(time: datetime, timeframe: Timeframe, calendar: Tradi
 def test_a_bar_is_complete_when_its_interval_has_closed(now: str, timeframe: str, kept: int) -> None:
     series = Series("AAPL", Timeframe(timeframe))
     bars = as_bars(vendor_bars(minutes(HOUR, int(series.timeframe.duration / timedelta(minutes=1)))), series)
-    assert_frame_equal(complete(bars, series.timeframe, XNYS, at(now)), bars.head(kept))
+    assert_frame_equal(keep_closed(bars, series.timeframe, XNYS, at(now)), bars.head(kept))
 
 
 @pytest.mark.parametrize(("now", "is_complete"), [("2024-11-04T00:59:59", False), ("2024-11-04T01:00", True)])
 def test_a_day_bar_is_complete_when_its_trading_has_ended(now: str, *, is_complete: bool) -> None:
     day = XNYS.day_window(date(2024, 11, 3))
     bars = as_bars(vendor_bars([day.start]), Series("AAPL", Timeframe.D1))
-    assert complete(bars, Timeframe.D1, XNYS, at(now)).height == is_complete
+    assert keep_closed(bars, Timeframe.D1, XNYS, at(now)).height == is_complete
 
 
 def test_the_key_is_part_of_a_bar() -> None:
     assert set(KEY) <= set(BAR_SCHEMA)
-    assert empty_bars().schema == BAR_SCHEMA

@@ -30,7 +30,7 @@ some_days = st.dates(date(2000, 1, 3), date(2030, 12, 31))
 
 
 def test_each_asset_class_has_its_calendar() -> None:
-    assert {one: calendar_of(one).name for one in AssetClass} == {
+    assert {asset_class: calendar_of(asset_class).name for asset_class in AssetClass} == {
         AssetClass.STOCK: "XNYS",
         AssetClass.ETF: "XNYS",
         AssetClass.INDEX: "XNYS",

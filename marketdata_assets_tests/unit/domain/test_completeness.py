@@ -19,7 +19,7 @@ from marketdata_assets.domain.completeness import (
     due_days,
     ended_series,
     grid,
-    summed,
+    sum_days,
     unchecked_days,
 )
 from marketdata_assets.domain.gaps import GAP_SCHEMA, find_gaps
@@ -42,12 +42,14 @@ def bars(series: Series, *removed: int) -> dict[Series, StoredBars]:
 
 
 def gaps(stored: dict[Series, StoredBars], *states: str) -> pl.DataFrame:
-    return find_gaps(stored, {one: EXPECTED[one] for one in stored}).with_columns(state=pl.Series(states))
+    return find_gaps(stored, {series: EXPECTED[series] for series in stored}).with_columns(
+        state=pl.Series(states)
+    )
 
 
 def of_apple(stored: dict[Series, StoredBars], known: pl.DataFrame) -> tuple[object, ...]:
     """The counts of AAPL, summed over the days of the span."""
-    return summed(daily_completeness(stored, {AAPL: EXPECTED[AAPL]}, known), [AAPL]).select(COUNTS).row(0)
+    return sum_days(daily_completeness(stored, {AAPL: EXPECTED[AAPL]}, known), [AAPL]).select(COUNTS).row(0)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_a_bar_that_is_there_is_present_whatever_a_gap_says() -> None:
 def test_the_heatmap_has_a_row_a_day_with_a_slot() -> None:
     stored = bars(AAPL, 7, 8, 17) | bars(BITCOIN)
     known = gaps(bars(AAPL, 7, 8, 17), "no_trades", "open")
-    table = daily_completeness(stored, {one: EXPECTED[one] for one in stored}, known)
+    table = daily_completeness(stored, {series: EXPECTED[series] for series in stored}, known)
     assert table.schema == DAILY_COMPLETENESS_SCHEMA
     assert table.filter(symbol="AAPL").select("day", *COUNTS).rows() == [
         (date(2024, 7, 2), 7, 7, 0, 0, 1.0, "whole"),
@@ -125,7 +127,7 @@ def test_what_was_not_scanned_is_what_is_expected_and_not_there(
         row
         for row in LOOKED.with_row_index().select("index", "symbol", "day", "expected_bars").rows()
         if row[0] in skipped
-        for first, last in [spans[next(one for one in SERIES if one.symbol == row[1])]]
+        for first, last in [spans[next(series for series in SERIES if series.symbol == row[1])]]
         if first <= row[2] < last
     ]
     assert sorted(holes.select("symbol", "day", "expected_bars").rows()) == sorted(row[1:] for row in due)
@@ -161,14 +163,14 @@ def test_a_series_with_a_bar_outside_its_scanned_days_is_not_whole(
     )
     days = slots.days()
     # Whole where it was scanned; bars from another stretch of days.
-    first, last = (days[one * (len(days) - 1) // 60] for one in scanned)
-    bars = [moment_of(int(slots.opens[one * (len(slots) - 1) // 60])) for one in stored]
+    first, last = (days[share * (len(days) - 1) // 60] for share in scanned)
+    bars = [moment_of(int(slots.opens[share * (len(slots) - 1) // 60])) for share in stored]
     own = slots.within(calendar.day_start(first), calendar.day_window(last).end)
-    looked = daily_completeness({series: StoredBars(own.opens, None)}, {series: own}, NO_GAPS)
+    daily = daily_completeness({series: StoredBars(own.opens, None)}, {series: own}, NO_GAPS)
     long_after = calendar.day_start(origin + timedelta(days=100))
     span = counted_days(timeframe, (first, last), (bars[0], bars[1]), calendar, long_after)
-    holes = unchecked_days(looked, {series: span}, {series: asset_class})
-    status = summed(pl.concat([looked, holes]), [series])["status"].item()
+    holes = unchecked_days(daily, {series: span}, {series: asset_class})
+    status = sum_days(pl.concat([daily, holes]), [series])["status"].item()
     bar_days = [calendar.local_day(bar) for bar in bars]
     assert (status == "whole") == (first <= bar_days[0] and bar_days[1] <= last)
     # Bars of today are not due yet, up to the last moment of the local day.
@@ -178,7 +180,7 @@ def test_a_series_with_a_bar_outside_its_scanned_days_is_not_whole(
 
 
 def test_a_series_that_was_scanned_to_an_earlier_day_than_is_due_has_ended() -> None:
-    minutes, days, weeks = (Series("AAPL", Timeframe(one)) for one in ("1m", "1d", "1w"))
+    minutes, days, weeks = (Series("AAPL", Timeframe(name)) for name in ("1m", "1d", "1w"))
     classes = dict.fromkeys((minutes, days, weeks), AssetClass.STOCK)
     # A Monday morning, after the daily run: Friday is due, and the week before.
     due = due_days(classes, at("2024-07-08T09:00"))
@@ -197,8 +199,8 @@ def test_a_series_that_was_scanned_to_an_earlier_day_than_is_due_has_ended() -> 
 @given(st.sets(st.integers(0, LOOKED.height - 1)), st.permutations(SERIES))
 def test_days_are_summed_by_series_in_their_order(skipped: set[int], wanted: list[Series]) -> None:
     daily = LOOKED.with_row_index().filter(~pl.col("index").is_in(list(skipped))).drop("index")
-    table = summed(daily, wanted)
-    assert table["symbol"].to_list() == [one.symbol for one in wanted]
+    table = sum_days(daily, wanted)
+    assert table["symbol"].to_list() == [member.symbol for member in wanted]
     for row in table.rows(named=True):
         own = daily.filter(symbol=row["symbol"])
         assert row["expected_bars"] == own["expected_bars"].sum()
@@ -212,7 +214,7 @@ def test_days_are_summed_by_series_in_their_order(skipped: set[int], wanted: lis
 
 
 @pytest.mark.parametrize(
-    ("status", "share", "said"),
+    ("status", "share", "text"),
     [
         (Status.WHOLE, 1.0, "✓"),
         (Status.GAPS, 0.999999, "99.9%"),
@@ -225,16 +227,16 @@ def test_days_are_summed_by_series_in_their_order(skipped: set[int], wanted: lis
         (Status.UNCHECKED, 0.0, "?"),
     ],
 )
-def test_a_status_in_a_few_characters(status: Status, share: float | None, said: str) -> None:
-    assert cell(status, share) == said
+def test_a_status_in_a_few_characters(status: Status, share: float | None, text: str) -> None:
+    assert cell(status, share) == text
 
 
 @given(st.integers(2, 10**9), st.data())
 def test_a_percentage_is_never_more_than_is_there(expected: int, data: st.DataObject) -> None:
     present = data.draw(st.integers(1, expected - 1))
-    said = cell(Status.GAPS, present / expected)
-    if said != "<0.1%":
-        tenths = int(said.replace(".", "").removesuffix("%"))
+    text = cell(Status.GAPS, present / expected)
+    if text != "<0.1%":
+        tenths = int(text.replace(".", "").removesuffix("%"))
         assert tenths * expected <= present * 1000 < (tenths + 1) * expected
         assert 0 < tenths < 1000
     else:

@@ -42,7 +42,7 @@ def due_day(timeframe: str, now: str, asset_class: AssetClass = AssetClass.STOCK
 @pytest.mark.parametrize(
     ("now", "day"),
     [
-        # Tuesday's session, brought by the run of Wednesday 02:00, is due at 08:00 and not before.
+        # Tuesday's session, fetched by the run of Wednesday 02:00, is due at 08:00 and not before.
         ("2024-05-15 07:59", date(2024, 5, 13)),
         ("2024-05-15 08:00", date(2024, 5, 14)),
         # Wednesday's own session is not missed while it lasts, nor in the evening.
@@ -135,16 +135,16 @@ def verdict(
     *,
     requested: list[Window] | None = None,
 ) -> Verdict:
-    one, moment = Series.parse(series), utc(now)
+    member, moment = Series.parse(series), utc(now)
     chosen = XNYS if calendar is XNYS else ALWAYS
-    last = due(one.timeframe, chosen, moment)
+    last = due(member.timeframe, chosen, moment)
     assert last is not None
     bars = (
         None
         if stored is None
         else StoredBars(np.array(stored, dtype=np.int64), np.ones(len(stored), dtype=np.int64))
     )
-    return judge_freshness(one, chosen, last, known, stored=bars, now=moment, requested=requested)
+    return judge_freshness(member, chosen, last, known, stored=bars, now=moment, requested=requested)
 
 
 def minutes(now: str, *, every: int = 1, until: str | None = None) -> list[int]:
@@ -152,7 +152,7 @@ def minutes(now: str, *, every: int = 1, until: str | None = None) -> list[int]:
     window = evidence_window(Timeframe.M1, XNYS, utc(now))
     opens = expected_slots(Timeframe.M1, window, XNYS, window.end).opens.tolist()
     end = microseconds(window.end if until is None else utc(until))
-    return [moment for place, moment in enumerate(opens) if place % every == 0 and moment < end]
+    return [moment for index, moment in enumerate(opens) if index % every == 0 and moment < end]
 
 
 NOW = "2024-05-15 12:00"
@@ -195,7 +195,7 @@ def test_a_thin_fund_is_fresh_without_its_last_minutes_and_a_dense_stock_is_not(
     assert "59 minutes without a trade" in dense.reason
 
 
-def test_a_minute_without_a_trade_at_the_close_is_nobodys_fault() -> None:
+def test_a_minute_without_a_trade_at_the_close_is_not_a_fault() -> None:
     stored = minutes(NOW, until="2024-05-14 19:55")
     found = verdict("AAPL:1m", NOW, Known(utc("2024-05-14 19:54"), answered=True, failure=None), stored)
     assert found.state is Freshness.FRESH
@@ -219,7 +219,7 @@ def test_days_that_were_never_fetched_are_no_evidence_of_silence() -> None:
     stored = [
         moment
         for moment in minutes(NOW, until="2024-05-14 18:00")
-        if any(one.contains(moment_of(moment)) for one in stretches)
+        if any(window.contains(moment_of(moment)) for window in stretches)
     ]
     known = Known(utc("2024-05-14 17:59"), answered=True, failure=None)
     assert verdict("AAPL:1m", NOW, known, stored, requested=stretches).state is Freshness.SILENT
@@ -229,6 +229,6 @@ def test_a_series_without_any_bar() -> None:
     assert verdict("NEW:1h", NOW, Known(None, answered=False, failure=None)) == (
         Freshness.NOT_ASKED,
         None,
-        "no bar is stored; nobody has asked the vendor since 2024-05-14 20:00 UTC",
+        "no bar is stored; no request to the vendor since 2024-05-14 20:00 UTC",
     )
     assert verdict("NEW:1h", NOW, Known(None, answered=True, failure=None)).state is Freshness.SILENT

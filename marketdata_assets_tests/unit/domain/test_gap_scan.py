@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata_assets.domain.bars import UTC_TIME
@@ -28,6 +28,7 @@ from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import Slots, StoredBars, expected_slots
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
+from marketdata_assets_tests.examples import examples
 
 BITCOIN = Series("BTC-USD", Timeframe.H1)
 CRYPTO = calendar_of(AssetClass.CRYPTO)
@@ -62,7 +63,7 @@ class World:
     minutes: int = 60
     """Minutes with a bar in each hour that has one."""
 
-    def held(self) -> dict[Series, StoredBars]:
+    def stored_bars(self) -> dict[Series, StoredBars]:
         opens = slots_of().opens[sorted(self.stored)]
         return {BITCOIN: StoredBars(opens, np.full(len(opens), self.minutes))}
 
@@ -74,7 +75,7 @@ class World:
         rows = [row for row in self.gaps.values() if row["state"] != "filled"]
         known = pl.DataFrame(rows, schema=KNOWN_GAP_SCHEMA)
         scanned = scan_gaps(
-            GapContext({BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, self.held())
+            GapContext({BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, self.stored_bars())
         )
         for _ in range(MAX_ATTEMPTS if repair else 0):
             due = open_windows(scanned)
@@ -82,14 +83,14 @@ class World:
                 break
             self.requests += 1
             if not self.down:
-                for one in due[BITCOIN]:
+                for part in due[BITCOIN]:
                     begin, end = (
                         int((edge - CRYPTO.day_start(FIRST)) / timedelta(hours=1))
-                        for edge in (one.start, one.end)
+                        for edge in (part.start, part.end)
                     )
                     self.stored |= self.vendor & set(range(begin, end))
             refetch = Refetch("BTC-USD", Timeframe.M1, window, "HTTP 500" if self.down else None)
-            scanned = rescan(scanned, [refetch], self.held())
+            scanned = rescan(scanned, [refetch], self.stored_bars())
             if self.down:
                 break
         result = settle(scanned)
@@ -99,11 +100,11 @@ class World:
             for start, row in self.gaps.items()
             if row["state"] == "filled" or not (start < span.end and _end(row) > span.start)
         } | {row["gap_start"]: row for row in result.gaps.iter_rows(named=True)}
-        self.days = {one: row for one, row in self.days.items() if not from_day <= one <= to_day} | {
+        self.days = {day: row for day, row in self.days.items() if not from_day <= day <= to_day} | {
             row["day"]: row for row in result.daily.iter_rows(named=True)
         }
 
-    def told(self) -> list[tuple[int, object, object, object]]:
+    def summary(self) -> list[tuple[int, object, object, object]]:
         """Each gap: its first hour, how many bars, its state and attempts."""
         start = CRYPTO.day_start(FIRST)
         return [
@@ -127,38 +128,38 @@ def test_what_lies_outside_of_the_window_stays_when_the_inside_is_filled() -> No
     store.scan(0, 19, repair=False)
     store.vendor = set(ALL)
     store.scan(6)
-    assert store.told() == [(120, 24, "open", 0), (144, 24, "filled", 1)]
+    assert store.summary() == [(120, 24, "open", 0), (144, 24, "filled", 1)]
     assert (store.days[day(5)]["missing_bars"], store.days[day(6)]["missing_bars"]) == (24, 0)
     store.scan(5)
-    assert [state for _, _, state, _ in store.told()] == ["filled", "filled"]
+    assert [state for _, _, state, _ in store.summary()] == ["filled", "filled"]
 
 
 def test_what_is_found_and_filled_in_one_look_is_written_down() -> None:
     store = world(hours(5), vendor_has=hours(5))
     store.scan(0, 19)
-    assert store.told() == [(120, 24, "filled", 1)]
+    assert store.summary() == [(120, 24, "filled", 1)]
 
 
 def test_attempts_count_for_what_was_asked_for_alone() -> None:
     store = world(hours(5, 9))
     store.scan(0, 19, repair=False)
     store.scan(7)
-    assert store.told() == [(120, 48, "open", 0), (168, 24, "unfilled", 2), (192, 48, "open", 0)]
+    assert store.summary() == [(120, 48, "open", 0), (168, 24, "unfilled", 2), (192, 48, "open", 0)]
     before = store.requests
     store.scan(0, 19)
-    assert store.told() == [(120, 120, "unfilled", 2)]
+    assert store.summary() == [(120, 120, "unfilled", 2)]
     assert store.requests - before == 2
 
 
 def test_an_outage_that_grows_is_asked_for_where_it_is_new() -> None:
     store = world(hours(5))
     store.scan(0, 5)
-    assert store.told() == [(120, 24, "unfilled", 2)]
+    assert store.summary() == [(120, 24, "unfilled", 2)]
     store.stored -= hours(6)
     store.vendor -= hours(6)
     before = store.requests
     store.scan(6)
-    assert store.told() == [(120, 48, "unfilled", 2)]
+    assert store.summary() == [(120, 48, "unfilled", 2)]
     assert store.requests - before == 2
 
 
@@ -167,11 +168,11 @@ def test_a_quiet_hour_stays_quiet_when_an_outage_begins_beside_it() -> None:
     store = world(thin)
     store.minutes = 3
     store.scan(0, 9)
-    assert {state for _, _, state, _ in store.told()} == {"no_trades"}
+    assert {state for _, _, state, _ in store.summary()} == {"no_trades"}
     store.stored -= hours(10, 14)
     store.vendor -= hours(10, 14)
     store.scan(10, 14)
-    quiet, lost = store.told()[-2:]
+    quiet, lost = store.summary()[-2:]
     assert quiet == (238, 2, "no_trades", 1)
     assert lost == (240, 120, "unfilled", 2)
 
@@ -180,10 +181,10 @@ def test_a_vendor_that_is_down_costs_one_attempt_a_look() -> None:
     store = world(hours(5), vendor_has=hours(5))
     store.down = True
     store.scan(0, 19)
-    assert store.told() == [(120, 24, "open", 1)]
+    assert store.summary() == [(120, 24, "open", 1)]
     store.down = False
     store.scan(0, 19)
-    assert store.told() == [(120, 24, "filled", 2)]
+    assert store.summary() == [(120, 24, "filled", 2)]
 
 
 def test_days_before_the_first_bar_are_forgotten() -> None:
@@ -194,7 +195,9 @@ def test_days_before_the_first_bar_are_forgotten() -> None:
     known = pl.DataFrame(list(store.gaps.values()), schema=KNOWN_GAP_SCHEMA)
     result = settle(
         scan_gaps(
-            GapContext({BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of(4)}, known, store.held())
+            GapContext(
+                {BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of(4)}, known, store.stored_bars()
+            )
         )
     )
     assert result.gaps.is_empty()
@@ -208,18 +211,18 @@ missing_hours = st.sets(st.sampled_from(ALL), max_size=60).flatmap(
 )
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(missing_hours, st.permutations(range(4)))
 def test_looks_at_the_parts_find_what_a_look_at_the_whole_does(missing: set[int], order: list[int]) -> None:
     whole, parts = world(missing), world(missing)
     whole.scan(0, DAYS - 1, repair=False)
     for part in order:
         parts.scan(part * 5, part * 5 + 4, repair=False)
-    assert parts.told() == whole.told()
+    assert parts.summary() == whole.summary()
     assert parts.days == whole.days
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(missing_hours, st.permutations(range(4)), st.sets(st.sampled_from(ALL), max_size=200))
 def test_nothing_is_asked_for_more_than_twice_and_nothing_is_forgotten(
     missing: set[int], order: list[int], vendor_has: set[int]
@@ -232,22 +235,22 @@ def test_nothing_is_asked_for_more_than_twice_and_nothing_is_forgotten(
     assert store.requests == spent
     left = {
         hour
-        for start, bars, state, _ in store.told()
+        for start, bars, state, _ in store.summary()
         if state != "filled" and isinstance(bars, int)
         for hour in range(start, start + bars)
     }
     assert left == missing - vendor_has
-    assert {state for _, _, state, _ in store.told()} <= {"filled", "no_trades", "unfilled"}
+    assert {state for _, _, state, _ in store.summary()} <= {"filled", "no_trades", "unfilled"}
     counted = sum(row["missing_bars"] for row in store.days.values() if isinstance(row["missing_bars"], int))
-    lost = sum(bars for _, bars, state, _ in store.told() if state == "unfilled" and isinstance(bars, int))
+    lost = sum(bars for _, bars, state, _ in store.summary() if state == "unfilled" and isinstance(bars, int))
     assert counted == lost
 
 
-def test_what_the_vendor_sent_broken_is_no_lack_of_trades() -> None:
+def test_quarantined_rows_are_not_a_lack_of_trades() -> None:
     store = world({hour for hour in ALL if hour % 4 > 1})
     store.minutes = 3
     rows = pl.DataFrame({"symbol": "BTC-USD", "timeframe": "1m", "time": [CRYPTO.day_start(day(3))]})
-    rejected = rows.with_columns(pl.col("time") + timedelta(hours=2, minutes=7)).cast({"time": UTC_TIME})
+    quarantined = rows.with_columns(pl.col("time") + timedelta(hours=2, minutes=7)).cast({"time": UTC_TIME})
     window = Window(CRYPTO.day_start(FIRST), CRYPTO.day_start(day(DAYS)))
     scanned = scan_gaps(
         GapContext(
@@ -255,18 +258,18 @@ def test_what_the_vendor_sent_broken_is_no_lack_of_trades() -> None:
             {BITCOIN: window},
             {BITCOIN: slots_of()},
             KNOWN_GAP_SCHEMA.to_frame(),
-            store.held(),
-            rejected,
+            store.stored_bars(),
+            quarantined,
         )
     )
     for _ in range(MAX_ATTEMPTS):
-        scanned = rescan(scanned, [Refetch("BTC-USD", Timeframe.M1, window, None)], store.held())
-    (broken,) = settle(scanned).gaps.filter(pl.col("state") != "no_trades").iter_rows(named=True)
-    assert (broken["gap_start"], broken["state"]) == (
+        scanned = rescan(scanned, [Refetch("BTC-USD", Timeframe.M1, window, None)], store.stored_bars())
+    (faulty,) = settle(scanned).gaps.filter(pl.col("state") != "no_trades").iter_rows(named=True)
+    assert (faulty["gap_start"], faulty["state"]) == (
         CRYPTO.day_start(day(3)) + timedelta(hours=2),
         "unfilled",
     )
-    assert "ohlcv_quarantine" in broken["reason"]
+    assert "ohlcv_quarantine" in faulty["reason"]
 
 
 def a_known_gap(first: int, last: int, **facts: object) -> dict[str, object]:
@@ -283,7 +286,7 @@ def a_known_gap(first: int, last: int, **facts: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "other"),
     [
         ({"attempts": 0}, {"attempts": 1}),
         ({"attempts": 1}, {"attempts": 1, "failure": "HTTP 500"}),
@@ -292,18 +295,18 @@ def a_known_gap(first: int, last: int, **facts: object) -> dict[str, object]:
     ],
 )
 def test_a_gap_is_divided_where_what_is_known_of_its_slots_differs(
-    one: dict[str, object], other: dict[str, object]
+    first: dict[str, object], other: dict[str, object]
 ) -> None:
     window = Window(CRYPTO.day_start(FIRST), CRYPTO.day_start(day(DAYS)))
     known = pl.DataFrame(
-        [a_known_gap(120, 130, **one), a_known_gap(130, 144, **other)], schema=KNOWN_GAP_SCHEMA
+        [a_known_gap(120, 130, **first), a_known_gap(130, 144, **other)], schema=KNOWN_GAP_SCHEMA
     )
-    held = world(hours(5)).held()
-    context = GapContext({BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, held)
+    stored = world(hours(5)).stored_bars()
+    context = GapContext({BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, stored)
     gaps = settle(scan_gaps(context)).gaps
     assert gaps["missing_bars"].to_list() == [10, 14]
-    assert gaps["attempts"].to_list() == [one["attempts"], other["attempts"]]
-    assert gaps["failure"].to_list() == [one.get("failure"), other.get("failure")]
+    assert gaps["attempts"].to_list() == [first["attempts"], other["attempts"]]
+    assert gaps["failure"].to_list() == [first.get("failure"), other.get("failure")]
 
 
 def test_a_filled_run_has_the_most_attempts_and_the_earliest_time_of_its_slots() -> None:
@@ -318,7 +321,7 @@ def test_a_filled_run_has_the_most_attempts_and_the_earliest_time_of_its_slots()
         schema=KNOWN_GAP_SCHEMA,
     )
     context = GapContext(
-        {BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, world(set()).held()
+        {BITCOIN: window}, {BITCOIN: window}, {BITCOIN: slots_of()}, known, world(set()).stored_bars()
     )
     gaps = settle(scan_gaps(context)).gaps
     assert gaps["state"].to_list() == ["filled", "filled"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -22,17 +22,19 @@ from marketdata_assets.domain.gaps import (
     SlotTraits,
     classify,
     find_gaps,
+    gaps_of_flags,
     judge,
-    merge_gaps,
+    slots_in_gaps,
     split_gaps,
 )
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import StoredBars, expected_by_series, expected_slots, stored_by_series
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets_tests.examples import examples
 from marketdata_assets_tests.unit.frames import at, days_window, window
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from marketdata_assets.domain.slots import Flags, Integers, Slots
@@ -61,6 +63,11 @@ def rows(gaps: pl.DataFrame) -> list[tuple[datetime, datetime, int]]:
 
 def found(stored: StoredBars, slots: Slots, series: Series = AAPL) -> pl.DataFrame:
     return find_gaps({series: stored}, {series: slots})
+
+
+def together(frames: Iterable[pl.DataFrame], expected: Mapping[Series, Slots]) -> pl.DataFrame:
+    """The gaps of the whole, from gaps that were found part by part."""
+    return gaps_of_flags(slots_in_gaps(pl.concat([GAP_SCHEMA.to_frame(), *frames]), expected), expected)
 
 
 def judged(stored: StoredBars, slots: Slots, series: Series = AAPL) -> pl.DataFrame:
@@ -153,28 +160,28 @@ def test_gaps_found_by_partition_merge_into_those_of_the_whole(
     removed: set[int], timeframe: Timeframe
 ) -> None:
     series = {Series("AAPL", timeframe): AssetClass.STOCK, Series("BTC-USD", timeframe): AssetClass.CRYPTO}
-    whole = {one: slots_of(one, date(2024, 7, 1), date(2024, 7, 9)) for one in series}
+    whole = {member: slots_of(member, date(2024, 7, 1), date(2024, 7, 9)) for member in series}
     stored = {
-        one: without(slots, np.array(sorted(removed), dtype=np.int64) % max(len(slots), 1))
-        for one, slots in whole.items()
+        member: without(slots, np.array(sorted(removed), dtype=np.int64) % max(len(slots), 1))
+        for member, slots in whole.items()
     }
     by_day = [
-        find_gaps(stored, expected_by_series({one: asset_class}, calendar.day_window(day), LATER))
-        for one, asset_class in series.items()
+        find_gaps(stored, expected_by_series({member: asset_class}, calendar.day_window(day), LATER))
+        for member, asset_class in series.items()
         for calendar in (calendar_of(asset_class),)
         for day in (date(2024, 7, 1) + timedelta(days=n) for n in range(9))
     ]
-    assert_frame_equal(merge_gaps(reversed(by_day), whole), find_gaps(stored, whole))
+    assert_frame_equal(together(reversed(by_day), whole), find_gaps(stored, whole))
 
 
 def test_merging_drops_what_is_not_expected_and_counts_overlaps_once() -> None:
     stored = without(JULY, slice(100, 500))
     gaps = found(stored, JULY)
-    assert merge_gaps([gaps, gaps], {AAPL: JULY}).equals(gaps)
-    assert merge_gaps([gaps], {}).is_empty()
-    assert merge_gaps([], {AAPL: JULY}).is_empty()
+    assert together([gaps, gaps], {AAPL: JULY}).equals(gaps)
+    assert together([gaps], {}).is_empty()
+    assert together([], {AAPL: JULY}).is_empty()
     since = JULY.within(at("2024-07-02T13:30"))
-    assert merge_gaps([gaps], {AAPL: since})["missing_bars"].to_list() == [110]
+    assert together([gaps], {AAPL: since})["missing_bars"].to_list() == [110]
 
 
 # Judging
@@ -331,7 +338,7 @@ def test_a_gap_may_begin_before_the_evidence() -> None:
 
 def requested(gaps: pl.DataFrame, attempts: int = MAX_ATTEMPTS, failure: str | None = None) -> pl.DataFrame:
     return gaps.with_columns(
-        attempts=pl.lit(attempts), failure=pl.lit(failure, pl.String), rejected=pl.lit(value=False)
+        attempts=pl.lit(attempts), failure=pl.lit(failure, pl.String), quarantined=pl.lit(value=False)
     )
 
 
@@ -341,7 +348,7 @@ QUIET = (
     " series that trades in 100 % of its minutes"
 )
 LOSS = (
-    "90 minutes missing from a series that has 100 % of its minutes, where quiet runs last up to 18 minutes: an"
+    "90 minutes missing from a series that has 100 % of its minutes, where quiet stretches last up to 18 minutes: an"
     " outage at the vendor or the exchange"
 )
 
@@ -349,13 +356,13 @@ LOSS = (
 @pytest.mark.parametrize(
     ("attempts", "failure", "quiet", "loss"),
     [
-        (0, None, ("open", "not re-fetched yet"), ("open", "not re-fetched yet")),
-        (1, None, ("no_trades", QUIET), ("open", f"re-fetch 1 of 2 brought nothing: {LOSS}")),
+        (0, None, ("open", "not refetched yet"), ("open", "not refetched yet")),
+        (1, None, ("no_trades", QUIET), ("open", f"refetch 1 of 2 returned no bar: {LOSS}")),
         (2, None, ("no_trades", QUIET), ("unfilled", LOSS)),
         *(
-            (attempts, "HTTP 500", (state, said), (state, said))
+            (attempts, "HTTP 500", (state, text), (state, text))
             for attempts, state in ((1, "open"), (2, "unfilled"))
-            for said in [f"the vendor failed at re-fetch {attempts} of 2: HTTP 500"]
+            for text in [f"the vendor failed at refetch {attempts} of 2: HTTP 500"]
         ),
     ],
 )
@@ -372,7 +379,7 @@ def test_the_reason_of_a_thin_series_says_how_thin_it_is() -> None:
     assert row["state"] == GapState.NO_TRADES
     percent = round(100 * row["density"])
     assert row["reason"] == (
-        f"the vendor has no bar here; the series trades in {percent} % of its minutes, so a run of 7 empty"
+        f"the vendor has no bar here; the series trades in {percent} % of its minutes, so a stretch of 7 empty"
         f" minutes is usual (up to {row['usual']})"
     )
 
@@ -397,7 +404,7 @@ def test_no_gaps_are_no_states() -> None:
     ("symbol", "runs"), [("BTC-USD", [(1006, 1), (1008, 432)]), ("ETH-USD", [(1008, 4), (1013, 427)])]
 )
 def test_the_shape_of_the_coinbase_outage(symbol: str, runs: list[tuple[int, int]]) -> None:
-    """2018-04-04: minutes lost from 16:46 to midnight, one stray bar in between; whole before and after."""
+    """2018-04-04: minutes lost from 16:46 to midnight, one stray bar in between; complete before and after."""
     series = Series(symbol, Timeframe.M1)
     slots = slots_of(series, date(2018, 4, 3), date(2018, 4, 5))
     bars = emptied(np.ones(len(slots), dtype=np.bool_), *((1440 + start, size) for start, size in runs))
@@ -429,7 +436,7 @@ class Blocks(NamedTuple):
         days, day = [], date(2024, 1, 1)
         for size, before in zip(self.sizes, self.before, strict=True):
             day += timedelta(days=before)
-            days += [day + timedelta(days=one) for one in range(size)]
+            days += [day + timedelta(days=offset) for offset in range(size)]
             day += timedelta(days=size)
         return days
 
@@ -465,7 +472,7 @@ def judged_by_slot(slots: Slots, has_bar: Flags, series: Series) -> list[dict[st
     return rows
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     blocks_of_days,
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 60)), max_size=6),
@@ -524,7 +531,7 @@ def test_a_slot_before_days_that_were_never_fetched_holds_no_more_than_itself(ti
     assert set(result["state"]) == {"no_trades" if timeframe == "1m" else "unfilled"}
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     st.sampled_from(Timeframe),
     st.sets(st.integers(0, 3000), max_size=40),
@@ -542,11 +549,11 @@ def test_the_first_number_of_a_reason_is_the_number_of_missing_bars(
     stored = StoredBars(slots.opens[keep], np.ones(int(keep.sum()), dtype=np.int64))
     noun = {"1m": "minute", "1d": "session"}.get(timeframe.value, "bar")
     for row in classify(requested(judged(stored, slots, series), attempts)).iter_rows(named=True):
-        said = re.sub("^re-fetch 1 of 2 brought nothing: ", "", row["reason"])
-        own = re.search(r"(\d+) (?:empty )?(bar|minute|session)s?\b", said)
+        text = re.sub("^refetch 1 of 2 returned no bar: ", "", row["reason"])
+        own = re.search(r"(\d+) (?:empty )?(bar|minute|session)s?\b", text)
         assert own is not None
         assert (int(own[1]), own[2]) == (row["missing_bars"], noun)
-        assert "up to 0" not in said
+        assert "up to 0" not in text
 
 
 # Real bars
@@ -601,7 +608,7 @@ def test_coinbase_as_it_was(
     series = Series(symbol, Timeframe.M1)
     stored, slots = real(realdata, name, series)[series], slots_of(series, first, last)
     result = classify(requested(judged(stored, slots, series)))
-    # A run over midnight is one gap here and two in a list by day.
+    # A stretch over midnight is one gap here and two in a list by day.
     by_day = [
         find_gaps(
             {series: stored},

@@ -16,13 +16,13 @@ from marketdata_assets.domain.gaps import find_gaps
 from marketdata_assets.domain.gates import (
     FAULT_SCHEMA,
     LOST_TO_QUARANTINE,
-    gappy,
-    invalid,
-    of_buckets_within,
-    off_grid,
-    outlying,
+    find_gappy,
+    find_invalid,
+    find_off_grid,
+    find_outlying,
+    select_buckets_within,
+    select_within,
     stops_run,
-    within,
 )
 from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import AssetClass, Series
@@ -78,7 +78,7 @@ def test_a_stored_bar_is_judged_by_the_rules_of_screening(
 ) -> None:
     times = minutes(MORNING)
     sound, broken = bars_of(times[1:]), bars_of(times[:1], **values)
-    faults = invalid(pl.concat([broken, sound]), NOTHING_QUARANTINED, Timeframe.M1, AssetClass.STOCK)
+    faults = find_invalid(pl.concat([broken, sound]), NOTHING_QUARANTINED, Timeframe.M1, AssetClass.STOCK)
     kept_out = screen(broken, AAPL, MORNING, XNYS, asset_class=AssetClass.STOCK).quarantined["rule"].to_list()
     assert faults["what"].to_list() == ([rule] if rule else []) == kept_out
     for fault in faults.iter_rows(named=True):
@@ -86,17 +86,19 @@ def test_a_stored_bar_is_judged_by_the_rules_of_screening(
         assert fault["example"].startswith("open ")
 
 
-@pytest.mark.parametrize("timeframe", [one for one in Timeframe if one is not one.base])
+@pytest.mark.parametrize(
+    "timeframe", [timeframe for timeframe in Timeframe if timeframe is not timeframe.base]
+)
 @pytest.mark.parametrize("name", ["volume", "transactions"])
 def test_a_rolled_up_bar_may_count_as_much_as_its_base_bars_may(name: str, timeframe: Timeframe) -> None:
     base = bars_of(minutes(MORNING)[:1], **{name: 5e14})
     week = base.with_columns(
         pl.col(name) * 7, timeframe=pl.lit(timeframe.value), base_bars=pl.lit(7, pl.Int32)
     )
-    assert invalid(base, NOTHING_QUARANTINED, timeframe.base, AssetClass.STOCK).is_empty()
-    assert invalid(week, NOTHING_QUARANTINED, timeframe, AssetClass.STOCK).is_empty()
+    assert find_invalid(base, NOTHING_QUARANTINED, timeframe.base, AssetClass.STOCK).is_empty()
+    assert find_invalid(week, NOTHING_QUARANTINED, timeframe, AssetClass.STOCK).is_empty()
     beyond = week.with_columns((pl.col(name) * 3).cast(BAR_SCHEMA[name]))
-    faults = invalid(beyond, NOTHING_QUARANTINED, timeframe, AssetClass.STOCK)
+    faults = find_invalid(beyond, NOTHING_QUARANTINED, timeframe, AssetClass.STOCK)
     assert faults["what"].to_list() == [f"{name}_too_large"]
 
 
@@ -125,7 +127,7 @@ def test_faults_are_one_row_for_each_day_and_kind() -> None:
         close=pl.when(pl.col("time") == times[0]).then(pl.col("open")).otherwise("close"),
         volume=pl.when(pl.col("time") == times[0]).then(-1.0).otherwise("volume"),
     )
-    faults = invalid(bars, NOTHING_QUARANTINED, Timeframe.M1, AssetClass.STOCK).sort("day", "what")
+    faults = find_invalid(bars, NOTHING_QUARANTINED, Timeframe.M1, AssetClass.STOCK).sort("day", "what")
     assert faults.schema == FAULT_SCHEMA
     assert faults.select("day", "what", "rows", "time").rows() == [
         (date(2024, 7, 1), "price_not_positive", 4, times[1]),
@@ -138,7 +140,7 @@ def test_an_index_has_no_volume() -> None:
     times = minutes(MORNING)[:1]
     without = {"volume": None, "vwap": None, "transactions": None}
     for values, expected in ((without, []), ({**without, "volume": 0.0}, ["index_has_volume"])):
-        faults = invalid(bars_of(times, **values), NOTHING_QUARANTINED, Timeframe.M1, AssetClass.INDEX)
+        faults = find_invalid(bars_of(times, **values), NOTHING_QUARANTINED, Timeframe.M1, AssetClass.INDEX)
         assert faults["what"].to_list() == expected
 
 
@@ -155,14 +157,14 @@ def test_a_partition_is_lost_when_more_base_bars_broke_a_rule_than_are_left(
     base = bars_of([times[minute] for minute in sorted(arrived)])
     seconds = [timedelta(seconds=10 * time) for time in range(repeated)]
     rows = quarantined([times[minute] + late for minute in broken for late in seconds])
-    faults = invalid(roll_up(base, timeframe, XNYS), rows, timeframe, AssetClass.STOCK)
+    faults = find_invalid(roll_up(base, timeframe, XNYS), rows, timeframe, AssetClass.STOCK)
     assert faults["what"].to_list() == ([LOST_TO_QUARANTINE] if len(broken) > len(arrived) else [])
     assert faults["rows"].to_list() == ([len(broken)] if len(broken) > len(arrived) else [])
 
 
 def test_a_week_is_lost_on_its_sunday() -> None:
     days = [at(f"2024-07-0{day}T04:00") for day in (1, 2, 3)]
-    faults = invalid(BAR_SCHEMA.to_frame(), quarantined(days), Timeframe.W1, AssetClass.STOCK)
+    faults = find_invalid(BAR_SCHEMA.to_frame(), quarantined(days), Timeframe.W1, AssetClass.STOCK)
     assert faults.select("day", "rows").rows() == [(date(2024, 6, 30), 3)]
 
 
@@ -179,7 +181,7 @@ def test_a_base_row_belongs_to_the_partition_in_which_its_bar_opens(
     calendar = calendar_of(CLASSES[symbol])
     span = days_window(calendar, FIRST + timedelta(days=first), FIRST + timedelta(days=first + length))
     rows = quarantined([span.start + timedelta(hours=hour) for hour in sorted(hours)], symbol=symbol)
-    kept = of_buckets_within(rows, {Series(symbol, opened): span}, opened, calendar)
+    kept = select_buckets_within(rows, {Series(symbol, opened): span}, opened, calendar)
     days = [calendar.local_day(time) for time in rows["time"]]
     if opened is Timeframe.W1:
         days = [day - timedelta(days=day.isoweekday() % 7) for day in days]
@@ -191,27 +193,27 @@ def test_a_base_row_belongs_to_the_partition_in_which_its_bar_opens(
 def test_bars_off_the_grid_are_faults_of_their_day() -> None:
     times = minutes(MORNING)
     bars = bars_of([*times, times[3] + timedelta(seconds=1)])
-    [fault] = off_grid(bars, Timeframe.M1, XNYS).to_dicts()
+    [fault] = find_off_grid(bars, Timeframe.M1, XNYS).to_dicts()
     assert (fault["what"], fault["rows"], fault["day"]) == ("off_grid", 1, date(2024, 7, 2))
-    assert off_grid(BAR_SCHEMA.to_frame(), Timeframe.M1, XNYS).is_empty()
+    assert find_off_grid(BAR_SCHEMA.to_frame(), Timeframe.M1, XNYS).is_empty()
 
 
-def test_outliers_before_the_window_are_only_context_and_broken_bars_are_left_aside() -> None:
+def test_outliers_before_the_window_are_only_context_and_broken_bars_are_ignored() -> None:
     times = minutes(window("2024-07-02T12:00", "2024-07-02T15:00"))
     price = pl.when(pl.col("time") == times[90]).then(150.0).otherwise(100.0)
     prices = dict.fromkeys(("open", "high", "low", "close"), price)
     bars = bars_of(times).with_columns(**prices)
     everything = {AAPL: window("2024-07-02T12:00", "2024-07-02T15:00")}
-    [fault] = outlying(bars, everything, Timeframe.M1, AssetClass.CRYPTO).to_dicts()
+    [fault] = find_outlying(bars, everything, Timeframe.M1, AssetClass.CRYPTO).to_dicts()
     assert (fault["what"], fault["rows"]) == ("jump", 2)  # there and back
     assert fault["time"] in times[90:92]
     assert " % from the close before" in fault["example"]
-    shares = outlying(bars, everything, Timeframe.M1, AssetClass.STOCK)
+    shares = find_outlying(bars, everything, Timeframe.M1, AssetClass.STOCK)
     assert shares["what"].to_list() == ["split_like"]
     after = {AAPL: window("2024-07-02T13:32", "2024-07-02T15:00")}
-    assert outlying(bars, after, Timeframe.M1, AssetClass.CRYPTO).is_empty()
+    assert find_outlying(bars, after, Timeframe.M1, AssetClass.CRYPTO).is_empty()
     broken = bars.with_columns(low=pl.when(pl.col("time") == times[90]).then(0.0).otherwise("low"))
-    assert outlying(broken, everything, Timeframe.M1, AssetClass.CRYPTO).is_empty()
+    assert find_outlying(broken, everything, Timeframe.M1, AssetClass.CRYPTO).is_empty()
 
 
 def slots_of(series: Series, first: date = FIRST, last: date = LAST) -> Slots:
@@ -225,7 +227,7 @@ def holes(draw: st.DrawFn) -> tuple[Series, set[int]]:
     series = Series(draw(st.sampled_from(sorted(CLASSES))), timeframe)
     count = len(slots_of(series))
     runs = draw(st.lists(st.tuples(st.integers(0, count - 1), st.integers(1, count)), max_size=5))
-    return series, {place for start, size in runs for place in range(start, min(start + size, count))}
+    return series, {index for start, size in runs for index in range(start, min(start + size, count))}
 
 
 @given(hole=holes(), ends=st.tuples(st.integers(0, 11), st.integers(0, 11)))
@@ -234,16 +236,16 @@ def test_a_gap_is_a_fault_of_each_day_by_the_bars_that_it_lacks(
 ) -> None:
     series, missing = hole
     slots = slots_of(series)
-    kept = [place for place in range(len(slots)) if place not in missing]
+    kept = [index for index in range(len(slots)) if index not in missing]
     found = find_gaps({series: StoredBars(slots.opens[kept], None)}, {series: slots})
     gaps = found.with_columns(
         state=pl.lit("unfilled"), attempts=2, failure=None, reason=pl.lit("an outage"), detected_at=None
     ).select(KNOWN_GAP_SCHEMA.names())
     first, last = (FIRST + timedelta(days=days) for days in sorted(ends))
     days = slots.days().to_list()
-    expected = Counter(day for place in missing if first <= (day := days[place]) <= last)
+    expected = Counter(day for index in missing if first <= (day := days[index]) <= last)
     calendar = calendar_of(CLASSES[series.symbol])
-    faults = gappy(gaps.cast(KNOWN_GAP_SCHEMA), {series: days_window(calendar, first, last)}, CLASSES)
+    faults = find_gappy(gaps.cast(KNOWN_GAP_SCHEMA), {series: days_window(calendar, first, last)}, CLASSES)
     assert dict(faults.select("day", "rows").iter_rows()) == expected
     assert set(faults["what"]) <= {"unfilled"}
     assert faults.schema == FAULT_SCHEMA
@@ -255,15 +257,15 @@ def test_gaps_of_many_series_are_told_apart() -> None:
         Series("AAPL", Timeframe.D1),
         Series("AAPL", Timeframe.H1),
     )
-    empty = {one: slots_of(one) for one in (apple, bitcoin)}
+    empty = {member: slots_of(member) for member in (apple, bitcoin)}
     gaps = find_gaps({}, empty).with_columns(
-        state=pl.lit("open"), attempts=0, failure=None, reason=pl.lit("told"), detected_at=None
+        state=pl.lit("open"), attempts=0, failure=None, reason=pl.lit("known"), detected_at=None
     )
     spans = {
-        one: days_window(calendar_of(CLASSES[one.symbol]), first, LAST)
-        for one, first in ((apple, LAST), (without, FIRST), (bitcoin, LAST - timedelta(days=2)))
+        member: days_window(calendar_of(CLASSES[member.symbol]), first, LAST)
+        for member, first in ((apple, LAST), (without, FIRST), (bitcoin, LAST - timedelta(days=2)))
     }
-    faults = gappy(gaps.select(KNOWN_GAP_SCHEMA.names()).cast(KNOWN_GAP_SCHEMA), spans, CLASSES)
+    faults = find_gappy(gaps.select(KNOWN_GAP_SCHEMA.names()).cast(KNOWN_GAP_SCHEMA), spans, CLASSES)
     assert faults.select("symbol", "timeframe", "day").sort("symbol", "day").rows() == [
         ("AAPL", "1d", LAST),
         *(("BTC-USD", "1d", LAST - timedelta(days=days)) for days in (2, 1, 0)),
@@ -277,7 +279,7 @@ def test_rows_are_kept_within_the_window_of_their_own_series() -> None:
         AAPL: window("2024-07-02T14:10", "2024-07-02T14:12"),
         other: window("2024-07-02T14:00", "2024-07-02T14:01"),
     }
-    inside = within(rows, windows)
+    inside = select_within(rows, windows)
     assert inside.columns == rows.columns
     assert list(inside.select("symbol", "time").iter_rows()) == [
         ("AAPL", at("2024-07-02T14:10")),

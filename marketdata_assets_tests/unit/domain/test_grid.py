@@ -83,7 +83,7 @@ days = st.sampled_from([date(2024, 3, 8), date(2024, 3, 11), date(2024, 11, 1), 
 @given(
     days=st.lists(days, unique=True, min_size=1),
     minutes=st.lists(st.integers(0, 16 * 60 - 1), unique=True, min_size=1, max_size=40),
-    timeframe=st.sampled_from([one for one in Timeframe if one.is_intraday]),
+    timeframe=st.sampled_from([timeframe for timeframe in Timeframe if timeframe.is_intraday]),
     calendar=st.sampled_from([XNYS, CRYPTO]),
     late=st.timedeltas(timedelta(microseconds=1), timedelta(seconds=59)),
 )

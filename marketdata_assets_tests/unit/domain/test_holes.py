@@ -1,4 +1,4 @@
-"""Which days of a window lack bars, and which of them nobody fetched."""
+"""Which days of a window lack bars, and which of them were never fetched."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def whole_days(first: date, last: date) -> Window:
 
 @given(days, days, st.sets(days, max_size=40), st.sampled_from([Timeframe.M1, Timeframe.H1, Timeframe.D1]))
 def test_empty_days_are_the_sessions_without_a_bar(
-    one: date, other: date, stored: set[date], timeframe: Timeframe
+    day: date, other: date, stored: set[date], timeframe: Timeframe
 ) -> None:
-    first, last = min(one, other), max(one, other)
+    first, last = min(day, other), max(day, other)
     sessions = XNYS.sessions(first, last)
     with_bars = sorted(set(sessions) & stored)
     opens = [

@@ -1,4 +1,4 @@
-"""What needs attention, in which order, and when it is told again."""
+"""What needs attention, in which order, and when it is reported again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def vitals(**values: object) -> Vitals:
 
 
 def topics(given: Vitals) -> list[Topic]:
-    return [one.topic for one in concerns(given, NOW)]
+    return [concern.topic for concern in concerns(given, NOW)]
 
 
 @pytest.mark.parametrize(
@@ -68,20 +68,20 @@ def test_what_stops_everything_comes_first() -> None:
         runs=Runs((JobRun("bars", "0123456789", "FAILURE", NOW),)),
     )
     assert topics(found) == list(Topic)
-    said = {one.topic: one for one in headings(concerns(found, NOW))}
-    assert said[Topic.DISK].text == "/data: 80% in use, 0.0 GB free"
-    assert said[Topic.RATE_LIMIT].text == "6 of 100 requests in the last 15 minutes were refused with 429"
-    assert said[Topic.FAILED_RUN].text == "bars at 2023-07-06 12:00 UTC, run 01234567"
-    assert said[Topic.MINUTE_BACKFILL].text == "AAPL:1m from 2023-06-27 until 2023-07-04: HTTP 503"
-    assert said[Topic.SLOW_QUERY].title == "1 slow query"
-    assert said[Topic.GAPS].text.startswith("40 bars are missing")
+    by_topic = {heading.topic: heading for heading in headings(concerns(found, NOW))}
+    assert by_topic[Topic.DISK].text == "/data: 80% in use, 0.0 GB free"
+    assert by_topic[Topic.RATE_LIMIT].text == "6 of 100 requests in the last 15 minutes were refused with 429"
+    assert by_topic[Topic.FAILED_RUN].text == "bars at 2023-07-06 12:00 UTC, run 01234567"
+    assert by_topic[Topic.MINUTE_BACKFILL].text == "AAPL:1m from 2023-06-27 until 2023-07-04: HTTP 503"
+    assert by_topic[Topic.SLOW_QUERY].title == "1 slow query"
+    assert by_topic[Topic.GAPS].text.startswith("40 bars are missing")
 
 
 @pytest.mark.parametrize(
-    ("recent", "refused", "told"), [(10, 2, []), (10, 3, [Topic.RATE_LIMIT]), (60, 3, [])]
+    ("recent", "refused", "reported"), [(10, 2, []), (10, 3, [Topic.RATE_LIMIT]), (60, 3, [])]
 )
-def test_a_few_refusals_are_no_rate(recent: int, refused: int, told: list[Topic]) -> None:
-    assert topics(vitals(vendor=VendorUse(150, requests_recent=recent, refused_recent=refused))) == told
+def test_a_few_refusals_are_no_rate(recent: int, refused: int, reported: list[Topic]) -> None:
+    assert topics(vitals(vendor=VendorUse(150, requests_recent=recent, refused_recent=refused))) == reported
 
 
 def test_a_daemon_is_missed_after_five_minutes_and_where_it_never_was() -> None:
@@ -96,7 +96,7 @@ def test_failed_minutes_are_forgotten_after_a_day() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failed", "told"),
+    ("failed", "reported"),
     [
         ({}, [Topic.FAILED_RUN]),
         ({"gap_stays": True}, []),
@@ -105,11 +105,11 @@ def test_failed_minutes_are_forgotten_after_a_day() -> None:
         ({"ended": NOW - timedelta(days=8)}, [Topic.FAILED_RUN]),
     ],
 )
-def test_a_failed_run_is_a_concern_unless_it_did_what_it_could_or_nobody_repeats_it(
-    failed: dict[str, Any], told: list[Topic]
+def test_a_failed_run_is_a_concern_unless_it_did_what_it_could_or_is_not_repeated(
+    failed: dict[str, Any], reported: list[Topic]
 ) -> None:
     run = JobRun("gaps", "0123456789", "FAILURE", NOW - timedelta(days=8), **{"ended": NOW, **failed})
-    assert topics(vitals(runs=Runs((run,), daemon_seen=NOW))) == told
+    assert topics(vitals(runs=Runs((run,), daemon_seen=NOW))) == reported
 
 
 def test_a_heading_names_five_and_counts_the_rest() -> None:
@@ -130,36 +130,40 @@ def test_series_that_share_a_reason_are_named_together() -> None:
     assert heading.text == "S0:1d, S1:1d, S2:1d: late; OTHER:1d: silent"
 
 
-def test_an_episode_is_told_once_and_again_after_it_was_over() -> None:
+def test_an_episode_is_reported_once_and_again_after_it_was_over() -> None:
     concern = Concern(Topic.STALE, "AAPL:1h", "late")
-    told, known = episodes({}, [concern], NOW)
-    assert told == [concern]
-    told, known = episodes(known, [concern], NOW + timedelta(minutes=10))
-    assert told == []
+    reported, known = episodes({}, [concern], NOW)
+    assert reported == [concern]
+    reported, known = episodes(known, [concern], NOW + timedelta(minutes=10))
+    assert reported == []
     # Gone for a moment: the same episode.
-    told, known = episodes(known, [], NOW + timedelta(minutes=20))
-    told, known = episodes(known, [concern], NOW + timedelta(minutes=50))
-    assert told == []
-    # Nobody looked for a day: it may have been there all the time.
-    told, known = episodes(known, [concern], NOW + timedelta(days=1))
-    assert told == []
+    reported, known = episodes(known, [], NOW + timedelta(minutes=20))
+    reported, known = episodes(known, [concern], NOW + timedelta(minutes=50))
+    assert reported == []
+    # Nothing was read for a day: it may have been there all the time.
+    reported, known = episodes(known, [concern], NOW + timedelta(days=1))
+    assert reported == []
     _, known = episodes(known, [], NOW + timedelta(days=1, minutes=10))
     _, known = episodes(known, [], NOW + timedelta(days=1, minutes=10) + QUIET)
     assert known == {}
-    told, _ = episodes(known, [concern], NOW + timedelta(days=2))
-    assert told == [concern]
+    reported, _ = episodes(known, [concern], NOW + timedelta(days=2))
+    assert reported == [concern]
 
 
 @given(st.lists(st.sets(st.sampled_from("ABC")), max_size=30), st.integers(1, 90))
-def test_a_concern_is_told_if_and_only_if_it_was_gone_for_long(looks: list[set[str]], minutes: int) -> None:
+def test_a_concern_is_reported_if_and_only_if_it_was_gone_for_long(
+    readings: list[set[str]], minutes: int
+) -> None:
     known: dict[str, datetime | None] = {}
     gone: dict[str, datetime] = dict.fromkeys("ABC", NOW - QUIET)
-    for place, subjects in enumerate(looks):
-        now = NOW + place * timedelta(minutes=minutes)
-        told, known = episodes(known, [Concern(Topic.STALE, one, "") for one in sorted(subjects)], now)
-        due = {one for one in subjects if one in gone and now - gone[one] >= QUIET}
-        assert {one.subject for one in told} == due
-        gone = {one: gone.get(one, now) for one in sorted(set("ABC") - subjects)}
+    for index, subjects in enumerate(readings):
+        now = NOW + index * timedelta(minutes=minutes)
+        reported, known = episodes(
+            known, [Concern(Topic.STALE, subject, "") for subject in sorted(subjects)], now
+        )
+        due = {subject for subject in subjects if subject in gone and now - gone[subject] >= QUIET}
+        assert {concern.subject for concern in reported} == due
+        gone = {subject: gone.get(subject, now) for subject in sorted(set("ABC") - subjects)}
 
 
 def test_the_share_of_the_plan_is_of_the_day_so_far() -> None:

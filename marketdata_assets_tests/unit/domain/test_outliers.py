@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata_assets.domain.bars import BAR_SCHEMA, UTC_TIME
 from marketdata_assets.domain.outliers import LOOKBACK, MIN_JUMP, Outlier, flag_outliers
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets_tests.examples import examples
 from marketdata_assets_tests.unit.frames import at
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def bars(
         {
             "symbol": [symbol] * count,
             "timeframe": [timeframe.value] * count,
-            "time": [START + place * timeframe.duration for place in range(count)],
+            "time": [START + index * timeframe.duration for index in range(count)],
             **{name: list(closes) for name in ("open", "high", "low", "close", "vwap")},
             "volume": list(volumes) if volumes is not None else [1000.0] * count,
             "transactions": [1] * count,
@@ -48,7 +49,7 @@ def bars(
 
 def quiet(count: int = AGO) -> list[float]:
     """Prices that move by half a percent, up and down."""
-    return [100.0 * (1.005 if place % 2 else 1.0) for place in range(count)]
+    return [100.0 * (1.005 if index % 2 else 1.0) for index in range(count)]
 
 
 def flags(frame: pl.DataFrame, timeframe: Timeframe = Timeframe.D1, *, may_split: bool = True) -> list[str]:
@@ -70,7 +71,7 @@ def test_a_jump_is_judged_by_the_timeframe(timeframe: Timeframe) -> None:
 
 def test_a_jump_is_judged_by_the_habits_of_its_series() -> None:
     calm = [*quiet(), 131.0]
-    wild = [100.0 * (1.05 if place % 2 else 1.0) for place in range(AGO)] + [131.0]
+    wild = [100.0 * (1.05 if index % 2 else 1.0) for index in range(AGO)] + [131.0]
     assert flags(bars(calm)) == ["jump"]
     assert flags(bars(wild)) == []
 
@@ -128,7 +129,7 @@ def test_an_index_has_no_volume_to_judge() -> None:
 
 
 def test_one_symbol_is_no_measure_for_another() -> None:
-    assert flags(pl.concat([bars(quiet()), bars([one * 50 for one in quiet()], symbol="Y")])) == []
+    assert flags(pl.concat([bars(quiet()), bars([price * 50 for price in quiet()], symbol="Y")])) == []
 
 
 moves = st.lists(
@@ -136,7 +137,7 @@ moves = st.lists(
 )
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(moves=moves, factor=st.sampled_from([0.001, 7.0, 1e6]))
 def test_flags_follow_the_moves_and_not_the_price(moves: list[float], factor: float) -> None:
     closes = 100 * np.exp(np.cumsum(moves))
@@ -156,7 +157,7 @@ def test_the_oldest_move_of_the_look_back_still_counts() -> None:
     assert flags(frame.tail(LOOKBACK - 1), may_split=False) == ["jump"]
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(moves=moves)
 def test_the_look_back_is_all_that_judging_needs(moves: list[float]) -> None:
     frame = bars(list(100 * np.exp(np.cumsum(moves))), volumes=[1000 + 5000 * abs(move) for move in moves])
@@ -170,7 +171,7 @@ def test_the_look_back_is_all_that_judging_needs(moves: list[float]) -> None:
 
 def test_the_real_splits_of_aapl_and_a_real_fall(realdata: Path) -> None:
     expected = json.loads((realdata / "expected" / "A05_aapl_splits.json").read_text())
-    splits = [one["execution_date"] for one in expected["replay"]["splits"]]
+    splits = [split["execution_date"] for split in expected["replay"]["splits"]]
     real = pl.read_parquet(realdata / "data" / "lean_aapl_1d.parquet").rename({"ts": "time"})
     frame = real.with_columns(pl.col("time").cast(UTC_TIME), symbol=pl.lit("AAPL")).sort("time")
     found = flag_outliers(frame, Timeframe.D1, may_split=pl.lit(value=True))

@@ -36,17 +36,17 @@ def series(*keys: str) -> tuple[Series, ...]:
 
 
 def members(run: Rectangle) -> list[str]:
-    return [one.key for one in run.series]
+    return [member.key for member in run.series]
 
 
 @pytest.mark.parametrize("key", ["AAPL:1m", "BRK.B:1d", "BTC-USD:1w"])
 def test_a_key_is_the_day_and_the_series(key: str) -> None:
-    [one] = series(key)
-    partition = partition_key(FIRST, one)
+    [only] = series(key)
+    partition = partition_key(FIRST, only)
     assert partition == f"2024-01-02|{key}"
     assert isinstance(partition, MultiPartitionKey)
     assert partition.keys_by_dimension == {DAY: "2024-01-02", SERIES: key}
-    assert parse_key(partition) == (FIRST, one)
+    assert parse_key(partition) == (FIRST, only)
 
 
 def test_a_key_of_no_series_is_refused() -> None:
@@ -64,7 +64,7 @@ def test_keys_are_grouped_by_series() -> None:
 
 def test_the_day_sorts_before_the_series() -> None:
     partitions = day_by_series(FIRST)
-    assert [one.name for one in partitions.partitions_defs] == [DAY, SERIES]
+    assert [dimension.name for dimension in partitions.partitions_defs] == [DAY, SERIES]
     assert partitions.time_window_dimension.name == DAY
     assert partitions.time_window_partitions_def.start.date() == FIRST
 
@@ -123,11 +123,9 @@ def test_nothing_wanted_is_no_run() -> None:
         (1, [["AAPL:1m", "AAPL:1d"], ["MSFT:1m", "MSFT:1d"], ["BTC-USD:1m"]]),
     ],
 )
-def test_a_large_rectangle_is_divided_between_symbols(
-    monkeypatch: pytest.MonkeyPatch, limit: int, runs: list[list[str]]
-) -> None:
-    monkeypatch.setattr(ranges, "MAX_PARTITIONS", limit)
-    assert list(map(members, range_runs(ORDERED, series(*ORDERED), FIRST, LAST))) == runs
+def test_a_large_rectangle_is_divided_between_symbols(limit: int, runs: list[list[str]]) -> None:
+    found = range_runs(ORDERED, series(*ORDERED), FIRST, LAST, max_partitions=limit)
+    assert list(map(members, found)) == runs
 
 
 @given(
@@ -139,38 +137,36 @@ def test_runs_hold_every_wanted_series_once_and_what_lies_between_those_of_a_sym
     order: list[str], wanted: set[int], limit: int
 ) -> None:
     chosen = [order[place] for place in wanted]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranges, "MAX_PARTITIONS", limit)
-        runs = range_runs(order, series(*chosen), FIRST, LAST)
+    runs = range_runs(order, series(*chosen), FIRST, LAST, max_partitions=limit)
     stored = [key for run in runs for key in members(run)]
-    places = sorted(wanted)
+    indices = sorted(wanted)
     between = {
-        place
-        for one, after in pairwise(places)
-        for place in range(one, after)
-        if len({Series.parse(key).symbol for key in order[one : after + 1]}) == 1
+        index
+        for before, after in pairwise(indices)
+        for index in range(before, after)
+        if len({Series.parse(key).symbol for key in order[before : after + 1]}) == 1
     }
-    assert stored == [key for place, key in enumerate(order) if place in wanted | between]
+    assert stored == [key for index, key in enumerate(order) if index in wanted | between]
     for run in runs:
         # Dagster takes everything between the two ends of a range.
         begin, end = order.index(members(run)[0]), order.index(members(run)[-1])
         assert members(run) == order[begin : end + 1]
-        assert len(run.series) * DAYS <= limit or len({one.symbol for one in run.series}) == 1
+        assert len(run.series) * DAYS <= limit or len({member.symbol for member in run.series}) == 1
 
 
 def test_a_run_is_about_what_its_tags_name() -> None:
-    [one] = series("MSFT:1d")
-    assert Rectangle.from_tags({PARTITION: partition_key(FIRST, one)}, ORDERED) == Rectangle(
-        FIRST, FIRST, (one,)
+    [only] = series("MSFT:1d")
+    assert Rectangle.from_tags({PARTITION: partition_key(FIRST, only)}, ORDERED) == Rectangle(
+        FIRST, FIRST, (only,)
     )
     assert Rectangle.from_tags({"dagster/job_name": "bars"}, ORDERED) is None
 
 
 @given(st.permutations(ORDERED), st.integers(0, 4), st.integers(0, 4))
 def test_a_range_is_about_every_series_between_its_ends_in_dagsters_order(
-    order: list[str], one: int, other: int
+    order: list[str], position: int, other: int
 ) -> None:
-    begin, end = sorted((one, other))
+    begin, end = sorted((position, other))
     run = Rectangle(FIRST, LAST, series(*order[begin : end + 1]))
     found = Rectangle.from_tags(run.tags, order)
     assert found == Rectangle(FIRST, LAST, run.series)
@@ -179,7 +175,7 @@ def test_a_range_is_about_every_series_between_its_ends_in_dagsters_order(
 
 def test_a_range_that_ends_with_an_untracked_series_is_refused() -> None:
     tags = Rectangle(FIRST, LAST, series("AAPL:1m", "MSFT:1m")).tags
-    with pytest.raises(ConfigurationError, match="MSFT:1m was untracked while the run was under way"):
+    with pytest.raises(ConfigurationError, match="MSFT:1m was untracked during the run"):
         Rectangle.from_tags(tags, ["AAPL:1m", "AAPL:1d"])
 
 

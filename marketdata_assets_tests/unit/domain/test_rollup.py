@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -16,6 +16,7 @@ from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
 from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import BASES, Timeframe
+from marketdata_assets_tests.examples import examples
 from marketdata_assets_tests.unit.frames import as_bars, at, days_window, joined, minutes, vendor_bars, window
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 XNYS = calendar_of(AssetClass.STOCK)
 CRYPTO = calendar_of(AssetClass.CRYPTO)
 AAPL = Series("AAPL", Timeframe.M1)
-INTRADAY = [one for one in Timeframe if one.base is Timeframe.M1 and not one.is_base]
+INTRADAY = [timeframe for timeframe in Timeframe if timeframe.base is Timeframe.M1 and not timeframe.is_base]
 
 
 def one_bar(base: pl.DataFrame, timeframe: Timeframe = Timeframe.M5) -> dict[str, object]:
@@ -96,7 +97,7 @@ def test_a_base_is_rolled_into_itself(timeframe: Timeframe) -> None:
     assert_frame_equal(roll_up(base, timeframe, XNYS), base)
 
 
-@pytest.mark.parametrize("timeframe", [one for one in Timeframe if not one.is_base])
+@pytest.mark.parametrize("timeframe", [timeframe for timeframe in Timeframe if not timeframe.is_base])
 def test_no_bars_roll_into_no_bars(timeframe: Timeframe) -> None:
     assert_frame_equal(roll_up(BAR_SCHEMA.to_frame(), timeframe, XNYS), BAR_SCHEMA.to_frame())
 
@@ -146,7 +147,7 @@ def test_a_week_opens_on_sunday_and_holds_its_sessions() -> None:
 first_days = st.sampled_from([date(2024, 3, 8), date(2024, 11, 1), date(2024, 7, 1)])
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(data=st.data(), first=first_days, calendar=st.sampled_from([XNYS, CRYPTO]))
 def test_rolling_any_split_at_local_midnights_equals_rolling_the_whole(
     data: st.DataObject, first: date, calendar: TradingCalendar
@@ -201,7 +202,7 @@ def expected(realdata: Path) -> dict[str, Any]:
 
 def regular(bars: pl.DataFrame) -> pl.DataFrame:
     sessions = map(XNYS.session, XNYS.sessions(date(2013, 10, 7), date(2013, 10, 11)))
-    parts = [one.regular for one in sessions if one is not None]
+    parts = [session.regular for session in sessions if session is not None]
     return bars.filter(
         pl.any_horizontal((pl.col("time") >= part.start) & (pl.col("time") < part.end) for part in parts)
     )

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from marketdata_assets.domain.bars import UTC_TIME
 from marketdata_assets.domain.calendar import calendar_of, sunday_of
+from marketdata_assets.domain.gaps import EVIDENCE
 from marketdata_assets.domain.scans import (
-    EVIDENCE,
     NEVER_DUE,
     ScanChunk,
     ScannedDay,
@@ -40,18 +40,18 @@ def test_a_scan_covers_the_days_of_all_siblings_and_whole_weeks_with_week_bars(
 ) -> None:
     chosen = data.draw(st.sets(st.sampled_from(sorted(tracked, key=str)), min_size=1))
     days = {
-        one: (first + timedelta(days=place), first + timedelta(days=place + length))
-        for place, one in enumerate(sorted(chosen, key=str))
+        member: (first + timedelta(days=index), first + timedelta(days=index + length))
+        for index, member in enumerate(sorted(chosen, key=str))
     }
     siblings = with_siblings(days, tracked)
     windows = scan_windows(days, siblings, CLASSES)
     assert list(windows) == siblings
-    for one, window in windows.items():
-        calendar = calendar_of(CLASSES[one.symbol])
+    for member, window in windows.items():
+        calendar = calendar_of(CLASSES[member.symbol])
         group = [
             each
             for each in siblings
-            if (each.symbol, each.timeframe.base) == (one.symbol, one.timeframe.base)
+            if (each.symbol, each.timeframe.base) == (member.symbol, member.timeframe.base)
         ]
         begin = min(days[each][0] for each in group if each in days)
         end = max(days[each][1] for each in group if each in days)
@@ -94,7 +94,7 @@ def test_chunks_are_of_one_base_and_divide_no_siblings(
     chunks = list(scan_chunks(windows, dict.fromkeys(symbols, AssetClass.STOCK)))
     scanned = [series for chunk in chunks for series in chunk.windows]
     assert sorted(scanned, key=str) == sorted(windows, key=str)
-    families = [{(one.symbol, one.timeframe.base) for one in chunk.windows} for chunk in chunks]
+    families = [{(member.symbol, member.timeframe.base) for member in chunk.windows} for chunk in chunks]
     assert len(set().union(*families)) == sum(map(len, families))
     for chunk, family in zip(chunks, families, strict=True):
         assert {EVIDENCE[base] for _, base in family} == {chunk.evidence}

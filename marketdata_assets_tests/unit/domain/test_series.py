@@ -125,7 +125,9 @@ def test_the_eight_timeframes(
 
 def test_there_are_eight_timeframes_from_short_to_long() -> None:
     assert len(Timeframe) == 8
-    assert [one.duration for one in Timeframe] == sorted(one.duration for one in Timeframe)
+    assert [timeframe.duration for timeframe in Timeframe] == sorted(
+        timeframe.duration for timeframe in Timeframe
+    )
 
 
 @pytest.mark.parametrize("text", ["2m", "", "1M", "3D", "61m", "month"])

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from marketdata_assets.domain.bars import UTC_TIME, bucket_close, bucket_open
+from marketdata_assets.domain.bars import UTC_TIME, bucket_open, keep_closed
 from marketdata_assets.domain.calendar import calendar_of, microseconds
 from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.slots import (
@@ -56,7 +56,11 @@ def of_day(timeframe: str, day: date, calendar: TradingCalendar = XNYS) -> list[
     ],
 )
 def test_slots_of_a_day_in_new_york(day: date, counts: dict[str, int]) -> None:
-    found = {str(one): len(of_day(one, day)) for one in Timeframe if one is not Timeframe.W1}
+    found = {
+        str(timeframe): len(of_day(timeframe, day))
+        for timeframe in Timeframe
+        if timeframe is not Timeframe.W1
+    }
     assert {name: count for name, count in found.items() if count} == counts
 
 
@@ -199,13 +203,14 @@ def test_slots_are_the_buckets_that_touch_regular_hours(
 
 
 @given(some_days, st.integers(0, 40), timeframes, calendars)
-def test_a_slot_is_due_when_its_bar_has_closed(
+@example(date(2001, 1, 1), 17, Timeframe.D1, XNYS)  # after 20:00 in New York, where the day is over
+def test_a_slot_is_due_when_its_bar_is_complete(
     day: date, hours: int, timeframe: Timeframe, calendar: TradingCalendar
 ) -> None:
     span = days_window(calendar, day, day + timedelta(days=6))
     now = span.start + timedelta(hours=4 * hours, minutes=7)
     every = pl.DataFrame({"time": expected_slots(timeframe, span, calendar, LATER).opens}).cast(UTC_TIME)
-    due = every.filter(bucket_close(pl.col("time"), timeframe, calendar) <= now)
+    due = keep_closed(every, timeframe, calendar, now)
     assert times(expected_slots(timeframe, span, calendar, now)) == due["time"].to_list()
 
 
@@ -244,7 +249,7 @@ def test_base_slots_of_a_stretch_of_time(timeframe: str, start: str, end: str, c
 
 
 @pytest.mark.parametrize("day", [date(2024, 7, 2), date(2024, 7, 3), date(2002, 9, 11)])
-@pytest.mark.parametrize("timeframe", [one for one in Timeframe if one.is_intraday])
+@pytest.mark.parametrize("timeframe", [timeframe for timeframe in Timeframe if timeframe.is_intraday])
 def test_the_slots_of_a_session_hold_its_minutes_once(timeframe: Timeframe, day: date) -> None:
     session = XNYS.session(day)
     assert session is not None
@@ -273,7 +278,7 @@ def test_only_slots_of_days_that_were_asked_for_remain() -> None:
     elsewhere = week.days().is_in([date(2024, 7, 1)]).to_numpy()
     found = week.requested_in(requested, elsewhere)
     assert [time.astimezone(XNYS.timezone).day for time in times(found)] == [24, 26, 27, 28, 1]
-    # Tuesday was never asked for; a weekend needs no asking.
+    # Tuesday was never requested; a weekend need not be.
     assert found.ends_before_a_hole(np.arange(4)).tolist() == [True, False, False, False]
 
 
@@ -285,10 +290,10 @@ def test_slots_asked_for_are_whole_days_and_know_where_days_were_left_out(
     slots = expected_slots(
         timeframe, days_window(calendar, first, first + timedelta(days=9)), calendar, LATER
     )
-    days = [first + timedelta(days=place) for place in range(10)]
+    days = [first + timedelta(days=index) for index in range(10)]
     flags = slots.days().is_in([day for day, flag in zip(days, known, strict=True) if flag]).to_numpy()
-    found = slots.requested_in([calendar.day_window(days[place]) for place in requested], flags)
-    chosen = {day for place, day in enumerate(days) if known[place] or place in requested}
+    found = slots.requested_in([calendar.day_window(days[index]) for index in requested], flags)
+    chosen = {day for index, day in enumerate(days) if known[index] or index in requested}
     assert times(found) == [
         time for time, day in zip(times(slots), slots.days(), strict=True) if day in chosen
     ]

@@ -35,7 +35,7 @@ def test_a_symbol_as_it_is_written_means_itself_or_nothing(known: list[str], sym
     match = match_symbol(symbol, known)
     assert match.symbol == (symbol if symbol in known else None)
     lower = match_symbol(symbol.lower(), known)
-    fitting = [one for one in known if one.lower() == symbol.lower()]
+    fitting = [candidate for candidate in known if candidate.lower() == symbol.lower()]
     assert lower == (Match(fitting[0]) if len(fitting) == 1 else Match(None, tuple(sorted(fitting))))
 
 

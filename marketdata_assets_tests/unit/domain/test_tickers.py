@@ -4,7 +4,7 @@ import pytest
 
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.series import AssetClass
-from marketdata_assets.domain.tickers import inferred_asset_class, question_spelling, vendor_ticker
+from marketdata_assets.domain.tickers import infer_asset_class, question_spelling, vendor_ticker
 
 
 @pytest.mark.parametrize(
@@ -46,19 +46,19 @@ def test_a_crypto_symbol_that_is_no_pair_is_refused(symbol: str) -> None:
     ],
 )
 def test_inferred_asset_class(symbol: str, asset_class: AssetClass) -> None:
-    assert inferred_asset_class(symbol) is asset_class
+    assert infer_asset_class(symbol) is asset_class
 
 
 @pytest.mark.parametrize(
     ("symbol", "asset_class"),
     [
-        *((one, None) for one in ("AAPL", "BRK.B", "BACpL", "ACHR.WS", "ABCr", "ABCw", "ABCpAw", "V")),
-        *((one, AssetClass.ETF) for one in ("SPY", "VTI")),
+        *((symbol, None) for symbol in ("AAPL", "BRK.B", "BACpL", "ACHR.WS", "ABCr", "ABCw", "ABCpAw", "V")),
+        *((symbol, AssetClass.ETF) for symbol in ("SPY", "VTI")),
         *(
-            (one, None)
-            for one in ("BTC-USD", "ETH-BTC", "BTC-BRL", "BTC-USDT", "1INCH-USD", "USDT-USD", "T-USD")
+            (symbol, None)
+            for symbol in ("BTC-USD", "ETH-BTC", "BTC-BRL", "BTC-USDT", "1INCH-USD", "USDT-USD", "T-USD")
         ),
-        *((one, AssetClass.INDEX) for one in ("VIX", "SPX", "VIX1D")),
+        *((symbol, AssetClass.INDEX) for symbol in ("VIX", "SPX", "VIX1D")),
         ("VIX", AssetClass.STOCK),
     ],
 )

@@ -95,7 +95,7 @@ def test_weeks_are_what_their_adjusted_days_roll_up_to(
     of_symbol = splits(*((day, *ratio) for day, ratio in known.items()))
     needed = divided_weeks(of_symbol, as_of, XNYS)
     days = pl.concat(
-        [DAYS.clear(), *(DAYS.filter(pl.col("time").is_between(one.start, one.end)) for one in needed)]
+        [DAYS.clear(), *(DAYS.filter(pl.col("time").is_between(week.start, week.end)) for week in needed)]
     )
     adjusted, refused = adjust_weeks(WEEKS, days, of_symbol, as_of, XNYS)
     assert refused == []

@@ -23,9 +23,9 @@ def minutes_of(windows: list[Window]) -> set[int]:
     """The model: a set of minutes."""
     return {
         minute
-        for one in windows
+        for part in windows
         for minute in range(
-            int((one.start - START) / timedelta(minutes=1)), int((one.end - START) / timedelta(minutes=1))
+            int((part.start - START) / timedelta(minutes=1)), int((part.end - START) / timedelta(minutes=1))
         )
     }
 
@@ -61,12 +61,12 @@ def test_difference_holds_the_minutes_of_one_and_not_the_other(
 def test_intersection_contains_and_covers_agree_with_the_minutes(
     windows: list[Window], others: list[Window]
 ) -> None:
-    one, other = windows[0], others[0]
-    common = one.intersection(other)
-    assert minutes_of([] if common is None else [common]) == minutes_of([one]) & minutes_of([other])
-    assert one.covers(other) == (minutes_of([one]) >= minutes_of([other]))
-    assert {minute for minute in range(SPAN + 12) if one.contains(START + timedelta(minutes=minute))} == (
-        minutes_of([one])
+    first, other = windows[0], others[0]
+    common = first.intersection(other)
+    assert minutes_of([] if common is None else [common]) == minutes_of([first]) & minutes_of([other])
+    assert first.covers(other) == (minutes_of([first]) >= minutes_of([other]))
+    assert {minute for minute in range(SPAN + 12) if first.contains(START + timedelta(minutes=minute))} == (
+        minutes_of([first])
     )
 
 
@@ -103,9 +103,9 @@ def test_an_empty_or_reversed_window_is_refused(end: datetime) -> None:
 
 
 def test_a_window_is_half_open_and_prints_in_utc() -> None:
-    one = window("2024-03-10T00:00", "2024-03-10T06:30")
-    assert one.contains(one.start)
-    assert not one.contains(one.end)
-    assert one.duration == timedelta(hours=6, minutes=30)
-    assert str(one) == "2024-03-10T00:00Z..2024-03-10T06:30Z"
-    assert one.intersection(Window(one.end, at("2024-03-11T00:00"))) is None
+    hours = window("2024-03-10T00:00", "2024-03-10T06:30")
+    assert hours.contains(hours.start)
+    assert not hours.contains(hours.end)
+    assert hours.duration == timedelta(hours=6, minutes=30)
+    assert str(hours) == "2024-03-10T00:00Z..2024-03-10T06:30Z"
+    assert hours.intersection(Window(hours.end, at("2024-03-11T00:00"))) is None

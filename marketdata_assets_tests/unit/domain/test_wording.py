@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from marketdata_assets.domain.wording import counted, minute_of, name_first, one_line
+from marketdata_assets.domain.wording import counted, join_first, minute_of, name_first, one_line
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,12 @@ def test_the_first_names_stand_for_all() -> None:
     assert name_first(["A", "B", "C"], 3) == "A, B, C"
     assert name_first(["A", "B", "C", "D"], 3) == "A, B, C and 1 more"
     assert name_first(["A", "B"], 2, total=2002) == "A, B and 2,000 more"
+
+
+def test_the_first_sentences_stand_for_all() -> None:
+    assert join_first(["a fails", "b fails"], 2) == "a fails; b fails"
+    assert join_first(["a fails", "b fails", "c fails"], 2) == "a fails; b fails; and 1 more"
+    assert join_first(["a fails", "b fails"], 1, total=2001) == "a fails; and 2,000 more"
 
 
 def test_an_error_of_several_lines_becomes_one() -> None:

@@ -52,7 +52,7 @@ def test_a_matrix_is_current_when_every_value_is_what_is_stored(
     sums = matrix_of(2, ("1m", "1d"))
     assert sums["first_bar"].null_count()
     monkeypatch.setattr(idle, "read_matrix", lambda _database: sums.with_columns(change))
-    monkeypatch.setattr(idle, "summed_matrix", lambda _database, _today: sums)
+    monkeypatch.setattr(idle, "sum_matrix", lambda _database, _today: sums)
     assert idle.matrix_is_current(NO_DATABASE, date(2024, 7, 5)) is is_current
     monkeypatch.setattr(idle, "read_matrix", lambda _database: sums.head(1))
     assert not idle.matrix_is_current(NO_DATABASE, date(2024, 7, 5))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -16,14 +16,21 @@ from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, union
-from marketdata_assets.pipeline import ingest as ingest_module
-from marketdata_assets.pipeline.ingest import Ingest, QuarantinedError, ReadBars
+from marketdata_assets.pipeline.ingest import (
+    BATCH_ROWS,
+    FailedRequest,
+    Ingest,
+    IngestReport,
+    QuarantinedError,
+    ReadBars,
+)
 from marketdata_assets.polygon.client import HistoryNotice
 from marketdata_assets.polygon.errors import AuthenticationError, EntitlementError, VendorFailureError
 from marketdata_assets.polygon.parser import parse_page
 from marketdata_assets.polygon.planner import Fetch, Plan, StoredRollup
 from marketdata_assets.polygon.request import FetchRecord, FetchRequest
 from marketdata_assets.polygon.vendor import FetchEvent, PageFetched, RequestFailed
+from marketdata_assets_tests.examples import examples
 from marketdata_assets_tests.unit.frames import as_bars, at, days_window, joined, minutes, vendor_bars
 
 if TYPE_CHECKING:
@@ -96,8 +103,10 @@ def run(
     now: datetime = LONG_AFTER,
     coverage: Mapping[Series, Sequence[Window]] | None = None,
     read: ReadBars = nothing_stored,
+    batch_rows: int = BATCH_ROWS,
 ) -> tuple[Ingest, list[BarBatch]]:
-    ingest = Ingest(Plan(tuple(fetches)), now=now, coverage=coverage, run_id="a-run")
+    plan = Plan(tuple(fetches))
+    ingest = Ingest(plan, now=now, coverage=coverage, run_id="a-run", batch_rows=batch_rows)
     return ingest, list(ingest.batches(events, read))
 
 
@@ -152,14 +161,12 @@ def test_a_timeframe_that_nobody_wants_is_not_stored() -> None:
     assert {series.key for batch in batches for series in batch.covered} == {"AAPL:1h"}
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.lists(st.integers(0, VENDOR.height), max_size=8).map(sorted), st.sampled_from([1, 150, 100_000]))
 def test_pages_cut_anywhere_bring_the_same_bars_and_no_batch_splits_a_day(
     cuts: list[int], batch_rows: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ingest_module, "BATCH_ROWS", batch_rows)
-        ingest, batches = run([fetch_of(MINUTES, *ROLLED)], pages(MINUTES, VENDOR, *cuts))
+    ingest, batches = run([fetch_of(MINUTES, *ROLLED)], pages(MINUTES, VENDOR, *cuts), batch_rows=batch_rows)
     assert_frame_equal(bars_of(batches), rolled(VENDOR), check_exact=True)
     assert covered_by(batches, "AAPL:1m") == covered_by(batches, "AAPL:4h") == [WEEK]
     seen: set[date] = set()
@@ -180,10 +187,8 @@ def test_pages_cut_anywhere_bring_the_same_bars_and_no_batch_splits_a_day(
 
 
 def test_a_page_that_ends_within_a_day_commits_only_the_days_before() -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ingest_module, "BATCH_ROWS", 1)
-        on_tuesday = VENDOR.filter(pl.col("time") < XNYS.day_start(date(2024, 7, 2))).height + 50
-        _, batches = run([fetch_of(MINUTES, M1, H4)], pages(MINUTES, VENDOR, on_tuesday))
+    on_tuesday = VENDOR.filter(pl.col("time") < XNYS.day_start(date(2024, 7, 2))).height + 50
+    _, batches = run([fetch_of(MINUTES, M1, H4)], pages(MINUTES, VENDOR, on_tuesday), batch_rows=1)
     monday = XNYS.day_window(FIRST)
     assert batches[0].covered == {Series("AAPL", M1): [monday], Series("AAPL", H4): [monday]}
     assert monday.contains(batches[0].bars["time"].max())  # type: ignore[arg-type]  # a datetime
@@ -465,14 +470,11 @@ def test_a_row_beyond_the_window_is_quarantined_although_a_notice_came_with_it()
 
 
 @pytest.mark.parametrize("batch_rows", [1, 100_000])
-def test_bars_rolled_up_from_the_store_equal_fetched_ones(
-    monkeypatch: pytest.MonkeyPatch, batch_rows: int
-) -> None:
-    monkeypatch.setattr(ingest_module, "BATCH_ROWS", batch_rows)
+def test_bars_rolled_up_from_the_store_equal_fetched_ones(batch_rows: int) -> None:
     wide = days_window(XNYS, date(2024, 2, 20), date(2024, 5, 20))  # months, and a change of the clock
     vendor = session_minutes(wide, step=43)
     request = request_of(AAPL, M1, wide)
-    _, fetched = run([fetch_of(request, M5, H1, H4)], pages(request, vendor))
+    _, fetched = run([fetch_of(request, M5, H1, H4)], pages(request, vendor), batch_rows=batch_rows)
     stored = as_bars(vendor, Series("AAPL", M1))
     read: list[Window] = []
 
@@ -482,7 +484,7 @@ def test_bars_rolled_up_from_the_store_equal_fetched_ones(
         return stored.filter(pl.col("time") >= window.start, pl.col("time") < window.end)
 
     planned = Plan(rollups=(StoredRollup(AAPL, M1, wide, (M5, H1, H4)),))
-    ingest = Ingest(planned, now=LONG_AFTER)
+    ingest = Ingest(planned, now=LONG_AFTER, batch_rows=batch_rows)
     batches = list(ingest.batches((), read_bars))
     assert_frame_equal(bars_of(batches), bars_of(fetched), check_exact=True)
     for timeframe in (M5, H1, H4):
@@ -512,9 +514,7 @@ def test_crypto_days_are_cut_in_utc() -> None:
     window = Window(datetime(2024, 7, 6, tzinfo=UTC), datetime(2024, 7, 8, tzinfo=UTC))
     request = request_of(BTC, M1, window)
     vendor = vendor_bars(minutes(window, 3))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ingest_module, "BATCH_ROWS", 1)
-        _, batches = run([fetch_of(request, M1)], pages(request, vendor, 500))
+    _, batches = run([fetch_of(request, M1)], pages(request, vendor, 500), batch_rows=1)
     assert_frame_equal(bars_of(batches), as_bars(vendor, Series("BTC-USD", M1)))
     assert quarantined_of(batches).is_empty()
     sunday = datetime(2024, 7, 7, tzinfo=UTC)
@@ -553,3 +553,14 @@ def test_quarantined_rows_keep_the_vendors_text_whichever_page_they_came_on() ->
         time for at, time in enumerate(times) if at not in {0, 1, 5, 6}
     ]
     assert bars_of(batches)["transactions"].null_count() == 0
+
+
+def test_the_reports_of_several_requests_add_up_in_every_figure() -> None:
+    window = calendar_of(AssetClass.STOCK).day_window(date(2024, 1, 2))
+    failed = FailedRequest(Series("AAPL", Timeframe.M1), window, VendorFailureError("down"))
+    requested = FetchRequest("AAPL", AssetClass.STOCK, Timeframe.M1, window)
+    one = IngestReport(1, 2, 3, 4, 0.5, [failed], ["first"], [])
+    other = IngestReport(10, 20, 30, 40, 5.0, [], ["second"], [requested])
+    assert one + other == IngestReport(11, 22, 33, 44, 5.5, [failed], ["first", "second"], [requested])
+    assert sum([one, other], start=IngestReport()) == one + other
+    assert one == IngestReport(1, 2, 3, 4, 0.5, [failed], ["first"], [])

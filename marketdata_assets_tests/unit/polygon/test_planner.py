@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata_assets.domain.calendar import TradingCalendar, calendar_of
@@ -19,6 +19,7 @@ from marketdata_assets.polygon.planner import (
     pages_of,
     plan,
 )
+from marketdata_assets_tests.examples import examples
 from marketdata_assets_tests.unit.frames import at, days_window
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def day_range(first: date, last: date) -> list[date]:
     return [first + timedelta(days=n) for n in range((last - first).days + 1)]
 
 
-def asked(planned: Plan) -> list[tuple[Timeframe, Window]]:
+def fetches_of(planned: Plan) -> list[tuple[Timeframe, Window]]:
     return [(request.base, request.window) for request in planned.requests]
 
 
@@ -48,7 +49,7 @@ def test_one_request_serves_every_timeframe_of_a_base() -> None:
     days = day_range(date(2024, 7, 1), date(2024, 7, 12))
     rolled = [one for one in Timeframe if one.base is M1]
     planned = plan({AAPL: rolled}, days, NOTHING, now=LONG_AFTER)
-    assert asked(planned) == asked(plan({AAPL: [M1]}, days, NOTHING, now=LONG_AFTER))
+    assert fetches_of(planned) == fetches_of(plan({AAPL: [M1]}, days, NOTHING, now=LONG_AFTER))
     [fetch] = planned.fetches
     assert fetch.timeframes == tuple(rolled)
     assert (fetch.request.symbol, fetch.request.asset_class) == ("AAPL", AssetClass.STOCK)
@@ -60,7 +61,7 @@ def test_the_eight_timeframes_take_two_requests() -> None:
     days = day_range(date(2024, 7, 7), date(2024, 7, 13))
     planned = plan({BTC: list(Timeframe)}, days, NOTHING, now=LONG_AFTER)
     whole = days_window(CRYPTO, days[0], days[-1])
-    assert asked(planned) == [(M1, whole), (D1, whole)]
+    assert fetches_of(planned) == [(M1, whole), (D1, whole)]
     assert [fetch.timeframes for fetch in planned.fetches] == [tuple(Timeframe)[:6], (D1, W1)]
 
 
@@ -109,10 +110,10 @@ def test_days_without_a_session_cost_nothing(days: list[date]) -> None:
 def test_a_week_is_wanted_by_its_sunday_and_asked_for_whole() -> None:
     week = days_window(XNYS, date(2024, 7, 7), date(2024, 7, 13))
     wanted = {AAPL: [W1]}
-    assert asked(plan(wanted, [date(2024, 7, 7)], NOTHING, now=LONG_AFTER)) == [(D1, week)]
+    assert fetches_of(plan(wanted, [date(2024, 7, 7)], NOTHING, now=LONG_AFTER)) == [(D1, week)]
     assert plan(wanted, day_range(date(2024, 7, 8), date(2024, 7, 13)), NOTHING, now=LONG_AFTER) == Plan()
     assert plan(wanted, [date(2024, 7, 7)], NOTHING, now=week.end - timedelta(minutes=1)) == Plan()
-    assert asked(plan(wanted, [date(2024, 7, 7)], NOTHING, now=week.end)) == [(D1, week)]
+    assert fetches_of(plan(wanted, [date(2024, 7, 7)], NOTHING, now=week.end)) == [(D1, week)]
 
 
 @pytest.mark.parametrize(
@@ -127,9 +128,9 @@ def test_a_week_is_wanted_by_its_sunday_and_asked_for_whole() -> None:
 )
 def test_what_has_not_closed_is_not_asked_for(now: str, end: str | None) -> None:
     planned = plan({AAPL: [M1, D1]}, [date(2024, 7, 2), date(2024, 7, 3)], NOTHING, now=at(now))
-    minutes = [window for base, window in asked(planned) if base is M1]
+    minutes = [window for base, window in fetches_of(planned) if base is M1]
     assert minutes == ([] if end is None else [Window(at("2024-07-02T04:00"), at(end))])
-    days = [window for base, window in asked(planned) if base is D1]
+    days = [window for base, window in fetches_of(planned) if base is D1]
     assert days == ([XNYS.day_window(date(2024, 7, 2))] if at(now) >= at("2024-07-03T00:00") else [])
 
 
@@ -138,21 +139,21 @@ def test_covered_windows_are_skipped_unless_forced_or_in_the_correction_window()
     whole = days_window(XNYS, days[0], days[-1])
     covered = {Series("AAPL", M1): [whole]}
     now = at("2024-07-08T02:00")  # Sunday evening: the latest sessions are 5, 3 and 2 July
-    assert asked(plan({AAPL: [M1]}, days, covered, now=now)) == [
+    assert fetches_of(plan({AAPL: [M1]}, days, covered, now=now)) == [
         (M1, days_window(XNYS, date(2024, 7, 2), date(2024, 7, 5)))
     ]
-    assert asked(plan({AAPL: [M1]}, days, covered, now=now, correction_sessions=1)) == [
+    assert fetches_of(plan({AAPL: [M1]}, days, covered, now=now, correction_sessions=1)) == [
         (M1, XNYS.day_window(date(2024, 7, 5)))
     ]
     assert plan({AAPL: [M1]}, days, covered, now=now, correction_sessions=0) == Plan()
-    assert asked(plan({AAPL: [M1]}, days, covered, now=now, force=True)) == [(M1, whole)]
+    assert fetches_of(plan({AAPL: [M1]}, days, covered, now=now, force=True)) == [(M1, whole)]
 
 
 def test_a_day_that_is_covered_in_part_is_asked_for_whole() -> None:
     day = date(2024, 7, 2)
     morning = Window(XNYS.day_start(day), at("2024-07-02T15:00"))
     planned = plan({AAPL: [M1]}, [day], {Series("AAPL", M1): [morning]}, now=LONG_AFTER)
-    assert asked(planned) == [(M1, XNYS.day_window(day))]
+    assert fetches_of(planned) == [(M1, XNYS.day_window(day))]
 
 
 def test_a_longer_timeframe_of_stored_bars_costs_no_request() -> None:
@@ -264,7 +265,7 @@ def expected_windows(
     return found
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(situations(), st.booleans())
 def test_a_plan_leaves_no_wanted_slot_unanswered(
     situation: tuple[Instrument, list[Timeframe], list[date], dict[Series, list[Window]], datetime],
@@ -302,14 +303,14 @@ def test_a_plan_leaves_no_wanted_slot_unanswered(
 )
 def test_the_current_week_is_asked_for_up_to_the_last_day_that_is_due(now: str, last: date) -> None:
     days = day_range(date(2026, 11, 8), date(2026, 11, 25))
-    [(_, window)] = asked(plan({AAPL: [D1, W1]}, days, NOTHING, now=at(now)))
+    [(_, window)] = fetches_of(plan({AAPL: [D1, W1]}, days, NOTHING, now=at(now)))
     assert window.start == XNYS.day_start(date(2026, 11, 8))
     for day in XNYS.sessions(date(2026, 11, 8), date(2026, 11, 29)):
         assert (window.intersection(XNYS.day_window(day)) is not None) == (day <= last)
         assert window.covers(XNYS.day_window(day)) == (day <= last)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(situations(), st.booleans(), st.integers(0, 9 * 24 * 60))
 def test_day_bars_are_asked_for_by_whole_days_that_are_due(
     situation: tuple[Instrument, list[Timeframe], list[date], dict[Series, list[Window]], datetime],
@@ -326,7 +327,7 @@ def test_day_bars_are_asked_for_by_whole_days_that_are_due(
             assert request.window.end - calendar.idle_before_midnight <= now
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(situations())
 def test_a_plan_asks_for_nothing_in_vain(
     situation: tuple[Instrument, list[Timeframe], list[date], dict[Series, list[Window]], datetime],
@@ -369,7 +370,7 @@ def test_a_plan_asks_for_nothing_in_vain(
             if needed != stretch:
                 runs = _runs([stretch.index(day) for day in needed])
                 assert fetch.pages < sum(pages_of(len(run), base, calendar) for run in runs)
-    windows_of_a_base = [[window for base, window in asked(planned) if base is one] for one in BASES]
+    windows_of_a_base = [[window for base, window in fetches_of(planned) if base is one] for one in BASES]
     for windows in windows_of_a_base:
         assert sum((one.duration for one in union(windows)), timedelta()) == sum(
             (one.duration for one in windows), timedelta()
@@ -392,7 +393,7 @@ def _runs(places: list[int]) -> list[list[int]]:
     return runs
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(situations())
 def test_what_a_plan_brought_is_not_planned_again(
     situation: tuple[Instrument, list[Timeframe], list[date], dict[Series, list[Window]], datetime],

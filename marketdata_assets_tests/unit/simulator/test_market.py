@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata_assets.storage.symbols import packaged_universe
+from marketdata_assets_tests.examples import examples
 
 from .bars import bars, page
 
@@ -33,7 +34,7 @@ def regular(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if (9, 30) <= (local(row).hour, local(row).minute) < (16, 0)]
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     ticker=st.sampled_from(TICKERS),
     start=st.integers(0, 7 * 1440),

@@ -18,7 +18,7 @@ from marketdata_assets.storage.failures import (
     ReadOnlyStoreError,
     StoreError,
     explain_failure,
-    is_of_a_driver,
+    is_driver_error,
 )
 
 
@@ -90,7 +90,7 @@ def test_a_failure_of_the_store_is_known_whoever_reports_it(error: Exception, ki
 )
 def test_another_error_is_none_of_the_store(error: Exception) -> None:
     assert explain_failure(error) is None
-    assert is_of_a_driver(error) is isinstance(error, psycopg.Error | adbc_driver_manager.Error)
+    assert is_driver_error(error) is isinstance(error, psycopg.Error | adbc_driver_manager.Error)
 
 
 def raised(error: BaseException, *, during: BaseException, is_cause: bool = False) -> BaseException:

@@ -71,8 +71,8 @@ def test_name_and_timeframes_may_be_left_out() -> None:
         ("SPY,etf,,1h,1d", "column 5", "the heading has 4 columns: put quotes around"),
         ("SPY,etf,a\x1b[31m,", "column 3 (name)", "control character"),
         (f"SPY,etf,{'x' * 201},", "column 3 (name)", "has 201 characters"),
-        ("MSFT,stock,,", "column 1 (symbol)", "MSFT is there twice, first on line 2"),
-        ("msft,stock,,", "column 1 (symbol)", "MSFT is there twice, first on line 2"),
+        ("MSFT,stock,,", "column 1 (symbol)", "MSFT appears twice, first on line 2"),
+        ("msft,stock,,", "column 1 (symbol)", "MSFT appears twice, first on line 2"),
         ("BTCUSD,crypto,,", "column 1 (symbol)", "'BTCUSD' is not a crypto pair"),
     ],
 )
@@ -101,8 +101,8 @@ def test_lines_are_counted_as_an_editor_counts_them() -> None:
         ("\n", "it is empty"),
         ("SPY,etf\n", "it has no heading"),
         ("symbol,name\nSPY,x\n", "its heading has no column asset_class"),
-        ("symbol;asset_class;name;timeframes\nSPY;etf;;\n", "its columns are apart by ';': write commas"),
-        ("symbol\tasset_class\nSPY\tetf\n", "its columns are apart by '\\t': write commas"),
+        ("symbol;asset_class;name;timeframes\nSPY;etf;;\n", "its columns are separated by ';': write commas"),
+        ("symbol\tasset_class\nSPY\tetf\n", "its columns are separated by '\\t': write commas"),
     ],
 )
 def test_a_file_without_its_heading_says_what_it_has_instead(text: str, reason: str) -> None:

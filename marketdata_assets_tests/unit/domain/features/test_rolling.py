@@ -60,8 +60,8 @@ def test_no_value_outlives_its_window() -> None:
     assert np.array_equal(
         rolling_sum(after_large, 20, block=BLOCK)[-180:], rolling_sum(small, 20, block=BLOCK)[-180:]
     )
-    one, other = rolling_moments(after_large, 20, block=BLOCK), rolling_moments(small, 20, block=BLOCK)
-    assert np.array_equal(one.squares[-180:], other.squares[-180:])
+    found, other = rolling_moments(after_large, 20, block=BLOCK), rolling_moments(small, 20, block=BLOCK)
+    assert np.array_equal(found.squares[-180:], other.squares[-180:])
 
 
 def test_equal_values_have_no_variance() -> None:

@@ -78,18 +78,20 @@ def gap(series: Series, start: str | datetime, end: str | datetime) -> pl.DataFr
     )
 
 
-def differences(found: pl.DataFrame, wanted: pl.DataFrame, price: float = 100.0) -> list[str]:
-    """Where two computations of the same rows differ by more than 1e-9; MACD and slope relative to the price."""
+def differences(
+    found: pl.DataFrame, wanted: pl.DataFrame, price: float = 100.0, columns: Sequence[str] = VALUES
+) -> list[str]:
+    """Where ``columns`` of two computations of the same rows differ by more than 1e-9; MACD and slope relative to the price."""
     assert found.select("symbol", "timeframe", "time").equals(wanted.select("symbol", "timeframe", "time"))
     wrong = [] if found["gap_in_window"].equals(wanted["gap_in_window"]) else ["gap_in_window"]
-    for name in VALUES:
-        one, other = (frame[name].cast(pl.Float64) for frame in (found, wanted))
-        if not one.is_null().equals(other.is_null()):
+    for name in columns:
+        values, other = (frame[name].cast(pl.Float64) for frame in (found, wanted))
+        if not values.is_null().equals(other.is_null()):
             wrong.append(f"{name}: nulls")
             continue
-        scale = pl.Series([price] * len(one)) if name in OF_PRICE else other.abs()
-        apart = ((one - other).abs() > 1e-9 * scale).arg_true()
+        scale = pl.Series([price] * len(values)) if name in OF_PRICE else other.abs()
+        apart = ((values - other).abs() > 1e-9 * scale).arg_true()
         if len(apart):
             row = int(apart[0])
-            wrong.append(f"{name}: {one[row]} for {other[row]} at {wanted['time'][row]}")
+            wrong.append(f"{name}: {values[row]} for {other[row]} at {wanted['time'][row]}")
     return wrong

@@ -1,11 +1,11 @@
-"""What the platform has asked for by itself: initial backfills, repairs of gaps, and how far the vendor was asked."""
+"""The platform's own requests: initial backfills, repairs of gaps, and the time up to which the vendor was asked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from marketdata_assets.domain.upkeep import CATCH_UP
+from marketdata_assets.domain.maintenance import CATCH_UP
 from marketdata_assets.storage.rows import by_series, columns, key_columns, moment_or_none, series_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _INITIAL: Final = """
 select symbol, timeframe, first_day, request, attempts, asked_at, done_at, untracked_since, given_up_at
 from initial_backfill
 """
-_ASK_INITIAL: Final = """
+_RECORD_INITIAL: Final = """
 insert into initial_backfill (symbol, timeframe, first_day, request, attempts, asked_at)
 select *
 from unnest(%s::text[], %s::text[], %s::date[], %s::text[], %s::integer[], %s::timestamptz[])
@@ -60,7 +60,7 @@ set untracked_since = null
 from unnest(%s::text[], %s::text[]) as w(symbol, timeframe)
 where i.symbol = w.symbol and i.timeframe = w.timeframe
 """
-_ASKED_UNTIL: Final = """
+_REQUESTED_UNTIL: Final = """
 with latest as (
   select latest.window_end
   from unnest(%s::text[], %s::text[]) as w(symbol, base),
@@ -82,7 +82,7 @@ join tracked_symbols t on t.symbol = g.symbol and g.timeframe = any(t.timeframes
 where g.state = 'open' and t.active
 order by g.symbol, g.timeframe, g.gap_start
 """
-_ASK_REPAIRS: Final = """
+_RECORD_REPAIRS: Final = """
 update gap_report g
 set repairs = repairs + 1, repair_asked_at = %s
 from unnest(%s::text[], %s::text[], %s::timestamptz[]) as w(symbol, timeframe, gap_start)
@@ -92,7 +92,7 @@ where g.symbol = w.symbol and g.timeframe = w.timeframe and g.gap_start = w.gap_
 
 @dataclass(frozen=True, slots=True)
 class InitialBackfill:
-    """The initial backfill of a series, as far as it has come. ``done_at`` is None until its bars are there."""
+    """The initial backfill of a series and its state. ``done_at`` is None until its bars are stored."""
 
     first_day: date
     request: str
@@ -104,7 +104,7 @@ class InitialBackfill:
 
 
 class OpenGap(NamedTuple):
-    """An open gap: the local date and the moment of its start, its end, and how often a repair was asked for."""
+    """An open gap: the local date and the time of its start, its end, and the number of repairs requested so far."""
 
     series: Series
     day: date
@@ -115,66 +115,66 @@ class OpenGap(NamedTuple):
 
 
 def read_initial(database: Database) -> dict[Series, InitialBackfill]:
-    """Every series that was ever given its initial backfill, tracked or not."""
+    """Read the initial backfill of every series that ever had one, tracked or not."""
     return dict(database.fetch(_INITIAL, row=by_series(InitialBackfill)))
 
 
-def ask_initial(database: Database, requested: Mapping[Series, InitialBackfill]) -> None:
-    """Write down the initial backfills that are asked for now."""
+def record_initial(database: Database, requested: Mapping[Series, InitialBackfill]) -> None:
+    """Record the initial backfills that are requested now."""
     rows = [
-        (one.symbol, one.timeframe.value, row.first_day, row.request, row.attempts, row.asked_at)
-        for one, row in sorted(requested.items())
+        (series.symbol, series.timeframe.value, row.first_day, row.request, row.attempts, row.asked_at)
+        for series, row in sorted(requested.items())
     ]
 
-    def write(connection: Session) -> None:
-        connection.execute(_ASK_INITIAL, columns(rows))
+    def write(session: Session) -> None:
+        session.execute(_RECORD_INITIAL, columns(rows))
 
     if rows:
         database.transaction(write)
 
 
 def finish_initial(database: Database, series: Iterable[Series], now: datetime) -> None:
-    """Write down that the initial backfill of each of ``series`` has ended well."""
+    """Record that the initial backfill of each of ``series`` has succeeded."""
     values = [now, *key_columns(series)]
     database.transaction(lambda session: session.execute(_FINISH_INITIAL, values))
 
 
 def give_up_initial(database: Database, series: Iterable[Series], now: datetime) -> None:
-    """Write down that people were told that the history of each of ``series`` did not come."""
+    """Record the alert that the history of each of ``series`` did not arrive."""
     values = [now, *key_columns(series)]
     database.transaction(lambda session: session.execute(_GIVE_UP_INITIAL, values))
 
 
 def note_tracked(database: Database, series: Iterable[Series], today: date) -> None:
-    """Write down which initial backfills are of a series that is not among those collected any more.
+    """Record ``today`` as the date on which the series with an initial backfill that are not in ``series`` were dropped.
 
-    ``series`` are all that are collected. One that is collected again keeps its date until it is asked for or
-    :func:`forget_pause`.
+    ``series`` are all series that are collected. A series that is collected again keeps its date until its initial
+    backfill is requested again or :func:`forget_pause` is called for it.
     """
     values = [today, *key_columns(series)]
     database.transaction(lambda session: session.execute(_NOTE_UNTRACKED, values))
 
 
 def forget_pause(database: Database, series: Iterable[Series]) -> None:
-    """Write down that ``series`` are collected again and lack nothing."""
+    """Record that ``series`` are collected again and lack no bars."""
     keys = key_columns(series)
     database.transaction(lambda session: session.execute(_FORGET_PAUSE, keys))
 
 
 def requested_until(database: Database, series: Iterable[Series]) -> datetime | None:
-    """Up to where the vendor was asked about the bases of ``series``: of the one that lags most.
+    """Return the time up to which all bases of ``series`` were fetched: that of the base that lags most.
 
-    A base that the vendor never answered about does not count; None when there is no other. Nor does one that lags
-    by more than ``CATCH_UP`` behind the one that is furthest: no night would reach what it lacks.
+    A base without an answer of the vendor does not count; None when there is no other. Nor does a base count that lags
+    by more than ``CATCH_UP`` behind the most recent one: no daily run would reach what it lacks.
     """
-    bases = sorted({(one.symbol, one.timeframe.base.value) for one in series})
+    bases = sorted({(item.symbol, item.timeframe.base.value) for item in series})
     values = [[symbol for symbol, _ in bases], [base for _, base in bases], CATCH_UP]
-    (until,) = database.fetch(_ASKED_UNTIL, values, row=moment_or_none)
+    (until,) = database.fetch(_REQUESTED_UNTIL, values, row=moment_or_none)
     return until
 
 
 def open_gaps(database: Database) -> list[OpenGap]:
-    """The open gaps of what is collected, in the order of their key."""
+    """Read the open gaps of the active series, in the order of their key."""
 
     def gap(symbol: str, timeframe: str, *others: Any) -> OpenGap:  # noqa: ANN401 - the columns in the gap's order
         return OpenGap(series_of(symbol, timeframe), *others)
@@ -182,12 +182,12 @@ def open_gaps(database: Database) -> list[OpenGap]:
     return database.fetch(_OPEN_GAPS, row=gap)
 
 
-def ask_repairs(database: Database, gaps: Iterable[OpenGap], now: datetime) -> None:
-    """Write down that a repair of ``gaps`` is asked for now."""
+def record_repairs(database: Database, gaps: Iterable[OpenGap], now: datetime) -> None:
+    """Record that a repair of ``gaps`` is requested now."""
     rows = [(gap.series.symbol, gap.series.timeframe.value, gap.start) for gap in gaps]
 
-    def write(connection: Session) -> None:
-        connection.execute(_ASK_REPAIRS, [now, *columns(rows)])
+    def write(session: Session) -> None:
+        session.execute(_RECORD_REPAIRS, [now, *columns(rows)])
 
     if rows:
         database.transaction(write)

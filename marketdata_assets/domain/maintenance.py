@@ -1,6 +1,6 @@
-"""Upkeep: which days a scheduled run takes, which series are traded now, and when something is asked for again.
+"""Maintenance: which days a scheduled run covers, which series are traded now, and when a failed request is repeated.
 
-Days are local dates, but for :func:`nightly_days`, which takes UTC dates: the platform's nights are UTC's.
+Days are local dates, except for :func:`daily_run_days`, which takes UTC dates: the schedule is in UTC.
 """
 
 from __future__ import annotations
@@ -20,42 +20,43 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.series import AssetClass, Series
 
 CATCH_UP: Final = timedelta(days=31)
-"""How far back a nightly run reaches for days that were missed: a year's absence is a backfill's business."""
+"""How far back a daily run reaches for days that were missed: longer absences need a backfill."""
 
 INTRADAY: Final = timedelta(minutes=15)
-"""Between two looks at an open market."""
+"""The time between two runs during an open session."""
 
 LONGEST_PAUSE: Final = timedelta(hours=24)
-"""Between two requests for the same thing."""
+"""The longest time between two requests for the same data."""
 
 
 class Days(NamedTuple):
-    """Days from ``first`` to ``last``, both inclusive."""
+    """The days from ``first`` to ``last``, both inclusive."""
 
     first: date
     last: date
 
 
-def nightly_days(
+def daily_run_days(
     collected: Mapping[AssetClass, Collection[Timeframe]],
     now: datetime,
     *,
     earliest: date,
     requested_until: datetime | None = None,
 ) -> Days | None:
-    """What a nightly run takes: yesterday, and before it what late trades still revise or was missed.
+    """Return the days of a daily run: yesterday, and before it the days that late trades still revise or that were missed.
 
-    It begins with the earliest session of the correction window, or with the Sunday of the latest closed week when
-    that week's last session lies in it (a week bar is its Sunday's), or with the first day that was missed.
+    They begin with the earliest session of the correction window, or with the Sunday of the latest closed week when
+    the last session of that week lies in it (a week bar belongs to its Sunday), or with the first day
+    that was missed.
 
     Args:
-        collected: The timeframes that are collected of each asset class.
+        collected: The timeframes that are collected, by asset class.
         now: The moment of the run, UTC.
         earliest: The first day that is a partition.
-        requested_until: Up to where the vendor was asked about the series that lags most; None when about none.
+        requested_until: The end of the requested windows of the series that lags most; None when nothing was requested.
 
     Returns:
-        None when nothing is collected, or yesterday lies before ``earliest``.
+        The days, or None when nothing is collected or yesterday lies before ``earliest``.
     """
     last = now.date() - timedelta(days=1)
     if not collected or last < earliest:
@@ -75,7 +76,7 @@ def nightly_days(
 
 
 def traded_day(calendar: TradingCalendar, now: datetime) -> date | None:
-    """The local day whose regular session is open at ``now`` or whose last bars may just have come; else None."""
+    """Return the local day whose regular session is open at ``now`` or whose last bars may just have arrived; else None."""
     today = calendar.local_day(now)
     session = calendar.session(today)
     if session is None or not session.regular.start <= now < session.regular.end + SETTLING + INTRADAY:
@@ -86,40 +87,40 @@ def traded_day(calendar: TradingCalendar, now: datetime) -> date | None:
 def initial_days(
     series: Iterable[Series], today: date, *, days: int, minute_days: int, earliest: date
 ) -> dict[Series, Days]:
-    """The days of the initial backfill of each of ``series``: the last ``days``, ``minute_days`` of 1m, up to today.
+    """Return the days of the initial backfill of each of ``series``: the last ``days``, or ``minute_days`` for 1m, to today.
 
     1m takes as many days as the longest timeframe of the same symbol that is rolled up from it: its minutes are
-    fetched anyway. Nothing before ``earliest``.
+    fetched anyway. No day lies before ``earliest``.
     """
     wanted = list(series)
     on_minutes = {
-        one.symbol
-        for one in wanted
-        if one.timeframe.base is Timeframe.M1 and one.timeframe is not Timeframe.M1
+        member.symbol
+        for member in wanted
+        if member.timeframe.base is Timeframe.M1 and member.timeframe is not Timeframe.M1
     }
     found = {}
-    for one in wanted:
-        is_short = one.timeframe is Timeframe.M1 and one.symbol not in on_minutes
+    for member in wanted:
+        is_short = member.timeframe is Timeframe.M1 and member.symbol not in on_minutes
         first = today - timedelta(days=(minute_days if is_short else days) - 1)
-        found[one] = Days(min(today, max(earliest, first)), today)
+        found[member] = Days(min(today, max(earliest, first)), today)
     return found
 
 
-def may_ask_again(
-    attempts: int, asked_at: datetime | None, now: datetime, *, pause: timedelta, limit: int
+def may_request_again(
+    attempts: int, requested_at: datetime | None, now: datetime, *, pause: timedelta, limit: int
 ) -> bool:
-    """Whether something that was asked for ``attempts`` times, last at ``asked_at``, is asked for again at ``now``.
+    """Whether data that was requested ``attempts`` times, last at ``requested_at``, is requested again at ``now``.
 
-    The pause doubles with every attempt, up to :data:`LONGEST_PAUSE`; after ``limit`` attempts it never is.
+    The pause doubles with every attempt, up to :data:`LONGEST_PAUSE`; there are at most ``limit`` attempts.
     """
-    if attempts == 0 or asked_at is None:
+    if attempts == 0 or requested_at is None:
         return True
     doubled = pause * 2 ** (min(attempts, limit) - 1)
-    return attempts < limit and now >= asked_at + min(doubled, LONGEST_PAUSE)
+    return attempts < limit and now >= requested_at + min(doubled, LONGEST_PAUSE)
 
 
-def stretches(days: Iterable[Days], bridge: timedelta) -> list[Days]:
-    """``days`` in order, those that overlap or lie up to ``bridge`` apart as one."""
+def merge_days(days: Iterable[Days], bridge: timedelta) -> list[Days]:
+    """Merge those of ``days`` that overlap or lie up to ``bridge`` apart, and return all in order."""
     merged: list[Days] = []
     for first, last in sorted(days):
         if merged and first - merged[-1].last <= bridge:

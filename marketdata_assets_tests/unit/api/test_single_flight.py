@@ -1,4 +1,4 @@
-"""One question for all who need its answer."""
+"""One call for all who need its result."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import asyncio
 
 import pytest
 
-from marketdata_assets.api.shared import FAILURE_SECONDS, Shared
+from marketdata_assets.api.single_flight import FAILURE_SECONDS, SingleFlight
 
 
 class Source:
-    """A question that takes as long as the test wants, and a clock that it moves."""
+    """A call that takes as long as the test wants, and a clock that it moves."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.requested = 0
         self.fails = False
         self.open = asyncio.Event()
-        self.shared = Shared(self._ask, 5.0, lambda: self.now)
+        self.shared = SingleFlight(self._call, 5.0, lambda: self.now)
 
-    async def _ask(self) -> int:
+    async def _call(self) -> int:
         self.requested += 1
         answer = self.requested
         await self.open.wait()
@@ -29,7 +29,7 @@ class Source:
         return answer
 
 
-def test_those_who_ask_together_ask_once() -> None:
+def test_concurrent_callers_share_one_call() -> None:
     async def scenario() -> None:
         source = Source()
         waiting = [asyncio.create_task(source.shared.get()) for _ in range(9)]
@@ -47,7 +47,7 @@ def test_those_who_ask_together_ask_once() -> None:
     asyncio.run(scenario())
 
 
-def test_a_failure_is_believed_for_a_moment() -> None:
+def test_a_failure_is_reused_for_a_moment() -> None:
     async def scenario() -> None:
         source = Source()
         source.fails = True
@@ -56,7 +56,7 @@ def test_a_failure_is_believed_for_a_moment() -> None:
         source.now = 9.0
         source.open.set()
         failed = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [type(one) for one in failed] == [ConnectionError] * 3
+        assert [type(error) for error in failed] == [ConnectionError] * 3
         source.fails = False
         source.now += FAILURE_SECONDS
         with pytest.raises(ConnectionError):
