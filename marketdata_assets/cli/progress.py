@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.partitions import Rectangle
     from marketdata_assets.domain.series import Series
     from marketdata_assets.domain.timeframe import Timeframe
-    from marketdata_assets.polygon.request import FetchRequest
-    from marketdata_assets.polygon.vendor import FetchEvent
+    from marketdata_assets.polygon.vendor import BarRequest, FetchEvent
 
 
 _SLOTS_A_SECOND: Final = 50_000
@@ -125,7 +124,7 @@ class ConsoleProgress(BackfillProgress):
         else:
             err.print(f"run: {label}, {run.first} to {run.last}", highlight=False)
 
-    def expect(self, requests: Sequence[FetchRequest]) -> None:
+    def expect(self, requests: Sequence[BarRequest]) -> None:
         """``requests`` are going to be made."""
         self._pending = Counter((one.symbol, one.base) for one in requests)
         if self._requests is None:
@@ -138,9 +137,11 @@ class ConsoleProgress(BackfillProgress):
         self._bars_fetched += event.record.bars
         key = (event.request.symbol, event.request.base)
         is_done = getattr(event, "is_last", True)
-        self._part_done |= dict.fromkeys(
-            (one for one in self._left if (one.symbol, one.timeframe.base) == key), _share_of(event)
-        )
+        # A market's day stands for each of its symbols.
+        symbols = {key[0], *getattr(event.request, "symbols", ())}
+        series = {one for one in self._left if one.timeframe.base is key[1] and one.symbol in symbols}
+        if len(symbols) == 1:
+            self._part_done |= dict.fromkeys(series, _share_of(event))
         if self._requests is not None:
             self._bars.update(
                 self._requests,
@@ -149,9 +150,8 @@ class ConsoleProgress(BackfillProgress):
             )
         self._pending[key] -= int(is_done)
         if self._pending[key] <= 0:
-            done = {one for one in self._left if (one.symbol, one.timeframe.base) == key}
             self._note(f"{key[0]}:{key[1]}")
-            self._done(done)
+            self._done(series)
 
     def _pace(self, task: TaskID, waited: float) -> str:
         elapsed = self._bars.tasks[self._bars.task_ids.index(task)].elapsed or 0

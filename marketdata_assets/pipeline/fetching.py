@@ -9,7 +9,7 @@ from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.series import Instrument, Series
 from marketdata_assets.domain.tickers import vendor_ticker
 from marketdata_assets.pipeline.ingest import FailedRequest
-from marketdata_assets.polygon.vendor import PageFetched
+from marketdata_assets.polygon.vendor import DayFetched, PageFetched
 from marketdata_assets.storage.bars import bars_by_series, covered_without_bars
 from marketdata_assets.storage.symbols import list_symbols, not_tracked
 from marketdata_assets.storage.vendor import claim_store, require_kind
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.domain.windows import Window
     from marketdata_assets.pipeline.ingest import IngestReport
-    from marketdata_assets.polygon.request import FetchRequest
-    from marketdata_assets.polygon.vendor import FetchEvent, Vendor
+    from marketdata_assets.polygon.vendor import BarRequest, FetchEvent, Vendor
     from marketdata_assets.storage.connection import Database
 
 
 def vendor_events(
-    polygon: Vendor, requests: Sequence[FetchRequest], database: Database
+    polygon: Vendor, requests: Sequence[BarRequest], database: Database
 ) -> Generator[FetchEvent]:
     """The events of ``requests``; the first page that arrives settles what kind of bars the store holds."""
     if not requests:
@@ -36,7 +35,7 @@ def vendor_events(
     claimed = False
     with closing(polygon.stream(requests, database_url=database.url)) as events:
         for event in events:
-            if not claimed and isinstance(event, PageFetched):
+            if not claimed and isinstance(event, PageFetched | DayFetched):
                 claim_store(database, simulated=polygon.is_simulated)
                 claimed = True
             yield event

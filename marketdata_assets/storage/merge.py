@@ -16,13 +16,14 @@ import polars as pl
 import pyarrow as pa
 from psycopg import sql
 
+from marketdata_assets.domain.bars import KEY
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.locks import RETENTION, lock_all, lock_shared
 from marketdata_assets.storage.rows import by_series, fetch, moment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from psycopg import Cursor
@@ -75,6 +76,17 @@ group by 1, 2
 """)
 
 
+_KEPT: Final = sql.SQL("""
+select s.symbol, s.timeframe, s.time
+from pg_temp.stage s
+join {table} t
+  on t.symbol = s.symbol and t.timeframe = s.timeframe and t.time = s.time
+  and t.symbol = any(%(symbols)s) and t.timeframe = any(%(timeframes)s)
+  and t.time between %(first)s and %(last)s
+where ({old}) is distinct from ({new})
+""")
+
+
 @dataclass(frozen=True, slots=True)
 class MergeCounts:
     """What a merge did, in rows."""
@@ -85,6 +97,8 @@ class MergeCounts:
     inserted_by_series: Mapping[Series, int] = field(default_factory=Counter, compare=False)
     touched_from: Mapping[Series, datetime] = field(default_factory=dict, compare=False)
     """The time of each series' first row that was inserted or changed."""
+    kept: pl.DataFrame | None = field(default=None, compare=False)
+    """The rows of the frame that differ from a stored row that was to be kept; None without one."""
 
     def __add__(self, other: MergeCounts) -> MergeCounts:
         both = (self.touched_from, other.touched_from)
@@ -94,12 +108,21 @@ class MergeCounts:
             self.unchanged + other.unchanged,
             Counter(self.inserted_by_series) + Counter(other.inserted_by_series),
             {one: min(times[one] for times in both if one in times) for one in {*both[0], *both[1]}},
+            pl.concat(kept)
+            if (kept := [one.kept for one in (self, other) if one.kept is not None])
+            else None,
         )
 
 
 class _Key(NamedTuple):
     symbol: str
     timeframe: str
+
+
+class _Place(NamedTuple):
+    symbol: str
+    timeframe: str
+    time: datetime
 
 
 class _Merged(NamedTuple):
@@ -132,11 +155,13 @@ def merge(
     frame: pl.DataFrame,
     *,
     stored_at: datetime | None = None,
+    keep: sql.SQL | None = None,
 ) -> MergeCounts:
     """Merge ``frame`` into ``table`` within the open transaction.
 
     ``stored_at`` is the time that is written down for every row, None for the present once the locks are held: the
-    transaction may have waited for them since it began.
+    transaction may have waited for them since it began. Stored rows ``t`` that fulfil ``keep``, a condition, stay as
+    they are.
 
     Raises:
         FrameError: The frame does not fit the table; nothing was sent.
@@ -163,7 +188,7 @@ def merge(
     if fresh.height:
         _copy_stamped(connection, table, fresh, at)
         rows = rows.join(occupied, on=["symbol", "timeframe"], how="semi")
-    return _copied(fresh) + _merge_staged(connection, table, rows, at)
+    return _copied(fresh) + _merge_staged(connection, table, rows, at, keep)
 
 
 def _copy_stamped(connection: Session, table: Table, rows: pl.DataFrame, stored_at: datetime) -> None:
@@ -195,7 +220,9 @@ def _occupied(connection: Session, table: Table, spans: pl.DataFrame) -> pl.Data
     return pl.DataFrame(found, schema={"symbol": pl.String, "timeframe": pl.String}, orient="row")
 
 
-def _merge_staged(connection: Session, table: Table, rows: pl.DataFrame, stored_at: datetime) -> MergeCounts:
+def _merge_staged(
+    connection: Session, table: Table, rows: pl.DataFrame, stored_at: datetime, keep: sql.SQL | None
+) -> MergeCounts:
     # Never without its schema: the user may have a table of this name.
     stage = sql.Identifier("pg_temp", "stage")
     columns = sql.SQL(", ").join(
@@ -207,20 +234,28 @@ def _merge_staged(connection: Session, table: Table, rows: pl.DataFrame, stored_
     connection.execute(sql.SQL("drop table if exists {}").format(stage))
     connection.execute(sql.SQL("create temporary table {} ({}) on commit drop").format(stage, columns))
     copy_rows(connection.cursor(), stage, table.columns, rows)
+    values = {
+        "symbols": rows["symbol"].unique().to_list(),
+        "timeframes": rows["timeframe"].unique().to_list(),
+        "first": rows["time"].min(),
+        "last": rows["time"].max(),
+        "stored_at": stored_at,
+    }
     merged = fetch(
         connection,
-        _merge_statement(table),
-        {
-            "symbols": rows["symbol"].unique().to_list(),
-            "timeframes": rows["timeframe"].unique().to_list(),
-            "first": rows["time"].min(),
-            "last": rows["time"].max(),
-            "stored_at": stored_at,
-        },
+        _merge_statement(table, keep),
+        values,
         row=by_series(_Merged),
         # A prepared statement could get a plan for any window, which prunes no partitions.
         prepare=False,
     )
+    kept = None
+    if keep is not None:
+        # What the merge left different is what it was to keep.
+        differing = fetch(connection, _kept_statement(table), values, row=_Place, prepare=False)
+        if differing:
+            places = pl.DataFrame(differing, schema=rows.select(KEY).schema, orient="row")
+            kept = rows.join(places, on=KEY, how="semi")
     connection.execute("set local enable_nestloop = on")
     inserted = sum(counts.inserted for _, counts in merged)
     changed = sum(counts.changed for _, counts in merged)
@@ -230,31 +265,45 @@ def _merge_staged(connection: Session, table: Table, rows: pl.DataFrame, stored_
         rows.height - inserted - changed,
         {series: counts.inserted for series, counts in merged},
         {series: counts.first for series, counts in merged},
+        kept,
     )
 
 
-def _merge_statement(table: Table) -> sql.Composed:
-    def listed(template: str, names: list[str]) -> sql.Composed:
-        return sql.SQL(", ").join(sql.SQL(template).format(name=sql.Identifier(name)) for name in names)
+def _listed(template: str, names: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL(template).format(name=sql.Identifier(name)) for name in names)
 
+
+def _kept_statement(table: Table) -> sql.Composed:
+    """The keys of the staged rows that differ from the stored ones."""
+    return _KEPT.format(
+        table=sql.Identifier(table.name),
+        old=_listed("t.{name}", table.values),
+        new=_listed("coalesce(s.{name}, t.{name})", table.values),
+    )
+
+
+def _merge_statement(table: Table, keep: sql.SQL | None = None) -> sql.Composed:
     kept = [*table.columns, "stored_at"]
     # What an answer leaves out is not news: a null takes the place of no stored number.
-    given = listed("coalesce(s.{name}, t.{name})", table.values)
+    given = _listed("coalesce(s.{name}, t.{name})", table.values)
+    guards: list[sql.Composable] = []
+    if table.weight:
+        guards.append(sql.SQL(" and s.{name} >= t.{name}").format(name=sql.Identifier(table.weight)))
+    if keep is not None:
+        guards.append(sql.SQL(" and not {}").format(keep))
     merged = _MERGE.format(
         table=sql.Identifier(table.name),
-        old=listed("t.{name}", table.values),
+        old=_listed("t.{name}", table.values),
         new=given,
-        guard=sql.SQL(" and s.{name} >= t.{name}").format(name=sql.Identifier(table.weight))
-        if table.weight
-        else sql.SQL(""),
-        update=sql.SQL("({}) = row({})").format(listed("{name}", table.values), given),
-        columns=listed("{name}", table.columns),
-        row=listed("s.{name}", table.columns),
-        kept=listed("old.{name}", kept),
+        guard=sql.Composed(guards),
+        update=sql.SQL("({}) = row({})").format(_listed("{name}", table.values), given),
+        columns=_listed("{name}", table.columns),
+        row=_listed("s.{name}", table.columns),
+        kept=_listed("old.{name}", kept),
     )
     revised = sql.Composed([])
     if table.revisions is not None:
-        revised = _REVISE.format(revisions=sql.Identifier(table.revisions), kept=listed("{name}", kept))
+        revised = _REVISE.format(revisions=sql.Identifier(table.revisions), kept=_listed("{name}", kept))
     return _COUNT_MERGED.format(merged=merged, revised=revised)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -48,6 +47,8 @@ FAILED_SYMBOLS = "failed_symbols"
 """Metadata: the symbols whose requests failed, as a JSON array."""
 FAILURE_REASONS = "failure_reasons"
 """Metadata: why, one line for each of them, as a JSON object."""
+
+_NAMED = 20
 
 
 class OhlcvConfig(Config):
@@ -121,19 +122,21 @@ def _batches(
             "%d series over %d days: %d requests (at most %d pages), %d windows rolled up from stored bars",
             len(days),
             len({day for series_days in days.values() for day in series_days}),
-            len(planned.fetches),
+            len(planned.requests),
             planned.pages,
             len(planned.rollups),
         )
         if not config.ask_vendor:
-            planned = replace(planned, fetches=())
+            planned = planned.without_requests()
         ingest = Ingest(planned, now=now, coverage=coverage, run_id=context.run.run_id)
 
         def read_bars(series: Series, window: Window) -> pl.DataFrame:
             return read_rows(database, OHLCV, {series: [window]})
 
         with closing(vendor_events(polygon, planned.requests, database)) as events:
-            yield from ingest.batches(events, read_bars)
+            yield from ingest.batches(
+                events, read_bars, lambda requests: vendor_events(polygon, requests, database)
+            )
         report = ingest.report
         if config.ask_vendor:
             requested = {day for series_days in days.values() for day in series_days}
@@ -148,8 +151,8 @@ def _batches(
     failed = set(report.failed_symbols)
     if not config.keep_going or failed >= {one.symbol for one in days}:
         raise _failure(report)
-    for request in report.failures:
-        context.log.error("%s", request.error)
+    for reason in dict.fromkeys(str(failed.error) for failed in report.failures):
+        context.log.error("%s", reason)
     context.add_asset_metadata(_failure_metadata(report))
     yield BarBatch(
         BAR_SCHEMA.to_frame(),
@@ -158,10 +161,16 @@ def _batches(
 
 
 def _failure(report: IngestReport) -> Failure:
-    shown = "; ".join(str(failed.error) for failed in report.failures[:3])
-    more = f"; and {len(report.failures) - 3} more" if len(report.failures) > 3 else ""  # noqa: PLR2004 - as shown above
+    # A whole day of a market that fails has one reason for all of its symbols.
+    reasons = list(dict.fromkeys(str(failed.error) for failed in report.failures))
+    shown = "; ".join(reasons[:3])
+    more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""  # noqa: PLR2004 - as shown above
+    symbols = report.failed_symbols
+    names = ", ".join(symbols[:_NAMED]) + (
+        f" and {len(symbols) - _NAMED} more" if len(symbols) > _NAMED else ""
+    )
     return Failure(
-        description=f"{', '.join(report.failed_symbols)} failed, every other symbol is stored: {shown}{more}",
+        description=f"{names} failed, every other symbol is stored: {shown}{more}",
         metadata={**request_metadata(report), **_failure_metadata(report)},
         allow_retries=False,
     )
@@ -173,5 +182,5 @@ def _failure_metadata(report: IngestReport) -> dict[str, MetadataValue]:
         FAILURE_REASONS: MetadataValue.json(
             {failed.series.symbol: str(failed.error) for failed in reversed(report.failures)}
         ),
-        "errors": MetadataValue.json([str(failed.error) for failed in report.failures]),
+        "errors": MetadataValue.json(list(dict.fromkeys(str(failed.error) for failed in report.failures))),
     }
