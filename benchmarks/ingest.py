@@ -23,7 +23,7 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.pipeline.ingest import Ingest
 from marketdata_assets.polygon.parser import parse_envelope, parse_page
 from marketdata_assets.polygon.planner import Plan, plan
-from marketdata_assets.polygon.vendor import PageFetched
+from marketdata_assets.polygon.vendor import RequestFailed
 from marketdata_assets.storage.bars import write_batch
 from marketdata_assets.storage.connection import Database
 from marketdata_assets.storage.tables import OHLCV
@@ -93,7 +93,7 @@ def _plan(timeframes: tuple[Timeframe, ...], *, quick: bool) -> Plan:
 def _fetched(resource: PolygonResource, planned: Plan) -> list[FetchEvent]:
     with closing(resource.stream(planned.requests)) as stream:
         events = list(stream)
-    failed = [event for event in events if not isinstance(event, PageFetched)]
+    failed = [event for event in events if isinstance(event, RequestFailed)]
     if failed:
         raise failed[0].error
     return events
@@ -132,7 +132,7 @@ async def _download(base_url: str, planned: Plan) -> list[bytes]:
     async with httpx.AsyncClient(
         base_url=base_url, timeout=60, headers={"Authorization": f"Bearer {_KEY}"}
     ) as client:
-        pages = await asyncio.gather(*(_pages(client, request) for request in planned.requests))
+        pages = await asyncio.gather(*(_pages(client, fetch.request) for fetch in planned.fetches))
     return [body for bodies in pages for body in bodies]
 
 

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from marketdata_assets.cli.session import Store
     from marketdata_assets.defs.resources.polygon import PolygonResource
     from marketdata_assets.defs.runs.backfill import BackfillRequest, Outcome
-    from marketdata_assets.polygon.request import FetchRequest
-    from marketdata_assets.polygon.vendor import FetchEvent
+    from marketdata_assets.polygon.vendor import BarRequest, FetchEvent
     from marketdata_assets.storage.symbols import TrackedSymbol
 
 _GAPS_SHOWN = 5
@@ -113,7 +112,7 @@ def watch_vendor(polygon: PolygonResource | None, watcher: ConsoleProgress) -> P
 
     class WatchedPolygon(PolygonResource):
         def stream(
-            self, requests: Sequence[FetchRequest], *, database_url: str | None = None
+            self, requests: Sequence[BarRequest], *, database_url: str | None = None
         ) -> Generator[FetchEvent]:
             watcher.expect(requests)
             for event in super().stream(requests, database_url=database_url):

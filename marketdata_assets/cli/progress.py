@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.partitions import Rectangle
     from marketdata_assets.domain.series import Series
     from marketdata_assets.domain.timeframe import Timeframe
-    from marketdata_assets.polygon.request import FetchRequest
-    from marketdata_assets.polygon.vendor import FetchEvent
+    from marketdata_assets.polygon.vendor import BarRequest, FetchEvent
 
 
 _SLOTS_A_SECOND: Final = 50_000
@@ -127,7 +126,7 @@ class ConsoleProgress(BackfillProgress):
         else:
             err.print(f"run: {label}, {run.first} to {run.last}", highlight=False)
 
-    def expect(self, requests: Sequence[FetchRequest]) -> None:
+    def expect(self, requests: Sequence[BarRequest]) -> None:
         """Note that ``requests`` are going to be made."""
         self._pending = Counter((request.symbol, request.base) for request in requests)
         if self._requests is None:
@@ -140,10 +139,11 @@ class ConsoleProgress(BackfillProgress):
         self._bars_fetched += event.record.bars
         key = (event.request.symbol, event.request.base)
         is_done = getattr(event, "is_last", True)
-        self._part_done |= dict.fromkeys(
-            (series for series in self._left if (series.symbol, series.timeframe.base) == key),
-            _share_of(event),
-        )
+        # A market's day stands for each of its symbols.
+        symbols = {key[0], *getattr(event.request, "symbols", ())}
+        series = {left for left in self._left if left.timeframe.base is key[1] and left.symbol in symbols}
+        if len(symbols) == 1:
+            self._part_done |= dict.fromkeys(series, _share_of(event))
         if self._requests is not None:
             self._bars.update(
                 self._requests,
@@ -152,9 +152,8 @@ class ConsoleProgress(BackfillProgress):
             )
         self._pending[key] -= int(is_done)
         if self._pending[key] <= 0:
-            done = {series for series in self._left if (series.symbol, series.timeframe.base) == key}
             self._note(f"{key[0]}:{key[1]}")
-            self._finish(done)
+            self._finish(series)
 
     def _pace(self, task: TaskID, waited: float) -> str:
         elapsed = self._bars.tasks[self._bars.task_ids.index(task)].elapsed or 0

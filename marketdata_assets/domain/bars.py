@@ -107,24 +107,38 @@ def screen(
     time is kept: the vendor sends corrections after the rows that they correct; identical rows break no rule). A vwap
     outside [low, high] breaks no rule: the vendor's bars have such values.
     """
+    labelled = _labelled(vendor, series.timeframe).with_columns(symbol=pl.lit(series.symbol))
+    rule = _first_broken_rule(series.timeframe, window, calendar, asset_class)
+    return _divide(labelled.with_columns(rule=rule), "time")
+
+
+def screen_day(vendor: pl.DataFrame, window: Window, calendar: TradingCalendar) -> Screened:
+    """Divide day bars of many symbols, as :func:`screen` divides those of one: ``vendor`` has a ``symbol`` as well.
+
+    None of them is an index's.
+    """
+    rule = _first_broken_rule(Timeframe.D1, window, calendar, AssetClass.STOCK)
+    return _divide(_labelled(vendor, Timeframe.D1).with_columns(rule=rule), "symbol")
+
+
+def _labelled(vendor: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
     missing = [
         pl.lit(None, dtype).alias(name) for name, dtype in PAGE_SCHEMA.items() if name not in vendor.columns
     ]
-    labelled = (
+    return (
         vendor.with_columns(missing, vendor_row=pl.lit(None, pl.String))
         .with_row_index("_order")
-        .with_columns(
-            symbol=pl.lit(series.symbol),
-            timeframe=pl.lit(series.timeframe.value),
-            base_bars=pl.lit(1, pl.Int32),
-        )
-        .with_columns(rule=_first_broken_rule(series.timeframe, window, calendar, asset_class))
+        .with_columns(timeframe=pl.lit(timeframe.value), base_bars=pl.lit(1, pl.Int32))
     )
+
+
+def _divide(labelled: pl.DataFrame, key: str) -> Screened:
+    """Divide ``labelled`` by its ``rule``; ``key`` is the column that tells its bars apart."""
     sound = labelled.filter(pl.col("rule").is_null())
-    latest = sound.unique("time", keep="last", maintain_order=True).sort("time")
+    latest = sound.unique(key, keep="last", maintain_order=True).sort(key)
     superseded = pl.DataFrame(schema=labelled.schema)
     if latest.height != sound.height:
-        columns = [name for name in BAR_SCHEMA if name not in ("symbol", "timeframe")]
+        columns = [name for name in BAR_SCHEMA if name != "timeframe"]
         superseded = sound.join(latest, on=columns, how="anti", nulls_equal=True).with_columns(
             rule=pl.lit("duplicate_time")
         )

@@ -9,7 +9,7 @@ from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.series import Instrument, Series
 from marketdata_assets.domain.tickers import vendor_ticker
 from marketdata_assets.pipeline.ingest import FailedRequest
-from marketdata_assets.polygon.vendor import PageFetched
+from marketdata_assets.polygon.vendor import DayFetched, PageFetched
 from marketdata_assets.storage.bars import covered_without_bars, read_rows, symbols_with_bars
 from marketdata_assets.storage.symbols import list_symbols, not_tracked
 from marketdata_assets.storage.tables import OHLCV
@@ -24,14 +24,13 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.domain.windows import Window
     from marketdata_assets.pipeline.ingest import Ingest, IngestReport
-    from marketdata_assets.polygon.request import FetchRequest
-    from marketdata_assets.polygon.vendor import FetchEvent, Vendor
+    from marketdata_assets.polygon.vendor import BarRequest, FetchEvent, Vendor
     from marketdata_assets.storage.bars import BarBatch
     from marketdata_assets.storage.connection import Database
 
 
 def vendor_events(
-    polygon: Vendor, requests: Sequence[FetchRequest], database: Database
+    polygon: Vendor, requests: Sequence[BarRequest], database: Database
 ) -> Generator[FetchEvent]:
     """Yield the events of ``requests``; the first page decides whether the store holds real or simulated bars."""
     if not requests:
@@ -40,7 +39,7 @@ def vendor_events(
     claimed = False
     with closing(polygon.stream(requests, database_url=database.url)) as events:
         for event in events:
-            if not claimed and isinstance(event, PageFetched):
+            if not claimed and isinstance(event, PageFetched | DayFetched):
                 claim_store(database, simulated=polygon.is_simulated)
                 claimed = True
             yield event
@@ -53,7 +52,9 @@ def ingest_batches(database: Database, polygon: Vendor, ingest: Ingest) -> Itera
         return read_rows(database, OHLCV, {series: [window]})
 
     with closing(vendor_events(polygon, ingest.requests, database)) as events:
-        yield from ingest.batches(events, read_bars)
+        yield from ingest.batches(
+            events, read_bars, lambda requests: vendor_events(polygon, requests, database)
+        )
 
 
 def instruments_of(

@@ -51,7 +51,7 @@ def bars_are_current(database: Database, rectangle: Rectangle, *, now: datetime)
     coverage = read_coverage(database, [instrument.symbol for instrument in wanted])
     planned = plan(wanted, days, coverage, now=now)
     return (
-        not planned.fetches
+        not planned.requests
         # The run finds out whether the vendor knows a symbol without a bar.
         and not covered_without_bars(database, wanted, coverage, days)
         and not planned.rollups

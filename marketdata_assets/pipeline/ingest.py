@@ -2,11 +2,14 @@
 
 Pages are cut at local midnights: a batch holds whole days only, so that every rolled-up bar is made of all its
 base bars, and bars that were committed before an interruption need not be requested again.
+
+What whole days of a market leave open is requested by ranges when they have all arrived (``market_days``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -15,40 +18,59 @@ import polars as pl
 
 from marketdata_assets.domain.bars import (
     BAR_SCHEMA,
+    KEY,
     PAGE_SCHEMA,
     QUARANTINE_SCHEMA,
+    RULES_WITHOUT_LOSS,
     bucket_close,
     keep_closed,
     screen,
+    screen_day,
 )
-from marketdata_assets.domain.calendar import calendar_of, sunday_of
+from marketdata_assets.domain.calendar import WEEK, calendar_of, sunday_of
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS, answered_windows, start_of_history
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.domain.windows import Window
+from marketdata_assets.domain.windows import Window, union
+from marketdata_assets.domain.wording import name_first
+from marketdata_assets.pipeline.market_days import MarketDays
 from marketdata_assets.polygon.errors import EntitlementError
-from marketdata_assets.polygon.vendor import FetchEvent, PageFetched, RequestFailed
+from marketdata_assets.polygon.grouped import DayRequest, Market
+from marketdata_assets.polygon.vendor import DayFetched, FetchEvent, PageFetched, RequestFailed
 from marketdata_assets.storage.bars import BarBatch, FetchLogEntry
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from marketdata_assets.domain.bars import Screened
     from marketdata_assets.domain.calendar import TradingCalendar
+    from marketdata_assets.pipeline.market_days import FailedDays
     from marketdata_assets.polygon.parser import PageRows
     from marketdata_assets.polygon.planner import Fetch, Plan, StoredRollup
-    from marketdata_assets.polygon.request import FetchRequest
+    from marketdata_assets.polygon.request import FetchRecord, FetchRequest
+    from marketdata_assets.polygon.vendor import BarRequest
 
 BATCH_ROWS: Final = 100_000
 """The number of rows that justifies a transaction of its own."""
 
+SERIES_A_BATCH: Final = 2_000
+"""Symbols of a market's day that are committed at once: the locks of more might not fit in a server's memory."""
+
 _ROLLUP_DAYS: Final = 31
+_NAMED: Final = 10
+_LONGEST_CLOSURE: Final = timedelta(days=14)
+_VALUES: Final = ("open", "high", "low", "close", "volume", "vwap", "transactions")
 _LAST_ROWS: Final = 3
 _PAGE_BITS: Final = 32
 """A row's ``source`` is its position in the page, with the number of the page above so many bits."""
 
 ReadBars = Callable[[Series, Window], pl.DataFrame]
 """Reads the stored bars (``BAR_SCHEMA``) of a series in a window."""
+
+FetchRanges = Callable[[Sequence["FetchRequest"]], Generator[FetchEvent]]
+"""Makes requests, and yields their events."""
 
 
 class QuarantinedError(MarketDataError):
@@ -69,7 +91,8 @@ class IngestReport:
     """What an ingest did, in the end.
 
     ``rows_fetched`` counts the vendor's rows, broken ones included; ``failures`` holds one error per request
-    that failed; ``empty`` holds the requests that the vendor answered without a row.
+    that failed; ``empty`` holds the requests that the vendor answered without a row. ``differs_from_range`` holds the day
+    bars of whole markets that differ from stored bars which ranges of their symbols brought: the stored ones stay.
     """
 
     requests: int = 0
@@ -80,6 +103,7 @@ class IngestReport:
     failures: list[FailedRequest] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     empty: list[FetchRequest] = field(default_factory=list)
+    differs_from_range: list[tuple[Series, date]] = field(default_factory=list)
 
     def __add__(self, other: IngestReport) -> IngestReport:
         return IngestReport(
@@ -108,6 +132,17 @@ class _Progress:
     """Rows of days before ``position`` that came after it had passed them."""
     bars: int = 0
     quarantined: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _DayProgress:
+    """How far one day of a market has come."""
+
+    log: FetchLogEntry
+    rows: list[pl.DataFrame] = field(default_factory=list)
+    pages: dict[int, PageRows] = field(default_factory=dict)
+    rows_of_all: int = 0
+    """Rows of the answer, those of symbols that were not asked for included."""
 
 
 class Ingest:
@@ -141,28 +176,43 @@ class Ingest:
                 self._has_begun(series.symbol, series.timeframe.base, window.start)
         self._fetches: dict[FetchRequest, Fetch] = {fetch.request: fetch for fetch in plan.fetches}
         self._progress: dict[FetchRequest, _Progress] = {}
-        self._pending = _Pending()
+        self._coverage = coverage or {}
+        self._days = MarketDays(plan)
+        self._classes = {fetch.request.symbol: fetch.request.asset_class for fetch in plan.replaced}
+        self._by_ranges: set[str] = set()
+        self._open_days: dict[DayRequest, _DayProgress] = {}
+        self._answered: dict[str, list[Window]] = {}
+        self._differing: list[pl.DataFrame] = []
+        self._pending = _Pending(self._differing)
 
     @property
-    def requests(self) -> Sequence[FetchRequest]:
+    def requests(self) -> Sequence[BarRequest]:
         """The requests whose events :meth:`batches` takes."""
         return self._plan.requests
 
-    def batches(self, events: Iterable[FetchEvent], read_bars: ReadBars) -> Iterator[BarBatch]:
+    def batches(
+        self,
+        events: Iterable[FetchEvent],
+        read_bars: ReadBars,
+        fetch_ranges: FetchRanges | None = None,
+    ) -> Iterator[BarBatch]:
         """Batches in the order in which pages arrive, then those that are rolled up from the store.
 
         A request that fails is kept in the report and does not stop the others. An error that stops
-        everything (a refused key, say) is raised after what arrived before it was yielded.
+        everything (a refused key, say) is raised after what arrived before it was yielded. ``fetch_ranges`` makes the
+        requests for what whole days of a market left open; each batch is committed before the next one is taken.
         """
         self._read_bars = read_bars
-        try:
-            for event in events:
-                self._take(event)
-                if self._pending.rows >= self._batch_rows:
-                    yield self._flush()
-        except MarketDataError:
+        yield from self._arriving(events)
+        if self._plan.days:
             yield self._flush()
-            raise
+            requests = self._settle_days(can_fetch=fetch_ranges is not None)
+            if requests and fetch_ranges is not None:
+                with closing(fetch_ranges(requests)) as more:
+                    yield from self._arriving(more)
+            yield self._flush()
+            self._report_differences()
+            self._roll_up_weeks()
         for rollup in self._plan.rollups:
             for window in _cut_into_chunks(rollup):
                 self._roll_up_stored(rollup, window)
@@ -170,37 +220,259 @@ class Ingest:
                     yield self._flush()
         yield self._flush()
 
+    def _arriving(self, events: Iterable[FetchEvent]) -> Iterator[BarBatch]:
+        try:
+            for event in events:
+                if isinstance(event.request, DayRequest):
+                    yield from self._take_day(event, event.request)
+                else:
+                    self._take(event, event.request)
+                if self._pending.rows >= self._batch_rows:
+                    yield self._flush()
+        except MarketDataError:
+            yield self._flush()
+            raise
+
     def _flush(self) -> BarBatch:
         batch = self._pending.batch()
-        self._pending = _Pending()
+        self._pending = _Pending(self._differing)
         return batch
 
     def _has_begun(self, symbol: str, base: Timeframe, moment: datetime) -> None:
         key = (symbol, base)
         self._begins[key] = min(moment, self._begins.get(key, moment))
 
-    def _take(self, event: FetchEvent) -> None:
-        progress = self._progress.get(event.request) or self._begin(event)
-        record = event.record
-        progress.log = log = replace(
-            progress.log,
-            retries=progress.log.retries + record.retries,
-            rate_limited=progress.log.rate_limited + record.rate_limited,
-            duration_seconds=progress.log.duration_seconds + record.duration_seconds,
-            waited_seconds=progress.log.waited_seconds + record.waited_seconds,
-            request_id=record.request_id or progress.log.request_id,
-        )
+    def _count(self, log: FetchLogEntry, record: FetchRecord) -> FetchLogEntry:
+        """``log`` with what ``record`` cost, which the report gets as well."""
         self.report.retries += record.retries
         self.report.waited_seconds += record.waited_seconds
-        series = Series(event.request.symbol, event.request.base)
+        return replace(
+            log,
+            retries=log.retries + record.retries,
+            rate_limited=log.rate_limited + record.rate_limited,
+            duration_seconds=log.duration_seconds + record.duration_seconds,
+            waited_seconds=log.waited_seconds + record.waited_seconds,
+            request_id=record.request_id or log.request_id,
+        )
+
+    def _take_day(self, event: FetchEvent, request: DayRequest) -> Iterator[BarBatch]:
+        progress = self._open_days.get(request)
+        if progress is None:
+            self.report.requests += 1
+            self._open_days[request] = progress = _DayProgress(
+                FetchLogEntry(
+                    symbol=request.symbol,
+                    base=request.base,
+                    window=request.window,
+                    timeframes=(request.base,),
+                    status="partial",
+                    requested_at=event.record.requested_at,
+                    run_id=self._run_id,
+                )
+            )
+        log = self._count(progress.log, event.record)
+        if isinstance(event, RequestFailed):
+            del self._open_days[request]
+            self._days.fail(request, event.error)
+            self._pending.log(replace(log, status="failed", error=str(event.error)))
+            return
+        if not isinstance(event, DayFetched):
+            return
+        self.report.pages += 1
+        self.report.rows_fetched += event.frame.height
+        progress.log = log = replace(log, pages=log.pages + 1, bars=log.bars + event.frame.height)
+        progress.rows.append(_with_sources(event.frame, event.rows, event.record.page, event.frame["row"]))
+        progress.rows_of_all += event.record.bars
+        progress.pages[event.record.page] = event.rows
+        if not event.is_last:
+            self._pending.log(log)
+            return
+        del self._open_days[request]
+        yield from self._store_day(request, progress)
+        self._pending.log(replace(log, status="ok"))
+
+    def _store_day(self, request: DayRequest, progress: _DayProgress) -> Iterator[BarBatch]:
+        """Put a day that has arrived into the pending batch, or divide it among several when it is large."""
+        calendar = request.market.calendar
+        screened = screen_day(pl.concat(progress.rows), request.window, calendar)
+        bars = keep_closed(screened.bars, Timeframe.D1, calendar, self._now)
+        if screened.quarantined.height:
+            self._days.quarantine(screened.quarantined.select("symbol", "rule").iter_rows())
+            self._pending.quarantine(_with_texts(screened, progress.pages))
+        present = bars["symbol"].to_list()
+        self._days.answer(request, progress.log.requested_at, present)
+        begins = start_of_history(request.window.start, calendar)
+        for symbol in present:
+            self._has_begun(symbol, Timeframe.D1, begins)
+        lost = screened.quarantined.filter(~pl.col("rule").is_in(RULES_WITHOUT_LOSS))["symbol"]
+        broken = set(lost) - set(present)
+        answered = self._answered_day(request) if progress.rows_of_all else None
+        for start in range(0, len(request.symbols), SERIES_A_BATCH):
+            symbols = request.symbols[start : start + SERIES_A_BATCH]
+            is_whole = len(symbols) == len(request.symbols)
+            self._pending.add_day(bars if is_whole else bars.filter(pl.col("symbol").is_in(symbols)))
+            for symbol in symbols if answered else ():
+                known = self._begins.get((symbol, Timeframe.D1))
+                if answered and known is not None and known <= answered.start and symbol not in broken:
+                    self._pending.cover(Series(symbol, Timeframe.D1), answered)
+                    self._answered.setdefault(symbol, []).append(answered)
+            if not is_whole:
+                yield self._flush()
+
+    def _answered_day(self, request: DayRequest) -> Window | None:
+        """What the answer of a day settles: up to the next session, and nothing that may still be revised."""
+        calendar = request.market.calendar
+        settled = calendar.final_before(self._now, CORRECTION_SESSIONS)
+        window = request.window
+        if window.start >= settled:
+            return None
+        following = calendar.sessions(request.day + timedelta(days=1), request.day + _LONGEST_CLOSURE)
+        end = calendar.day_start(following[0]) if following else window.end
+        return Window(window.start, min(end, settled))
+
+    def _settle_days(self, *, can_fetch: bool) -> list[FetchRequest]:
+        """Judge the days that have arrived or failed; return the ranges that have to be requested as well."""
+        silent = {
+            fetch.request.symbol
+            for fetch in self._plan.replaced
+            if (fetch.request.symbol, Timeframe.D1) not in self._begins
+        }
+        chosen = self._days.symbols_to_fetch(silent) if can_fetch else set()
+        failures = list(self._days.failures(chosen))
+        self._fail_days(failures)
+        for symbol, window, rules in self._days.unsound(chosen):
+            series = Series(symbol, Timeframe.D1)
+            self.report.failures.append(
+                FailedRequest(series, window, _all_broken(f"{series} {window}", rules))
+            )
+        if rules := self._days.quarantined():
+            self.report.notices.append(
+                f"whole days: {_describe_counts(rules)} broke a rule and went to ohlcv_quarantine"
+            )
+        for entry in self._days.entries(failures, self._run_id):
+            self._pending.log(entry)
+        self._by_ranges = chosen
+        fetches = [fetch for fetch in self._plan.replaced if fetch.request.symbol in chosen]
+        fetches += self._fetches_of_revised(chosen) if can_fetch else []
+        self._fetches |= {fetch.request: fetch for fetch in fetches}
+        return [fetch.request for fetch in fetches]
+
+    def _fail_days(self, failures: Sequence[FailedDays]) -> None:
+        """Report ``failures``, once a symbol. What lies before the plan's history is a notice, as of a range."""
+        failed: dict[str, FailedRequest] = {}
+        too_old: list[FailedDays] = []
+        for days in failures:
+            is_too_old = False
+            for symbol in days.symbols:
+                series = Series(symbol, Timeframe.D1)
+                begins = self._begins.get((symbol, Timeframe.D1))
+                if (
+                    isinstance(days.error, EntitlementError)
+                    and begins is not None
+                    and days.window.end <= begins
+                ):
+                    is_too_old = True
+                else:
+                    failed.setdefault(symbol, FailedRequest(series, days.window, days.error))
+            too_old += [days] if is_too_old else []
+        self.report.failures += failed.values()
+        self.report.notices += [f"{days.window}: {days.error}" for days in too_old]
+
+    def _fetches_of_revised(self, chosen: Collection[str]) -> list[Fetch]:
+        """The ranges of days whose bars differ from those of earlier ranges, and may have been revised since.
+
+        No day more: a bar of a range is replaced by nothing but a range, so each would be requested the next night, too.
+        """
+        windows: dict[str, list[Window]] = {}
+        for frame in self._differing:
+            for symbol, opened in self._unsettled(frame).select("symbol", "time").iter_rows():
+                windows.setdefault(symbol, []).append(self._day_window(symbol, opened))
+        return [
+            replace(fetch, request=replace(fetch.request, window=window), timeframes=(Timeframe.D1,), pages=1)
+            for fetch in self._plan.replaced
+            if fetch.request.symbol not in chosen
+            for window in union(windows.get(fetch.request.symbol, ()))
+        ]
+
+    def _day_window(self, symbol: str, opened: datetime) -> Window:
+        calendar = calendar_of(self._classes[symbol])
+        return calendar.day_window(calendar.local_day(opened))
+
+    def _unsettled(self, bars: pl.DataFrame) -> pl.DataFrame:
+        """Those of ``bars`` that late trades may still revise."""
+        settled = {
+            request.market: request.market.calendar.final_before(self._now, CORRECTION_SESSIONS)
+            for request in self._plan.days
+        }
+        markets = {symbol: Market.of(asset_class) for symbol, asset_class in self._classes.items()}
+        bounds = {symbol: settled[market] for symbol, market in markets.items() if market is not None}
+        found = pl.DataFrame(
+            {"symbol": list(bounds), "settled": list(bounds.values())},
+            schema={"symbol": pl.String, "settled": bars.schema["time"]},
+        )
+        return bars.join(found, on="symbol").filter(pl.col("time") >= pl.col("settled")).drop("settled")
+
+    def _report_differences(self) -> None:
+        """Report the day bars that still differ from the stored ones: a range may have brought them since."""
+        if not self._differing:
+            return
+        differing = pl.concat(self._differing).unique(KEY, keep="last").sort(KEY)
+        for row in differing.iter_slices(1):
+            series, opened = Series(row["symbol"][0], Timeframe.D1), row["time"][0]
+            if not _agree(row, self._read_bars(series, self._day_window(series.symbol, opened))):
+                day = calendar_of(self._classes[series.symbol]).local_day(opened)
+                self.report.differs_from_range.append((series, day))
+        if found := self.report.differs_from_range:
+            named = name_first([f"{series} of {day}" for series, day in found], _NAMED)
+            self.report.notices.append(
+                f"the vendor's whole days differ from the ranges of the symbols in {named}:"
+                " the bars that the ranges brought stay"
+            )
+
+    def _roll_up_weeks(self) -> None:
+        """Roll up the weeks of whole days, which are stored now; those of symbols that came by ranges are there."""
+        failed = set(self.report.failed_symbols)
+        for fetch in self._plan.replaced:
+            request = fetch.request
+            calendar = calendar_of(request.asset_class)
+            window = _whole_weeks(request.window, calendar)
+            if Timeframe.W1 not in fetch.timeframes or request.symbol in self._by_ranges or window is None:
+                continue
+            base = Series(request.symbol, Timeframe.D1)
+            known = union([*self._coverage.get(base, ()), *self._answered.get(request.symbol, ())])
+            bars = self._read_bars(base, window)
+            answered = [week for week in _weeks(window, calendar) if _covers_sessions(known, week, calendar)]
+            week_bars = self._store(Series(request.symbol, Timeframe.W1), bars, window, answered, calendar)
+            if request.symbol not in failed:
+                self._pending.log(
+                    FetchLogEntry(
+                        symbol=request.symbol,
+                        base=Timeframe.D1,
+                        window=window,
+                        timeframes=(Timeframe.W1,),
+                        status="ok",
+                        requested_at=self._now,
+                        bars=week_bars,
+                        run_id=self._run_id,
+                        shared=True,
+                    )
+                )
+
+    def _take(self, event: FetchEvent, request: FetchRequest) -> None:
+        progress = self._progress.get(request) or self._begin(event, request)
+        record = event.record
+        progress.log = log = self._count(progress.log, record)
+        series = Series(request.symbol, request.base)
         if isinstance(event, RequestFailed):
             begins = self._begins.get((series.symbol, series.timeframe))
             if isinstance(event.error, EntitlementError) and begins is not None and log.window.end <= begins:
                 # The plan's history begins later: what it holds is stored, and the rest cannot be had.
                 self.report.notices.append(str(event.error))
             else:
-                self.report.failures.append(FailedRequest(series, event.request.window, event.error))
+                self.report.failures.append(FailedRequest(series, request.window, event.error))
             self._end(progress, replace(log, status="failed", error=str(event.error)))
+            return
+        if not isinstance(event, PageFetched):
             return
         self.report.pages += 1
         self.report.rows_fetched += event.frame.height
@@ -208,29 +480,28 @@ class Ingest:
         if event.notice is not None:
             self.report.notices.append(str(event.notice))
         opens = event.frame["time"]
-        late = opens.is_between(event.request.window.start, progress.position, closed="left")
+        late = opens.is_between(request.window.start, progress.position, closed="left")
         progress.late_rows += opens.filter(late).len()
-        progress.carried = pl.concat([progress.carried, _with_sources(event)])
+        progress.carried = pl.concat([progress.carried, _with_sources(event.frame, event.rows, record.page)])
         progress.pages[record.page] = event.rows
         self._advance(progress, is_last=event.is_last)
         if not event.is_last:
             self._pending.log(progress.log)
             return
         if not progress.log.bars:
-            self.report.empty.append(event.request)
+            self.report.empty.append(request)
         error = _unsound(progress)
         if error is not None:
-            self.report.failures.append(FailedRequest(series, event.request.window, error))
+            self.report.failures.append(FailedRequest(series, request.window, error))
             self._end(progress, replace(progress.log, status="failed", error=str(error)))
             return
         if progress.quarantined:
             self.report.notices.append(
-                f"{event.request}: {_describe_counts(progress.quarantined)} broke a rule and went to ohlcv_quarantine"
+                f"{request}: {_describe_counts(progress.quarantined)} broke a rule and went to ohlcv_quarantine"
             )
         self._end(progress, replace(progress.log, status="ok"))
 
-    def _begin(self, event: FetchEvent) -> _Progress:
-        request = event.request
+    def _begin(self, event: FetchEvent, request: FetchRequest) -> _Progress:
         fetch = self._fetches[request]
         self.report.requests += 1
         self._progress[request] = progress = _Progress(
@@ -318,7 +589,8 @@ class Ingest:
         window: Window,
         answered: Sequence[Window],
         calendar: TradingCalendar,
-    ) -> None:
+    ) -> int:
+        """Put the bars of ``series`` that ``base`` gives into the pending batch; return how many."""
         timeframe = series.timeframe
         rolled = keep_closed(roll_up(base, timeframe, calendar), timeframe, calendar, self._now)
         whole = rolled.filter(
@@ -328,18 +600,22 @@ class Ingest:
         if timeframe is Timeframe.W1:
             answered = [weeks for piece in answered if (weeks := _whole_weeks(piece, calendar))]
         self._pending.add(series, whole, answered)
+        return whole.height
 
 
-def _with_sources(event: PageFetched) -> pl.DataFrame:
-    """Return the rows of a page in ``PAGE_SCHEMA``."""
-    frame = event.frame
+def _with_sources(
+    frame: pl.DataFrame, rows: PageRows, page: int, positions: pl.Series | None = None
+) -> pl.DataFrame:
+    """Return the rows of a page with the columns of ``PAGE_SCHEMA`` that the page lacks.
+
+    ``positions`` are the positions of the rows in the page, None when ``frame`` has all rows of the page.
+    """
+    if positions is None:
+        positions = pl.int_range(0, frame.height, dtype=pl.UInt64, eager=True)
     faults = pl.Series([None], dtype=pl.String).new_from_index(0, frame.height)
-    if event.rows.faults:
-        faults = pl.Series([event.rows.faults.get(at) for at in range(frame.height)], dtype=pl.String)
-    first = event.record.page << _PAGE_BITS
-    return frame.with_columns(
-        fault=faults, source=pl.int_range(first, first + frame.height, dtype=pl.UInt64, eager=True)
-    )
+    if rows.faults:
+        faults = pl.Series([rows.faults.get(at) for at in positions], dtype=pl.String)
+    return frame.with_columns(fault=faults, source=positions.cast(pl.UInt64) + (page << _PAGE_BITS))
 
 
 def _with_texts(screened: Screened, pages: Mapping[int, PageRows]) -> pl.DataFrame:
@@ -414,24 +690,59 @@ def _unsound(progress: _Progress) -> QuarantinedError | None:
             " were not stored: run the backfill again with --force"
         )
     if progress.quarantined and not progress.bars:
-        return QuarantinedError(
-            f"{request}: all {sum(progress.quarantined.values())} rows that the vendor sent broke a rule"
-            f" ({_describe_counts(progress.quarantined)}) and none was stored: see ohlcv_quarantine, then run the"
-            " backfill again"
-        )
+        return _all_broken(str(request), progress.quarantined)
     return None
 
 
-def _describe_counts(rules: dict[str, int]) -> str:
+def _all_broken(subject: str, rules: Mapping[str, int]) -> QuarantinedError:
+    return QuarantinedError(
+        f"{subject}: all {sum(rules.values())} rows that the vendor sent broke a rule"
+        f" ({_describe_counts(rules)}) and none was stored: see ohlcv_quarantine, then run the"
+        " backfill again"
+    )
+
+
+def _agree(bar: pl.DataFrame, stored: pl.DataFrame) -> bool:
+    """Whether a day bar says what the stored one says. A value that it lacks says nothing."""
+    stored = stored.select(BAR_SCHEMA.names())
+    filled = (
+        bar.select(BAR_SCHEMA.names()).with_columns(
+            pl.coalesce(pl.col(name), stored[name].first()) for name in _VALUES
+        )
+        if stored.height
+        else bar
+    )
+    return stored.height == 1 and filled.equals(stored)
+
+
+def _weeks(window: Window, calendar: TradingCalendar) -> Iterator[Window]:
+    """The weeks of ``window``, which begins and ends with one."""
+    sunday = calendar.local_day(window.start)
+    while calendar.day_start(sunday) < window.end:
+        yield Window(calendar.day_start(sunday), calendar.day_start(sunday + WEEK))
+        sunday += WEEK
+
+
+def _covers_sessions(known: Sequence[Window], week: Window, calendar: TradingCalendar) -> bool:
+    first = calendar.local_day(week.start)
+    return all(
+        any(window.covers(calendar.day_window(day)) for window in known)
+        for day in calendar.sessions(first, first + timedelta(days=6))
+    )
+
+
+def _describe_counts(rules: Mapping[str, int]) -> str:
     return ", ".join(f"{rule} {count}" for rule, count in sorted(rules.items(), key=lambda item: -item[1]))
 
 
 class _Pending:
     """The batch that is being filled."""
 
-    def __init__(self) -> None:
+    def __init__(self, differing: list[pl.DataFrame]) -> None:
         self.rows = 0
+        self._differing = differing
         self._bars: list[pl.DataFrame] = []
+        self._day_bars: list[pl.DataFrame] = []
         self._quarantined: list[pl.DataFrame] = []
         self._covered: dict[Series, list[Window]] = {}
         self._fetches: dict[object, FetchLogEntry] = {}
@@ -441,6 +752,17 @@ class _Pending:
         self.rows += bars.height
         if answered:
             self._covered.setdefault(series, []).extend(answered)
+
+    def add_day(self, bars: pl.DataFrame) -> None:
+        self._day_bars.append(bars)
+        self.rows += bars.height
+
+    def cover(self, series: Series, window: Window) -> None:
+        """Add a window of ``series``; one that begins where the one before it ends becomes one with it."""
+        windows = self._covered.setdefault(series, [])
+        if windows and windows[-1].end == window.start:
+            window = Window(windows.pop().start, window.end)
+        windows.append(window)
 
     def quarantine(self, rows: pl.DataFrame) -> None:
         self._quarantined.append(rows)
@@ -459,4 +781,6 @@ class _Pending:
             quarantined=pl.concat([QUARANTINE_SCHEMA.to_frame(), *self._quarantined]),
             covered=self._covered,
             fetches=list(self._fetches.values()),
+            day_bars=pl.concat([BAR_SCHEMA.to_frame(), *self._day_bars]),
+            differing=self._differing,
         )

@@ -49,7 +49,7 @@ from marketdata_assets.polygon.errors import (
     VendorFailureError,
 )
 from marketdata_assets.polygon.limiter import PERIOD_SECONDS
-from marketdata_assets.polygon.parser import PageRows, parse_envelope, parse_page
+from marketdata_assets.polygon.parser import PageRows, parse_day, parse_envelope, parse_page
 from marketdata_assets.polygon.request import FetchRecord
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.domain.windows import Window
     from marketdata_assets.polygon.actions import ListRequest
+    from marketdata_assets.polygon.grouped import DayRequest
     from marketdata_assets.polygon.limiter import Limiter
     from marketdata_assets.polygon.parser import Envelope, Page
 
@@ -200,6 +201,7 @@ class _Ask:
     url: httpx.URL
     parse: Callable[[bytes], Page]
     contradiction: Callable[[Page], str | None]
+    is_list: bool = True
     requested_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     attempts: int = 0
     rate_limited: int = 0
@@ -303,9 +305,32 @@ class PolygonClient:
 
         def ask_for(url: httpx.URL) -> _Ask:
             contradiction = partial(_contradiction_of_bars, ticker)
-            return _Ask(symbol, timeframe, window, len(seen), url, parse_page, contradiction)
+            return _Ask(symbol, timeframe, window, len(seen), url, parse_page, contradiction, is_list=False)
 
         async with contextlib.aclosing(self._pages(path, "", _EVERY_PAGE, seen, ask_for)) as pages:
+            async for page in pages:
+                yield page
+
+    async def market_day(self, request: DayRequest) -> AsyncGenerator[FetchedPage]:
+        """The pages of a day of a market: every ticker that traded, in the column ``ticker``, stamped as the vendor does.
+
+        The vendor is known to answer with one page. Raises a :class:`PolygonError` of the kind that fits.
+        """
+        seen: set[httpx.URL] = set()
+
+        def ask_for(url: httpx.URL) -> _Ask:
+            return _Ask(
+                request.symbol,
+                request.base,
+                request.window,
+                len(seen),
+                url,
+                parse_day,
+                _contradiction_of_day,
+            )
+
+        path = request.market.path(request.day)
+        async with contextlib.aclosing(self._pages(path, "", request.market.query, seen, ask_for)) as pages:
             async for page in pages:
                 yield page
 
@@ -516,7 +541,7 @@ class PolygonClient:
             self._keep(ask, envelope)
             said = self._clean(envelope.problem or "")
         reason = said or response.reason_phrase or "no reason given"
-        refusal = _refusal(status, ask.vendor_status, said, is_list=ask.timeframe is None)
+        refusal = _refusal(status, ask.vendor_status, said, is_list=ask.is_list)
         if refusal is RateLimitedError:
             ask.rate_limited += 1
             retry_after = _retry_after(response.headers)
@@ -556,6 +581,13 @@ def _contradiction_of_bars(ticker: str, page: Page) -> str | None:
     about = page.envelope.ticker
     if about is not None and about != ticker:
         return f"the page is about {about!r} and not about {ticker!r}"
+    return _miscounted(page, exactly=True)
+
+
+def _contradiction_of_day(page: Page) -> str | None:
+    """As above, of a page of many tickers: a row without one may be any symbol's."""
+    if page.frame["ticker"].null_count():
+        return "the page has a row that names no ticker"
     return _miscounted(page, exactly=True)
 
 

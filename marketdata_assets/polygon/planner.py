@@ -3,6 +3,9 @@
 Only ``1m`` and ``1d`` bars are asked for; one request serves every timeframe that is rolled up from its base.
 Days without a session are never asked for, nor are windows whose answer is already stored, unless they lie in
 the correction window (the vendor revises its latest sessions) or the caller insists.
+
+Day bars come in one of two ways, whichever needs fewer requests: ranges of days by symbol, or whole markets by day.
+Some symbols of a market may come in the one way and the others in the other.
 """
 
 from __future__ import annotations
@@ -17,10 +20,13 @@ from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.series import Instrument, Series
 from marketdata_assets.domain.timeframe import BASES, Timeframe
 from marketdata_assets.domain.windows import Window, union
+from marketdata_assets.polygon.grouped import DayRequest, Market
 from marketdata_assets.polygon.request import FetchRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from marketdata_assets.polygon.vendor import BarRequest
 
 PAGE_BARS: Final = 50_000
 """Base bars that one page holds: the vendor's largest ``limit``."""
@@ -50,20 +56,33 @@ class StoredRollup:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What has to be done so that every wanted series holds every wanted day."""
+    """What has to be done so that every wanted series holds every wanted day.
+
+    Attributes:
+        fetches: Ranges by symbol.
+        rollups: What is rolled up from stored bars.
+        days: Days of whole markets, in order.
+        replaced: The ranges that ``days`` stand for: what is requested where a day leaves a question open.
+    """
 
     fetches: tuple[Fetch, ...] = ()
     rollups: tuple[StoredRollup, ...] = ()
+    days: tuple[DayRequest, ...] = ()
+    replaced: tuple[Fetch, ...] = ()
 
     @property
-    def requests(self) -> list[FetchRequest]:
-        """What to ask of the vendor."""
-        return [fetch.request for fetch in self.fetches]
+    def requests(self) -> list[BarRequest]:
+        """What to ask of the vendor: days first."""
+        return [*self.days, *(fetch.request for fetch in self.fetches)]
 
     @property
     def pages(self) -> int:
         """Upper bound of the HTTP requests, retries left out."""
-        return sum(fetch.pages for fetch in self.fetches)
+        return len(self.days) + sum(fetch.pages for fetch in self.fetches)
+
+    def without_requests(self) -> Plan:
+        """The part of the plan that costs no request."""
+        return Plan(rollups=self.rollups)
 
 
 def plan(
@@ -88,9 +107,32 @@ def plan(
         tracked: Timeframes that share what is fetched although nobody wants it now: it costs no request, and
             bars of one symbol stay of one piece.
     """
+    return _group_days(
+        _plan_groups(
+            wanted,
+            days,
+            coverage,
+            now=now,
+            force=force,
+            correction_sessions=correction_sessions,
+            tracked=tracked,
+        )
+    )
+
+
+def _plan_groups(
+    wanted: Mapping[Instrument, Iterable[Timeframe]],
+    days: Iterable[date],
+    coverage: Mapping[Series, Sequence[Window]],
+    *,
+    now: datetime,
+    force: bool,
+    correction_sessions: int,
+    tracked: Mapping[Instrument, Iterable[Timeframe]] | None,
+) -> list[_GroupPlanner]:
+    """One planner for each base of each instrument, in the order of ``wanted``."""
     sorted_days = sorted(set(days))
-    fetches: list[Fetch] = []
-    rollups: list[StoredRollup] = []
+    planners = []
     for instrument, timeframes in wanted.items():
         chosen = set(timeframes)
         for base in BASES:
@@ -101,9 +143,85 @@ def plan(
                 along = {one for one in (tracked or {}).get(instrument, ()) if one.base is base}
                 planner = _GroupPlanner(instrument, base, group, coverage, now, along=along)
                 planner.want(sorted_days, force=force, correction_sessions=correction_sessions)
-                fetches += planner.fetches()
-                rollups += planner.rollups()
-    return Plan(tuple(fetches), tuple(rollups))
+                planners.append(planner)
+    return planners
+
+
+def _group_days(planners: Sequence[_GroupPlanner]) -> Plan:
+    """The plan of ``planners``, with days of whole markets in place of ranges where that needs fewer requests."""
+    ranges = [planner.fetches() for planner in planners]
+    by_market: dict[Market, dict[tuple[date, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
+    for position, (planner, fetches) in enumerate(zip(planners, ranges, strict=True)):
+        market = Market.of(planner.instrument.asset_class)
+        # What no day bar is kept of is rolled up from the answer itself, and a day is too short for a week.
+        if market is not None and fetches and all(Timeframe.D1 in fetch.timeframes for fetch in fetches):
+            by_market[market][planner.wanted_days].append(position)
+    requests: list[DayRequest] = []
+    replaced: set[int] = set()
+    for market, patterns in by_market.items():
+        costs = {
+            days: sum(fetch.pages for position in positions for fetch in ranges[position])
+            for days, positions in patterns.items()
+        }
+        by_day = sorted(costs.keys() - cheapest_ranges(costs))
+        grouped = {days: patterns[days] for days in by_day}
+        replaced.update(position for positions in grouped.values() for position in positions)
+        requests += _day_requests(
+            market,
+            {
+                days: [(position, planners[position].instrument.symbol) for position in positions]
+                for days, positions in grouped.items()
+            },
+        )
+    return Plan(
+        tuple(fetch for position, own in enumerate(ranges) if position not in replaced for fetch in own),
+        tuple(rollup for planner in planners for rollup in planner.rollups()),
+        tuple(requests),
+        tuple(fetch for position in sorted(replaced) for fetch in ranges[position]),
+    )
+
+
+def _day_requests(
+    market: Market, wanted: Mapping[tuple[date, ...], Sequence[tuple[int, str]]]
+) -> list[DayRequest]:
+    """One request a day, for the symbols that want it, in their order. ``wanted`` has them by the days they want."""
+    by_day: dict[date, list[tuple[date, ...]]] = defaultdict(list)
+    for days in wanted:
+        for day in days:
+            by_day[day].append(days)
+    # Days that the same symbols want share one tuple of them: ten thousand names for each of 5,000 days are not small.
+    symbols: dict[tuple[int, ...], tuple[str, ...]] = {}
+    requests = []
+    for day in sorted(by_day):
+        key = tuple(map(id, by_day[day]))
+        if key not in symbols:
+            found = sorted(one for days in by_day[day] for one in wanted[days])
+            symbols[key] = tuple(symbol for _, symbol in found)
+        requests.append(DayRequest(market, day, symbols[key]))
+    return requests
+
+
+def cheapest_ranges(costs: Mapping[tuple[date, ...], int]) -> set[tuple[date, ...]]:
+    """Which sets of days to fetch by ranges, so that these and one request for each day of the others are few.
+
+    Never more than all ranges or all days. Among equals, more ranges: an empty range says more than an absent row.
+
+    Args:
+        costs: By sets of days, how many requests their ranges need.
+    """
+    # Those first whose ranges save the most days a request.
+    ordered = sorted(costs, key=lambda days: (-len(days) / costs[days], days))
+    left: set[date] = set()
+    days_of_rest = [0]
+    for days in reversed(ordered):
+        left.update(days)
+        days_of_rest.append(len(left))
+    days_of_rest.reverse()
+    spent = [0]
+    for days in ordered:
+        spent.append(spent[-1] + costs[days])
+    best = min(range(len(ordered) + 1), key=lambda count: (spent[count] + days_of_rest[count], -count))
+    return set(ordered[:best])
 
 
 def plan_again(
@@ -114,7 +232,8 @@ def plan_again(
 ) -> Plan:
     """The fewest requests that ask again for the days of windows in which bars are missing.
 
-    Whole local days, so that longer bars can be made anew of all their base bars.
+    Whole local days, so that longer bars can be made anew of all their base bars. Ranges alone: what a whole market's
+    day left out is asked for in another way.
     """
     fetches: list[Fetch] = []
     for instrument, by_timeframe in wanted.items():
@@ -135,8 +254,16 @@ def plan_again(
                 for day in _days(window, calendar)
                 if day == sunday_of(day)
             }
-            planned = plan({instrument: group}, days, {}, now=now, force=True, tracked=tracked)
-            fetches += planned.fetches
+            planners = _plan_groups(
+                {instrument: group},
+                days,
+                {},
+                now=now,
+                force=True,
+                correction_sessions=CORRECTION_SESSIONS,
+                tracked=tracked,
+            )
+            fetches += (fetch for planner in planners for fetch in planner.fetches())
     return Plan(tuple(fetches))
 
 
@@ -161,7 +288,7 @@ class _GroupPlanner:
         *,
         along: set[Timeframe],
     ) -> None:
-        self._instrument = instrument
+        self.instrument = instrument
         self._base = base
         self._timeframes = timeframes
         self._along = along
@@ -233,11 +360,16 @@ class _GroupPlanner:
         traded = self._traded(day)
         return any(window.covers(traded) for window in self._covered[timeframe])
 
+    @property
+    def wanted_days(self) -> tuple[date, ...]:
+        """The sessions to fetch, in order."""
+        return tuple(sorted(self._to_fetch))
+
     def fetches(self) -> list[Fetch]:
         """One :class:`Fetch` per request."""
         return [
             Fetch(
-                FetchRequest(self._instrument.symbol, self._instrument.asset_class, self._base, window),
+                FetchRequest(self.instrument.symbol, self.instrument.asset_class, self._base, window),
                 tuple(one for one in Timeframe if one in {*timeframes, *self._along}),
                 pages_of(len(self._calendar.sessions(first, last)), self._base, self._calendar),
             )
@@ -247,7 +379,7 @@ class _GroupPlanner:
     def rollups(self) -> list[StoredRollup]:
         """One :class:`StoredRollup` per stretch of days."""
         return [
-            StoredRollup(self._instrument, self._base, window, timeframes)
+            StoredRollup(self.instrument, self._base, window, timeframes)
             # Never bridged: the base bars of a day in between may never have been asked for.
             for _, _, window, timeframes in self._windows(self._to_roll_up, bridge=False)
         ]

@@ -30,6 +30,7 @@ from marketdata_assets.polygon.errors import (
     NotFoundError,
     PolygonError,
 )
+from marketdata_assets.polygon.grouped import DayRequest, bars_of_day
 from marketdata_assets.polygon.limiter import NoLimit, RateLimiter, bucket_of
 from marketdata_assets.polygon.parser import PageRows
 from marketdata_assets.polygon.request import FetchRecord, FetchRequest
@@ -68,15 +69,30 @@ class PageFetched:
 
 
 @dataclass(frozen=True, slots=True)
+class DayFetched:
+    """A page of a market's day arrived. ``frame`` has ``grouped.DAY_SCHEMA``: the bars of the request's symbols alone.
+
+    ``record.bars`` counts every row of the page. ``rows`` are those of the page as the vendor wrote them.
+    """
+
+    request: DayRequest
+    frame: pl.DataFrame
+    record: FetchRecord
+    is_last: bool
+    rows: PageRows = field(default_factory=PageRows)
+
+
+@dataclass(frozen=True, slots=True)
 class RequestFailed:
     """A request ended without its remaining pages; the others go on."""
 
-    request: FetchRequest
+    request: FetchRequest | DayRequest
     error: PolygonError
     record: FetchRecord
 
 
-FetchEvent = PageFetched | RequestFailed
+FetchEvent = PageFetched | DayFetched | RequestFailed
+BarRequest = FetchRequest | DayRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +133,7 @@ class Vendor(Protocol):
         """Whether the vendor is on this machine, which only a simulator is."""
 
     def stream(
-        self, requests: Sequence[FetchRequest], *, database_url: str | None = None
+        self, requests: Sequence[BarRequest], *, database_url: str | None = None
     ) -> Generator[FetchEvent]:
         """Fetch ``requests``, as :func:`stream`."""
 
@@ -132,7 +148,7 @@ class Vendor(Protocol):
         """Find those of ``instruments`` that the vendor's directory does not have, as :func:`unlisted`."""
 
 
-def stream(plan: FetchPlan, requests: Sequence[FetchRequest]) -> Generator[FetchEvent]:
+def stream(plan: FetchPlan, requests: Sequence[BarRequest]) -> Generator[FetchEvent]:
     """Fetch ``requests``, up to ``concurrency`` at once; the pages of one request come in order.
 
     Only a few pages are held, however long the caller takes. Closing the generator stops everything.
@@ -177,7 +193,7 @@ def fetch_range(
         for event in events:
             if isinstance(event, RequestFailed):
                 raise event.error
-            frames.append(event.frame)
+            frames.append(event.frame.select(VENDOR_SCHEMA.names()))
     opens = pl.col("time")
     return (
         pl.concat(frames)
@@ -381,24 +397,39 @@ async def _look_up(
     await channel.put((instrument, is_listed))
 
 
-async def _fetch(channel: _Channel[FetchEvent], client: PolygonClient, request: FetchRequest) -> None:
+async def _fetch(channel: _Channel[FetchEvent], client: PolygonClient, request: BarRequest) -> None:
+    fetch = (
+        _fetch_day(channel, client, request)
+        if isinstance(request, DayRequest)
+        else _fetch_range(channel, client, request)
+    )
+    try:
+        await fetch
+    except PolygonError as error:
+        if error.record is not None:
+            await channel.put(RequestFailed(request, error, error.record))
+        if error.record is None or isinstance(error, AuthenticationError):
+            raise
+
+
+async def _fetch_range(channel: _Channel[FetchEvent], client: PolygonClient, request: FetchRequest) -> None:
     calendar = calendar_of(request.asset_class)
     ticker = vendor_ticker(request.symbol, request.asset_class)
     pages = client.aggregates(ticker, request.base, request.window, symbol=request.symbol, calendar=calendar)
     begun = False
     async with contextlib.aclosing(pages):
-        try:
-            async for page in pages:
-                notice = None
-                first = page.frame["time"].min()
-                if not begun and isinstance(first, datetime):
-                    begun = True
-                    notice = history_cut(request.window, first, calendar, symbol=request.symbol)
-                await channel.put(
-                    PageFetched(request, page.frame, page.record, page.is_last, notice, page.rows)
-                )
-        except PolygonError as error:
-            if error.record is not None:
-                await channel.put(RequestFailed(request, error, error.record))
-            if error.record is None or isinstance(error, AuthenticationError):
-                raise
+        async for page in pages:
+            notice = None
+            first = page.frame["time"].min()
+            if not begun and isinstance(first, datetime):
+                begun = True
+                notice = history_cut(request.window, first, calendar, symbol=request.symbol)
+            await channel.put(PageFetched(request, page.frame, page.record, page.is_last, notice, page.rows))
+
+
+async def _fetch_day(channel: _Channel[FetchEvent], client: PolygonClient, request: DayRequest) -> None:
+    async with contextlib.aclosing(client.market_day(request)) as pages:
+        async for page in pages:
+            # Of a page of ten thousand tickers, only what was asked for goes on.
+            bars = bars_of_day(page.frame, request)
+            await channel.put(DayFetched(request, bars, page.record, page.is_last, page.rows))

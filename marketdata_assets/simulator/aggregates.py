@@ -216,12 +216,12 @@ def _read(
 def _rolled(source: BarSource, query: AggregatesQuery, base: Bars, now_ms: int) -> Bars:
     grid = query.grid
     if query.adjusted:
-        base = _adjusted(source, query.ticker, base, now_ms, grid.timezone)
+        base = adjusted_bars(source, query.ticker, base, now_ms, grid.timezone)
     is_base = grid.multiplier == 1 and grid.timespan in ("minute", "day")
     return base if is_base else roll(base, grid.starts(base.time))
 
 
-def _adjusted(source: BarSource, ticker: str, bars: Bars, now_ms: int, timezone: ZoneInfo) -> Bars:
+def adjusted_bars(source: BarSource, ticker: str, bars: Bars, now_ms: int, timezone: ZoneInfo) -> Bars:
     """Split-adjusted as of now: a bar before the execution date is restated in the new shares."""
     effective = [
         (midnight_ms(day_number(split.execution_date), timezone), split.split_from / split.split_to)

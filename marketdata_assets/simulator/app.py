@@ -41,9 +41,10 @@ from marketdata_assets.simulator.answers import (
     too_many_requests,
     unknown_key,
 )
-from marketdata_assets.simulator.bars import encode
+from marketdata_assets.simulator.bars import Bars, encode
 from marketdata_assets.simulator.config import SimulatorConfig
-from marketdata_assets.simulator.faults import Asked, Fault, FaultKind, FaultPlan, fault_of
+from marketdata_assets.simulator.faults import BAR_FAULTS, Asked, Fault, FaultKind, FaultPlan, fault_of
+from marketdata_assets.simulator.grouped import MarketDays, day_rows, read_day_query
 from marketdata_assets.simulator.instruments import hashed
 from marketdata_assets.simulator.limiter import SlidingWindow
 from marketdata_assets.simulator.log import RequestRecord, key_id_of
@@ -70,6 +71,7 @@ class Simulator:
         self.config = config
         self.source: BarSource = Replay(config.replay) if config.replay else Market(config)
         self.requests: list[RequestRecord] = []
+        self._days = MarketDays(self.source, config)
         self._limiter = SlidingWindow(config.requests_per_minute, config.monotonic)
         self._started = config.monotonic()
         self.faults = FaultPlan(config.faults, config.seed, self._started)
@@ -125,21 +127,33 @@ class Simulator:
             self.config.monotonic(),
         )
         record.faults = [fault.kind.value for fault in faults]
+        # A fault of one ticker fails no day of all of them.
+        is_market = "market" in request.path_params
         for fault in faults:
+            if is_market and fault.ticker is not None:
+                continue
             spoilt = await self._failure(request, fault)
             if spoilt is not None:
                 return spoilt
         request.state.faults = faults
+        named = request.query_params.get("ticker.any_of", "").split(",")
+        self._days.remember({*named, record.ticker or ""} - {""})
         response = answer(self, request, record)
-        if any(fault.kind is FaultKind.TRUNCATED_JSON for fault in faults):
+        if any(
+            fault.kind is FaultKind.TRUNCATED_JSON and not (is_market and fault.ticker is not None)
+            for fault in faults
+        ):
             return Response(bytes(response.body)[: len(response.body) // 2], media_type=_JSON)
         return response
 
     def _asked_by(self, request: Request) -> Asked | None:
         """The window that a request for bars asks about, or None for any other or unreadable one."""
-        if "timespan" not in request.path_params:
-            return None
         try:
+            if "market" in request.path_params:
+                day = read_day_query(request.path_params, request.query_params)
+                return Asked(*day.edges_ms, "day", is_market=True)
+            if "timespan" not in request.path_params:
+                return None
             query = self.query_of(request)
         except Refusal:
             return None
@@ -203,6 +217,37 @@ class Simulator:
         )
         record.base_bars = page.base_bars
         return Response(self._page_body(request, record, query, page, asset_class), media_type=_JSON)
+
+    def market_day(self, request: Request, record: RequestRecord) -> Response:
+        """``/v2/aggs/grouped/locale/{locale}/market/{market}/{date}``."""
+        query = read_day_query(request.path_params, request.query_params)
+        self._check_entitled(query.asset_class)
+        now = self.config.now()
+        start, end = query.edges_ms
+        if self.config.plan_history is not None and end <= milliseconds(now - self.config.plan_history):
+            raise outside_plan()
+        now_ms = milliseconds(now) - (DELAY_MS if self.config.delayed else 0)
+        faults: list[Fault] = request.state.faults
+        found = {
+            ticker: bars
+            for ticker, bars in self._days.bars(query, now_ms).items()
+            if not any(_loses(fault, ticker, start) for fault in faults)
+        }
+
+        def spoil(bars: Bars, ticker: str) -> list[dict[str, Any]] | None:
+            return self.faults.spoil([one for one in faults if one.ticker in (None, ticker)], bars, ticker)
+
+        rows = day_rows(found, query, spoil)
+        record.bars = record.base_bars = len(rows)
+        body: dict[str, Any] = {
+            "queryCount": len(rows),
+            "resultsCount": len(rows),
+            "adjusted": query.adjusted,
+        }
+        if rows or self.config.empty_results == "list":
+            body["results"] = rows
+        status = "DELAYED" if self.config.delayed else "OK"
+        return _json(body | {"status": status, "request_id": record.request_id, "count": len(rows)})
 
     def _page_body(
         self,
@@ -364,6 +409,7 @@ def create_app(config: SimulatorConfig | None = None) -> Starlette:
                 "/v2/aggs/ticker/{ticker}/range/{multiplier}/{timespan}/{from}/{to}",
                 Simulator.aggregates,
             ),
+            route("/v2/aggs/grouped/locale/{locale}/market/{market}/{date}", Simulator.market_day),
             route("/v3/reference/splits", Simulator.splits_v3),
             route("/v3/reference/dividends", Simulator.dividends_v3),
             route("/v3/reference/tickers", Simulator.tickers),
@@ -387,6 +433,19 @@ def _key_of(request: Request) -> tuple[str | None, bool]:
     in_url = request.query_params.get("apiKey")
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return (token if scheme.lower() == "bearer" and token else in_url), in_url is not None
+
+
+def _loses(fault: Fault, ticker: str, start_ms: int) -> bool:
+    """Whether ``fault`` takes away the day bar of ``ticker`` that opens at ``start_ms``."""
+    if fault.ticker not in (None, ticker):
+        return False
+    begins = milliseconds(fault.start) if fault.start else start_ms
+    if fault.kind is FaultKind.HISTORY_CUT:
+        return start_ms < begins
+    if fault.kind is FaultKind.LOST_HOURS:
+        return fault.end is not None and begins <= start_ms < milliseconds(fault.end)
+    # What fails the requests for a ticker: the vendor has no bar of it to send.
+    return fault.ticker is not None and fault.kind not in BAR_FAULTS
 
 
 def _json(body: object) -> Response:

@@ -36,6 +36,7 @@ class SimulatorConfig:
         empty_results: Whether an answer without bars leaves ``results`` out or sends ``[]``.
         foreign_next_url: ``next_url`` names the vendor's own host, which a client must not follow.
         next_url_keeps_adjusted: ``next_url`` repeats ``adjusted=false``; the vendor drops it.
+        tickers: Tickers that trade in a market's days besides the well-known ones and those that a request has named.
         unknown: Tickers that nobody lists.
         listed: First days by ticker, where they should differ from the tables.
         delisted: Last days by ticker.
@@ -60,6 +61,7 @@ class SimulatorConfig:
     empty_results: Literal["absent", "list"] = "absent"
     foreign_next_url: bool = False
     next_url_keeps_adjusted: bool = False
+    tickers: frozenset[str] = frozenset()
     unknown: frozenset[str] = frozenset()
     listed: Mapping[str, date] = field(default_factory=dict)
     delisted: Mapping[str, date] = field(default_factory=dict)

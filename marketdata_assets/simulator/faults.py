@@ -54,7 +54,7 @@ class Variant(StrEnum):
     OFF_GRID = "off_grid"
 
 
-_BARS = (FaultKind.DUPLICATED_BARS, FaultKind.OUT_OF_ORDER_BARS, FaultKind.INVALID_BARS)
+BAR_FAULTS = (FaultKind.DUPLICATED_BARS, FaultKind.OUT_OF_ORDER_BARS, FaultKind.INVALID_BARS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,8 @@ class Fault:
     Attributes:
         kind: What happens.
         rate: The share of requests (for bars: of bars) that are hit, 0 to 1.
-        ticker: Only requests for this ticker; None for all, reference endpoints included.
+        ticker: Only requests for this ticker; None for all, reference endpoints included. In a market's day, only the
+            bar of the ticker is hit: what fails its requests leaves it out.
         start: Only requests whose window reaches past this moment (for bars: bars from here on). Aware UTC.
         end: Only requests whose window begins before this moment (for bars: bars before it). Aware UTC.
         skip: How many matching requests are spared first.
@@ -116,6 +117,8 @@ class Asked(NamedTuple):
     start_ms: int
     end_ms: int
     base: Base
+    is_market: bool = False
+    """Whether it asks for every ticker of a market."""
 
 
 def parse_fault(text: str) -> Fault:
@@ -147,6 +150,15 @@ def fault_of(options: dict[str, Any]) -> Fault:
         message = f"fault {options.get('kind')!r} is wrong: {error}; kinds are {', '.join(FaultKind)}"
         raise ConfigurationError(message) from None
     return replace(fault, start=_aware(fault.start), end=_aware(fault.end))
+
+
+def _fails_ticker(fault: Fault) -> bool:
+    """Whether a fault fails requests for one ticker; in a market's day it only leaves the ticker out."""
+    return fault.ticker is not None and fault.kind not in (
+        *BAR_FAULTS,
+        FaultKind.LOST_HOURS,
+        FaultKind.HISTORY_CUT,
+    )
 
 
 def _spans_day(fault: Fault) -> bool:
@@ -186,23 +198,33 @@ class FaultPlan:
             fault
             for position, fault in enumerate(self.faults)
             if self._matches(fault, ticker, asked, now - self._started)
-            and self._draw(position, fault, address, attempt)
+            and self._draw(
+                position,
+                fault,
+                address,
+                attempt,
+                is_counted=not (asked and asked.is_market and _fails_ticker(fault)),
+            )
         ]
 
-    def _draw(self, position: int, fault: Fault, address: str, attempt: int) -> bool:
-        per_request = fault.kind not in _BARS
+    def _draw(self, position: int, fault: Fault, address: str, attempt: int, *, is_counted: bool) -> bool:
+        """Whether a matching fault hits a request, which ``skip`` and ``count`` count unless it is not one for the ticker."""
+        per_request = fault.kind not in BAR_FAULTS
         if per_request and fraction(self._seed, position, address, attempt) >= fault.rate:
             return False
-        self._seen[position] += 1
+        self._seen[position] += is_counted
         limit = fault.returns_after if fault.kind is FaultKind.LOST_HOURS else fault.count
-        if self._seen[position] <= fault.skip or (limit is not None and self._hits[position] >= limit):
+        if self._seen[position] + (not is_counted) <= fault.skip or (
+            limit is not None and self._hits[position] >= limit
+        ):
             return False
-        self._hits[position] += 1
+        self._hits[position] += is_counted
         return True
 
     @staticmethod
     def _matches(fault: Fault, ticker: str | None, asked: Asked | None, elapsed: float) -> bool:
-        if fault.ticker is not None and fault.ticker != ticker:
+        is_market = asked is not None and asked.is_market
+        if fault.ticker is not None and fault.ticker != ticker and not is_market:
             return False
         if elapsed < fault.active_from or (fault.active_until is not None and elapsed >= fault.active_until):
             return False
@@ -216,7 +238,7 @@ class FaultPlan:
 
     def spoil(self, faults: Sequence[Fault], bars: Bars, ticker: str) -> list[dict[str, Any]] | None:
         """``bars`` as rows, damaged as ``faults`` say; None when no fault damages bars."""
-        wanted = [fault for fault in faults if fault.kind in _BARS]
+        wanted = [fault for fault in faults if fault.kind in BAR_FAULTS]
         if not wanted:
             return None
         rows: list[dict[str, Any]] = bars.frame().to_dicts()

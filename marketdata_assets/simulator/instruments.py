@@ -269,3 +269,8 @@ SPLITS: tuple[Split, ...] = tuple(
     )
 )  # fmt: skip
 """Well-known splits, reverse ones included."""
+
+KNOWN_TICKERS: frozenset[str] = frozenset(
+    {*_EQUITIES, *ETFS, *LISTED, *(split.ticker for split in SPLITS), *(f"X:{coin}USD" for coin in _COINS)}
+)
+"""Stocks, ETFs and crypto pairs that trade whether or not a request has named them."""

@@ -24,7 +24,7 @@ _REQUESTS: Final = """
 select count(*), coalesce(sum(pages), 0)::bigint, coalesce(sum(retries), 0)::bigint,
   coalesce(sum(waited_seconds), 0)::float8
 from fetch_log
-where run_id = any(%s)
+where run_id = any(%s) and not shared
 """
 _END: Final = """
 update backfill_history

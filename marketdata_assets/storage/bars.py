@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 from psycopg import sql
 
-from marketdata_assets.domain.bars import KEY, QUARANTINE_SCHEMA
+from marketdata_assets.domain.bars import BAR_SCHEMA, KEY, QUARANTINE_SCHEMA
 from marketdata_assets.domain.calendar import WEEK, calendar_of
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
@@ -80,11 +80,11 @@ where not c.covered @> excluded.covered
 _WRITE_FETCH_LOG: Final = """
 insert into fetch_log (
   id, symbol, base, window_start, window_end, timeframes, status, pages, bars, retries, rate_limited,
-  duration_seconds, waited_seconds, request_id, error, run_id, requested_at, finished_at
+  duration_seconds, waited_seconds, request_id, error, run_id, requested_at, shared, finished_at
 )
 values (
   %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
-  %s, %s, %s, %s, %s, %s, case when %s then clock_timestamp() end
+  %s, %s, %s, %s, %s, %s, %s, case when %s then clock_timestamp() end
 )
 on conflict (id) do update set
   status = excluded.status,
@@ -98,6 +98,14 @@ on conflict (id) do update set
   error = excluded.error,
   finished_at = excluded.finished_at
 """
+# A request without a page returned no bar.
+_CAME_BY_RANGE: Final = sql.SQL("""
+exists (
+  select from fetch_log f
+  where f.symbol = t.symbol and f.base = t.timeframe and not f.shared and f.pages > 0
+    and f.window_start <= t.time and f.window_end > t.time
+)
+""")
 _COVERAGE: Final = """
 select symbol, timeframe, lower(piece), upper(piece)
 from coverage, unnest(covered) as piece
@@ -154,7 +162,11 @@ _COUNT: Final = "select coalesce(sum(bars), 0)::bigint as bars from bar_counts"
 
 @dataclass(frozen=True, slots=True)
 class FetchLogEntry:
-    """A row of ``fetch_log``: one request to the vendor and its progress. Counts are totals so far."""
+    """A row of ``fetch_log``: one request to the vendor and its progress. Counts are totals so far.
+
+    A ``shared`` row stands for no request of its own: its answer came with whole days of a market, which have rows
+    under the name of the market.
+    """
 
     symbol: str
     base: Timeframe
@@ -171,6 +183,7 @@ class FetchLogEntry:
     request_id: str | None = None
     error: str | None = None
     run_id: str | None = None
+    shared: bool = False
     id: uuid.UUID = field(default_factory=uuid.uuid4)
 
 
@@ -184,6 +197,8 @@ class BarBatch:
         covered: The windows for which ``bars`` is complete, by series.
         fetches: The requests that the bars came from.
         blocked: Keys of partitions that are not recorded, whatever was stored.
+        day_bars: Day bars of whole markets, as ``BAR_SCHEMA``. They replace no bar that came by a range of its symbol.
+        differing: Receives the ``day_bars`` that differ from such a bar, when the batch is committed.
     """
 
     bars: pl.DataFrame
@@ -191,6 +206,8 @@ class BarBatch:
     covered: Mapping[Series, Sequence[Window]] = field(default_factory=dict)
     fetches: Sequence[FetchLogEntry] = ()
     blocked: Collection[str] = ()
+    day_bars: pl.DataFrame = field(default_factory=BAR_SCHEMA.to_frame)
+    differing: list[pl.DataFrame] = field(default_factory=list)
 
 
 def write_batch(database: Database, batch: BarBatch) -> MergeCounts:
@@ -205,19 +222,25 @@ def write_batch(database: Database, batch: BarBatch) -> MergeCounts:
         database.transaction(lambda session: ensure_months(session, months))
 
     def work(session: Session) -> MergeCounts:
-        # All locks in one sorted pass, before the merge takes its own: locks taken in two passes could deadlock.
-        lock_series(session, {*batch.covered, *_series_of(batch.bars), *_series_of(batch.quarantined)})
+        # All locks in one sorted pass, before the merges take their own: locks taken in two passes could deadlock.
+        rows = (batch.bars, batch.day_bars, batch.quarantined)
+        lock_series(session, {*batch.covered, *(series for frame in rows for series in _series_of(frame))})
         stored_at = read_clock(session)
         counts = merge(session, OHLCV, batch.bars, stored_at=stored_at)
+        if batch.day_bars.height:
+            counts += merge(session, OHLCV, batch.day_bars, stored_at=stored_at, keep=_CAME_BY_RANGE)
         _add_counts(session, counts.inserted_by_series)
         quarantined_from = _write_quarantine(session, batch.quarantined, stored_at)
         _mark_features_stale(session, counts.touched_from, quarantined_from)
         _add_coverage(session, batch.covered)
-        forget_pruned(session, batch.bars, batch.covered)
+        forget_pruned(session, pl.concat([batch.bars, batch.day_bars]), batch.covered)
         _write_fetch_log(session, batch.fetches)
         return counts
 
-    return database.transaction(work)
+    counts = database.transaction(work)
+    if counts.kept is not None:
+        batch.differing.append(counts.kept)
+    return counts
 
 
 def _series_of(bars: pl.DataFrame) -> list[Series]:
@@ -299,6 +322,7 @@ def _write_fetch_log(session: Session, fetches: Sequence[FetchLogEntry]) -> None
                     entry.error,
                     entry.run_id,
                     entry.requested_at,
+                    entry.shared,
                     entry.status != "partial",
                 )
                 for entry in fetches

@@ -16,13 +16,14 @@ import polars as pl
 import pyarrow as pa
 from psycopg import sql
 
+from marketdata_assets.domain.bars import KEY
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.locks import RETENTION, lock_all, lock_shared
 from marketdata_assets.storage.rows import by_series, fetch, moment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from psycopg import Cursor
@@ -75,6 +76,17 @@ group by 1, 2
 """)
 
 
+_KEPT: Final = sql.SQL("""
+select s.symbol, s.timeframe, s.time
+from pg_temp.stage s
+join {table} t
+  on t.symbol = s.symbol and t.timeframe = s.timeframe and t.time = s.time
+  and t.symbol = any(%(symbols)s) and t.timeframe = any(%(timeframes)s)
+  and t.time between %(first)s and %(last)s
+where ({old}) is distinct from ({new})
+""")
+
+
 @dataclass(frozen=True, slots=True)
 class MergeCounts:
     """The effect of a merge, in rows."""
@@ -85,6 +97,8 @@ class MergeCounts:
     inserted_by_series: Mapping[Series, int] = field(default_factory=Counter, compare=False)
     touched_from: Mapping[Series, datetime] = field(default_factory=dict, compare=False)
     """The time of each series' first row that was inserted or changed."""
+    kept: pl.DataFrame | None = field(default=None, compare=False)
+    """The rows of the frame that differ from a stored row that was to be kept; None without one."""
 
     def __add__(self, other: MergeCounts) -> MergeCounts:
         both = (self.touched_from, other.touched_from)
@@ -97,12 +111,21 @@ class MergeCounts:
                 series: min(times[series] for times in both if series in times)
                 for series in {*both[0], *both[1]}
             },
+            pl.concat(kept)
+            if (kept := [counts.kept for counts in (self, other) if counts.kept is not None])
+            else None,
         )
 
 
 class _Key(NamedTuple):
     symbol: str
     timeframe: str
+
+
+class _Place(NamedTuple):
+    symbol: str
+    timeframe: str
+    time: datetime
 
 
 class _Merged(NamedTuple):
@@ -135,11 +158,13 @@ def merge(
     frame: pl.DataFrame,
     *,
     stored_at: datetime | None = None,
+    keep: sql.SQL | None = None,
 ) -> MergeCounts:
     """Merge ``frame`` into ``table`` within the open transaction.
 
     ``stored_at`` is the time to store with every row. None stands for the present after the locks are taken, as the
-    transaction may have waited for them since it began.
+    transaction may have waited for them since it began. Stored rows ``t`` that fulfil the condition ``keep`` stay as
+    they are.
 
     Raises:
         FrameError: The frame does not fit the table; nothing was sent.
@@ -166,7 +191,7 @@ def merge(
     if fresh.height:
         _copy_stamped(session, table, fresh, at)
         rows = rows.join(occupied, on=["symbol", "timeframe"], how="semi")
-    return _count_copied(fresh) + _merge_staged(session, table, rows, at)
+    return _count_copied(fresh) + _merge_staged(session, table, rows, at, keep)
 
 
 def _copy_stamped(session: Session, table: Table, rows: pl.DataFrame, stored_at: datetime) -> None:
@@ -198,7 +223,9 @@ def _read_occupied(session: Session, table: Table, spans: pl.DataFrame) -> pl.Da
     return pl.DataFrame(found, schema={"symbol": pl.String, "timeframe": pl.String}, orient="row")
 
 
-def _merge_staged(session: Session, table: Table, rows: pl.DataFrame, stored_at: datetime) -> MergeCounts:
+def _merge_staged(
+    session: Session, table: Table, rows: pl.DataFrame, stored_at: datetime, keep: sql.SQL | None
+) -> MergeCounts:
     # Always with its schema, as the user may have a table of this name.
     stage = sql.Identifier("pg_temp", "stage")
     columns = sql.SQL(", ").join(
@@ -210,20 +237,28 @@ def _merge_staged(session: Session, table: Table, rows: pl.DataFrame, stored_at:
     session.execute(sql.SQL("drop table if exists {}").format(stage))
     session.execute(sql.SQL("create temporary table {} ({}) on commit drop").format(stage, columns))
     copy_rows(session.cursor(), stage, table.columns, rows)
+    values = {
+        "symbols": rows["symbol"].unique().to_list(),
+        "timeframes": rows["timeframe"].unique().to_list(),
+        "first": rows["time"].min(),
+        "last": rows["time"].max(),
+        "stored_at": stored_at,
+    }
     merged = fetch(
         session,
-        _merge_statement(table),
-        {
-            "symbols": rows["symbol"].unique().to_list(),
-            "timeframes": rows["timeframe"].unique().to_list(),
-            "first": rows["time"].min(),
-            "last": rows["time"].max(),
-            "stored_at": stored_at,
-        },
+        _merge_statement(table, keep),
+        values,
         row=by_series(_Merged),
         # A prepared statement could get a plan for any window, which prunes no partitions.
         prepare=False,
     )
+    kept = None
+    if keep is not None:
+        # What the merge left different is what it was to keep.
+        differing = fetch(session, _kept_statement(table), values, row=_Place, prepare=False)
+        if differing:
+            places = pl.DataFrame(differing, schema=rows.select(KEY).schema, orient="row")
+            kept = rows.join(places, on=KEY, how="semi")
     session.execute("set local enable_nestloop = on")
     inserted = sum(counts.inserted for _, counts in merged)
     changed = sum(counts.changed for _, counts in merged)
@@ -233,31 +268,45 @@ def _merge_staged(session: Session, table: Table, rows: pl.DataFrame, stored_at:
         rows.height - inserted - changed,
         {series: counts.inserted for series, counts in merged},
         {series: counts.first for series, counts in merged},
+        kept,
     )
 
 
-def _merge_statement(table: Table) -> sql.Composed:
-    def join_names(template: str, names: list[str]) -> sql.Composed:
-        return sql.SQL(", ").join(sql.SQL(template).format(name=sql.Identifier(name)) for name in names)
+def _join_names(template: str, names: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL(template).format(name=sql.Identifier(name)) for name in names)
 
+
+def _kept_statement(table: Table) -> sql.Composed:
+    """The keys of the staged rows that differ from the stored ones."""
+    return _KEPT.format(
+        table=sql.Identifier(table.name),
+        old=_join_names("t.{name}", table.values),
+        new=_join_names("coalesce(s.{name}, t.{name})", table.values),
+    )
+
+
+def _merge_statement(table: Table, keep: sql.SQL | None = None) -> sql.Composed:
     kept = [*table.columns, "stored_at"]
     # A value that is missing in an answer has not changed: a null does not replace a stored number.
-    given = join_names("coalesce(s.{name}, t.{name})", table.values)
+    given = _join_names("coalesce(s.{name}, t.{name})", table.values)
+    guards: list[sql.Composable] = []
+    if table.weight:
+        guards.append(sql.SQL(" and s.{name} >= t.{name}").format(name=sql.Identifier(table.weight)))
+    if keep is not None:
+        guards.append(sql.SQL(" and not {}").format(keep))
     merged = _MERGE.format(
         table=sql.Identifier(table.name),
-        old=join_names("t.{name}", table.values),
+        old=_join_names("t.{name}", table.values),
         new=given,
-        guard=sql.SQL(" and s.{name} >= t.{name}").format(name=sql.Identifier(table.weight))
-        if table.weight
-        else sql.SQL(""),
-        update=sql.SQL("({}) = row({})").format(join_names("{name}", table.values), given),
-        columns=join_names("{name}", table.columns),
-        row=join_names("s.{name}", table.columns),
-        kept=join_names("old.{name}", kept),
+        guard=sql.Composed(guards),
+        update=sql.SQL("({}) = row({})").format(_join_names("{name}", table.values), given),
+        columns=_join_names("{name}", table.columns),
+        row=_join_names("s.{name}", table.columns),
+        kept=_join_names("old.{name}", kept),
     )
     revised = sql.Composed([])
     if table.revisions is not None:
-        revised = _REVISE.format(revisions=sql.Identifier(table.revisions), kept=join_names("{name}", kept))
+        revised = _REVISE.format(revisions=sql.Identifier(table.revisions), kept=_join_names("{name}", kept))
     return _COUNT_MERGED.format(merged=merged, revised=revised)
 
 

@@ -57,7 +57,7 @@ with counted as (
     f.requested_at >= %(month)s as is_of_this_month,
     coalesce(f.finished_at, f.requested_at) > %(recent)s as is_recent
   from fetch_log f
-  where f.requested_at >= least(%(month)s::timestamptz, %(long)s) and f.requested_at <= %(now)s
+  where f.requested_at >= least(%(month)s::timestamptz, %(long)s) and f.requested_at <= %(now)s and not f.shared
 )
 select
   coalesce(sum(requests) filter (where is_of_today), 0)::bigint,
@@ -73,7 +73,7 @@ _BUSIEST: Final = """
 select date_trunc('minute', f.requested_at, 'UTC'),
   sum(f.pages + f.retries + (f.status = 'failed')::int)::bigint as requests
 from fetch_log f
-where f.requested_at >= %(day)s and f.requested_at <= %(now)s
+where f.requested_at >= %(day)s and f.requested_at <= %(now)s and not f.shared
 group by 1
 order by 2 desc, 1
 limit 1

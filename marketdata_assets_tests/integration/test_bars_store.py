@@ -306,3 +306,22 @@ def test_a_connection_lost_in_the_middle_costs_one_retry(
     assert len(set(merged)) == 2
     written = [5, 1, 1, 1, 0] if losses == 1 else [0] * 5
     assert list(counts(database).values()) == written
+
+
+def test_requests_of_the_former_schema_stay_requests_of_their_own(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    [shared] = sql_folder().glob("*_shared_answers.sql")
+    for file in sorted(sql_folder().glob("*.sql")):
+        if file.name < shared.name:
+            shutil.copy(file, tmp_path)
+    migrate(empty_database_url, tmp_path)
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute(
+            "insert into fetch_log (id, symbol, base, window_start, window_end, timeframes, status, pages, bars, retries,"
+            " duration_seconds, waited_seconds) values (gen_random_uuid(), 'AAPL', '1d', '2024-01-02 05:00Z',"
+            " '2024-01-03 05:00Z', '{1d}', 'ok', 1, 1, 0, 0.1, 0)"
+        )
+    migrate(empty_database_url)
+    with Database(empty_database_url) as upgraded:
+        assert upgraded.read_frame("select symbol, shared from fetch_log").rows() == [("AAPL", False)]

@@ -52,6 +52,20 @@ def test_a_client_that_forgets_adjusted_gets_adjusted_bars_from_page_two(
     assert paged[9].close / paged[10].close == pytest.approx(4, rel=0.2)
 
 
+@pytest.mark.parametrize(
+    ("where", "ticker", "moved"),
+    [
+        ({}, "SPY", 16 * 3_600_000),
+        ({"locale": "global", "market_type": "crypto"}, "X:BTCUSD", 24 * 3_600_000 - 1),
+    ],
+)
+def test_whole_days_of_a_market(client: Any, where: dict[str, str], ticker: str, moved: int) -> None:  # noqa: ANN401  # as above
+    bars = {bar.ticker: bar for bar in client.get_grouped_daily_aggs("2024-03-06", adjusted=False, **where)}
+    [alone] = client.get_aggs(ticker, 1, "day", "2024-03-06", "2024-03-06", adjusted=False)
+    assert bars[ticker].timestamp == alone.timestamp + moved
+    assert (bars[ticker].close, bars[ticker].volume) == (alone.close, alone.volume)
+
+
 def test_splits_over_several_pages(client: Any, vendor: SimulatorHandle) -> None:  # noqa: ANN401  # as above
     splits = list(client.list_splits(execution_date_gte="2014-01-01", sort="execution_date", order="asc"))
     assert len(vendor.requests) == 2

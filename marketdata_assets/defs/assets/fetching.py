@@ -20,5 +20,6 @@ def request_metadata(report: IngestReport) -> dict[str, MetadataValue]:
         "run_requests": MetadataValue.int(report.requests),
         "run_pages": MetadataValue.int(report.pages),
         "run_retries": MetadataValue.int(report.retries),
+        "run_bars_differing_from_range": MetadataValue.int(len(report.differs_from_range)),
         "run_seconds_waited_for_limit": MetadataValue.float(round(report.waited_seconds, 3)),
     }

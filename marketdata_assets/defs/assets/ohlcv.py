@@ -1,7 +1,6 @@
 """The ``ohlcv`` asset: bars of every series, fetched or rolled up, one partition per day and series."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,7 +25,7 @@ from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.domain.bars import BAR_SCHEMA
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.partitions import days_by_series, parse_key
-from marketdata_assets.domain.wording import join_first
+from marketdata_assets.domain.wording import join_first, name_first
 from marketdata_assets.pipeline.fetching import ingest_batches, instruments_of, unknown_symbols
 from marketdata_assets.pipeline.ingest import Ingest, IngestReport
 from marketdata_assets.polygon.planner import plan
@@ -45,6 +44,8 @@ FAILED_SYMBOLS = "failed_symbols"
 """Metadata: the symbols whose requests failed, as a JSON array."""
 FAILURE_REASONS = "failure_reasons"
 """Metadata: why, one line for each of them, as a JSON object."""
+
+_NAMED = 20
 
 
 class OhlcvConfig(Config):
@@ -116,12 +117,12 @@ def _batches(
             "%d series over %d days: %d requests (at most %d pages), %d windows rolled up from stored bars",
             len(days),
             len({day for series_days in days.values() for day in series_days}),
-            len(planned.fetches),
+            len(planned.requests),
             planned.pages,
             len(planned.rollups),
         )
         if not config.ask_vendor:
-            planned = replace(planned, fetches=())
+            planned = planned.without_requests()
         ingest = Ingest(planned, now=now, coverage=coverage, run_id=context.run.run_id)
         yield from ingest_batches(database, polygon, ingest)
         report = ingest.report
@@ -138,8 +139,8 @@ def _batches(
     failed = set(report.failed_symbols)
     if not config.keep_going or failed >= {one.symbol for one in days}:
         raise _failure(report)
-    for request in report.failures:
-        context.log.error("%s", request.error)
+    for reason in dict.fromkeys(str(failed.error) for failed in report.failures):
+        context.log.error("%s", reason)
     context.add_asset_metadata(_failure_metadata(report))
     yield BarBatch(
         BAR_SCHEMA.to_frame(),
@@ -148,9 +149,11 @@ def _batches(
 
 
 def _failure(report: IngestReport) -> Failure:
-    shown = join_first([str(failed.error) for failed in report.failures], 3)
+    # A whole day of a market that fails has one reason for all of its symbols.
+    shown = join_first(list(dict.fromkeys(str(failed.error) for failed in report.failures)), 3)
+    names = name_first(report.failed_symbols, _NAMED)
     return Failure(
-        description=f"{', '.join(report.failed_symbols)} failed, every other symbol is stored: {shown}",
+        description=f"{names} failed, every other symbol is stored: {shown}",
         metadata={**request_metadata(report), **_failure_metadata(report)},
         allow_retries=False,
     )
@@ -162,5 +165,5 @@ def _failure_metadata(report: IngestReport) -> dict[str, MetadataValue]:
         FAILURE_REASONS: MetadataValue.json(
             {failed.series.symbol: str(failed.error) for failed in reversed(report.failures)}
         ),
-        "errors": MetadataValue.json([str(failed.error) for failed in report.failures]),
+        "errors": MetadataValue.json(list(dict.fromkeys(str(failed.error) for failed in report.failures))),
     }

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.actions import ActionKind
     from marketdata_assets.domain.series import AssetClass, Instrument
     from marketdata_assets.domain.timeframe import Timeframe
-    from marketdata_assets.polygon.request import FetchRequest
-    from marketdata_assets.polygon.vendor import FetchEvent, ListedActions
+    from marketdata_assets.polygon.vendor import BarRequest, FetchEvent, ListedActions
 
 
 class PolygonResource(ConfigurableResource[None]):
@@ -69,7 +68,7 @@ class PolygonResource(ConfigurableResource[None]):
         return self
 
     def stream(
-        self, requests: Sequence[FetchRequest], *, database_url: str | None = None
+        self, requests: Sequence[BarRequest], *, database_url: str | None = None
     ) -> Generator[FetchEvent]:
         """Fetch ``requests``, up to ``concurrency`` at once; the pages of one request come in order.
 

@@ -15,9 +15,12 @@ from marketdata_assets.domain.windows import Window, difference, union
 from marketdata_assets.polygon.planner import (
     PAGE_BARS,
     Plan,
+    _plan_groups,
+    cheapest_ranges,
     fewest_pages,
     pages_of,
     plan,
+    plan_again,
 )
 from marketdata_assets_tests.examples import examples
 from marketdata_assets_tests.unit.frames import at, days_window
@@ -408,3 +411,146 @@ def test_what_a_plan_brought_is_not_planned_again(
             coverage[Series(instrument.symbol, timeframe)].append(window)
     again = plan({instrument: timeframes}, days, coverage, now=LONG_AFTER, correction_sessions=0)
     assert again == Plan()
+
+
+# Days of whole markets
+
+STOCKS = [Instrument(symbol, AssetClass.STOCK) for symbol in ("A", "B", "C", "D", "E")]
+ETF, INDEX = Instrument("SPY", AssetClass.ETF), Instrument("VIX", AssetClass.INDEX)
+PAIRS = [Instrument(symbol, AssetClass.CRYPTO) for symbol in ("BTC-USD", "ETH-USD", "SOL-USD")]
+MARKETS: list[list[Instrument]] = [[*STOCKS, ETF], PAIRS]
+
+
+def test_many_symbols_come_by_days_and_few_by_ranges() -> None:
+    days = [date(2024, 7, 1), date(2024, 7, 2)]
+    planned = plan({key: [D1, M1] for key in [*STOCKS, ETF, INDEX]}, days, NOTHING, now=LONG_AFTER)
+    assert [(str(one), one.symbols) for one in planned.days] == [
+        (f"stocks on {day}", ("A", "B", "C", "D", "E", "SPY")) for day in days
+    ]
+    assert [(one.request.symbol, one.request.base) for one in planned.fetches if one.request.base is D1] == [
+        ("VIX", D1)
+    ]
+    few = plan({key: [D1] for key in STOCKS[:2]}, days, NOTHING, now=LONG_AFTER)
+    assert (few.days, len(few.fetches)) == ((), 2)
+
+
+def test_a_new_symbol_comes_by_its_range_and_the_others_by_days() -> None:
+    days = day_range(date(2024, 6, 3), date(2024, 7, 5))
+    covered = [days_window(XNYS, days[0], date(2024, 7, 2))]
+    planned = plan(
+        {key: [D1] for key in STOCKS},
+        days,
+        {Series(one.symbol, D1): covered for one in STOCKS[1:]},
+        now=at("2024-07-06T12:00"),
+        correction_sessions=0,
+    )
+    assert [one.request.symbol for one in planned.fetches] == ["A"]
+    assert [(one.day, one.symbols) for one in planned.days] == [
+        (day, ("B", "C", "D", "E")) for day in (date(2024, 7, 3), date(2024, 7, 5))
+    ]
+
+
+def test_a_symbol_of_which_no_day_bar_is_kept_comes_by_its_range() -> None:
+    sunday = date(2024, 6, 23)
+    planned = plan({key: [W1] for key in [*STOCKS, ETF]}, [sunday], NOTHING, now=LONG_AFTER)
+    assert (planned.days, len(planned.fetches)) == ((), 6)
+    planned = plan(
+        {key: [W1] for key in [*STOCKS, ETF]},
+        [sunday],
+        NOTHING,
+        now=LONG_AFTER,
+        tracked={key: [D1, W1] for key in [*STOCKS, ETF]},
+    )
+    assert (len(planned.days), len(planned.fetches), len(planned.replaced)) == (5, 0, 6)
+
+
+def test_what_a_gap_lacks_is_requested_by_ranges() -> None:
+    window = XNYS.day_window(date(2024, 7, 1))
+    planned = plan_again({one: {D1: [window]} for one in STOCKS}, now=LONG_AFTER)
+    assert (planned.days, len(planned.fetches)) == ((), len(STOCKS))
+
+
+Wanted = tuple[dict[Instrument, list[Timeframe]], list[date], dict[Series, list[Window]], datetime]
+
+
+@st.composite
+def markets(draw: st.DrawFn) -> Wanted:
+    """Symbols of one market, each covered in some stretches of a fortnight, and some of its days."""
+    instruments = draw(st.sampled_from(MARKETS))
+    chosen = draw(st.lists(st.sampled_from(instruments), unique=True, max_size=len(instruments)))
+    calendar = calendar_of(instruments[0].asset_class)
+    first = draw(st.sampled_from(FIRST_DAYS))
+    last = 16
+    days = sorted(draw(st.sets(st.integers(0, last))))
+    covered = {}
+    for instrument in chosen:
+        edges = sorted(draw(st.sets(st.integers(0, last), max_size=4)))
+        covered[Series(instrument.symbol, D1)] = [
+            days_window(calendar, first + timedelta(days=start), first + timedelta(days=end))
+            for start, end in zip(edges[::2], edges[1::2], strict=False)
+        ]
+    now = calendar.day_start(first) + timedelta(hours=draw(st.integers(0, 24 * (last + 3))))
+    timeframes = {one: draw(st.sampled_from([[D1], [D1, W1]])) for one in chosen}
+    return timeframes, [first + timedelta(days=n) for n in days], covered, now
+
+
+def needed_cells(wanted: Wanted, *, force: bool) -> set[tuple[str, date]]:
+    """The (symbol, day) of which a day bar has to come: what each symbol needs that is planned alone."""
+    timeframes, days, covered, now = wanted
+    cells = set()
+    for instrument, own in timeframes.items():
+        alone = _plan_groups(
+            {instrument: own}, days, covered, now=now, force=force, correction_sessions=3, tracked=None
+        )
+        cells |= {(instrument.symbol, day) for planner in alone for day in planner.wanted_days}
+    return cells
+
+
+@examples(200)
+@given(markets(), st.booleans())
+def test_days_and_ranges_bring_what_ranges_alone_bring_with_no_more_requests(
+    wanted: Wanted,
+    force: bool,  # noqa: FBT001 - drawn by Hypothesis
+) -> None:
+    timeframes, days, covered, now = wanted
+    planned = plan(timeframes, days, covered, now=now, force=force)
+    cells = needed_cells(wanted, force=force)
+    by_days = {(symbol, one.day) for one in planned.days for symbol in one.symbols}
+    by_ranges = {
+        (fetch.request.symbol, day)
+        for fetch in planned.fetches
+        for day in {day for _, day in cells}
+        if fetch.request.window.covers(calendar_of(fetch.request.asset_class).day_window(day))
+    }
+    # A symbol comes in one way, with all that it needs and, by days, with nothing else.
+    assert by_days <= cells
+    assert cells <= by_days | by_ranges
+    assert not {symbol for symbol, _ in by_days} & {fetch.request.symbol for fetch in planned.fetches}
+    assert {fetch.request.symbol for fetch in planned.replaced} == {symbol for symbol, _ in by_days}
+    needed = {symbol for symbol, _ in cells}
+    requests = len(planned.requests)
+    assert requests <= min(len(needed), len({day for _, day in cells}))
+    assert planned.pages == requests
+    for one in planned.days:
+        assert one.market.calendar.is_session(one.day)
+        assert one.window.end - one.market.calendar.idle_before_midnight <= now
+    assert list(planned.days) == sorted(planned.days, key=lambda one: one.day)
+    assert planned == plan(timeframes, days, covered, now=now, force=force)
+
+
+@given(
+    st.dictionaries(
+        st.sets(st.integers(1, 6), min_size=1).map(
+            lambda numbers: tuple(date(2024, 7, number) for number in sorted(numbers))
+        ),
+        st.integers(1, 5),
+        max_size=6,
+    )
+)
+def test_ranges_are_chosen_so_that_requests_are_no_more_than_either_way(
+    costs: dict[tuple[date, ...], int],
+) -> None:
+    ranges = cheapest_ranges(costs)
+    days = {day for chosen in costs.keys() - ranges for day in chosen}
+    total = sum(costs[chosen] for chosen in ranges) + len(days)
+    assert total <= min(sum(costs.values()), len({day for chosen in costs for day in chosen}))
