@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.connection import Database
 
 
-def vendor_events(
+def fetch_events(
     polygon: Vendor, requests: Sequence[BarRequest], database: Database
 ) -> Generator[FetchEvent]:
     """Yield the events of ``requests``; the first page decides whether the store holds real or simulated bars."""
@@ -51,13 +51,13 @@ def ingest_batches(database: Database, polygon: Vendor, ingest: Ingest) -> Itera
     def read_bars(series: Series, window: Window) -> pl.DataFrame:
         return read_rows(database, OHLCV, {series: [window]})
 
-    with closing(vendor_events(polygon, ingest.requests, database)) as events:
+    with closing(fetch_events(polygon, ingest.requests, database)) as events:
         yield from ingest.batches(
-            events, read_bars, lambda requests: vendor_events(polygon, requests, database)
+            events, read_bars, lambda requests: fetch_events(polygon, requests, database)
         )
 
 
-def instruments_of(
+def group_by_instrument(
     database: Database, series: Iterable[Series]
 ) -> tuple[dict[Instrument, list[Timeframe]], dict[Instrument, tuple[Timeframe, ...]]]:
     """Return the timeframes of ``series`` by instrument, and the timeframes that each instrument is tracked in.
@@ -77,7 +77,7 @@ def instruments_of(
     return wanted, tracked
 
 
-def unknown_symbols(
+def find_unknown_symbols(
     polygon: Vendor,
     database: Database,
     report: IngestReport,

@@ -31,9 +31,9 @@ from marketdata_assets.domain.scans import (
     widen_to_gaps,
 )
 from marketdata_assets.domain.series import Instrument, Series, with_siblings
-from marketdata_assets.pipeline.fetching import ingest_batches, instruments_of
+from marketdata_assets.pipeline.fetching import group_by_instrument, ingest_batches
 from marketdata_assets.pipeline.ingest import Ingest, IngestReport
-from marketdata_assets.polygon.planner import Plan, plan_again
+from marketdata_assets.polygon.planner import Plan, plan_refetches
 from marketdata_assets.storage.bars import read_coverage, write_batch
 from marketdata_assets.storage.gaps import (
     database_time,
@@ -128,7 +128,7 @@ def report_gaps(
     Only one scan of a series runs at a time: a second one waits, and finds what the first one wrote.
     """
     outcome = GapOutcome()
-    wanted, tracked = instruments_of(database, days)
+    wanted, tracked = group_by_instrument(database, days)
     for chunk in plan_chunks(days, wanted, tracked):
         with exclusive_scan(database, chunk.windows):
             # Read before the first bar: the scan may miss bars that are stored from here on.
@@ -193,7 +193,7 @@ def plan_refetch(
     for series, windows in open_windows(scan).items():
         instrument = Instrument(series.symbol, chunk.classes[series])
         missing.setdefault(instrument, {})[series.timeframe] = windows
-    return plan_again(missing, now=now, tracked=tracked)
+    return plan_refetches(missing, now=now, tracked=tracked)
 
 
 def fetch_missing(

@@ -281,7 +281,7 @@ class Ingest:
         self.report.pages += 1
         self.report.rows_fetched += event.frame.height
         progress.log = log = replace(log, pages=log.pages + 1, bars=log.bars + event.frame.height)
-        progress.rows.append(_with_sources(event.frame, event.rows, event.record.page, event.frame["row"]))
+        progress.rows.append(_add_sources(event.frame, event.rows, event.record.page, event.frame["row"]))
         progress.rows_of_all += event.record.bars
         progress.pages[event.record.page] = event.rows
         if not event.is_last:
@@ -298,7 +298,7 @@ class Ingest:
         bars = keep_closed(screened.bars, Timeframe.D1, calendar, self._now)
         if screened.quarantined.height:
             self._days.quarantine(screened.quarantined.select("symbol", "rule").iter_rows())
-            self._pending.quarantine(_with_texts(screened, progress.pages))
+            self._pending.quarantine(_add_texts(screened, progress.pages))
         present = bars["symbol"].to_list()
         self._days.answer(request, progress.log.requested_at, present)
         begins = start_of_history(request.window.start, calendar)
@@ -435,7 +435,7 @@ class Ingest:
         for fetch in self._plan.replaced:
             request = fetch.request
             calendar = calendar_of(request.asset_class)
-            window = _whole_weeks(request.window, calendar)
+            window = _complete_weeks(request.window, calendar)
             if Timeframe.W1 not in fetch.timeframes or request.symbol in self._by_ranges or window is None:
                 continue
             base = Series(request.symbol, Timeframe.D1)
@@ -482,7 +482,7 @@ class Ingest:
         opens = event.frame["time"]
         late = opens.is_between(request.window.start, progress.position, closed="left")
         progress.late_rows += opens.filter(late).len()
-        progress.carried = pl.concat([progress.carried, _with_sources(event.frame, event.rows, record.page)])
+        progress.carried = pl.concat([progress.carried, _add_sources(event.frame, event.rows, record.page)])
         progress.pages[record.page] = event.rows
         self._advance(progress, is_last=event.is_last)
         if not event.is_last:
@@ -490,7 +490,7 @@ class Ingest:
             return
         if not progress.log.bars:
             self.report.empty.append(request)
-        error = _unsound(progress)
+        error = _find_fault(progress)
         if error is not None:
             self.report.failures.append(FailedRequest(series, request.window, error))
             self._end(progress, replace(progress.log, status="failed", error=str(error)))
@@ -553,7 +553,7 @@ class Ingest:
             progress.quarantined[rule] = progress.quarantined.get(rule, 0) + count
         progress.bars += screened.bars.height
         progress.position = boundary
-        self._pending.quarantine(_with_texts(screened, progress.pages))
+        self._pending.quarantine(_add_texts(screened, progress.pages))
         _forget_pages(progress)
         first = screened.bars["time"].min()
         if isinstance(first, datetime):
@@ -598,12 +598,12 @@ class Ingest:
             bucket_close(pl.col("time"), timeframe, calendar) <= window.end,
         )
         if timeframe is Timeframe.W1:
-            answered = [weeks for piece in answered if (weeks := _whole_weeks(piece, calendar))]
+            answered = [weeks for piece in answered if (weeks := _complete_weeks(piece, calendar))]
         self._pending.add(series, whole, answered)
         return whole.height
 
 
-def _with_sources(
+def _add_sources(
     frame: pl.DataFrame, rows: PageRows, page: int, positions: pl.Series | None = None
 ) -> pl.DataFrame:
     """Return the rows of a page with the columns of ``PAGE_SCHEMA`` that the page lacks.
@@ -618,7 +618,7 @@ def _with_sources(
     return frame.with_columns(fault=faults, source=positions.cast(pl.UInt64) + (page << _PAGE_BITS))
 
 
-def _with_texts(screened: Screened, pages: Mapping[int, PageRows]) -> pl.DataFrame:
+def _add_texts(screened: Screened, pages: Mapping[int, PageRows]) -> pl.DataFrame:
     """Return the quarantined rows of ``screened``, each with the text that the vendor sent."""
     sources = screened.sources.to_list()
     by_page: dict[int, list[int]] = {}
@@ -658,7 +658,7 @@ def _last_closed_day(progress: _Progress, calendar: TradingCalendar) -> datetime
     return calendar.day_start(calendar.local_day(latest)) if isinstance(latest, datetime) else None
 
 
-def _whole_weeks(window: Window, calendar: TradingCalendar) -> Window | None:
+def _complete_weeks(window: Window, calendar: TradingCalendar) -> Window | None:
     """Return the part of ``window`` from its first to its last local Sunday 00:00, None when it has no whole week."""
     first = calendar.local_day(window.start - timedelta(microseconds=1)) + timedelta(days=1)
     last = calendar.local_day(window.end)
@@ -681,7 +681,7 @@ def _cut_into_chunks(rollup: StoredRollup) -> Iterator[Window]:
         start = end
 
 
-def _unsound(progress: _Progress) -> QuarantinedError | None:
+def _find_fault(progress: _Progress) -> QuarantinedError | None:
     """Why what arrived for a request cannot be relied on, or None."""
     request = progress.fetch.request
     if progress.late_rows:

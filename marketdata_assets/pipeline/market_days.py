@@ -1,7 +1,7 @@
 """What whole days of markets say of each symbol that was asked for, and what they leave open. Pure.
 
 An absent row says less than an empty range: the vendor leaves some tickers out of these days. So a symbol of which no
-bar is known is requested by its range as well, and a refetch because of a gap always is (``plan_again``).
+bar is known is requested by its range as well, and a refetch because of a gap always is (``plan_refetches``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from marketdata_assets.polygon.errors import (
     NotFoundError,
     RateLimitedError,
 )
-from marketdata_assets.polygon.grouped import days_between
+from marketdata_assets.polygon.grouped import stretches_of_days
 from marketdata_assets.storage.bars import FetchLogEntry
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class _Run:
 
     def windows(self) -> Iterator[Window]:
         """The windows of the days that were answered."""
-        for first, last in days_between(self.market.calendar, sorted(self.answered)):
+        for first, last in stretches_of_days(self.market.calendar, sorted(self.answered)):
             yield self.window(first, last)
 
     def window(self, first: date, last: date) -> Window:
@@ -81,7 +81,7 @@ class MarketDays:
         for request in plan.days:
             by_symbols[request.market, id(request.symbols)].append(request)
         for (market, _), requests in by_symbols.items():
-            for first, last in days_between(market.calendar, [one.day for one in requests]):
+            for first, last in stretches_of_days(market.calendar, [one.day for one in requests]):
                 run = _Run(market, requests[0].symbols, first, last)
                 self._runs.append(run)
                 self._run_of |= {one: run for one in requests if first <= one.day <= last}
@@ -129,7 +129,7 @@ class MarketDays:
         """The failed days, for the symbols that are not ``requested`` by ranges."""
         for run in self._runs:
             symbols = tuple(symbol for symbol in run.symbols if symbol not in requested)
-            for first, last in days_between(run.market.calendar, sorted(run.failed)) if symbols else ():
+            for first, last in stretches_of_days(run.market.calendar, sorted(run.failed)) if symbols else ():
                 window = run.window(first, last)
                 yield FailedDays(window, run.failed[first], symbols, run.requested_at or window.end)
 

@@ -43,9 +43,16 @@ from marketdata_assets.simulator.answers import (
 )
 from marketdata_assets.simulator.bars import Bars, encode
 from marketdata_assets.simulator.config import SimulatorConfig
-from marketdata_assets.simulator.faults import BAR_FAULTS, Asked, Fault, FaultKind, FaultPlan, fault_of
+from marketdata_assets.simulator.faults import (
+    BAR_FAULTS,
+    Fault,
+    FaultKind,
+    FaultPlan,
+    RequestedWindow,
+    fault_of,
+)
 from marketdata_assets.simulator.grouped import MarketDays, day_rows, read_day_query
-from marketdata_assets.simulator.instruments import hashed
+from marketdata_assets.simulator.instruments import hash_of
 from marketdata_assets.simulator.limiter import SlidingWindow
 from marketdata_assets.simulator.log import RequestRecord, key_id_of
 from marketdata_assets.simulator.market import Market
@@ -97,13 +104,13 @@ class Simulator:
             key_id=key_id_of(key),
             key_in_url=in_url,
             ticker=request.path_params.get("ticker", request.query_params.get("ticker")),
-            request_id=f"{hashed(self.config.seed, len(self.requests)):016x}" * 2,
+            request_id=f"{hash_of(self.config.seed, len(self.requests)):016x}" * 2,
         )
         self.requests.append(record)
         if self.config.latency:
             await asyncio.sleep(self.config.latency)
         try:
-            response = await self._admitted(request, record, key, answer)
+            response = await self._admit(request, record, key, answer)
         except Refusal as refusal:
             body = msgspec.json.encode({**refusal.body, "request_id": record.request_id})
             response = Response(body, refusal.status, refusal.headers, _JSON)
@@ -111,7 +118,7 @@ class Simulator:
         record.status = response.status_code
         return response
 
-    async def _admitted(
+    async def _admit(
         self, request: Request, record: RequestRecord, key: str | None, answer: _Answer
     ) -> Response:
         if not key or (self.config.api_keys is not None and key not in self.config.api_keys):
@@ -123,7 +130,7 @@ class Simulator:
         faults = self.faults.due(
             f"{record.path}?{sorted(record.params.items())}",
             record.ticker,
-            self._asked_by(request),
+            self._requested_window(request),
             self.config.monotonic(),
         )
         record.faults = [fault.kind.value for fault in faults]
@@ -146,18 +153,18 @@ class Simulator:
             return Response(bytes(response.body)[: len(response.body) // 2], media_type=_JSON)
         return response
 
-    def _asked_by(self, request: Request) -> Asked | None:
+    def _requested_window(self, request: Request) -> RequestedWindow | None:
         """The window that a request for bars asks about, or None for any other or unreadable one."""
         try:
             if "market" in request.path_params:
                 day = read_day_query(request.path_params, request.query_params)
-                return Asked(*day.edges_ms, "day", is_market=True)
+                return RequestedWindow(*day.edges_ms, "day", is_market=True)
             if "timespan" not in request.path_params:
                 return None
             query = self.query_of(request)
         except Refusal:
             return None
-        return Asked(query.start_ms, query.end_ms, query.grid.base)
+        return RequestedWindow(query.start_ms, query.end_ms, query.grid.base)
 
     def query_of(self, request: Request) -> AggregatesQuery:
         """The aggregates query of a request; raises a 400 refusal."""

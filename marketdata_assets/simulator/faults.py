@@ -16,7 +16,7 @@ import msgspec
 
 from marketdata_assets.domain.calendar import milliseconds
 from marketdata_assets.domain.errors import ConfigurationError
-from marketdata_assets.simulator.instruments import fraction, hashed
+from marketdata_assets.simulator.instruments import draw_fraction, hash_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +111,7 @@ class Fault:
             raise ValueError(message)
 
 
-class Asked(NamedTuple):
+class RequestedWindow(NamedTuple):
     """The window of a request for bars, half-open Unix ms, and the base bars that feed it."""
 
     start_ms: int
@@ -183,7 +183,7 @@ class FaultPlan:
         self._hits: Counter[int] = Counter()
         self._attempts: Counter[str] = Counter()
 
-    def due(self, address: str, ticker: str | None, asked: Asked | None, now: float) -> list[Fault]:
+    def due(self, address: str, ticker: str | None, asked: RequestedWindow | None, now: float) -> list[Fault]:
         """The faults that hit this request.
 
         Args:
@@ -210,7 +210,7 @@ class FaultPlan:
     def _draw(self, position: int, fault: Fault, address: str, attempt: int, *, is_counted: bool) -> bool:
         """Whether a matching fault hits a request, which ``skip`` and ``count`` count unless it is not one for the ticker."""
         per_request = fault.kind not in BAR_FAULTS
-        if per_request and fraction(self._seed, position, address, attempt) >= fault.rate:
+        if per_request and draw_fraction(self._seed, position, address, attempt) >= fault.rate:
             return False
         self._seen[position] += is_counted
         limit = fault.returns_after if fault.kind is FaultKind.LOST_HOURS else fault.count
@@ -222,7 +222,7 @@ class FaultPlan:
         return True
 
     @staticmethod
-    def _matches(fault: Fault, ticker: str | None, asked: Asked | None, elapsed: float) -> bool:
+    def _matches(fault: Fault, ticker: str | None, asked: RequestedWindow | None, elapsed: float) -> bool:
         is_market = asked is not None and asked.is_market
         if fault.ticker is not None and fault.ticker != ticker and not is_market:
             return False
@@ -252,7 +252,10 @@ class FaultPlan:
         spoilt: list[dict[str, Any]] = []
         held: dict[str, Any] | None = None
         for row in rows:
-            hit = low <= row["t"] < high and fraction(self._seed, fault.kind, ticker, row["t"]) < fault.rate
+            hit = (
+                low <= row["t"] < high
+                and draw_fraction(self._seed, fault.kind, ticker, row["t"]) < fault.rate
+            )
             late, held = held, None
             if hit and fault.kind is FaultKind.OUT_OF_ORDER_BARS and late is None:
                 held = row
@@ -270,7 +273,7 @@ class FaultPlan:
 
     def _variant(self, ticker: str, time: int) -> Variant:
         variants = list(Variant)
-        return variants[hashed(self._seed, "variant", ticker, time) % len(variants)]
+        return variants[hash_of(self._seed, "variant", ticker, time) % len(variants)]
 
 
 def _invalid(row: dict[str, Any], variant: Variant) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.simulator.aggregates import adjusted_bars
 from marketdata_assets.simulator.answers import bad_request
 from marketdata_assets.simulator.bars import DAY_MS, Bars
-from marketdata_assets.simulator.instruments import KNOWN_TICKERS, THIN, fraction
+from marketdata_assets.simulator.instruments import KNOWN_TICKERS, THIN, draw_fraction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -143,7 +143,7 @@ def day_rows(
     rows = []
     for ticker, bars in found.items():
         for row in spoil(bars, ticker) or bars.frame().to_dicts():
-            lacks = ticker in THIN and fraction("lacking", ticker, query.day) < _LACKING
+            lacks = ticker in THIN and draw_fraction("lacking", ticker, query.day) < _LACKING
             sent = {name: value for name, value in row.items() if not (lacks and name in ("vw", "n"))}
             sent["t"] += moved
             rows.append({"T": ticker, **sent, **({"otc": True} if is_otc(ticker) else {})})

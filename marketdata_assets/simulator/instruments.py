@@ -89,15 +89,15 @@ class Instrument:
         return 4 if self.price >= 1 else 8 if self.price < 0.01 else 5  # noqa: PLR2004  # five significant digits
 
 
-def hashed(*parts: object) -> int:
+def hash_of(*parts: object) -> int:
     """A 64-bit number that depends on ``parts`` only, the same in every process."""
     text = "\x1f".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
-def fraction(*parts: object) -> float:
+def draw_fraction(*parts: object) -> float:
     """A number in [0, 1) that depends on ``parts`` only."""
-    return hashed(*parts) / 2**64
+    return hash_of(*parts) / 2**64
 
 
 def instrument_of(ticker: str) -> Instrument | None:
@@ -105,7 +105,7 @@ def instrument_of(ticker: str) -> Instrument | None:
     if pair := _CRYPTO.fullmatch(ticker):
         return None if pair[1].startswith("UNKNOWN") else _crypto(ticker, pair[1], pair[2])
     if _INDEX.fullmatch(ticker):
-        price, volatility = _INDICES.get(ticker, (500 + 9500 * fraction("price", ticker), 0.18))
+        price, volatility = _INDICES.get(ticker, (500 + 9500 * draw_fraction("price", ticker), 0.18))
         return Instrument(
             ticker, AssetClass.INDEX, price, volatility, 0, Liquidity.LIQUID, 0, date(2023, 2, 14)
         )
@@ -117,8 +117,8 @@ def instrument_of(ticker: str) -> Instrument | None:
 def _equity(ticker: str) -> Instrument:
     row = _EQUITIES.get(ticker)
     if row is None:
-        price = round(10 + 300 * fraction("price", ticker) ** 2, 2)
-        volatility, volume, liquidity = 0.2 + 0.4 * fraction("volatility", ticker), 2.5, Liquidity.ACTIVE
+        price = round(10 + 300 * draw_fraction("price", ticker) ** 2, 2)
+        volatility, volume, liquidity = 0.2 + 0.4 * draw_fraction("volatility", ticker), 2.5, Liquidity.ACTIVE
     else:
         price, volatility, volume, liquidity = row
     if ticker in THIN:
@@ -137,7 +137,7 @@ def _equity(ticker: str) -> Instrument:
 
 
 def _crypto(ticker: str, coin: str, quote: str) -> Instrument:
-    price, dollars, rank = _COINS.get(coin, (1 + 40 * fraction("price", coin), 4e6, Liquidity.ACTIVE))
+    price, dollars, rank = _COINS.get(coin, (1 + 40 * draw_fraction("price", coin), 4e6, Liquidity.ACTIVE))
     return Instrument(
         ticker=ticker,
         asset_class=AssetClass.CRYPTO,

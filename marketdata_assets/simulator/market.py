@@ -39,7 +39,7 @@ from marketdata_assets.simulator.instruments import (
     Instrument,
     Liquidity,
     Split,
-    hashed,
+    hash_of,
     instrument_of,
 )
 
@@ -156,7 +156,7 @@ class Market:
         dividends = []
         for year in range(max(2010, instrument.since.year + 1), today.year + 1):
             for month in (2, 5, 8, 11):
-                wanted = date(year, month, 6 + hashed("ex", ticker, year, month) % 15)
+                wanted = date(year, month, 6 + hash_of("ex", ticker, year, month) % 15)
                 position = int(np.searchsorted(path.number, day_number(wanted)))
                 if wanted > today or position >= len(path.number):
                     continue
@@ -165,7 +165,7 @@ class Market:
         return dividends
 
     def _generator(self, *parts: object) -> np.random.Generator:
-        return np.random.default_rng(hashed(self._config.seed, *parts))
+        return np.random.default_rng(hash_of(self._config.seed, *parts))
 
     def _draw_path(self, ticker: str) -> _Path:
         instrument = self._instrument(ticker)

@@ -17,7 +17,7 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.simulator.aggregates import decode_cursor, encode_cursor
 from marketdata_assets.simulator.answers import bad_request, ticker_not_found
-from marketdata_assets.simulator.instruments import fraction, hashed
+from marketdata_assets.simulator.instruments import draw_fraction, hash_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -211,14 +211,14 @@ def earnings_rows(source: BarSource, today: date) -> list[Row]:
 
 def _reported(ticker: str, year: int, quarter: int) -> date:
     month = 3 * quarter + 5
-    day = 5 + hashed("reported", ticker, year, quarter) % 20
+    day = 5 + hash_of("reported", ticker, year, quarter) % 20
     return date(year + (month > 12), (month - 1) % 12 + 1, day)  # noqa: PLR2004  # December
 
 
 def _earnings(ticker: str, year: int, quarter: int, today: date) -> Row:
     day = _reported(ticker, year, quarter)
-    expected = round(0.5 + 3 * fraction("eps", ticker) + quarter / 10, 2)
-    revenue = round(1e9 + 9e10 * fraction("revenue", ticker))
+    expected = round(0.5 + 3 * draw_fraction("eps", ticker) + quarter / 10, 2)
+    revenue = round(1e9 + 9e10 * draw_fraction("revenue", ticker))
     row: Row = {
         "benzinga_id": _id("earnings", ticker, year, quarter)[:25],
         "company_name": ticker,
@@ -239,7 +239,7 @@ def _earnings(ticker: str, year: int, quarter: int, today: date) -> Row:
         "time": "20:30:00",
     }
     if day <= today:
-        beat = 0.9 + 0.2 * fraction("beat", ticker, year, quarter)
+        beat = 0.9 + 0.2 * draw_fraction("beat", ticker, year, quarter)
         row |= {"actual_eps": round(expected * beat, 2), "actual_revenue": round(revenue * beat)}
     return row
 

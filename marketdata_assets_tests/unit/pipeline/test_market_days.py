@@ -26,7 +26,7 @@ from marketdata_assets.polygon.errors import (
 )
 from marketdata_assets.polygon.grouped import DayRequest, bars_of_day
 from marketdata_assets.polygon.parser import parse_day
-from marketdata_assets.polygon.planner import plan
+from marketdata_assets.polygon.planner import plan_fetches
 from marketdata_assets.polygon.request import FetchRecord
 from marketdata_assets.polygon.vendor import DayFetched, FetchEvent, RequestFailed
 from marketdata_assets_tests.unit.frames import at, days_window
@@ -48,7 +48,7 @@ KNOWN = {Series(symbol, D1): [days_window(XNYS, date(2024, 6, 3), date(2024, 6, 
 
 def planned(*days: date, symbols: Sequence[str] = SYMBOLS, now: datetime = NOW) -> Plan:
     instruments = [Instrument(symbol, AssetClass.STOCK) for symbol in symbols]
-    chosen = plan({one: [D1] for one in instruments}, days, {}, now=now, force=True)
+    chosen = plan_fetches({one: [D1] for one in instruments}, days, {}, now=now, force=True)
     assert [request.day for request in chosen.days] == list(days)
     return chosen
 
