@@ -1,4 +1,4 @@
-"""What every use-case that requests bars shares: the instruments to request, the events, and unknown symbols."""
+"""The parts that use-cases which request bars share: the instruments to request, the events, and unknown symbols."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def ingest_batches(database: Database, polygon: Vendor, ingest: Ingest) -> Itera
 def group_by_instrument(
     database: Database, series: Iterable[Series]
 ) -> tuple[dict[Instrument, list[Timeframe]], dict[Instrument, tuple[Timeframe, ...]]]:
-    """Return the timeframes of ``series`` by instrument, and the timeframes that each instrument is tracked in.
+    """Group the timeframes of ``series`` by instrument, and return them with the timeframes that each is tracked in.
 
     Raises:
         ConfigurationError: A symbol is not tracked.
@@ -120,5 +120,6 @@ class UnknownTickerError(MarketDataError):
         ticker = vendor_ticker(instrument.symbol, instrument.asset_class)
         super().__init__(
             f"{instrument.symbol} {window}: the vendor has no bar of {ticker} in this range, and no such ticker, active"
-            f" or delisted: is the symbol right? `marketdata symbols deactivate {instrument.symbol}` stops asking"
+            f" or delisted: is the symbol right? `marketdata symbols deactivate {instrument.symbol}` stops collecting"
+            " it"
         )

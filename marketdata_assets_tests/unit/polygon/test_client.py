@@ -568,8 +568,8 @@ CONTRADICTIONS = [
     # Two securities: a preferred share and a symbol of five capitals.
     ({"ticker": "BACPL"}, "BACpL", "is about 'BACPL' and not about 'BACpL'"),
     ({"ticker": "BTCUSD"}, "X:BTCUSD", "is about 'BTCUSD'"),
-    ({"resultsCount": 2}, "AAPL", "says that it has 2 rows, and has 1"),
-    ({"resultsCount": 1, "count": 1_000_000}, "AAPL", "says that it has 1,000,000 rows, and has 1"),
+    ({"resultsCount": 2}, "AAPL", "reports 2 rows, and has 1"),
+    ({"resultsCount": 1, "count": 1_000_000}, "AAPL", "reports 1,000,000 rows, and has 1"),
 ]
 
 
@@ -589,7 +589,7 @@ def test_a_page_that_contradicts_itself_or_the_request_is_asked_for_again_and_re
 @pytest.mark.parametrize("adjusted", [True, "true"])
 def test_a_page_of_adjusted_bars_is_refused_at_once(adjusted: object) -> None:
     asked = Asked([ok(BAR, adjusted=adjusted)])
-    with pytest.raises(AdjustedPageError, match="asked for as traded"):
+    with pytest.raises(AdjustedPageError, match="unadjusted bars were requested"):
         asked.pages()
     assert len(asked.requests) == len(asked.log) == 1
     # A list has no scale.
