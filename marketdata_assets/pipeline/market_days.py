@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from marketdata_assets.polygon.planner import Plan
 
 RANGES_INSTEAD: Final = 100
-"""The maximum number of symbols of failed days that are requested by ranges: a failing vendor gets no thousands of them."""
+"""The maximum number of symbols of failed days that are requested by ranges: thousands could overload the vendor."""
 
 _REFUSALS: Final = (EntitlementError, NotFoundError, BadRequestError)
 """The errors of a vendor that does not have the endpoint, or of a plan that does not include it."""

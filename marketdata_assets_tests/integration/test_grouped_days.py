@@ -171,7 +171,7 @@ def test_bars_of_ranges_stay_when_a_day_of_the_market_differs(
             assert report.differs_from_range == [(Series("AAPL", D1), days[0])]
             [notice] = report.notices
             assert f"AAPL:1d of {days[0]}" in notice
-            assert "the bars that the ranges brought stay" in notice
+            assert "the bars of the ranges stay" in notice
 
 
 def test_a_bar_that_came_with_a_day_of_the_market_is_revised_by_another(

@@ -329,7 +329,7 @@ def test_bars_that_differ_from_those_of_ranges_are_reported_by_name(is_recent: b
     # No other day: its bar would become one of a range, and be requested again every night.
     assert not is_recent or run.windows == [XNYS.day_window(TUESDAY)]
     assert run.report.differs_from_range == [(Series("B", D1), TUESDAY)]
-    assert "B:1d of 2024-07-02: the bars that the ranges brought stay" in run.report.notices[-1]
+    assert "B:1d of 2024-07-02: the bars of the ranges stay" in run.report.notices[-1]
     # A value that the day lacks is no difference.
     same = differing.with_columns(vwap=pl.lit(9.9))
     assert Run(chosen, events, now=now, differing=differing, stored=same).report.differs_from_range == []
