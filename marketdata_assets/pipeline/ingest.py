@@ -324,13 +324,13 @@ class Ingest:
     def _answered_window(self, request: DayRequest) -> Window | None:
         """Return the window that the answer of a day covers: to the next session, and without time that is not final."""
         calendar = request.market.calendar
-        settled = calendar.final_before(self._now, CORRECTION_SESSIONS)
+        final_before = calendar.final_before(self._now, CORRECTION_SESSIONS)
         window = request.window
-        if window.start >= settled:
+        if window.start >= final_before:
             return None
         following = calendar.sessions(request.day + timedelta(days=1), request.day + _LONGEST_CLOSURE)
         end = calendar.day_start(following[0]) if following else window.end
-        return Window(window.start, min(end, settled))
+        return Window(window.start, min(end, final_before))
 
     def _judge_days(self, *, can_fetch: bool) -> list[FetchRequest]:
         """Judge the days that have arrived or failed, and return the ranges that must be requested as well."""
@@ -347,7 +347,7 @@ class Ingest:
             self.report.failures.append(
                 FailedRequest(series, window, _all_quarantined_error(f"{series} {window}", rules))
             )
-        if rules := self._days.quarantined():
+        if rules := self._days.count_quarantined():
             self.report.notices.append(
                 f"whole days: {_describe_counts(rules)} broke a rule and went to ohlcv_quarantine"
             )
@@ -402,17 +402,21 @@ class Ingest:
 
     def _find_not_final(self, bars: pl.DataFrame) -> pl.DataFrame:
         """Return the rows of ``bars`` that are not final, as late trades may revise them."""
-        settled = {
+        final_before = {
             request.market: request.market.calendar.final_before(self._now, CORRECTION_SESSIONS)
             for request in self._plan.days
         }
         markets = {symbol: Market.of(asset_class) for symbol, asset_class in self._classes.items()}
-        bounds = {symbol: settled[market] for symbol, market in markets.items() if market is not None}
+        bounds = {symbol: final_before[market] for symbol, market in markets.items() if market is not None}
         found = pl.DataFrame(
-            {"symbol": list(bounds), "settled": list(bounds.values())},
-            schema={"symbol": pl.String, "settled": bars.schema["time"]},
+            {"symbol": list(bounds), "final_before": list(bounds.values())},
+            schema={"symbol": pl.String, "final_before": bars.schema["time"]},
         )
-        return bars.join(found, on="symbol").filter(pl.col("time") >= pl.col("settled")).drop("settled")
+        return (
+            bars.join(found, on="symbol")
+            .filter(pl.col("time") >= pl.col("final_before"))
+            .drop("final_before")
+        )
 
     def _report_differences(self) -> None:
         """Report the day bars that still differ from the stored bars, which a range may have replaced since."""

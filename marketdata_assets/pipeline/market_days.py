@@ -149,7 +149,7 @@ class MarketDays:
                 windows = [window for stretch in stretches for window in stretch.windows()]
                 yield symbol, Window(windows[0].start, windows[-1].end), rules
 
-    def quarantined(self) -> Counter[str]:
+    def count_quarantined(self) -> Counter[str]:
         """Return the number of quarantined rows per rule."""
         return sum(self._quarantined.values(), Counter())
 

@@ -393,7 +393,7 @@ class PolygonClient:
             seen.add(url)
             request = make_request(url)
             page = await self._request_logged(request)
-            url = self._next(request, page.envelope, every_page, seen)
+            url = self._next_url(request, page.envelope, every_page, seen)
             record = request.record(bars=page.frame.height)
             yield FetchedPage(page.frame, record, is_last=url is None, rows=page.rows)
 
@@ -407,7 +407,7 @@ class PolygonClient:
         target = f"{path}?{urlencode([*kept, *every_page.items()], safe=',')}"
         return self._base_url.copy_with(raw_path=target.encode("ascii"))
 
-    def _next(
+    def _next_url(
         self,
         request: _PageRequest,
         envelope: Envelope,
@@ -521,18 +521,18 @@ class PolygonClient:
             page = await asyncio.to_thread(request.parse, body)
         except MalformedPageError as error:
             raise _PassingError(self._clean(str(error))) from None
-        self._keep(request, page.envelope)
+        self._note_envelope(request, page.envelope)
         if page.envelope.status not in _DELIVERED:
             await self._refuse(request, response, body)
         if (contradiction := request.contradiction(page)) is not None:
             raise _PassingError(self._clean(contradiction))
         if page.envelope.is_adjusted and request.timeframe is not None:
-            what = "the page says that its bars are adjusted, although unadjusted bars were requested"
+            what = "the page reports adjusted bars, although unadjusted bars were requested"
             raise AdjustedPageError(what, **_facts(request))
         return page
 
     async def _read_body(self, response: httpx.Response) -> bytes:
-        """Read the body of ``response``; an unreadable body of an error is empty, as its status says enough."""
+        """Read the body of ``response``; the body of an error is empty when unreadable, as its status is enough."""
         encoding = response.headers.get("content-encoding", "").strip().lower()
         try:
             return await read_body(response.aiter_raw(), encoding)
@@ -550,7 +550,7 @@ class PolygonClient:
             if sent is not None and sent.tzinfo is not None:
                 require_same_time(datetime.now(UTC), sent + age, f"the vendor ({self._base_url.host})")
 
-    def _keep(self, request: _PageRequest, envelope: Envelope) -> None:
+    def _note_envelope(self, request: _PageRequest, envelope: Envelope) -> None:
         request.vendor_status = self._clean(envelope.status or "") or None
         request.base_bars = envelope.base_bars
         request.request_id = self._clean(envelope.request_id or request.request_id or "") or None
@@ -558,10 +558,10 @@ class PolygonClient:
     async def _refuse(self, request: _PageRequest, response: httpx.Response, body: bytes) -> NoReturn:
         """Raise the error that ``response``, which is not a page, stands for."""
         status, problem = response.status_code, ""
-        # The body of a 5xx may be HTML or empty: then its HTTP status says enough.
+        # The body of a 5xx may be HTML or empty: then its HTTP status is enough.
         with contextlib.suppress(MalformedPageError):
             envelope = parse_envelope(body)
-            self._keep(request, envelope)
+            self._note_envelope(request, envelope)
             problem = self._clean(envelope.problem or "")
         reason = problem or response.reason_phrase or "no reason given"
         refusal = _refusal(status, request.vendor_status, problem, is_list=request.is_list)

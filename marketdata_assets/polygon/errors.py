@@ -80,7 +80,7 @@ class EndpointNotFoundError(NotFoundError):
 
 
 class AdjustedPageError(PolygonError):
-    """A page says that its bars are split-adjusted, although they were requested unadjusted.
+    """A page reports split-adjusted bars, although unadjusted bars were requested.
 
     Stored, they would be adjusted twice when they are read.
     """

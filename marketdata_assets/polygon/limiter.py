@@ -71,7 +71,7 @@ class Limiter(Protocol):
 
 
 class NoLimit:
-    """A limiter without a limit, for a plan that has none. A penalty holds within the process."""
+    """A limiter without a limit, for a plan that has none. A penalty is valid in this process only."""
 
     def __init__(self) -> None:
         self._blocked_until = 0.0
@@ -190,7 +190,7 @@ class RateLimiter:
 
     async def _sleep_until(self, slot: _Slot) -> bool:
         """Sleep until ``slot``, and return whether it is still valid: not after a penalty or a late wake-up."""
-        self._note(slot.due - time.monotonic(), penalised=slot.penalised)
+        self._log_wait(slot.due - time.monotonic(), penalised=slot.penalised)
         slept = False
         while (remaining := slot.due - time.monotonic()) > 0:
             if slot.granted < self._blocked_until:
@@ -206,7 +206,7 @@ class RateLimiter:
             )
         return slot.granted >= self._blocked_until and time.monotonic() - slot.due < SLACK_SECONDS / 2
 
-    def _note(self, wait: float, *, penalised: bool) -> None:
+    def _log_wait(self, wait: float, *, penalised: bool) -> None:
         now = time.monotonic()
         if wait > _NOTE_WAIT_SECONDS and now - self._noted > _NOTE_EVERY_SECONDS:
             self._noted = now

@@ -329,7 +329,7 @@ class _Channel(Generic[Event]):
                 self._loop.call_soon_threadsafe(function)
 
     def _run(self, main: Callable[[], Coroutine[None, None, None]]) -> None:
-        async def started() -> None:
+        async def start() -> None:
             self._loop = asyncio.get_running_loop()
             self._task = asyncio.current_task()
             self._started.set()
@@ -339,7 +339,7 @@ class _Channel(Generic[Event]):
         try:
             # psycopg does not work on Windows' default loop.
             with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-                runner.run(started())
+                runner.run(start())
         except asyncio.CancelledError:
             pass
         except BaseException as error:  # noqa: BLE001 - raised again in the consumer's thread

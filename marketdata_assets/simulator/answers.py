@@ -32,7 +32,7 @@ def not_entitled(status: int = HTTPStatus.FORBIDDEN) -> Refusal:
     return Refusal(status, {"status": "NOT_AUTHORIZED", "message": message})
 
 
-def refused(status: int) -> Refusal:
+def refusal_of(status: int) -> Refusal:
     """Return the refusal of a path that the key may not use (403), that is absent (404), or with another status."""
     if status == HTTPStatus.FORBIDDEN:
         return not_entitled()

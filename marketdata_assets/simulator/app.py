@@ -37,7 +37,7 @@ from marketdata_assets.simulator.answers import (
     Refusal,
     not_entitled,
     outside_plan,
-    refused,
+    refusal_of,
     too_many_requests,
     unknown_key,
 )
@@ -126,7 +126,7 @@ class Simulator:
         if not self._limiter.admit(key):
             raise too_many_requests(self.config.retry_after)
         if record.path in self.config.refused:
-            raise refused(self.config.refused[record.path])
+            raise refusal_of(self.config.refused[record.path])
         faults = self.faults.hit_request(
             f"{record.path}?{sorted(record.params.items())}",
             record.ticker,
@@ -139,7 +139,7 @@ class Simulator:
         for fault in faults:
             if is_market and fault.ticker is not None:
                 continue
-            failure = await self._failure(request, fault)
+            failure = await self._apply_fault(request, fault)
             if failure is not None:
                 return failure
         request.state.faults = faults
@@ -171,7 +171,7 @@ class Simulator:
         asset_class = self.source.asset_class(request.path_params["ticker"])
         return read_query(request.path_params, request.query_params, asset_class)
 
-    async def _failure(self, request: Request, fault: Fault) -> Response | None:
+    async def _apply_fault(self, request: Request, fault: Fault) -> Response | None:
         match fault.kind:
             case FaultKind.RATE_LIMIT:
                 refusal = too_many_requests(fault.retry_after)
@@ -189,7 +189,7 @@ class Simulator:
                 raise not_entitled(fault.status or HTTPStatus.OK)
             case FaultKind.TIMEOUT:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(_disconnected(request), fault.seconds)
+                    await asyncio.wait_for(_wait_for_disconnect(request), fault.seconds)
                 return await _cut(request)
             case FaultKind.RESET:
                 return await _cut(request)
@@ -461,7 +461,7 @@ def _json(body: object) -> Response:
     return Response(msgspec.json.encode(body), media_type=_JSON)
 
 
-async def _disconnected(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -473,5 +473,5 @@ async def _cut(request: Request) -> Response:
         message = "connection reset by the simulator's fault plan"
         raise ConnectionResetError(message)
     transport.abort()
-    await _disconnected(request)
+    await _wait_for_disconnect(request)
     return Response(status_code=499)

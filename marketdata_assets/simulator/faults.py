@@ -149,7 +149,7 @@ def fault_of(options: dict[str, Any]) -> Fault:
     except (msgspec.ValidationError, ValueError) as error:
         message = f"fault {options.get('kind')!r} is wrong: {error}; kinds are {', '.join(FaultKind)}"
         raise ConfigurationError(message) from None
-    return replace(fault, start=_aware(fault.start), end=_aware(fault.end))
+    return replace(fault, start=_make_aware(fault.start), end=_make_aware(fault.end))
 
 
 def _fails_ticker(fault: Fault) -> bool:
@@ -166,7 +166,7 @@ def _spans_day(fault: Fault) -> bool:
     return fault.start is not None and fault.end is not None and fault.end - fault.start >= timedelta(days=1)
 
 
-def _aware(moment: datetime | None) -> datetime | None:
+def _make_aware(moment: datetime | None) -> datetime | None:
     if moment is None:
         return None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -395,7 +395,7 @@ def _bridge(path: _Path, position: int, sigma: Floats, rng: np.random.Generator)
     return logs[:-1], logs[1:]
 
 
-def _bars(  # noqa: PLR0913  # the parts of one day, assembled in one position_in_range
+def _bars(  # noqa: PLR0913  # the parts of one day, assembled in one function
     instrument: Instrument,
     path: _Path,
     position: int,

@@ -208,18 +208,18 @@ def earnings_rows(source: BarSource, today: date) -> list[Row]:
         if source.asset_class(ticker) is AssetClass.STOCK
         for year in range(today.year - 3, today.year + 1)
         for quarter in range(4)
-        if _reported(ticker, year, quarter) <= today + timedelta(days=92)
+        if _report_date(ticker, year, quarter) <= today + timedelta(days=92)
     ]
 
 
-def _reported(ticker: str, year: int, quarter: int) -> date:
+def _report_date(ticker: str, year: int, quarter: int) -> date:
     month = 3 * quarter + 5
     day = 5 + hash_of("reported", ticker, year, quarter) % 20
     return date(year + (month > 12), (month - 1) % 12 + 1, day)  # noqa: PLR2004  # December
 
 
 def _earnings(ticker: str, year: int, quarter: int, today: date) -> Row:
-    day = _reported(ticker, year, quarter)
+    day = _report_date(ticker, year, quarter)
     expected = round(0.5 + 3 * draw_fraction("eps", ticker) + quarter / 10, 2)
     revenue = round(1e9 + 9e10 * draw_fraction("revenue", ticker))
     row: Row = {
