@@ -294,7 +294,7 @@ class Ingest:
         self._pending.log(replace(log, status="ok"))
 
     def _store_day(self, request: DayRequest, progress: _DayProgress) -> Iterator[BarBatch]:
-        """Put a day that has arrived into the pending batch; yield batches when it is large."""
+        """Put a day that has arrived into the pending batch, and yield batches if it is large."""
         calendar = request.market.calendar
         screened = screen_day(pl.concat(progress.rows), request.window, calendar)
         bars = keep_closed(screened.bars, Timeframe.D1, calendar, self._now)
@@ -307,7 +307,7 @@ class Ingest:
         for symbol in present:
             self._note_begin(symbol, Timeframe.D1, begins)
         lost = screened.quarantined.filter(~pl.col("rule").is_in(RULES_WITHOUT_LOSS))["symbol"]
-        broken = set(lost) - set(present)
+        incomplete = set(lost) - set(present)
         answered = self._answered_window(request) if progress.rows_of_all else None
         for start in range(0, len(request.symbols), SERIES_A_BATCH):
             symbols = request.symbols[start : start + SERIES_A_BATCH]
@@ -315,7 +315,7 @@ class Ingest:
             self._pending.add_day(bars if is_whole else bars.filter(pl.col("symbol").is_in(symbols)))
             for symbol in symbols if answered else ():
                 known = self._begins.get((symbol, Timeframe.D1))
-                if answered and known is not None and known <= answered.start and symbol not in broken:
+                if answered and known is not None and known <= answered.start and symbol not in incomplete:
                     self._pending.cover(Series(symbol, Timeframe.D1), answered)
                     self._answered.setdefault(symbol, []).append(answered)
             if not is_whole:
@@ -355,7 +355,7 @@ class Ingest:
             self._pending.log(entry)
         self._by_ranges = chosen
         fetches = [fetch for fetch in self._plan.replaced if fetch.request.symbol in chosen]
-        fetches += self._fetches_of_revised(chosen) if can_fetch else []
+        fetches += self._plan_revised_ranges(chosen) if can_fetch else []
         self._fetches |= {fetch.request: fetch for fetch in fetches}
         return [fetch.request for fetch in fetches]
 
@@ -380,7 +380,7 @@ class Ingest:
         self.report.failures += failed.values()
         self.report.notices += [f"{days.window}: {days.error}" for days in too_old]
 
-    def _fetches_of_revised(self, chosen: Collection[str]) -> list[Fetch]:
+    def _plan_revised_ranges(self, chosen: Collection[str]) -> list[Fetch]:
         """Plan ranges of the days whose bars differ from bars of earlier ranges, and may have been revised since.
 
         They cover no other day: a bar of a range is replaced only by a range, so each would be requested every day.
