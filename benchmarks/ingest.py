@@ -22,7 +22,7 @@ from marketdata_assets.domain.tickers import vendor_ticker
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.pipeline.ingest import Ingest
 from marketdata_assets.polygon.parser import parse_envelope, parse_page
-from marketdata_assets.polygon.planner import Plan, plan
+from marketdata_assets.polygon.planner import Plan, plan_fetches
 from marketdata_assets.polygon.vendor import RequestFailed
 from marketdata_assets.storage.bars import write_batch
 from marketdata_assets.storage.connection import Database
@@ -87,7 +87,7 @@ def _plan(timeframes: tuple[Timeframe, ...], *, quick: bool) -> Plan:
     calendar = calendar_of(AssetClass.CRYPTO)
     last = _FIRST.replace(month=1, day=31) if quick else _LAST
     days = calendar.sessions(_FIRST.date(), last.date())
-    return plan(dict.fromkeys(_INSTRUMENTS, timeframes), days, {}, now=_NOW)
+    return plan_fetches(dict.fromkeys(_INSTRUMENTS, timeframes), days, {}, now=_NOW)
 
 
 def _fetched(resource: PolygonResource, planned: Plan) -> list[FetchEvent]:

@@ -139,7 +139,7 @@ class ConsoleProgress(BackfillProgress):
         self._bars_fetched += event.record.bars
         key = (event.request.symbol, event.request.base)
         is_done = getattr(event, "is_last", True)
-        # A market's day stands for each of its symbols.
+        # A request for a day of a market counts for each of its symbols.
         symbols = {key[0], *getattr(event.request, "symbols", ())}
         series = {left for left in self._left if left.timeframe.base is key[1] and left.symbol in symbols}
         if len(symbols) == 1:

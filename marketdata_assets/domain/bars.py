@@ -107,21 +107,21 @@ def screen(
     time is kept: the vendor sends corrections after the rows that they correct; identical rows break no rule). A vwap
     outside [low, high] breaks no rule: the vendor's bars have such values.
     """
-    labelled = _labelled(vendor, series.timeframe).with_columns(symbol=pl.lit(series.symbol))
+    labelled = _add_labels(vendor, series.timeframe).with_columns(symbol=pl.lit(series.symbol))
     rule = _first_broken_rule(series.timeframe, window, calendar, asset_class)
     return _divide(labelled.with_columns(rule=rule), "time")
 
 
 def screen_day(vendor: pl.DataFrame, window: Window, calendar: TradingCalendar) -> Screened:
-    """Divide day bars of many symbols, as :func:`screen` divides those of one: ``vendor`` has a ``symbol`` as well.
+    """Divide day bars of many symbols, as :func:`screen` divides the bars of one symbol: ``vendor`` also has a ``symbol``.
 
-    None of them is an index's.
+    The symbols must not be indices.
     """
     rule = _first_broken_rule(Timeframe.D1, window, calendar, AssetClass.STOCK)
-    return _divide(_labelled(vendor, Timeframe.D1).with_columns(rule=rule), "symbol")
+    return _divide(_add_labels(vendor, Timeframe.D1).with_columns(rule=rule), "symbol")
 
 
-def _labelled(vendor: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
+def _add_labels(vendor: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
     missing = [
         pl.lit(None, dtype).alias(name) for name, dtype in PAGE_SCHEMA.items() if name not in vendor.columns
     ]
@@ -133,7 +133,7 @@ def _labelled(vendor: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
 
 
 def _divide(labelled: pl.DataFrame, key: str) -> Screened:
-    """Divide ``labelled`` by its ``rule``; ``key`` is the column that tells its bars apart."""
+    """Divide ``labelled`` by its ``rule``; ``key`` is the column that distinguishes its bars."""
     sound = labelled.filter(pl.col("rule").is_null())
     latest = sound.unique(key, keep="last", maintain_order=True).sort(key)
     superseded = pl.DataFrame(schema=labelled.schema)

@@ -1,4 +1,4 @@
-"""What every use-case that requests bars shares: the instruments to request, the events, and unknown symbols."""
+"""The parts that use-cases which request bars share: the instruments to request, the events, and unknown symbols."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.connection import Database
 
 
-def vendor_events(
+def fetch_events(
     polygon: Vendor, requests: Sequence[BarRequest], database: Database
 ) -> Generator[FetchEvent]:
     """Yield the events of ``requests``; the first page decides whether the store holds real or simulated bars."""
@@ -59,9 +59,9 @@ def ingest_batches(database: Database, polygon: Vendor, ingest: Ingest) -> Itera
     def read_bars(series: Series, window: Window) -> pl.DataFrame:
         return read_rows(database, OHLCV, {series: [window]})
 
-    with closing(vendor_events(polygon, ingest.requests, database)) as events:
+    with closing(fetch_events(polygon, ingest.requests, database)) as events:
         yield from ingest.batches(
-            events, read_bars, lambda requests: vendor_events(polygon, requests, database)
+            events, read_bars, lambda requests: fetch_events(polygon, requests, database)
         )
 
 
@@ -75,10 +75,10 @@ def fetch_and_store(
     return ingest, sum((write_batch(database, batch) for batch in batches), MergeCounts())
 
 
-def instruments_of(
+def group_by_instrument(
     database: Database, series: Iterable[Series]
 ) -> tuple[dict[Instrument, list[Timeframe]], dict[Instrument, tuple[Timeframe, ...]]]:
-    """Return the timeframes of ``series`` by instrument, and the timeframes that each instrument is tracked in.
+    """Group the timeframes of ``series`` by instrument, and return them with the timeframes that each is tracked in.
 
     Raises:
         ConfigurationError: A symbol is not tracked.
@@ -95,7 +95,7 @@ def instruments_of(
     return wanted, tracked
 
 
-def unknown_symbols(
+def find_unknown_symbols(
     polygon: Vendor,
     database: Database,
     report: IngestReport,
@@ -138,5 +138,6 @@ class UnknownTickerError(MarketDataError):
         ticker = vendor_ticker(instrument.symbol, instrument.asset_class)
         super().__init__(
             f"{instrument.symbol} {window}: the vendor has no bar of {ticker} in this range, and no such ticker, active"
-            f" or delisted: is the symbol right? `marketdata symbols deactivate {instrument.symbol}` stops asking"
+            f" or delisted: is the symbol right? `marketdata symbols deactivate {instrument.symbol}` stops collecting"
+            " it"
         )

@@ -29,8 +29,8 @@ from marketdata_assets.domain.scans import (
     widen_to_gaps,
 )
 from marketdata_assets.domain.series import Instrument, Series, with_siblings
-from marketdata_assets.pipeline.fetching import fetch_and_store, instruments_of
-from marketdata_assets.polygon.planner import Plan, plan_again
+from marketdata_assets.pipeline.fetching import fetch_and_store, group_by_instrument
+from marketdata_assets.polygon.planner import Plan, plan_refetches
 from marketdata_assets.storage.gaps import (
     database_time,
     exclusive_scan,
@@ -128,7 +128,7 @@ def report_gaps(
     Only one scan of a series runs at a time: a second one waits, and finds what the first one wrote.
     """
     outcome = GapOutcome()
-    wanted, tracked = instruments_of(database, days)
+    wanted, tracked = group_by_instrument(database, days)
     for chunk in plan_chunks(days, wanted, tracked):
         with exclusive_scan(database, chunk.windows):
             scan = scan_gaps(load_context(database, chunk, now))
@@ -192,7 +192,7 @@ def plan_refetch(scan: GapScan, tracked: Mapping[Instrument, Sequence[Timeframe]
     for series, windows in scan.open_windows.items():
         instrument = Instrument(series.symbol, scan.context.classes[series])
         missing.setdefault(instrument, {})[series.timeframe] = windows
-    return plan_again(missing, now=scan.context.as_of, tracked=tracked)
+    return plan_refetches(missing, now=scan.context.as_of, tracked=tracked)
 
 
 def fetch_missing(

@@ -14,7 +14,7 @@ from marketdata_assets.domain.run_tags import COMMAND_TAG, UNFINISHED
 from marketdata_assets.domain.scans import scan_windows
 from marketdata_assets.domain.series import Instrument, with_siblings
 from marketdata_assets.pipeline.scans import series_to_scan
-from marketdata_assets.polygon.planner import plan
+from marketdata_assets.polygon.planner import plan_fetches
 from marketdata_assets.storage.actions import stale_at
 from marketdata_assets.storage.bars import covered_without_bars, read_coverage
 from marketdata_assets.storage.completeness import MATRIX_SCHEMA, active_series, read_matrix, sum_matrix
@@ -49,7 +49,7 @@ def bars_are_current(database: Database, rectangle: Rectangle, *, now: datetime)
         )
     days = rectangle.days
     coverage = read_coverage(database, [instrument.symbol for instrument in wanted])
-    planned = plan(wanted, days, coverage, now=now)
+    planned = plan_fetches(wanted, days, coverage, now=now)
     return (
         not planned.requests
         # The run finds out whether the vendor knows a symbol without a bar.

@@ -3,7 +3,8 @@
 Pages are cut at local midnights: a batch holds whole days only, so that every rolled-up bar is made of all its
 base bars, and bars that were committed before an interruption need not be requested again.
 
-What whole days of a market leave open is requested by ranges when they have all arrived (``market_days``).
+Questions that whole days of a market leave open are answered by ranges, when all these days have arrived
+(``market_days``).
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ BATCH_ROWS: Final = 100_000
 """The number of rows that justifies a transaction of its own."""
 
 SERIES_A_BATCH: Final = 2_000
-"""Symbols of a market's day that are committed at once: the locks of more might not fit in a server's memory."""
+"""The number of symbols of a market's day per transaction: the locks of more might not fit in a server's memory."""
 
 _ROLLUP_DAYS: Final = 31
 _NAMED: Final = 10
@@ -67,10 +68,10 @@ _PAGE_BITS: Final = 32
 """A row's ``source`` is its position in the page, with the number of the page above so many bits."""
 
 ReadBars = Callable[[Series, Window], pl.DataFrame]
-"""Reads the stored bars (``BAR_SCHEMA``) of a series in a window."""
+"""A function that reads the stored bars (``BAR_SCHEMA``) of a series in a window."""
 
 FetchRanges = Callable[[Sequence["FetchRequest"]], Generator[FetchEvent]]
-"""Makes requests, and yields their events."""
+"""A function that makes requests and yields their events."""
 
 
 class QuarantinedError(MarketDataError):
@@ -88,11 +89,11 @@ class FailedRequest(NamedTuple):
 
 @dataclass(slots=True)
 class IngestReport:
-    """What an ingest did, in the end.
+    """The outcome of an ingest.
 
-    ``rows_fetched`` counts the vendor's rows, broken ones included; ``failures`` holds one error per request
-    that failed; ``empty`` holds the requests that the vendor answered without a row. ``differs_from_range`` holds the day
-    bars of whole markets that differ from stored bars which ranges of their symbols brought: the stored ones stay.
+    ``rows_fetched`` counts the vendor's rows, quarantined ones included; ``failures`` has one error per failed request;
+    ``empty`` has the requests that the vendor answered without a row. ``differs_from_range`` has the day bars of whole
+    markets that differ from stored bars which were fetched by ranges: the stored bars stay.
     """
 
     requests: int = 0
@@ -123,36 +124,36 @@ class _Progress:
     fetch: Fetch
     log: FetchLogEntry
     position: datetime
-    """Everything before is committed or in the pending batch."""
+    """The time before which everything is committed or in the pending batch."""
     carried: pl.DataFrame
-    """Rows (``PAGE_SCHEMA``) of a day that the pages so far do not close."""
+    """Rows (``PAGE_SCHEMA``) of a day that the pages so far do not complete."""
     pages: dict[int, PageRows] = field(default_factory=dict)
     """The rows of the pages that ``carried`` is made of, as the vendor wrote them."""
     late_rows: int = 0
-    """Rows of days before ``position`` that came after it had passed them."""
+    """The number of rows that arrived when ``position`` had already passed their days."""
     bars: int = 0
     quarantined: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _DayProgress:
-    """How far one day of a market has come."""
+    """The progress of one day of a market."""
 
     log: FetchLogEntry
     rows: list[pl.DataFrame] = field(default_factory=list)
     pages: dict[int, PageRows] = field(default_factory=dict)
     rows_of_all: int = 0
-    """Rows of the answer, those of symbols that were not asked for included."""
+    """The number of rows of the answer, including rows of symbols that were not requested."""
 
 
 class Ingest:
-    """Turns the events of a plan's requests into batches. Use once.
+    """An ingest, which turns the events of a plan's requests into batches. Used once.
 
     Args:
-        plan: What is fetched and what is rolled up from the store.
+        plan: The requests to make, and the windows to roll up from the store.
         now: The present: bars that have not closed by then are dropped.
         coverage: The covered windows by series, which show where each history begins.
-        run_id: Stands in ``fetch_log``.
+        run_id: The id of the run, for ``fetch_log``.
         batch_rows: A batch ends with the day in which it reaches this number of rows.
     """
 
@@ -173,7 +174,7 @@ class Ingest:
         self._begins: dict[tuple[str, Timeframe], datetime] = {}
         for series, windows in (coverage or {}).items():
             for window in windows:
-                self._has_begun(series.symbol, series.timeframe.base, window.start)
+                self._note_begin(series.symbol, series.timeframe.base, window.start)
         self._fetches: dict[FetchRequest, Fetch] = {fetch.request: fetch for fetch in plan.fetches}
         self._progress: dict[FetchRequest, _Progress] = {}
         self._coverage = coverage or {}
@@ -196,20 +197,21 @@ class Ingest:
         read_bars: ReadBars,
         fetch_ranges: FetchRanges | None = None,
     ) -> Iterator[BarBatch]:
-        """Batches in the order in which pages arrive, then those that are rolled up from the store.
+        """Yield batches in the order in which pages arrive, then the batches that are rolled up from the store.
 
         A request that fails is kept in the report and does not stop the others. An error that stops
-        everything (a refused key, say) is raised after what arrived before it was yielded. ``fetch_ranges`` makes the
-        requests for what whole days of a market left open; each batch is committed before the next one is taken.
+        everything (a rejected key, for example) is raised after the rows that arrived before it were yielded.
+        ``fetch_ranges`` makes the requests for questions that whole days of a market left open. Each batch must be
+        committed before the next one is taken.
         """
         self._read_bars = read_bars
-        yield from self._arriving(events)
+        yield from self._ingest(events)
         if self._plan.days:
             yield self._flush()
-            requests = self._settle_days(can_fetch=fetch_ranges is not None)
+            requests = self._judge_days(can_fetch=fetch_ranges is not None)
             if requests and fetch_ranges is not None:
                 with closing(fetch_ranges(requests)) as more:
-                    yield from self._arriving(more)
+                    yield from self._ingest(more)
             yield self._flush()
             self._report_differences()
             self._roll_up_weeks()
@@ -220,7 +222,7 @@ class Ingest:
                     yield self._flush()
         yield self._flush()
 
-    def _arriving(self, events: Iterable[FetchEvent]) -> Iterator[BarBatch]:
+    def _ingest(self, events: Iterable[FetchEvent]) -> Iterator[BarBatch]:
         try:
             for event in events:
                 if isinstance(event.request, DayRequest):
@@ -238,12 +240,12 @@ class Ingest:
         self._pending = _Pending(self._differing)
         return batch
 
-    def _has_begun(self, symbol: str, base: Timeframe, moment: datetime) -> None:
+    def _note_begin(self, symbol: str, base: Timeframe, moment: datetime) -> None:
         key = (symbol, base)
         self._begins[key] = min(moment, self._begins.get(key, moment))
 
     def _count(self, log: FetchLogEntry, record: FetchRecord) -> FetchLogEntry:
-        """``log`` with what ``record`` cost, which the report gets as well."""
+        """Add the cost of ``record`` to the report, and return ``log`` with it."""
         self.report.retries += record.retries
         self.report.waited_seconds += record.waited_seconds
         return replace(
@@ -281,7 +283,7 @@ class Ingest:
         self.report.pages += 1
         self.report.rows_fetched += event.frame.height
         progress.log = log = replace(log, pages=log.pages + 1, bars=log.bars + event.frame.height)
-        progress.rows.append(_with_sources(event.frame, event.rows, event.record.page, event.frame["row"]))
+        progress.rows.append(_add_sources(event.frame, event.rows, event.record.page, event.frame["row"]))
         progress.rows_of_all += event.record.bars
         progress.pages[event.record.page] = event.rows
         if not event.is_last:
@@ -292,46 +294,46 @@ class Ingest:
         self._pending.log(replace(log, status="ok"))
 
     def _store_day(self, request: DayRequest, progress: _DayProgress) -> Iterator[BarBatch]:
-        """Put a day that has arrived into the pending batch, or divide it among several when it is large."""
+        """Put a day that has arrived into the pending batch, and yield batches if it is large."""
         calendar = request.market.calendar
         screened = screen_day(pl.concat(progress.rows), request.window, calendar)
         bars = keep_closed(screened.bars, Timeframe.D1, calendar, self._now)
         if screened.quarantined.height:
             self._days.quarantine(screened.quarantined.select("symbol", "rule").iter_rows())
-            self._pending.quarantine(_with_texts(screened, progress.pages))
+            self._pending.quarantine(_add_texts(screened, progress.pages))
         present = bars["symbol"].to_list()
         self._days.answer(request, progress.log.requested_at, present)
         begins = start_of_history(request.window.start, calendar)
         for symbol in present:
-            self._has_begun(symbol, Timeframe.D1, begins)
+            self._note_begin(symbol, Timeframe.D1, begins)
         lost = screened.quarantined.filter(~pl.col("rule").is_in(RULES_WITHOUT_LOSS))["symbol"]
-        broken = set(lost) - set(present)
-        answered = self._answered_day(request) if progress.rows_of_all else None
+        incomplete = set(lost) - set(present)
+        answered = self._answered_window(request) if progress.rows_of_all else None
         for start in range(0, len(request.symbols), SERIES_A_BATCH):
             symbols = request.symbols[start : start + SERIES_A_BATCH]
             is_whole = len(symbols) == len(request.symbols)
             self._pending.add_day(bars if is_whole else bars.filter(pl.col("symbol").is_in(symbols)))
             for symbol in symbols if answered else ():
                 known = self._begins.get((symbol, Timeframe.D1))
-                if answered and known is not None and known <= answered.start and symbol not in broken:
+                if answered and known is not None and known <= answered.start and symbol not in incomplete:
                     self._pending.cover(Series(symbol, Timeframe.D1), answered)
                     self._answered.setdefault(symbol, []).append(answered)
             if not is_whole:
                 yield self._flush()
 
-    def _answered_day(self, request: DayRequest) -> Window | None:
-        """What the answer of a day settles: up to the next session, and nothing that may still be revised."""
+    def _answered_window(self, request: DayRequest) -> Window | None:
+        """Return the window that the answer of a day covers: to the next session, and without time that is not final."""
         calendar = request.market.calendar
-        settled = calendar.final_before(self._now, CORRECTION_SESSIONS)
+        final_before = calendar.final_before(self._now, CORRECTION_SESSIONS)
         window = request.window
-        if window.start >= settled:
+        if window.start >= final_before:
             return None
         following = calendar.sessions(request.day + timedelta(days=1), request.day + _LONGEST_CLOSURE)
         end = calendar.day_start(following[0]) if following else window.end
-        return Window(window.start, min(end, settled))
+        return Window(window.start, min(end, final_before))
 
-    def _settle_days(self, *, can_fetch: bool) -> list[FetchRequest]:
-        """Judge the days that have arrived or failed; return the ranges that have to be requested as well."""
+    def _judge_days(self, *, can_fetch: bool) -> list[FetchRequest]:
+        """Judge the days that have arrived or failed, and return the ranges that must be requested as well."""
         silent = {
             fetch.request.symbol
             for fetch in self._plan.replaced
@@ -340,25 +342,25 @@ class Ingest:
         chosen = self._days.symbols_to_fetch(silent) if can_fetch else set()
         failures = list(self._days.failures(chosen))
         self._fail_days(failures)
-        for symbol, window, rules in self._days.unsound(chosen):
+        for symbol, window, rules in self._days.find_faults(chosen):
             series = Series(symbol, Timeframe.D1)
             self.report.failures.append(
-                FailedRequest(series, window, _all_broken(f"{series} {window}", rules))
+                FailedRequest(series, window, _all_quarantined_error(f"{series} {window}", rules))
             )
-        if rules := self._days.quarantined():
+        if rules := self._days.count_quarantined():
             self.report.notices.append(
                 f"whole days: {_describe_counts(rules)} broke a rule and went to ohlcv_quarantine"
             )
-        for entry in self._days.entries(failures, self._run_id):
+        for entry in self._days.fetch_log(failures, self._run_id):
             self._pending.log(entry)
         self._by_ranges = chosen
         fetches = [fetch for fetch in self._plan.replaced if fetch.request.symbol in chosen]
-        fetches += self._fetches_of_revised(chosen) if can_fetch else []
+        fetches += self._plan_revised_ranges(chosen) if can_fetch else []
         self._fetches |= {fetch.request: fetch for fetch in fetches}
         return [fetch.request for fetch in fetches]
 
     def _fail_days(self, failures: Sequence[FailedDays]) -> None:
-        """Report ``failures``, once a symbol. What lies before the plan's history is a notice, as of a range."""
+        """Report ``failures``, one per symbol. Days before the plan's history become a notice, as for ranges."""
         failed: dict[str, FailedRequest] = {}
         too_old: list[FailedDays] = []
         for days in failures:
@@ -378,14 +380,14 @@ class Ingest:
         self.report.failures += failed.values()
         self.report.notices += [f"{days.window}: {days.error}" for days in too_old]
 
-    def _fetches_of_revised(self, chosen: Collection[str]) -> list[Fetch]:
-        """The ranges of days whose bars differ from those of earlier ranges, and may have been revised since.
+    def _plan_revised_ranges(self, chosen: Collection[str]) -> list[Fetch]:
+        """Plan ranges of the days whose bars differ from bars of earlier ranges, and may have been revised since.
 
-        No day more: a bar of a range is replaced by nothing but a range, so each would be requested the next night, too.
+        They cover no other day: a bar of a range is replaced only by a range, so each would be requested every day.
         """
         windows: dict[str, list[Window]] = {}
         for frame in self._differing:
-            for symbol, opened in self._unsettled(frame).select("symbol", "time").iter_rows():
+            for symbol, opened in self._find_not_final(frame).select("symbol", "time").iter_rows():
                 windows.setdefault(symbol, []).append(self._day_window(symbol, opened))
         return [
             replace(fetch, request=replace(fetch.request, window=window), timeframes=(Timeframe.D1,), pages=1)
@@ -398,50 +400,58 @@ class Ingest:
         calendar = calendar_of(self._classes[symbol])
         return calendar.day_window(calendar.local_day(opened))
 
-    def _unsettled(self, bars: pl.DataFrame) -> pl.DataFrame:
-        """Those of ``bars`` that late trades may still revise."""
-        settled = {
+    def _find_not_final(self, bars: pl.DataFrame) -> pl.DataFrame:
+        """Return the rows of ``bars`` that are not final, as late trades may revise them."""
+        final_before = {
             request.market: request.market.calendar.final_before(self._now, CORRECTION_SESSIONS)
             for request in self._plan.days
         }
         markets = {symbol: Market.of(asset_class) for symbol, asset_class in self._classes.items()}
-        bounds = {symbol: settled[market] for symbol, market in markets.items() if market is not None}
+        bounds = {symbol: final_before[market] for symbol, market in markets.items() if market is not None}
         found = pl.DataFrame(
-            {"symbol": list(bounds), "settled": list(bounds.values())},
-            schema={"symbol": pl.String, "settled": bars.schema["time"]},
+            {"symbol": list(bounds), "final_before": list(bounds.values())},
+            schema={"symbol": pl.String, "final_before": bars.schema["time"]},
         )
-        return bars.join(found, on="symbol").filter(pl.col("time") >= pl.col("settled")).drop("settled")
+        return (
+            bars.join(found, on="symbol")
+            .filter(pl.col("time") >= pl.col("final_before"))
+            .drop("final_before")
+        )
 
     def _report_differences(self) -> None:
-        """Report the day bars that still differ from the stored ones: a range may have brought them since."""
+        """Report the day bars that still differ from the stored bars, which a range may have replaced since."""
         if not self._differing:
             return
         differing = pl.concat(self._differing).unique(KEY, keep="last").sort(KEY)
         for row in differing.iter_slices(1):
             series, opened = Series(row["symbol"][0], Timeframe.D1), row["time"][0]
-            if not _agree(row, self._read_bars(series, self._day_window(series.symbol, opened))):
+            if not _is_same_bar(row, self._read_bars(series, self._day_window(series.symbol, opened))):
                 day = calendar_of(self._classes[series.symbol]).local_day(opened)
                 self.report.differs_from_range.append((series, day))
         if found := self.report.differs_from_range:
             named = name_first([f"{series} of {day}" for series, day in found], _NAMED)
             self.report.notices.append(
                 f"the vendor's whole days differ from the ranges of the symbols in {named}:"
-                " the bars that the ranges brought stay"
+                " the bars of the ranges stay"
             )
 
     def _roll_up_weeks(self) -> None:
-        """Roll up the weeks of whole days, which are stored now; those of symbols that came by ranges are there."""
+        """Roll up the weeks of whole days, which are stored now. Weeks of symbols fetched by ranges are stored already."""
         failed = set(self.report.failed_symbols)
         for fetch in self._plan.replaced:
             request = fetch.request
             calendar = calendar_of(request.asset_class)
-            window = _whole_weeks(request.window, calendar)
+            window = _complete_weeks(request.window, calendar)
             if Timeframe.W1 not in fetch.timeframes or request.symbol in self._by_ranges or window is None:
                 continue
             base = Series(request.symbol, Timeframe.D1)
             known = union([*self._coverage.get(base, ()), *self._answered.get(request.symbol, ())])
             bars = self._read_bars(base, window)
-            answered = [week for week in _weeks(window, calendar) if _covers_sessions(known, week, calendar)]
+            answered = [
+                week
+                for week in _split_into_weeks(window, calendar)
+                if _covers_sessions(known, week, calendar)
+            ]
             week_bars = self._store(Series(request.symbol, Timeframe.W1), bars, window, answered, calendar)
             if request.symbol not in failed:
                 self._pending.log(
@@ -466,7 +476,7 @@ class Ingest:
         if isinstance(event, RequestFailed):
             begins = self._begins.get((series.symbol, series.timeframe))
             if isinstance(event.error, EntitlementError) and begins is not None and log.window.end <= begins:
-                # The plan's history begins later: what it holds is stored, and the rest cannot be had.
+                # The plan's history begins later: its bars are stored, and earlier ones are not available.
                 self.report.notices.append(str(event.error))
             else:
                 self.report.failures.append(FailedRequest(series, request.window, event.error))
@@ -482,7 +492,7 @@ class Ingest:
         opens = event.frame["time"]
         late = opens.is_between(request.window.start, progress.position, closed="left")
         progress.late_rows += opens.filter(late).len()
-        progress.carried = pl.concat([progress.carried, _with_sources(event.frame, event.rows, record.page)])
+        progress.carried = pl.concat([progress.carried, _add_sources(event.frame, event.rows, record.page)])
         progress.pages[record.page] = event.rows
         self._advance(progress, is_last=event.is_last)
         if not event.is_last:
@@ -490,7 +500,7 @@ class Ingest:
             return
         if not progress.log.bars:
             self.report.empty.append(request)
-        error = _unsound(progress)
+        error = _find_fault(progress)
         if error is not None:
             self.report.failures.append(FailedRequest(series, request.window, error))
             self._end(progress, replace(progress.log, status="failed", error=str(error)))
@@ -553,11 +563,11 @@ class Ingest:
             progress.quarantined[rule] = progress.quarantined.get(rule, 0) + count
         progress.bars += screened.bars.height
         progress.position = boundary
-        self._pending.quarantine(_with_texts(screened, progress.pages))
+        self._pending.quarantine(_add_texts(screened, progress.pages))
         _forget_pages(progress)
         first = screened.bars["time"].min()
         if isinstance(first, datetime):
-            self._has_begun(request.symbol, request.base, start_of_history(first, calendar))
+            self._note_begin(request.symbol, request.base, start_of_history(first, calendar))
         answered = answered_windows(
             window,
             screened=screened,
@@ -568,7 +578,7 @@ class Ingest:
         timeframes = progress.fetch.timeframes
         whole_base = screened.bars
         if request.base in timeframes and len(timeframes) > 1:
-            # The longer bars are made of what the store will hold: an answer may lack bars that it has.
+            # Longer bars are rolled up from the bars that will be stored: an answer may lack stored bars.
             stored = self._read_bars(Series(request.symbol, request.base), window)
             whole_base = pl.concat([stored, whole_base]).unique("time", keep="last").sort("time")
         for timeframe in timeframes:
@@ -590,7 +600,7 @@ class Ingest:
         answered: Sequence[Window],
         calendar: TradingCalendar,
     ) -> int:
-        """Put the bars of ``series`` that ``base`` gives into the pending batch; return how many."""
+        """Put the bars of ``series`` that ``base`` rolls up to into the pending batch, and return their number."""
         timeframe = series.timeframe
         rolled = keep_closed(roll_up(base, timeframe, calendar), timeframe, calendar, self._now)
         whole = rolled.filter(
@@ -598,15 +608,15 @@ class Ingest:
             bucket_close(pl.col("time"), timeframe, calendar) <= window.end,
         )
         if timeframe is Timeframe.W1:
-            answered = [weeks for piece in answered if (weeks := _whole_weeks(piece, calendar))]
+            answered = [weeks for piece in answered if (weeks := _complete_weeks(piece, calendar))]
         self._pending.add(series, whole, answered)
         return whole.height
 
 
-def _with_sources(
+def _add_sources(
     frame: pl.DataFrame, rows: PageRows, page: int, positions: pl.Series | None = None
 ) -> pl.DataFrame:
-    """Return the rows of a page with the columns of ``PAGE_SCHEMA`` that the page lacks.
+    """Add the columns of ``PAGE_SCHEMA`` that the rows of a page lack.
 
     ``positions`` are the positions of the rows in the page, None when ``frame`` has all rows of the page.
     """
@@ -618,8 +628,8 @@ def _with_sources(
     return frame.with_columns(fault=faults, source=positions.cast(pl.UInt64) + (page << _PAGE_BITS))
 
 
-def _with_texts(screened: Screened, pages: Mapping[int, PageRows]) -> pl.DataFrame:
-    """Return the quarantined rows of ``screened``, each with the text that the vendor sent."""
+def _add_texts(screened: Screened, pages: Mapping[int, PageRows]) -> pl.DataFrame:
+    """Add the text that the vendor sent to the quarantined rows of ``screened``, and return them."""
     sources = screened.sources.to_list()
     by_page: dict[int, list[int]] = {}
     for source in sources:
@@ -645,21 +655,21 @@ def _forget_pages(progress: _Progress) -> None:
 
 
 def _last_closed_day(progress: _Progress, calendar: TradingCalendar) -> datetime | None:
-    """Local midnight before the latest carried rows: later pages add no rows before it."""
+    """Return the local midnight before the latest carried rows; later pages add no rows before it."""
     request = progress.fetch.request
     if request.base is Timeframe.D1:
-        # A request of day bars has one page in practice; weeks stay whole when it waits for the last.
+        # A request of day bars has one page in practice; weeks stay complete when it waits for the last page.
         return None
     opens = progress.carried["time"].filter(
         progress.carried["time"].is_between(progress.position, request.window.end, closed="left")
     )
-    # The earliest of the last few: one stray row must not close days that are still to come.
+    # The earliest of the last few: a single stray row must not close days whose rows have not arrived.
     latest = opens.tail(_LAST_ROWS).min()
     return calendar.day_start(calendar.local_day(latest)) if isinstance(latest, datetime) else None
 
 
-def _whole_weeks(window: Window, calendar: TradingCalendar) -> Window | None:
-    """Return the part of ``window`` from its first to its last local Sunday 00:00, None when it has no whole week."""
+def _complete_weeks(window: Window, calendar: TradingCalendar) -> Window | None:
+    """Return the part of ``window`` from its first to its last local Sunday 00:00, None when it has no complete week."""
     first = calendar.local_day(window.start - timedelta(microseconds=1)) + timedelta(days=1)
     last = calendar.local_day(window.end)
     start = sunday_of(first + timedelta(days=6))
@@ -681,20 +691,20 @@ def _cut_into_chunks(rollup: StoredRollup) -> Iterator[Window]:
         start = end
 
 
-def _unsound(progress: _Progress) -> QuarantinedError | None:
-    """Why what arrived for a request cannot be relied on, or None."""
+def _find_fault(progress: _Progress) -> QuarantinedError | None:
+    """Return the reason why the rows of a request cannot be relied on, or None."""
     request = progress.fetch.request
     if progress.late_rows:
         return QuarantinedError(
-            f"{request}: {progress.late_rows} rows came out of order, for days that were already stored, and"
+            f"{request}: {progress.late_rows} rows arrived out of order, for days that were already stored, and"
             " were not stored: run the backfill again with --force"
         )
     if progress.quarantined and not progress.bars:
-        return _all_broken(str(request), progress.quarantined)
+        return _all_quarantined_error(str(request), progress.quarantined)
     return None
 
 
-def _all_broken(subject: str, rules: Mapping[str, int]) -> QuarantinedError:
+def _all_quarantined_error(subject: str, rules: Mapping[str, int]) -> QuarantinedError:
     return QuarantinedError(
         f"{subject}: all {sum(rules.values())} rows that the vendor sent broke a rule"
         f" ({_describe_counts(rules)}) and none was stored: see ohlcv_quarantine, then run the"
@@ -702,8 +712,8 @@ def _all_broken(subject: str, rules: Mapping[str, int]) -> QuarantinedError:
     )
 
 
-def _agree(bar: pl.DataFrame, stored: pl.DataFrame) -> bool:
-    """Whether a day bar says what the stored one says. A value that it lacks says nothing."""
+def _is_same_bar(bar: pl.DataFrame, stored: pl.DataFrame) -> bool:
+    """Whether a day bar equals the stored bar, apart from values that the day bar lacks."""
     stored = stored.select(BAR_SCHEMA.names())
     filled = (
         bar.select(BAR_SCHEMA.names()).with_columns(
@@ -715,8 +725,8 @@ def _agree(bar: pl.DataFrame, stored: pl.DataFrame) -> bool:
     return stored.height == 1 and filled.equals(stored)
 
 
-def _weeks(window: Window, calendar: TradingCalendar) -> Iterator[Window]:
-    """The weeks of ``window``, which begins and ends with one."""
+def _split_into_weeks(window: Window, calendar: TradingCalendar) -> Iterator[Window]:
+    """Yield the weeks of ``window``, which consists of whole weeks."""
     sunday = calendar.local_day(window.start)
     while calendar.day_start(sunday) < window.end:
         yield Window(calendar.day_start(sunday), calendar.day_start(sunday + WEEK))
@@ -758,7 +768,7 @@ class _Pending:
         self.rows += bars.height
 
     def cover(self, series: Series, window: Window) -> None:
-        """Add a window of ``series``; one that begins where the one before it ends becomes one with it."""
+        """Add a covered window of ``series``, joined with the previous window if it begins where that one ends."""
         windows = self._covered.setdefault(series, [])
         if windows and windows[-1].end == window.start:
             window = Window(windows.pop().start, window.end)
@@ -772,7 +782,7 @@ class _Pending:
         self._fetches[entry.id] = entry
 
     def batch(self) -> BarBatch:
-        """What is pending."""
+        """Return the pending batch."""
         return BarBatch(
             # Stretches of one series can overlap when a week was completed: the later fetch is kept.
             bars=pl.concat([BAR_SCHEMA.to_frame(), *self._bars]).unique(

@@ -1,7 +1,7 @@
-"""What whole days of markets say of each symbol that was asked for, and what they leave open. Pure.
+"""The answers of whole days of markets for each requested symbol, and the questions that they leave open. Pure.
 
-An absent row says less than an empty range: the vendor leaves some tickers out of these days. So a symbol of which no
-bar is known is requested by its range as well, and a refetch because of a gap always is (``plan_again``).
+An absent row proves less than an empty range: the vendor leaves some tickers out of these days. So a symbol without a
+known bar is requested by its range as well, and a refetch because of a gap always uses ranges (``plan_refetches``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from marketdata_assets.polygon.errors import (
     NotFoundError,
     RateLimitedError,
 )
-from marketdata_assets.polygon.grouped import days_between
+from marketdata_assets.polygon.grouped import stretches_of_days
 from marketdata_assets.storage.bars import FetchLogEntry
 
 if TYPE_CHECKING:
@@ -30,24 +30,24 @@ if TYPE_CHECKING:
     from marketdata_assets.polygon.planner import Plan
 
 RANGES_INSTEAD: Final = 100
-"""Symbols of failed days that are requested by ranges instead: a vendor that is down is not asked for thousands."""
+"""The maximum number of symbols of failed days that are requested by ranges: thousands could overload the vendor."""
 
 _REFUSALS: Final = (EntitlementError, NotFoundError, BadRequestError)
-"""What a vendor answers that has no such endpoint, or whose plan leaves it out."""
+"""The errors of a vendor that does not have the endpoint, or of a plan that does not include it."""
 
 
 class FailedDays(NamedTuple):
-    """Neighbouring days of a market that failed for the symbols that wanted them."""
+    """Neighbouring days of a market that failed, for the symbols that wanted them."""
 
     window: Window
     error: PolygonError
-    """How the first of them failed."""
+    """The error of the first of these days."""
     symbols: tuple[str, ...]
     requested_at: datetime
 
 
 @dataclass(slots=True)
-class _Run:
+class _Stretch:
     """Neighbouring days that the same symbols want."""
 
     market: Market
@@ -60,62 +60,62 @@ class _Run:
     failed: dict[date, PolygonError] = field(default_factory=dict)
 
     def windows(self) -> Iterator[Window]:
-        """The windows of the days that were answered."""
-        for first, last in days_between(self.market.calendar, sorted(self.answered)):
+        """Yield the windows of the days that were answered."""
+        for first, last in stretches_of_days(self.market.calendar, sorted(self.answered)):
             yield self.window(first, last)
 
     def window(self, first: date, last: date) -> Window:
-        """The window from ``first`` to ``last``."""
+        """Return the window from ``first`` to ``last``, both inclusive."""
         calendar = self.market.calendar
         return Window(calendar.day_start(first), calendar.day_window(last).end)
 
 
 class MarketDays:
-    """Collects the answers of a plan's days."""
+    """The collected answers of a plan's days."""
 
     def __init__(self, plan: Plan) -> None:
-        self._runs: list[_Run] = []
-        self._run_of: dict[DayRequest, _Run] = {}
+        self._stretches: list[_Stretch] = []
+        self._stretch_of: dict[DayRequest, _Stretch] = {}
         self._quarantined: dict[str, Counter[str]] = defaultdict(Counter)
         by_symbols: dict[tuple[Market, int], list[DayRequest]] = defaultdict(list)
         for request in plan.days:
             by_symbols[request.market, id(request.symbols)].append(request)
         for (market, _), requests in by_symbols.items():
-            for first, last in days_between(market.calendar, [one.day for one in requests]):
-                run = _Run(market, requests[0].symbols, first, last)
-                self._runs.append(run)
-                self._run_of |= {one: run for one in requests if first <= one.day <= last}
+            for first, last in stretches_of_days(market.calendar, [request.day for request in requests]):
+                stretch = _Stretch(market, requests[0].symbols, first, last)
+                self._stretches.append(stretch)
+                self._stretch_of |= {request: stretch for request in requests if first <= request.day <= last}
 
     def answer(self, request: DayRequest, requested_at: datetime, symbols: Iterable[str]) -> None:
-        """Note that the day of ``request`` came, with a bar for each of ``symbols``."""
-        run = self._run_of[request]
-        run.answered.add(request.day)
-        run.bars.update(symbols)
-        run.requested_at = min(requested_at, run.requested_at or requested_at)
+        """Note that the day of ``request`` was answered, with a bar for each of ``symbols``."""
+        stretch = self._stretch_of[request]
+        stretch.answered.add(request.day)
+        stretch.bars.update(symbols)
+        stretch.requested_at = min(requested_at, stretch.requested_at or requested_at)
 
     def quarantine(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Note rows that broke a rule, each by its symbol and the rule."""
+        """Note quarantined rows, each by its symbol and the rule that it broke."""
         for symbol, rule in rows:
             self._quarantined[symbol][rule] += 1
 
     def fail(self, request: DayRequest, error: PolygonError) -> None:
         """Note that the day of ``request`` failed."""
-        run = self._run_of[request]
-        run.failed[request.day] = error
-        if error.record is not None and run.requested_at is None:
-            run.requested_at = error.record.requested_at
+        stretch = self._stretch_of[request]
+        stretch.failed[request.day] = error
+        if error.record is not None and stretch.requested_at is None:
+            stretch.requested_at = error.record.requested_at
 
     def symbols_to_fetch(self, silent: Collection[str]) -> set[str]:
-        """The symbols whose ranges are to be requested as well: those of ``silent``, and those of most failed days.
+        """Return the symbols whose ranges are to be requested as well: ``silent``, and the symbols of most failed days.
 
-        A day that the plan leaves out while it includes others is too old, for the ranges as well.
+        A day that the plan leaves out while it includes other days is too old for ranges as well.
         """
         chosen = set(silent)
-        for market in {run.market for run in self._runs}:
-            runs = [run for run in self._runs if run.market is market]
-            symbols = {symbol for run in runs if run.failed for symbol in run.symbols}
-            errors = [error for run in runs for error in run.failed.values()]
-            is_absent = not any(run.answered for run in runs) and all(
+        for market in {stretch.market for stretch in self._stretches}:
+            stretches = [stretch for stretch in self._stretches if stretch.market is market]
+            symbols = {symbol for stretch in stretches if stretch.failed for symbol in stretch.symbols}
+            errors = [error for stretch in stretches for error in stretch.failed.values()]
+            is_absent = not any(stretch.answered for stretch in stretches) and all(
                 isinstance(error, _REFUSALS) for error in errors
             )
             is_small = len(symbols) <= RANGES_INSTEAD and not any(
@@ -126,38 +126,46 @@ class MarketDays:
         return chosen
 
     def failures(self, requested: Collection[str]) -> Iterator[FailedDays]:
-        """The failed days, for the symbols that are not ``requested`` by ranges."""
-        for run in self._runs:
-            symbols = tuple(symbol for symbol in run.symbols if symbol not in requested)
-            for first, last in days_between(run.market.calendar, sorted(run.failed)) if symbols else ():
-                window = run.window(first, last)
-                yield FailedDays(window, run.failed[first], symbols, run.requested_at or window.end)
+        """Yield the failed days, for the symbols that are not ``requested`` by ranges."""
+        for stretch in self._stretches:
+            symbols = tuple(symbol for symbol in stretch.symbols if symbol not in requested)
+            for first, last in (
+                stretches_of_days(stretch.market.calendar, sorted(stretch.failed)) if symbols else ()
+            ):
+                window = stretch.window(first, last)
+                yield FailedDays(window, stretch.failed[first], symbols, stretch.requested_at or window.end)
 
-    def unsound(self, requested: Collection[str]) -> Iterator[tuple[str, Window, Counter[str]]]:
-        """The symbols, not ``requested`` by ranges, of which every row broke a rule: which rules, how often."""
+    def find_faults(self, requested: Collection[str]) -> Iterator[tuple[str, Window, Counter[str]]]:
+        """Yield the symbols, not ``requested`` by ranges, whose rows all broke a rule, with the number of rows per rule."""
         for symbol, rules in self._quarantined.items():
-            runs = [run for run in self._runs if run.answered and symbol in set(run.symbols)]
-            if runs and symbol not in requested and not any(run.bars[symbol] for run in runs):
-                windows = [window for run in runs for window in run.windows()]
+            stretches = [
+                stretch for stretch in self._stretches if stretch.answered and symbol in set(stretch.symbols)
+            ]
+            if (
+                stretches
+                and symbol not in requested
+                and not any(stretch.bars[symbol] for stretch in stretches)
+            ):
+                windows = [window for stretch in stretches for window in stretch.windows()]
                 yield symbol, Window(windows[0].start, windows[-1].end), rules
 
-    def quarantined(self) -> Counter[str]:
-        """The rules that rows broke, and how often."""
+    def count_quarantined(self) -> Counter[str]:
+        """Return the number of quarantined rows per rule."""
         return sum(self._quarantined.values(), Counter())
 
-    def entries(self, failures: Sequence[FailedDays], run_id: str | None) -> Iterator[FetchLogEntry]:
-        """One row of ``fetch_log`` for each symbol and stretch of answered days, and of days that failed for it."""
-        for run in self._runs:
-            for window in run.windows():
-                at = run.requested_at or window.end
-                for symbol in run.symbols:
-                    yield _entry(symbol, window, at, run_id, bars=run.bars[symbol])
+    def fetch_log(self, failures: Sequence[FailedDays], run_id: str | None) -> Iterator[FetchLogEntry]:
+        """Yield a row of ``fetch_log`` for each symbol and stretch of days that were answered or failed for it."""
+        for stretch in self._stretches:
+            for window in stretch.windows():
+                at = stretch.requested_at or window.end
+                for symbol in stretch.symbols:
+                    yield _log_entry(symbol, window, at, run_id, bars=stretch.bars[symbol])
         for failed in failures:
             for symbol in failed.symbols:
-                yield _entry(symbol, failed.window, failed.requested_at, run_id, error=str(failed.error))
+                yield _log_entry(symbol, failed.window, failed.requested_at, run_id, error=str(failed.error))
 
 
-def _entry(
+def _log_entry(
     symbol: str,
     window: Window,
     requested_at: datetime,

@@ -1,9 +1,9 @@
-"""What to ask for corporate actions, with the fewest requests. Pure.
+"""The plan of the fewest requests for corporate actions. Pure.
 
-The current endpoints take a list of tickers, so that one request brings the whole history of a hundred symbols
+The current endpoints take a list of tickers, so that one request returns the whole history of a hundred symbols
 (docs/vendor.md, "Corporate actions"; massive.com/docs, ``ticker.any_of``). Whole histories cost no more than the
-latest days would, and only they show what the vendor has withdrawn. The former endpoints, asked when a plan or a
-deployment lacks the current ones, know single tickers: one request for each symbol.
+latest days would, and only they show which actions the vendor has withdrawn. The former endpoints, used when a plan or
+a deployment lacks the current ones, take single tickers: one request for each symbol.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SYMBOLS_A_REQUEST: Final = 100
-"""Tickers that one request names: the URL stays well under the 8,000 characters that servers take."""
+"""The number of tickers in one request: the URL stays well under the 8,000 characters that servers accept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A list of the vendor's: its path, its largest ``limit``, and how it is asked.
+    """The endpoint of a list: its path, its largest ``limit``, and the form of its query.
 
     ``by_list`` endpoints take several tickers at once. ``order`` is the query that puts the oldest row first: a row
-    that is added while pages are read then moves none of those that are still to come.
+    that is added while pages are read then moves no row of the pages that remain.
     """
 
     path: str
@@ -49,12 +49,12 @@ ENDPOINTS: Final[dict[ActionKind, tuple[Endpoint, ...]]] = {
     ),
     ActionKind.EARNINGS: (Endpoint("/benzinga/v1/earnings", 50_000, (("sort", "date.asc"),), by_list=True),),
 }
-"""Where each kind is listed, the current endpoint first."""
+"""The endpoints of each kind, the current one first."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListRequest:
-    """The whole list of some symbols at one endpoint. It takes as many HTTP requests as it has pages."""
+    """A request for the complete list of some symbols. It takes as many HTTP requests as it has pages."""
 
     kind: ActionKind
     path: str
@@ -62,12 +62,12 @@ class ListRequest:
     symbols: tuple[str, ...]
 
     def __str__(self) -> str:
-        who = self.symbols[0] if len(self.symbols) == 1 else f"{len(self.symbols)} symbols"
-        return f"{self.kind} of {who}"
+        subject = self.symbols[0] if len(self.symbols) == 1 else f"{len(self.symbols)} symbols"
+        return f"{self.kind} of {subject}"
 
 
 def plan_lists(kind: ActionKind, endpoint: Endpoint, symbols: Sequence[str]) -> list[ListRequest]:
-    """The requests that list everything of ``kind`` about ``symbols`` (stocks and ETFs), each of them once."""
+    """Plan the requests that list all actions of ``kind`` of ``symbols`` (stocks and ETFs), each symbol once."""
     wanted = list(dict.fromkeys(symbols))
     size = SYMBOLS_A_REQUEST if endpoint.by_list else 1
     name = "ticker.any_of" if endpoint.by_list else "ticker"

@@ -1,4 +1,4 @@
-"""Bodies of the vendor's answers, unpacked as they arrive and never larger than a page can be."""
+"""The bodies of the vendor's answers, unpacked as they arrive and never larger than a page can be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable
 
 BODY_LIMIT: Final = 32 * 2**20
-"""The largest body, unpacked. A full page of bars has 6 MB, a full page of earnings 25."""
+"""The largest unpacked body, in bytes. A full page of bars has 6 MB, a full page of earnings 25 MB."""
 
 _PLAIN: Final = frozenset({"", "identity"})
 _GZIP: Final = frozenset({"gzip", "x-gzip"})
@@ -20,10 +20,10 @@ _SHOWN: Final = 40
 
 
 async def read_body(chunks: AsyncIterable[bytes], encoding: str) -> bytes:
-    """The body that arrives in ``chunks``, as ``encoding``, the answer's ``Content-Encoding``, says.
+    """Return the body that arrives in ``chunks``, unpacked by ``encoding``, the answer's ``Content-Encoding``.
 
-    Raises :class:`MalformedPageError` when it is larger than :data:`BODY_LIMIT` or cannot be unpacked. Gzip makes a
-    thousand bytes of one: its size is measured while it is unpacked, not afterwards.
+    Raises :class:`MalformedPageError` when the body is larger than :data:`BODY_LIMIT` or cannot be unpacked. Gzip can
+    expand one byte to a thousand, so the size is measured during unpacking, not afterwards.
     """
     body = bytearray()
     if encoding in _PLAIN:
@@ -32,7 +32,7 @@ async def read_body(chunks: AsyncIterable[bytes], encoding: str) -> bytes:
             _check_size(body)
         return bytes(body)
     if encoding not in _GZIP:
-        message = f"the body is in the encoding {encoding[:_SHOWN]!r}, which was not asked for"
+        message = f"the body is in the encoding {encoding[:_SHOWN]!r}, which was not requested"
         raise MalformedPageError(message)
     unpacker = zlib.decompressobj(_GZIP_BITS)
     arrived = False
@@ -44,13 +44,13 @@ async def read_body(chunks: AsyncIterable[bytes], encoding: str) -> bytes:
         message = f"the compressed body cannot be unpacked: {error}"
         raise MalformedPageError(message) from None
     if arrived and not unpacker.eof:
-        message = "the compressed body is cut short"
+        message = "the compressed body is truncated"
         raise MalformedPageError(message)
     return bytes(body)
 
 
 def _unpack(unpacker: zlib._Decompress, chunk: bytes, body: bytearray) -> zlib._Decompress:
-    """Add what ``chunk`` unpacks to to ``body``; the unpacker for the next chunk."""
+    """Append the unpacked ``chunk`` to ``body``, and return the unpacker for the next chunk."""
     while chunk:
         if unpacker.eof:
             # Another member of the same gzip file.
@@ -63,5 +63,5 @@ def _unpack(unpacker: zlib._Decompress, chunk: bytes, body: bytearray) -> zlib._
 
 def _check_size(body: bytearray) -> None:
     if len(body) > BODY_LIMIT:
-        message = f"the body is larger than {BODY_LIMIT:,} bytes, as no page is"
+        message = f"the body is larger than {BODY_LIMIT:,} bytes, the largest size of a page"
         raise MalformedPageError(message)

@@ -1,7 +1,7 @@
-"""The vendor's bars and lists over HTTP: paging, retries, and typed errors, under a shared rate limit.
+"""The client of the vendor's bars and lists over HTTP: paging, retries and typed errors under a shared rate limit.
 
-What is relied on is in docs/vendor.md: ``adjusted=false`` and ``sort=asc`` on every page, both ends of a
-range inclusive, ``limit`` counted in base bars, pages as long as there is a ``next_url``, and a body whose
+docs/vendor.md describes the behaviour that it relies on: ``adjusted=false`` and ``sort=asc`` on every page, both ends
+of a range inclusive, ``limit`` counted in base bars, another page as long as there is a ``next_url``, and a body whose
 ``status`` may contradict its HTTP status.
 
 The key travels in the ``Authorization`` header and nowhere else. ``next_url`` contributes its path and query;
@@ -70,10 +70,10 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 PAGE_LIMIT: Final = 50_000
-"""The most base bars that the vendor reads for one page."""
+"""The maximum number of base bars that the vendor reads for one page."""
 
 PAGES_LIMIT: Final = 1_000
-"""The most pages of one request. All minutes of a crypto pair since 2009 are 180."""
+"""The maximum number of pages of one request. All minutes of a crypto pair since 2009 fill 180 pages."""
 
 _EVERY_PAGE: Final = {"adjusted": "false", "sort": "asc", "limit": str(PAGE_LIMIT)}
 _KEY_PARAMETERS: Final = frozenset({"apikey", "api_key"})
@@ -81,7 +81,7 @@ _DELIVERED: Final = frozenset({"OK", "DELAYED"})
 _LONG_KEY: Final = 12
 _REASON_LENGTH: Final = 200
 _NOT_THERE: Final = frozenset({codes.NOT_FOUND, codes.METHOD_NOT_ALLOWED, codes.GONE, codes.NOT_IMPLEMENTED})
-# A longer one is a mistake of the vendor's, and would stop every process for as long.
+# A longer pause is a mistake of the vendor, and would stop every process for that time.
 _LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
 
 
@@ -94,14 +94,14 @@ class _Facts(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When to ask again after a failure that may pass.
+    """When to retry after a failure that may be temporary.
 
     Attributes:
-        attempts: The most attempts for one page.
-        budget_seconds: No further attempt once a page has taken this long, waits for the limit left out.
-        first_wait_seconds: Upper bound of the first random wait; it doubles with each attempt.
-        longest_wait_seconds: Upper bound of every wait.
-        rate_window_seconds: How long a 429 without Retry-After keeps everybody back.
+        attempts: The maximum number of attempts for one page.
+        budget_seconds: The time after which a page is not retried, without waits for the limit.
+        first_wait_seconds: The upper bound of the first random wait; it doubles with each attempt.
+        longest_wait_seconds: The upper bound of every wait.
+        rate_window_seconds: The time that every process waits after a 429 without Retry-After.
     """
 
     attempts: int = 6
@@ -113,7 +113,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds to wait for a connection, for the next bytes, and for a whole answer."""
+    """The seconds to wait for a connection, for the next bytes, and for a complete answer."""
 
     connect: float = 10.0
     read: float = 30.0
@@ -124,7 +124,7 @@ class Timeouts:
 class HistoryNotice:
     """A hint that the plan cut the range: the first bar comes ``sessions`` sessions after the window's start.
 
-    The vendor answers such a range with success. A symbol that listed later looks the same.
+    The vendor answers such a range with success. The answer for a symbol that was listed later looks the same.
     """
 
     symbol: str
@@ -141,10 +141,10 @@ class HistoryNotice:
 
 @dataclass(frozen=True, slots=True)
 class FetchedPage:
-    """One page: rows in the vendor's order, and how they were got.
+    """One page: rows in the vendor's order, and the record of the request.
 
-    Bars have the domain's ``VENDOR_SCHEMA``; the rows of a list the schema of its kind (``domain.actions``). ``rows``
-    are those of ``frame`` as the vendor wrote them.
+    ``frame`` has the domain's ``VENDOR_SCHEMA`` for bars, and the schema of its kind (``domain.actions``) for a list.
+    ``rows`` are the rows of ``frame`` as the vendor wrote them.
     """
 
     frame: pl.DataFrame
@@ -153,7 +153,7 @@ class FetchedPage:
     rows: PageRows = field(default_factory=PageRows)
 
 
-def history_cut(
+def find_history_cut(
     requested: Window,
     first_bar: datetime | None,
     calendar: TradingCalendar,
@@ -161,9 +161,9 @@ def history_cut(
     symbol: str,
     tolerance: int = 5,
 ) -> HistoryNotice | None:
-    """A notice when more than ``tolerance`` sessions lie between the requested start and the first bar.
+    """Return a notice when more than ``tolerance`` sessions lie between the requested start and the first bar, else None.
 
-    None when there is no bar at all: the vendor refuses a range that lies wholly before the plan's history.
+    Without any bar the result is None: the vendor rejects a range that ends before the plan's history.
     """
     if first_bar is None:
         return None
@@ -172,8 +172,8 @@ def history_cut(
     return HistoryNotice(symbol, requested, first_bar, missing) if missing > tolerance else None
 
 
-def vendor_range(window: Window, calendar: TradingCalendar) -> tuple[str, str]:
-    """``from`` and ``to`` of a window, both inclusive: dates for whole local days, else Unix milliseconds."""
+def format_range(window: Window, calendar: TradingCalendar) -> tuple[str, str]:
+    """Return the inclusive ``from`` and ``to`` of ``window``: dates for whole local days, else Unix milliseconds."""
     first = calendar.local_day(window.start)
     after = calendar.local_day(window.end)
     if calendar.day_start(first) == window.start and calendar.day_start(after) == window.end:
@@ -182,7 +182,7 @@ def vendor_range(window: Window, calendar: TradingCalendar) -> tuple[str, str]:
 
 
 class _PassingError(Exception):
-    """An attempt failed in a way that may pass. Never leaves this module."""
+    """An attempt failed in a way that may be temporary. Raised and caught in this module only."""
 
     def __init__(self, reason: str, *, retry_after: float | None = None) -> None:
         super().__init__(reason)
@@ -191,8 +191,8 @@ class _PassingError(Exception):
 
 
 @dataclass(slots=True)
-class _Ask:
-    """One page being asked for, and what has happened so far."""
+class _PageRequest:
+    """The request of one page, and its progress."""
 
     symbol: str
     timeframe: Timeframe | None
@@ -238,17 +238,17 @@ class _Ask:
 
 
 class PolygonClient:
-    """Asks the vendor for bars and lists. An async context manager that belongs to one event loop.
+    """A client that fetches bars and lists. An async context manager that belongs to one event loop.
 
     Args:
-        base_url: Scheme and host of the vendor or of a simulator.
-        api_key: Sent as a bearer token, and struck out of every text that comes back.
-        limiter: Grants each attempt. The caller opens and closes it.
-        concurrency: Connections that are kept.
+        base_url: The scheme and host of the vendor or of a simulator.
+        api_key: The key that is sent as a bearer token, and removed from every text of the vendor.
+        limiter: The limiter that grants each attempt. The caller opens and closes it.
+        concurrency: The maximum number of connections.
         timeouts: See :class:`Timeouts`.
         retry: See :class:`RetryPolicy`.
-        request_log: Called with the record of every page, those that failed included.
-        transport: Stands in for the network in tests.
+        request_log: A function that is called with the record of every page, failed ones included.
+        transport: A replacement of the network in tests.
     """
 
     def __init__(
@@ -278,7 +278,7 @@ class PolygonClient:
             timeout=httpx.Timeout(self._timeouts.read, connect=self._timeouts.connect),
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
             follow_redirects=False,
-            # A proxy that the environment names does not reach this machine's own ports.
+            # A proxy from the environment does not reach this machine's own ports.
             trust_env=not is_loopback(base_url),
             transport=transport,
         )
@@ -294,78 +294,85 @@ class PolygonClient:
     async def aggregates(
         self, ticker: str, timeframe: Timeframe, window: Window, *, symbol: str, calendar: TradingCalendar
     ) -> AsyncGenerator[FetchedPage]:
-        """The pages of ``ticker``'s bars whose open may lie in ``window``, in order.
+        """Yield the pages of ``ticker``'s bars whose open may lie in ``window``, in order.
 
-        The vendor snaps a range outward to its unit, so bars outside ``window`` may come along. Raises a
-        :class:`PolygonError` of the kind that fits.
+        The vendor extends a range to multiples of its unit, so there may be bars outside ``window``. Raises the
+        matching subclass of :class:`PolygonError`.
         """
-        span = f"{timeframe.multiplier}/{timeframe.timespan}/{'/'.join(vendor_range(window, calendar))}"
+        span = f"{timeframe.multiplier}/{timeframe.timespan}/{'/'.join(format_range(window, calendar))}"
         path = f"/v2/aggs/ticker/{quote(ticker, safe=':')}/range/{span}"
         seen: set[httpx.URL] = set()
 
-        def ask_for(url: httpx.URL) -> _Ask:
-            contradiction = partial(_contradiction_of_bars, ticker)
-            return _Ask(symbol, timeframe, window, len(seen), url, parse_page, contradiction, is_list=False)
+        def make_request(url: httpx.URL) -> _PageRequest:
+            contradiction = partial(_find_contradiction_in_bars, ticker)
+            return _PageRequest(
+                symbol, timeframe, window, len(seen), url, parse_page, contradiction, is_list=False
+            )
 
-        async with contextlib.aclosing(self._pages(path, "", _EVERY_PAGE, seen, ask_for)) as pages:
+        async with contextlib.aclosing(self._pages(path, "", _EVERY_PAGE, seen, make_request)) as pages:
             async for page in pages:
                 yield page
 
     async def market_day(self, request: DayRequest) -> AsyncGenerator[FetchedPage]:
-        """The pages of a day of a market: every ticker that traded, in the column ``ticker``, stamped as the vendor does.
+        """Yield the pages of a day of a market: bars of every ticker that traded, with the vendor's stamps.
 
-        The vendor is known to answer with one page. Raises a :class:`PolygonError` of the kind that fits.
+        The frames have the column ``ticker``. In practice there is one page. Raises the matching subclass of
+        :class:`PolygonError`.
         """
         seen: set[httpx.URL] = set()
 
-        def ask_for(url: httpx.URL) -> _Ask:
-            return _Ask(
+        def make_request(url: httpx.URL) -> _PageRequest:
+            return _PageRequest(
                 request.symbol,
                 request.base,
                 request.window,
                 len(seen),
                 url,
                 parse_day,
-                _contradiction_of_day,
+                _find_contradiction_in_day,
             )
 
         path = request.market.path(request.day)
-        async with contextlib.aclosing(self._pages(path, "", request.market.query, seen, ask_for)) as pages:
+        async with contextlib.aclosing(
+            self._pages(path, "", request.market.query, seen, make_request)
+        ) as pages:
             async for page in pages:
                 yield page
 
     async def actions(self, request: ListRequest) -> AsyncGenerator[FetchedPage]:
-        """The pages of a list of corporate actions, in the vendor's order.
+        """Yield the pages of a list of corporate actions, in the vendor's order.
 
-        Raises a :class:`PolygonError` of the kind that fits.
+        Raises the matching subclass of :class:`PolygonError`.
         """
         seen: set[httpx.URL] = set()
 
-        def ask_for(url: httpx.URL) -> _Ask:
+        def make_request(url: httpx.URL) -> _PageRequest:
             parse = partial(parse_actions, request.kind)
-            contradiction = partial(_contradiction_of_list, frozenset(request.symbols))
-            return _Ask(str(request), None, None, len(seen), url, parse, contradiction)
+            contradiction = partial(_find_contradiction_in_list, frozenset(request.symbols))
+            return _PageRequest(str(request), None, None, len(seen), url, parse, contradiction)
 
-        pages = self._pages(request.path, urlencode(request.query, safe=","), {}, seen, ask_for)
+        pages = self._pages(request.path, urlencode(request.query, safe=","), {}, seen, make_request)
         async with contextlib.aclosing(pages):
             async for page in pages:
                 yield page
 
-    async def lists(self, ticker: str, *, symbol: str) -> bool:
-        """Ask the vendor's directory whether it has ``ticker``, active or delisted.
+    async def is_listed(self, ticker: str, *, symbol: str) -> bool:
+        """Return whether the vendor's directory has ``ticker``, active or delisted.
 
-        Raises a :class:`PolygonError` of the kind that fits.
+        Raises the matching subclass of :class:`PolygonError`.
         """
         for active in ("true", "false"):
             seen: set[httpx.URL] = set()
 
-            def ask_for(url: httpx.URL, seen: set[httpx.URL] = seen) -> _Ask:
-                contradiction = partial(_miscounted, exactly=False)
+            def make_request(url: httpx.URL, seen: set[httpx.URL] = seen) -> _PageRequest:
+                contradiction = partial(_find_miscount, exactly=False)
                 subject = f"directory entry of {symbol}"
-                return _Ask(subject, None, None, len(seen), url, directory.parse_directory, contradiction)
+                return _PageRequest(
+                    subject, None, None, len(seen), url, directory.parse_directory, contradiction
+                )
 
             query = urlencode({"ticker": ticker, "active": active, "limit": "10"})
-            pages = self._pages(directory.PATH, query, {}, seen, ask_for)
+            pages = self._pages(directory.PATH, query, {}, seen, make_request)
             async with contextlib.aclosing(pages):
                 async for page in pages:
                     if ticker in page.frame["ticker"]:
@@ -378,20 +385,20 @@ class PolygonClient:
         query: str,
         every_page: Mapping[str, str],
         seen: set[httpx.URL],
-        ask_for: Callable[[httpx.URL], _Ask],
+        make_request: Callable[[httpx.URL], _PageRequest],
     ) -> AsyncGenerator[FetchedPage]:
-        """The page at ``path``, and those that follow it. ``seen`` gets the URL of each before it is asked for."""
+        """Yield the page at ``path`` and the pages after it. The URL of each is added to ``seen`` before its request."""
         url: httpx.URL | None = self._url(path, query, every_page)
         while url is not None:
             seen.add(url)
-            ask = ask_for(url)
-            page = await self._logged(ask)
-            url = self._next(ask, page.envelope, every_page, seen)
-            record = ask.record(bars=page.frame.height)
+            request = make_request(url)
+            page = await self._request_logged(request)
+            url = self._next_url(request, page.envelope, every_page, seen)
+            record = request.record(bars=page.frame.height)
             yield FetchedPage(page.frame, record, is_last=url is None, rows=page.rows)
 
     def _url(self, path: str, query: str, every_page: Mapping[str, str]) -> httpx.URL:
-        """``path`` on the configured host, with what every page must say and without a key."""
+        """Return the URL of ``path`` on the configured host, with the query of every page and without a key."""
         kept = [
             (name, value)
             for name, value in parse_qsl(query, keep_blank_values=True)
@@ -400,8 +407,12 @@ class PolygonClient:
         target = f"{path}?{urlencode([*kept, *every_page.items()], safe=',')}"
         return self._base_url.copy_with(raw_path=target.encode("ascii"))
 
-    def _next(
-        self, ask: _Ask, envelope: Envelope, every_page: Mapping[str, str], seen: set[httpx.URL]
+    def _next_url(
+        self,
+        request: _PageRequest,
+        envelope: Envelope,
+        every_page: Mapping[str, str],
+        seen: set[httpx.URL],
     ) -> httpx.URL | None:
         if envelope.next_url is None:
             return None
@@ -411,51 +422,60 @@ class PolygonClient:
         except ValueError:
             parts = urlsplit("")
         if not parts.path.startswith("/"):
-            error = VendorFailureError(f"the next_url of page {ask.page} is no URL", **_facts(ask))
+            error = VendorFailureError(f"the next_url of page {request.page} is not a URL", **_facts(request))
         else:
             url = self._url(quote(parts.path, safe="/:%"), parts.query, every_page)
             if self._key_pattern.search(str(url)):
-                error = VendorFailureError(f"the next_url of page {ask.page} carries the key", **_facts(ask))
+                error = VendorFailureError(
+                    f"the next_url of page {request.page} carries the key", **_facts(request)
+                )
             elif url in seen:
-                error = PagingLoopError(f"page {ask.page} leads back to a page already read", **_facts(ask))
-            elif ask.page >= PAGES_LIMIT:
-                error = PagingLoopError(f"page {ask.page:,} still has a next page", **_facts(ask))
+                error = PagingLoopError(
+                    f"page {request.page} leads back to a page that was already read",
+                    **_facts(request),
+                )
+            elif request.page >= PAGES_LIMIT:
+                error = PagingLoopError(f"page {request.page:,} still has a next page", **_facts(request))
             else:
                 return url
-        self._log_failure(ask, error)
+        self._log_failure(request, error)
         raise error
 
-    async def _logged(self, ask: _Ask) -> Page:
+    async def _request_logged(self, request: _PageRequest) -> Page:
         try:
-            page = await self._asked(ask)
+            page = await self._request_page(request)
         except PolygonError as error:
-            self._log_failure(ask, error)
+            self._log_failure(request, error)
             raise
-        self._log(ask.record(bars=page.frame.height))
+        self._log(request.record(bars=page.frame.height))
         return page
 
-    def _log_failure(self, ask: _Ask, error: PolygonError) -> None:
-        error.record = ask.record(error=error)
+    def _log_failure(self, request: _PageRequest, error: PolygonError) -> None:
+        error.record = request.record(error=error)
         self._log(error.record)
 
     def _log(self, record: FetchRecord) -> None:
         if self._request_log is not None:
             self._request_log(record)
 
-    async def _asked(self, ask: _Ask) -> Page:
-        """The page, after as many attempts as the policy allows."""
+    async def _request_page(self, request: _PageRequest) -> Page:
+        """Request a page, with as many attempts as the policy allows, and return it."""
         started = time.monotonic()
 
         def wait_before_next(error: Exception) -> bool | float:
-            spent = time.monotonic() - started - ask.waited
+            spent = time.monotonic() - started - request.waited
             if not isinstance(error, _PassingError) or spent > self._retry.budget_seconds:
                 return False
-            # Full jitter: anything between nothing and the bound, so that failures do not march in step.
-            bound = self._retry.first_wait_seconds * 2 ** (ask.attempts - 1)
+            # Full jitter: a wait between zero and the bound, so that failed requests are not retried all at once.
+            bound = self._retry.first_wait_seconds * 2 ** (request.attempts - 1)
             wait = random.uniform(0, min(bound, self._retry.longest_wait_seconds))  # noqa: S311 - no secret
-            if ask.attempts < self._retry.attempts:
+            if request.attempts < self._retry.attempts:
                 _LOGGER.warning(
-                    "%s: %s; attempt %d of %d", ask, error.reason, ask.attempts, self._retry.attempts
+                    "%s: %s; attempt %d of %d",
+                    request,
+                    error.reason,
+                    request.attempts,
+                    self._retry.attempts,
                 )
             return wait
 
@@ -464,52 +484,55 @@ class PolygonClient:
                 on=wait_before_next, attempts=self._retry.attempts, timeout=None
             ):
                 with attempt:
-                    return await self._attempt(ask)
+                    return await self._attempt(request)
         except _PassingError as error:
-            tries = counted(ask.attempts, "attempt")
+            tries = counted(request.attempts, "attempt")
             if error.retry_after is not None:
                 what = f"still over the vendor's rate limit after {tries}"
-                raise RateLimitedError(what, retry_after=error.retry_after, **_facts(ask)) from None
-            what = f"no usable answer from {self._base_url.host} after {tries}, at last: {error.reason}"
-            raise VendorFailureError(what, **_facts(ask)) from None
+                raise RateLimitedError(what, retry_after=error.retry_after, **_facts(request)) from None
+            what = f"no usable answer from {self._base_url.host} after {tries}; last error: {error.reason}"
+            raise VendorFailureError(what, **_facts(request)) from None
         message = "stamina ended without an outcome"
         raise AssertionError(message)
 
-    async def _attempt(self, ask: _Ask) -> Page:
-        ask.waited += await self._limiter.acquire()
-        ask.attempts += 1
-        ask.status = ask.vendor_status = ask.base_bars = ask.request_id = None
+    async def _attempt(self, request: _PageRequest) -> Page:
+        request.waited += await self._limiter.acquire()
+        request.attempts += 1
+        request.status = request.vendor_status = request.base_bars = request.request_id = None
         started = time.monotonic()
         try:
-            async with asyncio.timeout(self._timeouts.total), self._http.stream("GET", ask.url) as response:
+            async with (
+                asyncio.timeout(self._timeouts.total),
+                self._http.stream("GET", request.url) as response,
+            ):
                 self._check_clock(response.headers)
-                ask.status = response.status_code
-                ask.request_id = response.headers.get("x-request-id")
+                request.status = response.status_code
+                request.request_id = response.headers.get("x-request-id")
                 body = await self._read_body(response)
         except (httpx.RequestError, TimeoutError) as error:
             reason = f"{type(error).__name__}, {self._clean(str(error)) or 'no answer in time'}"
             raise _PassingError(reason) from None
         finally:
-            ask.duration += time.monotonic() - started
+            request.duration += time.monotonic() - started
         if response.status_code != codes.OK:
-            await self._refuse(ask, response, body)
+            await self._refuse(request, response, body)
         try:
             # In a thread: other requests' slots must not be missed while a large page is parsed.
-            page = await asyncio.to_thread(ask.parse, body)
+            page = await asyncio.to_thread(request.parse, body)
         except MalformedPageError as error:
             raise _PassingError(self._clean(str(error))) from None
-        self._keep(ask, page.envelope)
+        self._note_envelope(request, page.envelope)
         if page.envelope.status not in _DELIVERED:
-            await self._refuse(ask, response, body)
-        if (contradiction := ask.contradiction(page)) is not None:
+            await self._refuse(request, response, body)
+        if (contradiction := request.contradiction(page)) is not None:
             raise _PassingError(self._clean(contradiction))
-        if page.envelope.is_adjusted and ask.timeframe is not None:
-            what = "the page says that its bars are adjusted, although they were asked for as traded"
-            raise AdjustedPageError(what, **_facts(ask))
+        if page.envelope.is_adjusted and request.timeframe is not None:
+            what = "the page reports adjusted bars, although unadjusted bars were requested"
+            raise AdjustedPageError(what, **_facts(request))
         return page
 
     async def _read_body(self, response: httpx.Response) -> bytes:
-        """The body of ``response``; nothing of one that cannot be read of a refusal, whose status says enough."""
+        """Read the body of ``response``; the body of an error is empty when unreadable, as its status is enough."""
         encoding = response.headers.get("content-encoding", "").strip().lower()
         try:
             return await read_body(response.aiter_raw(), encoding)
@@ -519,52 +542,52 @@ class PolygonClient:
             raise _PassingError(self._clean(str(error))) from None
 
     def _check_clock(self, headers: httpx.Headers) -> None:
-        """Do nothing when the vendor's clock agrees with this machine's. Raises :class:`ClockError`."""
+        """Raise :class:`ClockError` when the vendor's clock and this machine's disagree."""
         with contextlib.suppress(ValueError, TypeError, OverflowError):
-            # A cache on the way tells how long ago the vendor answered.
+            # A cache between the two states the age of the vendor's answer.
             sent = parsedate_to_datetime(headers["date"]) if "date" in headers else None
             age = timedelta(seconds=int(headers.get("age", "0")))
             if sent is not None and sent.tzinfo is not None:
                 require_same_time(datetime.now(UTC), sent + age, f"the vendor ({self._base_url.host})")
 
-    def _keep(self, ask: _Ask, envelope: Envelope) -> None:
-        ask.vendor_status = self._clean(envelope.status or "") or None
-        ask.base_bars = envelope.base_bars
-        ask.request_id = self._clean(envelope.request_id or ask.request_id or "") or None
+    def _note_envelope(self, request: _PageRequest, envelope: Envelope) -> None:
+        request.vendor_status = self._clean(envelope.status or "") or None
+        request.base_bars = envelope.base_bars
+        request.request_id = self._clean(envelope.request_id or request.request_id or "") or None
 
-    async def _refuse(self, ask: _Ask, response: httpx.Response, body: bytes) -> NoReturn:
-        """Raise what ``response`` means; it is not a page."""
-        status, said = response.status_code, ""
-        # A 5xx may be HTML or empty: then its HTTP status says enough.
+    async def _refuse(self, request: _PageRequest, response: httpx.Response, body: bytes) -> NoReturn:
+        """Raise the error that ``response``, which is not a page, stands for."""
+        status, problem = response.status_code, ""
+        # The body of a 5xx may be HTML or empty: then its HTTP status is enough.
         with contextlib.suppress(MalformedPageError):
             envelope = parse_envelope(body)
-            self._keep(ask, envelope)
-            said = self._clean(envelope.problem or "")
-        reason = said or response.reason_phrase or "no reason given"
-        refusal = _refusal(status, ask.vendor_status, said, is_list=ask.is_list)
+            self._note_envelope(request, envelope)
+            problem = self._clean(envelope.problem or "")
+        reason = problem or response.reason_phrase or "no reason given"
+        refusal = _refusal(status, request.vendor_status, problem, is_list=request.is_list)
         if refusal is RateLimitedError:
-            ask.rate_limited += 1
+            request.rate_limited += 1
             retry_after = _retry_after(response.headers)
             if retry_after is None:
                 retry_after = self._retry.rate_window_seconds
             await self._limiter.penalise(retry_after)
-            passing = f"over the vendor's rate limit, everybody waits {retry_after:.0f} s"
+            passing = f"over the vendor's rate limit, every process waits {retry_after:.0f} s"
             raise _PassingError(passing, retry_after=retry_after)
         if refusal is None:
-            passing = f"HTTP {status} with the status {ask.vendor_status}, {reason}"
+            passing = f"HTTP {status} with the status {request.vendor_status}, {reason}"
             raise _PassingError(passing)
-        what = f"the vendor refused: {reason}"
-        raise refusal(what, **_facts(ask))
+        what = f"the vendor rejected: {reason}"
+        raise refusal(what, **_facts(request))
 
     def _clean(self, text: str) -> str:
-        """``text`` on one line, cut to a readable length, without the key."""
+        """Return ``text`` on one line, cut to a readable length, without the key."""
         return " ".join(self._key_pattern.sub("***", text).split())[:_REASON_LENGTH]
 
 
 def _key_pattern(api_key: SecretStr) -> re.Pattern[str]:
-    """Finds the key, each of its characters as it is or percent-encoded.
+    """Return a pattern that finds the key, each of its characters plain or percent-encoded.
 
-    A short one, as people give a simulator, is found by itself only: its letters are in every word.
+    A short key, as given to a simulator, is found only as a separate word: its letters occur in other words.
     """
     key = api_key.get_secret_value()
     encoded = ("".join(f"%{byte:02X}" for byte in character.encode()) for character in key)
@@ -573,51 +596,51 @@ def _key_pattern(api_key: SecretStr) -> re.Pattern[str]:
     return re.compile(found if len(key) >= _LONG_KEY else rf"(?<![A-Za-z0-9]){found}(?![A-Za-z0-9])")
 
 
-def _contradiction_of_bars(ticker: str, page: Page) -> str | None:
-    """What a page of bars says of itself that is not so; None when nothing is.
+def _find_contradiction_in_bars(ticker: str, page: Page) -> str | None:
+    """Return the contradiction between a page of bars and its request or itself; None without one.
 
-    The vendor repeats the ticker as it was asked for. Upper and lower case are different securities.
+    The vendor repeats the ticker as it was requested. Upper and lower case are different securities.
     """
     about = page.envelope.ticker
     if about is not None and about != ticker:
         return f"the page is about {about!r} and not about {ticker!r}"
-    return _miscounted(page, exactly=True)
+    return _find_miscount(page, exactly=True)
 
 
-def _contradiction_of_day(page: Page) -> str | None:
-    """As above, of a page of many tickers: a row without one may be any symbol's."""
+def _find_contradiction_in_day(page: Page) -> str | None:
+    """Return the contradiction in a page of many tickers: a row without a ticker may belong to any symbol."""
     if page.frame["ticker"].null_count():
-        return "the page has a row that names no ticker"
-    return _miscounted(page, exactly=True)
+        return "the page has a row without a ticker"
+    return _find_miscount(page, exactly=True)
 
 
-def _contradiction_of_list(symbols: Collection[str], page: Page) -> str | None:
-    """As above, of a page of a list: a row without a ticker may be any symbol's, and rows of others alone are an error."""
+def _find_contradiction_in_list(symbols: Collection[str], page: Page) -> str | None:
+    """Return the contradiction in a page of a list: a row without a ticker, or only rows of other tickers."""
     listed = page.frame["symbol"]
     if listed.null_count():
-        return "the page has a row that names no ticker"
+        return "the page has a row without a ticker"
     if listed.len() and not listed.is_in(list(symbols)).any():
-        return f"the page is about {listed[0]!r}, which was not asked for"
-    # Not every list says whether it counts a page or all of them.
-    return _miscounted(page, exactly=False)
+        return f"the page is about {listed[0]!r}, which was not requested"
+    # Not every list states whether its count is of a page or of all pages.
+    return _find_miscount(page, exactly=False)
 
 
-def _miscounted(page: Page, *, exactly: bool) -> str | None:
-    """A count that promises more rows than there are: the body is cut short. Rows beyond it are screened like any."""
+def _find_miscount(page: Page, *, exactly: bool) -> str | None:
+    """Return a count that is larger than the number of rows, so that the body is truncated; None without one."""
     rows = page.frame.height
-    for said in page.envelope.rows:
-        if said > rows if exactly else said > 0 and not rows and page.envelope.next_url is None:
-            return f"the page says that it has {said:,} rows, and has {rows:,}"
+    for reported in page.envelope.rows:
+        if reported > rows if exactly else reported > 0 and not rows and page.envelope.next_url is None:
+            return f"the page reports {reported:,} rows, and has {rows:,}"
     return None
 
 
 def _refusal(  # noqa: PLR0911 - one line for each kind
-    status: int, vendor_status: str | None, said: str, *, is_list: bool
+    status: int, vendor_status: str | None, problem: str, *, is_list: bool
 ) -> type[PolygonError] | None:
-    """The error that an answer without a page stands for; None when it may pass."""
-    if status == codes.UNAUTHORIZED or "unknown api key" in said.lower():
+    """Return the class of error that an answer without a page stands for; None when it may be temporary."""
+    if status == codes.UNAUTHORIZED or "unknown api key" in problem.lower():
         return AuthenticationError
-    if status == codes.TOO_MANY_REQUESTS or "exceeded the maximum requests" in said:
+    if status == codes.TOO_MANY_REQUESTS or "exceeded the maximum requests" in problem:
         return RateLimitedError
     if status in (codes.FORBIDDEN, codes.PAYMENT_REQUIRED) or vendor_status == "NOT_AUTHORIZED":
         return EntitlementError
@@ -632,7 +655,7 @@ def _refusal(  # noqa: PLR0911 - one line for each kind
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds of a Retry-After header, be it a number or an HTTP date; None when absent or unreadable."""
+    """Return the seconds of a Retry-After header, a number or an HTTP date; None when absent or unreadable."""
     text = headers.get("retry-after", "")
     try:
         seconds = float(text)
@@ -645,5 +668,10 @@ def _retry_after(headers: httpx.Headers) -> float | None:
     return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_SECONDS) if math.isfinite(seconds) else None
 
 
-def _facts(ask: _Ask) -> _Facts:
-    return {"symbol": ask.symbol, "window": ask.window, "status": ask.status, "request_id": ask.request_id}
+def _facts(request: _PageRequest) -> _Facts:
+    return {
+        "symbol": request.symbol,
+        "window": request.window,
+        "status": request.status,
+        "request_id": request.request_id,
+    }

@@ -1,4 +1,4 @@
-"""A page of the vendor's directory of tickers: bytes in, the tickers and the envelope's facts out."""
+"""The parser of pages of the vendor's directory of tickers: from bytes to tickers and the envelope's facts."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Final
 import polars as pl
 
 from marketdata_assets.polygon.errors import MalformedPageError
-from marketdata_assets.polygon.parser import Page, decode, unreadable
+from marketdata_assets.polygon.parser import Page, decode, unreadable_error
 
 PATH: Final = "/v3/reference/tickers"
-"""Where the directory is. It lists either the active tickers or the delisted ones."""
+"""The path of the directory, which lists either the active tickers or the delisted ones."""
 
 
 def parse_directory(body: bytes) -> Page:
     """Read the tickers of ``body`` into a frame with the column ``ticker``, in the vendor's order.
 
-    Raises :class:`MalformedPageError` when it is cut short, not JSON or not a list.
+    Raises :class:`MalformedPageError` when the body is truncated, not JSON or not a list.
     """
     envelope, results = decode(body)
     try:
         listed = json.loads(results) if results else []
     except (ValueError, RecursionError) as error:
-        raise unreadable(body, error) from None
+        raise unreadable_error(body, error) from None
     if listed is None:
         listed = []
     if not isinstance(listed, list):

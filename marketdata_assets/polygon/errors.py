@@ -1,7 +1,7 @@
-"""What can go wrong at the vendor, as one hierarchy with the facts as attributes.
+"""The errors of the vendor, as one hierarchy with the facts as attributes.
 
 Every text is one line: what happened, to which symbol and window, the vendor's request_id, and what to do.
-The API key never appears: the client scrubs whatever the vendor says before it reaches an error.
+The API key never appears: the client removes it from the vendor's texts before they reach an error.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 class PolygonError(MarketDataError):
-    """The vendor did not deliver what was asked of it.
+    """The vendor did not deliver what was requested.
 
     Attributes:
-        symbol: Whose bars were asked for, as this project writes it; or which list, as in ``splits of AAPL``.
-        window: Which time was asked for; None for a list.
+        symbol: The symbol whose bars were requested, as this project writes it; or the list, as in ``splits of AAPL``.
+        window: The requested window; None for a list.
         status: The HTTP status, or None when no answer arrived.
-        request_id: The vendor's own name for the request, to quote to its support; None when it gave none.
-        record: What the client noted of the page that failed; None before it did.
+        request_id: The vendor's own name for the request, to quote to its support; None when the vendor gave none.
+        record: The client's record of the page that failed; None until the client has made it.
     """
 
-    remedy = "ask again later"
+    remedy = "try again later"
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class PolygonError(MarketDataError):
 
 
 class AuthenticationError(PolygonError, ConfigurationError):
-    """HTTP 401: the key is unknown to the vendor. Nothing else can succeed with it."""
+    """HTTP 401: the key is unknown to the vendor. No other request can succeed with it."""
 
     remedy = (
         "set POLYGON_API_KEY to a key of the vendor's dashboard, or run `marketdata demo`, which needs none"
@@ -64,7 +64,7 @@ class AuthenticationError(PolygonError, ConfigurationError):
 class EntitlementError(PolygonError):
     """The plan does not include this data: HTTP 403, or HTTP 200 with the status NOT_AUTHORIZED."""
 
-    remedy = "ask for data that the vendor's plan includes, or change the plan"
+    remedy = "request data that the vendor's plan includes, or change the plan"
 
 
 class NotFoundError(PolygonError):
@@ -74,13 +74,13 @@ class NotFoundError(PolygonError):
 
 
 class EndpointNotFoundError(NotFoundError):
-    """A list that the vendor does not have at this address: HTTP 404, 405, 410 or 501. No symbol is to blame."""
+    """A list that the vendor does not have at this address: HTTP 404, 405, 410 or 501. The symbols are not the cause."""
 
     remedy = "check POLYGON_BASE_URL, or do without this list: the vendor does not offer it there"
 
 
 class AdjustedPageError(PolygonError):
-    """A page says that its bars are split-adjusted, although they were asked for as traded.
+    """A page reports split-adjusted bars, although unadjusted bars were requested.
 
     Stored, they would be adjusted twice when they are read.
     """
@@ -89,7 +89,7 @@ class AdjustedPageError(PolygonError):
 
 
 class BadRequestError(PolygonError):
-    """HTTP 400 and the other refusals: the request itself is wrong, so asking again cannot help."""
+    """HTTP 400 and other rejections: the request itself is wrong, so a retry cannot help."""
 
     remedy = "check the symbol, the dates and POLYGON_BASE_URL"
 
@@ -98,10 +98,10 @@ class RateLimitedError(PolygonError):
     """HTTP 429 on every attempt.
 
     Attributes:
-        retry_after: Seconds that the last answer asked to wait.
+        retry_after: The seconds to wait that the last answer gave.
     """
 
-    remedy = "lower POLYGON_REQUESTS_PER_MINUTE to the plan's limit, or stop whatever else uses the same key"
+    remedy = "lower POLYGON_REQUESTS_PER_MINUTE to the plan's limit, or stop any other program that uses the same key"
 
     def __init__(
         self,
@@ -120,18 +120,18 @@ class RateLimitedError(PolygonError):
 class VendorFailureError(PolygonError):
     """No usable answer on any attempt: 5xx, time-outs, resets, truncated bodies or no connection."""
 
-    remedy = "check the network, POLYGON_BASE_URL and the vendor's status page, then ask again"
+    remedy = "check the network, POLYGON_BASE_URL and the vendor's status page, then try again"
 
 
 class PagingLoopError(PolygonError):
-    """A ``next_url`` led back to a page that was already read."""
+    """A ``next_url`` led back to a page that had already been read."""
 
-    remedy = "ask for a shorter window, and report the request_id to the vendor"
+    remedy = "request a shorter window, and report the request_id to the vendor"
 
 
 class MalformedPageError(MarketDataError):
-    """A body is not a whole page. Raised by the parser; the client asks again before it gives up."""
+    """A body is not a complete page. Raised by the parser; the client retries before it gives up."""
 
 
 class RateLimiterUnavailableError(MarketDataError):
-    """The database that holds the shared rate limit is away, so nothing may be asked of the vendor."""
+    """The database of the shared rate limit is unavailable, so no request may be made to the vendor."""

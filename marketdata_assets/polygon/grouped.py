@@ -1,7 +1,7 @@
-"""Whole days of a market: one request brings the day bars of every ticker that traded.
+"""Whole days of a market: one request returns the day bars of every ticker that traded.
 
-The vendor stamps these bars at the end of their day, and those of the range endpoint at its beginning
-(docs/vendor.md, "Grouped days"). They leave this package as the range endpoint stamps them.
+The vendor stamps these bars at the end of their day, and bars of the range endpoint at its beginning
+(docs/vendor.md, "Grouped days"). This package returns both with the stamp of the range endpoint.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.windows import Window
 
 DAY_SCHEMA: Final = pl.Schema({"symbol": pl.String(), **VENDOR_SCHEMA, "row": pl.UInt32()})
-"""Day bars of the symbols that were asked for. ``row`` is the position of each in the vendor's page."""
+"""The schema of the day bars of requested symbols. ``row`` is the position of a bar in the vendor's page."""
 
 
 class Market(StrEnum):
-    """A market whose days the vendor answers whole. Indices have none."""
+    """A market whose whole days the vendor serves. Indices have none."""
 
     STOCKS = "stocks"
     CRYPTO = "crypto"
 
     @classmethod
     def of(cls, asset_class: AssetClass) -> Market | None:
-        """The market of an asset class; None when the vendor answers no whole day of it."""
+        """Return the market of an asset class; None when the vendor does not serve whole days of it."""
         return _MARKETS.get(asset_class)
 
     @property
     def asset_class(self) -> AssetClass:
-        """The asset class that stands for the market: its calendar and its tickers' form."""
+        """The asset class that determines the market's calendar and the form of its tickers."""
         return AssetClass.CRYPTO if self is Market.CRYPTO else AssetClass.STOCK
 
     @property
@@ -51,12 +51,12 @@ class Market(StrEnum):
 
     @property
     def query(self) -> Mapping[str, str]:
-        """What a request must say: the vendor adjusts for splits and leaves OTC out unless asked not to."""
+        """The query of a request. The vendor's defaults are to adjust for splits and to leave out OTC."""
         adjusted = {"adjusted": "false"}
         return adjusted if self is Market.CRYPTO else adjusted | {"include_otc": "true"}
 
     def path(self, day: date) -> str:
-        """The path that answers ``day``."""
+        """Return the path of ``day``."""
         locale = "global" if self is Market.CRYPTO else "us"
         return f"/v2/aggs/grouped/locale/{locale}/market/{self}/{day.isoformat()}"
 
@@ -70,7 +70,7 @@ _MARKETS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class DayRequest:
-    """One local day of a market, for the day bars of ``symbols``."""
+    """A request for one local day of a market, made for the day bars of ``symbols``."""
 
     market: Market
     day: date
@@ -96,9 +96,9 @@ class DayRequest:
 
 
 def bars_of_day(page: pl.DataFrame, request: DayRequest) -> pl.DataFrame:
-    """The rows of ``page`` (``ticker`` and ``VENDOR_SCHEMA``) that are of the request's symbols, as ``DAY_SCHEMA``.
+    """Return the rows of ``page`` (``ticker`` and ``VENDOR_SCHEMA``) of the request's symbols, as ``DAY_SCHEMA``.
 
-    A time within the day, both ends included, becomes its open; another one stays as it is.
+    A time within the day, both ends included, becomes the day's open; any other time is kept.
     """
     tickers = pl.DataFrame(
         {
@@ -120,15 +120,15 @@ def bars_of_day(page: pl.DataFrame, request: DayRequest) -> pl.DataFrame:
     )
 
 
-def days_between(calendar: TradingCalendar, days: Sequence[date]) -> list[tuple[date, date]]:
-    """Sorted sessions as runs of neighbouring ones, each by its first and its last."""
-    runs: list[tuple[date, date]] = []
+def stretches_of_days(calendar: TradingCalendar, days: Sequence[date]) -> list[tuple[date, date]]:
+    """Return the stretches of neighbouring sessions in the sorted ``days``, each as its first and last day."""
+    stretches: list[tuple[date, date]] = []
     if not days:
-        return runs
+        return stretches
     positions = {day: position for position, day in enumerate(calendar.sessions(days[0], days[-1]))}
     for day in days:
-        if runs and positions[day] == positions[runs[-1][1]] + 1:
-            runs[-1] = (runs[-1][0], day)
+        if stretches and positions[day] == positions[stretches[-1][1]] + 1:
+            stretches[-1] = (stretches[-1][0], day)
         else:
-            runs.append((day, day))
-    return runs
+            stretches.append((day, day))
+    return stretches

@@ -4,16 +4,16 @@ One row of Postgres per API key holds the times of the latest grants (``storage.
 reserves the next slot, which is the latest of
 
 - now,
-- the grant N places back, plus the period and a slack (so that no period ever holds more than N),
-- the pace: one grant every period/N, after an allowance of N/10 that refills while nobody asks,
-- the end of a penalty (a 429's Retry-After), which pushes every process back.
+- the N-th latest grant, plus the period and a slack (so that no period ever contains more than N),
+- the pace: one grant every period/N, after an allowance of N/10 that refills while no slot is requested,
+- the end of a penalty (a 429's Retry-After), which delays every process.
 
-The caller then sleeps until its slot. The slack of 0.6 s, 1 % of a minute, absorbs what happens between the
-slot and the vendor's clock: a late wake-up, a new connection. A caller that wakes later than that allows
-drops its slot and takes another. Whoever sleeps when a penalty falls hears of it through LISTEN/NOTIFY and
-takes a new slot behind it, so that no burst follows.
+The caller then sleeps until its slot. The slack of 0.6 s, 1 % of a minute, absorbs delays between the
+slot and the vendor's clock: a late wake-up, a new connection. A caller that wakes later than the slack allows
+drops its slot and takes another. Callers that are asleep when a penalty begins are notified through LISTEN/NOTIFY
+and take a new slot after it, so that no burst follows.
 
-When the database is away nothing is granted: :class:`RateLimiterUnavailableError`.
+When the database is unavailable nothing is granted: :class:`RateLimiterUnavailableError`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PERIOD_SECONDS: Final = 60.0
 """The vendor counts requests in one rolling minute per key (docs/vendor.md, "Limits")."""
 
 SLACK_SECONDS: Final = 0.6
-"""How much longer than the vendor's period a slot stays taken."""
+"""The time beyond the vendor's period for which a slot stays taken."""
 
 _DATABASE_TIMEOUT_SECONDS: Final = 15.0
 _LISTEN_RETRY_SECONDS: Final = 5.0
@@ -55,28 +55,28 @@ _NOTE_EVERY_SECONDS: Final = 10.0
 
 
 def bucket_of(api_key: SecretStr) -> str:
-    """The name under which processes with one key share a limit: a hash, from which no key can be had."""
+    """Return the name under which processes with one key share a limit: a hash that does not reveal the key."""
     return hashlib.sha256(b"marketdata rate limit " + api_key.get_secret_value().encode()).hexdigest()[:16]
 
 
 class Limiter(Protocol):
-    """Says when the next request may be sent."""
+    """A limiter that decides when the next request may be sent."""
 
     async def acquire(self) -> float:
-        """Wait for a slot; the seconds that it took."""
+        """Wait for a slot, and return the seconds waited."""
 
     async def penalise(self, retry_after: float) -> None:
-        """Let nobody send anything for ``retry_after`` seconds."""
+        """Let no request be sent for ``retry_after`` seconds."""
 
 
 class NoLimit:
-    """A limiter without a limit, for a plan that has none. A penalty holds within the process."""
+    """A limiter without a limit, for a plan that has none. A penalty is valid in this process only."""
 
     def __init__(self) -> None:
         self._blocked_until = 0.0
 
     async def acquire(self) -> float:
-        """Wait for the end of a penalty, if there is one; the seconds that it took."""
+        """Wait for the end of a penalty, if there is one, and return the seconds waited."""
         started = time.monotonic()
         # Not an event: the end of a penalty is a time, and it may move while this sleeps.
         while (remaining := self._blocked_until - time.monotonic()) > 0:  # noqa: ASYNC110
@@ -84,7 +84,7 @@ class NoLimit:
         return time.monotonic() - started
 
     async def penalise(self, retry_after: float) -> None:
-        """Let nobody in this process send anything for ``retry_after`` seconds."""
+        """Let this process send no request for ``retry_after`` seconds."""
         self._blocked_until = max(self._blocked_until, time.monotonic() + retry_after)
 
 
@@ -92,12 +92,12 @@ class NoLimit:
 class _Slot:
     granted: float  # epoch seconds of the database's clock
     due: float  # the same moment on this process's monotonic clock
-    penalised: bool  # whether a penalty held it back
-    deaf: int  # how often the listener had lost its connection when the slot was reserved
+    penalised: bool  # whether a penalty delayed it
+    losses: int  # how often the listener had lost its connection when the slot was reserved
 
 
 class RateLimiter:
-    """At most ``requests_per_minute`` grants in any period, over every process that uses the same bucket.
+    """A limiter of at most ``requests_per_minute`` grants in any period, over all processes with the same bucket.
 
     An async context manager that belongs to one event loop. It keeps two connections: one for reservations,
     one that listens for penalties.
@@ -136,7 +136,7 @@ class RateLimiter:
         self._listener: asyncio.Task[None] | None = None
         self._listening = False
         self._tried_to_listen = asyncio.Event()
-        self._deaf = 0
+        self._listener_losses = 0
         self._blocked_until = float("-inf")
         self._penalty = asyncio.Event()
         self._noted = float("-inf")
@@ -161,7 +161,7 @@ class RateLimiter:
             self._connection = None
 
     async def acquire(self) -> float:
-        """Wait until a request may be sent, and send it at once; the seconds waited.
+        """Wait until a request may be sent, which must happen at once, and return the seconds waited.
 
         Cancelling it loses the slot and nothing else. Raises :class:`RateLimiterUnavailableError`.
         """
@@ -171,23 +171,25 @@ class RateLimiter:
         return time.monotonic() - started
 
     async def penalise(self, retry_after: float) -> None:
-        """Let no process with this bucket send anything for ``retry_after`` seconds from now.
+        """Let no process with this bucket send a request for ``retry_after`` seconds from now.
 
-        Sleepers whose slot lies before the end of it take a new one behind it. Raises
+        Waiting callers whose slot lies before the end of the penalty take a new slot after it. Raises
         :class:`RateLimiterUnavailableError`.
         """
         seconds = max(0.0, retry_after)
-        self._hear(await self._ask(lambda session: rate_limit.penalise(session, self._bucket, seconds)))
+        self._note_penalty(
+            await self._run_with_retries(lambda session: rate_limit.penalise(session, self._bucket, seconds))
+        )
 
     async def _reserve(self) -> _Slot:
         await self._listen()
-        deaf = self._deaf
-        grant = await self._ask(lambda session: rate_limit.reserve(session, self._reservation))
-        return _Slot(grant.granted, time.monotonic() + grant.wait, grant.is_penalised, deaf)
+        losses = self._listener_losses
+        grant = await self._run_with_retries(lambda session: rate_limit.reserve(session, self._reservation))
+        return _Slot(grant.granted, time.monotonic() + grant.wait, grant.is_penalised, losses)
 
     async def _sleep_until(self, slot: _Slot) -> bool:
-        """Sleep until ``slot``; whether it still holds: not after a penalty, and not when woken too late."""
-        self._note(slot.due - time.monotonic(), penalised=slot.penalised)
+        """Sleep until ``slot``, and return whether it is still valid: not after a penalty or a late wake-up."""
+        self._log_wait(slot.due - time.monotonic(), penalised=slot.penalised)
         slept = False
         while (remaining := slot.due - time.monotonic()) > 0:
             if slot.granted < self._blocked_until:
@@ -196,34 +198,36 @@ class RateLimiter:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(remaining):
                     await self._penalty.wait()
-        if slept and (self._deaf != slot.deaf or not self._listening):
-            # A penalty may have fallen while nobody listened.
-            self._hear(await self._ask(lambda session: rate_limit.read_penalty(session, self._bucket)))
+        if slept and (self._listener_losses != slot.losses or not self._listening):
+            # A penalty may have begun while the listener was not connected.
+            self._note_penalty(
+                await self._run_with_retries(lambda session: rate_limit.read_penalty(session, self._bucket))
+            )
         return slot.granted >= self._blocked_until and time.monotonic() - slot.due < SLACK_SECONDS / 2
 
-    def _note(self, wait: float, *, penalised: bool) -> None:
+    def _log_wait(self, wait: float, *, penalised: bool) -> None:
         now = time.monotonic()
         if wait > _NOTE_WAIT_SECONDS and now - self._noted > _NOTE_EVERY_SECONDS:
             self._noted = now
             if penalised:
                 _LOGGER.info(
-                    "waiting %.1f s: the vendor refused a request with 429, and every process pauses", wait
+                    "waiting %.1f s: the vendor rejected a request with 429, and every process pauses", wait
                 )
             else:
                 _LOGGER.info(
                     "waiting %.1f s for the vendor's limit of %d requests a minute", wait, self._requests
                 )
 
-    def _hear(self, blocked_until: float) -> None:
+    def _note_penalty(self, blocked_until: float) -> None:
         if blocked_until > self._blocked_until:
             self._blocked_until = blocked_until
             self._penalty.set()
             self._penalty = asyncio.Event()
 
-    async def _ask(self, work: Callable[[rate_limit.LimiterConnection], Awaitable[T]]) -> T:
-        """What ``work`` returns, run on the kept connection. A slot may go with a lost one.
+    async def _run_with_retries(self, work: Callable[[rate_limit.LimiterConnection], Awaitable[T]]) -> T:
+        """Run ``work`` on the kept connection, and return its result. A slot is lost with a lost connection.
 
-        A server that restarts or recovers is given time to come back; nothing is granted meanwhile.
+        A server that restarts or recovers is given time to come back; until then nothing is granted.
         """
         try:
             async for attempt in stamina.retry_context(
@@ -259,7 +263,7 @@ class RateLimiter:
                 raise
 
     async def _listen(self) -> None:
-        """Start to listen for penalties, once; returns when the first attempt has succeeded or failed."""
+        """Start to listen for penalties, once; return when the first attempt has succeeded or failed."""
         if self._listener is None:
             self._listener = asyncio.create_task(self._keep_listening())
         await self._tried_to_listen.wait()
@@ -272,11 +276,11 @@ class RateLimiter:
                     self._listening = True
                     self._tried_to_listen.set()
                     async for until in rate_limit.penalties(connection, self._bucket):
-                        self._hear(until)
+                        self._note_penalty(until)
             except rate_limit.RateLimitError:
-                _LOGGER.debug("not listening for penalties: sleepers look for one when they wake")
+                _LOGGER.debug("not listening for penalties: waiting callers check for one when they wake")
             finally:
                 self._listening = False
-                self._deaf += 1
+                self._listener_losses += 1
                 self._tried_to_listen.set()
             await asyncio.sleep(_LISTEN_RETRY_SECONDS)

@@ -1,8 +1,8 @@
-"""A vendor's page of bars: bytes in, a Polars frame and the envelope's facts out.
+"""The parser of pages of bars: from bytes to a Polars frame and the envelope's facts.
 
-Rows are never touched one by one in Python unless a page holds a value of the wrong type. Whether a bar is
-valid is not decided here: a missing value becomes null, a value that its column cannot hold becomes null and leaves
-the name of a rule, and the domain's rules set the row aside.
+The parser does not loop over rows in Python unless a page contains a value of the wrong type, and does not decide
+whether a bar is valid: a missing value becomes null, a value that does not fit its column becomes null and leaves the
+name of a rule, and the domain quarantines the row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MOST_ROWS: Final = 200_000
-"""Rows in one page above which it is not the vendor's: four times the largest page that is ever asked for."""
+"""The number of rows above which a page is malformed: four times the largest page that is ever requested."""
 
 _FIELDS = {
     "t": "time",
@@ -35,12 +35,12 @@ _FIELDS = {
     "n": "transactions",
 }
 _TICKER = {"T": "ticker"}
-# Whole numbers are read as floating ones, too: Polars would cut their fractions off without a word.
+# Integers are read as floats, too: Polars would silently cut off a fraction.
 _JSON_SCHEMA = pl.Schema(dict.fromkeys(_FIELDS, pl.Float64))
-# A time outside these is no bar's, and Python's datetimes could not hold the furthest: it becomes null.
+# A time outside these bounds becomes null: it is not of a bar, and may not fit in a Python datetime.
 _TIMES = (0, 4_102_444_800_000)  # 1970 to 2100, in milliseconds
 _TIME = (
-    # In microseconds, so that a fraction of a millisecond stays one and is off the grid.
+    # In microseconds, so that a fraction of a millisecond is kept and is off the grid.
     (pl.when(pl.col("t").is_between(*_TIMES)).then("t") * 1_000)
     .round()
     .cast(pl.Int64)
@@ -54,13 +54,13 @@ _TRANSACTIONS = (
     .alias("transactions")
 )
 _VALUES = tuple(pl.col(key).alias(name) for key, name in _FIELDS.items() if key not in ("t", "n"))
-# A text or a cursor that is longer is not one of the vendor's.
+# The vendor sends no longer texts or cursors.
 _LONGEST_FACT = 16_384
 _LONGEST_NUMBER = 400
 
 
 class _Envelope(msgspec.Struct):
-    # Kept as bytes: a fact that is not what it should be costs nothing, and the rows are Polars' to parse.
+    # Kept as bytes: a fact of a wrong type then does no harm, and Polars parses the rows.
     status: msgspec.Raw = msgspec.Raw(b"")
     request_id: msgspec.Raw = msgspec.Raw(b"")
     ticker: msgspec.Raw = msgspec.Raw(b"")
@@ -76,10 +76,10 @@ class _Envelope(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What a body says about itself. Texts are the vendor's, unscrubbed.
+    """The facts of a body. Texts are as the vendor wrote them, and may contain the key.
 
-    ``base_bars`` is the vendor's ``queryCount``: stored base bars read, not bars returned. ``rows`` are its
-    ``resultsCount`` and ``count``, those of them that it gives. ``problem`` is its ``error`` or ``message``.
+    ``base_bars`` is the vendor's ``queryCount``: the number of base bars read, not of bars returned. ``rows`` are
+    ``resultsCount`` and ``count``, as far as the vendor gives them. ``problem`` is ``error`` or ``message``.
     """
 
     status: str | None
@@ -97,15 +97,15 @@ class PageRows:
     """The rows of a page as the vendor wrote them.
 
     Attributes:
-        results: The list of rows, in the bytes that arrived.
-        faults: By position, the rule (``READING_RULES``) that a row broke while it was read.
+        results: The list of rows, as the bytes that arrived.
+        faults: The rule (``READING_RULES``) that a row broke when it was read, by position.
     """
 
     results: bytes = b""
     faults: Mapping[int, str] = field(default_factory=dict)
 
     def texts(self, positions: Sequence[int]) -> list[str | None]:
-        """The vendor's text of the rows at ``positions``; None where there is none that is JSON in UTF-8."""
+        """Return the vendor's text of the rows at ``positions``; None for a row that is absent or not JSON in UTF-8."""
         if not positions or not self.results:
             return [None] * len(positions)
         try:
@@ -128,7 +128,7 @@ def _json_text(row: bytes) -> str | None:
 class Page:
     """One page of bars: ``frame`` has the domain's ``VENDOR_SCHEMA``, in the vendor's order.
 
-    A page of many tickers has the column ``ticker`` before them, null where a row names none.
+    The frame of a page of many tickers begins with the column ``ticker``, null for a row without a ticker.
     """
 
     envelope: Envelope
@@ -137,38 +137,38 @@ class Page:
 
 
 def parse_page(body: bytes) -> Page:
-    """The page of bars in ``body``; raises :class:`MalformedPageError` when it is cut short or not JSON."""
-    return _page(body, of_many=False)
+    """Parse the page of bars in ``body``. Raises :class:`MalformedPageError` when it is truncated or not JSON."""
+    return _parse(body, of_many=False)
 
 
 def parse_day(body: bytes) -> Page:
-    """The page of one day of many tickers in ``body``; raises :class:`MalformedPageError` as :func:`parse_page`."""
-    return _page(body, of_many=True)
+    """Parse the page of one day of many tickers in ``body``. Raises :class:`MalformedPageError` as :func:`parse_page`."""
+    return _parse(body, of_many=True)
 
 
-def _page(body: bytes, *, of_many: bool) -> Page:
+def _parse(body: bytes, *, of_many: bool) -> Page:
     envelope, results = decode(body)
     try:
-        frame, faults = _bars(results, of_many=of_many)
+        frame, faults = _parse_rows(results, of_many=of_many)
     except (ValueError, RecursionError) as error:
-        raise unreadable(body, error) from None
+        raise unreadable_error(body, error) from None
     return Page(envelope, frame, PageRows(results, faults))
 
 
 def parse_envelope(body: bytes) -> Envelope:
-    """The facts around the results, whatever the results hold; raises :class:`MalformedPageError`."""
+    """Parse the facts around the results, whatever the results contain. Raises :class:`MalformedPageError`."""
     return decode(body)[0]
 
 
 def decode(body: bytes) -> tuple[Envelope, bytes]:
-    """The envelope of ``body`` and its results as JSON, empty when absent; raises :class:`MalformedPageError`."""
+    """Return the envelope of ``body``, and its results as JSON, empty when absent. Raises :class:`MalformedPageError`."""
     try:
         if not body.isascii():
             body.decode()
         raw = _DECODER.decode(body)
         return _envelope_of(raw), bytes(raw.results)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise unreadable(body, error) from None
+        raise unreadable_error(body, error) from None
 
 
 def _envelope_of(raw: _Envelope) -> Envelope:
@@ -181,7 +181,7 @@ def _envelope_of(raw: _Envelope) -> Envelope:
         next_url=_text(_fact(raw.next_url)),
         base_bars=_count(_fact(raw.query_count)),
         rows=tuple(
-            count for one in (raw.results_count, raw.count) if (count := _count(_fact(one))) is not None
+            count for fact in (raw.results_count, raw.count) if (count := _count(_fact(fact))) is not None
         ),
         problem=_text(_fact(raw.error)) or _text(_fact(raw.message)),
     )
@@ -190,15 +190,15 @@ def _envelope_of(raw: _Envelope) -> Envelope:
 _DECODER = msgspec.json.Decoder(_Envelope)
 
 
-def unreadable(body: bytes, error: Exception) -> MalformedPageError:
-    """What becomes of ``error``, which reading ``body`` raised."""
+def unreadable_error(body: bytes, error: Exception) -> MalformedPageError:
+    """Return the error that replaces ``error``, which was raised while ``body`` was read."""
     if isinstance(error, RecursionError):
         what = "it is nested too deeply"
     elif isinstance(error, UnicodeDecodeError):
         what = f"byte {body[error.start : error.start + 1].hex() or '?'} is not UTF-8"
     else:
         what = str(error)
-    return MalformedPageError(f"the body of {len(body):,} bytes is not a whole JSON page: {what}")
+    return MalformedPageError(f"the body of {len(body):,} bytes is not a complete JSON page: {what}")
 
 
 def _fact(raw: msgspec.Raw) -> Any:  # noqa: ANN401 - the vendor may send any JSON value here
@@ -215,23 +215,23 @@ def _count(value: Any) -> int | None:  # noqa: ANN401 - as above
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _bars(results: bytes, *, of_many: bool) -> tuple[pl.DataFrame, dict[int, str]]:
-    """The rows of ``results``, each with its ticker when they are ``of_many``, and by position what reading them broke."""
+def _parse_rows(results: bytes, *, of_many: bool) -> tuple[pl.DataFrame, dict[int, str]]:
+    """Return the rows of ``results``, with their tickers when ``of_many``, and the rules that they broke by position."""
     names = _TICKER if of_many else {}
     if results in (b"", b"null"):
         return pl.DataFrame(schema={**dict.fromkeys(names.values(), pl.String()), **VENDOR_SCHEMA}), {}
     _check_list(results)
     truths = results.count(b"true") + results.count(b"false")
     if truths and truths > results.count(b'"otc"'):
-        # Polars would read a truth value as 0 or 1; "otc" is the only field that has one.
-        rows, faults = _lenient(results, names)
+        # Polars would read a boolean as 0 or 1; "otc" is the only boolean field.
+        rows, faults = _read_leniently(results, names)
     else:
         schema = pl.Schema({**dict.fromkeys(names, pl.String()), **_JSON_SCHEMA})
         try:
             # The fastest exact reader measured for 50,000 bars: 30 ms against 50 for dicts (benchmarks).
             rows, faults = pl.read_json(results, schema=schema), {}
         except pl.exceptions.PolarsError:
-            rows, faults = _lenient(results, names)
+            rows, faults = _read_leniently(results, names)
     tickers = [pl.col(key).alias(name) for key, name in names.items()]
     frame = rows.select(*tickers, _TIME, *_VALUES, _TRANSACTIONS)
     if frame["transactions"].null_count() > rows["n"].null_count():
@@ -242,12 +242,12 @@ def _bars(results: bytes, *, of_many: bool) -> tuple[pl.DataFrame, dict[int, str
     return frame, faults
 
 
-def _lenient(results: bytes, names: Mapping[str, str]) -> tuple[pl.DataFrame, dict[int, str]]:
-    """Rows in which some value has a type that no bar has: such a value becomes null, the row stays.
+def _read_leniently(results: bytes, names: Mapping[str, str]) -> tuple[pl.DataFrame, dict[int, str]]:
+    """Read rows with a value of a wrong type: such a value becomes null, the row is kept.
 
     The fields of ``names`` are texts.
     """
-    # The standard library reads any number, where msgspec and Polars refuse one that is out of range.
+    # The standard library reads any number; msgspec and Polars reject one that is out of range.
     rows = [row if isinstance(row, dict) else {} for row in read_rows(results)]
     texts = {key: [text if isinstance(text := row.get(key), str) else None for row in rows] for key in names}
     frame = pl.DataFrame(
@@ -267,22 +267,22 @@ def _check_list(results: bytes) -> None:
         message = "the results of the page are not a list"
         raise MalformedPageError(message)
     if (found := results.count(b"{")) > MOST_ROWS:
-        raise _too_many(found)
+        raise _too_many_rows_error(found)
 
 
-def _too_many(rows: int) -> MalformedPageError:
-    return MalformedPageError(f"the page holds {rows:,} rows, more than any that was asked for")
+def _too_many_rows_error(rows: int) -> MalformedPageError:
+    return MalformedPageError(f"the page has {rows:,} rows, more than any page that was requested")
 
 
 def read_rows(results: bytes) -> list[Any]:
-    """The rows of ``results``, a list as JSON, as Python's values; raises :class:`MalformedPageError`.
+    """Read the rows of ``results``, a JSON list, as Python values. Raises :class:`MalformedPageError`.
 
-    A body that is not JSON after all raises what the standard library raises (see :func:`unreadable`).
+    Invalid JSON raises the standard library's errors (see :func:`unreadable_error`).
     """
     _check_list(results)
     rows: list[Any] = json.loads(results, parse_int=_parse_int)
     if len(rows) > MOST_ROWS:
-        raise _too_many(len(rows))
+        raise _too_many_rows_error(len(rows))
     return rows
 
 
@@ -293,7 +293,7 @@ def _parse_int(digits: str) -> float:
 
 
 def _number(value: Any) -> float | None:  # noqa: ANN401 - any JSON value
-    """``value`` as a floating number, infinite when it is beyond the largest; None when it is not a number."""
+    """Return ``value`` as a float, infinite when it is too large for a float; None when it is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

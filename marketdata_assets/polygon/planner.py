@@ -1,11 +1,11 @@
-"""The planner: from wanted series and days to the fewest requests. Pure.
+"""The planner, which turns wanted series and days into the fewest requests. Pure.
 
-Only ``1m`` and ``1d`` bars are asked for; one request serves every timeframe that is rolled up from its base.
-Days without a session are never asked for, nor are windows whose answer is already stored, unless they lie in
-the correction window (the vendor revises its latest sessions) or the caller insists.
+Only ``1m`` and ``1d`` bars are requested; one request serves every timeframe that is rolled up from its base.
+Days without a session are never requested. Windows whose answer is stored are requested only if they lie in
+the correction window (the vendor revises its latest sessions) or the caller forces it.
 
-Day bars come in one of two ways, whichever needs fewer requests: ranges of days by symbol, or whole markets by day.
-Some symbols of a market may come in the one way and the others in the other.
+Day bars are fetched in one of two ways, whichever needs fewer requests: by ranges of days of each symbol, or by whole
+days of a market. Some symbols of a market may be fetched in one way and the rest in the other.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from marketdata_assets.polygon.vendor import BarRequest
 
 PAGE_BARS: Final = 50_000
-"""Base bars that one page holds: the vendor's largest ``limit``."""
+"""The number of base bars in one page: the vendor's largest ``limit``."""
 
 _EXTENDED_MINUTES, _DAY_MINUTES = 16 * 60, 24 * 60
 
@@ -41,12 +41,12 @@ class Fetch:
     request: FetchRequest
     timeframes: tuple[Timeframe, ...]
     pages: int
-    """Upper bound of the pages that the vendor answers with."""
+    """An upper bound of the number of pages in the vendor's answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRollup:
-    """Bars that can be rolled up from base bars that are already stored: costs no request."""
+    """Bars that can be rolled up from stored base bars, without a request."""
 
     instrument: Instrument
     base: Timeframe
@@ -56,13 +56,13 @@ class StoredRollup:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What has to be done so that every wanted series holds every wanted day.
+    """The work after which every wanted series has every wanted day.
 
     Attributes:
-        fetches: Ranges by symbol.
-        rollups: What is rolled up from stored bars.
-        days: Days of whole markets, in order.
-        replaced: The ranges that ``days`` stand for: what is requested where a day leaves a question open.
+        fetches: The ranges of single symbols to request.
+        rollups: The bars to roll up from stored bars.
+        days: The days of whole markets to request, in order.
+        replaced: The ranges that ``days`` stand for, which are requested where a day leaves a question open.
     """
 
     fetches: tuple[Fetch, ...] = ()
@@ -72,20 +72,20 @@ class Plan:
 
     @property
     def requests(self) -> list[BarRequest]:
-        """What to ask of the vendor: days first."""
+        """The requests to make, days of markets first."""
         return [*self.days, *(fetch.request for fetch in self.fetches)]
 
     @property
     def pages(self) -> int:
-        """Upper bound of the HTTP requests, retries left out."""
+        """An upper bound of the number of HTTP requests, without retries."""
         return len(self.days) + sum(fetch.pages for fetch in self.fetches)
 
     def without_requests(self) -> Plan:
-        """The part of the plan that costs no request."""
+        """Return the part of the plan that costs no request."""
         return Plan(rollups=self.rollups)
 
 
-def plan(
+def plan_fetches(
     wanted: Mapping[Instrument, Iterable[Timeframe]],
     days: Iterable[date],
     coverage: Mapping[Series, Sequence[Window]],
@@ -95,17 +95,17 @@ def plan(
     correction_sessions: int = CORRECTION_SESSIONS,
     tracked: Mapping[Instrument, Iterable[Timeframe]] | None = None,
 ) -> Plan:
-    """The fewest requests that bring ``wanted`` series over ``days``.
+    """Plan the fewest requests that fetch the ``wanted`` series over ``days``.
 
     Args:
         wanted: Timeframes by instrument.
         days: Local dates, in any order; a bar belongs to the local date of its open.
-        coverage: Windows of each series that were asked for and stored whole before.
-        now: The present, UTC. What has not closed by then is not asked for.
-        force: Ask for everything again.
-        correction_sessions: How many of the latest sessions are asked for again.
-        tracked: Timeframes that share what is fetched although nobody wants it now: it costs no request, and
-            bars of one symbol stay of one piece.
+        coverage: The windows of each series that were requested and stored completely before.
+        now: The present, UTC. Bars that close later are not requested.
+        force: Whether to request days that are stored.
+        correction_sessions: The number of latest sessions that are requested even if they are stored.
+        tracked: Timeframes by instrument in which fetched bars are stored even if they are not wanted: that costs no
+            request, and the timeframes of a symbol agree.
     """
     return _group_days(
         _plan_groups(
@@ -130,7 +130,7 @@ def _plan_groups(
     correction_sessions: int,
     tracked: Mapping[Instrument, Iterable[Timeframe]] | None,
 ) -> list[_GroupPlanner]:
-    """One planner for each base of each instrument, in the order of ``wanted``."""
+    """Make one planner for each base of each instrument, in the order of ``wanted``."""
     sorted_days = sorted(set(days))
     planners = []
     for instrument, timeframes in wanted.items():
@@ -140,20 +140,22 @@ def _plan_groups(
                 timeframe for timeframe in Timeframe if timeframe in chosen and timeframe.base is base
             )
             if group and sorted_days:
-                along = {one for one in (tracked or {}).get(instrument, ()) if one.base is base}
-                planner = _GroupPlanner(instrument, base, group, coverage, now, along=along)
-                planner.want(sorted_days, force=force, correction_sessions=correction_sessions)
+                siblings = {
+                    timeframe for timeframe in (tracked or {}).get(instrument, ()) if timeframe.base is base
+                }
+                planner = _GroupPlanner(instrument, base, group, coverage, now, siblings=siblings)
+                planner.sort_days(sorted_days, force=force, correction_sessions=correction_sessions)
                 planners.append(planner)
     return planners
 
 
 def _group_days(planners: Sequence[_GroupPlanner]) -> Plan:
-    """The plan of ``planners``, with days of whole markets in place of ranges where that needs fewer requests."""
+    """Plan what ``planners`` want, with days of whole markets in place of ranges where that needs fewer requests."""
     ranges = [planner.fetches() for planner in planners]
     by_market: dict[Market, dict[tuple[date, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
     for position, (planner, fetches) in enumerate(zip(planners, ranges, strict=True)):
         market = Market.of(planner.instrument.asset_class)
-        # What no day bar is kept of is rolled up from the answer itself, and a day is too short for a week.
+        # If day bars are not kept, weeks are rolled up from the answer itself, and a day is too short for a week.
         if market is not None and fetches and all(Timeframe.D1 in fetch.timeframes for fetch in fetches):
             by_market[market][planner.wanted_days].append(position)
     requests: list[DayRequest] = []
@@ -184,32 +186,36 @@ def _group_days(planners: Sequence[_GroupPlanner]) -> Plan:
 def _day_requests(
     market: Market, wanted: Mapping[tuple[date, ...], Sequence[tuple[int, str]]]
 ) -> list[DayRequest]:
-    """One request a day, for the symbols that want it, in their order. ``wanted`` has them by the days they want."""
+    """Make one request a day, for the symbols that want it, in their order.
+
+    ``wanted`` holds the positions and names of symbols by the days that they want.
+    """
     by_day: dict[date, list[tuple[date, ...]]] = defaultdict(list)
     for days in wanted:
         for day in days:
             by_day[day].append(days)
-    # Days that the same symbols want share one tuple of them: ten thousand names for each of 5,000 days are not small.
+    # Days that the same symbols want share one tuple: ten thousand names for each of 5,000 days take much memory.
     symbols: dict[tuple[int, ...], tuple[str, ...]] = {}
     requests = []
     for day in sorted(by_day):
         key = tuple(map(id, by_day[day]))
         if key not in symbols:
-            found = sorted(one for days in by_day[day] for one in wanted[days])
-            symbols[key] = tuple(symbol for _, symbol in found)
+            positioned = sorted(pair for days in by_day[day] for pair in wanted[days])
+            symbols[key] = tuple(symbol for _, symbol in positioned)
         requests.append(DayRequest(market, day, symbols[key]))
     return requests
 
 
 def cheapest_ranges(costs: Mapping[tuple[date, ...], int]) -> set[tuple[date, ...]]:
-    """Which sets of days to fetch by ranges, so that these and one request for each day of the others are few.
+    """Choose the sets of days to fetch by ranges, so that these and one request for each day of the rest are few.
 
-    Never more than all ranges or all days. Among equals, more ranges: an empty range says more than an absent row.
+    The choice never costs more than all ranges or all days. Of equal choices the one with more ranges is taken: an
+    empty range proves more than an absent row.
 
     Args:
-        costs: By sets of days, how many requests their ranges need.
+        costs: The number of requests that ranges need, by set of days.
     """
-    # Those first whose ranges save the most days a request.
+    # First the sets whose ranges save the most days per request.
     ordered = sorted(costs, key=lambda days: (-len(days) / costs[days], days))
     left: set[date] = set()
     days_of_rest = [0]
@@ -224,22 +230,24 @@ def cheapest_ranges(costs: Mapping[tuple[date, ...], int]) -> set[tuple[date, ..
     return set(ordered[:best])
 
 
-def plan_again(
+def plan_refetches(
     wanted: Mapping[Instrument, Mapping[Timeframe, Sequence[Window]]],
     *,
     now: datetime,
     tracked: Mapping[Instrument, Iterable[Timeframe]] | None = None,
 ) -> Plan:
-    """The fewest requests that ask again for the days of windows in which bars are missing.
+    """Plan the fewest requests that refetch the days of windows in which bars are missing.
 
-    Whole local days, so that longer bars can be made anew of all their base bars. Ranges alone: what a whole market's
-    day left out is asked for in another way.
+    Whole local days are requested, so that longer bars can be rolled up from all their base bars. They are requested by
+    ranges only: bars that a day of a market left out need another kind of request.
     """
     fetches: list[Fetch] = []
     for instrument, by_timeframe in wanted.items():
         calendar = calendar_of(instrument.asset_class)
         for base in BASES:
-            group = {one: windows for one, windows in by_timeframe.items() if one.base is base}
+            group = {
+                timeframe: windows for timeframe, windows in by_timeframe.items() if timeframe.base is base
+            }
             days = {
                 day
                 for windows in group.values()
@@ -268,7 +276,7 @@ def plan_again(
 
 
 def _days(window: Window, calendar: TradingCalendar) -> Iterable[date]:
-    """The local days that ``window`` touches."""
+    """Return the local days that ``window`` touches."""
     first, last = (
         calendar.local_day(edge) for edge in (window.start, window.end - timedelta(microseconds=1))
     )
@@ -276,7 +284,7 @@ def _days(window: Window, calendar: TradingCalendar) -> Iterable[date]:
 
 
 class _GroupPlanner:
-    """Plans the timeframes of one symbol that share a base."""
+    """A planner of the timeframes of one symbol that share a base."""
 
     def __init__(
         self,
@@ -286,12 +294,12 @@ class _GroupPlanner:
         coverage: Mapping[Series, Sequence[Window]],
         now: datetime,
         *,
-        along: set[Timeframe],
+        siblings: set[Timeframe],
     ) -> None:
         self.instrument = instrument
         self._base = base
         self._timeframes = timeframes
-        self._along = along
+        self._siblings = siblings
         self._calendar = calendar_of(instrument.asset_class)
         self._now = now
         self._covered = {
@@ -301,12 +309,12 @@ class _GroupPlanner:
         self._to_fetch: dict[date, set[Timeframe]] = defaultdict(set)
         self._to_roll_up: dict[date, set[Timeframe]] = defaultdict(set)
 
-    def want(self, days: Sequence[date], *, force: bool, correction_sessions: int) -> None:
+    def sort_days(self, days: Sequence[date], *, force: bool, correction_sessions: int) -> None:
         """Sort the sessions of ``days`` into those to fetch and those to roll up from the store."""
         revised_from = date.max
         if correction_sessions > 0:
-            settled = self._calendar.final_before(self._now, correction_sessions)
-            revised_from = self._calendar.local_day(settled)
+            final_before = self._calendar.final_before(self._now, correction_sessions)
+            revised_from = self._calendar.local_day(final_before)
         for timeframe in self._timeframes:
             for unit in self._units(timeframe, days):
                 renew = force or unit[-1] >= revised_from
@@ -318,7 +326,7 @@ class _GroupPlanner:
                     target[day].add(timeframe)
 
     def _units(self, timeframe: Timeframe, days: Sequence[date]) -> Iterable[list[date]]:
-        """Sessions that are stored together: a week for ``1w``, a day for the others. Unfinished ones left out."""
+        """Yield the sessions that are stored together: a week for ``1w``, else a day. Unfinished ones are left out."""
         calendar = self._calendar
         if timeframe is Timeframe.W1:
             for sunday in (day for day in days if day == sunday_of(day)):
@@ -334,31 +342,31 @@ class _GroupPlanner:
                 yield [day]
 
     def _has_closed_bar(self, day: date) -> bool:
-        window = self._traded(day)
+        window = self._trading_window(day)
         if self._base is Timeframe.D1:
             return window.end - self._calendar.idle_before_midnight <= self._now
         return window.start + self._base.duration <= self._now
 
     def _last_close(self) -> datetime:
-        """The latest moment at which a base bar that is due can close.
+        """Return the latest moment at which a base bar that is due can close.
 
-        Behind the present for day bars: they are due when trading has ended, and close at local midnight.
+        For day bars it lies after the present: they are due when trading has ended, and close at local midnight.
         """
         if self._base is Timeframe.D1:
             present = self._now + self._calendar.idle_before_midnight
             return self._calendar.day_start(self._calendar.local_day(present))
         return self._now.astimezone(UTC).replace(second=0, microsecond=0)
 
-    def _traded(self, day: date) -> Window:
-        """The window of a session in which the vendor may have base bars."""
+    def _trading_window(self, day: date) -> Window:
+        """Return the window of a session in which the vendor may have base bars."""
         session = self._calendar.session(day)
         if session is None or self._base is Timeframe.D1:
             return self._calendar.day_window(day)
         return session.extended
 
     def _is_covered(self, timeframe: Timeframe, day: date) -> bool:
-        traded = self._traded(day)
-        return any(window.covers(traded) for window in self._covered[timeframe])
+        trading_window = self._trading_window(day)
+        return any(window.covers(trading_window) for window in self._covered[timeframe])
 
     @property
     def wanted_days(self) -> tuple[date, ...]:
@@ -366,21 +374,21 @@ class _GroupPlanner:
         return tuple(sorted(self._to_fetch))
 
     def fetches(self) -> list[Fetch]:
-        """One :class:`Fetch` per request."""
+        """Return one :class:`Fetch` per request."""
         return [
             Fetch(
                 FetchRequest(self.instrument.symbol, self.instrument.asset_class, self._base, window),
-                tuple(one for one in Timeframe if one in {*timeframes, *self._along}),
+                tuple(member for member in Timeframe if member in {*timeframes, *self._siblings}),
                 pages_of(len(self._calendar.sessions(first, last)), self._base, self._calendar),
             )
             for first, last, window, timeframes in self._windows(self._to_fetch, bridge=True)
         ]
 
     def rollups(self) -> list[StoredRollup]:
-        """One :class:`StoredRollup` per stretch of days."""
+        """Return one :class:`StoredRollup` per stretch of days."""
         return [
             StoredRollup(self.instrument, self._base, window, timeframes)
-            # Never bridged: the base bars of a day in between may never have been asked for.
+            # Never bridged: the base bars of a day in between may never have been requested.
             for _, _, window, timeframes in self._windows(self._to_roll_up, bridge=False)
         ]
 
@@ -392,7 +400,9 @@ class _GroupPlanner:
         sessions = self._calendar.sessions(min(wanted), max(wanted))
         positions = [position for position, day in enumerate(sessions) if day in wanted]
         closed = self._last_close()
-        stretches = fewest_pages(positions, self._base, self._calendar) if bridge else _runs(positions)
+        stretches = (
+            fewest_pages(positions, self._base, self._calendar) if bridge else _stretches_of(positions)
+        )
         for first, last in stretches:
             days = sessions[first : last + 1]
             start = self._calendar.day_start(days[0])
@@ -408,45 +418,46 @@ class _GroupPlanner:
 
 
 def pages_of(sessions: int, base: Timeframe, calendar: TradingCalendar) -> int:
-    """Upper bound of the pages that ``sessions`` sessions of base bars fill."""
+    """Return an upper bound of the pages that ``sessions`` sessions of base bars fill."""
     per_session = (
         1 if base is Timeframe.D1 else _DAY_MINUTES if calendar.is_always_open else _EXTENDED_MINUTES
     )
     return -(-sessions * per_session // PAGE_BARS)
 
 
-def _runs(positions: Sequence[int]) -> list[tuple[int, int]]:
-    """Ascending ``positions`` as runs of neighbours ``(first, last)``, inclusive."""
-    runs: list[tuple[int, int]] = []
+def _stretches_of(positions: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the stretches ``(first, last)``, inclusive, of neighbours in the ascending ``positions``."""
+    stretches: list[tuple[int, int]] = []
     for position in positions:
-        if runs and position == runs[-1][1] + 1:
-            runs[-1] = (runs[-1][0], position)
+        if stretches and position == stretches[-1][1] + 1:
+            stretches[-1] = (stretches[-1][0], position)
         else:
-            runs.append((position, position))
-    return runs
+            stretches.append((position, position))
+    return stretches
 
 
 def fewest_pages(
     positions: Sequence[int], base: Timeframe, calendar: TradingCalendar
 ) -> list[tuple[int, int]]:
-    """Stretches ``(first, last)``, inclusive, that cover ``positions`` with the fewest pages.
+    """Return the stretches ``(first, last)``, inclusive, that cover ``positions`` with the fewest pages.
 
-    ``positions`` are positions in a list of sessions, ascending. Bridging days that nobody wants is worth it when
-    it saves a page; among equals, the stretches with the fewest sessions win.
+    ``positions`` are ascending positions in a list of sessions. Days that are not wanted are bridged when that saves a
+    page; of equal choices the one with the fewest sessions is taken.
     """
-    runs = _runs(positions)
-    # best[k] covers runs[:k]: (pages, sessions, first run of the last stretch).
+    stretches = _stretches_of(positions)
+    # best[k] covers stretches[:k]: (pages, sessions, the stretch at which the last bridged one begins).
     best: list[tuple[int, int, int]] = [(0, 0, 0)]
-    for end in range(1, len(runs) + 1):
+    for end in range(1, len(stretches) + 1):
         options = []
         for begin in range(end - 1, -1, -1):
-            span = runs[end - 1][1] - runs[begin][0] + 1
-            options.append((best[begin][0] + pages_of(span, base, calendar), best[begin][1] + span, begin))
+            sessions = stretches[end - 1][1] - stretches[begin][0] + 1
+            pages = best[begin][0] + pages_of(sessions, base, calendar)
+            options.append((pages, best[begin][1] + sessions, begin))
         best.append(min(options))
-    stretches: list[tuple[int, int]] = []
-    end = len(runs)
+    bridged: list[tuple[int, int]] = []
+    end = len(stretches)
     while end:
         begin = best[end][2]
-        stretches.append((runs[begin][0], runs[end - 1][1]))
+        bridged.append((stretches[begin][0], stretches[end - 1][1]))
         end = begin
-    return stretches[::-1]
+    return bridged[::-1]

@@ -1,4 +1,4 @@
-"""What is asked of the vendor, and the record of what came of it."""
+"""A request to the vendor, and the record of its outcome."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """One range of bars of one symbol. It takes as many HTTP requests as it has pages.
+    """A request for one range of bars of one symbol. It takes as many HTTP requests as it has pages.
 
-    ``base`` is ``1m`` or ``1d`` in everything that is stored; the vendor answers the other timeframes too.
+    ``base`` is ``1m`` or ``1d`` for all bars that are stored; the vendor serves the other timeframes too.
     """
 
     symbol: str
@@ -31,25 +31,25 @@ class FetchRequest:
 
 @dataclass(frozen=True, slots=True)
 class FetchRecord:
-    """One page that was asked for, with its retries, and how it ended. Holds no secret.
+    """The record of one requested page, its retries and its outcome. Contains no secret.
 
     Attributes:
-        symbol: Whose bars; or which list, as in ``splits of AAPL``.
+        symbol: The symbol of the bars; or the list, as in ``splits of AAPL``.
         base: The timeframe of the bars; None for a list.
         window: The window of the whole request, not of the page; None for a list.
         page: 1 for the first page of the request.
-        path: Path of the URL, without host and query.
-        requested_at: When the page was first wanted, before any wait (UTC).
-        status: HTTP status of the last attempt; None when no answer arrived.
+        path: The path of the URL, without host and query.
+        requested_at: The time at which the page was first wanted, before any wait (UTC).
+        status: The HTTP status of the last attempt; None when no answer arrived.
         vendor_status: ``OK``, ``DELAYED`` …: the envelope's own status; None without a readable envelope.
-        request_id: The vendor's name for the last attempt, when it gave one.
-        bars: Bars, or rows of the list, in the page.
-        base_bars: Stored base bars that the vendor read for it (``queryCount``); None when it did not say.
-        retries: Attempts after the first.
-        duration_seconds: Time spent on HTTP, over all attempts.
-        waited_seconds: Time spent waiting for the rate limit, over all attempts.
-        error: The text of the error that ended it, or None.
-        rate_limited: Attempts that the vendor refused because they came too fast (429).
+        request_id: The vendor's name for the last attempt; None when the vendor gave none.
+        bars: The number of bars, or of rows of the list, in the page.
+        base_bars: The number of base bars that the vendor read for the page (``queryCount``); None when not given.
+        retries: The number of attempts after the first.
+        duration_seconds: The time spent on HTTP, over all attempts.
+        waited_seconds: The time spent waiting for the rate limit, over all attempts.
+        error: The text of the error that ended the request, or None.
+        rate_limited: The number of attempts that the vendor rejected with 429, as too many in a minute.
     """
 
     symbol: str

@@ -1,4 +1,4 @@
-"""The vendor as callers see it: a synchronous face over the async client."""
+"""The vendor for callers: a synchronous interface to the async client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ from marketdata_assets.domain.spelling import capitalise
 from marketdata_assets.domain.tickers import infer_asset_class, vendor_ticker
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.polygon.actions import ENDPOINTS, Endpoint, ListRequest, plan_lists
-from marketdata_assets.polygon.client import HistoryNotice, PolygonClient, RetryPolicy, Timeouts, history_cut
+from marketdata_assets.polygon.client import (
+    HistoryNotice,
+    PolygonClient,
+    RetryPolicy,
+    Timeouts,
+    find_history_cut,
+)
 from marketdata_assets.polygon.errors import (
     AuthenticationError,
     EntitlementError,
@@ -54,9 +60,9 @@ _QUEUED_EVENTS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class PageFetched:
-    """A page arrived. ``frame`` has the domain's ``VENDOR_SCHEMA``; ``is_last`` closes the request.
+    """The arrival of a page. ``frame`` has the domain's ``VENDOR_SCHEMA``; ``is_last`` ends the request.
 
-    ``notice`` hints, on the first page with bars, that the plan cut the range. ``rows`` are those of ``frame`` as the
+    ``notice`` hints, on the first page with bars, that the plan cut the range. ``rows`` are the rows of ``frame`` as the
     vendor wrote them.
     """
 
@@ -70,9 +76,9 @@ class PageFetched:
 
 @dataclass(frozen=True, slots=True)
 class DayFetched:
-    """A page of a market's day arrived. ``frame`` has ``grouped.DAY_SCHEMA``: the bars of the request's symbols alone.
+    """The arrival of a page of a market's day. ``frame`` has ``grouped.DAY_SCHEMA`` and the request's symbols only.
 
-    ``record.bars`` counts every row of the page. ``rows`` are those of the page as the vendor wrote them.
+    ``record.bars`` counts every row of the page. ``rows`` are the rows of the page as the vendor wrote them.
     """
 
     request: DayRequest
@@ -84,7 +90,7 @@ class DayFetched:
 
 @dataclass(frozen=True, slots=True)
 class RequestFailed:
-    """A request ended without its remaining pages; the others go on."""
+    """The failure of a request, whose remaining pages do not arrive; other requests continue."""
 
     request: FetchRequest | DayRequest
     error: PolygonError
@@ -97,10 +103,10 @@ BarRequest = FetchRequest | DayRequest
 
 @dataclass(frozen=True, slots=True)
 class ListedActions:
-    """The vendor's whole list of some symbols' corporate actions, and what it cost.
+    """The vendor's complete list of some symbols' corporate actions, and its cost.
 
-    ``rows`` has the schema of ``kind`` (``domain.actions``), unscreened; ``endpoint`` is the path that answered.
-    ``problems`` says in one line, by symbol, what could not be read of its rows: the list of it is not whole.
+    ``rows`` has the schema of ``kind`` (``domain.actions``), unscreened; ``endpoint`` is the path of the list.
+    ``problems`` describes, in one line per symbol, values that could not be read: the list of that symbol is incomplete.
     """
 
     kind: ActionKind
@@ -114,7 +120,7 @@ class ListedActions:
 
 @dataclass(frozen=True, slots=True)
 class FetchPlan:
-    """Everything that a fetch needs, settled before it starts."""
+    """The configuration of a fetch."""
 
     base_url: str
     api_key: SecretStr
@@ -126,21 +132,21 @@ class FetchPlan:
 
 
 class Vendor(Protocol):
-    """What the use-cases ask of the vendor. ``defs.resources.polygon`` has it as a resource of Dagster."""
+    """The interface of the vendor for use-cases. ``defs.resources.polygon`` implements it as a Dagster resource."""
 
     @property
     def is_simulated(self) -> bool:
-        """Whether the vendor is on this machine, which only a simulator is."""
+        """Whether the vendor is on this machine, and so is a simulator."""
 
     def stream(
         self, requests: Sequence[BarRequest], *, database_url: str | None = None
     ) -> Generator[FetchEvent]:
-        """Fetch ``requests``, as :func:`stream`."""
+        """Fetch ``requests``, as :func:`stream` does."""
 
     def actions(
         self, kind: ActionKind, symbols: Sequence[str], *, database_url: str | None = None
     ) -> ListedActions:
-        """Everything of ``kind`` that the vendor lists of ``symbols``, as :func:`list_actions`."""
+        """List all corporate actions of ``kind`` of ``symbols``, as :func:`list_actions`."""
 
     def unlisted(
         self, instruments: Sequence[Instrument], *, database_url: str | None = None
@@ -151,11 +157,11 @@ class Vendor(Protocol):
 def stream(plan: FetchPlan, requests: Sequence[BarRequest]) -> Generator[FetchEvent]:
     """Fetch ``requests``, up to ``concurrency`` at once; the pages of one request come in order.
 
-    Only a few pages are held, however long the caller takes. Closing the generator stops everything.
+    Only a few pages are in memory, however long the caller takes. Closing the generator stops all requests.
 
     Raises:
-        AuthenticationError: When the vendor refuses the key; everything else is dropped.
-        RateLimiterUnavailableError: When the database is away.
+        AuthenticationError: When the vendor rejects the key; all other requests are dropped.
+        RateLimiterUnavailableError: When the database is unavailable.
     """
     channel: _Channel[FetchEvent] = _Channel()
     with channel.running(lambda: _fetch_all(plan, requests, partial(_fetch, channel))):
@@ -171,19 +177,19 @@ def fetch_range(
     *,
     asset_class: AssetClass | None = None,
 ) -> pl.DataFrame:
-    """The vendor's own bars of any timeframe, with ``VENDOR_SCHEMA``, sorted, one row per time.
+    """Fetch the vendor's own bars of any timeframe as ``VENDOR_SCHEMA``, sorted, one row per time.
 
     Args:
-        plan: How to fetch.
-        symbol: As this project writes it.
+        plan: The configuration of the fetch.
+        symbol: The symbol, as this project writes it.
         timeframe: Any of the eight; the vendor's 4-hour and weekly bars keep the vendor's own anchors.
-        start: A local date, or an aware moment; bars that open from there on.
-        end: The last local date, inclusive; or an aware moment, exclusive.
-        asset_class: Default: crypto for BASE-QUOTE, else stock.
+        start: The first local date, or an aware time, both inclusive.
+        end: The last local date, inclusive; or an aware time, exclusive.
+        asset_class: The asset class; by default crypto for BASE-QUOTE, else stock.
 
     Raises:
         ConfigurationError: When an argument or a setting is wrong.
-        PolygonError: Of the kind that fits.
+        PolygonError: The matching subclass.
     """
     symbol = capitalise(parse_symbol(symbol))
     asset_class = asset_class or infer_asset_class(symbol)
@@ -204,38 +210,38 @@ def fetch_range(
 
 
 def list_actions(plan: FetchPlan, kind: ActionKind, symbols: Sequence[str]) -> ListedActions:
-    """Everything of ``kind`` that the vendor lists of ``symbols``, stocks and ETFs.
+    """List all corporate actions of ``kind`` of ``symbols``, which are stocks and ETFs.
 
-    The former endpoint is asked when the vendor does not know the current one, or the plan does not include
-    it; a failure is not answered by asking elsewhere. Without ``symbols`` nothing is asked.
+    The former endpoint is used when the vendor does not have the current one, or the plan does not include it; after
+    other failures it is not. Without ``symbols`` no request is made.
 
     Raises:
         EntitlementError: The plan includes no endpoint of this kind.
-        EndpointNotFoundError: The vendor has none.
-        PolygonError: Of the kind that fits, otherwise.
-        RateLimiterUnavailableError: When the database is away.
+        EndpointNotFoundError: The vendor has no such endpoint.
+        PolygonError: The matching subclass, for any other failure.
+        RateLimiterUnavailableError: When the database is unavailable.
     """
     *preferred, last = ENDPOINTS[kind]
     for endpoint in preferred:
         try:
-            return _listed(plan, kind, endpoint, symbols)
+            return _fetch_lists(plan, kind, endpoint, symbols)
         except (EntitlementError, NotFoundError) as error:
-            _LOGGER.warning("%s cannot be asked and the former endpoint is: %s", endpoint.path, error)
-    return _listed(plan, kind, last, symbols)
+            _LOGGER.warning("%s is not available, using the former endpoint: %s", endpoint.path, error)
+    return _fetch_lists(plan, kind, last, symbols)
 
 
 def unlisted(plan: FetchPlan, instruments: Sequence[Instrument]) -> frozenset[Instrument]:
     """Find those of ``instruments`` that the vendor's directory has neither as active nor as delisted.
 
-    An instrument counts as listed when the directory cannot be asked: the plan may not include it. Each costs one or
-    two requests.
+    An instrument counts as listed when the directory cannot be read: the plan may not include it. Each instrument costs
+    one or two requests.
 
     Raises:
-        AuthenticationError: When the vendor refuses the key.
-        RateLimiterUnavailableError: When the database is away.
+        AuthenticationError: When the vendor rejects the key.
+        RateLimiterUnavailableError: When the database is unavailable.
     """
     channel: _Channel[tuple[Instrument, bool]] = _Channel()
-    with channel.running(lambda: _fetch_all(plan, instruments, partial(_look_up, channel))):
+    with channel.running(lambda: _fetch_all(plan, instruments, partial(_find_in_directory, channel))):
         return frozenset(instrument for instrument, is_listed in channel if not is_listed)
 
 
@@ -253,7 +259,9 @@ def _window(start: date | datetime, end: date | datetime, asset_class: AssetClas
     return Window(edges[0], edges[1])
 
 
-def _listed(plan: FetchPlan, kind: ActionKind, endpoint: Endpoint, symbols: Sequence[str]) -> ListedActions:
+def _fetch_lists(
+    plan: FetchPlan, kind: ActionKind, endpoint: Endpoint, symbols: Sequence[str]
+) -> ListedActions:
     requests = plan_lists(kind, endpoint, symbols)
     channel: _Channel[FetchedPage] = _Channel()
     with channel.running(lambda: _fetch_all(plan, requests, partial(_fetch_list, channel))):
@@ -275,9 +283,9 @@ def _listed(plan: FetchPlan, kind: ActionKind, endpoint: Endpoint, symbols: Sequ
 
 
 class _Channel(Generic[Event]):
-    """Runs a coroutine on an event loop in a thread, and hands its events to the thread that iterates.
+    """A channel that runs a coroutine on an event loop in a thread, and passes its events to the iterating thread.
 
-    At most ``_QUEUED_EVENTS`` wait in between; :meth:`put` holds the coroutine back until there is room.
+    At most ``_QUEUED_EVENTS`` wait in between; :meth:`put` delays the coroutine until there is room.
     """
 
     def __init__(self) -> None:
@@ -302,7 +310,7 @@ class _Channel(Generic[Event]):
 
     @contextlib.contextmanager
     def running(self, main: Callable[[], Coroutine[None, None, None]]) -> Iterator[None]:
-        """Run ``main()`` in a thread; on leaving, cancel what is left of it and wait for its end."""
+        """Run ``main()`` in a thread; on leaving, cancel it if it still runs, and wait for its end."""
         # A daemon: a generator that is never closed must not keep the process alive.
         thread = threading.Thread(target=self._run, args=(main,), name="polygon", daemon=True)
         thread.start()
@@ -315,13 +323,13 @@ class _Channel(Generic[Event]):
             thread.join()
 
     def _call(self, function: Callable[[], object]) -> None:
-        # The loop may have ended already: then there is nobody left to tell.
+        # The loop may have ended already; then there is nothing to call.
         with contextlib.suppress(RuntimeError):
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(function)
 
     def _run(self, main: Callable[[], Coroutine[None, None, None]]) -> None:
-        async def started() -> None:
+        async def start() -> None:
             self._loop = asyncio.get_running_loop()
             self._task = asyncio.current_task()
             self._started.set()
@@ -331,7 +339,7 @@ class _Channel(Generic[Event]):
         try:
             # psycopg does not work on Windows' default loop.
             with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-                runner.run(started())
+                runner.run(start())
         except asyncio.CancelledError:
             pass
         except BaseException as error:  # noqa: BLE001 - raised again in the consumer's thread
@@ -383,16 +391,16 @@ async def _fetch_list(channel: _Channel[FetchedPage], client: PolygonClient, req
             await channel.put(page)
 
 
-async def _look_up(
+async def _find_in_directory(
     channel: _Channel[tuple[Instrument, bool]], client: PolygonClient, instrument: Instrument
 ) -> None:
     ticker = vendor_ticker(instrument.symbol, instrument.asset_class)
     try:
-        is_listed = await client.lists(ticker, symbol=instrument.symbol)
+        is_listed = await client.is_listed(ticker, symbol=instrument.symbol)
     except AuthenticationError:
         raise
     except PolygonError as error:
-        _LOGGER.warning("whether the vendor has %s cannot be found out: %s", ticker, error)
+        _LOGGER.warning("cannot determine whether the vendor has %s: %s", ticker, error)
         is_listed = True
     await channel.put((instrument, is_listed))
 
@@ -423,13 +431,13 @@ async def _fetch_range(channel: _Channel[FetchEvent], client: PolygonClient, req
             first = page.frame["time"].min()
             if not begun and isinstance(first, datetime):
                 begun = True
-                notice = history_cut(request.window, first, calendar, symbol=request.symbol)
+                notice = find_history_cut(request.window, first, calendar, symbol=request.symbol)
             await channel.put(PageFetched(request, page.frame, page.record, page.is_last, notice, page.rows))
 
 
 async def _fetch_day(channel: _Channel[FetchEvent], client: PolygonClient, request: DayRequest) -> None:
     async with contextlib.aclosing(client.market_day(request)) as pages:
         async for page in pages:
-            # Of a page of ten thousand tickers, only what was asked for goes on.
+            # Of a page of ten thousand tickers, only the requested ones are passed on.
             bars = bars_of_day(page.frame, request)
             await channel.put(DayFetched(request, bars, page.record, page.is_last, page.rows))

@@ -1,7 +1,7 @@
-"""A vendor of our own: the endpoints of Polygon.io over a deterministic market or replayed files.
+"""A simulated vendor: the endpoints of Polygon.io over a deterministic market or replayed files.
 
-Belongs here: what the vendor answers, its limits and its faults. Does not belong here: anything that the
-client side uses; the simulator knows nothing of it, so that the two cannot share a misreading.
+Belongs here: the vendor's answers, limits and faults. Does not belong here: code of the client, which the simulator
+does not use, so that the two cannot share a misreading.
 """
 
 from marketdata_assets.simulator.app import Simulator, create_app

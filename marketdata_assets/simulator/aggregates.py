@@ -1,7 +1,7 @@
-"""Custom bars: what a request asks for, and the page that answers it (docs/vendor.md, "Bars").
+"""Custom bars: the query of a request, and the page that answers it (docs/vendor.md, "Bars").
 
-``limit`` counts base bars: minutes feed minute and hour timespans, days feed day, week and longer ones. A
-last bar that the limit cuts in two is dropped and begins the next page.
+``limit`` counts base bars: minutes feed minute and hour timespans, days feed day, week and longer ones. If the
+limit cuts the last bar in two, the bar is dropped and begins the next page.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 @dataclass(frozen=True, slots=True)
 class AggregatesQuery:
-    """One request for bars, read. ``start_ms``, ``end_ms``: half-open, snapped outward to the grid."""
+    """A parsed request for bars. ``start_ms`` and ``end_ms`` are half-open, extended to the grid, in Unix milliseconds."""
 
     ticker: str
     grid: Grid
@@ -59,7 +59,7 @@ class AggregatesQuery:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One answer: the bars in ascending order, base bars read, and where the next page begins or ends."""
+    """One answer: its bars in ascending order, the number of base bars read, and the range of the next page."""
 
     bars: Bars
     base_bars: int
@@ -69,7 +69,7 @@ class Page:
 def read_query(
     path: Mapping[str, str], params: Mapping[str, str], asset_class: AssetClass | None
 ) -> AggregatesQuery:
-    """The query of a request's path and parameters; raises a 400 refusal worded as the vendor's."""
+    """Parse the query of a request's path and parameters. Raises a 400 refusal in the vendor's words."""
     timezone = calendar_of(asset_class or AssetClass.STOCK).timezone
     multiplier, timespan = path["multiplier"], path["timespan"]
     if not multiplier.isdecimal() or not 0 < int(multiplier) <= MAX_LIMIT:
@@ -109,53 +109,53 @@ def read_query(
 def read_page(
     source: BarSource, query: AggregatesQuery, *, now_ms: int, since_ms: int | None, lost: Sequence[Window]
 ) -> Page:
-    """The page that answers ``query``.
+    """Read the page that answers ``query``.
 
     Args:
-        source: Where the base bars come from.
-        query: What is asked for.
-        now_ms: No bar opens later.
-        since_ms: No bar opens earlier: the reach of the plan. None for no bound.
+        source: The source of the base bars.
+        query: The parsed request.
+        now_ms: The latest open of a bar, in Unix milliseconds.
+        since_ms: The earliest open of a bar, from which the plan has history. None for no bound.
         lost: Windows whose base bars the vendor has lost.
     """
     grid, limit = query.grid, query.limit
     start_ms = query.start_ms if since_ms is None else max(query.start_ms, since_ms)
     base = _read(source, query, start_ms, query.end_ms, limit + 1, now_ms=now_ms, lost=lost)
     if len(base) <= limit:
-        return Page(_rolled(source, query, base, now_ms), len(base), None)
+        return Page(_roll_up(source, query, base, now_ms), len(base), None)
     read = limit
     if query.ascending:
         starts = grid.starts(base.time)
         kept = base.take(starts < starts[-1] if starts[-1] == starts[-2] else slice(limit))
         if not len(kept):
-            # One bar is longer than the limit: it is sent whole, since a page without it would never end.
+            # One bar is longer than the limit: it is sent completely, since paging without it would never end.
             kept = _read(
                 source, query, start_ms, grid.end(int(starts[0])), MAX_LIMIT, now_ms=now_ms, lost=lost
             )
             read = len(kept)
-        following = (str(grid.end(int(kept.time[-1]))), query.to_text)
+        next_range = (str(grid.end(int(kept.time[-1]))), query.to_text)
     else:
         starts = grid.starts(base.time)
         kept = base.take(starts > starts[0] if starts[0] == starts[1] else slice(1, None))
         if not len(kept):
             kept = _read(source, query, int(starts[0]), query.end_ms, MAX_LIMIT, now_ms=now_ms, lost=lost)
             read = len(kept)
-        following = (query.from_text, str(grid.start(int(kept.time[0])) - 1))
-    return Page(_rolled(source, query, kept, now_ms), read, following)
+        next_range = (query.from_text, str(grid.start(int(kept.time[0])) - 1))
+    return Page(_roll_up(source, query, kept, now_ms), read, next_range)
 
 
 def cursor_of(query: AggregatesQuery) -> str:
-    """The opaque cursor of ``next_url``: limit and sort, as recorded, and not ``adjusted``."""
+    """Return the opaque cursor of ``next_url``: with limit and sort, and as recorded without ``adjusted``."""
     return encode_cursor({"limit": str(query.limit), "sort": "asc" if query.ascending else "desc"})
 
 
 def encode_cursor(state: Mapping[str, str]) -> str:
-    """URL-safe base64 of a query string, without padding."""
+    """Encode ``state`` as URL-safe base64 of a query string, without padding."""
     return base64.urlsafe_b64encode(urlencode(state).encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str) -> dict[str, str]:
-    """What :func:`encode_cursor` encoded; raises a 400 refusal for anything else."""
+    """Decode a cursor of :func:`encode_cursor`. Raises a 400 refusal for any other text."""
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
     except ValueError:
@@ -165,7 +165,7 @@ def decode_cursor(cursor: str) -> dict[str, str]:
 
 
 def _edges(name: str, text: str, timezone: ZoneInfo) -> tuple[int, int]:
-    """First and last millisecond that ``from`` or ``to`` means."""
+    """Return the first and last millisecond of ``text``, the value of ``from`` or ``to``."""
     try:
         if text.isdecimal():
             moment_of_ms(int(text))
@@ -186,7 +186,7 @@ def _read(
     query: AggregatesQuery,
     start_ms: int,
     end_ms: int,
-    at_most: int,
+    max_bars: int,
     *,
     now_ms: int,
     lost: Sequence[Window],
@@ -195,7 +195,7 @@ def _read(
         return Bars.empty()
     windows = difference([Window(moment_of_ms(start_ms), moment_of_ms(end_ms))], lost)
     parts: list[Bars] = []
-    wanted = at_most
+    wanted = max_bars
     for window in windows if query.ascending else reversed(windows):
         part = source.base_bars(
             query.ticker,
@@ -213,16 +213,16 @@ def _read(
     return Bars.concatenate(parts if query.ascending else parts[::-1])
 
 
-def _rolled(source: BarSource, query: AggregatesQuery, base: Bars, now_ms: int) -> Bars:
+def _roll_up(source: BarSource, query: AggregatesQuery, base: Bars, now_ms: int) -> Bars:
     grid = query.grid
     if query.adjusted:
-        base = adjusted_bars(source, query.ticker, base, now_ms, grid.timezone)
+        base = adjust_bars(source, query.ticker, base, now_ms, grid.timezone)
     is_base = grid.multiplier == 1 and grid.timespan in ("minute", "day")
     return base if is_base else roll(base, grid.starts(base.time))
 
 
-def adjusted_bars(source: BarSource, ticker: str, bars: Bars, now_ms: int, timezone: ZoneInfo) -> Bars:
-    """Split-adjusted as of now: a bar before the execution date is restated in the new shares."""
+def adjust_bars(source: BarSource, ticker: str, bars: Bars, now_ms: int, timezone: ZoneInfo) -> Bars:
+    """Adjust ``bars`` for splits as of now: a bar before the execution date is restated in the new shares."""
     effective = [
         (midnight_ms(day_number(split.execution_date), timezone), split.split_from / split.split_to)
         for split in source.splits()

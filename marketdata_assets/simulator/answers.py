@@ -1,4 +1,4 @@
-"""The vendor's refusals, worded as recorded (docs/vendor.md, "Errors")."""
+"""The vendor's refusals, in the recorded words (docs/vendor.md, "Errors")."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class Refusal(Exception):  # noqa: N818  # an answer to a client, not a failure 
 
 
 def unknown_key() -> Refusal:
-    """401: no key, or one that nobody issued."""
+    """Return a 401: the key is absent or unknown."""
     return Refusal(HTTPStatus.UNAUTHORIZED, {"status": "ERROR", "error": "Unknown API Key"})
 
 
 def not_entitled(status: int = HTTPStatus.FORBIDDEN) -> Refusal:
-    """403: the plan does not include this data at all. Has been seen with status 200 too."""
+    """Return a 403: the plan does not include this data at all. The vendor has sent it with status 200, too."""
     message = "You are not entitled to this data. Please upgrade your plan at https://massive.com/pricing"
     return Refusal(status, {"status": "NOT_AUTHORIZED", "message": message})
 
 
-def refused(status: int) -> Refusal:
-    """A path that is not for this key (403), not there (404), or refused in another way."""
+def refusal_of(status: int) -> Refusal:
+    """Return the refusal of a path that the key may not use (403), that is absent (404), or with another status."""
     if status == HTTPStatus.FORBIDDEN:
         return not_entitled()
     if status == HTTPStatus.NOT_FOUND:
@@ -42,7 +42,7 @@ def refused(status: int) -> Refusal:
 
 
 def outside_plan() -> Refusal:
-    """403: the plan does not reach that far back."""
+    """Return a 403: the plan's history begins later."""
     message = (
         "Your plan doesn't include this data timeframe. "
         "Please upgrade your plan at https://polygon.io/pricing"
@@ -51,7 +51,7 @@ def outside_plan() -> Refusal:
 
 
 def too_many_requests(retry_after: float | None) -> Refusal:
-    """429, with ``Retry-After`` only when a number of seconds is given."""
+    """Return a 429, with the header ``Retry-After`` only when ``retry_after`` is given, in seconds."""
     error = (
         "You've exceeded the maximum requests per minute, please wait or upgrade your subscription "
         "to continue. https://polygon.io/pricing"
@@ -61,10 +61,10 @@ def too_many_requests(retry_after: float | None) -> Refusal:
 
 
 def bad_request(error: str) -> Refusal:
-    """400: a parameter that cannot be read or makes no sense."""
+    """Return a 400: a parameter is unreadable or impossible."""
     return Refusal(HTTPStatus.BAD_REQUEST, {"status": "ERROR", "error": error})
 
 
 def ticker_not_found() -> Refusal:
-    """404, from the reference endpoints only: aggregates of an unknown ticker are empty."""
+    """Return a 404, from the reference endpoints only: aggregates of an unknown ticker are empty."""
     return Refusal(HTTPStatus.NOT_FOUND, {"status": "NOT_FOUND", "message": "Ticker not found."})

@@ -1,8 +1,8 @@
-"""The vendor's endpoints as an ASGI application, and the simulator's own under ``/_simulator``.
+"""The vendor's endpoints as an ASGI application, and the simulator's own endpoints under ``/_simulator``.
 
 ``GET /_simulator/requests`` returns the log, ``POST /_simulator/faults`` replaces the fault plan (a JSON
-array of :class:`Fault` objects), ``POST /_simulator/reset`` clears log, rate limit and what faults have
-done. These need no key: the simulator is for loopback only.
+array of :class:`Fault` objects), ``POST /_simulator/reset`` clears the log, the rate limit and the counts
+of faults. These need no key: the simulator is for loopback only.
 """
 
 from __future__ import annotations
@@ -37,15 +37,22 @@ from marketdata_assets.simulator.answers import (
     Refusal,
     not_entitled,
     outside_plan,
-    refused,
+    refusal_of,
     too_many_requests,
     unknown_key,
 )
 from marketdata_assets.simulator.bars import Bars, encode
 from marketdata_assets.simulator.config import SimulatorConfig
-from marketdata_assets.simulator.faults import BAR_FAULTS, Asked, Fault, FaultKind, FaultPlan, fault_of
+from marketdata_assets.simulator.faults import (
+    BAR_FAULTS,
+    Fault,
+    FaultKind,
+    FaultPlan,
+    RequestedWindow,
+    fault_of,
+)
 from marketdata_assets.simulator.grouped import MarketDays, day_rows, read_day_query
-from marketdata_assets.simulator.instruments import hashed
+from marketdata_assets.simulator.instruments import hash_of
 from marketdata_assets.simulator.limiter import SlidingWindow
 from marketdata_assets.simulator.log import RequestRecord, key_id_of
 from marketdata_assets.simulator.market import Market
@@ -77,17 +84,17 @@ class Simulator:
         self.faults = FaultPlan(config.faults, config.seed, self._started)
 
     def set_faults(self, faults: Sequence[Fault]) -> None:
-        """Replace the fault plan; counts and times start anew."""
+        """Replace the fault plan, and start its counts and times again."""
         self.faults = FaultPlan(faults, self.config.seed, self.config.monotonic())
 
     def reset(self) -> None:
-        """Clear the log, the rate limit and what the faults have done."""
+        """Clear the log, the rate limit and the counts of faults."""
         self.requests.clear()
         self._limiter.clear()
         self.set_faults(self.faults.faults)
 
     async def serve(self, request: Request, answer: _Answer) -> Response:
-        """Log a request, let it in, let the fault plan at it, and answer it."""
+        """Log a request, admit it, apply the fault plan, and answer it."""
         key, in_url = _key_of(request)
         record = RequestRecord(
             arrived=self.config.now().timestamp(),
@@ -97,13 +104,13 @@ class Simulator:
             key_id=key_id_of(key),
             key_in_url=in_url,
             ticker=request.path_params.get("ticker", request.query_params.get("ticker")),
-            request_id=f"{hashed(self.config.seed, len(self.requests)):016x}" * 2,
+            request_id=f"{hash_of(self.config.seed, len(self.requests)):016x}" * 2,
         )
         self.requests.append(record)
         if self.config.latency:
             await asyncio.sleep(self.config.latency)
         try:
-            response = await self._admitted(request, record, key, answer)
+            response = await self._admit(request, record, key, answer)
         except Refusal as refusal:
             body = msgspec.json.encode({**refusal.body, "request_id": record.request_id})
             response = Response(body, refusal.status, refusal.headers, _JSON)
@@ -111,7 +118,7 @@ class Simulator:
         record.status = response.status_code
         return response
 
-    async def _admitted(
+    async def _admit(
         self, request: Request, record: RequestRecord, key: str | None, answer: _Answer
     ) -> Response:
         if not key or (self.config.api_keys is not None and key not in self.config.api_keys):
@@ -119,22 +126,22 @@ class Simulator:
         if not self._limiter.admit(key):
             raise too_many_requests(self.config.retry_after)
         if record.path in self.config.refused:
-            raise refused(self.config.refused[record.path])
-        faults = self.faults.due(
+            raise refusal_of(self.config.refused[record.path])
+        faults = self.faults.hit_request(
             f"{record.path}?{sorted(record.params.items())}",
             record.ticker,
-            self._asked_by(request),
+            self._requested_window(request),
             self.config.monotonic(),
         )
         record.faults = [fault.kind.value for fault in faults]
-        # A fault of one ticker fails no day of all of them.
+        # A fault of one ticker does not fail a day of all tickers.
         is_market = "market" in request.path_params
         for fault in faults:
             if is_market and fault.ticker is not None:
                 continue
-            spoilt = await self._failure(request, fault)
-            if spoilt is not None:
-                return spoilt
+            failure = await self._apply_fault(request, fault)
+            if failure is not None:
+                return failure
         request.state.faults = faults
         named = request.query_params.get("ticker.any_of", "").split(",")
         self._days.remember({*named, record.ticker or ""} - {""})
@@ -146,25 +153,25 @@ class Simulator:
             return Response(bytes(response.body)[: len(response.body) // 2], media_type=_JSON)
         return response
 
-    def _asked_by(self, request: Request) -> Asked | None:
-        """The window that a request for bars asks about, or None for any other or unreadable one."""
+    def _requested_window(self, request: Request) -> RequestedWindow | None:
+        """Return the window of a request for bars; None for any other or unreadable request."""
         try:
             if "market" in request.path_params:
                 day = read_day_query(request.path_params, request.query_params)
-                return Asked(*day.edges_ms, "day", is_market=True)
+                return RequestedWindow(*day.edges_ms, "day", is_market=True)
             if "timespan" not in request.path_params:
                 return None
             query = self.query_of(request)
         except Refusal:
             return None
-        return Asked(query.start_ms, query.end_ms, query.grid.base)
+        return RequestedWindow(query.start_ms, query.end_ms, query.grid.base)
 
     def query_of(self, request: Request) -> AggregatesQuery:
-        """The aggregates query of a request; raises a 400 refusal."""
+        """Parse the aggregates query of a request. Raises a 400 refusal."""
         asset_class = self.source.asset_class(request.path_params["ticker"])
         return read_query(request.path_params, request.query_params, asset_class)
 
-    async def _failure(self, request: Request, fault: Fault) -> Response | None:
+    async def _apply_fault(self, request: Request, fault: Fault) -> Response | None:
         match fault.kind:
             case FaultKind.RATE_LIMIT:
                 refusal = too_many_requests(fault.retry_after)
@@ -182,7 +189,7 @@ class Simulator:
                 raise not_entitled(fault.status or HTTPStatus.OK)
             case FaultKind.TIMEOUT:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(_disconnected(request), fault.seconds)
+                    await asyncio.wait_for(_wait_for_disconnect(request), fault.seconds)
                 return await _cut(request)
             case FaultKind.RESET:
                 return await _cut(request)
@@ -190,7 +197,7 @@ class Simulator:
                 return None
 
     def aggregates(self, request: Request, record: RequestRecord) -> Response:
-        """``/v2/aggs/ticker/{ticker}/range/...``."""
+        """Serve ``/v2/aggs/ticker/{ticker}/range/...``."""
         query = self.query_of(request)
         faults: list[Fault] = request.state.faults
         asset_class = self.source.asset_class(query.ticker)
@@ -219,7 +226,7 @@ class Simulator:
         return Response(self._page_body(request, record, query, page, asset_class), media_type=_JSON)
 
     def market_day(self, request: Request, record: RequestRecord) -> Response:
-        """``/v2/aggs/grouped/locale/{locale}/market/{market}/{date}``."""
+        """Serve ``/v2/aggs/grouped/locale/{locale}/market/{market}/{date}``."""
         query = read_day_query(request.path_params, request.query_params)
         self._check_entitled(query.asset_class)
         now = self.config.now()
@@ -234,10 +241,12 @@ class Simulator:
             if not any(_loses(fault, ticker, start) for fault in faults)
         }
 
-        def spoil(bars: Bars, ticker: str) -> list[dict[str, Any]] | None:
-            return self.faults.spoil([one for one in faults if one.ticker in (None, ticker)], bars, ticker)
+        def damage(bars: Bars, ticker: str) -> list[dict[str, Any]] | None:
+            return self.faults.damage(
+                [fault for fault in faults if fault.ticker in (None, ticker)], bars, ticker
+            )
 
-        rows = day_rows(found, query, spoil)
+        rows = day_rows(found, query, damage)
         record.bars = record.base_bars = len(rows)
         body: dict[str, Any] = {
             "queryCount": len(rows),
@@ -257,7 +266,7 @@ class Simulator:
         page: Page,
         asset_class: AssetClass | None,
     ) -> bytes:
-        rows = self.faults.spoil(request.state.faults, page.bars, query.ticker)
+        rows = self.faults.damage(request.state.faults, page.bars, query.ticker)
         if rows is not None:
             results = msgspec.json.encode(rows if query.ascending else rows[::-1])
             count = len(rows)
@@ -289,45 +298,45 @@ class Simulator:
         return b"".join(parts)
 
     def splits_v3(self, request: Request, record: RequestRecord) -> Response:
-        """``/v3/reference/splits``."""
+        """Serve ``/v3/reference/splits``."""
         rows = reference.split_rows_v3(self.source, duplicated=self.config.duplicate_splits)
         return self._listing(request, record, rows, reference.SPLITS_V3)
 
     def splits_v1(self, request: Request, record: RequestRecord) -> Response:
-        """``/stocks/v1/splits``."""
+        """Serve ``/stocks/v1/splits``."""
         rows = reference.split_rows_v1(self.source, duplicated=self.config.duplicate_splits)
         return self._listing(request, record, rows, reference.SPLITS_V1, numbered=True)
 
     def dividends_v3(self, request: Request, record: RequestRecord) -> Response:
-        """``/v3/reference/dividends``."""
+        """Serve ``/v3/reference/dividends``."""
         rows = reference.dividend_rows_v3(self.source, request.query_params.get("ticker"))
         return self._listing(request, record, rows, reference.DIVIDENDS_V3)
 
     def dividends_v1(self, request: Request, record: RequestRecord) -> Response:
-        """``/stocks/v1/dividends``."""
+        """Serve ``/stocks/v1/dividends``."""
         rows = reference.dividend_rows_v1(self.source, request.query_params.get("ticker"))
         return self._listing(request, record, rows, reference.DIVIDENDS_V1, numbered=True)
 
     def tickers(self, request: Request, record: RequestRecord) -> Response:
-        """``/v3/reference/tickers``."""
+        """Serve ``/v3/reference/tickers``."""
         rows = reference.ticker_rows(self.source, request.query_params.get("ticker"))
         return self._listing(request, record, rows, reference.TICKERS_V3)
 
     def ticker(self, request: Request, record: RequestRecord) -> Response:
-        """``/v3/reference/tickers/{ticker}``."""
+        """Serve ``/v3/reference/tickers/{ticker}``."""
         row = reference.ticker_row(self.source, request.path_params["ticker"])
         return _json({"results": row, "status": "OK", "request_id": record.request_id})
 
     def market_now(self, request: Request, record: RequestRecord) -> Response:  # noqa: ARG002  # one signature for all answers
-        """``/v1/marketstatus/now``."""
+        """Serve ``/v1/marketstatus/now``."""
         return _json(reference.market_now(self.config.now()))
 
     def market_upcoming(self, request: Request, record: RequestRecord) -> Response:  # noqa: ARG002  # as above
-        """``/v1/marketstatus/upcoming``."""
+        """Serve ``/v1/marketstatus/upcoming``."""
         return _json(reference.market_upcoming(self.config.now()))
 
     def earnings(self, request: Request, record: RequestRecord) -> Response:
-        """``/benzinga/v1/earnings``: a paid add-on, refused unless the plan has it."""
+        """Serve ``/benzinga/v1/earnings``, a paid add-on that is refused unless the plan includes it."""
         if not self.config.earnings:
             raise not_entitled()
         rows = reference.earnings_rows(self.source, self.config.now().date())
@@ -365,16 +374,16 @@ class Simulator:
 
 
 class _Application(Starlette):
-    """Starlette that keeps hold of the connection, so that a fault can cut it."""
+    """A Starlette application that keeps the connection, so that a fault can cut it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # uvicorn's `send` is a method of the request cycle, which owns the transport; in-process has none.
+        # uvicorn's `send` is a method of the request cycle, which owns the transport; in-process there is none.
         scope[_TRANSPORT] = getattr(getattr(send, "__self__", None), "transport", None)
         await super().__call__(scope, receive, send)
 
 
 def create_app(config: SimulatorConfig | None = None) -> Starlette:
-    """The application of one simulator, which is ``app.state.simulator``.
+    """Create the application of one simulator, which is ``app.state.simulator``.
 
     Raises :class:`ConfigurationError` when the folder to replay is absent or empty.
     """
@@ -429,14 +438,14 @@ def create_app(config: SimulatorConfig | None = None) -> Starlette:
 
 
 def _key_of(request: Request) -> tuple[str | None, bool]:
-    """The key, from the header or else from the URL, and whether one stood in the URL."""
+    """Return the key, from the header or else from the URL, and whether the URL had a key."""
     in_url = request.query_params.get("apiKey")
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return (token if scheme.lower() == "bearer" and token else in_url), in_url is not None
 
 
 def _loses(fault: Fault, ticker: str, start_ms: int) -> bool:
-    """Whether ``fault`` takes away the day bar of ``ticker`` that opens at ``start_ms``."""
+    """Whether ``fault`` removes the day bar of ``ticker`` that opens at ``start_ms``."""
     if fault.ticker not in (None, ticker):
         return False
     begins = milliseconds(fault.start) if fault.start else start_ms
@@ -444,7 +453,7 @@ def _loses(fault: Fault, ticker: str, start_ms: int) -> bool:
         return start_ms < begins
     if fault.kind is FaultKind.LOST_HOURS:
         return fault.end is not None and begins <= start_ms < milliseconds(fault.end)
-    # What fails the requests for a ticker: the vendor has no bar of it to send.
+    # A fault that fails the requests for a ticker leaves its bar out.
     return fault.ticker is not None and fault.kind not in BAR_FAULTS
 
 
@@ -452,7 +461,7 @@ def _json(body: object) -> Response:
     return Response(msgspec.json.encode(body), media_type=_JSON)
 
 
-async def _disconnected(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -464,5 +473,5 @@ async def _cut(request: Request) -> Response:
         message = "connection reset by the simulator's fault plan"
         raise ConnectionResetError(message)
     transport.abort()
-    await _disconnected(request)
+    await _wait_for_disconnect(request)
     return Response(status_code=499)

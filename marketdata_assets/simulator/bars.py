@@ -1,6 +1,6 @@
-"""Columns of bars as the vendor stores them, their grids, and the JSON that it sends.
+"""Columns of bars as the vendor stores them, their grids, and the JSON that the vendor sends.
 
-Times are Unix milliseconds UTC (a bar's open), prices are floats in the instrument's currency.
+Times are a bar's open in Unix milliseconds UTC, prices are floats in the instrument's currency.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _EPOCH = date(1970, 1, 1).toordinal()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bars:
-    """Bars in ascending time, one array a column. None is a column that the vendor does not send at all."""
+    """Bars in ascending time, one array per column. None stands for a column that the vendor does not send."""
 
     time: Integers
     open: Floats
@@ -46,30 +46,30 @@ class Bars:
         return len(self.time)
 
     def take(self, selection: slice | npt.NDArray[np.bool_]) -> Bars:
-        """The bars at a slice or where a mask is true."""
+        """Return the bars in a slice or where a mask is true."""
         columns: dict[str, Any] = {
             name: None if column is None else column[selection] for name, column in self.columns()
         }
         return Bars(**columns)
 
     def between(self, start_ms: int, end_ms: int) -> Bars:
-        """The bars that open in ``[start_ms, end_ms)``."""
+        """Return the bars that open in ``[start_ms, end_ms)``."""
         low, high = np.searchsorted(self.time, (start_ms, end_ms))
         return self.take(slice(int(low), int(high)))
 
     def columns(self) -> list[tuple[str, npt.NDArray[Any] | None]]:
-        """Names and arrays."""
+        """Return the names and arrays of the columns."""
         return [(field.name, getattr(self, field.name)) for field in fields(self)]
 
     @staticmethod
     def empty() -> Bars:
-        """No bars."""
+        """Return an empty set of bars."""
         none = np.empty(0)
         return Bars(np.empty(0, dtype=np.int64), none, none, none, none)
 
     @staticmethod
     def concatenate(parts: Sequence[Bars]) -> Bars:
-        """The bars of ``parts``, which follow each other in time and have the same columns."""
+        """Concatenate ``parts``, which are in ascending time and have the same columns."""
         parts = [part for part in parts if len(part)]
         if len(parts) <= 1:
             return parts[0] if parts else Bars.empty()
@@ -79,7 +79,7 @@ class Bars:
         return Bars(**columns)
 
     def frame(self) -> pl.DataFrame:
-        """The bars under the vendor's names (v, vw, o, c, h, l, t, n), absent columns left out."""
+        """Return the bars with the vendor's names (v, vw, o, c, h, l, t, n), without absent columns."""
         wire = {
             "v": self.volume,
             "vw": self.vwap,
@@ -94,14 +94,14 @@ class Bars:
 
 
 def encode(bars: Bars, *, newest_first: bool = False) -> bytes:
-    """The JSON array of ``bars``. Whole numbers lose their ``.0``, as in recorded vendor pages."""
+    """Encode ``bars`` as a JSON array. Whole numbers lose their ``.0``, as in recorded vendor pages."""
     frame = bars.frame()
     text = (frame.reverse() if newest_first else frame).write_json().encode()
     return text.replace(b".0,", b",").replace(b".0}", b"}")
 
 
 def roll(bars: Bars, starts: Integers) -> Bars:
-    """One bar for each run of equal ``starts``, the bucket opens of ``bars``."""
+    """Roll ``bars`` up to one bar for each bucket; ``starts`` holds the bucket open of each bar."""
     if not len(bars):
         return bars
     first = np.flatnonzero(np.concatenate(([True], starts[1:] != starts[:-1])))
@@ -115,18 +115,18 @@ def roll(bars: Bars, starts: Integers) -> Bars:
     )
     if bars.volume is not None:
         volume: Floats = np.add.reduceat(bars.volume, first)
-        rolled = replace(rolled, volume=_rounded(volume, 8))
+        rolled = replace(rolled, volume=_round(volume, 8))
         if bars.vwap is not None:
             spent: Floats = np.add.reduceat(bars.vwap * bars.volume, first)
             mean: Floats = np.divide(spent, volume, out=rolled.close.copy(), where=volume > 0)
-            rolled = replace(rolled, vwap=_rounded(mean, decimals(rolled.close)))
+            rolled = replace(rolled, vwap=_round(mean, decimals(rolled.close)))
     if bars.transactions is not None:
         rolled = replace(rolled, transactions=np.add.reduceat(bars.transactions, first))
     return rolled
 
 
 def scale_prices(bars: Bars, factor: Floats) -> Bars:
-    """Split-adjusted bars: prices times ``factor`` at the vendor's four decimals, volume divided by it."""
+    """Multiply prices by ``factor`` at the vendor's four decimals, and divide volume by it."""
     return replace(
         bars,
         **{name: np.round(getattr(bars, name) * factor, 4) for name in ("open", "high", "low", "close")},
@@ -135,40 +135,40 @@ def scale_prices(bars: Bars, factor: Floats) -> Bars:
     )
 
 
-def _rounded(values: Floats, digits: int) -> Floats:
+def _round(values: Floats, digits: int) -> Floats:
     rounded: Floats = np.round(values, digits)
     return rounded
 
 
 def decimals(prices: Floats) -> int:
-    """How many decimals a vwap keeps: four, more for an instrument that costs cents."""
+    """Return the number of decimals of a vwap: four, more for an instrument that costs cents."""
     smallest = float(prices.min()) if len(prices) else 1.0
     return 4 if smallest >= 1 else min(12, 5 - int(np.floor(np.log10(max(smallest, 1e-8)))))
 
 
 def day_number(day: date) -> int:
-    """Days since 1970-01-01."""
+    """Return the number of days from 1970-01-01 to ``day``."""
     return day.toordinal() - _EPOCH
 
 
 def day_of(number: int) -> date:
-    """The date that is ``number`` days after 1970-01-01."""
+    """Return the date that is ``number`` days after 1970-01-01."""
     return date.fromordinal(number + _EPOCH)
 
 
 @lru_cache(maxsize=100_000)
 def midnight_ms(number: int, timezone: ZoneInfo) -> int:
-    """When the local day of that number begins."""
+    """Return the Unix milliseconds at which the local day of that number begins."""
     return milliseconds(datetime.combine(day_of(number), time(), timezone))
 
 
 def moment_of_ms(ms: int) -> datetime:
-    """The aware UTC moment of Unix milliseconds."""
+    """Return Unix milliseconds as an aware UTC time."""
     return moment_of(1000 * ms)
 
 
 def local_day_number(ms: int, timezone: ZoneInfo) -> int:
-    """The number of the local day on which a moment falls."""
+    """Return the number of the local day that contains ``ms``, in Unix milliseconds."""
     return day_number(moment_of_ms(ms).astimezone(timezone).date())
 
 
@@ -178,7 +178,7 @@ _MONTHS = {"month": 1, "quarter": 3, "year": 12}
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Where bars of ``multiplier`` ``timespan`` begin.
+    """The grid on which bars of ``multiplier`` ``timespan`` begin.
 
     Minutes and hours keep a fixed UTC phase, which is why vendor 4-hour bars open at 03, 07, 11, 15 and 19
     Eastern in winter; days begin at local midnight, weeks on Sunday (docs/vendor.md, "Bars").
@@ -190,7 +190,7 @@ class Grid:
 
     @property
     def base(self) -> Base:
-        """Which stored bars feed this timespan, and are counted by ``limit``."""
+        """The base bars that are rolled up to this timespan, and that ``limit`` counts."""
         return "minute" if self.timespan in ("minute", "hour") else "day"
 
     @property
@@ -198,21 +198,21 @@ class Grid:
         return self.multiplier * (MINUTE_MS if self.timespan == "minute" else 60 * MINUTE_MS)
 
     def start(self, ms: int) -> int:
-        """The open of the bucket that holds a moment."""
+        """Return the open of the bucket that contains ``ms``."""
         if self.base == "minute":
             return ms // self._step * self._step
         number = local_day_number(ms, self.timezone)
         return midnight_ms(self._first_day(self._bucket(number)), self.timezone)
 
     def end(self, ms: int) -> int:
-        """The open of the bucket after the one that holds a moment."""
+        """Return the open of the bucket after the one that contains ``ms``."""
         if self.base == "minute":
             return ms // self._step * self._step + self._step
         number = local_day_number(ms, self.timezone)
         return midnight_ms(self._first_day(self._bucket(number) + 1), self.timezone)
 
     def starts(self, times: Integers) -> Integers:
-        """The bucket opens of base bars that open at ``times``."""
+        """Return the bucket opens of base bars that open at ``times``."""
         if self.base == "minute":
             return times // self._step * self._step
         if self.timespan == "day" and self.multiplier == 1:

@@ -1,4 +1,4 @@
-"""What a simulator is told: its keys, plan, clock, quirks and faults."""
+"""The configuration of a simulator: its keys, plan, clock, quirks and faults."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ class SimulatorConfig:
     """Options of one simulator. The defaults are a paid plan with no limit, no faults and any key.
 
     Attributes:
-        seed: Chooses the market. The same seed, ticker and day give the same bars.
+        seed: The seed of the market. The same seed, ticker and day give the same bars.
         replay: A folder of Parquet files to serve instead of a market (see ``replay``).
-        api_keys: The keys that are let in; None lets any non-empty key in.
-        requests_per_minute: Requests that one key may have answered in any 60 seconds; None for no limit.
-        retry_after: Seconds named by the ``Retry-After`` of a limiter's 429; None sends none, as the vendor.
-        plan_history: How far back the plan reaches; None for all. What lies before is cut off or refused.
-        entitled: Asset classes that the plan includes; None for all.
+        api_keys: The accepted keys; None accepts any non-empty key.
+        requests_per_minute: The number of requests of one key that are answered in any 60 seconds; None for no limit.
+        retry_after: The seconds in the ``Retry-After`` of a limiter's 429; None sends none, as the vendor does.
+        plan_history: The length of the plan's history; None for all. Earlier bars are cut off or refused.
+        entitled: The asset classes that the plan includes; None for all.
         delayed: Status DELAYED, and nothing of the last 15 minutes, as on plans without real-time data.
         empty_results: Whether an answer without bars leaves ``results`` out or sends ``[]``.
-        foreign_next_url: ``next_url`` names the vendor's own host, which a client must not follow.
-        next_url_keeps_adjusted: ``next_url`` repeats ``adjusted=false``; the vendor drops it.
+        foreign_next_url: Whether ``next_url`` has the vendor's own host, which a client must not follow.
+        next_url_keeps_adjusted: Whether ``next_url`` repeats ``adjusted=false``; the vendor drops it.
         tickers: Tickers that trade in a market's days besides the well-known ones and those that a request has named.
-        unknown: Tickers that nobody lists.
+        unknown: Tickers that are not listed.
         listed: First days by ticker, where they should differ from the tables.
         delisted: Last days by ticker.
         splits: Splits besides the well-known ones.
-        duplicate_splits: Every split is listed twice, as has been reported of the vendor.
-        earnings: The plan includes the add-on with earnings, of stocks; without it they are refused.
-        refused: HTTP statuses by path: 403 for a list that the plan lacks, 404 for one that is no longer there.
-        latency: Seconds that every answer takes.
-        faults: What goes wrong, and when.
-        now: The market's clock, aware UTC: no bar opens later.
+        duplicate_splits: Whether every split is listed twice, as has been reported of the vendor.
+        earnings: Whether the plan includes the add-on with earnings of stocks; without it they are refused.
+        refused: HTTP statuses by path: 403 for a list that the plan lacks, 404 for one that no longer exists.
+        latency: The seconds that every answer takes.
+        faults: The faults, and when they occur.
+        now: The market's clock, aware UTC. No bar opens later.
         monotonic: The limiter's clock, in seconds.
     """
 

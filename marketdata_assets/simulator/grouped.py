@@ -1,7 +1,7 @@
 """Whole days of a market, as the vendor answers them (docs/vendor.md, "Grouped days").
 
-Which tickers trade is not known in advance, since any well-formed one does: a day holds the well-known ones, those of the
-configuration, and those that a request has named before.
+The tickers that trade are not known in advance, since any well-formed one does: a day contains the well-known tickers, the
+tickers of the configuration, and the tickers that an earlier request has named.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from marketdata_assets.domain.calendar import calendar_of, milliseconds
 from marketdata_assets.domain.series import AssetClass
-from marketdata_assets.simulator.aggregates import adjusted_bars
+from marketdata_assets.simulator.aggregates import adjust_bars
 from marketdata_assets.simulator.answers import bad_request
 from marketdata_assets.simulator.bars import DAY_MS, Bars
-from marketdata_assets.simulator.instruments import KNOWN_TICKERS, THIN, fraction
+from marketdata_assets.simulator.instruments import KNOWN_TICKERS, THIN, draw_fraction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -33,9 +33,9 @@ _MARKET_OF = {
 }
 _AROUND_MS = 64 * DAY_MS
 _OTC = re.compile(r"[A-Z]{4}[FY]")
-"""Foreign shares and their receipts that trade over the counter end so."""
-_LACKING = 0.1
-"""The share of a thin name's days on which the vendor leaves vw and n out."""
+"""The form of tickers of foreign shares and receipts that trade over the counter."""
+_LACKING_SHARE = 0.1
+"""The share of a thin name's days on which the vendor leaves out vw and n."""
 
 
 def is_otc(ticker: str) -> bool:
@@ -45,7 +45,7 @@ def is_otc(ticker: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class DayQuery:
-    """One request for a day of a market, read."""
+    """A parsed request for a day of a market."""
 
     asset_class: AssetClass
     day: date
@@ -68,7 +68,7 @@ class DayQuery:
 
 
 def read_day_query(path: Mapping[str, str], params: Mapping[str, str]) -> DayQuery:
-    """The query of a request's path and parameters; raises a 400 refusal."""
+    """Parse the query of a request's path and parameters. Raises a 400 refusal."""
     asset_class = MARKETS.get(f"{path['locale']}/{path['market']}")
     if asset_class is None:
         error = f"The parameter 'market' is not known: '{path['market']}'"
@@ -87,7 +87,7 @@ def read_day_query(path: Mapping[str, str], params: Mapping[str, str]) -> DayQue
 
 
 class MarketDays:
-    """The day bars of a source, by days instead of tickers. Remembers tickers, and the days around the latest."""
+    """The day bars of a source, by days instead of tickers. Caches tickers, and the days around the latest request."""
 
     def __init__(self, source: BarSource, config: SimulatorConfig) -> None:
         self._source = source
@@ -97,13 +97,13 @@ class MarketDays:
         self._read: dict[str, tuple[int, int, Bars]] = {}
 
     def remember(self, tickers: Iterable[str]) -> None:
-        """Let ``tickers`` trade in the days that are requested from now on, as far as the source has them."""
+        """Include ``tickers`` that the source has in the days that are requested from now on."""
         for ticker in tickers:
             if ticker not in self._tickers and self._source.asset_class(ticker) is not None:
                 self._tickers.add(ticker)
 
     def bars(self, query: DayQuery, now_ms: int) -> dict[str, Bars]:
-        """The bar of each ticker that traded on the day of ``query``, stamped at its open."""
+        """Return the bar of each ticker that traded on the day of ``query``, with its open as time."""
         found: dict[str, Bars] = {}
         for ticker in sorted(self._tickers):
             asset_class = self._source.asset_class(ticker)
@@ -114,7 +114,7 @@ class MarketDays:
             bars = self._bar(ticker, query, now_ms)
             if query.adjusted:
                 zone = calendar_of(query.asset_class).timezone
-                bars = adjusted_bars(self._source, ticker, bars, now_ms, zone)
+                bars = adjust_bars(self._source, ticker, bars, now_ms, zone)
             if len(bars):
                 found[ticker] = bars
         return found
@@ -122,11 +122,11 @@ class MarketDays:
     def _bar(self, ticker: str, query: DayQuery, now_ms: int) -> Bars:
         start, end = query.edges_ms
         if query.stamp_ms > now_ms:
-            # The day is not over: what has traded so far.
+            # The day is not over: its bar covers the trades so far.
             return self._source.base_bars(ticker, "day", start, end, 1, newest_first=False, now_ms=now_ms)
         low, high, bars = self._read.get(ticker, (0, 0, Bars.empty()))
         if not low <= start < high:
-            # With the days around it: drawing a ticker's path costs milliseconds, and clients ask for many days.
+            # With the days around it: drawing a ticker's path costs milliseconds, and clients request many days.
             low, high = start - _AROUND_MS, max(end, min(start + _AROUND_MS, now_ms - 2 * DAY_MS))
             bars = self._source.base_bars(
                 ticker, "day", low, high, _AROUND_MS // DAY_MS * 3, newest_first=False, now_ms=now_ms
@@ -136,14 +136,14 @@ class MarketDays:
 
 
 def day_rows(
-    found: Mapping[str, Bars], query: DayQuery, spoil: Callable[[Bars, str], list[dict[str, Any]] | None]
+    found: Mapping[str, Bars], query: DayQuery, damage: Callable[[Bars, str], list[dict[str, Any]] | None]
 ) -> list[dict[str, Any]]:
-    """The vendor's rows of ``found``; ``spoil`` damages those of a ticker, or leaves them (None)."""
+    """Return the vendor's rows of ``found``; ``damage`` returns a ticker's damaged rows, None for undamaged ones."""
     moved = query.stamp_ms - query.edges_ms[0]
     rows = []
     for ticker, bars in found.items():
-        for row in spoil(bars, ticker) or bars.frame().to_dicts():
-            lacks = ticker in THIN and fraction("lacking", ticker, query.day) < _LACKING
+        for row in damage(bars, ticker) or bars.frame().to_dicts():
+            lacks = ticker in THIN and draw_fraction("lacking", ticker, query.day) < _LACKING_SHARE
             sent = {name: value for name, value in row.items() if not (lacks and name in ("vw", "n"))}
             sent["t"] += moved
             rows.append({"T": ticker, **sent, **({"otc": True} if is_otc(ticker) else {})})

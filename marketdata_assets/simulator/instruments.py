@@ -1,7 +1,7 @@
-"""What the simulated market trades: base prices, volatility, liquidity, listing dates, splits and dividends.
+"""The instruments of the simulated market: base prices, volatility, liquidity, listing dates, splits and dividends.
 
-Figures are round numbers of the right size, not quotations. A well-formed ticker that no table names gets
-figures drawn from its own name, so that any symbol works and always works the same way.
+Figures are round numbers of the right size, not quotations. A well-formed ticker that is in no table gets
+figures drawn from its own name, so that any symbol works, and always in the same way.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from enum import Enum
 from marketdata_assets.domain.series import AssetClass
 
 VENDOR_STOCKS_SINCE = date(2003, 9, 10)
-"""First day of the vendor's own stock history."""
+"""The first day of the vendor's stock history."""
 CRYPTO_SINCE = date(2013, 1, 1)
 
 _STOCK = re.compile(r"[A-Z]{1,5}(p[A-Z]?)?[rw]?(\.[A-Z]{1,2})*")
-"""Shares, preferred ones (BACpL), rights, when-issued shares and warrants (ACHR.WS)."""
+"""The form of tickers of shares, preferred shares (BACpL), rights, when-issued shares and warrants (ACHR.WS)."""
 _QUOTES = {
     "USD": 1.0,
     "USDT": 1.0,
@@ -34,7 +34,7 @@ _QUOTES = {
     "BTC": 44_000.0,
     "ETH": 2_350.0,
 }
-"""What one of each quote currency costs in dollars."""
+"""The price of a unit of each quote currency in dollars."""
 _CRYPTO = re.compile(rf"X:([A-Z0-9]{{2,10}}?)({'|'.join(sorted(_QUOTES, key=len, reverse=True))})")
 _INDEX = re.compile(r"I:[A-Z0-9]{1,10}")
 
@@ -83,29 +83,29 @@ class Instrument:
 
     @property
     def tick_decimals(self) -> int:
-        """Decimals of a printed price."""
+        """The number of decimals of a printed price."""
         if self.asset_class is not AssetClass.CRYPTO or self.price >= 100:  # noqa: PLR2004  # cents suit both
             return 2
         return 4 if self.price >= 1 else 8 if self.price < 0.01 else 5  # noqa: PLR2004  # five significant digits
 
 
-def hashed(*parts: object) -> int:
-    """A 64-bit number that depends on ``parts`` only, the same in every process."""
+def hash_of(*parts: object) -> int:
+    """Return a 64-bit number that depends on ``parts`` only, the same in every process."""
     text = "\x1f".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
-def fraction(*parts: object) -> float:
-    """A number in [0, 1) that depends on ``parts`` only."""
-    return hashed(*parts) / 2**64
+def draw_fraction(*parts: object) -> float:
+    """Draw a number in [0, 1) that depends on ``parts`` only."""
+    return hash_of(*parts) / 2**64
 
 
 def instrument_of(ticker: str) -> Instrument | None:
-    """The instrument of a ticker, or None when no market lists it. Tickers are case-sensitive."""
+    """Return the instrument of a ticker; None when the ticker is not listed. Tickers are case-sensitive."""
     if pair := _CRYPTO.fullmatch(ticker):
         return None if pair[1].startswith("UNKNOWN") else _crypto(ticker, pair[1], pair[2])
     if _INDEX.fullmatch(ticker):
-        price, volatility = _INDICES.get(ticker, (500 + 9500 * fraction("price", ticker), 0.18))
+        price, volatility = _INDICES.get(ticker, (500 + 9500 * draw_fraction("price", ticker), 0.18))
         return Instrument(
             ticker, AssetClass.INDEX, price, volatility, 0, Liquidity.LIQUID, 0, date(2023, 2, 14)
         )
@@ -117,8 +117,8 @@ def instrument_of(ticker: str) -> Instrument | None:
 def _equity(ticker: str) -> Instrument:
     row = _EQUITIES.get(ticker)
     if row is None:
-        price = round(10 + 300 * fraction("price", ticker) ** 2, 2)
-        volatility, volume, liquidity = 0.2 + 0.4 * fraction("volatility", ticker), 2.5, Liquidity.ACTIVE
+        price = round(10 + 300 * draw_fraction("price", ticker) ** 2, 2)
+        volatility, volume, liquidity = 0.2 + 0.4 * draw_fraction("volatility", ticker), 2.5, Liquidity.ACTIVE
     else:
         price, volatility, volume, liquidity = row
     if ticker in THIN:
@@ -137,7 +137,7 @@ def _equity(ticker: str) -> Instrument:
 
 
 def _crypto(ticker: str, coin: str, quote: str) -> Instrument:
-    price, dollars, rank = _COINS.get(coin, (1 + 40 * fraction("price", coin), 4e6, Liquidity.ACTIVE))
+    price, dollars, rank = _COINS.get(coin, (1 + 40 * draw_fraction("price", coin), 4e6, Liquidity.ACTIVE))
     return Instrument(
         ticker=ticker,
         asset_class=AssetClass.CRYPTO,
@@ -245,7 +245,7 @@ LISTED: dict[str, date] = {
     "X:SOLUSD": date(2021, 6, 17), "X:AVAXUSD": date(2021, 9, 30), "X:SHIBUSD": date(2021, 9, 9),
     "X:ETHUSD": date(2016, 5, 23), "X:NEARUSD": date(2022, 9, 1), "X:UNIUSD": date(2020, 9, 18),
 }  # fmt: skip
-"""First days that differ from the vendor's own start."""
+"""The first days of tickers that were listed after the vendor's history began."""
 
 _YIELDS: dict[str, float] = {
     "AAPL": 0.005, "MSFT": 0.008, "JPM": 0.024, "V": 0.008, "JNJ": 0.029, "WMT": 0.014, "PG": 0.025,

@@ -12,7 +12,7 @@ WINDOW_SECONDS = 60.0
 
 
 class SlidingWindow:
-    """Admits at most ``limit`` requests of one key in any 60 seconds. Refused requests do not count."""
+    """A window that admits at most ``limit`` requests of one key in any 60 seconds. Refused requests do not count."""
 
     def __init__(self, limit: int | None, clock: Callable[[], float]) -> None:
         self._limit = limit
@@ -20,7 +20,7 @@ class SlidingWindow:
         self._admitted: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def admit(self, key: str) -> bool:
-        """Whether a request of ``key`` that arrives now is answered."""
+        """Return whether a request of ``key`` that arrives now is answered, and count it if so."""
         if self._limit is None:
             return True
         now = self._clock()

@@ -1,4 +1,4 @@
-"""What the simulator was asked and answered: the witness for tests and benchmarks."""
+"""The log of the simulator's requests and answers, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request. Holds no key: ``key_id`` tells keys apart.
+    """One request. It does not contain the key: ``key_id`` distinguishes keys.
 
     Attributes:
-        arrived: Unix seconds.
-        elapsed: Seconds on the limiter's clock since the simulator began.
+        arrived: The time of arrival, in Unix seconds.
+        elapsed: The seconds on the limiter's clock since the simulator started.
         path: The path without the query.
         params: The query without the key.
-        key_id: The first digits of the key's SHA-256; None when no key came.
-        key_in_url: Whether the key stood in the URL, which a careful client avoids.
+        key_id: The first digits of the key's SHA-256; None without a key.
+        key_in_url: Whether the URL contained the key, which a careful client avoids.
         status: The HTTP status; None when the connection was cut or is still open.
-        base_bars: Base bars read for the answer, what ``queryCount`` says.
-        bars: Bars sent, what ``resultsCount`` says.
-        faults: Names of the faults that hit it.
+        base_bars: The number of base bars read for the answer, its ``queryCount``.
+        bars: The number of bars sent, its ``resultsCount``.
+        faults: The names of the faults that hit the request.
     """
 
     arrived: float
@@ -42,5 +42,5 @@ class RequestRecord:
 
 
 def key_id_of(key: str | None) -> str | None:
-    """What stands for a key in the log."""
+    """Return the id that stands for a key in the log."""
     return hashlib.sha256(key.encode()).hexdigest()[:8] if key else None

@@ -3,8 +3,8 @@
 A ticker's daily path is drawn once for all its days (a few milliseconds): volatility clusters (AR(1) in its
 logarithm), returns have fat tails and share a market factor, equities jump overnight, and the whole path is
 shifted so that it passes through the ticker's base price on 2024-01-02. Minutes of a day are drawn from that
-day's own generator and bridge its open and close, so that any window asks for the same bars. A day bar has
-official prices and off-exchange volume of its own: its minutes never add up to it.
+day's own generator and bridge its open and close, so that any window gives the same bars. A day bar has
+separate official prices and off-exchange volume: its minutes never add up to it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from marketdata_assets.simulator.instruments import (
     Instrument,
     Liquidity,
     Split,
-    hashed,
+    hash_of,
     instrument_of,
 )
 
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
 _FIRST, _LAST = date(2000, 1, 1), date(2040, 12, 31)
 _ANCHOR = date(2024, 1, 2)
 _PERSISTENCE, _VOL_OF_VOL = 0.98, 0.09
-_PULL = 0.0008  # how strongly a path is drawn back to its trend, per day
+_PULL = 0.0008  # the strength with which a path is pulled back to its trend, per day
 _MARKET_WEIGHT = 0.55
 _NEWS_SHARE = 0.015  # of overnight moves, which are then four times as large
 _OVERNIGHT_SHARE = 0.35  # of the day's standard deviation
-_LIT_SHARE = 0.87  # of a day's volume that its minutes show; the rest is auctions and off-exchange prints
+_LIT_SHARE = 0.87  # of a day's volume that its minutes contain; the rest is auctions and off-exchange trades
 _FRACTIONAL_SHARES = date(2026, 1, 1)
 _CACHED_DAYS = 512  # at most 50 MB
 _CACHED_TICKERS = 256
@@ -80,7 +80,7 @@ class _Path:
 
 
 class Market:
-    """The synthetic bar source. Pure: nothing is remembered but what can be drawn again."""
+    """The synthetic bar source. Pure: it caches only values that can be drawn again."""
 
     def __init__(self, config: SimulatorConfig) -> None:
         self._config = config
@@ -88,20 +88,20 @@ class Market:
         self._minutes = lru_cache(_CACHED_DAYS)(self._draw_minutes)
 
     def asset_class(self, ticker: str) -> AssetClass | None:
-        """What the ticker is, or None when nothing is listed under it."""
+        """Return the asset class of the ticker; None when it is not listed."""
         instrument = self._instrument(ticker)
         return instrument.asset_class if instrument else None
 
     def tickers(self) -> Sequence[str]:
-        """The tickers that have corporate actions or a table entry worth listing."""
-        return sorted({split.ticker for split in SPLITS} | {t for t in ETFS if self._instrument(t)})
+        """Return the tickers that have splits, and the ETFs, in order."""
+        return sorted({split.ticker for split in SPLITS} | {etf for etf in ETFS if self._instrument(etf)})
 
     def splits(self) -> Sequence[Split]:
-        """All splits, known in advance as the vendor knows announced ones."""
+        """Return all splits, future ones included, as the vendor lists announced splits."""
         return [split for split in (*SPLITS, *self._config.splits) if self._instrument(split.ticker)]
 
     def dividends(self, ticker: str | None) -> Sequence[Dividend]:
-        """Quarterly dividends of ``ticker``, or of every listed one, up to the last finished quarter."""
+        """Return the quarterly dividends of ``ticker``, or of every listed ticker for None, up to today."""
         names = self.tickers() if ticker is None else [ticker]
         return [dividend for name in names for dividend in self._dividends(name)]
 
@@ -111,14 +111,14 @@ class Market:
         base: Base,
         start_ms: int,
         end_ms: int,
-        at_most: int,
+        max_bars: int,
         *,
         newest_first: bool,
         now_ms: int,
     ) -> Bars:
-        """At most ``at_most`` bars that open in ``[start_ms, end_ms)``, the oldest or newest of them.
+        """Return at most ``max_bars`` bars that open in ``[start_ms, end_ms)``, the oldest or newest of them.
 
-        The bar that is still open at ``now_ms`` is included, made of what has traded so far.
+        The bar that is still open at ``now_ms`` is included, made of the trades so far.
         """
         instrument = self._instrument(ticker)
         if instrument is None:
@@ -132,20 +132,20 @@ class Market:
         high = int(np.searchsorted(path.number, last, side="right"))
         if base == "day":
             bars = self._days(instrument, path, low, high, now_ms).between(start_ms, end_ms)
-            return bars.take(slice(max(0, len(bars) - at_most), None) if newest_first else slice(at_most))
+            return bars.take(slice(max(0, len(bars) - max_bars), None) if newest_first else slice(max_bars))
         parts: list[Bars] = []
         found = 0
         for position in range(high - 1, low - 1, -1) if newest_first else range(low, high):
             part = _until(self._minutes(ticker, position), now_ms).between(start_ms, end_ms)
             parts.append(part)
             found += len(part)
-            if found >= at_most:
+            if found >= max_bars:
                 break
         bars = Bars.concatenate(parts[::-1] if newest_first else parts)
-        return bars.take(slice(max(0, len(bars) - at_most), None) if newest_first else slice(at_most))
+        return bars.take(slice(max(0, len(bars) - max_bars), None) if newest_first else slice(max_bars))
 
     def _instrument(self, ticker: str) -> Instrument | None:
-        return None if ticker in self._config.unknown else _known(ticker)
+        return None if ticker in self._config.unknown else _instrument_of(ticker)
 
     def _dividends(self, ticker: str) -> list[Dividend]:
         instrument = self._instrument(ticker)
@@ -156,7 +156,7 @@ class Market:
         dividends = []
         for year in range(max(2010, instrument.since.year + 1), today.year + 1):
             for month in (2, 5, 8, 11):
-                wanted = date(year, month, 6 + hashed("ex", ticker, year, month) % 15)
+                wanted = date(year, month, 6 + hash_of("ex", ticker, year, month) % 15)
                 position = int(np.searchsorted(path.number, day_number(wanted)))
                 if wanted > today or position >= len(path.number):
                     continue
@@ -165,7 +165,7 @@ class Market:
         return dividends
 
     def _generator(self, *parts: object) -> np.random.Generator:
-        return np.random.default_rng(hashed(self._config.seed, *parts))
+        return np.random.default_rng(hash_of(self._config.seed, *parts))
 
     def _draw_path(self, ticker: str) -> _Path:
         instrument = self._instrument(ticker)
@@ -206,7 +206,7 @@ class Market:
         volume /= shares
         volume *= np.where(_is_short(opens), 0.45, 1.0)
         digits = instrument.tick_decimals
-        open_, high, low, close = (_printed(prices, digits) for prices in (open_, high, low, close))
+        open_, high, low, close = (_round_to_tick(prices, digits) for prices in (open_, high, low, close))
         high = np.maximum(high, np.maximum(open_, close))
         low = np.minimum(low, np.minimum(open_, close))
         # yesterday's close in today's shares
@@ -219,7 +219,7 @@ class Market:
         return _Path(*(column[kept] for column in columns))
 
     def _shares(self, ticker: str, number: Integers) -> Floats:
-        """How many of today's shares one share of each day became."""
+        """Return the number of today's shares that a share of each day became."""
         shares = np.ones(len(number))
         for split in self.splits():
             if split.ticker == ticker:
@@ -265,7 +265,7 @@ class Market:
 
 
 @lru_cache(maxsize=4096)
-def _known(ticker: str) -> Instrument | None:
+def _instrument_of(ticker: str) -> Instrument | None:
     return instrument_of(ticker)
 
 
@@ -364,7 +364,7 @@ def _regular_chance(instrument: Instrument, number: int, edge: Floats) -> Floats
 def _extended_paths(
     path: _Path, position: int, after: int, quiet: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Log prices at the edges of the pre-market and after-hours minutes."""
+    """Draw the log prices at the edges of the pre-market and after-hours minutes."""
     opened, previous = math.log(path.open[position]), math.log(path.previous[position])
     steps = np.concatenate(([0.0], rng.standard_normal(_PRE) * quiet)).cumsum()
     share = np.linspace(0, 1, _PRE + 1)
@@ -377,7 +377,7 @@ def _extended_paths(
 
 
 def _bridge(path: _Path, position: int, sigma: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Log prices at both edges of every minute: from the day's open to its close, within its extremes."""
+    """Draw the log prices at both edges of every minute, from the day's open to its close, within its extremes."""
     opened, closed = math.log(path.open[position]), math.log(path.close[position])
     passed = np.concatenate(([0.0], np.cumsum(sigma**2)))
     passed /= passed[-1]
@@ -395,7 +395,7 @@ def _bridge(path: _Path, position: int, sigma: Floats, rng: np.random.Generator)
     return logs[:-1], logs[1:]
 
 
-def _bars(  # noqa: PLR0913  # the parts of one day, assembled in one place
+def _bars(  # noqa: PLR0913  # the parts of one day, assembled in one function
     instrument: Instrument,
     path: _Path,
     position: int,
@@ -411,10 +411,10 @@ def _bars(  # noqa: PLR0913  # the parts of one day, assembled in one place
     begin = logs[0] + 0.2 * scale * noise[0]
     finish = logs[1]
     digits = instrument.tick_decimals
-    open_, close = _printed(np.exp(begin), digits), _printed(np.exp(finish), digits)
+    open_, close = _round_to_tick(np.exp(begin), digits), _round_to_tick(np.exp(finish), digits)
     upper, lower = np.maximum(open_, close), np.minimum(open_, close)
-    high = np.maximum(upper, _printed(upper * np.exp(0.35 * scale * np.abs(noise[1])), digits))
-    low = np.minimum(lower, _printed(lower * np.exp(-0.35 * scale * np.abs(noise[2])), digits))
+    high = np.maximum(upper, _round_to_tick(upper * np.exp(0.35 * scale * np.abs(noise[1])), digits))
+    low = np.minimum(lower, _round_to_tick(lower * np.exp(-0.35 * scale * np.abs(noise[2])), digits))
     number = np.full(len(times), path.number[position])
     if instrument.asset_class is AssetClass.INDEX:
         return Bars(times, open_, high, low, close).take(traded)
@@ -423,10 +423,10 @@ def _bars(  # noqa: PLR0913  # the parts of one day, assembled in one place
     count = np.maximum(1, volume * _trades_per_unit(instrument)).astype(np.int64)
     single = count == 1
     open_, high, low = (np.where(single, close, prices) for prices in (open_, high, low))
-    place = rng.random(len(times))
+    position_in_range = rng.random(len(times))
     # The vendor's vwap counts trades that may not move high and low, so that it can lie outside them.
-    place += np.where(rng.random(len(times)) < 0.002, 1.2, 0.0)  # noqa: PLR2004
-    vwap = np.round(low + (high - low) * place, max(4, instrument.tick_decimals))
+    position_in_range += np.where(rng.random(len(times)) < 0.002, 1.2, 0.0)  # noqa: PLR2004
+    vwap = np.round(low + (high - low) * position_in_range, max(4, instrument.tick_decimals))
     return Bars(times, open_, high, low, close, _quantities(volume, instrument, number), vwap, count).take(
         traded
     )
@@ -444,8 +444,8 @@ def _quantities(volume: Floats, instrument: Instrument, number: Integers) -> Flo
     return np.where(fractional, whole + np.round(volume % 1, 4), whole)
 
 
-def _printed(prices: Floats, digits: int) -> Floats:
-    """Prices on their tick; below a dollar, stocks quote four decimals."""
+def _round_to_tick(prices: Floats, digits: int) -> Floats:
+    """Round prices to their tick; below a dollar, stocks have four decimals."""
     tick = np.round(prices, digits)
     finer = prices < 1
     return np.where(finer, np.maximum(np.round(prices, max(digits, 4)), 10.0 ** -max(digits, 4)), tick)
@@ -461,7 +461,7 @@ def _autoregressive(shocks: Floats, persistence: float) -> Floats:
 
 
 def _until(bars: Bars, now_ms: int) -> Bars:
-    """The bars that have begun; the one in progress holds what has traded so far."""
+    """Return the bars that have begun; the bar in progress contains the trades so far."""
     if not len(bars) or bars.time[-1] + MINUTE_MS <= now_ms:
         return bars
     begun = bars.take(slice(int(np.searchsorted(bars.time, now_ms, side="right"))))
@@ -484,7 +484,7 @@ def _until(bars: Bars, now_ms: int) -> Bars:
 
 
 def _closes_at(instrument: Instrument, number: int) -> int:
-    """When the day's official bar is final."""
+    """Return the Unix milliseconds at which the day's official bar is final."""
     calendar = calendar_of(instrument.asset_class)
     session = calendar.session(day_of(number))
     end = session.regular.end if session else calendar.day_window(day_of(number)).end
@@ -493,7 +493,7 @@ def _closes_at(instrument: Instrument, number: int) -> int:
 
 @lru_cache(maxsize=4)
 def _days_of(calendar: TradingCalendar) -> tuple[Integers, Sequence[int]]:
-    """Day numbers of a calendar's sessions and the length of each regular session in minutes."""
+    """Return the day numbers of a calendar's sessions, and the length of each regular session in minutes."""
     sessions = calendar.sessions(_FIRST, _LAST)
     if calendar.is_always_open:
         return np.array([day_number(day) for day in sessions], dtype=np.int64), (1440,) * len(sessions)

@@ -1,4 +1,4 @@
-"""Reference endpoints: splits, dividends, tickers and the market's status.
+"""The reference endpoints: splits, dividends, tickers and the market's status.
 
 Rows are filtered by ``field``, ``field.gt``, ``.gte``, ``.lt``, ``.lte`` and ``.any_of``, sorted, and paged
 by an opaque cursor that repeats the whole query (docs/vendor.md, "Corporate actions").
@@ -17,7 +17,7 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass
 from marketdata_assets.simulator.aggregates import decode_cursor, encode_cursor
 from marketdata_assets.simulator.answers import bad_request, ticker_not_found
-from marketdata_assets.simulator.instruments import fraction, hashed
+from marketdata_assets.simulator.instruments import draw_fraction, hash_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +43,7 @@ _NEW_YEAR_LATEST = 3
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A paged endpoint: its limits and its order when none is asked for."""
+    """A paged endpoint: its limits, and its default order."""
 
     default_limit: int
     max_limit: int
@@ -68,7 +68,7 @@ class ReferencePage:
 
 
 def page_of(rows: Sequence[Row], listing: Listing, params: Mapping[str, str]) -> ReferencePage:
-    """The page of ``rows`` that ``params`` ask for; raises a 400 refusal for parameters out of bounds."""
+    """Return the page of ``rows`` that ``params`` request. Raises a 400 refusal for parameters out of bounds."""
     if "cursor" in params:
         params = decode_cursor(params["cursor"])
     limit_text, offset_text = params.get("limit", str(listing.default_limit)), params.get("offset", "0")
@@ -118,14 +118,14 @@ def _matches(row: Row, params: Mapping[str, str]) -> bool:
             if str(value) not in text.split(","):
                 return False
         elif comparison not in _COMPARISONS or not _COMPARISONS[comparison](
-            value, _like(value, column, text)
+            value, _read_as(value, column, text)
         ):
             return False
     return True
 
 
-def _like(value: object, column: str, text: str) -> object:
-    """``text`` as the type of ``value``."""
+def _read_as(value: object, column: str, text: str) -> object:
+    """Return ``text`` as the type of ``value``."""
     try:
         if isinstance(value, bool):
             return text.lower() == "true"
@@ -140,7 +140,7 @@ def _like(value: object, column: str, text: str) -> object:
 
 
 def split_rows_v3(source: BarSource, *, duplicated: bool) -> list[Row]:
-    """Rows of ``/v3/reference/splits``."""
+    """Return the rows of ``/v3/reference/splits``."""
     rows: list[Row] = [
         {
             "id": _id("split", split.ticker, split.execution_date),
@@ -155,7 +155,7 @@ def split_rows_v3(source: BarSource, *, duplicated: bool) -> list[Row]:
 
 
 def split_rows_v1(source: BarSource, *, duplicated: bool) -> list[Row]:
-    """Rows of ``/stocks/v1/splits``; the vendor rounds its factor to six decimals."""
+    """Return the rows of ``/stocks/v1/splits``. The vendor rounds its factor to six decimals."""
     rows = split_rows_v3(source, duplicated=duplicated)
     for row in rows:
         forward = row["split_to"] > row["split_from"]
@@ -166,7 +166,7 @@ def split_rows_v1(source: BarSource, *, duplicated: bool) -> list[Row]:
 
 
 def dividend_rows_v3(source: BarSource, ticker: str | None) -> list[Row]:
-    """Rows of ``/v3/reference/dividends``."""
+    """Return the rows of ``/v3/reference/dividends``."""
     return [
         {
             "id": _id("dividend", dividend.ticker, dividend.ex_dividend_date),
@@ -185,7 +185,7 @@ def dividend_rows_v3(source: BarSource, ticker: str | None) -> list[Row]:
 
 
 def dividend_rows_v1(source: BarSource, ticker: str | None) -> list[Row]:
-    """Rows of ``/stocks/v1/dividends``, without the vendor's cumulative factor, which needs prices."""
+    """Return the rows of ``/stocks/v1/dividends``, without the vendor's cumulative factor, which needs prices."""
     rows = dividend_rows_v3(source, ticker)
     for row in rows:
         del row["dividend_type"]
@@ -198,27 +198,30 @@ def dividend_rows_v1(source: BarSource, ticker: str | None) -> list[Row]:
 
 
 def earnings_rows(source: BarSource, today: date) -> list[Row]:
-    """Rows of ``/benzinga/v1/earnings``: stocks report quarters in the month after next, the next one included."""
+    """Return the rows of ``/benzinga/v1/earnings``, the next report included.
+
+    Stocks report a quarter in the second month after it.
+    """
     return [
         _earnings(ticker, year, quarter, today)
         for ticker in source.tickers()
         if source.asset_class(ticker) is AssetClass.STOCK
         for year in range(today.year - 3, today.year + 1)
         for quarter in range(4)
-        if _reported(ticker, year, quarter) <= today + timedelta(days=92)
+        if _report_date(ticker, year, quarter) <= today + timedelta(days=92)
     ]
 
 
-def _reported(ticker: str, year: int, quarter: int) -> date:
+def _report_date(ticker: str, year: int, quarter: int) -> date:
     month = 3 * quarter + 5
-    day = 5 + hashed("reported", ticker, year, quarter) % 20
+    day = 5 + hash_of("reported", ticker, year, quarter) % 20
     return date(year + (month > 12), (month - 1) % 12 + 1, day)  # noqa: PLR2004  # December
 
 
 def _earnings(ticker: str, year: int, quarter: int, today: date) -> Row:
-    day = _reported(ticker, year, quarter)
-    expected = round(0.5 + 3 * fraction("eps", ticker) + quarter / 10, 2)
-    revenue = round(1e9 + 9e10 * fraction("revenue", ticker))
+    day = _report_date(ticker, year, quarter)
+    expected = round(0.5 + 3 * draw_fraction("eps", ticker) + quarter / 10, 2)
+    revenue = round(1e9 + 9e10 * draw_fraction("revenue", ticker))
     row: Row = {
         "benzinga_id": _id("earnings", ticker, year, quarter)[:25],
         "company_name": ticker,
@@ -239,13 +242,13 @@ def _earnings(ticker: str, year: int, quarter: int, today: date) -> Row:
         "time": "20:30:00",
     }
     if day <= today:
-        beat = 0.9 + 0.2 * fraction("beat", ticker, year, quarter)
+        beat = 0.9 + 0.2 * draw_fraction("beat", ticker, year, quarter)
         row |= {"actual_eps": round(expected * beat, 2), "actual_revenue": round(revenue * beat)}
     return row
 
 
 def _factor(source: BarSource, ticker: str, since: date) -> float:
-    """What a price before ``since`` is multiplied by for the splits from that date on."""
+    """Return the factor of a price before ``since`` for the splits from that date on."""
     return math.prod(
         split.split_from / split.split_to
         for split in source.splits()
@@ -266,14 +269,14 @@ _MARKETS = {
 
 
 def ticker_rows(source: BarSource, ticker: str | None = None) -> list[Row]:
-    """Rows of ``/v3/reference/tickers``: that of ``ticker``, none when it is not listed, or those of every listed one."""
+    """Return the rows of ``/v3/reference/tickers``: of ``ticker``, if it is listed, or of every listed ticker."""
     if ticker is None:
-        return [ticker_row(source, one) for one in source.tickers()]
+        return [ticker_row(source, listed) for listed in source.tickers()]
     return [ticker_row(source, ticker)] if source.asset_class(ticker) is not None else []
 
 
 def ticker_row(source: BarSource, ticker: str) -> Row:
-    """One ticker's row; raises a 404 refusal when nobody lists it."""
+    """Return a ticker's row. Raises a 404 refusal when the ticker is not listed."""
     asset_class = source.asset_class(ticker)
     if asset_class is None:
         raise ticker_not_found()
@@ -285,7 +288,7 @@ def ticker_row(source: BarSource, ticker: str) -> Row:
 
 
 def market_now(now: datetime) -> Row:
-    """``/v1/marketstatus/now``."""
+    """Return the body of ``/v1/marketstatus/now``."""
     calendar = calendar_of(AssetClass.STOCK)
     local = now.astimezone(calendar.timezone)
     session = calendar.session(local.date())
@@ -303,7 +306,7 @@ def market_now(now: datetime) -> Row:
 
 
 def market_upcoming(now: datetime) -> list[Row]:
-    """``/v1/marketstatus/upcoming``: the holidays and half days of the coming year, a row an exchange."""
+    """Return the rows of ``/v1/marketstatus/upcoming``: the year's holidays and half days, one row per exchange."""
     calendar = calendar_of(AssetClass.STOCK)
     today = now.astimezone(calendar.timezone).date()
     rows: list[Row] = []

@@ -1,11 +1,11 @@
-"""Replayed bars: a folder of Parquet files served as the vendor would serve them.
+"""Replayed bars: a folder of Parquet files, served as the vendor would serve them.
 
 ``lean_<ticker>_<1m|1d>.parquet`` is a stock, ``lean_<exchange>_<pair>_<1m|1d>.parquet`` a crypto pair
-(``lean_coinbase_btcusd_1m`` is ``X:BTCUSD``); a name with a capital is the ticker as it is
-(``lean_BACpL_1d``). Other files are left alone. Columns: ``ts`` (UTC, bar open),
+(``lean_coinbase_btcusd_1m`` is ``X:BTCUSD``); a name with a capital is used as the ticker unchanged
+(``lean_BACpL_1d``). Other files are ignored. Columns: ``ts`` (UTC, bar open),
 ``open``, ``high``, ``low``, ``close``, ``volume`` and, where present, ``vwap`` and ``transactions``. Prices
-are raw. ``<ticker>.csv`` is a Lean factor file (date, price factor, split factor, close): each row holds up
-to and including its date, so what changes from one row to the next takes effect in the next session.
+are raw. ``<ticker>.csv`` is a Lean factor file (date, price factor, split factor, close): each row is valid up
+to and including its date, so a change from one row to the next takes effect in the next session.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NO_CHANGE = 1e-9
 
 
 class Replay:
-    """The bar source of a folder. Raises :class:`ConfigurationError` when nothing there can be served."""
+    """The bar source of a folder. Raises :class:`ConfigurationError` when the folder has no bars to serve."""
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -53,7 +53,7 @@ class Replay:
                 self._bars[ticker, _BASES[matched["length"]]] = _read(file)
         if not self._bars:
             message = (
-                f"{folder} holds no bars to replay: name a folder with lean_*_1m.parquet or lean_*_1d.parquet"
+                f"{folder} has no bars to replay: name a folder with lean_*_1m.parquet or lean_*_1d.parquet"
             )
             raise ConfigurationError(message)
         self._splits: list[Split] = []
@@ -62,21 +62,21 @@ class Replay:
             self._read_factors(file)
 
     def asset_class(self, ticker: str) -> AssetClass | None:
-        """Stock or crypto, or None when no file holds the ticker."""
+        """Return stock or crypto; None when no file has the ticker."""
         if ticker not in self.tickers():
             return None
         return AssetClass.CRYPTO if ticker.startswith("X:") else AssetClass.STOCK
 
     def tickers(self) -> Sequence[str]:
-        """The tickers that files hold."""
+        """Return the tickers of the files, in order."""
         return sorted({ticker for ticker, _ in self._bars})
 
     def splits(self) -> Sequence[Split]:
-        """The splits of the factor files."""
+        """Return the splits of the factor files."""
         return self._splits
 
     def dividends(self, ticker: str | None) -> Sequence[Dividend]:
-        """The dividends that the factor files imply."""
+        """Return the dividends that the factor files imply."""
         return [dividend for dividend in self._dividends if ticker in (None, dividend.ticker)]
 
     def base_bars(
@@ -85,17 +85,17 @@ class Replay:
         base: Base,
         start_ms: int,
         end_ms: int,
-        at_most: int,
+        max_bars: int,
         *,
         newest_first: bool,
         now_ms: int,
     ) -> Bars:
-        """At most ``at_most`` bars that open in ``[start_ms, end_ms)``, the oldest or newest of them."""
+        """Return at most ``max_bars`` bars that open in ``[start_ms, end_ms)``, the oldest or newest of them."""
         stored = self._bars.get((ticker, base))
         if stored is None:
             return Bars.empty()
         bars = stored.between(start_ms, min(end_ms, now_ms + 1))
-        return bars.take(slice(max(0, len(bars) - at_most), None) if newest_first else slice(at_most))
+        return bars.take(slice(max(0, len(bars) - max_bars), None) if newest_first else slice(max_bars))
 
     def _read_factors(self, file: Path) -> None:
         ticker = _ticker(file.stem)
@@ -118,12 +118,12 @@ class Replay:
 
 
 def _ticker(name: str) -> str:
-    """The ticker that a file's name means: a name in small letters alone, ``aapl``, is one in capitals."""
+    """Return the ticker of a file's name: a lower-case name such as ``aapl`` is put in capitals."""
     return name.upper() if name.islower() else name
 
 
 def _split(ticker: str, day: date, ratio: float) -> Split:
-    # Factor files round to seven digits: 7.0000 is meant where 6.99999 stands.
+    # Factor files round to seven digits: 6.99999 means 7.
     shares = Fraction(ratio).limit_denominator(50)
     return Split(ticker, day, shares.denominator, shares.numerator)
 

@@ -1,4 +1,4 @@
-"""Running a simulator: in this process until Ctrl-C, or beside it in a thread."""
+"""The server of a simulator: in this thread until Ctrl-C, or in a thread of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STOP_SECONDS = 10.0
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it listens."""
+    """A server with an event that is set when it listens."""
 
     def __init__(self, app: Starlette) -> None:
         super().__init__(
@@ -46,7 +46,7 @@ class _Server(uvicorn.Server):
 class RunningSimulator:
     """A simulator on a loopback port, served by a thread of this process until the ``with`` block ends.
 
-    ``url`` is what POLYGON_BASE_URL should say; ``simulator`` gives the log and the fault plan.
+    ``url`` is the value for POLYGON_BASE_URL; ``simulator`` gives the log and the fault plan.
     Raises :class:`ConfigurationError` for a taken port and for a folder that cannot be replayed.
     """
 

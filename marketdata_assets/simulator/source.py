@@ -1,4 +1,4 @@
-"""What the endpoints ask of a source of bars: the synthetic market or replayed files."""
+"""The interface of a source of bars: the synthetic market or replayed files."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class BarSource(Protocol):
     """Raw (unadjusted) base bars and corporate actions by vendor ticker."""
 
     def asset_class(self, ticker: str) -> AssetClass | None:
-        """What the ticker is, or None when nothing is listed under it."""
+        """Return the asset class of the ticker; None when it is not listed."""
 
     def tickers(self) -> Sequence[str]:
-        """The tickers that the reference endpoints list, in order."""
+        """Return the tickers that the reference endpoints list, in order."""
 
     def splits(self) -> Sequence[Split]:
-        """All splits."""
+        """Return all splits."""
 
     def dividends(self, ticker: str | None) -> Sequence[Dividend]:
-        """The dividends of ``ticker``, or of every listed one."""
+        """Return the dividends of ``ticker``, or of every listed ticker for None."""
 
     def base_bars(
         self,
@@ -33,12 +33,12 @@ class BarSource(Protocol):
         base: Base,
         start_ms: int,
         end_ms: int,
-        at_most: int,
+        max_bars: int,
         *,
         newest_first: bool,
         now_ms: int,
     ) -> Bars:
-        """At most ``at_most`` bars that open in ``[start_ms, end_ms)``, the oldest or newest, ascending.
+        """Return at most ``max_bars`` bars that open in ``[start_ms, end_ms)``, the oldest or newest, ascending.
 
         No bar opens after ``now_ms``; the one in progress is included.
         """

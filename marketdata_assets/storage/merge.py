@@ -98,7 +98,7 @@ class MergeCounts:
     touched_from: Mapping[Series, datetime] = field(default_factory=dict, compare=False)
     """The time of each series' first row that was inserted or changed."""
     kept: pl.DataFrame | None = field(default=None, compare=False)
-    """The rows of the frame that differ from a stored row that was to be kept; None without one."""
+    """The rows of the frame that differ from a stored row that the merge had to keep; None without any."""
 
     def __add__(self, other: MergeCounts) -> MergeCounts:
         both = (self.touched_from, other.touched_from)
@@ -122,7 +122,7 @@ class _Key(NamedTuple):
     timeframe: str
 
 
-class _Place(NamedTuple):
+class _BarKey(NamedTuple):
     symbol: str
     timeframe: str
     time: datetime
@@ -254,11 +254,11 @@ def _merge_staged(
     )
     kept = None
     if keep is not None:
-        # What the merge left different is what it was to keep.
-        differing = fetch(session, _kept_statement(table), values, row=_Place, prepare=False)
+        # Rows that still differ after the merge are stored rows that it had to keep.
+        differing = fetch(session, _kept_statement(table), values, row=_BarKey, prepare=False)
         if differing:
-            places = pl.DataFrame(differing, schema=rows.select(KEY).schema, orient="row")
-            kept = rows.join(places, on=KEY, how="semi")
+            keys = pl.DataFrame(differing, schema=rows.select(KEY).schema, orient="row")
+            kept = rows.join(keys, on=KEY, how="semi")
     session.execute("set local enable_nestloop = on")
     inserted = sum(counts.inserted for _, counts in merged)
     changed = sum(counts.changed for _, counts in merged)
@@ -277,7 +277,7 @@ def _join_names(template: str, names: Sequence[str]) -> sql.Composed:
 
 
 def _kept_statement(table: Table) -> sql.Composed:
-    """The keys of the staged rows that differ from the stored ones."""
+    """Return the statement that selects the keys of staged rows which differ from stored rows."""
     return _KEPT.format(
         table=sql.Identifier(table.name),
         old=_join_names("t.{name}", table.values),

@@ -16,9 +16,9 @@ from marketdata_assets.domain.calendar import calendar_of
 from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.pipeline import market_days
-from marketdata_assets.pipeline.fetching import vendor_events
+from marketdata_assets.pipeline.fetching import fetch_events
 from marketdata_assets.pipeline.ingest import Ingest, IngestReport
-from marketdata_assets.polygon.planner import Plan, plan
+from marketdata_assets.polygon.planner import Plan, plan_fetches
 from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets.storage.bars import read_coverage, read_rows, write_batch
 from marketdata_assets.storage.connection import Database
@@ -65,7 +65,7 @@ def planned(
     **options: Any,  # noqa: ANN401 - the planner's
 ) -> Plan:
     coverage = read_coverage(database, [one.symbol for one in instruments])
-    return plan(dict.fromkeys(instruments, timeframes or (D1,)), days, coverage, now=NOW, **options)
+    return plan_fetches(dict.fromkeys(instruments, timeframes or (D1,)), days, coverage, now=NOW, **options)
 
 
 def run(database: Database, chosen: Plan) -> IngestReport:
@@ -77,9 +77,9 @@ def run(database: Database, chosen: Plan) -> IngestReport:
     def read_bars(series: Series, window: Window) -> pl.DataFrame:
         return read_rows(database, OHLCV, {series: [window]})
 
-    with closing(vendor_events(polygon, chosen.requests, database)) as events:
+    with closing(fetch_events(polygon, chosen.requests, database)) as events:
         for batch in ingest.batches(
-            events, read_bars, lambda requests: vendor_events(polygon, requests, database)
+            events, read_bars, lambda requests: fetch_events(polygon, requests, database)
         ):
             write_batch(database, batch)
     return ingest.report
@@ -172,7 +172,7 @@ def test_bars_of_ranges_stay_when_a_day_of_the_market_differs(
             assert report.differs_from_range == [(Series("AAPL", D1), days[0])]
             [notice] = report.notices
             assert f"AAPL:1d of {days[0]}" in notice
-            assert "the bars that the ranges brought stay" in notice
+            assert "the bars of the ranges stay" in notice
 
 
 def test_a_bar_that_came_with_a_day_of_the_market_is_revised_by_another(

@@ -156,7 +156,7 @@ def test_a_penalty_is_not_called_the_limit(database_url: str, caplog: pytest.Log
     asyncio.run(wait())
     (said,) = [record.getMessage() for record in caplog.records]
     assert re.fullmatch(
-        r"waiting 1\.\d s: the vendor refused a request with 429, and every process pauses", said
+        r"waiting 1\.\d s: the vendor rejected a request with 429, and every process pauses", said
     )
 
 

@@ -26,9 +26,9 @@ from marketdata_assets.domain.bars import BAR_SCHEMA
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.partitions import days_by_series, parse_key
 from marketdata_assets.domain.wording import join_first, name_first
-from marketdata_assets.pipeline.fetching import ingest_batches, instruments_of, unknown_symbols
+from marketdata_assets.pipeline.fetching import find_unknown_symbols, group_by_instrument, ingest_batches
 from marketdata_assets.pipeline.ingest import Ingest, IngestReport
-from marketdata_assets.polygon.planner import plan
+from marketdata_assets.polygon.planner import plan_fetches
 from marketdata_assets.storage.bars import BarBatch, read_coverage
 from marketdata_assets.storage.tables import OHLCV
 
@@ -102,9 +102,9 @@ def _batches(
     days = days_by_series(context.partition_keys)
     now = datetime.now(UTC)
     with postgres.database() as database:
-        wanted, tracked = instruments_of(database, days)
+        wanted, tracked = group_by_instrument(database, days)
         coverage = read_coverage(database, [instrument.symbol for instrument in wanted])
-        planned = plan(
+        planned = plan_fetches(
             wanted,
             {day for series_days in days.values() for day in series_days},
             coverage,
@@ -128,7 +128,7 @@ def _batches(
         report = ingest.report
         if config.ask_vendor:
             requested = {day for series_days in days.values() for day in series_days}
-            report.failures += unknown_symbols(
+            report.failures += find_unknown_symbols(
                 polygon, database, report, wanted=wanted, days=requested, coverage=coverage
             )
     for notice in report.notices:

@@ -26,7 +26,7 @@ from marketdata_assets.polygon.errors import (
 )
 from marketdata_assets.polygon.grouped import DayRequest, bars_of_day
 from marketdata_assets.polygon.parser import parse_day
-from marketdata_assets.polygon.planner import plan
+from marketdata_assets.polygon.planner import plan_fetches
 from marketdata_assets.polygon.request import FetchRecord
 from marketdata_assets.polygon.vendor import DayFetched, FetchEvent, RequestFailed
 from marketdata_assets_tests.unit.frames import at, days_window
@@ -48,7 +48,7 @@ KNOWN = {Series(symbol, D1): [days_window(XNYS, date(2024, 6, 3), date(2024, 6, 
 
 def planned(*days: date, symbols: Sequence[str] = SYMBOLS, now: datetime = NOW) -> Plan:
     instruments = [Instrument(symbol, AssetClass.STOCK) for symbol in symbols]
-    chosen = plan({one: [D1] for one in instruments}, days, {}, now=now, force=True)
+    chosen = plan_fetches({one: [D1] for one in instruments}, days, {}, now=now, force=True)
     assert [request.day for request in chosen.days] == list(days)
     return chosen
 
@@ -329,7 +329,7 @@ def test_bars_that_differ_from_those_of_ranges_are_reported_by_name(is_recent: b
     # No other day: its bar would become one of a range, and be requested again every night.
     assert not is_recent or run.windows == [XNYS.day_window(TUESDAY)]
     assert run.report.differs_from_range == [(Series("B", D1), TUESDAY)]
-    assert "B:1d of 2024-07-02: the bars that the ranges brought stay" in run.report.notices[-1]
+    assert "B:1d of 2024-07-02: the bars of the ranges stay" in run.report.notices[-1]
     # A value that the day lacks is no difference.
     same = differing.with_columns(vwap=pl.lit(9.9))
     assert Run(chosen, events, now=now, differing=differing, stored=same).report.differs_from_range == []

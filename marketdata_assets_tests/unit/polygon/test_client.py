@@ -29,7 +29,13 @@ from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
 from marketdata_assets.polygon import client as client_module
 from marketdata_assets.polygon.actions import ENDPOINTS, plan_lists
-from marketdata_assets.polygon.client import PolygonClient, RetryPolicy, Timeouts, history_cut, vendor_range
+from marketdata_assets.polygon.client import (
+    PolygonClient,
+    RetryPolicy,
+    Timeouts,
+    find_history_cut,
+    format_range,
+)
 from marketdata_assets.polygon.errors import (
     AdjustedPageError,
     AuthenticationError,
@@ -443,7 +449,7 @@ def test_the_client_does_not_show_its_key() -> None:
 )
 def test_vendor_range(calendar: Any, start: str, end: str, expected: tuple[str, str]) -> None:  # noqa: ANN401 - XNYS or CRYPTO
     window = Window(*(datetime.fromisoformat(edge).replace(tzinfo=UTC) for edge in (start, end)))
-    assert vendor_range(window, calendar) == expected
+    assert format_range(window, calendar) == expected
 
 
 @given(
@@ -457,7 +463,7 @@ def test_an_inclusive_range_holds_exactly_the_windows_milliseconds(
     calendar = calendar_of(asset_class)
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     window = Window(*(epoch + timedelta(milliseconds=edge) for edge in (start, start + length)))
-    first, last = vendor_range(window, calendar)
+    first, last = format_range(window, calendar)
     if "-" in first:
         assert calendar.day_start(date.fromisoformat(first)) == window.start
         assert calendar.day_start(date.fromisoformat(last) + timedelta(days=1)) == window.end
@@ -468,7 +474,7 @@ def test_an_inclusive_range_holds_exactly_the_windows_milliseconds(
 def test_a_first_bar_long_after_the_start_is_noticed() -> None:
     window = Window(XNYS.day_start(date(2023, 1, 1)), XNYS.day_start(date(2023, 12, 31)))
     late = datetime(2023, 7, 31, 13, 30, tzinfo=UTC)
-    notice = history_cut(window, late, XNYS, symbol="AAPL")
+    notice = find_history_cut(window, late, XNYS, symbol="AAPL")
     assert notice is not None
     # 251 sessions of 2023 minus 1 January to 28 July: XNYS had 143 sessions by then
     assert notice.sessions == len(XNYS.sessions(date(2023, 1, 1), date(2023, 7, 30))) == 143
@@ -481,7 +487,7 @@ def test_a_first_bar_long_after_the_start_is_noticed() -> None:
 )
 def test_a_first_bar_near_the_start_is_not(first_bar: datetime | None) -> None:
     window = Window(XNYS.day_start(date(2022, 12, 30)), XNYS.day_start(date(2023, 12, 31)))
-    assert history_cut(window, first_bar, XNYS, symbol="AAPL", tolerance=6) is None
+    assert find_history_cut(window, first_bar, XNYS, symbol="AAPL", tolerance=6) is None
 
 
 SPLIT = {"ticker": "AAPL", "execution_date": "2020-08-31", "split_from": 1, "split_to": 4, "id": "E1"}
@@ -562,8 +568,8 @@ CONTRADICTIONS = [
     # Two securities: a preferred share and a symbol of five capitals.
     ({"ticker": "BACPL"}, "BACpL", "is about 'BACPL' and not about 'BACpL'"),
     ({"ticker": "BTCUSD"}, "X:BTCUSD", "is about 'BTCUSD'"),
-    ({"resultsCount": 2}, "AAPL", "says that it has 2 rows, and has 1"),
-    ({"resultsCount": 1, "count": 1_000_000}, "AAPL", "says that it has 1,000,000 rows, and has 1"),
+    ({"resultsCount": 2}, "AAPL", "reports 2 rows, and has 1"),
+    ({"resultsCount": 1, "count": 1_000_000}, "AAPL", "reports 1,000,000 rows, and has 1"),
 ]
 
 
@@ -583,7 +589,7 @@ def test_a_page_that_contradicts_itself_or_the_request_is_asked_for_again_and_re
 @pytest.mark.parametrize("adjusted", [True, "true"])
 def test_a_page_of_adjusted_bars_is_refused_at_once(adjusted: object) -> None:
     asked = Asked([ok(BAR, adjusted=adjusted)])
-    with pytest.raises(AdjustedPageError, match="asked for as traded"):
+    with pytest.raises(AdjustedPageError, match="unadjusted bars were requested"):
         asked.pages()
     assert len(asked.requests) == len(asked.log) == 1
     # A list has no scale.

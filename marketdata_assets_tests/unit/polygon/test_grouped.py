@@ -20,7 +20,7 @@ from marketdata_assets.domain.series import AssetClass, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.polygon.client import PolygonClient, RetryPolicy
 from marketdata_assets.polygon.errors import AdjustedPageError, EndpointNotFoundError, VendorFailureError
-from marketdata_assets.polygon.grouped import DAY_SCHEMA, DayRequest, Market, bars_of_day, days_between
+from marketdata_assets.polygon.grouped import DAY_SCHEMA, DayRequest, Market, bars_of_day, stretches_of_days
 from marketdata_assets.polygon.limiter import NoLimit
 from marketdata_assets.polygon.parser import parse_day, parse_page
 from marketdata_assets_tests.unit.frames import at
@@ -228,7 +228,7 @@ def test_a_value_of_a_wrong_type_costs_its_row_alone() -> None:
 
 def test_neighbouring_sessions_are_one_run() -> None:
     days = [date(2024, 7, day) for day in (3, 5, 8, 10)]  # the fourth and a weekend lie between
-    assert days_between(Market.STOCKS.calendar, days) == [(days[0], days[2]), (days[3], days[3])]
-    assert days_between(Market.CRYPTO.calendar, days) == [(one, one) for one in days]
-    assert days_between(Market.STOCKS.calendar, []) == []
+    assert stretches_of_days(Market.STOCKS.calendar, days) == [(days[0], days[2]), (days[3], days[3])]
+    assert stretches_of_days(Market.CRYPTO.calendar, days) == [(one, one) for one in days]
+    assert stretches_of_days(Market.STOCKS.calendar, []) == []
     assert stocks().window.start == at("2020-10-14T04:00")

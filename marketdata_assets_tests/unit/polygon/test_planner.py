@@ -19,8 +19,8 @@ from marketdata_assets.polygon.planner import (
     cheapest_ranges,
     fewest_pages,
     pages_of,
-    plan,
-    plan_again,
+    plan_fetches,
+    plan_refetches,
 )
 from marketdata_assets_tests.examples import examples
 from marketdata_assets_tests.unit.frames import at, days_window
@@ -51,8 +51,8 @@ def fetches_of(planned: Plan) -> list[tuple[Timeframe, Window]]:
 def test_one_request_serves_every_timeframe_of_a_base() -> None:
     days = day_range(date(2024, 7, 1), date(2024, 7, 12))
     rolled = [one for one in Timeframe if one.base is M1]
-    planned = plan({AAPL: rolled}, days, NOTHING, now=LONG_AFTER)
-    assert fetches_of(planned) == fetches_of(plan({AAPL: [M1]}, days, NOTHING, now=LONG_AFTER))
+    planned = plan_fetches({AAPL: rolled}, days, NOTHING, now=LONG_AFTER)
+    assert fetches_of(planned) == fetches_of(plan_fetches({AAPL: [M1]}, days, NOTHING, now=LONG_AFTER))
     [fetch] = planned.fetches
     assert fetch.timeframes == tuple(rolled)
     assert (fetch.request.symbol, fetch.request.asset_class) == ("AAPL", AssetClass.STOCK)
@@ -62,14 +62,14 @@ def test_one_request_serves_every_timeframe_of_a_base() -> None:
 
 def test_the_eight_timeframes_take_two_requests() -> None:
     days = day_range(date(2024, 7, 7), date(2024, 7, 13))
-    planned = plan({BTC: list(Timeframe)}, days, NOTHING, now=LONG_AFTER)
+    planned = plan_fetches({BTC: list(Timeframe)}, days, NOTHING, now=LONG_AFTER)
     whole = days_window(CRYPTO, days[0], days[-1])
     assert fetches_of(planned) == [(M1, whole), (D1, whole)]
     assert [fetch.timeframes for fetch in planned.fetches] == [tuple(Timeframe)[:6], (D1, W1)]
 
 
 def test_timeframes_may_come_from_an_iterator() -> None:
-    planned = plan({AAPL: iter([M1, M5, D1])}, [date(2024, 7, 2)], NOTHING, now=LONG_AFTER)
+    planned = plan_fetches({AAPL: iter([M1, M5, D1])}, [date(2024, 7, 2)], NOTHING, now=LONG_AFTER)
     assert [fetch.timeframes for fetch in planned.fetches] == [(M1, M5), (D1,)]
 
 
@@ -80,7 +80,7 @@ def test_timeframes_may_come_from_an_iterator() -> None:
 def test_a_year_is_one_request_of_the_fewest_pages(
     instrument: Instrument, base: Timeframe, sessions: int, pages: int
 ) -> None:
-    planned = plan(
+    planned = plan_fetches(
         {instrument: [base]}, day_range(date(2024, 1, 1), date(2024, 12, 31)), NOTHING, now=LONG_AFTER
     )
     assert len(planned.fetches) == 1
@@ -107,16 +107,19 @@ def test_pages(sessions: int, base: Timeframe, calendar: TradingCalendar, pages:
     "days", [[], [date(2024, 7, 4)], day_range(date(2024, 7, 6), date(2024, 7, 7)), [date(2012, 10, 29)]]
 )
 def test_days_without_a_session_cost_nothing(days: list[date]) -> None:
-    assert plan({AAPL: [M1, D1]}, days, NOTHING, now=LONG_AFTER, force=True) == Plan()
+    assert plan_fetches({AAPL: [M1, D1]}, days, NOTHING, now=LONG_AFTER, force=True) == Plan()
 
 
 def test_a_week_is_wanted_by_its_sunday_and_asked_for_whole() -> None:
     week = days_window(XNYS, date(2024, 7, 7), date(2024, 7, 13))
     wanted = {AAPL: [W1]}
-    assert fetches_of(plan(wanted, [date(2024, 7, 7)], NOTHING, now=LONG_AFTER)) == [(D1, week)]
-    assert plan(wanted, day_range(date(2024, 7, 8), date(2024, 7, 13)), NOTHING, now=LONG_AFTER) == Plan()
-    assert plan(wanted, [date(2024, 7, 7)], NOTHING, now=week.end - timedelta(minutes=1)) == Plan()
-    assert fetches_of(plan(wanted, [date(2024, 7, 7)], NOTHING, now=week.end)) == [(D1, week)]
+    assert fetches_of(plan_fetches(wanted, [date(2024, 7, 7)], NOTHING, now=LONG_AFTER)) == [(D1, week)]
+    assert (
+        plan_fetches(wanted, day_range(date(2024, 7, 8), date(2024, 7, 13)), NOTHING, now=LONG_AFTER)
+        == Plan()
+    )
+    assert plan_fetches(wanted, [date(2024, 7, 7)], NOTHING, now=week.end - timedelta(minutes=1)) == Plan()
+    assert fetches_of(plan_fetches(wanted, [date(2024, 7, 7)], NOTHING, now=week.end)) == [(D1, week)]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,7 @@ def test_a_week_is_wanted_by_its_sunday_and_asked_for_whole() -> None:
     ],
 )
 def test_what_has_not_closed_is_not_asked_for(now: str, end: str | None) -> None:
-    planned = plan({AAPL: [M1, D1]}, [date(2024, 7, 2), date(2024, 7, 3)], NOTHING, now=at(now))
+    planned = plan_fetches({AAPL: [M1, D1]}, [date(2024, 7, 2), date(2024, 7, 3)], NOTHING, now=at(now))
     minutes = [window for base, window in fetches_of(planned) if base is M1]
     assert minutes == ([] if end is None else [Window(at("2024-07-02T04:00"), at(end))])
     days = [window for base, window in fetches_of(planned) if base is D1]
@@ -142,27 +145,27 @@ def test_covered_windows_are_skipped_unless_forced_or_in_the_correction_window()
     whole = days_window(XNYS, days[0], days[-1])
     covered = {Series("AAPL", M1): [whole]}
     now = at("2024-07-08T02:00")  # Sunday evening: the latest sessions are 5, 3 and 2 July
-    assert fetches_of(plan({AAPL: [M1]}, days, covered, now=now)) == [
+    assert fetches_of(plan_fetches({AAPL: [M1]}, days, covered, now=now)) == [
         (M1, days_window(XNYS, date(2024, 7, 2), date(2024, 7, 5)))
     ]
-    assert fetches_of(plan({AAPL: [M1]}, days, covered, now=now, correction_sessions=1)) == [
+    assert fetches_of(plan_fetches({AAPL: [M1]}, days, covered, now=now, correction_sessions=1)) == [
         (M1, XNYS.day_window(date(2024, 7, 5)))
     ]
-    assert plan({AAPL: [M1]}, days, covered, now=now, correction_sessions=0) == Plan()
-    assert fetches_of(plan({AAPL: [M1]}, days, covered, now=now, force=True)) == [(M1, whole)]
+    assert plan_fetches({AAPL: [M1]}, days, covered, now=now, correction_sessions=0) == Plan()
+    assert fetches_of(plan_fetches({AAPL: [M1]}, days, covered, now=now, force=True)) == [(M1, whole)]
 
 
 def test_a_day_that_is_covered_in_part_is_asked_for_whole() -> None:
     day = date(2024, 7, 2)
     morning = Window(XNYS.day_start(day), at("2024-07-02T15:00"))
-    planned = plan({AAPL: [M1]}, [day], {Series("AAPL", M1): [morning]}, now=LONG_AFTER)
+    planned = plan_fetches({AAPL: [M1]}, [day], {Series("AAPL", M1): [morning]}, now=LONG_AFTER)
     assert fetches_of(planned) == [(M1, XNYS.day_window(day))]
 
 
 def test_a_longer_timeframe_of_stored_bars_costs_no_request() -> None:
     days = day_range(date(2024, 7, 1), date(2024, 7, 5))
     whole = days_window(XNYS, days[0], days[-1])
-    planned = plan({AAPL: [M1, M5, H1]}, days, {Series("AAPL", M1): [whole]}, now=LONG_AFTER)
+    planned = plan_fetches({AAPL: [M1, M5, H1]}, days, {Series("AAPL", M1): [whole]}, now=LONG_AFTER)
     assert planned.fetches == ()
     [rollup] = planned.rollups
     assert (rollup.instrument, rollup.base, rollup.window) == (AAPL, M1, whole)
@@ -172,7 +175,7 @@ def test_a_longer_timeframe_of_stored_bars_costs_no_request() -> None:
 def test_stored_bars_are_rolled_up_only_over_days_whose_base_bars_are_stored() -> None:
     first, last = date(2024, 7, 1), date(2024, 7, 12)
     stored = [XNYS.day_window(first), XNYS.day_window(last)]
-    planned = plan({AAPL: [M5]}, [first, last], {Series("AAPL", M1): stored}, now=LONG_AFTER)
+    planned = plan_fetches({AAPL: [M5]}, [first, last], {Series("AAPL", M1): stored}, now=LONG_AFTER)
     assert planned.fetches == ()
     assert [rollup.window for rollup in planned.rollups] == stored
 
@@ -276,7 +279,7 @@ def test_a_plan_leaves_no_wanted_slot_unanswered(
 ) -> None:
     instrument, timeframes, days, coverage, now = situation
     calendar = calendar_of(instrument.asset_class)
-    planned = plan({instrument: timeframes}, days, coverage, now=now, force=force)
+    planned = plan_fetches({instrument: timeframes}, days, coverage, now=now, force=force)
     for timeframe in timeframes:
         served = [
             *(fetch.request.window for fetch in planned.fetches if timeframe in fetch.timeframes),
@@ -306,7 +309,7 @@ def test_a_plan_leaves_no_wanted_slot_unanswered(
 )
 def test_the_current_week_is_asked_for_up_to_the_last_day_that_is_due(now: str, last: date) -> None:
     days = day_range(date(2026, 11, 8), date(2026, 11, 25))
-    [(_, window)] = fetches_of(plan({AAPL: [D1, W1]}, days, NOTHING, now=at(now)))
+    [(_, window)] = fetches_of(plan_fetches({AAPL: [D1, W1]}, days, NOTHING, now=at(now)))
     assert window.start == XNYS.day_start(date(2026, 11, 8))
     for day in XNYS.sessions(date(2026, 11, 8), date(2026, 11, 29)):
         assert (window.intersection(XNYS.day_window(day)) is not None) == (day <= last)
@@ -323,7 +326,7 @@ def test_day_bars_are_asked_for_by_whole_days_that_are_due(
     instrument, timeframes, days, coverage, _ = situation
     calendar = calendar_of(instrument.asset_class)
     now = calendar.day_start(max(days, default=FIRST_DAYS[0])) + timedelta(minutes=minutes)
-    for request in plan({instrument: timeframes}, days, coverage, now=now, force=force).requests:
+    for request in plan_fetches({instrument: timeframes}, days, coverage, now=now, force=force).requests:
         if request.base is D1:
             edges = (request.window.start, request.window.end)
             assert all(edge == calendar.day_start(calendar.local_day(edge)) for edge in edges)
@@ -337,7 +340,7 @@ def test_a_plan_asks_for_nothing_in_vain(
 ) -> None:
     instrument, timeframes, days, coverage, now = situation
     calendar = calendar_of(instrument.asset_class)
-    planned = plan({instrument: timeframes}, days, coverage, now=now)
+    planned = plan_fetches({instrument: timeframes}, days, coverage, now=now)
     revised_from = calendar.last_sessions(calendar.local_day(now), 3)[0]
 
     def is_needed(day: date, base: Timeframe) -> bool:
@@ -402,14 +405,14 @@ def test_what_a_plan_brought_is_not_planned_again(
     situation: tuple[Instrument, list[Timeframe], list[date], dict[Series, list[Window]], datetime],
 ) -> None:
     instrument, timeframes, days, coverage, _ = situation
-    planned = plan({instrument: timeframes}, days, coverage, now=LONG_AFTER, correction_sessions=0)
+    planned = plan_fetches({instrument: timeframes}, days, coverage, now=LONG_AFTER, correction_sessions=0)
     for served, window in [
         *((fetch.timeframes, fetch.request.window) for fetch in planned.fetches),
         *((rollup.timeframes, rollup.window) for rollup in planned.rollups),
     ]:
         for timeframe in served:
             coverage[Series(instrument.symbol, timeframe)].append(window)
-    again = plan({instrument: timeframes}, days, coverage, now=LONG_AFTER, correction_sessions=0)
+    again = plan_fetches({instrument: timeframes}, days, coverage, now=LONG_AFTER, correction_sessions=0)
     assert again == Plan()
 
 
@@ -423,21 +426,21 @@ MARKETS: list[list[Instrument]] = [[*STOCKS, ETF], PAIRS]
 
 def test_many_symbols_come_by_days_and_few_by_ranges() -> None:
     days = [date(2024, 7, 1), date(2024, 7, 2)]
-    planned = plan({key: [D1, M1] for key in [*STOCKS, ETF, INDEX]}, days, NOTHING, now=LONG_AFTER)
+    planned = plan_fetches({key: [D1, M1] for key in [*STOCKS, ETF, INDEX]}, days, NOTHING, now=LONG_AFTER)
     assert [(str(one), one.symbols) for one in planned.days] == [
         (f"stocks on {day}", ("A", "B", "C", "D", "E", "SPY")) for day in days
     ]
     assert [(one.request.symbol, one.request.base) for one in planned.fetches if one.request.base is D1] == [
         ("VIX", D1)
     ]
-    few = plan({key: [D1] for key in STOCKS[:2]}, days, NOTHING, now=LONG_AFTER)
+    few = plan_fetches({key: [D1] for key in STOCKS[:2]}, days, NOTHING, now=LONG_AFTER)
     assert (few.days, len(few.fetches)) == ((), 2)
 
 
 def test_a_new_symbol_comes_by_its_range_and_the_others_by_days() -> None:
     days = day_range(date(2024, 6, 3), date(2024, 7, 5))
     covered = [days_window(XNYS, days[0], date(2024, 7, 2))]
-    planned = plan(
+    planned = plan_fetches(
         {key: [D1] for key in STOCKS},
         days,
         {Series(one.symbol, D1): covered for one in STOCKS[1:]},
@@ -452,9 +455,9 @@ def test_a_new_symbol_comes_by_its_range_and_the_others_by_days() -> None:
 
 def test_a_symbol_of_which_no_day_bar_is_kept_comes_by_its_range() -> None:
     sunday = date(2024, 6, 23)
-    planned = plan({key: [W1] for key in [*STOCKS, ETF]}, [sunday], NOTHING, now=LONG_AFTER)
+    planned = plan_fetches({key: [W1] for key in [*STOCKS, ETF]}, [sunday], NOTHING, now=LONG_AFTER)
     assert (planned.days, len(planned.fetches)) == ((), 6)
-    planned = plan(
+    planned = plan_fetches(
         {key: [W1] for key in [*STOCKS, ETF]},
         [sunday],
         NOTHING,
@@ -466,7 +469,7 @@ def test_a_symbol_of_which_no_day_bar_is_kept_comes_by_its_range() -> None:
 
 def test_what_a_gap_lacks_is_requested_by_ranges() -> None:
     window = XNYS.day_window(date(2024, 7, 1))
-    planned = plan_again({one: {D1: [window]} for one in STOCKS}, now=LONG_AFTER)
+    planned = plan_refetches({one: {D1: [window]} for one in STOCKS}, now=LONG_AFTER)
     assert (planned.days, len(planned.fetches)) == ((), len(STOCKS))
 
 
@@ -513,7 +516,7 @@ def test_days_and_ranges_bring_what_ranges_alone_bring_with_no_more_requests(
     force: bool,  # noqa: FBT001 - drawn by Hypothesis
 ) -> None:
     timeframes, days, covered, now = wanted
-    planned = plan(timeframes, days, covered, now=now, force=force)
+    planned = plan_fetches(timeframes, days, covered, now=now, force=force)
     cells = needed_cells(wanted, force=force)
     by_days = {(symbol, one.day) for one in planned.days for symbol in one.symbols}
     by_ranges = {
@@ -535,7 +538,7 @@ def test_days_and_ranges_bring_what_ranges_alone_bring_with_no_more_requests(
         assert one.market.calendar.is_session(one.day)
         assert one.window.end - one.market.calendar.idle_before_midnight <= now
     assert list(planned.days) == sorted(planned.days, key=lambda one: one.day)
-    assert planned == plan(timeframes, days, covered, now=now, force=force)
+    assert planned == plan_fetches(timeframes, days, covered, now=now, force=force)
 
 
 @given(
