@@ -109,9 +109,10 @@ class PostgresIOManager(ConfigurableIOManager):
             | ({BLOCKED: written.blocked[key]} if key in written.blocked else {})
             for key in keys
         }
-        # What holds for the run stands with one partition alone, since the event log keeps the metadata of each.
-        # Dagster writes their events in this order, and shows the last as the asset's latest materialization.
-        latest = keys[-1]
+        # What holds for the run stands with two partitions alone, since the event log keeps the metadata of each. Dagster
+        # writes their events in this order: a sensor reads the first, and the UI shows the last as the asset's latest.
+        first, latest = keys[0], keys[-1]
+        metadata[first] |= written.of_run
         metadata[latest] |= written.metadata(table) | written.of_run
         if written.shown is not None:
             metadata[latest] |= written.shown(parse_key(latest)[1])
