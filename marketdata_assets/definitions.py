@@ -101,5 +101,5 @@ def build_definitions(
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """What ``workspace.yaml`` loads."""
+    """Return what ``workspace.yaml`` loads."""
     return build_definitions()

@@ -88,7 +88,7 @@ async def gaps(request: Request, query: Annotated[GapsQuery, Query()]) -> Respon
     openapi_extra=READ,
 )
 async def completeness(request: Request, query: Annotated[CompletenessQuery, Query()]) -> Response:
-    """How complete each active series was when the matrix was last updated: what `completeness()` returns in Python."""
+    """Return how complete each active series was when the matrix was last updated: what `completeness()` returns in Python."""
     return await answer(
         request,
         lambda database: Table(read_completeness(database, query.symbol, query.timeframe), max_age=_SECONDS),

@@ -44,7 +44,7 @@ def sunday_of(day: date) -> date:
 
 
 def next_month(month: datetime) -> datetime:
-    """The first moment of the UTC month after the one that begins at ``month``."""
+    """Return the first moment of the UTC month after the one that begins at ``month``."""
     return datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)
 
 

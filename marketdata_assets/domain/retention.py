@@ -28,14 +28,14 @@ DEFAULT_RETENTION: Final[Mapping[Timeframe, int]] = MappingProxyType({Timeframe.
 gaps are judged."""
 
 SHORTEST_DAYS: Final = 14
-"""Fewer would prune sessions that the next run asks for again, or the days that a week is still made of."""
+"""The fewest days to keep: fewer would remove sessions that the next run fetches again, or days that a week bar is made of."""
 
 LONGEST_DAYS: Final = 36_500
-"""More than any history."""
+"""The most days to keep, longer than any history."""
 
 
 def parse_retention(text: str) -> dict[Timeframe, int]:
-    """Days by timeframe from ``1m:30,5m:365``; raises :class:`ConfigurationError` saying what is wrong with it."""
+    """Parse days by timeframe, such as ``1m:30,5m:365``; raise :class:`ConfigurationError` with what is wrong."""
     retention: dict[Timeframe, int] = {}
     for item in text.replace(",", " ").split():
         name, separator, days = item.partition(":")
@@ -66,7 +66,7 @@ def check_retention(retention: Mapping[Timeframe, int]) -> None:
 
 
 def kept_days(days: int) -> int:
-    """``days`` when so many may be kept; raises :class:`ConfigurationError` when they are too few or too many."""
+    """Return ``days`` when so many may be kept; raises :class:`ConfigurationError` when they are too few or too many."""
     if days > LONGEST_DAYS:
         message = f"{days} days are more than any history: leave the timeframe out, and it is kept for ever"
         raise ConfigurationError(message)
@@ -80,7 +80,7 @@ def kept_days(days: int) -> int:
 
 
 def first_kept_days(retention: Mapping[Timeframe, int], now: datetime) -> dict[Timeframe, date]:
-    """The first local day of each timeframe whose bars stay at ``now``, UTC.
+    """Return the first local day of each timeframe whose bars stay at ``now``, UTC.
 
     Raises :class:`ConfigurationError` when something that is kept needs what goes.
     """

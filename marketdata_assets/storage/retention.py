@@ -1,13 +1,13 @@
 """Removing bars in small transactions, with all that follows from it, after a plan of :mod:`domain.retention`.
 
-Each transaction leaves the store as if the bars it removed had never been wanted: their features and gaps go with
-them, coverage and ``bar_counts`` say what is left, and ``pruned`` says what was removed. Killed between two of them,
-the rest is removed by the next call. What tells of the past stays: ``completeness_daily``, ``ohlcv_revision``,
-``ohlcv_quarantine`` and ``fetch_log``.
+Each transaction leaves the store as if the bars it removed had never been fetched: their features and gaps are removed
+with them, coverage and ``bar_counts`` describe what is left, and ``pruned`` records what was removed. If the process is
+killed between two transactions, the next call removes the rest. The records of the past stay: ``completeness_daily``,
+``ohlcv_revision``, ``ohlcv_quarantine`` and ``fetch_log``.
 
-A month of minutes that is over for every market is truncated: its space returns to the disk at once, and nobody who
-does not read that month waits. Dropping it would lock the parent, and so every reader of minutes, and would take
-the ground from under a backfill that has just made sure of it.
+A month of minutes that is over for every market is truncated: its space returns to the disk at once, and readers of other
+months do not wait. Dropping it would lock the parent, and so every reader of minutes, and would remove the partition
+that a running backfill has just made sure of.
 """
 
 from __future__ import annotations

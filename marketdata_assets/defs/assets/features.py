@@ -39,13 +39,13 @@ were never fetched (`marketdata actions`), or of a series without any bar.
 
 
 class FeaturesConfig(Config):
-    """What a run of ``features`` may be told."""
+    """The options of a run of ``features``."""
 
     force: bool = Field(default=False, description="Also recompute features that are not stale.")
 
 
 def features_asset(partitions: MultiPartitionsDefinition, *, earliest: date) -> AssetsDefinition:
-    """The asset over ``partitions``, whose first day is ``earliest``."""
+    """Build the asset over ``partitions``, whose first day is ``earliest``."""
 
     @asset(
         name="features",
@@ -90,7 +90,7 @@ def _batches(
 
 
 def _shown(report: FeatureReport, series: Series) -> dict[str, MetadataValue]:
-    """The columns, and a chart: of ``series`` if it was computed, else of the first that was."""
+    """Render the columns, and a chart of ``series`` or, if it was not computed, of the first series that was."""
     shown: dict[str, MetadataValue] = {"columns": MetadataValue.md(report.summary.table())}
     charted = series if series in report.samples else next(iter(report.samples), None)
     if charted is not None:

@@ -57,7 +57,7 @@ _COLUMNS: Final = {
 
 
 class GapReportConfig(Config):
-    """What a run of ``gap_report`` may be told."""
+    """The options of a run of ``gap_report``."""
 
     repair: bool = Field(default=True, description="Refetch missing bars.")
     attempts: int = Field(
@@ -69,7 +69,7 @@ class GapReportConfig(Config):
 
 
 def gap_report_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
-    """The asset over ``partitions``."""
+    """Build the asset over ``partitions``."""
 
     @asset(
         name="gap_report",
@@ -112,7 +112,7 @@ def gap_report_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
 
 
 def _by_partition(outcome: GapOutcome, keys: Sequence[str]) -> dict[str, dict[str, object]]:
-    """How whole each of the partitions ``keys`` is, for plots; one that expects no bar has nothing to say."""
+    """Return the completeness of each of the partitions ``keys``, for plots; a partition that expects no bar is left out."""
     wanted = set(keys)
     columns = ("symbol", "timeframe", "day", "completeness", "expected_bars", "present_bars")
     return {
@@ -140,7 +140,7 @@ def _metadata(outcome: GapOutcome) -> dict[str, MetadataValue]:
 
 
 def gap_table(gaps: pl.DataFrame) -> str:
-    """``gaps`` as a Markdown table; a sentence when there is none."""
+    """Render ``gaps`` as a Markdown table, or a sentence when there are none."""
     if gaps.is_empty():
         return "No bar is missing without an explanation."
     lines: Sequence[str] = [

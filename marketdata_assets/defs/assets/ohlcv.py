@@ -49,7 +49,7 @@ _NAMED = 20
 
 
 class OhlcvConfig(Config):
-    """What a run of ``ohlcv`` may be told."""
+    """The options of a run of ``ohlcv``."""
 
     ask_vendor: bool = Field(
         default=True,
@@ -69,7 +69,7 @@ class OhlcvConfig(Config):
 
 
 def ohlcv_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
-    """The asset over ``partitions``."""
+    """Build the asset over ``partitions``."""
 
     @asset(
         name="ohlcv",

@@ -169,7 +169,7 @@ def _passing_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def passing_storage() -> DagsterSqliteStorage:
-    """A storage that goes with the process: for commands that need an instance and store nothing of worth."""
+    """Return a storage that ends with the process, for commands that need an instance and store nothing of worth."""
     return DagsterSqliteStorage.from_local(_passing_folder().name)
 
 
@@ -216,7 +216,7 @@ def launched_here(run: DagsterRun) -> bool:
 
 
 def worker_process(instance: DagsterInstance, run: DagsterRun) -> tuple[int, datetime] | None:
-    """The process id that ``run`` told when its process started, and when it told it; None before that."""
+    """Return the process id that ``run`` logged when its process started, and when (UTC); None before that."""
     for record in reversed(instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)):
         event = record.dagster_event
         pid = event.engine_event_data.metadata.get("pid") if event is not None else None
@@ -226,13 +226,13 @@ def worker_process(instance: DagsterInstance, run: DagsterRun) -> tuple[int, dat
 
 
 def next_tick(cron: str | Sequence[str], after: datetime) -> datetime:
-    """The first moment after ``after`` that ``cron`` names, in UTC."""
+    """Return the first moment after ``after`` that ``cron`` names, in UTC."""
     moments = schedule_execution_time_iterator(after.timestamp(), cron, "UTC")
     return next(moment.astimezone(UTC) for moment in moments if moment > after)
 
 
 def running_schedules(instance: DagsterInstance) -> dict[str, str | Sequence[str]]:
-    """The cron strings of the schedules that the daemon has seen switched on, by name."""
+    """Return the cron strings of the schedules that the daemon has seen switched on, by name."""
     return {
         state.instigator_name: state.instigator_data.cron_schedule
         for state in instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)

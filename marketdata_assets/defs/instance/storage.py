@@ -35,12 +35,12 @@ class MarketDataStorage(DagsterPostgresStorage):
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        """Nothing to configure: the environment says where the database is."""
+        """Return no fields: the environment says where the database is."""
         return {}
 
     @classmethod
     def from_config_value(cls, inst_data: Any, config_value: Any) -> Any:  # noqa: ANN401 - Dagster's signature
-        """The storage of an instance. Starts the embedded server when that is what the settings mean.
+        """Return the storage of an instance, and start the embedded server if the settings mean that one.
 
         Definitions are validated without a database, on a storage that lasts as long as the validation.
 

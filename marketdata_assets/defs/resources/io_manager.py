@@ -119,7 +119,7 @@ class PostgresIOManager(ConfigurableIOManager):
         add_partition_metadata(context, metadata)
 
     def load_input(self, context: InputContext) -> pl.DataFrame:
-        """The rows of the input's partitions, sorted by (symbol, timeframe, time)."""
+        """Read the rows of the input's partitions, sorted by (symbol, timeframe, time)."""
         table = _table(context.asset_key.path[-1])
         metadata = context.definition_metadata or {}
         columns = metadata.get(COLUMNS)
@@ -161,7 +161,7 @@ class _Written:
             self.shown = batch.shown or self.shown
 
     def metadata(self, table: Table) -> dict[str, MetadataValue]:
-        """The counts, in rows: the totals of the run, and how many bars are stored."""
+        """Return the counts of rows: the totals of the run, and how many bars are stored."""
         if table is FEATURES:
             return WrittenTotals(self._features.written, self._features.deleted).to_metadata()
         bars = BarTotals(
@@ -203,7 +203,7 @@ def _table(asset_name: str) -> Table:
 
 
 def table_metadata(table: Table) -> Mapping[str, Any]:
-    """The metadata that Dagster's UI knows about a table: its name and its columns."""
+    """Return the metadata that Dagster's UI knows about a table: its name and its columns."""
     return {
         "dagster/table_name": f"public.{table.name}",
         "dagster/column_schema": MetadataValue.table_schema(

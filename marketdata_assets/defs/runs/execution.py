@@ -34,7 +34,7 @@ _INTERRUPTIONS: Final = {"DagsterExecutionInterruptedError", KeyboardInterrupt._
 
 
 def ops_config(config: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
-    """``config`` by asset as the configuration of a run."""
+    """Return ``config``, by asset, as the configuration of a run."""
     return {"ops": {name: {"config": dict(values)} for name, values in config.items()}}
 
 
@@ -104,7 +104,7 @@ def run_metadata(result: ExecuteInProcessResult) -> Mapping[str, MetadataValue]:
 
 
 def failure_metadata(result: ExecuteInProcessResult) -> Mapping[str, MetadataValue]:
-    """What the asset said when it gave up; empty when the run ended otherwise."""
+    """Return the metadata with which the asset failed; empty when the run ended otherwise."""
     for event in result.all_events:
         if event.is_step_failure and (said := event.step_failure_data.user_failure_data) is not None:
             return said.metadata
@@ -112,12 +112,12 @@ def failure_metadata(result: ExecuteInProcessResult) -> Mapping[str, MetadataVal
 
 
 def _configuration_problem(result: ExecuteInProcessResult) -> str | None:
-    """What the user has to correct or to start, when that is why the run failed."""
+    """Return what the user has to correct or to start, if the run failed for that reason."""
     return next((error_text(error) for error in _causes(result) if error.cls_name in _ENDING), None)
 
 
 def _causes(result: ExecuteInProcessResult) -> list[SerializableErrorInfo]:
-    """The errors of the step that failed, each followed by its cause."""
+    """List the errors of the step that failed, each followed by its cause."""
     for event in result.all_events:
         if event.is_step_failure and (error := event.step_failure_data.error) is not None:
             return error_chain(error)
