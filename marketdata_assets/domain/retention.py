@@ -40,7 +40,7 @@ def parse_retention(text: str) -> dict[Timeframe, int]:
     for item in text.replace(",", " ").split():
         name, separator, days = item.partition(":")
         if not separator or not days.isascii() or not days.isdigit():
-            message = f"{item!r} is no retention: write TIMEFRAME:DAYS, as in 1m:30,5m:365"
+            message = f"{item!r} is not a retention: write TIMEFRAME:DAYS, as in 1m:30,5m:365"
             raise ConfigurationError(message)
         timeframe = Timeframe.parse(name)
         if timeframe in retention:

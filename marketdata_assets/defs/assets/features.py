@@ -22,8 +22,9 @@ from marketdata_assets.defs.assets.picture import markdown_image
 from marketdata_assets.defs.assets.presentation import FEATURES_FRESHNESS, OWNERS
 from marketdata_assets.defs.resources.io_manager import RunMetadata, table_metadata
 from marketdata_assets.defs.resources.postgres import PostgresResource
-from marketdata_assets.defs.run_totals import SeriesTotals
+from marketdata_assets.defs.run_totals import to_metadata
 from marketdata_assets.domain.series import Series
+from marketdata_assets.domain.totals import SeriesTotals
 from marketdata_assets.pipeline.features import FeatureReport, compute, plan_features
 from marketdata_assets.storage.features import FeatureBatch
 from marketdata_assets.storage.tables import FEATURES
@@ -85,7 +86,7 @@ def _batches(
         series_up_to_date=report.series_up_to_date,
         partitions_blocked=len(report.blocked),
     )
-    yield RunMetadata(totals.to_metadata())
+    yield RunMetadata(to_metadata(totals))
     yield FeatureBatch(shown=partial(_shown, report))
 
 

@@ -23,11 +23,12 @@ from marketdata_assets.defs.instance.internals import add_partition_metadata, la
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.resources.postgres import PostgresResource
-from marketdata_assets.defs.run_totals import RowTotals
+from marketdata_assets.defs.run_totals import to_metadata
 from marketdata_assets.domain.gaps import LOSSES, MAX_ATTEMPTS, GapState
 from marketdata_assets.domain.partitions import days_by_series
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
+from marketdata_assets.domain.totals import RowTotals
 from marketdata_assets.pipeline.gaps import GapOutcome, report_gaps
 from marketdata_assets.pipeline.ingest import IngestReport
 
@@ -123,7 +124,7 @@ def _by_partition(outcome: GapOutcome, keys: Sequence[str]) -> dict[str, dict[st
     }
 
 
-def _metadata(outcome: GapOutcome) -> dict[str, MetadataValue]:
+def _metadata(outcome: GapOutcome) -> dict[str, MetadataValue | int]:
     gaps = outcome.frame
     counts = {
         f"run_gaps_{state.value}": MetadataValue.int(gaps.filter(state=state.value).height)
@@ -132,7 +133,7 @@ def _metadata(outcome: GapOutcome) -> dict[str, MetadataValue]:
     lost = gaps.filter(pl.col("state").is_in(LOSSES))
     return {
         **counts,
-        **RowTotals(outcome.rows.inserted, outcome.rows.changed, outcome.rows.unchanged).to_metadata(),
+        **to_metadata(RowTotals(outcome.rows.inserted, outcome.rows.changed, outcome.rows.unchanged)),
         "run_missing_bars": MetadataValue.int(int(lost["missing_bars"].sum())),
         "worst": MetadataValue.md(gap_table(lost.head(_WORST))),
         **request_metadata(sum(outcome.reports, start=IngestReport())),

@@ -24,10 +24,11 @@ from marketdata_assets.defs.instance.internals import add_partition_metadata, re
 from marketdata_assets.defs.metadata import integer_of
 from marketdata_assets.defs.partitions import partition_key
 from marketdata_assets.defs.resources.postgres import PostgresResource
-from marketdata_assets.defs.run_totals import BarTotals, WrittenTotals
+from marketdata_assets.defs.run_totals import to_metadata
 from marketdata_assets.domain.bars import KEY
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.partitions import parse_key
+from marketdata_assets.domain.totals import BarTotals, WrittenTotals
 from marketdata_assets.storage.bars import BarBatch, count_by_day, count_rows, read_rows, write_batch
 from marketdata_assets.storage.features import FeatureBatch, ReplaceCounts, write_features
 from marketdata_assets.storage.merge import MergeCounts
@@ -160,14 +161,14 @@ class _Written:
             self.blocked |= batch.blocked
             self.shown = batch.shown or self.shown
 
-    def metadata(self, table: Table) -> dict[str, MetadataValue]:
+    def metadata(self, table: Table) -> dict[str, int]:
         """Return the counts of rows: the totals of the run, and how many bars are stored."""
         if table is FEATURES:
-            return WrittenTotals(self._features.written, self._features.deleted).to_metadata()
+            return to_metadata(WrittenTotals(self._features.written, self._features.deleted))
         bars = BarTotals(
             self._bars.inserted, self._bars.changed, self._bars.unchanged, rows_quarantined=self._quarantined
         )
-        return {"dagster/row_count": MetadataValue.int(count_rows(self._database)), **bars.to_metadata()}
+        return {"dagster/row_count": count_rows(self._database), **to_metadata(bars)}
 
 
 def _partition_rows(database: Database, table: Table, keys: Sequence[str]) -> dict[str, int]:

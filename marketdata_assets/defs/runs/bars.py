@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from marketdata_assets.defs.run_totals import BarTotals
+from marketdata_assets.defs.run_totals import read_totals
 from marketdata_assets.defs.runs.execution import failure_metadata, reason_of, run_metadata
 from marketdata_assets.domain.ranges import range_runs
+from marketdata_assets.domain.totals import BarTotals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,7 +58,7 @@ def _execute(
 
     result = runner.execute(BARS_JOB, run, config={"ohlcv": config})
     # A run in which a symbol failed records its totals with the failure.
-    outcome.totals += BarTotals.from_metadata(run_metadata(result) or failure_metadata(result))
+    outcome.totals += read_totals(BarTotals, run_metadata(result) or failure_metadata(result))
     return result
 
 

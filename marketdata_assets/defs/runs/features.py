@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from marketdata_assets.defs.run_totals import FeatureTotals
+from marketdata_assets.defs.run_totals import read_totals
 from marketdata_assets.defs.runs.execution import failure_metadata, reason_of, run_metadata
+from marketdata_assets.domain.totals import FeatureTotals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,7 @@ def run_features(
         runner.on_run(run)
         result = runner.execute(FEATURES_JOB, run, config={"features": {"force": force}})
         recorded = run_metadata(result)
-        outcome.totals += FeatureTotals.from_metadata(recorded or failure_metadata(result))
+        outcome.totals += read_totals(FeatureTotals, recorded or failure_metadata(result))
         if not recorded:
             where = f"{run.series[0]} … {run.series[-1]}, {run.first} to {run.last}"
             outcome.failures.append(f"features of {where}: {reason_of(result)}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from marketdata_assets.defs.run_totals import BarTotals
+from marketdata_assets.defs.run_totals import read_totals
 from marketdata_assets.defs.runs.execution import reason_of, run_metadata
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.jobs import GAPS_JOB
+from marketdata_assets.domain.totals import BarTotals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,4 +41,4 @@ def scan_for_gaps(
             )
             raise MarketDataError(message)
         if bars is not None:
-            bars.totals += BarTotals.from_metadata(recorded)
+            bars.totals += read_totals(BarTotals, recorded)
