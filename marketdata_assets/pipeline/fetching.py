@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from marketdata_assets.domain.errors import MarketDataError
 from marketdata_assets.domain.series import Instrument, Series
 from marketdata_assets.domain.tickers import vendor_ticker
-from marketdata_assets.pipeline.ingest import FailedRequest, Ingest
+from marketdata_assets.pipeline.ingest import Ingest
+from marketdata_assets.pipeline.ingest_state import FailedRequest
 from marketdata_assets.polygon.vendor import DayFetched, PageFetched
 from marketdata_assets.storage.bars import (
     covered_without_bars,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.domain.windows import Window
-    from marketdata_assets.pipeline.ingest import IngestReport
+    from marketdata_assets.pipeline.ingest_state import IngestReport
     from marketdata_assets.polygon.planner import Plan
     from marketdata_assets.polygon.vendor import BarRequest, FetchEvent, Vendor
     from marketdata_assets.storage.bars import BarBatch

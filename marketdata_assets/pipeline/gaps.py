@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from marketdata_assets.domain.slots import StoredBars
     from marketdata_assets.domain.timeframe import Timeframe
     from marketdata_assets.domain.windows import Window
-    from marketdata_assets.pipeline.ingest import IngestReport
+    from marketdata_assets.pipeline.ingest_state import IngestReport
     from marketdata_assets.polygon.vendor import Vendor
     from marketdata_assets.storage.connection import Database
 

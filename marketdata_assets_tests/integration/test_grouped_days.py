@@ -17,7 +17,7 @@ from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.pipeline import market_days
 from marketdata_assets.pipeline.fetching import fetch_events
-from marketdata_assets.pipeline.ingest import Ingest, IngestReport
+from marketdata_assets.pipeline.ingest import Ingest
 from marketdata_assets.polygon.planner import Plan, plan_fetches
 from marketdata_assets.simulator import Fault, FaultKind
 from marketdata_assets.storage.bars import read_coverage, read_rows, write_batch
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from marketdata_assets.domain.windows import Window
+    from marketdata_assets.pipeline.ingest_state import IngestReport
 
 D1, W1 = Timeframe.D1, Timeframe.W1
 NOW = datetime(2024, 7, 15, 6, tzinfo=UTC)

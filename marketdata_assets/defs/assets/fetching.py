@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from dagster import MetadataValue
 
 if TYPE_CHECKING:
-    from marketdata_assets.pipeline.ingest import IngestReport
+    from marketdata_assets.pipeline.ingest_state import IngestReport
 
 VENDOR_POOL: Final = "polygon"
 """Dagster's pool of the steps that make requests: ``dagster.yaml`` limits how many execute at once."""

@@ -30,7 +30,7 @@ from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.totals import RowTotals
 from marketdata_assets.pipeline.gaps import GapOutcome, report_gaps
-from marketdata_assets.pipeline.ingest import IngestReport
+from marketdata_assets.pipeline.ingest_state import IngestReport
 
 DESCRIPTION = """\
 Maximal stretches of expected bars that are missing, each with a state and a reason.

@@ -27,7 +27,8 @@ from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.partitions import days_by_series, parse_key
 from marketdata_assets.domain.wording import join_first, name_first
 from marketdata_assets.pipeline.fetching import find_unknown_symbols, group_by_instrument, ingest_batches
-from marketdata_assets.pipeline.ingest import Ingest, IngestReport
+from marketdata_assets.pipeline.ingest import Ingest
+from marketdata_assets.pipeline.ingest_state import IngestReport
 from marketdata_assets.polygon.planner import plan_fetches
 from marketdata_assets.storage.bars import BarBatch, read_coverage
 from marketdata_assets.storage.tables import OHLCV

@@ -16,14 +16,8 @@ from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, union
-from marketdata_assets.pipeline.ingest import (
-    BATCH_ROWS,
-    FailedRequest,
-    Ingest,
-    IngestReport,
-    QuarantinedError,
-    ReadBars,
-)
+from marketdata_assets.pipeline.ingest import BATCH_ROWS, Ingest
+from marketdata_assets.pipeline.ingest_state import FailedRequest, IngestReport, QuarantinedError, ReadBars
 from marketdata_assets.polygon.client import HistoryNotice
 from marketdata_assets.polygon.errors import AuthenticationError, EntitlementError, VendorFailureError
 from marketdata_assets.polygon.parser import parse_page

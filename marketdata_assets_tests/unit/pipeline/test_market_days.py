@@ -14,7 +14,7 @@ from marketdata_assets.domain.calendar import calendar_of, milliseconds
 from marketdata_assets.domain.series import AssetClass, Instrument, Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window, union
-from marketdata_assets.pipeline import ingest as ingest_module
+from marketdata_assets.pipeline.day_ingest import SERIES_A_BATCH
 from marketdata_assets.pipeline.ingest import Ingest
 from marketdata_assets.pipeline.market_days import RANGES_INSTEAD
 from marketdata_assets.polygon.errors import (
@@ -107,11 +107,14 @@ class Run:
         now: datetime = NOW,
         differing: pl.DataFrame | None = None,
         stored: pl.DataFrame | None = None,
+        series_a_batch: int = SERIES_A_BATCH,
     ) -> None:
         self.ranges: list[str] = []
         self.batches: list[BarBatch] = []
         self._stored = stored if stored is not None else BAR_SCHEMA.to_frame()
-        ingest = Ingest(chosen, now=now, coverage=coverage or {}, run_id="a-run")
+        ingest = Ingest(
+            chosen, now=now, coverage=coverage or {}, run_id="a-run", series_a_batch=series_a_batch
+        )
         for batch in ingest.batches(events, self._read, self._fetch):
             self.batches.append(batch)
             if differing is not None and batch.day_bars.height:
@@ -191,10 +194,10 @@ def test_what_may_still_be_revised_is_not_covered() -> None:
     assert not any(run.covered(symbol) for symbol in SYMBOLS)
 
 
-def test_a_large_day_is_committed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest_module, "SERIES_A_BATCH", 2)
+def test_a_large_day_is_committed_in_parts() -> None:
     chosen = planned(MONDAY, TUESDAY, symbols=[*SYMBOLS, "E"])
-    run = Run(chosen, [answer(one, [row(one, symbol) for symbol in "ABCDE"]) for one in chosen.days])
+    events = [answer(day, [row(day, symbol) for symbol in "ABCDE"]) for day in chosen.days]
+    run = Run(chosen, events, series_a_batch=2)
     assert len(run.bars) == 10
     for batch in run.batches:
         stored = set(batch.day_bars["symbol"])
