@@ -48,7 +48,7 @@ corporate_actions_job = define_asset_job(
 features_job = define_asset_job(
     FEATURES_JOB,
     selection=["features"],
-    description="Compute stale features.",
+    description="Compute the features that bars, gaps or splits have made stale.",
 )
 
 freshness_job = define_asset_job(

@@ -233,7 +233,8 @@ def write_batch(database: Database, batch: BarBatch) -> MergeCounts:
         quarantined_from = _write_quarantine(session, batch.quarantined, stored_at)
         _mark_features_stale(session, counts.touched_from, quarantined_from)
         _add_coverage(session, batch.covered)
-        forget_pruned(session, pl.concat([batch.bars, batch.day_bars]), batch.covered)
+        stored = pl.concat([batch.bars.select(KEY), batch.day_bars.select(KEY)])
+        forget_pruned(session, stored, batch.covered)
         _write_fetch_log(session, batch.fetches)
         return counts
 
