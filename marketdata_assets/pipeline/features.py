@@ -129,8 +129,6 @@ def plan_features(
 
 def compute(database: Database, plan: FeaturePlan, report: FeatureReport) -> Iterator[FeatureBatch]:
     """Compute the features that replace the stored ones, some whole partitions at a time, and add them to ``report``."""
-    # A blocked partition must not be recorded, whether it is computed now or not.
-    yield FeatureBatch(blocked=plan.blocked)
     for (timeframe, asset_class), members in by_market(plan.due, plan.classes).items():
         lookback = lookback_size(next(iter(members.values())), timeframe, calendar_of(asset_class))
         for chunk in whole_day_chunks(timeframe, asset_class, members, lookback):
@@ -157,7 +155,7 @@ def _compute_chunk(
         )
     except SplitError as error:
         if len(chunk) == 1:
-            yield _block_unadjustable(plan, report, sample, error)
+            _block_unadjustable(plan, report, sample, error)
         else:
             for series, window in chunk.items():
                 yield from _compute_chunk(database, plan, report, {series: window})
@@ -176,19 +174,14 @@ def _compute_chunk(
         chunk,
         {series: plan.versions[series] for series in chunk if series in plan.versions},
         refused=refusals.first,
-        blocked=refusals.blocked,
         from_the_first={
             series for series, window in chunk.items() if plan.begins_with_first_partition(window, calendar)
         },
     )
 
 
-def _block_unadjustable(
-    plan: FeaturePlan, report: FeatureReport, series: Series, error: SplitError
-) -> FeatureBatch:
+def _block_unadjustable(plan: FeaturePlan, report: FeatureReport, series: Series, error: SplitError) -> None:
     """Block the partitions of ``series``, whose bars cannot be adjusted. The series stays marked as stale."""
     report.notices.append(f"{error}; no features until then")
     report.unadjustable.add(series)
-    blocked = dict.fromkeys(plan.keys_of([series]), f"without adjusted prices: {error}")
-    report.blocked |= blocked
-    return FeatureBatch(blocked=blocked)
+    report.blocked |= dict.fromkeys(plan.keys_of([series]), f"without adjusted prices: {error}")

@@ -26,7 +26,6 @@ from marketdata_assets.storage.rows import (
     grouped,
     key_columns,
     moment_or_none,
-    series_of,
 )
 from marketdata_assets.storage.tables import OHLCV, Table
 from marketdata_assets.storage.windows import merged_windows, multirange, window_values
@@ -196,7 +195,6 @@ class BarBatch:
         quarantined: Rows that broke a rule, as ``QUARANTINE_SCHEMA``.
         covered: The windows for which ``bars`` is complete, by series.
         fetches: The requests that the bars came from.
-        unrecorded: Keys of partitions that are not recorded, whatever was stored.
         day_bars: Day bars of whole markets, as ``BAR_SCHEMA``. They replace no bar that came by a range of its symbol.
         differing: Receives the ``day_bars`` that differ from such a bar, when the batch is committed.
     """
@@ -205,7 +203,6 @@ class BarBatch:
     quarantined: pl.DataFrame = field(default_factory=QUARANTINE_SCHEMA.to_frame)
     covered: Mapping[Series, Sequence[Window]] = field(default_factory=dict)
     fetches: Sequence[FetchLogEntry] = ()
-    unrecorded: Collection[str] = ()
     day_bars: pl.DataFrame = field(default_factory=BAR_SCHEMA.to_frame)
     differing: list[pl.DataFrame] = field(default_factory=list)
 
@@ -246,7 +243,7 @@ def write_batch(database: Database, batch: BarBatch) -> MergeCounts:
 
 def _series_of(bars: pl.DataFrame) -> list[Series]:
     pairs = bars.select("symbol", "timeframe").unique().iter_rows()
-    return [Series(symbol, Timeframe(timeframe)) for symbol, timeframe in pairs]
+    return [Series.of(symbol, timeframe) for symbol, timeframe in pairs]
 
 
 def _add_counts(session: Session, inserted: Mapping[Series, int]) -> None:
@@ -440,16 +437,13 @@ def count_by_day(
         zone=sql.Literal(timezone.key), windows=window_values(merged), table=sql.Identifier(table.name)
     )
     counts = database.read_frame(query.as_string(None))
-    return {
-        (day, Series(symbol, Timeframe(timeframe))): rows
-        for symbol, timeframe, day, rows in counts.iter_rows()
-    }
+    return {(day, Series.of(symbol, timeframe)): rows for symbol, timeframe, day, rows in counts.iter_rows()}
 
 
 def bars_by_series(database: Database) -> dict[Series, int]:
     """Read the number of stored bars of each series; a series without bars is left out or 0."""
     rows = database.read_frame(_BARS_BY_SERIES)
-    return {Series(symbol, Timeframe(timeframe)): bars for symbol, timeframe, bars in rows.iter_rows()}
+    return {Series.of(symbol, timeframe): bars for symbol, timeframe, bars in rows.iter_rows()}
 
 
 def symbols_with_bars(database: Database) -> set[str]:
@@ -486,7 +480,7 @@ def covered_without_bars(
 
 def series_with_bars(database: Database, series: Iterable[Series]) -> set[Series]:
     """Return the ``series`` that have a stored bar."""
-    return set(database.fetch(_WITH_BARS, key_columns(series), row=series_of))
+    return set(database.fetch(_WITH_BARS, key_columns(series), row=Series.of))
 
 
 def count_rows(database: Database) -> int:

@@ -23,7 +23,7 @@ from marketdata_assets.storage.rows import by_series, columns, fetch, key_column
 from marketdata_assets.storage.tables import FEATURES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from marketdata_assets.domain.windows import Window
     from marketdata_assets.storage.connection import Database
@@ -124,18 +124,14 @@ class FeatureBatch:
         versions: The version of each series' latest change (:func:`read_versions`), read before its bars.
         refused: By series, the open of the first bar in its window whose price is unknown, and the reason: the series
             stays stale from that bar on.
-        blocked: Keys of partitions that are not recorded, whatever their windows, each with the reason.
         from_the_first: The series of ``windows`` that begin with the first partition: earlier bars get no features.
-        shown: Returns, for the series of the partition that represents the run, the Dagster metadata to show there.
     """
 
     features: pl.DataFrame = field(default_factory=FEATURES.schema.to_frame)
     windows: Mapping[Series, Window] = field(default_factory=dict)
     versions: Mapping[Series, int] = field(default_factory=dict)
     refused: Mapping[Series, tuple[datetime, str]] = field(default_factory=dict)
-    blocked: Mapping[str, str] = field(default_factory=dict)
     from_the_first: Collection[Series] = ()
-    shown: Callable[[Series], Mapping[str, object]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,11 +55,6 @@ def fetch_one(
         return cursor.execute(statement, arguments, prepare=prepare).fetchone()
 
 
-def series_of(symbol: str, timeframe: str) -> Series:
-    """Return the series with the key columns ``symbol`` and ``timeframe``."""
-    return Series.of(symbol, timeframe)
-
-
 def by_series(row: Callable[..., T]) -> Callable[..., tuple[Series, T]]:
     """Return a function that makes pairs of rows that begin with a series' key.
 

@@ -20,7 +20,7 @@ from pydantic import Field
 from marketdata_assets.defs.assets.feature_chart import feature_chart
 from marketdata_assets.defs.assets.picture import markdown_image
 from marketdata_assets.defs.assets.presentation import FEATURES_FRESHNESS, OWNERS
-from marketdata_assets.defs.resources.io_manager import RunMetadata, table_metadata
+from marketdata_assets.defs.resources.io_manager import Recording, table_metadata
 from marketdata_assets.defs.resources.postgres import PostgresResource
 from marketdata_assets.defs.run_totals import to_metadata
 from marketdata_assets.domain.series import Series
@@ -72,7 +72,7 @@ def features_asset(partitions: MultiPartitionsDefinition, *, earliest: date) -> 
 
 def _batches(
     context: AssetExecutionContext, earliest: date, postgres: PostgresResource, *, force: bool
-) -> Iterator[FeatureBatch | RunMetadata]:
+) -> Iterator[FeatureBatch | Recording]:
     keys = context.partition_keys
     with postgres.database() as database:
         plan = plan_features(database, keys, now=datetime.now(UTC), earliest=earliest, force=force)
@@ -86,8 +86,7 @@ def _batches(
         series_up_to_date=report.series_up_to_date,
         partitions_blocked=len(report.blocked),
     )
-    yield RunMetadata(to_metadata(totals))
-    yield FeatureBatch(shown=partial(_shown, report))
+    yield Recording(to_metadata(totals), blocked=report.blocked, shown=partial(_shown, report))
 
 
 def _shown(report: FeatureReport, series: Series) -> dict[str, MetadataValue]:

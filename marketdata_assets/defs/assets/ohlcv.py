@@ -19,10 +19,9 @@ from pydantic import Field
 
 from marketdata_assets.defs.assets.fetching import VENDOR_POOL, request_metadata
 from marketdata_assets.defs.assets.presentation import DAILY_FRESHNESS, OWNERS
-from marketdata_assets.defs.resources.io_manager import RunMetadata, table_metadata
+from marketdata_assets.defs.resources.io_manager import Recording, table_metadata
 from marketdata_assets.defs.resources.polygon import PolygonResource
 from marketdata_assets.defs.resources.postgres import PostgresResource
-from marketdata_assets.domain.bars import BAR_SCHEMA
 from marketdata_assets.domain.coverage import CORRECTION_SESSIONS
 from marketdata_assets.domain.partitions import days_by_series, parse_key
 from marketdata_assets.domain.wording import join_first, name_first
@@ -99,7 +98,7 @@ def ohlcv_asset(partitions: MultiPartitionsDefinition) -> AssetsDefinition:
 
 def _batches(
     context: AssetExecutionContext, config: OhlcvConfig, polygon: PolygonResource, postgres: PostgresResource
-) -> Iterator[BarBatch | RunMetadata]:
+) -> Iterator[BarBatch | Recording]:
     days = days_by_series(context.partition_keys)
     now = datetime.now(UTC)
     with postgres.database() as database:
@@ -135,16 +134,15 @@ def _batches(
     for notice in report.notices:
         context.log.warning("%s", notice)
     failed = set(report.failed_symbols)
-    yield RunMetadata(request_metadata(report))
     if not failed:
+        yield Recording(request_metadata(report))
         return
     if not config.keep_going or failed >= {one.symbol for one in days}:
         raise _failure(report)
     for reason in dict.fromkeys(str(request.error) for request in report.failures):
         context.log.error("%s", reason)
     unrecorded = frozenset(key for key in context.partition_keys if parse_key(key)[1].symbol in failed)
-    yield RunMetadata(_failure_metadata(report))
-    yield BarBatch(BAR_SCHEMA.to_frame(), unrecorded=unrecorded)
+    yield Recording({**request_metadata(report), **_failure_metadata(report)}, unrecorded)
 
 
 def _failure(report: IngestReport) -> Failure:

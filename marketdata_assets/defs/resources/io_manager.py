@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
@@ -39,8 +39,6 @@ from marketdata_assets.storage.partition_windows import (
 from marketdata_assets.storage.tables import FEATURES, TABLES, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from marketdata_assets.domain.calendar import TradingCalendar
     from marketdata_assets.domain.series import Series
     from marketdata_assets.domain.windows import Window
@@ -58,18 +56,29 @@ COLUMNS = "columns"
 
 
 @dataclass(frozen=True)
-class RunMetadata:
-    """Metadata of a run, among the batches that an asset yields: Dagster shows it with the latest partition."""
+class Recording:
+    """What Dagster records of a run, beside its batches: an asset yields it as the last item.
 
-    values: Mapping[str, object]
+    Attributes:
+        metadata: Metadata that hold for the run: Dagster shows them with the latest partition.
+        unrecorded: Keys of partitions that are not recorded, whatever was stored.
+        blocked: The partitions that a check blocks, or that lack what they need, each with the reason.
+        shown: Returns more metadata of the latest partition, for its series.
+    """
+
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    unrecorded: Collection[str] = ()
+    blocked: Mapping[str, str] = field(default_factory=dict)
+    shown: Callable[[Series], Mapping[str, object]] = lambda _: {}
 
 
 class PostgresIOManager(ConfigurableIOManager):
     """Stores what an asset returns in the table of the asset's name.
 
-    An output is a frame, a :class:`BarBatch`, or an iterable of either: each item is committed in a
-    transaction of its own, so that memory stays bounded whatever the range. An input is the frame of the
-    rows of its partitions; input metadata ``columns`` and ``lookback_bars`` narrow and widen it.
+    An output is a frame, a :class:`BarBatch`, a :class:`FeatureBatch`, or an iterable of these, with a
+    :class:`Recording` among them: each batch is committed in a transaction of its own, so that memory stays bounded
+    whatever the range. An input is the frame of the rows of its partitions; input metadata ``columns`` and
+    ``lookback_bars`` narrow and widen it.
     """
 
     postgres: PostgresResource
@@ -99,24 +108,27 @@ class PostgresIOManager(ConfigurableIOManager):
     def _record_partitions(
         self, context: OutputContext, database: Database, table: Table, written: _Written
     ) -> None:
-        if written.unrecorded:
+        recording = written.recording
+        if recording.unrecorded:
             record_only(
-                context, [key for key in context.asset_partition_keys if key not in written.unrecorded]
+                context, [key for key in context.asset_partition_keys if key not in recording.unrecorded]
             )
         keys = context.asset_partition_keys
         rows = _partition_rows(database, table, keys)
         metadata: dict[str, dict[str, object]] = {
             key: {ROW_COUNT: rows.get(key, 0)}
-            | ({BLOCKED: written.blocked[key]} if key in written.blocked else {})
+            | ({BLOCKED: recording.blocked[key]} if key in recording.blocked else {})
             for key in keys
         }
         # What holds for the run stands with two partitions alone, since the event log keeps the metadata of each. Dagster
         # writes their events in this order: a sensor reads the first, and the UI shows the last as the asset's latest.
         first, latest = keys[0], keys[-1]
-        metadata[first] |= written.of_run
-        metadata[latest] |= written.metadata(table) | written.of_run
-        if written.shown is not None:
-            metadata[latest] |= written.shown(parse_key(latest)[1])
+        metadata[first] |= recording.metadata
+        metadata[latest] |= {
+            **written.metadata(table),
+            **recording.metadata,
+            **recording.shown(parse_key(latest)[1]),
+        }
         add_partition_metadata(context, metadata)
 
     def load_input(self, context: InputContext) -> pl.DataFrame:
@@ -139,27 +151,21 @@ class _Written:
     """What the batches of an output did."""
 
     def __init__(self, database: Database) -> None:
-        self.blocked: dict[str, str] = {}
-        self.unrecorded: set[str] = set()
-        self.of_run: dict[str, object] = {}
-        self.shown: Callable[[Series], Mapping[str, object]] | None = None
+        self.recording = Recording()
         self._database = database
         self._bars = MergeCounts()
         self._quarantined = 0
         self._features = ReplaceCounts()
 
-    def add(self, batch: BarBatch | FeatureBatch | RunMetadata) -> None:
-        """Commit ``batch``, or keep the metadata of the run."""
-        if isinstance(batch, RunMetadata):
-            self.of_run |= batch.values
-        elif isinstance(batch, BarBatch):
-            self._bars += write_batch(self._database, batch)
-            self._quarantined += batch.quarantined.height
-            self.unrecorded |= set(batch.unrecorded)
+    def add(self, item: BarBatch | FeatureBatch | Recording) -> None:
+        """Commit ``item`` if it is a batch; else keep it for when the partitions are recorded."""
+        if isinstance(item, Recording):
+            self.recording = item
+        elif isinstance(item, BarBatch):
+            self._bars += write_batch(self._database, item)
+            self._quarantined += item.quarantined.height
         else:
-            self._features += write_features(self._database, batch)
-            self.blocked |= batch.blocked
-            self.shown = batch.shown or self.shown
+            self._features += write_features(self._database, item)
 
     def metadata(self, table: Table) -> dict[str, int]:
         """Return the counts of rows: the totals of the run, and how many bars are stored."""
@@ -183,8 +189,8 @@ def _partition_rows(database: Database, table: Table, keys: Sequence[str]) -> di
     }
 
 
-def _batches(obj: object) -> Iterator[BarBatch | FeatureBatch | RunMetadata]:
-    if isinstance(obj, BarBatch | FeatureBatch | RunMetadata):
+def _batches(obj: object) -> Iterator[BarBatch | FeatureBatch | Recording]:
+    if isinstance(obj, BarBatch | FeatureBatch | Recording):
         yield obj
     elif isinstance(obj, pl.DataFrame):
         yield BarBatch(obj)

@@ -86,7 +86,7 @@ class FeaturePlan:
         """
         unadjusted, barless = set(evidence.without_splits), evidence.without_bars
         wanted = windows if stale_since is None else stale_windows(windows, stale_since, evidence.classes)
-        due = {one: window for one, window in wanted.items() if one.symbol not in unadjusted}
+        due = {series: window for series, window in wanted.items() if series.symbol not in unadjusted}
         known = {series for series in windows if series.symbol not in unadjusted and series not in barless}
         notices = []
         if unadjusted:
@@ -169,12 +169,12 @@ def stale_windows(
 ) -> dict[Series, Window]:
     """Return the whole local days of ``windows`` from which on the features of each series are stale."""
     stale = {}
-    for one, window in windows.items():
-        if one not in since or since[one] >= window.end:
+    for series, window in windows.items():
+        if series not in since or since[series] >= window.end:
             continue
-        calendar = calendar_of(classes[one.symbol])
-        start = calendar.day_start(calendar.local_day(since[one]))
-        stale[one] = Window(max(window.start, start), window.end)
+        calendar = calendar_of(classes[series.symbol])
+        start = calendar.day_start(calendar.local_day(since[series]))
+        stale[series] = Window(max(window.start, start), window.end)
     return stale
 
 
@@ -185,11 +185,12 @@ def _reasons(keys: Iterable[str], evidence: Evidence) -> dict[str, str]:
     ):
         checks[key_of(day, Series.of(symbol, timeframe))].append(check)
     reasons = {}
+    without_splits = set(evidence.without_splits)
     for key in keys:
         _, series = parse_key(key)
         if series in evidence.without_bars:
             reasons[key] = _NO_BARS
-        elif series.symbol in evidence.without_splits:
+        elif series.symbol in without_splits:
             reasons[key] = _NO_SPLITS
         elif key in checks:
             reasons[key] = f"blocked by {' and '.join(checks[key])}: {_MEND}"
@@ -216,8 +217,8 @@ def windows_from_first_bar(windows: Mapping[Series, Window], bars: pl.DataFrame)
         .iter_rows()
     }
     return {
-        one: Window(min(window.start, first.get(one, window.start)), window.end)
-        for one, window in windows.items()
+        series: Window(min(window.start, first.get(series, window.start)), window.end)
+        for series, window in windows.items()
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.locks import MIGRATIONS, LockSpace
-from marketdata_assets.storage.rows import by_series, columns, grouped, key_columns, series_of
+from marketdata_assets.storage.rows import by_series, columns, grouped, key_columns
 
 APPLE, BITCOIN = Series("AAPL", Timeframe.H1), Series("BTC-USD", Timeframe.D1)
 
@@ -20,7 +20,7 @@ class Pair(NamedTuple):
 
 
 def test_a_row_that_begins_with_a_key_becomes_a_series_and_what_is_made_of_the_rest() -> None:
-    assert series_of("AAPL", "1h") == APPLE
+    assert Series.of("AAPL", "1h") == APPLE
     assert by_series(Pair)("AAPL", "1h", 3, None) == (APPLE, Pair(3, None))
     assert by_series(int)("BTC-USD", "1d", 7) == (BITCOIN, 7)
 
