@@ -14,7 +14,6 @@ from marketdata_assets.domain.ranges import range_runs
 from marketdata_assets.domain.wording import name_first
 from marketdata_assets.pipeline.alerts import Alert
 from marketdata_assets.storage.maintenance import (
-    InitialBackfill,
     finish_initial,
     forget_pause,
     give_up_initial,
@@ -46,19 +45,7 @@ def read_histories(database: Database, tracked: Sequence[Series], today: date) -
     """Record which series are no longer ``tracked``, and read the histories of ``tracked`` that were requested before."""
     note_tracked(database, tracked, today)
     collected = set(tracked)
-    return {
-        series: History(
-            row.request,
-            row.first_day,
-            row.attempts,
-            row.asked_at,
-            is_fetched=row.done_at is not None,
-            untracked_since=row.untracked_since,
-            is_reported=row.given_up_at is not None,
-        )
-        for series, row in read_initial(database).items()
-        if series in collected
-    }
+    return {series: history for series, history in read_initial(database).items() if series in collected}
 
 
 def record_histories(
@@ -76,7 +63,7 @@ def record_histories(
         give_up_initial(database, plan.unreported, now)
     runs = _plan_runs(ordered, plan.due)
     requested = {
-        series: InitialBackfill(due.days.first, run.request, due.attempt, now)
+        series: History(run.request, due.days.first, due.attempt, now)
         for run in runs
         for series in run.rectangle.series
         if (due := plan.due.get(series)) is not None and due.days == _days_of(run)

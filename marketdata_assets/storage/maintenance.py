@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from marketdata_assets.domain.maintenance import CATCH_UP
+from marketdata_assets.domain.maintenance import CATCH_UP, History
 from marketdata_assets.domain.series import Series
 from marketdata_assets.storage.rows import by_series, columns, key_columns, moment_or_none
 
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
     from marketdata_assets.storage.rows import Session
 
 _INITIAL: Final = """
-select symbol, timeframe, first_day, request, attempts, asked_at, done_at, untracked_since, given_up_at
+select symbol, timeframe,
+  request, first_day, attempts, asked_at, done_at is not null, untracked_since, given_up_at is not null
 from initial_backfill
 """
 _RECORD_INITIAL: Final = """
@@ -90,19 +90,6 @@ where g.symbol = w.symbol and g.timeframe = w.timeframe and g.gap_start = w.gap_
 """
 
 
-@dataclass(frozen=True, slots=True)
-class InitialBackfill:
-    """The initial backfill of a series and its state. ``done_at`` is None until its bars are stored."""
-
-    first_day: date
-    request: str
-    attempts: int
-    asked_at: datetime
-    done_at: datetime | None = None
-    untracked_since: date | None = None
-    given_up_at: datetime | None = None
-
-
 class OpenGap(NamedTuple):
     """An open gap: the local date and the time of its start, its end, and the number of repairs requested so far."""
 
@@ -114,16 +101,23 @@ class OpenGap(NamedTuple):
     asked_at: datetime | None
 
 
-def read_initial(database: Database) -> dict[Series, InitialBackfill]:
-    """Read the initial backfill of every series that ever had one, tracked or not."""
-    return dict(database.fetch(_INITIAL, row=by_series(InitialBackfill)))
+def read_initial(database: Database) -> dict[Series, History]:
+    """Read the history of every series for which one was ever requested, tracked or not."""
+    return dict(database.fetch(_INITIAL, row=by_series(History)))
 
 
-def record_initial(database: Database, requested: Mapping[Series, InitialBackfill]) -> None:
-    """Record the initial backfills that are requested now."""
+def record_initial(database: Database, requested: Mapping[Series, History]) -> None:
+    """Record the histories that are requested now."""
     rows = [
-        (series.symbol, series.timeframe.value, row.first_day, row.request, row.attempts, row.asked_at)
-        for series, row in sorted(requested.items())
+        (
+            series.symbol,
+            series.timeframe.value,
+            history.first_day,
+            history.request,
+            history.attempts,
+            history.requested_at,
+        )
+        for series, history in sorted(requested.items(), key=lambda item: item[0])
     ]
 
     def write(session: Session) -> None:
