@@ -138,11 +138,11 @@ class ConsoleProgress(BackfillProgress):
         """Note that a page arrived, or that a request failed."""
         self._bars_fetched += event.record.bars
         key = (event.request.symbol, event.request.base)
-        is_done = getattr(event, "is_last", True)
+        is_done = event.is_last
         # A request for a day of a market counts for each of its symbols.
-        symbols = {key[0], *getattr(event.request, "symbols", ())}
+        symbols = set(event.request.symbols)
         series = {left for left in self._left if left.timeframe.base is key[1] and left.symbol in symbols}
-        if len(symbols) == 1:
+        if key[0] in symbols:
             self._part_done |= dict.fromkeys(series, _share_of(event))
         if self._requests is not None:
             self._bars.update(
@@ -192,7 +192,7 @@ def _slots_of(run: Rectangle) -> dict[Series, float]:
 
 def _share_of(event: FetchEvent) -> float:
     """Return how much of its request has arrived with ``event``, from 0 to 1, judged by the time of its last bar."""
-    if getattr(event, "is_last", True):
+    if event.is_last:
         return 1.0
     frame = getattr(event, "frame", None)
     latest = frame["time"].max() if frame is not None and "time" in frame.columns else None

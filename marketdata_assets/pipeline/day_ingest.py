@@ -24,7 +24,6 @@ from marketdata_assets.pipeline.ingest_state import (
     describe_counts,
 )
 from marketdata_assets.pipeline.market_days import MarketDays
-from marketdata_assets.polygon.errors import EntitlementError
 from marketdata_assets.polygon.grouped import Market
 from marketdata_assets.polygon.vendor import DayFetched, RequestFailed
 from marketdata_assets.storage.bars import BarBatch, FetchLogEntry
@@ -76,18 +75,8 @@ class DayIngest:
         """Take the ``event`` of ``request``, and yield batches if the day is large."""
         progress = self._open_days.get(request)
         if progress is None:
-            self._state.report.requests += 1
-            self._open_days[request] = progress = _DayProgress(
-                FetchLogEntry(
-                    symbol=request.symbol,
-                    base=request.base,
-                    window=request.window,
-                    timeframes=(request.base,),
-                    status="partial",
-                    requested_at=event.record.requested_at,
-                    run_id=self._state.run_id,
-                )
-            )
+            log = self._state.open_log(request, (request.base,), event.record.requested_at)
+            self._open_days[request] = progress = _DayProgress(log)
         log = self._state.count(progress.log, event.record)
         if isinstance(event, RequestFailed):
             del self._open_days[request]
@@ -96,9 +85,7 @@ class DayIngest:
             return
         if not isinstance(event, DayFetched):
             return
-        self._state.report.pages += 1
-        self._state.report.rows_fetched += event.frame.height
-        progress.log = log = replace(log, pages=log.pages + 1, bars=log.bars + event.frame.height)
+        progress.log = log = self._state.count_page(log, event.frame.height)
         progress.rows.append(add_sources(event.frame, event.rows, event.record.page, event.frame["row"]))
         progress.rows_of_all += event.record.bars
         progress.pages[event.record.page] = event.rows
@@ -182,12 +169,7 @@ class DayIngest:
             is_too_old = False
             for symbol in days.symbols:
                 series = Series(symbol, Timeframe.D1)
-                begins = self._state.begins.get((symbol, Timeframe.D1))
-                if (
-                    isinstance(days.error, EntitlementError)
-                    and begins is not None
-                    and days.window.end <= begins
-                ):
+                if self._state.is_before_history(series, days.window, days.error):
                     is_too_old = True
                 else:
                     failed.setdefault(symbol, FailedRequest(series, days.window, days.error))
@@ -200,10 +182,12 @@ class DayIngest:
 
         They cover no other day: a bar of a range is replaced only by a range, so each would be requested every day.
         """
+        if not self._state.differing:
+            return []
         windows: dict[str, list[Window]] = {}
-        for frame in self._state.differing:
-            for symbol, opened in self._find_not_final(frame).select("symbol", "time").iter_rows():
-                windows.setdefault(symbol, []).append(self._day_window(symbol, opened))
+        revised = self._find_not_final(pl.concat(self._state.differing))
+        for symbol, opened in revised.select("symbol", "time").iter_rows():
+            windows.setdefault(symbol, []).append(self._day_window(symbol, opened))
         return [
             replace(fetch, request=replace(fetch.request, window=window), timeframes=(Timeframe.D1,), pages=1)
             for fetch in self._state.plan.replaced

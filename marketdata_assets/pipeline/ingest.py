@@ -39,10 +39,8 @@ from marketdata_assets.pipeline.ingest_state import (
     all_quarantined_error,
     describe_counts,
 )
-from marketdata_assets.polygon.errors import EntitlementError
 from marketdata_assets.polygon.grouped import DayRequest
 from marketdata_assets.polygon.vendor import FetchEvent, PageFetched, RequestFailed
-from marketdata_assets.storage.bars import BarBatch, FetchLogEntry
 
 if TYPE_CHECKING:
     from marketdata_assets.domain.calendar import TradingCalendar
@@ -50,6 +48,7 @@ if TYPE_CHECKING:
     from marketdata_assets.polygon.planner import Fetch, Plan, StoredRollup
     from marketdata_assets.polygon.request import FetchRequest
     from marketdata_assets.polygon.vendor import BarRequest
+    from marketdata_assets.storage.bars import BarBatch, FetchLogEntry
 
 BATCH_ROWS: Final = 100_000
 """The number of rows that justifies a transaction of its own."""
@@ -168,8 +167,7 @@ class Ingest:
         progress.log = log = self._state.count(progress.log, record)
         series = Series(request.symbol, request.base)
         if isinstance(event, RequestFailed):
-            begins = self._state.begins.get((series.symbol, series.timeframe))
-            if isinstance(event.error, EntitlementError) and begins is not None and log.window.end <= begins:
+            if self._state.is_before_history(series, log.window, event.error):
                 # The plan's history begins later: its bars are stored, and earlier ones are not available.
                 self._state.report.notices.append(str(event.error))
             else:
@@ -178,9 +176,7 @@ class Ingest:
             return
         if not isinstance(event, PageFetched):
             return
-        self._state.report.pages += 1
-        self._state.report.rows_fetched += event.frame.height
-        progress.log = replace(log, pages=log.pages + 1, bars=log.bars + event.frame.height)
+        progress.log = self._state.count_page(log, event.frame.height)
         if event.notice is not None:
             self._state.report.notices.append(str(event.notice))
         opens = event.frame["time"]
@@ -207,18 +203,9 @@ class Ingest:
 
     def _begin(self, event: FetchEvent, request: FetchRequest) -> _Progress:
         fetch = self._fetches[request]
-        self._state.report.requests += 1
         self._progress[request] = progress = _Progress(
             fetch=fetch,
-            log=FetchLogEntry(
-                symbol=request.symbol,
-                base=request.base,
-                window=request.window,
-                timeframes=fetch.timeframes,
-                status="partial",
-                requested_at=event.record.requested_at,
-                run_id=self._state.run_id,
-            ),
+            log=self._state.open_log(request, fetch.timeframes, event.record.requested_at),
             position=request.window.start,
             carried=PAGE_SCHEMA.to_frame(),
         )

@@ -16,6 +16,7 @@ from marketdata_assets.domain.rollup import roll_up
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.windows import Window
+from marketdata_assets.polygon.errors import EntitlementError
 from marketdata_assets.storage.bars import BarBatch, FetchLogEntry
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from marketdata_assets.polygon.parser import PageRows
     from marketdata_assets.polygon.planner import Plan
     from marketdata_assets.polygon.request import FetchRecord, FetchRequest
+    from marketdata_assets.polygon.vendor import BarRequest
 
 PAGE_BITS: Final = 32
 """A row's ``source`` is its position in the page, with the number of the page above so many bits."""
@@ -175,6 +177,32 @@ class IngestState:
         key = (symbol, base)
         self.begins[key] = min(moment, self.begins.get(key, moment))
 
+    def is_before_history(self, series: Series, window: Window, error: MarketDataError) -> bool:
+        """Whether ``error`` refuses a ``window`` that ends before the known history: the plan does not reach so far."""
+        begins = self.begins.get((series.symbol, series.timeframe))
+        return isinstance(error, EntitlementError) and begins is not None and window.end <= begins
+
+    def open_log(
+        self, request: BarRequest, timeframes: tuple[Timeframe, ...], requested_at: datetime
+    ) -> FetchLogEntry:
+        """Count ``request`` in the report, and return its first row of ``fetch_log``."""
+        self.report.requests += 1
+        return FetchLogEntry(
+            symbol=request.symbol,
+            base=request.base,
+            window=request.window,
+            timeframes=timeframes,
+            status="partial",
+            requested_at=requested_at,
+            run_id=self.run_id,
+        )
+
+    def count_page(self, log: FetchLogEntry, rows: int) -> FetchLogEntry:
+        """Add a page of ``rows`` to the report, and return ``log`` with it."""
+        self.report.pages += 1
+        self.report.rows_fetched += rows
+        return replace(log, pages=log.pages + 1, bars=log.bars + rows)
+
     def count(self, log: FetchLogEntry, record: FetchRecord) -> FetchLogEntry:
         """Add the cost of ``record`` to the report, and return ``log`` with it."""
         self.report.retries += record.retries
@@ -243,7 +271,7 @@ def add_texts(screened: Screened, pages: Mapping[int, PageRows]) -> pl.DataFrame
 
 def complete_weeks(window: Window, calendar: TradingCalendar) -> Window | None:
     """Return the part of ``window`` from its first to its last local Sunday 00:00, None when it has no complete week."""
-    first = calendar.local_day(window.start - timedelta(microseconds=1)) + timedelta(days=1)
+    first = calendar.last_day_before(window.start) + timedelta(days=1)
     last = calendar.local_day(window.end)
     start = sunday_of(first + timedelta(days=6))
     end = sunday_of(last)

@@ -139,7 +139,7 @@ class MarketDays:
         """Yield the symbols, not ``requested`` by ranges, whose rows all broke a rule, with the number of rows per rule."""
         for symbol, rules in self._quarantined.items():
             stretches = [
-                stretch for stretch in self._stretches if stretch.answered and symbol in set(stretch.symbols)
+                stretch for stretch in self._stretches if stretch.answered and symbol in stretch.symbols
             ]
             if (
                 stretches

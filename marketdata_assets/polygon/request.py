@@ -25,6 +25,11 @@ class FetchRequest:
     base: Timeframe
     window: Window
 
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The symbols whose bars are requested."""
+        return (self.symbol,)
+
     def __str__(self) -> str:
         return f"{self.symbol}:{self.base} {self.window}"
 

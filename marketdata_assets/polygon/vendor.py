@@ -96,6 +96,11 @@ class RequestFailed:
     error: PolygonError
     record: FetchRecord
 
+    @property
+    def is_last(self) -> bool:
+        """True: no more events of the request follow."""
+        return True
+
 
 FetchEvent = PageFetched | DayFetched | RequestFailed
 BarRequest = FetchRequest | DayRequest
