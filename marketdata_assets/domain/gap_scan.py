@@ -29,8 +29,7 @@ from marketdata_assets.domain.gaps import (
 )
 from marketdata_assets.domain.series import Series
 from marketdata_assets.domain.slots import each_position, expected_by_series
-from marketdata_assets.domain.timeframe import Timeframe
-from marketdata_assets.domain.windows import Window
+from marketdata_assets.domain.windows import Window, hull
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 
     from marketdata_assets.domain.series import AssetClass
     from marketdata_assets.domain.slots import Flags, Integers, Slots, StoredBars
+    from marketdata_assets.domain.timeframe import Timeframe
 
 KNOWN_GAP_SCHEMA: Final = pl.Schema(
     {
@@ -176,11 +176,8 @@ def slots_to_scan(context: GapContext) -> dict[Series, Slots]:
     Days with a bar count as requested, since bars may be stored in other ways. No slot is expected before the first bar
     of the series, nor while its bar may still arrive.
     """
-    hull = Window(
-        min(window.start for window in context.around.values()),
-        max(window.end for window in context.around.values()),
-    )
-    every = expected_by_series(context.classes, hull, context.as_of - SETTLING, context.first_bars)
+    whole = hull(context.around.values())
+    every = expected_by_series(context.classes, whole, context.as_of - SETTLING, context.first_bars)
     slots = {}
     for series, window in context.around.items():
         inside = every[series].within(window.start, window.end)
@@ -225,7 +222,7 @@ def settle(scan: GapScan) -> ScanResult:
     days = {
         series: (
             scan.slots[series].calendar.local_day(span.start),
-            scan.slots[series].calendar.local_day(moment_of(microseconds(span.end) - 1)),
+            scan.slots[series].calendar.last_day_before(span.end),
         )
         for series, span in spans.items()
     }
@@ -254,7 +251,7 @@ def _list_open(gaps: pl.DataFrame, windows: Mapping[Series, Window]) -> dict[Ser
     due: dict[Series, list[Window]] = {}
     opened = gaps.filter(state=GapState.OPEN.value)
     for symbol, name, start, end in opened.select(*_KEY, "gap_start", "gap_end").iter_rows():
-        series = Series(symbol, Timeframe(name))
+        series = Series.of(symbol, name)
         gap = Window(start.astimezone(UTC), end.astimezone(UTC))
         if (window := gap.intersection(windows[series])) is not None:
             due.setdefault(series, []).append(window)
@@ -352,7 +349,7 @@ def _most_attempts(
 def _edges_by_series(gaps: pl.DataFrame, slots: Mapping[Series, Slots]) -> Iterator[tuple[Series, Integers]]:
     """Yield each series with the positions of the first slot of each gap and of the slot behind its last, alternately."""
     for (symbol, timeframe), own in gaps.partition_by(*_KEY, as_dict=True, maintain_order=True).items():
-        series = Series(str(symbol), Timeframe(str(timeframe)))
+        series = Series.of(str(symbol), str(timeframe))
         yield series, np.stack(slots[series].positions(own), axis=1).ravel()
 
 
@@ -369,7 +366,7 @@ def _widen_windows(windows: Mapping[Series, Window], frames: Sequence[pl.DataFra
     edges: dict[Series, list[Integers]] = {}
     for frame in frames:
         for (symbol, timeframe), own in frame.partition_by(*_KEY, as_dict=True).items():
-            series = Series(str(symbol), Timeframe(str(timeframe)))
+            series = Series.of(str(symbol), str(timeframe))
             physical = own.select(pl.col("gap_start", "gap_end").cast(UTC_TIME).to_physical()).to_numpy()
             edges.setdefault(series, []).append(physical)
     spans = {}

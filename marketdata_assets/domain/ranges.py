@@ -11,7 +11,6 @@ from marketdata_assets.domain.errors import ConfigurationError
 from marketdata_assets.domain.gaps import GapState
 from marketdata_assets.domain.partitions import Rectangle, islands
 from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -120,9 +119,8 @@ def plan_repairs(
     series: dict[Series, None] = {}
     days: list[date] = []
     for symbol, timeframe, day, end in open_gaps.select("symbol", "timeframe", "day", "gap_end").iter_rows():
-        series[Series(symbol, Timeframe(timeframe))] = None
-        closed = end.astimezone(UTC) - timedelta(microseconds=1)
-        days += [day, calendar_of(classes[symbol]).local_day(closed)]
+        series[Series.of(symbol, timeframe)] = None
+        days += [day, calendar_of(classes[symbol]).last_day_before(end.astimezone(UTC))]
     inside = [min(max(day, first), last) for day in days]
     return range_runs(ordered, list(series), min(inside), max(inside))
 

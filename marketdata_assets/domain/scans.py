@@ -101,8 +101,8 @@ class ScanChunk:
         """The first and the last local day of each window."""
         days = {}
         for series, window in self.windows.items():
-            local_day = calendar_of(self.classes[series]).local_day
-            days[series] = (local_day(window.start), local_day(window.end - timedelta(microseconds=1)))
+            calendar = calendar_of(self.classes[series])
+            days[series] = (calendar.local_day(window.start), calendar.last_day_before(window.end))
         return days
 
 
@@ -171,7 +171,7 @@ def widen_to_gaps(
     ``before`` is the time to add before each gap.
     """
     edges = {
-        Series(symbol, Timeframe(timeframe)): (first - before, last)
+        Series.of(symbol, timeframe): (first - before, last)
         for symbol, timeframe, first, last in gaps.group_by("symbol", "timeframe")
         .agg(pl.col("gap_start").min(), pl.col("gap_end").max())
         .iter_rows()
@@ -181,6 +181,6 @@ def widen_to_gaps(
         calendar = calendar_of(chunk.classes[series])
         first, last = edges.get(series, (window.start, window.end))
         start = calendar.local_day(min(window.start, first).astimezone(UTC))
-        end = calendar.local_day(max(window.end, last).astimezone(UTC) - timedelta(microseconds=1))
+        end = calendar.last_day_before(max(window.end, last).astimezone(UTC))
         wider[series] = Window(calendar.day_start(start), calendar.day_window(end).end)
     return wider

@@ -132,9 +132,8 @@ def report_gaps(
     for chunk in plan_chunks(days, wanted, tracked):
         with exclusive_scan(database, chunk.windows):
             scan = scan_gaps(load_context(database, chunk, now))
-            for _ in range(attempts if polygon is not None else 0):
-                plan = plan_refetch(scan, tracked)
-                if polygon is None or not plan.requests:
+            for _ in range(attempts):
+                if polygon is None or not (plan := plan_refetch(scan, tracked)).requests:
                     break
                 fetched = fetch_missing(database, polygon, plan, scan, run_id=run_id)
                 outcome.add_fetched(fetched)

@@ -277,9 +277,7 @@ def plan_refetches(
 
 def _days(window: Window, calendar: TradingCalendar) -> Iterable[date]:
     """Return the local days that ``window`` touches."""
-    first, last = (
-        calendar.local_day(edge) for edge in (window.start, window.end - timedelta(microseconds=1))
-    )
+    first, last = calendar.local_day(window.start), calendar.last_day_before(window.end)
     return (first + timedelta(days=offset) for offset in range((last - first).days + 1))
 
 

@@ -18,7 +18,6 @@ from psycopg import sql
 
 from marketdata_assets.domain.bars import KEY
 from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.storage.locks import RETENTION, lock_all, lock_shared
 from marketdata_assets.storage.rows import by_series, fetch, moment
 
@@ -178,7 +177,7 @@ def merge(
     lock_series(
         session,
         (
-            Series(symbol, Timeframe(timeframe))
+            Series.of(symbol, timeframe)
             for symbol, timeframe in spans.select("symbol", "timeframe").iter_rows()
         ),
     )
@@ -202,8 +201,7 @@ def _copy_stamped(session: Session, table: Table, rows: pl.DataFrame, stored_at:
 def _count_copied(rows: pl.DataFrame) -> MergeCounts:
     found = rows.group_by("symbol", "timeframe").agg(pl.len(), pl.col("time").min())
     by_series = {
-        Series(symbol, Timeframe(timeframe)): (count, first)
-        for symbol, timeframe, count, first in found.iter_rows()
+        Series.of(symbol, timeframe): (count, first) for symbol, timeframe, count, first in found.iter_rows()
     }
     return MergeCounts(
         inserted=rows.height,

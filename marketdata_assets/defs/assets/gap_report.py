@@ -27,7 +27,6 @@ from marketdata_assets.defs.run_totals import to_metadata
 from marketdata_assets.domain.gaps import LOSSES, MAX_ATTEMPTS, GapState
 from marketdata_assets.domain.partitions import days_by_series
 from marketdata_assets.domain.series import Series
-from marketdata_assets.domain.timeframe import Timeframe
 from marketdata_assets.domain.totals import RowTotals
 from marketdata_assets.pipeline.gaps import GapOutcome, report_gaps
 from marketdata_assets.pipeline.ingest_state import IngestReport
@@ -120,7 +119,7 @@ def _by_partition(outcome: GapOutcome, keys: Sequence[str]) -> dict[str, dict[st
         key: {"completeness": share, "expected_bars": expected, "present_bars": present}
         for daily in outcome.days
         for symbol, timeframe, day, share, expected, present in daily.select(columns).iter_rows()
-        if (key := str(partition_key(day, Series(symbol, Timeframe(timeframe))))) in wanted
+        if (key := str(partition_key(day, Series.of(symbol, timeframe)))) in wanted
     }
 
 

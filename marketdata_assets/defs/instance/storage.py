@@ -26,7 +26,8 @@ class MarketDataStorage(DagsterPostgresStorage):
 
     def __init__(self, postgres_url: str, *, inst_data: Any = None) -> None:  # noqa: ANN401 - Dagster's private class
         super().__init__(postgres_url, inst_data=inst_data)
-        self._event_log = RangeRunEventLog(postgres_url)
+        # The event log that the line above makes has created the tables, or found them.
+        self._event_log = RangeRunEventLog(postgres_url, should_autocreate_tables=False)
 
     @property
     def event_log_storage(self) -> RangeRunEventLog:

@@ -100,4 +100,4 @@ def _read_rectangles(running: Iterable[DagsterRun], ordered: Sequence[str]) -> I
 
 
 def _days_of(gap: OpenGap, asset_class: AssetClass) -> Days:
-    return Days(gap.day, calendar_of(asset_class).local_day(gap.end - timedelta(microseconds=1)))
+    return Days(gap.day, calendar_of(asset_class).last_day_before(gap.end))
